@@ -1,0 +1,303 @@
+//! The one error type. Pure values: this file knows no descriptor and no main loop.
+
+use std::io;
+use std::time::Duration;
+
+/// What the fallible calls of this crate return.
+pub type Result<T = (), E = Error> = std::result::Result<T, E>;
+
+/// Why a call failed or a connection ended.
+///
+/// Each variant says *when* it happens. Its text names the operation, the address or peer, and the cause, and where the
+/// next step is known, that too. It converts into [`std::io::Error`] and [`glib::Error`], and from both, so `?` works in
+/// callbacks that do other work as well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The text given as an address does not follow the grammar of [`Address`](crate::Address), names an unknown
+    /// service, or cannot be used for this purpose. Found before anything touches the network.
+    #[error("bad address {address:?}: {problem}")]
+    Address {
+        /// The address as it was given.
+        address: String,
+        /// What was wrong, and what was expected.
+        problem: String,
+    },
+
+    /// The host name of an address could not be turned into network addresses.
+    #[error("cannot look up {address:?}: {cause}")]
+    Lookup {
+        /// The address as it was given.
+        address: String,
+        /// What the resolver said.
+        cause: String,
+    },
+
+    /// The host answered that nothing listens at the address (for a unix socket: nobody listens on that path, or it does
+    /// not exist).
+    #[error("cannot connect to {address}: {source}")]
+    Refused {
+        /// The address as it was given.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// No route leads to any address of the host, or it is down.
+    #[error("cannot reach {address}: {source}")]
+    Unreachable {
+        /// The address as it was given.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// A limit in time passed before the operation was done.
+    #[error("{operation} {address}: not done within {limit:?}")]
+    TimedOut {
+        /// What was being done, as in "connecting to".
+        operation: &'static str,
+        /// The address or peer.
+        address: String,
+        /// The limit that was in force.
+        limit: Duration,
+    },
+
+    /// The operation was cancelled by its [`gio::Cancellable`].
+    #[error("{operation} {address}: cancelled")]
+    Cancelled {
+        /// What was being done.
+        operation: &'static str,
+        /// The address or peer.
+        address: String,
+    },
+
+    /// The connection is at its end: the peer closed it, or it was closed here. There is nothing more to read, or nobody
+    /// left to send to.
+    #[error("the connection to {peer} is closed")]
+    Closed {
+        /// The peer.
+        peer: String,
+    },
+
+    /// The peer broke the connection off; what was on its way is lost.
+    #[error("{peer} reset the connection")]
+    Reset {
+        /// The peer.
+        peer: String,
+    },
+
+    /// A send would have taken the queue of unsent data over its limit. Nothing of that call was queued.
+    #[error("cannot queue {size} bytes for {peer}: {queued} of at most {limit} bytes are waiting to be sent")]
+    QueueFull {
+        /// The peer.
+        peer: String,
+        /// Bytes in the call that was refused.
+        size: usize,
+        /// Bytes that were waiting.
+        queued: usize,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+
+    /// The peer sent more than the line limit without a newline. The lines before it were delivered.
+    #[error("{peer} sent a line of more than {limit} bytes")]
+    LineTooLong {
+        /// The peer.
+        peer: String,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+
+    /// Another socket or file already has the address that a server was to listen on.
+    #[error("cannot listen on {address}: {source}")]
+    InUse {
+        /// The address as it was given.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// The thread-default main context belongs to another thread: sockets may only be made on the thread that runs their
+    /// main loop.
+    #[error(
+        "the main context is in use by another thread: make sockets on the thread that runs the loop, \
+         or give this thread a context of its own with MainContext::with_thread_default"
+    )]
+    WrongThread,
+
+    /// [`bgloop`](crate::bgloop) was called in a process that already has other threads, which would not survive the fork.
+    #[error("cannot go into the background: the process already has {others} other thread(s) ({names})")]
+    Threads {
+        /// How many threads there are besides the calling one.
+        others: usize,
+        /// Their names.
+        names: String,
+    },
+
+    /// What was asked for is not part of this build, or not possible on this kind of socket.
+    #[error("{0}")]
+    Unsupported(String),
+
+    /// Any other failure of a system call.
+    #[error("{operation} {address}: {source}")]
+    Io {
+        /// What was being done, as in "reading from".
+        operation: &'static str,
+        /// The address or peer.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// An error of the program's own, or of another library, returned by a callback.
+    #[error("{0}")]
+    Other(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Error {
+    /// Wraps any error or message, so that a callback can end its connection with it.
+    ///
+    /// ```
+    /// let error = network::Error::other("this peer is rude");
+    /// assert_eq!(error.to_string(), "this peer is rude");
+    /// ```
+    pub fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Error::Other(error.into())
+    }
+
+    /// Sorts a failed system call into the variant that fits, for an established connection.
+    pub(crate) fn from_io(operation: &'static str, peer: impl ToString, source: io::Error) -> Self {
+        let peer = peer.to_string();
+        match source.kind() {
+            io::ErrorKind::ConnectionReset => Error::Reset { peer },
+            io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected => Error::Closed { peer },
+            _ => Error::Io { operation, address: peer, source },
+        }
+    }
+
+    /// Sorts a failed `connect` into the variant that fits.
+    pub(crate) fn from_connect(address: impl ToString, source: io::Error) -> Self {
+        use io::ErrorKind as Kind;
+        let address = address.to_string();
+        match source.kind() {
+            Kind::ConnectionRefused | Kind::NotFound => Error::Refused { address, source },
+            Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown | Kind::AddrNotAvailable => {
+                Error::Unreachable { address, source }
+            }
+            Kind::ConnectionReset => Error::Reset { peer: address },
+            _ => Error::Io { operation: "connecting to", address, source },
+        }
+    }
+
+    /// Sorts a failed `bind` or `listen` into the variant that fits.
+    pub(crate) fn from_listen(address: impl ToString, source: io::Error) -> Self {
+        let address = address.to_string();
+        match source.kind() {
+            io::ErrorKind::AddrInUse => Error::InUse { address, source },
+            _ => Error::Io { operation: "listening on", address, source },
+        }
+    }
+
+    /// The [`io::ErrorKind`] that comes nearest.
+    pub fn kind(&self) -> io::ErrorKind {
+        use io::ErrorKind as Kind;
+        match self {
+            Error::Address { .. } => Kind::InvalidInput,
+            Error::Lookup { .. } => Kind::NotFound,
+            Error::TimedOut { .. } => Kind::TimedOut,
+            Error::Cancelled { .. } => Kind::Interrupted,
+            Error::Closed { .. } => Kind::NotConnected,
+            Error::Reset { .. } => Kind::ConnectionReset,
+            Error::QueueFull { .. } => Kind::WouldBlock,
+            Error::LineTooLong { .. } => Kind::InvalidData,
+            Error::Unsupported(_) => Kind::Unsupported,
+            Error::Refused { source, .. }
+            | Error::Unreachable { source, .. }
+            | Error::InUse { source, .. }
+            | Error::Io { source, .. } => source.kind(),
+            Error::Other(error) => error.downcast_ref::<io::Error>().map_or(Kind::Other, io::Error::kind),
+            Error::WrongThread | Error::Threads { .. } => Kind::Other,
+        }
+    }
+}
+
+impl From<io::Error> for Error {
+    /// Gives back the [`Error`] that was turned into the [`io::Error`], if it came from one.
+    fn from(error: io::Error) -> Self {
+        match error.downcast::<Error>() {
+            Ok(own) => own,
+            Err(foreign) => Error::Other(foreign.into()),
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        io::Error::new(error.kind(), error)
+    }
+}
+
+impl From<glib::Error> for Error {
+    fn from(error: glib::Error) -> Self {
+        Error::Other(error.into())
+    }
+}
+
+impl From<Error> for glib::Error {
+    fn from(error: Error) -> Self {
+        use gio::IOErrorEnum as Code;
+        use io::ErrorKind as Kind;
+        let code = match error.kind() {
+            Kind::InvalidInput => Code::InvalidArgument,
+            Kind::NotFound => Code::NotFound,
+            Kind::TimedOut => Code::TimedOut,
+            Kind::Interrupted => Code::Cancelled,
+            Kind::NotConnected => Code::Closed,
+            Kind::ConnectionReset => Code::BrokenPipe,
+            Kind::WouldBlock => Code::WouldBlock,
+            Kind::InvalidData => Code::InvalidData,
+            Kind::Unsupported => Code::NotSupported,
+            Kind::ConnectionRefused => Code::ConnectionRefused,
+            Kind::HostUnreachable => Code::HostUnreachable,
+            Kind::NetworkUnreachable => Code::NetworkUnreachable,
+            Kind::AddrInUse => Code::AddressInUse,
+            Kind::PermissionDenied => Code::PermissionDenied,
+            _ => Code::Failed,
+        };
+        glib::Error::new(code, &error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn survives_the_way_through_io_error() {
+        let own = Error::LineTooLong { peer: "x".into(), limit: 3 };
+        let back = Error::from(io::Error::from(own));
+        assert!(matches!(back, Error::LineTooLong { limit: 3, .. }), "{back}");
+    }
+
+    #[test]
+    fn foreign_errors_keep_their_words() {
+        let foreign = Error::from(io::Error::new(io::ErrorKind::StorageFull, "no room"));
+        assert_eq!(foreign.to_string(), "no room");
+        assert_eq!(foreign.kind(), io::ErrorKind::StorageFull);
+        let foreign = Error::from(glib::Error::new(gio::IOErrorEnum::Busy, "not now"));
+        assert_eq!(foreign.to_string(), "not now");
+    }
+
+    #[test]
+    fn becomes_a_glib_error() {
+        let error = glib::Error::from(Error::Closed { peer: "host:1".into() });
+        assert!(error.matches(gio::IOErrorEnum::Closed));
+        assert_eq!(error.message(), "the connection to host:1 is closed");
+    }
+
+    #[test]
+    fn stays_small_enough_to_return_by_value() {
+        assert!(size_of::<Error>() <= 72, "{}", size_of::<Error>());
+    }
+}
