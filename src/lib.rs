@@ -1,6 +1,29 @@
 //! Networking on the GLib main loop.
 
 #[forbid(unsafe_code)]
+mod address;
+#[forbid(unsafe_code)]
+mod conn;
+#[forbid(unsafe_code)]
+mod connect;
+#[allow(unsafe_code)]
+mod engine;
+#[forbid(unsafe_code)]
 mod error;
+#[forbid(unsafe_code)]
+mod mainloop;
+#[forbid(unsafe_code)]
+mod resolve;
+#[forbid(unsafe_code)]
+mod server;
+#[forbid(unsafe_code)]
+mod socket;
+#[forbid(unsafe_code)]
+mod transport;
 
+pub use address::{Address, Endpoint};
+pub use conn::handler::{Disconnect, Reason};
 pub use error::{Error, Result};
+pub use mainloop::{bgloop, catch_signals, endloop, fgloop, fgloop_for, iteration};
+pub use server::{Server, ServerBuilder, WeakServer};
+pub use socket::{Socket, SocketBuilder, WeakSocket};

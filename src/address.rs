@@ -1,0 +1,588 @@
+//! Addresses as text: what may be written where a peer or a place to listen is named. Pure values: parsing asks neither
+//! the network nor the services database.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// The longest path a unix socket can have, in bytes. The system's structure holds 108, one of them the closing zero.
+const UNIX_PATH_MAX: usize = 107;
+
+/// The longest host name that the domain name system allows, in bytes.
+const HOST_MAX: usize = 253;
+
+/// Where to connect to, or where to listen.
+///
+/// Every call that wants one takes text, a port number, a `(host, port)` pair, a [`SocketAddr`], several of them, or a
+/// [`Path`], so this type rarely needs to be named. Text is read in this order:
+///
+/// | text | connect to | listen on |
+/// |---|---|---|
+/// | `scheme://host`, `scheme://host:port/…` | that host; the port defaults to the scheme's; TLS if the scheme ends in `s` (`ws` does not count) | – |
+/// | `type\|`, `type\|regex` | the first Avahi service `_type._tcp` (whose name matches) | – |
+/// | `type\|name`, `type\|name\|port` | – | a random or the given port, published under that name |
+/// | anything with a `/` | the unix socket of that path | a new unix socket at that path |
+/// | `host:port`, `[address]:port` | that host | that address of this machine |
+/// | `port` | this machine | all addresses of this machine |
+///
+/// A `port` is a number or a name of the services database (`http`, `ipp`) everywhere.
+///
+/// ```
+/// use network::Address;
+///
+/// let address = Address::parse("[::1]:http")?;
+/// assert_eq!(address.to_string(), "[::1]:http");
+/// assert!(Address::parse("localhost:99999").unwrap_err().to_string().contains("65535"));
+/// # Ok::<(), network::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    text: String,
+    target: Target,
+}
+
+/// What an address means.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Target {
+    /// A host and port. No host: this machine (connect) or every address (listen). `tls` is what a URL says of it.
+    Inet { host: Option<Host>, port: Port, tls: Option<bool> },
+    /// Addresses that need no look-up, in the order in which to try them.
+    Direct(Vec<SocketAddr>),
+    /// A unix socket.
+    Unix(PathBuf),
+    /// A service type, and all that came after the first `|`.
+    Service { kind: String, rest: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Host {
+    Name(String),
+    V4(std::net::Ipv4Addr),
+    /// With the scope as it was written: an interface's name or number.
+    V6(Ipv6Addr, Option<String>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Port {
+    Number(u16),
+    Name(String),
+}
+
+impl Address {
+    /// Reads an address as text.
+    ///
+    /// # Errors
+    /// [`Error::Address`], which quotes the text and says what was expected.
+    pub fn parse(text: &str) -> Result<Address> {
+        match parse_target(text) {
+            Ok(target) => Ok(Address { text: text.into(), target }),
+            Err(problem) => Err(Error::Address { address: text.into(), problem }),
+        }
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The error of using this address for something it is not fit for.
+    pub(crate) fn unfit(&self, problem: impl Into<String>) -> Error {
+        Error::Address { address: self.text.clone(), problem: problem.into() }
+    }
+}
+
+impl fmt::Display for Address {
+    /// The address as it was given.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+type Parsed<T> = std::result::Result<T, String>;
+
+fn parse_target(text: &str) -> Parsed<Target> {
+    if text.is_empty() {
+        return Err("it is empty; expected host:port, a port, a path with a slash, or service|name".into());
+    }
+    if text.contains('\0') {
+        return Err("it holds a NUL byte".into());
+    }
+    if let Some((scheme, rest)) = text.split_once("://")
+        && !scheme.contains(['/', '|'])
+    {
+        return parse_url(scheme, rest);
+    }
+    let bar = text.find('|');
+    let slash = text.find('/');
+    match (bar, slash) {
+        (Some(bar), slash) if slash.is_none_or(|slash| bar < slash) => parse_service(&text[..bar], &text[bar + 1..]),
+        (_, Some(_)) => parse_path(Path::new(text)),
+        _ => parse_inet(text),
+    }
+}
+
+fn parse_url(scheme: &str, rest: &str) -> Parsed<Target> {
+    let letters = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    if scheme.is_empty() || !scheme.chars().all(letters) {
+        return Err("expected a scheme before ://, as in http://host".into());
+    }
+    let scheme = scheme.to_ascii_lowercase();
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.is_empty() {
+        return Err("expected a host after ://".into());
+    }
+    if authority.contains('@') {
+        return Err("a user name or password has no place here; expected scheme://host:port".into());
+    }
+    let (host, port) = split_port(authority)?;
+    let port = match port {
+        Some(port) => parse_port(port)?,
+        None => Port::Name(scheme.clone()),
+    };
+    let tls = scheme != "ws" && scheme.ends_with('s');
+    Ok(Target::Inet { host: Some(parse_host(host)?), port, tls: Some(tls) })
+}
+
+fn parse_service(kind: &str, rest: &str) -> Parsed<Target> {
+    let fits = kind.len() <= 15
+        && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        && kind.bytes().any(|b| b.is_ascii_alphabetic())
+        && !kind.starts_with('-')
+        && !kind.ends_with('-')
+        && !kind.contains("--");
+    if !fits {
+        return Err("expected a service type before the |: 1 to 15 letters, digits and single inner hyphens, \
+                    at least one letter"
+            .into());
+    }
+    Ok(Target::Service { kind: kind.into(), rest: rest.into() })
+}
+
+fn parse_path(path: &Path) -> Parsed<Target> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.is_empty() {
+        return Err("the path is empty".into());
+    }
+    if bytes.contains(&0) {
+        return Err("the path holds a NUL byte".into());
+    }
+    if bytes.len() > UNIX_PATH_MAX {
+        return Err(format!("the path of a unix socket has at most {UNIX_PATH_MAX} bytes, this has {}", bytes.len()));
+    }
+    if bytes.ends_with(b"/") {
+        return Err("expected the path of a unix socket, this names a directory".into());
+    }
+    Ok(Target::Unix(path.into()))
+}
+
+fn parse_inet(text: &str) -> Parsed<Target> {
+    let (host, port) = match split_port(text)? {
+        (host, Some(port)) => (Some(parse_host(host)?), port),
+        (port, None) if port.starts_with('[') || is_address_without_port(port) => {
+            return Err(format!("expected a port after the host, as in {port}:1234"));
+        }
+        (port, None) => (None, port),
+    };
+    Ok(Target::Inet { host, port: parse_port(port)?, tls: None })
+}
+
+fn is_address_without_port(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok()
+}
+
+/// Splits `host:port` where the host may be an address in brackets.
+fn split_port(text: &str) -> Parsed<(&str, Option<&str>)> {
+    let colon = if text.starts_with('[') {
+        let end = text.find(']').ok_or("expected a ] to close the [")?;
+        match &text[end + 1..] {
+            "" => None,
+            rest if rest.starts_with(':') => Some(end + 1),
+            _ => return Err("expected a : and a port after the ]".into()),
+        }
+    } else {
+        if text.matches(':').count() > 1 {
+            return Err("expected host:port; an IPv6 address goes in brackets, as in [::1]:1234".into());
+        }
+        text.find(':')
+    };
+    Ok(match colon {
+        Some(colon) => (&text[..colon], Some(&text[colon + 1..])),
+        None => (text, None),
+    })
+}
+
+fn parse_host(host: &str) -> Parsed<Host> {
+    if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        let (address, scope) = match inner.split_once('%') {
+            Some((_, "")) => return Err("expected an interface after the %".into()),
+            Some((address, scope)) => (address, Some(scope.to_owned())),
+            None => (inner, None),
+        };
+        let address =
+            address.parse().map_err(|_| format!("expected an IPv6 address in the brackets, not {inner:?}"))?;
+        return Ok(Host::V6(address, scope));
+    }
+    if host.is_empty() {
+        return Err("expected a host before the :".into());
+    }
+    if let Ok(address) = host.parse() {
+        return Ok(Host::V4(address));
+    }
+    if host.len() > HOST_MAX {
+        return Err(format!("a host name has at most {HOST_MAX} bytes, this has {}", host.len()));
+    }
+    if let Some(wrong) = host.chars().find(|c| c.is_whitespace() || c.is_control() || "[]%@|:/<>\"\\".contains(*c)) {
+        return Err(format!("a host name has no {wrong:?}"));
+    }
+    Ok(Host::Name(host.into()))
+}
+
+fn parse_port(port: &str) -> Parsed<Port> {
+    if port.is_empty() {
+        return Err("expected a port after the :, a number or a name like http".into());
+    }
+    if port.bytes().all(|b| b.is_ascii_digit()) {
+        return match port.parse() {
+            Ok(number) => Ok(Port::Number(number)),
+            Err(_) => Err(format!("expected a port of at most 65535, not {port}")),
+        };
+    }
+    let letters = |b: u8| b.is_ascii_alphanumeric() || b"-_.+*".contains(&b);
+    if !port.bytes().all(letters) || port.starts_with(['-', '+', '.']) {
+        return Err(format!("expected a port, a number up to 65535 or a name like http, not {port:?}"));
+    }
+    Ok(Port::Name(port.into()))
+}
+
+/// Ports of common services, for systems whose services database lacks them. Most minimal containers have none at all.
+pub(crate) fn well_known_port(name: &str) -> Option<u16> {
+    Some(match name {
+        "ftp" => 21,
+        "ssh" => 22,
+        "telnet" => 23,
+        "smtp" => 25,
+        "domain" => 53,
+        "http" | "ws" => 80,
+        "pop3" => 110,
+        "ntp" => 123,
+        "imap" => 143,
+        "ldap" => 389,
+        "https" | "wss" => 443,
+        "submissions" | "smtps" => 465,
+        "rtsp" => 554,
+        "submission" => 587,
+        "ipp" | "ipps" => 631,
+        "ldaps" => 636,
+        "ftps" => 990,
+        "imaps" => 993,
+        "pop3s" => 995,
+        "mqtt" => 1883,
+        "mysql" => 3306,
+        "sip" => 5060,
+        "sips" => 5061,
+        "xmpp-client" => 5222,
+        "postgresql" => 5432,
+        "redis" => 6379,
+        "irc" => 6667,
+        "ircs" => 6697,
+        "mqtts" => 8883,
+        _ => return None,
+    })
+}
+
+/// An IPv4 address that came in by an IPv6 socket shows as what it is.
+pub(crate) fn plain(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::V4(SocketAddrV4::new(v4, v6.port())),
+            None => address,
+        },
+        v4 => v4,
+    }
+}
+
+impl TryFrom<&str> for Address {
+    type Error = Error;
+    fn try_from(text: &str) -> Result<Address> {
+        Address::parse(text)
+    }
+}
+
+impl TryFrom<&String> for Address {
+    type Error = Error;
+    fn try_from(text: &String) -> Result<Address> {
+        Address::parse(text)
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = Error;
+    fn try_from(text: String) -> Result<Address> {
+        Address::parse(&text)
+    }
+}
+
+impl TryFrom<&OsStr> for Address {
+    type Error = Error;
+    /// Text that is not UTF-8 can only be a path.
+    fn try_from(text: &OsStr) -> Result<Address> {
+        match text.to_str() {
+            Some(text) => Address::parse(text),
+            None => Path::new(text).try_into(),
+        }
+    }
+}
+
+impl TryFrom<&Path> for Address {
+    type Error = Error;
+    /// Always a unix socket, whether or not the path has a slash.
+    fn try_from(path: &Path) -> Result<Address> {
+        let text = path.to_string_lossy().into_owned();
+        match parse_path(path) {
+            Ok(target) => Ok(Address { text, target }),
+            Err(problem) => Err(Error::Address { address: text, problem }),
+        }
+    }
+}
+
+impl TryFrom<PathBuf> for Address {
+    type Error = Error;
+    fn try_from(path: PathBuf) -> Result<Address> {
+        path.as_path().try_into()
+    }
+}
+
+impl TryFrom<&PathBuf> for Address {
+    type Error = Error;
+    fn try_from(path: &PathBuf) -> Result<Address> {
+        path.as_path().try_into()
+    }
+}
+
+impl TryFrom<(&str, u16)> for Address {
+    type Error = Error;
+    /// A host, an IPv6 address with or without brackets, and a port.
+    fn try_from((host, port): (&str, u16)) -> Result<Address> {
+        let bare_v6 = host.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
+        let host = if bare_v6 { format!("[{host}]") } else { host.to_owned() };
+        let text = format!("{host}:{port}");
+        match parse_host(&host) {
+            Ok(host) => {
+                Ok(Address { text, target: Target::Inet { host: Some(host), port: Port::Number(port), tls: None } })
+            }
+            Err(problem) => Err(Error::Address { address: text, problem }),
+        }
+    }
+}
+
+impl From<u16> for Address {
+    fn from(port: u16) -> Address {
+        Address { text: port.to_string(), target: Target::Inet { host: None, port: Port::Number(port), tls: None } }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Address {
+        Address { text: address.to_string(), target: Target::Direct(vec![address]) }
+    }
+}
+
+impl From<SocketAddrV4> for Address {
+    fn from(address: SocketAddrV4) -> Address {
+        SocketAddr::V4(address).into()
+    }
+}
+
+impl From<SocketAddrV6> for Address {
+    fn from(address: SocketAddrV6) -> Address {
+        SocketAddr::V6(address).into()
+    }
+}
+
+impl TryFrom<&[SocketAddr]> for Address {
+    type Error = Error;
+    /// Several addresses of one peer, the preferred one first: they are raced.
+    fn try_from(addresses: &[SocketAddr]) -> Result<Address> {
+        let text = addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
+        if addresses.is_empty() {
+            return Err(Error::Address { address: text, problem: "expected at least one address".into() });
+        }
+        Ok(Address { text, target: Target::Direct(addresses.into()) })
+    }
+}
+
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Error {
+        match never {}
+    }
+}
+
+/// One end of a connection: who the peer is, or which of our own addresses it reached.
+///
+/// An IPv4 peer of a dual-stack listener shows as IPv4.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Endpoint {
+    /// A TCP or UDP address.
+    Inet(SocketAddr),
+    /// A unix socket. Most clients have no path of their own: `None`.
+    Unix(Option<PathBuf>),
+    /// Not a network socket: wrapped descriptors.
+    Descriptor,
+}
+
+impl Endpoint {
+    /// The port, where there is one.
+    pub fn port(&self) -> Option<u16> {
+        self.inet().map(|address| address.port())
+    }
+
+    /// The address and port, where there is one.
+    pub fn inet(&self) -> Option<SocketAddr> {
+        match self {
+            Endpoint::Inet(address) => Some(*address),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Inet(address) => address.fmt(f),
+            Endpoint::Unix(Some(path)) => path.display().fmt(f),
+            Endpoint::Unix(None) => f.write_str("a unix socket"),
+            Endpoint::Descriptor => f.write_str("a file descriptor"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn inet(host: Option<Host>, port: Port, tls: Option<bool>) -> Target {
+        Target::Inet { host, port, tls }
+    }
+
+    fn name(host: &str) -> Option<Host> {
+        Some(Host::Name(host.into()))
+    }
+
+    #[track_caller]
+    fn reads(text: &str, expected: Target) {
+        let address = Address::parse(text).unwrap();
+        assert_eq!(address.target, expected, "{text}");
+        assert_eq!(address.to_string(), text);
+    }
+
+    #[test]
+    fn reads_every_form() {
+        let named = |name: &str| Port::Name(name.into());
+        reads("1234", inet(None, Port::Number(1234), None));
+        reads("http", inet(None, named("http"), None));
+        reads("host:80", inet(name("host"), Port::Number(80), None));
+        reads("host:ipp", inet(name("host"), named("ipp"), None));
+        reads("127.0.0.1:1", inet(Some(Host::V4([127, 0, 0, 1].into())), Port::Number(1), None));
+        reads("[::1]:1", inet(Some(Host::V6(Ipv6Addr::LOCALHOST, None)), Port::Number(1), None));
+        reads(
+            "[fe80::1%eth0]:1",
+            inet(Some(Host::V6("fe80::1".parse().unwrap(), Some("eth0".into()))), Port::Number(1), None),
+        );
+        reads("./sock", Target::Unix("./sock".into()));
+        reads("/run/a|b", Target::Unix("/run/a|b".into()));
+        reads("./a://b", Target::Unix("./a://b".into()));
+        reads("chat|", Target::Service { kind: "chat".into(), rest: "".into() });
+        reads("chat|a/b|c", Target::Service { kind: "chat".into(), rest: "a/b|c".into() });
+    }
+
+    #[test]
+    fn urls_bring_their_port_and_their_tls() {
+        let named = |name: &str| Port::Name(name.into());
+        reads("http://host", inet(name("host"), named("http"), Some(false)));
+        reads("https://host/path:1?x", inet(name("host"), named("https"), Some(true)));
+        reads("ws://host:8080", inet(name("host"), Port::Number(8080), Some(false)));
+        reads("WSS://[::1]/", inet(Some(Host::V6(Ipv6Addr::LOCALHOST, None)), named("wss"), Some(true)));
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_what() {
+        let long = format!("/{}", "x".repeat(UNIX_PATH_MAX));
+        for (text, word) in [
+            ("", "empty"),
+            (":", "host before"),
+            ("host:", "expected a port"),
+            (":80", "host before"),
+            ("host:99999", "65535"),
+            ("99999999999", "65535"),
+            ("|", "service type"),
+            ("no_such|x", "service type"),
+            ("sixteen-letters1|", "service type"),
+            ("a\0b", "NUL"),
+            ("a b", "expected a port"),
+            ("a b:1", "has no ' '"),
+            ("+80", "expected a port"),
+            ("host:-1", "expected a port"),
+            ("::1:80", "brackets"),
+            ("[::1]", "expected a port"),
+            ("[::1", "]"),
+            ("[::1]80", "after the ]"),
+            ("[host]:80", "IPv6"),
+            ("[fe80::1%]:80", "interface"),
+            ("127.0.0.1", "expected a port"),
+            ("http://", "host after"),
+            ("http:///path", "host after"),
+            ("http://:80", "host before"),
+            ("http://host:", "expected a port"),
+            ("http://me@host", "user name"),
+            ("://host", "scheme"),
+            ("a b://host", "scheme"),
+            ("/run/", "directory"),
+            (long.as_str(), "107"),
+        ] {
+            let error = Address::parse(text).expect_err(text).to_string();
+            assert!(error.starts_with(&format!("bad address {text:?}: ")), "{error}");
+            assert!(error.contains(word), "{text}: {error}");
+        }
+        assert!(Address::try_from(&[][..]).is_err());
+    }
+
+    #[test]
+    fn values_are_taken_as_they_are() {
+        assert_eq!(Address::from(80).to_string(), "80");
+        assert_eq!(Address::try_from(("::1", 80)).unwrap().to_string(), "[::1]:80");
+        assert_eq!(Address::try_from(("fe80::1%lo", 80)).unwrap().to_string(), "[fe80::1%lo]:80");
+        assert!(Address::try_from(("a:b", 80)).is_err());
+        let path = Path::new("no-slash");
+        assert_eq!(Address::try_from(path).unwrap().target, Target::Unix(path.into()));
+        assert!(Address::try_from(OsStr::from_bytes(b"./\xff")).is_ok());
+    }
+
+    #[test]
+    fn mapped_addresses_show_as_ipv4() {
+        assert_eq!(plain("[::ffff:1.2.3.4]:5".parse().unwrap()), "1.2.3.4:5".parse().unwrap());
+        assert_eq!(plain("[::1]:5".parse().unwrap()), "[::1]:5".parse().unwrap());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_an_address_or_a_quoted_error(text in any::<String>()) {
+            match Address::parse(&text) {
+                Ok(address) => prop_assert_eq!(address.to_string(), text),
+                Err(error) => {
+                    let quoted = format!("{text:?}");
+                    prop_assert!(error.to_string().contains(&quoted));
+                }
+            }
+        }
+
+        #[test]
+        fn nearly_right_text_never_panics(text in "[a-z0-9:/|%.@?#\\[\\]-]{0,24}") {
+            let _ = Address::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The end of a connection: told once, and nothing lost. What is queued goes out in the background, then the sending half
+//! is closed, then the peer's end is awaited with its data discarded: closing with unread input would make the kernel
+//! send a reset and throw away what it had accepted.
+
+use std::time::{Duration, Instant};
+
+use super::handler::{Disconnect, OnDisconnect, Reason, call};
+use super::{Conn, Phase};
+use crate::engine::{Next, Ready, main_depth};
+use crate::socket::Socket;
+
+/// Reads of a lingering connection in one turn.
+const DISCARDS: usize = 4;
+
+impl Conn {
+    /// Closes and returns what had been received and not handed over, unless a disconnect callback will get it.
+    pub(crate) fn close(&self) -> Vec<u8> {
+        self.finish(Reason::Local, true);
+        self.leftover_of_close()
+    }
+
+    /// Closes at once, discarding what is queued.
+    pub(crate) fn abort(&self) -> Vec<u8> {
+        self.finish(Reason::Local, false);
+        if self.phase.get() == Phase::Lingering {
+            self.let_go();
+        }
+        self.leftover_of_close()
+    }
+
+    fn leftover_of_close(&self) -> Vec<u8> {
+        if self.on_disconnect.borrow().is_none() { self.io.borrow_mut().inbox.take_all() } else { Vec::new() }
+    }
+
+    /// The connection is at its end, for this reason unless it had one already. It is told on this turn if the loop is
+    /// serving this connection just now, otherwise on the next.
+    pub(super) fn finish(&self, reason: Reason, graceful: bool) {
+        if !self.is_open() {
+            return;
+        }
+        self.rare(|rare| rare.end = Some(reason));
+        self.tell.set(true);
+        self.phase.set(Phase::Lingering);
+        if !graceful {
+            self.let_go();
+        } else if !self.dirty.get() {
+            self.linger_on();
+        }
+        if self.phase.get() == Phase::Lingering {
+            self.start_linger_timer();
+            self.wake();
+        }
+        self.has_reader.set(false);
+        let reader = self.reader.take();
+        self.keep(false);
+        drop(reader);
+    }
+
+    /// The end without a word: the context is gone, or a callback has panicked.
+    pub(super) fn abort_silently(&self) {
+        self.finish(Reason::Local, false);
+        self.let_go();
+        self.tell.set(false);
+        self.leave_roster();
+        let callback = self.on_disconnect.take();
+        drop(callback);
+    }
+
+    /// Calls the disconnect callback, or logs what it would have been told.
+    pub(super) fn tell_end(&self) {
+        self.tell.set(false);
+        let Some(reason) = self.rare(|rare| rare.end.take()) else { return };
+        self.leave_roster();
+        let callback = self.on_disconnect.take();
+        if callback.is_none() {
+            self.log_end(&reason);
+            return;
+        }
+        let Some(me) = self.strong() else { return };
+        let end = Disconnect { leftover: self.io.borrow_mut().inbox.take_all(), reason };
+        let socket = Socket::from_conn(me);
+        self.busy.set(true);
+        call(&self.engine, || match callback {
+            OnDisconnect::None => {}
+            OnDisconnect::Own(user) => user(&socket, end),
+            OnDisconnect::Shared(user) => user(&socket, end),
+        });
+        self.busy.set(false);
+    }
+
+    fn log_end(&self, reason: &Reason) {
+        match reason {
+            Reason::Failed(error) => glib::g_warning!("network", "connection to {} ended: {error}", self.peer_name()),
+            _ => glib::g_debug!("network", "connection to {} ended: {reason}", self.peer_name()),
+        }
+    }
+
+    fn leave_roster(&self) {
+        let roster = self.roster.take();
+        if let Some((roster, id)) = roster
+            && let Some(roster) = roster.upgrade()
+        {
+            roster.leave(id);
+        }
+    }
+
+    /// The peer has gone; whoever reads will come to the end.
+    pub(super) fn expect_end(&self) {
+        self.sticky.set(self.sticky.get() | Ready::READ | Ready::HANGUP);
+        self.wake();
+    }
+
+    // ---- lingering ----
+
+    /// One step towards the end: send, half-close, discard.
+    pub(super) fn linger_on(&self) -> Next {
+        if self.phase.get() != Phase::Lingering {
+            return Next::Idle;
+        }
+        if !self.io.borrow().outbox.is_empty() {
+            let next = self.write_out();
+            if self.phase.get() != Phase::Lingering || !self.io.borrow().outbox.is_empty() {
+                return next;
+            }
+        }
+        if self.read_ended.get() || !self.transport.is_socket() || self.linger().is_zero() {
+            self.let_go();
+            return Next::Idle;
+        }
+        self.end_writing();
+        if !self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) {
+            return Next::Idle;
+        }
+        self.discard()
+    }
+
+    /// Reads and throws away.
+    fn discard(&self) -> Next {
+        let mut buffer = self.engine.take_buffer();
+        let mut next = Next::Hot;
+        for _ in 0..DISCARDS {
+            let Some(space) = std::rc::Rc::get_mut(&mut buffer) else { break };
+            match self.transport.read(space) {
+                Ok(count) if count > 0 => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    self.sticky.set(Ready::NONE);
+                    next = Next::Idle;
+                    break;
+                }
+                _ => {
+                    self.read_ended.set(true);
+                    self.let_go();
+                    next = Next::Idle;
+                    break;
+                }
+            }
+        }
+        self.engine.give_buffer(buffer);
+        next
+    }
+
+    fn linger(&self) -> Duration {
+        self.options.borrow().linger
+    }
+
+    fn start_linger_timer(&self) {
+        let me = self.me.clone();
+        let timer = self.engine.after(self.linger(), move |_| {
+            if let Some(me) = me.upgrade() {
+                me.let_go();
+            }
+        });
+        self.rare(|rare| rare.linger_timer = Some(timer));
+    }
+
+    /// Closes the descriptor. Deregistered first, always.
+    pub(super) fn let_go(&self) {
+        if self.phase.replace(Phase::Gone) == Phase::Gone {
+            return;
+        }
+        let lost = self.io.borrow().outbox.len();
+        if lost > 0 {
+            let peer = self.peer_name();
+            glib::g_info!("network", "{lost} bytes for {peer} were still queued when the connection was given up");
+        }
+        // For the messages that are still to come.
+        self.remote.get_or_init(|| self.transport.remote());
+        if let Some(key) = self.key.take() {
+            self.engine.deregister(key);
+        }
+        self.transport.close();
+        self.io.borrow_mut().outbox.clear();
+        let timer = self.rare.borrow_mut().as_mut().and_then(|rare| rare.linger_timer.take());
+        if let Some(timer) = timer {
+            self.engine.cancel_timer(timer);
+        }
+        self.tell_flushed(lost == 0);
+        if self.tell.get() {
+            // Without a registration it takes a call of its own.
+            self.wake();
+        }
+    }
+
+    // ---- the last handle ----
+
+    /// Nobody holds the connection any more: it closes, in the background while a loop runs, else within this call.
+    pub(super) fn last_drop(&self) {
+        if self.is_open() {
+            let callback = self.on_disconnect.take();
+            self.finish(Reason::Local, true);
+            self.tell.set(false);
+            drop(callback);
+        }
+        if self.phase.get() == Phase::Lingering && main_depth() == 0 && !std::thread::panicking() {
+            self.drain();
+        }
+    }
+
+    /// Without a loop there is no background: waits, bounded by `linger`, until the peer's system has everything.
+    fn drain(&self) {
+        let deadline = Instant::now() + self.linger();
+        let left = || deadline.saturating_duration_since(Instant::now());
+        while !self.io.borrow().outbox.is_empty() && !left().is_zero() {
+            if self.transport.wait(false, true, Some(left())).is_err() {
+                break;
+            }
+            self.write_out();
+        }
+        if self.phase.get() == Phase::Lingering && self.io.borrow().outbox.is_empty() && self.transport.is_socket() {
+            self.end_writing();
+            let mut pause = Duration::from_micros(50);
+            while self.phase.get() == Phase::Lingering && self.transport.in_flight() > 0 && !left().is_zero() {
+                // Acknowledgements are no event to wait for.
+                let _ = self.transport.wait(true, false, Some(pause.min(left())));
+                pause = (pause * 2).min(Duration::from_millis(10));
+                self.discard();
+            }
+        }
+        self.let_go();
+    }
+
+    /// Hands the descriptor over to somebody else. What was received and not handed over comes with it.
+    pub(crate) fn take_descriptor(&self) -> crate::Result<(std::os::fd::OwnedFd, Vec<u8>)> {
+        if !self.is_open() || !self.transport.is_socket() {
+            return Err(self.closed());
+        }
+        self.flush_blocking()?;
+        self.remote();
+        if let Some(key) = self.key.take() {
+            self.engine.deregister(key);
+        }
+        let leftover = self.io.borrow_mut().inbox.take_all();
+        let fd = self.transport.take().ok_or_else(|| self.closed())?;
+        self.abort_silently();
+        Ok((fd, leftover))
+    }
+}

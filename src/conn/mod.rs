@@ -1,0 +1,353 @@
+//! One connection: its state, and what it is made of. Reading, writing and closing have a file each.
+//!
+//! ```text
+//! connected → (data | line | ready)* → disconnected, once → nothing more
+//! ```
+
+mod closing;
+pub(crate) mod handler;
+mod inbox;
+mod outbox;
+mod reading;
+mod writing;
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use crate::address::Endpoint;
+use crate::engine::{Engine, Handler, Key, Next, Ready, TimerKey};
+use crate::error::{Error, Result};
+use crate::socket::Socket;
+use crate::transport::Transport;
+use handler::{OnDisconnect, Reader, Reason};
+use inbox::Inbox;
+use outbox::Outbox;
+
+/// The limits of a connection. Shared by all that a server accepts until one of them changes its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// The longest line, in bytes, without its newline.
+    pub(crate) line_limit: usize,
+    /// The most bytes that wait to be sent.
+    pub(crate) send_limit: usize,
+    /// The most bytes that one read callback gets.
+    pub(crate) read_size: usize,
+    /// How long a closed connection may go on sending what was queued.
+    pub(crate) linger: Duration,
+    /// How long connecting may take.
+    pub(crate) connect_timeout: Duration,
+    /// How long a blocking call waits for the peer. `None`: without end.
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            line_limit: 1 << 20,
+            send_limit: 16 << 20,
+            read_size: 64 << 10,
+            linger: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(30),
+            timeout: None,
+        }
+    }
+}
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// Ended for the user; the rest of the queue goes out, and the peer's end is awaited, in the background.
+    Lingering,
+    /// The descriptor is closed.
+    Gone,
+}
+
+/// Who lists this connection, and under which number.
+pub(crate) trait Roster {
+    fn leave(&self, id: u64);
+}
+
+/// What most connections never have.
+#[derive(Default)]
+struct Rare {
+    /// The end, from when it is known until it is told.
+    end: Option<Reason>,
+    /// Sending failed. What the peer sent before is still to be read, then this is the end.
+    write_error: Option<Error>,
+    linger_timer: Option<TimerKey>,
+    flushed: Vec<Flushed>,
+}
+
+/// Somebody who waits for the queue to be empty.
+type Flushed = Box<dyn FnOnce(&Rc<Engine>, Result)>;
+
+#[derive(Default)]
+struct Io {
+    inbox: Inbox,
+    outbox: Outbox,
+}
+
+pub(crate) struct Conn {
+    me: Weak<Conn>,
+    engine: Rc<Engine>,
+    key: Cell<Option<Key>>,
+    transport: Transport,
+    remote: OnceCell<Endpoint>,
+    options: RefCell<Rc<Options>>,
+    /// How many [`Socket`]s there are, one more while the loop keeps it for its reader.
+    handles: Cell<u32>,
+    kept: Cell<bool>,
+    phase: Cell<Phase>,
+    /// A callback of this connection is on the stack, and further ones wait.
+    busy: Cell<bool>,
+    /// Something happened meanwhile.
+    again: Cell<bool>,
+    /// The disconnect callback is due.
+    tell: Cell<bool>,
+    /// What the descriptor was said to be ready for, and has not been found unready for since.
+    sticky: Cell<Ready>,
+    read_ended: Cell<bool>,
+    /// The sending half is to be closed once the queue is empty, or is closed.
+    write_ending: Cell<bool>,
+    write_ended: Cell<bool>,
+    dirty: Cell<bool>,
+    write_armed: Cell<bool>,
+    armed_by_hand: Cell<bool>,
+    io: RefCell<Io>,
+    reader: RefCell<Reader>,
+    /// Counts the readers there have been, so that one that is on the stack knows whether it still is the one.
+    epoch: Cell<u32>,
+    has_reader: Cell<bool>,
+    on_disconnect: RefCell<OnDisconnect>,
+    roster: RefCell<Option<(Weak<dyn Roster>, u64)>>,
+    rare: RefCell<Option<Box<Rare>>>,
+}
+
+impl Conn {
+    /// Takes an established connection into the loop, under the registration it has already or a new one.
+    pub(crate) fn new(
+        engine: &Rc<Engine>,
+        transport: Transport,
+        options: Rc<Options>,
+        remote: Option<Endpoint>,
+    ) -> Result<Rc<Conn>> {
+        let conn = Rc::new_cyclic(|me| Conn {
+            me: me.clone(),
+            engine: engine.clone(),
+            key: Cell::new(None),
+            transport,
+            remote: remote.map(OnceCell::from).unwrap_or_default(),
+            options: RefCell::new(options),
+            handles: Cell::new(0),
+            kept: Cell::new(false),
+            phase: Cell::new(Phase::Open),
+            busy: Cell::new(false),
+            again: Cell::new(false),
+            tell: Cell::new(false),
+            sticky: Cell::new(Ready::NONE),
+            read_ended: Cell::new(false),
+            write_ending: Cell::new(false),
+            write_ended: Cell::new(false),
+            dirty: Cell::new(false),
+            write_armed: Cell::new(false),
+            armed_by_hand: Cell::new(false),
+            io: RefCell::default(),
+            reader: RefCell::default(),
+            epoch: Cell::new(0),
+            has_reader: Cell::new(false),
+            on_disconnect: RefCell::default(),
+            roster: RefCell::new(None),
+            rare: RefCell::new(None),
+        });
+        let registration = conn.transport.registration().ok_or_else(|| conn.closed())?;
+        let key = engine
+            .register(registration, conn.clone())
+            .map_err(|source| Error::from_io("watching", conn.peer_name(), source))?;
+        conn.key.set(Some(key));
+        conn.armed_by_hand.set(engine.is_armed_by_hand(key));
+        Ok(conn)
+    }
+
+    pub(crate) fn engine(&self) -> &Rc<Engine> {
+        &self.engine
+    }
+
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase.get() == Phase::Open
+    }
+
+    pub(crate) fn options(&self) -> Rc<Options> {
+        self.options.borrow().clone()
+    }
+
+    pub(crate) fn change_options(&self, change: impl FnOnce(&mut Options)) {
+        change(Rc::make_mut(&mut self.options.borrow_mut()));
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.io.borrow().outbox.len()
+    }
+
+    pub(crate) fn remote(&self) -> Endpoint {
+        self.remote.get_or_init(|| self.transport.remote()).clone()
+    }
+
+    /// The peer, for messages.
+    fn peer_name(&self) -> String {
+        self.remote.get_or_init(|| self.transport.remote()).to_string()
+    }
+
+    pub(crate) fn closed(&self) -> Error {
+        Error::Closed { peer: self.peer_name() }
+    }
+
+    fn strong(&self) -> Option<Rc<Conn>> {
+        self.me.upgrade()
+    }
+
+    fn rare<R>(&self, change: impl FnOnce(&mut Rare) -> R) -> R {
+        change(self.rare.borrow_mut().get_or_insert_default())
+    }
+
+    pub(crate) fn join_roster(&self, roster: Weak<dyn Roster>, id: u64) {
+        self.roster.replace(Some((roster, id)));
+    }
+
+    /// Has [`Handler::ready`] called on the next turn.
+    fn wake(&self) {
+        if self.busy.get() {
+            self.again.set(true);
+        } else if let Some(key) = self.key.get() {
+            self.engine.requeue(key);
+        } else if let Some(me) = self.strong() {
+            self.engine.defer(move |engine| {
+                me.ready(engine, Ready::NONE);
+            });
+        }
+    }
+
+    // ---- handles ----
+
+    pub(crate) fn add_handle(&self) {
+        self.handles.set(self.handles.get() + 1);
+    }
+
+    pub(crate) fn drop_handle(&self) {
+        let left = self.handles.get() - 1;
+        self.handles.set(left);
+        if left == 0 {
+            self.last_drop();
+        }
+    }
+
+    pub(crate) fn has_handles(&self) -> bool {
+        self.handles.get() > 0
+    }
+
+    /// The loop keeps what it calls: a connection with a reader stays open without any handle.
+    fn keep(&self, keep: bool) {
+        if self.kept.replace(keep) != keep {
+            if keep {
+                self.add_handle();
+            } else {
+                self.drop_handle();
+            }
+        }
+    }
+
+    // ---- callbacks ----
+
+    /// Sets who gets the input, and returns who got it before, to be dropped when nothing is borrowed.
+    pub(crate) fn set_reader(&self, reader: Reader) {
+        if !self.is_open() {
+            return;
+        }
+        let some = !matches!(reader, Reader::None);
+        self.epoch.set(self.epoch.get().wrapping_add(1));
+        self.has_reader.set(some);
+        let old = self.reader.replace(reader);
+        if some {
+            self.wake();
+        }
+        self.keep(some);
+        drop(old);
+    }
+
+    pub(crate) fn set_on_disconnect(&self, callback: OnDisconnect) {
+        // Set after close(), it is still told: the end is not told yet.
+        if self.is_open() || self.tell.get() {
+            let old = self.on_disconnect.replace(callback);
+            drop(old);
+        }
+    }
+
+    /// Runs `user` as the callback for the new connection: nothing else is delivered meanwhile.
+    pub(crate) fn introduce(self: &Rc<Self>, user: impl FnOnce(Socket) -> Result) {
+        self.busy.set(true);
+        let socket = Socket::from_conn(self.clone());
+        let result = handler::call(&self.engine, || user(socket));
+        self.busy.set(false);
+        match result {
+            None => self.abort_silently(),
+            Some(Err(error)) => self.finish(Reason::Failed(error), true),
+            Some(Ok(())) => {}
+        }
+        if self.again.take() {
+            self.wake();
+        }
+    }
+}
+
+impl Handler for Conn {
+    fn ready(self: Rc<Self>, _engine: &Rc<Engine>, ready: Ready) -> Next {
+        self.sticky.set(self.sticky.get() | ready.without(Ready::WRITE));
+        let mut next = Next::Idle;
+        if ready.has(Ready::WRITE) {
+            self.write_or_requeue();
+        }
+        if self.busy.get() {
+            self.again.set(true);
+            return Next::Idle;
+        }
+        if self.is_open() && ready.has(Ready::ERROR) && !self.transport.is_socket() {
+            // Whoever read our output has gone.
+            self.finish(Reason::Failed(self.closed()), false);
+        }
+        if self.is_open() {
+            self.busy.set(true);
+            next = next.max(self.serve());
+            self.busy.set(false);
+        }
+        if self.tell.get() {
+            self.tell_end();
+        }
+        if self.phase.get() == Phase::Lingering {
+            next = self.linger_on();
+        }
+        if self.again.take() {
+            next = next.max(Next::Again);
+        }
+        if self.armed_by_hand.get() && next == Next::Idle {
+            self.arm();
+        }
+        next
+    }
+
+    fn flush(&self, _engine: &Rc<Engine>) {
+        self.dirty.set(false);
+        self.write_or_requeue();
+        if self.phase.get() == Phase::Lingering {
+            self.linger_on();
+        }
+    }
+
+    fn context_ended(self: Rc<Self>) {
+        self.abort_silently();
+    }
+}

@@ -1,0 +1,357 @@
+//! The receiving half: from the descriptor through the inbox to the reader, or to whoever calls `recv`.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::Conn;
+use super::handler::{Reader, Reason, call, with_text};
+use super::inbox::TooLong;
+use crate::engine::{Engine, Next, READ_BUFFER, Ready};
+use crate::error::{Error, Result};
+use crate::socket::Socket;
+use crate::transport::Peek;
+
+/// So many reads in one turn, then the others get theirs.
+const READS: usize = 4;
+
+/// How far a delivery came.
+enum Delivered {
+    /// Everything that makes a whole line or chunk.
+    All,
+    /// The time of this turn is up, with more to deliver.
+    TimeUp,
+    /// Nobody reads any more.
+    Stop,
+    /// The raw reader has had its call.
+    Raw,
+}
+
+/// What a read brought.
+enum Filled {
+    /// As much as fits the buffer: there will be more.
+    Full,
+    Part,
+    Nothing,
+    Ended,
+}
+
+impl Conn {
+    /// Reads and delivers until nothing is left, or this connection's share of the turn is used up.
+    pub(super) fn serve(self: &Rc<Self>) -> Next {
+        let mut reads = 0;
+        let mut buffer = None;
+        let next = loop {
+            if !self.has_reader.get() {
+                break self.notice_end();
+            }
+            match self.deliver() {
+                Delivered::All => {}
+                Delivered::TimeUp => break Next::Hot,
+                Delivered::Stop if self.is_open() => continue,
+                Delivered::Stop => break Next::Idle,
+                Delivered::Raw => {
+                    let waiting = !self.io.borrow().inbox.is_empty() || self.sticky.get().has(Ready::READ);
+                    break if waiting { Next::Again } else { Next::Idle };
+                }
+            }
+            if self.read_ended.get() {
+                self.end_of_stream();
+                break Next::Idle;
+            }
+            if !self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) {
+                break Next::Idle;
+            }
+            if reads >= READS {
+                break Next::Hot;
+            }
+            self.give_back(&mut buffer);
+            match self.fill(&mut buffer) {
+                Filled::Full => reads = READS,
+                Filled::Part => reads += 1,
+                Filled::Nothing | Filled::Ended => break Next::Idle,
+            }
+        };
+        self.give_back(&mut buffer);
+        next
+    }
+
+    fn give_back(&self, buffer: &mut Option<Rc<Vec<u8>>>) {
+        if let Some(buffer) = buffer.take() {
+            self.io.borrow_mut().inbox.settle();
+            self.engine.give_buffer(buffer);
+        }
+    }
+
+    /// One read into the inbox.
+    fn fill(&self, held: &mut Option<Rc<Vec<u8>>>) -> Filled {
+        let mut buffer = self.engine.take_buffer();
+        let Some(space) = Rc::get_mut(&mut buffer) else { return Filled::Nothing };
+        match self.transport.read(space) {
+            Ok(0) => {
+                self.engine.give_buffer(buffer);
+                self.end_of_stream();
+                Filled::Ended
+            }
+            Ok(count) => {
+                self.note_read(count == READ_BUFFER);
+                self.io.borrow_mut().inbox.push_batch(buffer.clone(), count);
+                *held = Some(buffer);
+                if count == READ_BUFFER { Filled::Full } else { Filled::Part }
+            }
+            Err(error) => {
+                self.engine.give_buffer(buffer);
+                if self.read_failed(error) { Filled::Nothing } else { Filled::Ended }
+            }
+        }
+    }
+
+    /// A read was full or short. A short one means that nothing is left, unless the end is known to have come: that is
+    /// not told again.
+    #[inline]
+    fn note_read(&self, full: bool) {
+        let sticky = self.sticky.get();
+        let by_hand = self.armed_by_hand.get();
+        if by_hand || (!full && !sticky.has(Ready::HANGUP | Ready::ERROR)) {
+            self.sticky.set(sticky.without(Ready::READ));
+        }
+    }
+
+    /// True if the read only found nothing.
+    fn read_failed(&self, error: std::io::Error) -> bool {
+        if error.kind() == std::io::ErrorKind::WouldBlock {
+            self.sticky.set(self.sticky.get().without(Ready::READ | Ready::HANGUP | Ready::ERROR));
+            return true;
+        }
+        let error = Error::from_io("reading from", self.peer_name(), error);
+        self.finish(Reason::Failed(error), false);
+        false
+    }
+
+    /// Nothing more comes. If sending has failed before, that is the reason.
+    fn end_of_stream(&self) {
+        self.read_ended.set(true);
+        let failed = self.rare.borrow_mut().as_mut().and_then(|rare| rare.write_error.take());
+        self.finish(failed.map_or(Reason::Remote, Reason::Failed), true);
+    }
+
+    /// Nobody reads: nothing is taken, but the end is noticed once nothing lies before it.
+    fn notice_end(&self) -> Next {
+        if !self.sticky.get().has(Ready::HANGUP | Ready::ERROR) && !self.read_ended.get() {
+            return Next::Idle;
+        }
+        if !self.io.borrow().inbox.is_empty() && !self.read_ended.get() {
+            return Next::Idle;
+        }
+        if self.read_ended.get() {
+            self.end_of_stream();
+            return Next::Idle;
+        }
+        match self.transport.peek() {
+            Ok(Peek::Data) => {}
+            Ok(Peek::Nothing) => self.sticky.set(self.sticky.get().without(Ready::READ | Ready::HANGUP | Ready::ERROR)),
+            Ok(Peek::End) => self.end_of_stream(),
+            Err(error) => {
+                self.read_failed(error);
+            }
+        }
+        Next::Idle
+    }
+
+    /// Hands over what the inbox holds. After every call the state is looked at anew: the callback may have closed the
+    /// connection, set another reader, or taken the rest away.
+    fn deliver(self: &Rc<Self>) -> Delivered {
+        let epoch = self.epoch.get();
+        let mut reader = self.reader.take();
+        let (line_limit, read_size) = {
+            let options = self.options.borrow();
+            (options.line_limit, options.read_size)
+        };
+        let mut handle = None;
+        let delivered = loop {
+            let piece = match &reader {
+                Reader::None => break Delivered::Stop,
+                Reader::Data(_) => Ok(self.io.borrow_mut().inbox.next_chunk(read_size)),
+                Reader::Lines(_) => self.io.borrow_mut().inbox.next_line(line_limit),
+                Reader::Raw(_) => match self.look() {
+                    true => Ok(None),
+                    false => break Delivered::Raw,
+                },
+            };
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(TooLong) => {
+                    let error = Error::LineTooLong { peer: self.peer_name(), limit: line_limit };
+                    self.finish(Reason::Failed(error), true);
+                    break Delivered::Stop;
+                }
+            };
+            if piece.is_none() && !matches!(reader, Reader::Raw(_)) {
+                break Delivered::All;
+            }
+            let socket = handle.get_or_insert_with(|| Socket::from_conn(self.clone()));
+            let result = call(&self.engine, || match (&mut reader, &piece) {
+                (Reader::Data(user), Some(piece)) => user(socket, piece.as_slice()),
+                (Reader::Lines(user), Some(piece)) => with_text(piece.as_slice(), |text| user(socket, text)),
+                (Reader::Raw(user), _) => user(socket),
+                _ => Ok(()),
+            });
+            match result {
+                None => {
+                    self.abort_silently();
+                    break Delivered::Stop;
+                }
+                Some(Err(error)) => self.finish(Reason::Failed(error), true),
+                Some(Ok(())) => {}
+            }
+            if !self.is_open() || self.epoch.get() != epoch {
+                break Delivered::Stop;
+            }
+            if matches!(reader, Reader::Raw(_)) {
+                break Delivered::Raw;
+            }
+            if self.engine.spent() {
+                break Delivered::TimeUp;
+            }
+        };
+        if self.epoch.get() == epoch && self.is_open() {
+            self.reader.replace(reader);
+        } else {
+            // It captured who knows what: nothing is borrowed here.
+            drop(reader);
+        }
+        delivered
+    }
+
+    /// Is there anything for a raw reader?
+    fn look(&self) -> bool {
+        if !self.io.borrow().inbox.is_empty() {
+            return true;
+        }
+        if !self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) {
+            return false;
+        }
+        match self.transport.peek() {
+            Ok(Peek::Data) => return true,
+            Ok(Peek::Nothing) => self.sticky.set(self.sticky.get().without(Ready::READ | Ready::HANGUP | Ready::ERROR)),
+            Ok(Peek::End) => self.end_of_stream(),
+            Err(error) => {
+                self.read_failed(error);
+            }
+        }
+        false
+    }
+
+    // ---- blocking ----
+
+    /// Waits for data and takes up to `max` bytes of it.
+    pub(crate) fn recv(&self, max: usize) -> Result<Vec<u8>> {
+        let max = max.clamp(1, READ_BUFFER);
+        if let Some(piece) = self.io.borrow_mut().inbox.next_chunk(max) {
+            self.taken();
+            return Ok(piece.as_slice().to_vec());
+        }
+        let mut bytes = vec![0; max];
+        let count = self.recv_blocking(&mut bytes)?;
+        bytes.truncate(count);
+        Ok(bytes)
+    }
+
+    /// Waits for a whole line. What comes after it stays for the next call.
+    pub(crate) fn recv_line(&self) -> Result<String> {
+        let limit = self.options.borrow().line_limit;
+        let mut bytes = Vec::new();
+        loop {
+            let line = self.io.borrow_mut().inbox.next_line(limit);
+            match line {
+                Ok(Some(line)) => {
+                    self.taken();
+                    return Ok(String::from_utf8_lossy(line.as_slice()).into_owned());
+                }
+                Ok(None) => {}
+                Err(TooLong) => {
+                    let error = || Error::LineTooLong { peer: self.peer_name(), limit };
+                    self.finish(Reason::Failed(error()), true);
+                    return Err(error());
+                }
+            }
+            bytes.resize(READ_BUFFER / 16, 0);
+            let count = self.recv_blocking(&mut bytes)?;
+            self.io.borrow_mut().inbox.push(&bytes[..count]);
+        }
+    }
+
+    /// Everything that has been received and not handed over.
+    pub(crate) fn take_leftover(&self) -> Vec<u8> {
+        let leftover = self.io.borrow_mut().inbox.take_all();
+        if !leftover.is_empty() {
+            self.taken();
+        }
+        leftover
+    }
+
+    /// Somebody has taken data that may have lain before the end.
+    fn taken(&self) {
+        if self.sticky.get().has(Ready::HANGUP | Ready::ERROR) || self.read_ended.get() {
+            self.wake();
+        }
+    }
+
+    fn recv_blocking(&self, buffer: &mut [u8]) -> Result<usize> {
+        let deadline = self.deadline();
+        loop {
+            if !self.is_open() || self.read_ended.get() {
+                return Err(self.closed());
+            }
+            match self.transport.read(buffer) {
+                Ok(0) => {
+                    // The connection stays open for sending until the loop's next turn, or for good where none runs.
+                    self.read_ended.set(true);
+                    self.wake();
+                    return Err(self.closed());
+                }
+                Ok(count) => {
+                    self.note_read(count == buffer.len());
+                    self.taken();
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.wait_for_input(deadline)?,
+                Err(error) => {
+                    let copy = std::io::Error::from(error.kind());
+                    let copy = error.raw_os_error().map_or(copy, std::io::Error::from_raw_os_error);
+                    self.read_failed(error);
+                    return Err(Error::from_io("reading from", self.peer_name(), copy));
+                }
+            }
+        }
+    }
+
+    /// When a blocking call that starts now gives up, and after how long that is.
+    pub(super) fn deadline(&self) -> Deadline {
+        let limit = self.options.borrow().timeout;
+        limit.map(|limit| (Instant::now() + limit, limit))
+    }
+
+    /// Waits until there is something to read. What is queued goes out meanwhile: the peer may wait for it.
+    fn wait_for_input(&self, deadline: Deadline) -> Result {
+        for engine in Engine::all_here() {
+            engine.flush();
+        }
+        let sending = !self.io.borrow().outbox.is_empty();
+        self.wait(true, sending, deadline, "waiting for")?;
+        if sending {
+            self.write_out();
+        }
+        Ok(())
+    }
+
+    pub(super) fn wait(&self, read: bool, write: bool, deadline: Deadline, operation: &'static str) -> Result {
+        let left = deadline.map(|(end, _)| end.saturating_duration_since(Instant::now()));
+        match (self.transport.wait(read, write, left), deadline) {
+            (Ok(true), _) | (Ok(false), None) => Ok(()),
+            (Ok(false), Some((_, limit))) => Err(Error::TimedOut { operation, address: self.peer_name(), limit }),
+            (Err(error), _) => Err(Error::from_io(operation, self.peer_name(), error)),
+        }
+    }
+}
+
+pub(super) type Deadline = Option<(Instant, std::time::Duration)>;

@@ -1,0 +1,118 @@
+//! A descriptor that can be lent out by a shared handle and closed all the same.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
+
+const CLOSED: RawFd = -1;
+
+/// Owns a descriptor. Closing it while somebody may still hold its number (through `AsFd` of another handle) leaves
+/// `/dev/null` under that number until this is dropped, so the number cannot come to mean a stranger's file.
+pub(crate) struct Descriptor {
+    fd: Cell<RawFd>,
+    lent: Cell<bool>,
+    closed: Cell<bool>,
+}
+
+impl Descriptor {
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        Descriptor { fd: Cell::new(fd.into_raw_fd()), lent: Cell::new(false), closed: Cell::new(false) }
+    }
+
+    /// For one system call of our own. `None` once closed.
+    pub(crate) fn open(&self) -> Option<BorrowedFd<'_>> {
+        // SAFETY: open until `close` or `take`, which no caller in this crate calls while it holds the answer.
+        (!self.closed.get()).then(|| unsafe { BorrowedFd::borrow_raw(self.fd.get()) })
+    }
+
+    /// For others, who may hold it for as long as this lives. Once closed, `/dev/null`.
+    pub(crate) fn lend(&self) -> BorrowedFd<'_> {
+        if self.fd.get() == CLOSED {
+            return null().map_or_else(|_| rustix::stdio::stdin(), |null| null.as_fd());
+        }
+        self.lent.set(true);
+        // SAFETY: a number that has been lent stays open, if only on /dev/null, until `drop`.
+        unsafe { BorrowedFd::borrow_raw(self.fd.get()) }
+    }
+
+    pub(crate) fn close(&self) {
+        drop(self.take());
+    }
+
+    /// Takes the open descriptor out. `None` if it is closed already.
+    pub(crate) fn take(&self) -> Option<OwnedFd> {
+        let old = self.open()?;
+        if self.lent.get() {
+            let moved = old.try_clone_to_owned();
+            // SAFETY: the number is ours; it is put back below, still open, under what was lent.
+            let mut number = unsafe { OwnedFd::from_raw_fd(self.fd.get()) };
+            if let Ok(null) = null() {
+                let _ = rustix::io::dup3(null, &mut number, rustix::io::DupFlags::CLOEXEC);
+            }
+            self.fd.set(number.into_raw_fd());
+            self.closed.set(true);
+            return moved.ok();
+        }
+        let number = self.fd.replace(CLOSED);
+        self.closed.set(true);
+        // SAFETY: open, ours, never lent, and forgotten here.
+        Some(unsafe { OwnedFd::from_raw_fd(number) })
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        if self.fd.get() != CLOSED {
+            // SAFETY: ours, and nobody can hold a borrow any more.
+            drop(unsafe { OwnedFd::from_raw_fd(self.fd.get()) });
+        }
+    }
+}
+
+fn null() -> io::Result<&'static File> {
+    static NULL: OnceLock<File> = OnceLock::new();
+    if let Some(file) = NULL.get() {
+        return Ok(file);
+    }
+    let file = File::options().read(true).write(true).open("/dev/null")?;
+    Ok(NULL.get_or_init(|| file))
+}
+
+/// Bytes that a socket has accepted and its peer has not acknowledged (unix sockets: not read).
+pub(crate) fn unsent_bytes(fd: BorrowedFd<'_>) -> Option<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ writes one int, and the descriptor is open.
+    let done = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    (done == 0).then(|| usize::try_from(count).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_lent_number_never_means_another_file() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let descriptor = Descriptor::new(ours.into());
+        let lent = descriptor.lend();
+        descriptor.close();
+        assert!(descriptor.open().is_none());
+        assert_eq!(theirs.read(&mut [0]).unwrap(), 0, "the connection itself is closed");
+        let other = File::open("/dev/null").unwrap();
+        assert_ne!(other.as_raw_fd(), lent.as_raw_fd());
+        assert_eq!(rustix::io::read(lent, &mut [0u8; 1]), Ok(0), "what was lent reads as /dev/null");
+    }
+
+    #[test]
+    fn one_that_was_never_lent_is_closed_at_once() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let descriptor = Descriptor::new(ours.into());
+        descriptor.close();
+        assert_eq!(theirs.read(&mut [0]).unwrap(), 0);
+        assert_eq!(rustix::io::read(descriptor.lend(), &mut [0u8; 1]), Ok(0));
+    }
+}

@@ -1,0 +1,105 @@
+//! The kernel's readiness queue: epoll. A port to kqueue is one more file with these calls.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+
+use super::Ready;
+
+/// The most events that one look at the kernel's queue brings, and so the most that one dispatch serves before the rest
+/// of the program gets its turn.
+pub(super) const BATCH: usize = 256;
+
+/// How a descriptor is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Watch {
+    pub(super) read: bool,
+    pub(super) write: bool,
+    /// For descriptors that block, and so cannot be drained: each readiness is told once and re-armed by hand. Edges
+    /// would be lost (a terminal gives one line a read and no further edge), levels would spin.
+    pub(super) one_shot: bool,
+}
+
+impl Watch {
+    fn flags(self) -> EventFlags {
+        let mut flags = if self.one_shot { EventFlags::ONESHOT } else { EventFlags::ET };
+        if self.read {
+            flags |= EventFlags::IN | EventFlags::RDHUP;
+        }
+        if self.write {
+            flags |= EventFlags::OUT;
+        }
+        flags
+    }
+}
+
+pub(super) struct Poller {
+    epoll: OwnedFd,
+    events: Vec<epoll::Event>,
+}
+
+impl Poller {
+    pub(super) fn new() -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        Ok(Poller { epoll, events: Vec::with_capacity(BATCH) })
+    }
+
+    /// The descriptor that becomes readable when there are events.
+    pub(super) fn as_raw_fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
+    }
+
+    pub(super) fn add(&self, fd: BorrowedFd<'_>, data: u64, watch: Watch) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, fd, EventData::new_u64(data), watch.flags())?)
+    }
+
+    pub(super) fn modify(&self, fd: BorrowedFd<'_>, data: u64, watch: Watch) -> io::Result<()> {
+        Ok(epoll::modify(&self.epoll, fd, EventData::new_u64(data), watch.flags())?)
+    }
+
+    pub(super) fn delete(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(epoll::delete(&self.epoll, fd)?)
+    }
+
+    /// Takes the events that are there, without waiting, and returns how many there were.
+    #[inline]
+    pub(super) fn poll(&mut self, mut each: impl FnMut(u64, Ready)) -> usize {
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.events.clear();
+        // Nothing can go wrong with a queue of our own but a signal in between; then the events are still there.
+        if epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), Some(&now)).is_err() {
+            return 0;
+        }
+        for event in &self.events {
+            each({ event.data }.u64(), ready(event.flags));
+        }
+        self.events.len()
+    }
+
+    /// After a fork: a queue of this process's own, at the same descriptor number, with nothing in it. The old one is
+    /// shared with the parent and must not be touched.
+    pub(super) fn replace(&mut self) -> io::Result<()> {
+        let fresh = epoll::create(CreateFlags::CLOEXEC)?;
+        rustix::io::dup3(fresh.as_fd(), &mut self.epoll, rustix::io::DupFlags::CLOEXEC)?;
+        Ok(())
+    }
+}
+
+#[inline]
+fn ready(flags: EventFlags) -> Ready {
+    let mut ready = Ready::NONE;
+    if flags.contains(EventFlags::IN) {
+        ready |= Ready::READ;
+    }
+    if flags.contains(EventFlags::OUT) {
+        ready |= Ready::WRITE;
+    }
+    if flags.intersects(EventFlags::RDHUP | EventFlags::HUP) {
+        ready |= Ready::HANGUP;
+    }
+    if flags.contains(EventFlags::ERR) {
+        ready |= Ready::ERROR;
+    }
+    ready
+}

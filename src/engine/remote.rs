@@ -1,0 +1,42 @@
+//! The way in from other threads: asks an engine's loop for a call that was prepared beforehand.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What an engine shares with other threads.
+#[derive(Default)]
+pub(super) struct Inbound {
+    pending: AtomicBool,
+    tokens: Mutex<Vec<u64>>,
+}
+
+impl Inbound {
+    pub(super) fn is_pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire)
+    }
+
+    pub(super) fn take(&self) -> Vec<u64> {
+        self.pending.store(false, Ordering::Release);
+        std::mem::take(&mut self.tokens.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Asks for one prepared call, from any thread, any number of times; it happens once, on the engine's thread.
+pub(crate) struct Remote {
+    pub(super) inbound: Arc<Inbound>,
+    pub(super) context: glib::MainContext,
+    pub(super) token: u64,
+}
+
+impl Remote {
+    pub(crate) fn call(&self) {
+        self.inbound.tokens.lock().unwrap_or_else(PoisonError::into_inner).push(self.token);
+        self.inbound.pending.store(true, Ordering::Release);
+        self.context.wakeup();
+    }
+
+    /// The name under which [`Engine::forget_remote`](super::Engine::forget_remote) takes the call back.
+    pub(crate) fn token(&self) -> u64 {
+        self.token
+    }
+}

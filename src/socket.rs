@@ -1,0 +1,606 @@
+//! [`Socket`]: the handle to one connection, and its builder.
+
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use gio::prelude::*;
+
+use crate::address::{Address, Endpoint};
+use crate::conn::handler::{Disconnect, OnDisconnect, Reader, call};
+use crate::conn::{Conn, Options};
+use crate::connect;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::transport::Transport;
+
+/// A connection: to a server, from a client of a [`Server`](crate::Server), or over a pair of descriptors.
+///
+/// It belongs to the thread-default main context of the moment it was made, and to the thread that runs that. Cloning
+/// gives another handle to the same connection. The connection stays open while a handle lives, while a callback is
+/// registered to read from it, or while its server lists it; when the last of these goes, it closes as by
+/// [`close`](Socket::close).
+///
+/// # Callbacks
+/// They get the socket as their first argument, so none needs to be captured; to capture one all the same, use a weak one
+/// (`glib::clone!(#[weak] socket, …)`). The order is
+///
+/// ```text
+/// connected → (data | line | ready)* → disconnected, once → nothing more
+/// ```
+///
+/// No callback runs inside a method call, only from the main loop. Inside one everything is allowed: closing, dropping
+/// the last handle, registering another callback, running a nested main loop, even a panic. An error that it returns
+/// closes the connection for that reason. Callbacks of a connection are dropped at its end, with all they captured.
+///
+/// # Blocking calls
+/// [`recv`](Socket::recv), [`recv_line`](Socket::recv_line), [`flush`](Socket::flush) and
+/// [`connect`](Socket::connect) wait, with or without a main loop, and run no callback meanwhile. They are for scripts:
+/// a program with a window uses the other forms.
+pub struct Socket {
+    conn: Rc<Conn>,
+}
+
+/// Which calls of the builder the shorter forms on [`Socket`] stand for.
+impl Socket {
+    /// Connects and waits until that is done, at most 30 seconds. **Blocks**; nothing of the main loop runs meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Address`], [`Error::Lookup`], [`Error::Refused`], [`Error::Unreachable`], [`Error::TimedOut`],
+    /// [`Error::WrongThread`], or [`Error::Io`].
+    ///
+    /// ```
+    /// # let server = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let port = server.local_addr()?.port();
+    /// let socket = network::Socket::connect(("localhost", port))?;
+    /// socket.sendline("Hello")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn connect<A>(address: A) -> Result<Socket>
+    where
+        A: TryInto<Address>,
+        Error: From<A::Error>,
+    {
+        Socket::builder().connect(address)
+    }
+
+    /// Connects in the background and calls `callback` with the outcome, on a later turn of the main loop. Never blocks.
+    ///
+    /// Cancelling ends it with [`Error::Cancelled`]; so does everything that [`connect`](Socket::connect) lists, the
+    /// address's own errors included.
+    ///
+    /// ```
+    /// # let server = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let port = server.local_addr()?.port();
+    /// network::Socket::connect_async(("localhost", port), gio::Cancellable::NONE, |result| {
+    ///     match result {
+    ///         Ok(socket) => println!("connected to {}", socket.remote()),
+    ///         Err(error) => eprintln!("{error}"),
+    ///     }
+    ///     network::endloop();
+    /// });
+    /// network::fgloop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn connect_async<A, F>(address: A, cancellable: Option<&impl IsA<gio::Cancellable>>, callback: F)
+    where
+        A: TryInto<Address>,
+        Error: From<A::Error>,
+        F: FnOnce(Result<Socket>) + 'static,
+    {
+        Socket::builder().connect_async(address, cancellable, callback);
+    }
+
+    /// Connects in the background. Dropping the future cancels it. Never blocks; to be awaited on the thread's main
+    /// context, as by `glib::spawn_future_local`.
+    pub fn connect_future<A>(address: A) -> impl Future<Output = Result<Socket>>
+    where
+        A: TryInto<Address>,
+        Error: From<A::Error>,
+    {
+        Socket::builder().connect_future(address)
+    }
+
+    /// Sets limits and time-outs before connecting.
+    pub fn builder() -> SocketBuilder {
+        SocketBuilder { options: Options::default() }
+    }
+
+    /// Makes a socket of two descriptors, such as the program's own standard input and output. They are owned by it: to
+    /// go on using them, give it clones.
+    ///
+    /// Their blocking mode is left as it is, since others may share them; the socket never blocks on them all the same.
+    ///
+    /// ```
+    /// # use std::os::fd::AsFd;
+    /// let input = std::io::stdin().as_fd().try_clone_to_owned()?;
+    /// let output = std::io::stdout().as_fd().try_clone_to_owned()?;
+    /// let terminal = network::Socket::wrap(input, output)?;
+    /// terminal.sendline("What is your name?")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::WrongThread`], or [`Error::Io`] if the system refuses to watch them.
+    pub fn wrap(input: impl Into<OwnedFd>, output: impl Into<OwnedFd>) -> Result<Socket> {
+        Socket::builder().wrap(input, output)
+    }
+
+    /// Makes a socket of one descriptor for both directions: a connected stream socket, a terminal, a serial line. It is
+    /// owned by the socket.
+    ///
+    /// # Errors
+    /// [`Error::WrongThread`], or [`Error::Io`] if it is not of a kind that can be watched, or not a *stream* socket.
+    pub fn from_fd(fd: impl Into<OwnedFd>) -> Result<Socket> {
+        Socket::builder().from_fd(fd)
+    }
+
+    /// Makes a socket of a connected socket of gio. That one is cloned: close or drop it afterwards.
+    ///
+    /// # Errors
+    /// As [`from_fd`](Socket::from_fd).
+    pub fn from_gio(socket: &gio::Socket) -> Result<Socket> {
+        let fd = socket.as_fd().try_clone_to_owned();
+        Socket::from_fd(fd.map_err(|source| Error::Io {
+            operation: "cloning",
+            address: "a gio socket".into(),
+            source,
+        })?)
+    }
+
+    pub(crate) fn from_conn(conn: Rc<Conn>) -> Socket {
+        conn.add_handle();
+        Socket { conn }
+    }
+
+    // ---- sending ----
+
+    /// Sends bytes, all or none: what the system does not take at once is queued, in order. Never blocks.
+    ///
+    /// What is sent from within a callback goes out when the turn of the loop ends, with everything else that was sent.
+    ///
+    /// # Errors
+    /// [`Error::QueueFull`] if more than the send limit (16 MiB) would wait: nothing of this call is queued then.
+    /// [`Error::Closed`] or [`Error::Reset`] if the connection has ended or is shut down for sending.
+    pub fn send(&self, data: impl AsRef<[u8]>) -> Result {
+        self.conn.send(data.as_ref(), false)
+    }
+
+    /// Sends text and a newline, as [`send`](Socket::send) does.
+    ///
+    /// # Errors
+    /// As [`send`](Socket::send).
+    pub fn sendline(&self, line: impl AsRef<str>) -> Result {
+        self.conn.send(line.as_ref().as_bytes(), true)
+    }
+
+    /// Waits until the system has taken all that was sent. **Blocks**, up to the [time-out](Socket::set_timeout).
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`], [`Error::Closed`], [`Error::Reset`].
+    pub fn flush(&self) -> Result {
+        self.conn.flush_blocking()
+    }
+
+    /// Calls `callback` when the system has taken all that was sent before, or sending has failed. Never blocks.
+    pub fn flush_async(&self, callback: impl FnOnce(Result) + 'static) {
+        self.conn.when_flushed(Box::new(move |engine, result| {
+            call(engine, || callback(result));
+        }));
+    }
+
+    /// Waits, without blocking, until the system has taken all that was sent before.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] or [`Error::Reset`] if it never will.
+    pub async fn flush_future(&self) -> Result {
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        self.conn.when_flushed(Box::new(move |_, result| {
+            // Whoever waited may have gone.
+            let _ = sender.send(result);
+        }));
+        receiver.await.unwrap_or_else(|_| Err(self.conn.closed()))
+    }
+
+    /// Bytes that were sent and have not been taken by the system yet.
+    pub fn queued(&self) -> usize {
+        self.conn.queued()
+    }
+
+    /// Closes the sending half once all that was sent has gone out: the peer reads to the end, and can still answer.
+    /// Never blocks.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if the connection has ended.
+    pub fn shutdown_write(&self) -> Result {
+        self.conn.shutdown_write()
+    }
+
+    // ---- receiving by callback ----
+
+    /// Calls `callback` with data as it comes, at most [`read_size`](SocketBuilder::read_size) bytes at a time. Replaces
+    /// any other read callback; what was received and not handed over goes to the new one.
+    pub fn read(&self, callback: impl FnMut(&Socket, &[u8]) -> Result + 'static) {
+        self.conn.set_reader(Reader::Data(Box::new(callback)));
+    }
+
+    /// Calls `callback` with each line as it comes, without its `\n`. Bytes that are not UTF-8 become U+FFFD. Replaces any
+    /// other read callback; what was received and not handed over goes to the new one.
+    ///
+    /// A line over the [limit](SocketBuilder::line_limit) (1 MiB) ends the connection with [`Error::LineTooLong`], after
+    /// the lines before it.
+    pub fn readlines(&self, callback: impl FnMut(&Socket, &str) -> Result + 'static) {
+        self.conn.set_reader(Reader::Lines(Box::new(callback)));
+    }
+
+    /// Calls `callback` when data waits, once each turn of the loop while it does, without taking it: the callback calls
+    /// [`recv`](Socket::recv), which does not block then. Replaces any other read callback.
+    ///
+    /// Returns what had been received and not handed over.
+    #[must_use = "the bytes that were received already are not told again"]
+    pub fn rawread(&self, callback: impl FnMut(&Socket) -> Result + 'static) -> Vec<u8> {
+        let leftover = self.conn.take_leftover();
+        self.conn.set_reader(Reader::Raw(Box::new(callback)));
+        leftover
+    }
+
+    /// Takes the read callback away and returns what had been received and not handed over. Within a callback that
+    /// includes the lines that came after the present one.
+    pub fn unread(&self) -> Vec<u8> {
+        self.conn.set_reader(Reader::None);
+        self.conn.take_leftover()
+    }
+
+    /// Sets who is told of the end of the connection, whoever ended it: once, on a later turn of the main loop, with what
+    /// had been received and not handed over. Replaces the one before. A socket that ends because its last handle was
+    /// dropped tells nobody.
+    pub fn disconnect_cb(&self, callback: impl FnOnce(&Socket, Disconnect) + 'static) {
+        self.conn.set_on_disconnect(OnDisconnect::Own(Box::new(callback)));
+    }
+
+    /// Takes the disconnect callback away. Then an error that ends the connection is logged.
+    pub fn unset_disconnect_cb(&self) {
+        self.conn.set_on_disconnect(OnDisconnect::None);
+    }
+
+    pub(crate) fn share_disconnect_cb(&self, callback: Rc<dyn Fn(&Socket, Disconnect)>) {
+        self.conn.set_on_disconnect(OnDisconnect::Shared(callback));
+    }
+
+    // ---- receiving by asking ----
+
+    /// Waits until data is there and returns up to `max` bytes of it (at most 64 KiB). **Blocks**, up to the
+    /// [time-out](Socket::set_timeout). What the peer had sent before it closed comes first.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] at the end, [`Error::Reset`], [`Error::TimedOut`] (nothing is lost then), [`Error::Io`].
+    pub fn recv(&self, max: usize) -> Result<Vec<u8>> {
+        self.conn.recv(max)
+    }
+
+    /// Waits for a line and returns it without its `\n`. **Blocks**, up to the [time-out](Socket::set_timeout). Bytes that
+    /// are not UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// As [`recv`](Socket::recv), and [`Error::LineTooLong`]. The beginning of a line that never ends stays for `recv`.
+    pub fn recv_line(&self) -> Result<String> {
+        self.conn.recv_line()
+    }
+
+    // ---- the end ----
+
+    /// Closes the connection; what was sent still goes out, in the background, for at most the
+    /// [linger time](SocketBuilder::linger) (5 s). Never blocks. The disconnect callback is called on a later turn.
+    ///
+    /// Returns what had been received and not handed over, unless there is a disconnect callback, which gets it.
+    pub fn close(&self) -> Vec<u8> {
+        self.conn.close()
+    }
+
+    /// Closes the connection at once and discards what has not gone out. Otherwise as [`close`](Socket::close).
+    pub fn abort(&self) -> Vec<u8> {
+        self.conn.abort()
+    }
+
+    /// Has the connection neither been closed here nor come to its end?
+    pub fn is_open(&self) -> bool {
+        self.conn.is_open()
+    }
+
+    // ---- about the connection ----
+
+    /// Who is at the other end.
+    pub fn remote(&self) -> Endpoint {
+        self.conn.remote()
+    }
+
+    /// Our own end.
+    pub fn local(&self) -> Endpoint {
+        self.conn.transport().local()
+    }
+
+    /// How long a blocking call waits for the peer, from now on. `None`, the default, is without end.
+    pub fn set_timeout(&self, limit: impl Into<Option<Duration>>) {
+        let limit = limit.into();
+        self.conn.change_options(|options| options.timeout = limit);
+    }
+
+    /// Changes the [line limit](SocketBuilder::line_limit) from now on.
+    pub fn set_line_limit(&self, bytes: usize) {
+        self.conn.change_options(|options| options.line_limit = bytes);
+    }
+
+    /// Changes the [send limit](SocketBuilder::send_limit) from now on.
+    pub fn set_send_limit(&self, bytes: usize) {
+        self.conn.change_options(|options| options.send_limit = bytes);
+    }
+
+    /// Changes the [read size](SocketBuilder::read_size) from now on.
+    pub fn set_read_size(&self, bytes: usize) {
+        self.conn.change_options(|options| options.read_size = bytes);
+    }
+
+    /// Changes the [linger time](SocketBuilder::linger) from now on.
+    pub fn set_linger(&self, limit: Duration) {
+        self.conn.change_options(|options| options.linger = limit);
+    }
+
+    /// Hands the connection over as a plain descriptor, with what had been received and not handed over. What was sent
+    /// goes out first: **blocks** until then. All handles are closed; no callback is called.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if it is closed already or was made by [`wrap`](Socket::wrap), else as [`flush`](Socket::flush).
+    pub fn into_fd(self) -> Result<(OwnedFd, Vec<u8>)> {
+        self.conn.take_descriptor()
+    }
+
+    /// As [`into_fd`](Socket::into_fd), to a TCP stream of std, in blocking mode.
+    ///
+    /// # Errors
+    /// As [`into_fd`](Socket::into_fd); [`Error::Unsupported`] if it is not TCP.
+    pub fn into_tcp(self) -> Result<(std::net::TcpStream, Vec<u8>)> {
+        if self.remote().inet().is_none() {
+            return Err(Error::Unsupported(format!("the connection to {} is not TCP", self.remote())));
+        }
+        let (fd, leftover) = self.into_fd()?;
+        Ok((fd.into(), leftover))
+    }
+
+    /// As [`into_fd`](Socket::into_fd), to a unix stream of std, in blocking mode.
+    ///
+    /// # Errors
+    /// As [`into_fd`](Socket::into_fd); [`Error::Unsupported`] if it is not a unix socket.
+    pub fn into_unix(self) -> Result<(UnixStream, Vec<u8>)> {
+        if !matches!(self.remote(), Endpoint::Unix(_)) {
+            return Err(Error::Unsupported(format!("the connection to {} is not a unix socket", self.remote())));
+        }
+        let (fd, leftover) = self.into_fd()?;
+        Ok((fd.into(), leftover))
+    }
+
+    /// As [`into_fd`](Socket::into_fd), to a socket of gio.
+    ///
+    /// # Errors
+    /// As [`into_fd`](Socket::into_fd), and what gio says.
+    pub fn into_gio(self) -> Result<(gio::Socket, Vec<u8>)> {
+        let (fd, leftover) = self.into_fd()?;
+        Ok((gio::Socket::from_fd(fd)?, leftover))
+    }
+}
+
+impl TryFrom<std::net::TcpStream> for Socket {
+    type Error = Error;
+    fn try_from(stream: std::net::TcpStream) -> Result<Socket> {
+        Socket::from_fd(stream)
+    }
+}
+
+impl TryFrom<UnixStream> for Socket {
+    type Error = Error;
+    fn try_from(stream: UnixStream) -> Result<Socket> {
+        Socket::from_fd(stream)
+    }
+}
+
+impl Clone for Socket {
+    fn clone(&self) -> Socket {
+        Socket::from_conn(self.conn.clone())
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.conn.drop_handle();
+    }
+}
+
+impl PartialEq for Socket {
+    /// The same connection.
+    fn eq(&self, other: &Socket) -> bool {
+        Rc::ptr_eq(&self.conn, &other.conn)
+    }
+}
+
+impl Eq for Socket {}
+
+impl std::hash::Hash for Socket {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        Rc::as_ptr(&self.conn).hash(state);
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("remote", &self.remote()).field("open", &self.is_open()).finish_non_exhaustive()
+    }
+}
+
+impl AsFd for Socket {
+    /// The descriptor, of the input if there are two; `/dev/null` once the connection is closed. To read from it or write
+    /// to it oneself confuses the connection: use [`into_fd`](Socket::into_fd) for that.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.conn.transport().lend()
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+/// A handle that does not keep the connection open.
+#[derive(Clone, Debug)]
+pub struct WeakSocket {
+    conn: Weak<Conn>,
+}
+
+impl fmt::Debug for Conn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conn").finish_non_exhaustive()
+    }
+}
+
+impl WeakSocket {
+    /// The socket, while anything keeps it open.
+    pub fn upgrade(&self) -> Option<Socket> {
+        let conn = self.conn.upgrade()?;
+        conn.has_handles().then(|| Socket::from_conn(conn))
+    }
+}
+
+impl glib::clone::Downgrade for Socket {
+    type Weak = WeakSocket;
+    fn downgrade(&self) -> WeakSocket {
+        WeakSocket { conn: Rc::downgrade(&self.conn) }
+    }
+}
+
+impl glib::clone::Upgrade for WeakSocket {
+    type Strong = Socket;
+    fn upgrade(&self) -> Option<Socket> {
+        WeakSocket::upgrade(self)
+    }
+}
+
+/// Sets limits and time-outs, then connects or wraps. Each has a default.
+///
+/// ```
+/// # use std::time::Duration;
+/// # let server = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// # let port = server.local_addr()?.port();
+/// let socket = network::Socket::builder()
+///     .connect_timeout(Duration::from_secs(3))
+///     .line_limit(64 << 10)
+///     .connect(("localhost", port))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SocketBuilder {
+    options: Options,
+}
+
+impl SocketBuilder {
+    /// How long connecting may take, the look-up of the name included. 30 s.
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.options.connect_timeout = limit;
+        self
+    }
+
+    /// How long a blocking call waits for the peer. `None`, the default, is without end.
+    pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.options.timeout = limit.into();
+        self
+    }
+
+    /// The longest line that is accepted, in bytes without its newline. 1 MiB. A longer one ends the connection.
+    pub fn line_limit(mut self, bytes: usize) -> Self {
+        self.options.line_limit = bytes;
+        self
+    }
+
+    /// The most bytes that may wait to be sent. 16 MiB. Beyond it [`Socket::send`] fails.
+    pub fn send_limit(mut self, bytes: usize) -> Self {
+        self.options.send_limit = bytes;
+        self
+    }
+
+    /// The most bytes that a callback of [`Socket::read`] gets at a time. 64 KiB.
+    pub fn read_size(mut self, bytes: usize) -> Self {
+        self.options.read_size = bytes.max(1);
+        self
+    }
+
+    /// How long a closed connection may go on sending what was queued, and wait for the peer to close. 5 s. With zero,
+    /// the system alone finishes what it has taken.
+    pub fn linger(mut self, limit: Duration) -> Self {
+        self.options.linger = limit;
+        self
+    }
+
+    /// As [`Socket::connect`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn connect<A>(self, address: A) -> Result<Socket>
+    where
+        A: TryInto<Address>,
+        Error: From<A::Error>,
+    {
+        connect::blocking(&address.try_into()?, self.options.into())
+    }
+
+    /// As [`Socket::connect_async`].
+    pub fn connect_async<A, F>(self, address: A, cancellable: Option<&impl IsA<gio::Cancellable>>, callback: F)
+    where
+        A: TryInto<Address>,
+        Error: From<A::Error>,
+        F: FnOnce(Result<Socket>) + 'static,
+    {
+        let cancellable = cancellable.map(|cancellable| cancellable.as_ref().clone());
+        let address = address.try_into().map_err(Error::from);
+        connect::in_background(address, self.options.into(), cancellable, callback);
+    }
+
+    /// As [`Socket::connect_future`].
+    ///
+    /// # Errors
+    /// As [`Socket::connect`].
+    pub async fn connect_future<A>(self, address: A) -> Result<Socket>
+    where
+        A: TryInto<Address>,
+        Error: From<A::Error>,
+    {
+        connect::future(&address.try_into()?, self.options.into())?.await
+    }
+
+    /// As [`Socket::wrap`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn wrap(self, input: impl Into<OwnedFd>, output: impl Into<OwnedFd>) -> Result<Socket> {
+        self.make(Transport::pair(input.into(), output.into()))
+    }
+
+    /// As [`Socket::from_fd`].
+    ///
+    /// # Errors
+    /// As there.
+    #[allow(clippy::wrong_self_convention)]
+    pub fn from_fd(self, fd: impl Into<OwnedFd>) -> Result<Socket> {
+        self.make(Transport::from_fd(fd.into()))
+    }
+
+    fn make(self, transport: std::io::Result<Transport>) -> Result<Socket> {
+        let engine = Engine::current()?;
+        let transport = transport.map_err(|source| Error::Io {
+            operation: "wrapping",
+            address: "a file descriptor".into(),
+            source,
+        })?;
+        Ok(Socket::from_conn(Conn::new(&engine, transport, self.options.into(), None)?))
+    }
+}
