@@ -347,7 +347,7 @@ impl Socket {
         self.conn.change_options(|options| options.linger = limit);
     }
 
-    /// Hands the connection over as a plain descriptor, with what had been received and not handed over. What was sent
+    /// Hands the connection over as a plain descriptor in blocking mode, with what had been received and not handed over. What was sent
     /// goes out first: **blocks** until then. All handles are closed; no callback is called.
     ///
     /// # Errors
@@ -356,7 +356,7 @@ impl Socket {
         self.conn.take_descriptor()
     }
 
-    /// As [`into_fd`](Socket::into_fd), to a TCP stream of std, in blocking mode.
+    /// As [`into_fd`](Socket::into_fd), to a TCP stream of std.
     ///
     /// # Errors
     /// As [`into_fd`](Socket::into_fd); [`Error::Unsupported`] if it is not TCP.
@@ -368,7 +368,7 @@ impl Socket {
         Ok((fd.into(), leftover))
     }
 
-    /// As [`into_fd`](Socket::into_fd), to a unix stream of std, in blocking mode.
+    /// As [`into_fd`](Socket::into_fd), to a unix stream of std.
     ///
     /// # Errors
     /// As [`into_fd`](Socket::into_fd); [`Error::Unsupported`] if it is not a unix socket.

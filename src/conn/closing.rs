@@ -252,6 +252,7 @@ impl Conn {
         let leftover = self.io.borrow_mut().inbox.take_all();
         let fd = self.transport.take().ok_or_else(|| self.closed())?;
         self.abort_silently();
+        let _ = rustix::io::ioctl_fionbio(&fd, false);
         Ok((fd, leftover))
     }
 }

@@ -1,0 +1,310 @@
+//! Nothing is lost at the end of a connection, and nothing waits for ever.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use network::{Error, Server, Socket};
+
+use crate::util::*;
+
+const BIG: usize = 8 << 20;
+
+/// A listener of std, and a thread that takes one client and does with it what it is told.
+fn stranger<R: Send + 'static>(
+    kind: Kind,
+    act: impl FnOnce(Box<dyn ReadWrite>) -> R + Send + 'static,
+) -> (String, JoinHandle<R>) {
+    match kind {
+        Kind::Tcp => {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            (address, std::thread::spawn(move || act(Box::new(listener.accept().unwrap().0))))
+        }
+        Kind::Unix => {
+            let path = fresh_path("stranger");
+            let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+            let address = path.to_str().unwrap().to_owned();
+            (address, std::thread::spawn(move || act(Box::new(listener.accept().unwrap().0))))
+        }
+    }
+}
+
+trait ReadWrite: Read + Write + Send {}
+impl ReadWrite for TcpStream {}
+impl ReadWrite for UnixStream {}
+
+/// Reads to the end, with pauses that let the other side's queue fill up.
+fn read_slowly(mut peer: Box<dyn ReadWrite>) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        std::thread::yield_now();
+        match peer.read(&mut buffer).unwrap() {
+            0 => return all,
+            count => all.extend_from_slice(&buffer[..count]),
+        }
+        if all.len() < 4 << 20 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+#[test]
+fn close_loses_nothing_to_a_slow_reader() {
+    for_each_kind(|kind| {
+        let (address, thread) = stranger(kind, read_slowly);
+        let socket = connect(&address);
+        let sent = pattern(BIG);
+        socket.send(&sent).unwrap();
+        assert!(socket.queued() > 0, "the kernel takes less than that");
+        let _ = socket.close();
+        assert!(matches!(socket.send("x"), Err(Error::Closed { .. })));
+        until(|| thread.is_finished() || thread_step());
+        assert!(thread.join().unwrap() == sent);
+    });
+}
+
+/// The loop may have nothing to do while a thread works: looks again soon.
+fn thread_step() -> bool {
+    glib::source::timeout_source_new(Duration::from_millis(2), None, glib::Priority::DEFAULT, || {
+        glib::ControlFlow::Break
+    })
+    .attach(Some(&glib::MainContext::ref_thread_default()));
+    false
+}
+
+#[test]
+fn the_last_drop_in_a_running_loop_loses_nothing() {
+    for_each_kind(|kind| {
+        let (address, thread) = stranger(kind, read_slowly);
+        let sent = pattern(BIG);
+        let data = sent.clone();
+        Socket::connect_async(address.as_str(), gio::Cancellable::NONE, move |socket| {
+            socket.unwrap().send(&data).unwrap();
+        });
+        until(|| thread.is_finished() || thread_step());
+        assert!(thread.join().unwrap() == sent);
+    });
+}
+
+#[test]
+fn the_last_drop_without_a_loop_waits_for_the_queue() {
+    for_each_kind(|kind| {
+        let (address, thread) = stranger(kind, read_slowly);
+        let sent = pattern(BIG);
+        let socket = Socket::connect(address.as_str()).unwrap();
+        socket.send(&sent).unwrap();
+        assert!(socket.queued() > 0);
+        drop(socket);
+        assert!(thread.join().unwrap() == sent);
+    });
+}
+
+#[test]
+fn unread_input_does_not_reset_what_was_sent() {
+    // Closing a TCP socket with unread input makes the kernel send a reset and discard what it had accepted.
+    for_each_kind(|kind| {
+        for in_loop in [true, false] {
+            let (address, thread) = stranger(kind, |mut peer| {
+                peer.write_all(&[7; 100_000]).unwrap();
+                let mut first = [0; 1];
+                peer.read_exact(&mut first).unwrap();
+                // And more of it after the other side has closed.
+                peer.write_all(&[7; 1000]).unwrap();
+                let mut all = first.to_vec();
+                all.extend(read_slowly(peer));
+                all
+            });
+            let sent = pattern(BIG);
+            let socket = Socket::connect(address.as_str()).unwrap();
+            socket.send(&sent).unwrap();
+            if in_loop {
+                let _ = socket.close();
+                until(|| thread.is_finished() || thread_step());
+            } else {
+                drop(socket);
+            }
+            assert!(thread.join().unwrap() == sent, "in a loop: {in_loop}");
+        }
+    });
+}
+
+#[test]
+fn linger_bounds_how_long_a_peer_that_never_reads_is_waited_for() {
+    for_each_kind(|kind| {
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let (address, thread) = stranger(kind, move |peer| {
+            let _ = wait.recv();
+            drop(peer);
+        });
+        let socket = Socket::builder().linger(Duration::from_millis(100)).connect(address.as_str()).unwrap();
+        socket.send(pattern(BIG)).unwrap();
+        let started = Instant::now();
+        drop(socket);
+        let took = started.elapsed();
+        assert!(took >= Duration::from_millis(100) && took < Duration::from_secs(4), "{took:?}");
+        done.send(()).unwrap();
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn a_panic_does_not_wait_for_the_queue() {
+    on_own_context(|| {
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let (address, thread) = stranger(Kind::Tcp, move |peer| {
+            let _ = wait.recv();
+            drop(peer);
+        });
+        let started = Instant::now();
+        let unwound = std::panic::catch_unwind(|| {
+            let socket = Socket::connect(address.as_str()).unwrap();
+            socket.send(pattern(BIG)).unwrap();
+            panic!("with a full queue");
+        });
+        assert!(unwound.is_err());
+        assert!(started.elapsed() < Duration::from_secs(3));
+        done.send(()).unwrap();
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn abort_discards_and_is_immediate() {
+    for_each_kind(|kind| {
+        let (address, thread) = stranger(kind, |mut peer| {
+            let mut all = Vec::new();
+            // Ends by a reset or by the end of the stream, as the system likes.
+            let _ = peer.read_to_end(&mut all);
+            all.len()
+        });
+        let socket = connect(&address);
+        socket.send(pattern(BIG)).unwrap();
+        let queued = socket.queued();
+        let ends = log_end(&socket);
+        let _ = socket.abort();
+        until(|| ends.len() == 1);
+        assert!(thread.join().unwrap() <= BIG - queued);
+    });
+}
+
+#[test]
+fn shutdown_write_half_closes_after_the_queue() {
+    for_each_kind(|kind| {
+        let (address, thread) = stranger(kind, |mut peer| {
+            let mut all = Vec::new();
+            peer.read_to_end(&mut all).unwrap();
+            peer.write_all(format!("got {} bytes\n", all.len()).as_bytes()).unwrap();
+        });
+        let socket = connect(&address);
+        let lines = log_lines(&socket);
+        let ends = log_end(&socket);
+        socket.send(pattern(BIG)).unwrap();
+        socket.shutdown_write().unwrap();
+        assert!(matches!(socket.send("more"), Err(Error::Closed { .. })));
+        until(|| ends.len() == 1);
+        assert_eq!(lines.all(), [format!("got {BIG} bytes")]);
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn flush_waits_until_the_kernel_has_everything() {
+    for_each_kind(|kind| {
+        let (address, thread) = stranger(kind, read_slowly);
+        let socket = connect(&address);
+        socket.send(pattern(BIG)).unwrap();
+        socket.flush().unwrap();
+        assert_eq!(socket.queued(), 0);
+        socket.send(pattern(BIG)).unwrap();
+        let log = Log::<String>::new();
+        let done = log.clone();
+        socket.flush_async(move |result| done.add(format!("{result:?}")));
+        until(|| log.len() == 1 || thread_step());
+        assert_eq!(log.all(), ["Ok(())"]);
+        assert_eq!(socket.queued(), 0);
+        socket.send(pattern(BIG)).unwrap();
+        let context = glib::MainContext::ref_thread_default();
+        context.block_on(socket.flush_future()).unwrap();
+        assert_eq!(socket.queued(), 0);
+        drop(socket);
+        assert_eq!(thread.join().unwrap().len(), 3 * BIG);
+    });
+}
+
+#[test]
+fn flush_fails_when_the_peer_goes() {
+    for_each_kind(|kind| {
+        let (address, thread) = stranger(kind, |peer| drop(peer));
+        let socket = connect(&address);
+        thread.join().unwrap();
+        let log = Log::<String>::new();
+        let done = log.clone();
+        // The kernel may take the first of it before it knows.
+        let sent = (0..3).try_for_each(|_| {
+            until(|| {
+                thread_step();
+                true
+            });
+            socket.send(pattern(4 << 20))
+        });
+        socket.flush_async(move |result| done.add(result.is_ok().to_string()));
+        until(|| log.len() == 1);
+        assert!(sent.is_err() || log.all() == ["false"]);
+    });
+}
+
+#[test]
+fn a_full_queue_refuses_and_keeps_what_it_has() {
+    for_each_kind(|kind| {
+        let (address, thread) = stranger(kind, |mut peer| {
+            let mut all = Vec::new();
+            peer.read_to_end(&mut all).unwrap();
+            all.len()
+        });
+        let socket = connect(&address);
+        socket.set_send_limit(10_000);
+        let error = socket.send(vec![0; 10_001]).unwrap_err();
+        assert!(matches!(error, Error::QueueFull { size: 10_001, queued: 0, limit: 10_000, .. }), "{error}");
+        let mut accepted = 0;
+        while socket.send([0; 1000]).is_ok() && accepted < BIG {
+            accepted += 1000;
+        }
+        drop(socket);
+        assert_eq!(thread.join().unwrap(), accepted);
+    });
+}
+
+#[test]
+fn a_reply_that_came_before_sending_failed_is_still_read() {
+    on_own_context(|| {
+        let (address, thread) = stranger(Kind::Tcp, |mut peer| {
+            peer.write_all(b"no thanks\n").unwrap();
+        });
+        let socket = connect(&address);
+        thread.join().unwrap();
+        // The peer is gone: at some point sending fails.
+        while socket.send([0; 1000]).is_ok() && socket.queued() == 0 {}
+        let lines = log_lines(&socket);
+        let ends = log_end(&socket);
+        until(|| ends.len() == 1);
+        assert_eq!(lines.all(), ["no thanks"]);
+    });
+}
+
+#[test]
+fn the_end_of_the_context_disconnects_its_sockets() {
+    let (address, thread) = stranger(Kind::Tcp, |mut peer| peer.read_to_end(&mut Vec::new()).unwrap());
+    let (socket, server) = on_own_context(|| {
+        let socket = Socket::connect(address.as_str()).unwrap();
+        socket.readlines(|_, _| Ok(()));
+        (socket, Server::new(0, |_| Ok(())).unwrap())
+    });
+    assert!(!socket.is_open());
+    assert!(!server.is_open());
+    assert!(matches!(socket.send("x"), Err(Error::Closed { .. })));
+    thread.join().unwrap();
+}
