@@ -61,6 +61,7 @@ impl Conn {
         self.finish(Reason::Local, false);
         self.let_go();
         self.tell.set(false);
+        self.rare(|rare| rare.end = None);
         self.leave_roster();
         let callback = self.on_disconnect.take();
         drop(callback);
@@ -69,13 +70,13 @@ impl Conn {
     /// Calls the disconnect callback, or logs what it would have been told.
     pub(super) fn tell_end(&self) {
         self.tell.set(false);
-        let Some(reason) = self.rare(|rare| rare.end.take()) else { return };
         self.leave_roster();
         let callback = self.on_disconnect.take();
         if callback.is_none() {
-            self.log_end(&reason);
+            self.log_end();
             return;
         }
+        let Some(reason) = self.rare(|rare| rare.end.take()) else { return };
         let Some(me) = self.strong() else { return };
         let end = Disconnect { leftover: self.io.borrow_mut().inbox.take_all(), reason };
         let socket = Socket::from_conn(me);
@@ -88,10 +89,14 @@ impl Conn {
         self.busy.set(false);
     }
 
-    fn log_end(&self, reason: &Reason) {
-        match reason {
-            Reason::Failed(error) => glib::g_warning!("network", "connection to {} ended: {error}", self.peer_name()),
-            _ => glib::g_debug!("network", "connection to {} ended: {reason}", self.peer_name()),
+    fn log_end(&self) {
+        let rare = self.rare.borrow();
+        match rare.as_ref().and_then(|rare| rare.end.as_ref()) {
+            Some(Reason::Failed(error)) => {
+                glib::g_warning!("network", "connection to {} ended: {error}", self.peer_name());
+            }
+            Some(reason) => glib::g_debug!("network", "connection to {} ended: {reason}", self.peer_name()),
+            None => {}
         }
     }
 

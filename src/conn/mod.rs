@@ -280,11 +280,14 @@ impl Conn {
     }
 
     pub(crate) fn set_on_disconnect(&self, callback: OnDisconnect) {
-        // Set after close(), it is still told: the end is not told yet.
-        if self.is_open() || self.tell.get() {
-            let old = self.on_disconnect.replace(callback);
-            drop(old);
+        let some = !callback.is_none();
+        let old = self.on_disconnect.replace(callback);
+        // The end may have come before its callback, and then nobody was told.
+        if some && !self.is_open() && !self.tell.get() && self.rare(|rare| rare.end.is_some()) {
+            self.tell.set(true);
+            self.wake();
         }
+        drop(old);
     }
 
     /// Runs `user` as the callback for the new connection: nothing else is delivered meanwhile.

@@ -566,10 +566,9 @@ impl Engine {
 
     fn cold_slice(self: &Rc<Self>, mut batch: usize) {
         let outer = self.fairness.start_cold();
-        self.run_deferred();
         let mut left = BATCH;
         // Only after a batch of several is another look worth a system call.
-        while !self.serve_ready(&mut left) && batch >= 2 {
+        while !self.work(&self.ready, &mut left) && batch >= 2 {
             batch = self.poll();
             if batch == 0 {
                 break;
@@ -597,17 +596,9 @@ impl Engine {
 
     fn hot_slice(self: &Rc<Self>) {
         let outer = self.fairness.start_hot();
-        self.run_deferred();
         // Each at most once: those that stay hot go to the back.
-        let mut left = self.hot.borrow().len();
-        while left > 0 && !self.is_panicking() {
-            let Some(key) = self.hot.borrow_mut().pop_front() else { break };
-            self.serve(key);
-            left -= 1;
-            if self.fairness.spent() {
-                break;
-            }
-        }
+        let mut left = self.hot.borrow().len().max(1);
+        self.work(&self.hot, &mut left);
         self.flush();
         self.fairness.end_hot(outer);
     }
@@ -656,19 +647,34 @@ impl Engine {
         let _ = self.poller.borrow().modify(borrow(side.fd), key.to_bits(false), side.watch);
     }
 
-    /// Serves the queue. True when the time or the number of this dispatch is used up.
-    fn serve_ready(self: &Rc<Self>, left: &mut usize) -> bool {
-        loop {
-            if self.is_panicking() {
-                return true;
+    /// Serves a queue and makes the calls that are due, in turns, so that neither holds up the other. True when the time
+    /// of this dispatch, or the number it may serve, is used up.
+    fn work(self: &Rc<Self>, queue: &RefCell<VecDeque<Key>>, left: &mut usize) -> bool {
+        // Those that are there now: a call that defers another must not keep the loop here.
+        let mut calls = self.deferred.borrow().len();
+        while !self.is_panicking() {
+            let call = if calls > 0 { self.deferred.borrow_mut().pop_front() } else { None };
+            if let Some(call) = call {
+                calls -= 1;
+                call(self);
+                if self.fairness.spent() {
+                    return true;
+                }
             }
-            let Some(key) = self.ready.borrow_mut().pop_front() else { return false };
-            self.serve(key);
-            *left -= 1;
-            if *left == 0 || self.fairness.spent() {
-                return true;
+            let key = if *left > 0 { queue.borrow_mut().pop_front() } else { None };
+            match key {
+                Some(key) => {
+                    self.serve(key);
+                    *left -= 1;
+                    if self.fairness.spent() {
+                        return true;
+                    }
+                }
+                None if calls > 0 => {}
+                None => return *left == 0,
             }
         }
+        true
     }
 
     fn serve(self: &Rc<Self>, key: Key) {
@@ -723,19 +729,6 @@ impl Engine {
             let now = fairness::now();
             while let Some(call) = timers.pop_due(now) {
                 self.deferred.borrow_mut().push_back(call);
-            }
-        }
-    }
-
-    fn run_deferred(self: &Rc<Self>) {
-        // Those that are there now: a call that defers another must not keep the loop here.
-        let mut left = self.deferred.borrow().len();
-        while left > 0 && !self.is_panicking() {
-            let Some(call) = self.deferred.borrow_mut().pop_front() else { return };
-            call(self);
-            left -= 1;
-            if self.fairness.spent() {
-                return;
             }
         }
     }

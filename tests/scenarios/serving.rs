@@ -1,0 +1,248 @@
+//! Servers: where they listen, whom they list, what they survive.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use network::{Endpoint, Error, Server, Socket};
+
+use crate::util::*;
+
+fn reaches(address: &str) -> bool {
+    Socket::connect(address).is_ok()
+}
+
+#[test]
+fn by_default_every_address_of_this_machine_reaches_it() {
+    on_own_context(|| {
+        let server = Server::new(0, |_| Ok(())).unwrap();
+        let port = server.port();
+        assert!(reaches(&format!("127.0.0.1:{port}")));
+        assert!(reaches(&format!("127.0.0.2:{port}")));
+        assert!(reaches(&format!("{port}")));
+        assert!(reaches(&format!("localhost:{port}")));
+        if has_ipv6() {
+            assert!(reaches(&format!("[::1]:{port}")));
+        }
+        until(|| server.connections().len() >= 4);
+        let v4 = server.connections().iter().filter(|socket| socket.remote().inet().unwrap().is_ipv4()).count();
+        assert!(v4 >= 2, "an IPv4 client shows as one");
+    });
+}
+
+fn has_ipv6() -> bool {
+    std::net::TcpListener::bind("[::1]:0").is_ok()
+}
+
+#[test]
+fn an_address_narrows_it() {
+    on_own_context(|| {
+        let server = Server::builder().address("127.0.0.1").listen(0, |_| Ok(())).unwrap();
+        assert!(reaches(&format!("127.0.0.1:{}", server.port())));
+        assert!(!reaches(&format!("127.0.0.2:{}", server.port())));
+        assert!(!reaches(&format!("[::1]:{}", server.port())));
+
+        let server = Server::builder().address("0.0.0.0").listen(0, |_| Ok(())).unwrap();
+        assert!(reaches(&format!("127.0.0.2:{}", server.port())));
+        assert!(!reaches(&format!("[::1]:{}", server.port())));
+
+        let server = Server::builder().address("localhost").listen(0, |_| Ok(())).unwrap();
+        assert!(reaches(&format!("127.0.0.1:{}", server.port())));
+        assert!(!reaches(&format!("127.0.0.2:{}", server.port())));
+        assert_eq!(reaches(&format!("[::1]:{}", server.port())), has_ipv6());
+
+        let server = Server::new("127.0.0.1:0", |_| Ok(())).unwrap();
+        assert!(matches!(server.local()[..], [Endpoint::Inet(address)] if address.ip().to_string() == "127.0.0.1"));
+
+        for wrong in ["example.org", "1.2.3.4.5", "localhost:1", "/tmp"] {
+            let result = Server::builder().address(wrong).listen(0, |_| Ok(()));
+            assert!(matches!(result, Err(Error::Address { .. })), "{wrong}");
+        }
+        let both = Server::builder().address("127.0.0.1").listen("localhost:0", |_| Ok(()));
+        assert!(matches!(both, Err(Error::Address { .. })));
+    });
+}
+
+#[test]
+fn a_taken_address_says_so() {
+    on_own_context(|| {
+        let server = Server::new(0, |_| Ok(())).unwrap();
+        let error = Server::new(server.port(), |_| Ok(())).unwrap_err();
+        assert!(matches!(error, Error::InUse { .. }), "{error}");
+        assert!(error.to_string().contains(&server.port().to_string()), "{error}");
+
+        let path = fresh_path("taken");
+        std::fs::write(&path, "precious").unwrap();
+        let error = Server::new(path.as_path(), |_| Ok(())).unwrap_err();
+        assert!(matches!(error, Error::InUse { .. }), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        std::fs::remove_file(path).unwrap();
+    });
+}
+
+#[test]
+fn a_unix_path_is_removed_on_close_if_it_is_still_the_servers_own() {
+    on_own_context(|| {
+        let path = fresh_path("own");
+        let server = Server::new(path.as_path(), |_| Ok(())).unwrap();
+        assert!(path.exists());
+        server.close();
+        assert!(!path.exists());
+
+        let server = Server::new(path.as_path(), |_| Ok(())).unwrap();
+        drop(server);
+        assert!(!path.exists());
+
+        let first = Server::new(path.as_path(), |_| Ok(())).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let second = Server::new(path.as_path(), |_| Ok(())).unwrap();
+        first.close();
+        assert!(path.exists(), "it is another server's by now");
+        assert!(Socket::connect(path.as_path()).is_ok());
+        drop(second);
+    });
+}
+
+#[test]
+fn closing_leaves_the_live_connections_alone() {
+    for_each_kind(|kind| {
+        let (server, address) = serve(kind, |socket| {
+            socket.readlines(|socket, line| socket.sendline(line));
+            Ok(())
+        });
+        let client = connect(&address);
+        let lines = log_lines(&client);
+        until(|| server.connections().len() == 1);
+        server.close();
+        server.close();
+        assert!(!server.is_open());
+        assert!(!reaches(&address));
+        client.sendline("still here").unwrap();
+        until(|| lines.len() == 1);
+        assert_eq!(server.connections().len(), 1);
+    });
+}
+
+#[test]
+fn the_last_handle_stops_it_unless_it_is_kept() {
+    for_each_kind(|kind| {
+        let (server, address) = serve(kind, |_| Ok(()));
+        let other = server.clone();
+        drop(server);
+        assert!(reaches(&address));
+        drop(other);
+        assert!(!reaches(&address));
+
+        let (server, address) = serve(kind, |_| Ok(()));
+        let weak = glib::clone::Downgrade::downgrade(&server);
+        server.keep();
+        drop(server);
+        assert!(reaches(&address));
+        weak.upgrade().unwrap().close();
+        assert!(weak.upgrade().is_none());
+        assert!(!reaches(&address));
+    });
+}
+
+#[test]
+fn it_holds_its_connections_until_they_end() {
+    for_each_kind(|kind| {
+        let (server, address) = serve(kind, |_| Ok(()));
+        let client = connect(&address);
+        until(|| server.connections().len() == 1);
+        let ends = log_end(&client);
+        settle();
+        assert_eq!(ends.len(), 0, "nobody but the server holds it");
+        drop(server);
+        until(|| ends.len() == 1);
+    });
+}
+
+#[test]
+fn an_error_of_obj_closes_that_connection() {
+    for_each_kind(|kind| {
+        let first = Cell::new(true);
+        let (server, address) = serve(kind, move |socket| {
+            if first.replace(false) {
+                return Err(Error::other("not you"));
+            }
+            socket.sendline("welcome")
+        });
+        let refused = connect(&address);
+        let ends = log_end(&refused);
+        until(|| ends.len() == 1);
+        let welcome = connect(&address);
+        let lines = log_lines(&welcome);
+        until(|| lines.len() == 1);
+        assert_eq!(server.connections().len(), 1);
+    });
+}
+
+#[test]
+fn a_limit_on_connections_makes_the_others_wait() {
+    on_own_context(|| {
+        let server = Server::builder().max_connections(2).listen(0, |socket| socket.sendline("welcome")).unwrap();
+        let address = server.port().to_string();
+        let clients: Vec<Socket> = (0..4).map(|_| connect(&address)).collect();
+        let welcomed: Vec<_> = clients.iter().map(log_lines).collect();
+        until(|| welcomed.iter().filter(|lines| lines.len() == 1).count() == 2);
+        settle();
+        assert_eq!(server.connections().len(), 2);
+        assert_eq!(welcomed[2].len() + welcomed[3].len(), 0);
+        let _ = clients[0].close();
+        let _ = clients[1].close();
+        until(|| welcomed[2].len() + welcomed[3].len() == 2);
+    });
+}
+
+#[test]
+fn a_thousand_connections_at_once() {
+    for_each_kind(|kind| {
+        const CLIENTS: usize = 1000;
+        let (server, address) = serve(kind, |socket| {
+            socket.readlines(|socket, line| socket.sendline(format!("you said {line}")));
+            Ok(())
+        });
+        let answers = Rc::new(Cell::new(0));
+        let clients = Rc::new(RefCell::new(Vec::new()));
+        for n in 0..CLIENTS {
+            let answers = answers.clone();
+            let clients = clients.clone();
+            Socket::connect_async(address.as_str(), gio::Cancellable::NONE, move |socket| {
+                let socket = socket.unwrap();
+                socket.sendline(format!("hello {n}")).unwrap();
+                socket.readlines(move |_, line| {
+                    assert_eq!(line, format!("you said hello {n}"));
+                    answers.set(answers.get() + 1);
+                    Ok(())
+                });
+                clients.borrow_mut().push(socket);
+            });
+        }
+        until(|| answers.get() == CLIENTS);
+        assert_eq!(server.connections().len(), CLIENTS);
+        for client in clients.take() {
+            let _ = client.close();
+        }
+        until(|| server.connections().is_empty());
+    });
+}
+
+#[test]
+fn small_answers_do_not_wait_for_acknowledgements() {
+    on_own_context(|| {
+        let Joined { client, served, server: _server } = join(Kind::Tcp);
+        for socket in [&client, &served] {
+            assert!(rustix::net::sockopt::tcp_nodelay(socket).unwrap());
+        }
+    });
+}
+
+#[test]
+fn descriptors_are_not_inherited_by_children() {
+    for_each_kind(|kind| {
+        let Joined { client, served, server: _server } = join(kind);
+        for socket in [&client, &served] {
+            assert!(rustix::io::fcntl_getfd(socket).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        }
+    });
+}
