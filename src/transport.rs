@@ -9,7 +9,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::net::{RecvFlags, SendFlags, SocketType, sockopt};
 
 use crate::address::{Endpoint, plain};
-use crate::engine::{Descriptor, Registration, without_sigpipe};
+use crate::engine::{Backlog, Descriptor, Registration, backlog, without_sigpipe};
 
 /// What a pipe that polls as writable takes without blocking, by POSIX.
 const PIPE_BUF: usize = 4096;
@@ -184,16 +184,9 @@ impl Transport {
         }
     }
 
-    /// Bytes that the kernel has accepted and the peer has not.
-    pub(crate) fn in_flight(&self) -> usize {
-        let count = || -> Option<usize> {
-            let fd = self.input.open()?;
-            if !self.is_socket() {
-                return None;
-            }
-            crate::engine::unsent_bytes(fd)
-        };
-        count().unwrap_or(0)
+    /// What a socket still has to bring to its peer. `None` for anything else, and when closed.
+    pub(crate) fn backlog(&self) -> Option<Backlog> {
+        if self.is_socket() { backlog(self.input.open()?) } else { None }
     }
 
     /// Waits until there is something to read, or room to write, whichever of the two is asked for. `None` waits without

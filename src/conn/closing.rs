@@ -136,17 +136,17 @@ impl Conn {
         if !self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) {
             return Next::Idle;
         }
-        self.discard()
+        self.discard(&mut false)
     }
 
-    /// Reads and throws away.
-    fn discard(&self) -> Next {
+    /// Reads and throws away. Notes if there was anything.
+    fn discard(&self, talks: &mut bool) -> Next {
         let mut buffer = self.engine.take_buffer();
         let mut next = Next::Hot;
         for _ in 0..DISCARDS {
             let Some(space) = std::rc::Rc::get_mut(&mut buffer) else { break };
             match self.transport.read(space) {
-                Ok(count) if count > 0 => {}
+                Ok(count) if count > 0 => *talks = true,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     self.sticky.set(Ready::NONE);
                     next = Next::Idle;
@@ -231,14 +231,21 @@ impl Conn {
             }
             self.write_out();
         }
-        if self.phase.get() == Phase::Lingering && self.io.borrow().outbox.is_empty() && self.transport.is_socket() {
+        if self.phase.get() == Phase::Lingering && self.io.borrow().outbox.is_empty() {
             self.end_writing();
             let mut pause = Duration::from_micros(50);
-            while self.phase.get() == Phase::Lingering && self.transport.in_flight() > 0 && !left().is_zero() {
+            let mut talks = false;
+            while let Some(backlog) = self.transport.backlog() {
+                self.discard(&mut talks);
+                // Once closed, the system resets the connection when the peer sends anything more, and forgets what it
+                // still has. If the peer does not talk, it is enough that everything is on its way.
+                let waits_for = if talks { backlog.unacknowledged } else { backlog.unsent };
+                if waits_for == 0 || left().is_zero() {
+                    break;
+                }
                 // Acknowledgements are no event to wait for.
                 let _ = self.transport.wait(true, false, Some(pause.min(left())));
                 pause = (pause * 2).min(Duration::from_millis(10));
-                self.discard();
             }
         }
         self.let_go();

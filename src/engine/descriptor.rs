@@ -80,12 +80,26 @@ fn null() -> io::Result<&'static File> {
     Ok(NULL.get_or_init(|| file))
 }
 
-/// Bytes that a socket has accepted and its peer has not acknowledged (unix sockets: not read).
-pub(crate) fn unsent_bytes(fd: BorrowedFd<'_>) -> Option<usize> {
-    let mut count: libc::c_int = 0;
-    // SAFETY: TIOCOUTQ writes one int, and the descriptor is open.
-    let done = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
-    (done == 0).then(|| usize::try_from(count).unwrap_or(0))
+/// What a socket still has of the bytes that were written to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Backlog {
+    /// Not on their way yet. On a unix socket all are the peer's at once.
+    pub(crate) unsent: usize,
+    /// Not acknowledged yet (on a unix socket: not read), those included.
+    pub(crate) unacknowledged: usize,
+}
+
+/// `None` for anything but a socket.
+pub(crate) fn backlog(fd: BorrowedFd<'_>) -> Option<Backlog> {
+    /// Linux, of which the libc crate has no name for it: see `linux/sockios.h`.
+    const SIOCOUTQNSD: libc::Ioctl = 0x894b;
+    let count = |request| {
+        let mut count: libc::c_int = 0;
+        // SAFETY: both requests write one int, and the descriptor is open.
+        let done = unsafe { libc::ioctl(fd.as_raw_fd(), request, &raw mut count) };
+        (done == 0).then(|| usize::try_from(count).unwrap_or(0))
+    };
+    Some(Backlog { unsent: count(SIOCOUTQNSD).unwrap_or(0), unacknowledged: count(libc::TIOCOUTQ)? })
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub(crate) use descriptor::{Descriptor, unsent_bytes};
+pub(crate) use descriptor::{Backlog, Descriptor, backlog};
 use fairness::Fairness;
 use poller::{BATCH, Poller, Watch};
 pub(crate) use process::{Forked, exit_now, fork, other_threads};
