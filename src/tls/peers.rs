@@ -56,6 +56,9 @@ impl Store {
 
 /// Two addresses never share a file name, whatever characters they have.
 fn file_name(address: &str) -> String {
+    if address.is_empty() {
+        return "%".to_owned(); // and not the directory itself
+    }
     let mut name = String::with_capacity(address.len());
     for (index, byte) in address.bytes().enumerate() {
         match byte {
@@ -143,10 +146,8 @@ mod tests {
         for (index, address) in addresses.iter().enumerate() {
             let pin = Fingerprint::of(&[index as u8]);
             assert_eq!(store.pin_file(address).parent(), Some(store.peers().as_path()));
-            if !address.is_empty() {
-                assert_eq!(store.pin_first(address, pin).unwrap(), pin, "{address:?}");
-                assert_eq!(store.pin(address).unwrap(), Some(pin), "{address:?}");
-            }
+            assert_eq!(store.pin_first(address, pin).unwrap(), pin, "{address:?}");
+            assert_eq!(store.pin(address).unwrap(), Some(pin), "{address:?}");
         }
     }
 

@@ -168,7 +168,7 @@ fn settings(error: rustls::Error) -> Error {
 #[derive(Debug)]
 pub(crate) struct ServerSetup {
     pub(super) config: Arc<ServerConfig>,
-    identity: Identity,
+    pub(super) identity: Identity,
 }
 
 impl ServerSetup {

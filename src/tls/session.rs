@@ -29,7 +29,8 @@ pub(crate) struct Session {
     peer: Box<str>,
     /// What we show as our own, for the case that the peer does not like it.
     own: Option<Fingerprint>,
-    begun: bool,
+    /// The first byte that came. A wrong one stays an error, whatever follows.
+    first: Option<u8>,
     peer_closed: bool,
     closing: bool,
 }
@@ -56,17 +57,15 @@ impl Session {
 
     fn new(mut tls: Connection, peer: &str, own: Option<Fingerprint>) -> Self {
         tls.set_buffer_limit(Some(BOUND));
-        Session { tls, peer: peer.into(), own, begun: false, peer_closed: false, closing: false }
+        Session { tls, peer: peer.into(), own, first: None, peer_closed: false, closing: false }
     }
 
     /// Takes in what arrived, all of it, and appends what it says to `plain`. After an error, `plain` has what was said
     /// before it.
     pub(crate) fn receive(&mut self, mut cipher: &[u8], plain: &mut Vec<u8>) -> Result {
-        if !self.begun {
-            let Some(first) = cipher.first() else { return Ok(()) };
-            self.check_first_byte(*first)?;
-            self.begun = true;
-        }
+        let Some(first) = self.first.or(cipher.first().copied()) else { return Ok(()) };
+        self.first = Some(first);
+        self.check_first_byte(first)?;
         while !cipher.is_empty() {
             let taken = self.tls.read_tls(&mut cipher).map_err(|error| self.broken(error))?;
             let outcome = self.tls.process_new_packets();
@@ -203,6 +202,12 @@ impl Session {
             }),
             _ => Err(Error::Tls { peer, problem: "what it sends is not TLS".into() }),
         }
+    }
+
+    /// Asks for new keys in both directions, as any peer may at any time.
+    #[cfg(test)]
+    pub(super) fn refresh_keys_for_test(&mut self) {
+        self.tls.refresh_traffic_keys().expect("TLS 1.3");
     }
 
     fn broken(&self, error: io::Error) -> Error {
