@@ -2,6 +2,7 @@
 
 mod identities;
 mod mutual;
+mod openssl;
 mod robustness;
 mod sessions;
 mod trusting;

@@ -259,3 +259,49 @@ fn names_of_hosts_are_sent_and_others_are_not() {
         assert_eq!(has, sent, "{host:?}");
     }
 }
+
+/// Not a test by itself: what the next one runs in a process with other system roots.
+#[test]
+fn system_roots_child() {
+    let Some(leaf) = std::env::var_os("NETWORK_TEST_LEAF") else { return };
+    let leaf = std::path::PathBuf::from(leaf);
+    let setup = ServerTls::pem(&leaf, &leaf).prepare().unwrap();
+    let user = User::new();
+    super::super::load_system_roots().unwrap();
+    for tls in [user.default_client(), user.with(ClientTls::on_first_use()), ClientTls::system()] {
+        Pair::connected(&tls, &peer(), &setup);
+        Pair::connected(&tls.clone().server_name("server.example"), &service(), &setup);
+        assert_eq!(user.store().pin(&peer().key).unwrap(), None, "the system vouched, so there is nothing to pin");
+    }
+    let wrong = PeerName { key: "other.example:1".into(), host: Some("other.example".into()) };
+    for peer in [wrong, service()] {
+        for tls in [user.default_client(), ClientTls::system()] {
+            let (error, _) = Pair::refused(&tls, &peer, &setup);
+            assert!(matches!(error, Error::UnknownCertificate { .. }), "{error}");
+        }
+    }
+}
+
+#[test]
+fn the_systems_roots_vouch_for_hosts_and_not_for_services() {
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec!["server.example".into()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let user = User::new();
+    let [roots, both] = ["roots.pem", "leaf.pem"].map(|name| user.home.path().join(name));
+    fs::write(&roots, ca_pem).unwrap();
+    fs::write(&both, leaf.pem() + &key.serialize_pem()).unwrap();
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "tls::tests::trusting::system_roots_child", "--nocapture"])
+        .env("SSL_CERT_FILE", roots)
+        .env_remove("SSL_CERT_DIR")
+        .env("NETWORK_TEST_LEAF", both)
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
+    assert!(String::from_utf8_lossy(&child.stdout).contains("1 passed"));
+}
