@@ -176,8 +176,8 @@ pub enum Error {
 
     /// The peer ended the hand-shake, or the connection, with a TLS alert: it found something wrong with us. A client
     /// may learn only after its side of the hand-shake that the server does not accept its certificate.
-    #[error("{peer} refused: {problem}")]
-    Refusal {
+    #[error("{peer} rejected us: {problem}")]
+    Rejected {
         /// The peer.
         peer: String,
         /// What it complained of, and what may help.
@@ -307,7 +307,7 @@ impl Error {
             | Error::InUse { source, .. }
             | Error::Io { source, .. } => source.kind(),
             Error::Other(error) => error.downcast_ref::<io::Error>().map_or(Kind::Other, io::Error::kind),
-            Error::UnknownCertificate { .. } | Error::CertificateChanged { .. } | Error::Refusal { .. } => {
+            Error::UnknownCertificate { .. } | Error::CertificateChanged { .. } | Error::Rejected { .. } => {
                 Kind::PermissionDenied
             }
             Error::Tls { .. } | Error::Plaintext { .. } => Kind::InvalidData,

@@ -223,7 +223,7 @@ impl Session {
         }
         let peer = self.peer.to_string();
         let problem = match error {
-            rustls::Error::AlertReceived(alert) => return Error::Refusal { peer, problem: self.complaint(alert) },
+            rustls::Error::AlertReceived(alert) => return Error::Rejected { peer, problem: self.complaint(alert) },
             rustls::Error::NoCertificatesPresented => "it showed no certificate, and one is required".into(),
             rustls::Error::NoApplicationProtocol => {
                 "it offers no application protocol (ALPN) that is served here".into()

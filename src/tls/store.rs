@@ -1,11 +1,11 @@
 //! The user's store of certificates on disk: `certs/NAME.pem`, `private/NAME.key`, `peers/`. Owns the layout, the lock
 //! and the way files come into being; the python-network library keeps its own certificates in the same places.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rcgen::KeyPair;
 
@@ -14,6 +14,9 @@ use super::identity::{Identity, RENEW_BEFORE, read_certificates, read_key, troub
 use super::provider;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
+
+/// How long to wait for the lock.
+const LOCK_LIMIT: Duration = Duration::from_secs(2);
 
 /// A store: a directory, which need not exist yet.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -160,7 +163,8 @@ impl Store {
         settled.then_some(Generation { certificates, keys })
     }
 
-    /// Waits for the store's lock and holds it as long as the file lives.
+    /// Waits for the store's lock and holds it as long as the file lives. Its holders write two small files, so waiting
+    /// long means that one of them hangs, and a window that waits with it would hang as well: hence the limit.
     pub(super) fn lock(&self) -> Result<File> {
         make_directory(&self.base, 0o700)?;
         let path = self.base.join(".lock");
@@ -171,8 +175,20 @@ impl Store {
             .mode(0o600)
             .open(&path)
             .map_err(|error| trouble(&path, error))?;
-        lock.lock().map_err(|error| trouble(&path, error))?;
-        Ok(lock)
+        let start = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(lock),
+                Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_LIMIT => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let problem = format!("another program has held this lock for more than {LOCK_LIMIT:?}");
+                    return Err(trouble(&path, problem));
+                }
+                Err(TryLockError::Error(error)) => return Err(trouble(&path, error)),
+            }
+        }
     }
 }
 

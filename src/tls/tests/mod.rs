@@ -1,6 +1,7 @@
 //! Sessions joined in memory, over stores in directories of their own.
 
 mod identities;
+mod measure;
 mod mutual;
 mod openssl;
 mod robustness;

@@ -26,7 +26,7 @@ fn a_required_certificate_is_asked_for_in_readable_words() {
     let setup = server.serve_with(ServerTls::named("server").require_client());
     let (at_client, at_server) = Pair::refused(&tls, &peer(), &setup);
     assert!(
-        matches!(&at_client, Error::Refusal { problem, .. } if problem.contains("ClientTls::identity")),
+        matches!(&at_client, Error::Rejected { problem, .. } if problem.contains("ClientTls::identity")),
         "{at_client}"
     );
     assert!(at_server.to_string().contains("showed no certificate"), "{at_server}");
@@ -44,7 +44,7 @@ fn only_those_on_the_list_come_in() {
 
         let (at_client, at_server) = Pair::refused(&tls.clone().identity(foe.clone()), &peer(), &setup);
         let ours = foe.fingerprint().to_string();
-        assert!(matches!(&at_client, Error::Refusal { problem, .. } if problem.contains(&ours)), "{at_client}");
+        assert!(matches!(&at_client, Error::Rejected { problem, .. } if problem.contains(&ours)), "{at_client}");
         let Error::UnknownCertificate { peer: shown, fingerprint, .. } = at_server else { panic!("{at_server}") };
         assert_eq!((shown.as_str(), *fingerprint), ("client:5", foe.fingerprint()));
 

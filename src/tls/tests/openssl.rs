@@ -203,7 +203,7 @@ fn renegotiation_is_declined_without_harm() {
     client.wait_for("RENEGOTIATING");
     // We decline by a warning. openssl goes away over that, in its own manner; others would go on.
     match server.until_end() {
-        Ok(()) | Err(Error::Refusal { .. } | Error::Truncated { .. }) => {}
+        Ok(()) | Err(Error::Rejected { .. } | Error::Truncated { .. }) => {}
         Err(other) => panic!("{other}"),
     }
 }
@@ -287,10 +287,10 @@ fn s_server_may_want_our_certificate() {
         drop(client); // s_server serves one at a time
 
         let error = connect(&tls, "wants", port).until_end().unwrap_err();
-        assert!(matches!(&error, Error::Refusal { problem, .. } if problem.contains("certificate")), "{error}");
+        assert!(matches!(&error, Error::Rejected { problem, .. } if problem.contains("certificate")), "{error}");
         let other = tls.clone().identity(user.identity("other"));
         let error = connect(&other, "wants", port).until_end().unwrap_err();
-        assert!(matches!(&error, Error::Refusal { problem, .. } if problem.contains("our certificate")), "{error}");
+        assert!(matches!(&error, Error::Rejected { problem, .. } if problem.contains("our certificate")), "{error}");
     }
 }
 

@@ -71,7 +71,7 @@ fn what_came_before_the_damage_is_delivered() {
     assert!(pair.server.receive(&wire[..whole], &mut pair.at_server).is_err());
     assert_eq!(pair.at_server, b"good");
     pair.run();
-    assert!(matches!(pair.client_error, Some(Error::Refusal { .. })), "{:?}", pair.client_error);
+    assert!(matches!(pair.client_error, Some(Error::Rejected { .. })), "{:?}", pair.client_error);
 }
 
 #[test]

@@ -144,7 +144,7 @@ fn application_protocols_are_agreed_on() {
     assert_eq!(Pair::connected(&client, &peer(), &setup).client.alpn(), None);
     assert_eq!(Pair::connected(&client.clone().alpn(["chat/1"]), &peer(), &plain).client.alpn(), None);
     let (at_client, at_server) = Pair::refused(&client.alpn(["news/1"]), &peer(), &setup);
-    assert!(matches!(&at_client, Error::Refusal { problem, .. } if problem.contains("ALPN")), "{at_client}");
+    assert!(matches!(&at_client, Error::Rejected { problem, .. } if problem.contains("ALPN")), "{at_client}");
     assert!(matches!(&at_server, Error::Tls { problem, .. } if problem.contains("ALPN")), "{at_server}");
 }
 

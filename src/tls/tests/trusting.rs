@@ -32,7 +32,7 @@ fn a_strangers_certificate_is_refused_with_the_next_step() {
             assert!(text.contains(needle), "{text}");
         }
         assert!(
-            matches!(&at_server, Error::Refusal { problem, .. } if problem.contains("our certificate")),
+            matches!(&at_server, Error::Rejected { problem, .. } if problem.contains("our certificate")),
             "{at_server}"
         );
     }
@@ -197,21 +197,28 @@ fn a_pin_of_first_use_can_be_forgotten() {
     assert!(user.store().pin(&peer().key).unwrap().is_some(), "it must have been pinned again");
 }
 
-#[test]
-fn roots_vouch_for_names() {
+/// An authority of our own, and a certificate by it for `server.example`, with its key.
+fn authority(expired: bool) -> (String, String) {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
     let issuer = rcgen::Issuer::new(ca, ca_key);
     let key = rcgen::KeyPair::generate().unwrap();
-    let leaf = rcgen::CertificateParams::new(vec!["server.example".into()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let mut leaf = rcgen::CertificateParams::new(vec!["server.example".into()]).unwrap();
+    if expired {
+        leaf.not_after = rcgen::date_time_ymd(2001, 1, 1);
+    }
+    (ca_pem, leaf.signed_by(&key, &issuer).unwrap().pem() + &key.serialize_pem())
+}
 
+#[test]
+fn roots_vouch_for_names() {
+    let (ca_pem, leaf) = authority(false);
     let user = User::new();
-    let [certificate, private] = ["leaf.pem", "leaf.key"].map(|name| user.home.path().join(name));
-    fs::write(&certificate, leaf.pem()).unwrap();
-    fs::write(&private, key.serialize_pem()).unwrap();
-    let setup = user.serve_with(ServerTls::pem(&certificate, &private));
+    let file = user.home.path().join("leaf.pem");
+    fs::write(&file, leaf).unwrap();
+    let setup = user.serve_with(ServerTls::pem(&file, &file));
 
     let tls = ClientTls::roots(&ca_pem);
     Pair::connected(&tls, &peer(), &setup);
@@ -284,17 +291,11 @@ fn system_roots_child() {
 
 #[test]
 fn the_systems_roots_vouch_for_hosts_and_not_for_services() {
-    let ca_key = rcgen::KeyPair::generate().unwrap();
-    let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
-    let issuer = rcgen::Issuer::new(ca, ca_key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let leaf = rcgen::CertificateParams::new(vec!["server.example".into()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let (ca_pem, leaf) = authority(false);
     let user = User::new();
     let [roots, both] = ["roots.pem", "leaf.pem"].map(|name| user.home.path().join(name));
     fs::write(&roots, ca_pem).unwrap();
-    fs::write(&both, leaf.pem() + &key.serialize_pem()).unwrap();
+    fs::write(&both, leaf).unwrap();
     let child = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "tls::tests::trusting::system_roots_child", "--nocapture"])
         .env("SSL_CERT_FILE", roots)
@@ -304,4 +305,17 @@ fn the_systems_roots_vouch_for_hosts_and_not_for_services() {
         .unwrap();
     assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
     assert!(String::from_utf8_lossy(&child.stdout).contains("1 passed"));
+}
+
+#[test]
+fn an_expired_certificate_is_good_for_a_pin_only() {
+    let (ca_pem, leaf) = authority(true);
+    let user = User::new();
+    let file = user.home.path().join("leaf.pem");
+    fs::write(&file, leaf).unwrap();
+    let setup = user.serve_with(ServerTls::pem(&file, &file));
+    assert!(setup.identity().warnings()[0].contains("has expired"), "{:?}", setup.identity().warnings());
+    let (error, _) = Pair::refused(&ClientTls::roots(ca_pem), &peer(), &setup);
+    assert!(matches!(&error, Error::UnknownCertificate { problem, .. } if problem.contains("expired")), "{error}");
+    Pair::connected(&ClientTls::pinned(setup.identity().fingerprint()), &peer(), &setup);
 }
