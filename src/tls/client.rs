@@ -148,6 +148,14 @@ impl ClientTls {
         self
     }
 
+    /// Whether the hand-shake with this peer may have to load the system's roots from disk, which takes a while: better
+    /// to call [`load_system_roots`](super::load_system_roots) on another thread before it. Always `false` once they are
+    /// loaded.
+    pub(crate) fn may_load_roots(&self, peer: &PeerName) -> bool {
+        // Settings that cannot work are told when the session is made.
+        self.prepare(peer).is_ok_and(|prepared| prepared.verifier.may_load_roots())
+    }
+
     /// Everything a connection to this peer needs, shared with earlier ones where nothing has changed in between.
     pub(super) fn prepare(&self, peer: &PeerName) -> Result<Arc<Prepared>> {
         let store = match self.trust {

@@ -188,20 +188,22 @@ impl Session {
 
     /// Every record of TLS begins with one of five control characters, and no text does.
     fn check_first_byte(&self, first: u8) -> Result {
-        let peer = self.peer.to_string();
-        let client = matches!(self.tls, Connection::Client(_));
-        match first {
-            0x14..=0x18 => Ok(()),
-            b'\t' | b'\n' | b'\r' | b' '..=b'~' if client => Err(Error::Plaintext {
-                peer,
-                problem: "answers in plaintext, not TLS: connect with tls(false) to talk to it without encryption",
-            }),
-            b'\t' | b'\n' | b'\r' | b' '..=b'~' => Err(Error::Plaintext {
-                peer,
-                problem: "sent plaintext where TLS is expected: it must use TLS, or this server must be set to tls(false)",
-            }),
-            _ => Err(Error::Tls { peer, problem: "what it sends is not TLS".into() }),
+        if matches!(first, 0x14..=0x18) {
+            return Ok(());
         }
+        let peer = self.peer.to_string();
+        if !matches!(first, b'\t' | b'\n' | b'\r' | b' '..=b'~') {
+            return Err(Error::Tls { peer, problem: "what it sends is not TLS".into() });
+        }
+        let problem = match self.tls {
+            Connection::Client(_) => {
+                "answers in plaintext, not TLS: connect with tls(false) to talk to it without encryption"
+            }
+            Connection::Server(_) => {
+                "sent plaintext where TLS is expected: it must use TLS, or this server must be set to tls(false)"
+            }
+        };
+        Err(Error::Plaintext { peer, problem })
     }
 
     /// Asks for new keys in both directions, as any peer may at any time.

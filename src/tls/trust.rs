@@ -67,6 +67,12 @@ impl ServerVerifier {
         self.outdated.load(Ordering::Relaxed)
     }
 
+    /// Whether a hand-shake may come to ask the system's roots, and they are still to be loaded.
+    pub(super) fn may_load_roots(&self) -> bool {
+        let asks = matches!(self.policy, Policy::System | Policy::Store { pin: None, .. });
+        asks && self.named && ROOTS.get().is_none()
+    }
+
     fn judge(&self, shown: &Shown<'_>) -> Result<(), rustls::Error> {
         match &self.policy {
             Policy::Anybody => Ok(()),
@@ -325,8 +331,9 @@ pub(crate) fn load_system_roots() -> Result<(), String> {
     system_roots().as_ref().map(drop).map_err(Clone::clone)
 }
 
+static ROOTS: OnceLock<Result<Arc<WebPkiServerVerifier>, String>> = OnceLock::new();
+
 fn system_roots() -> &'static Result<Arc<WebPkiServerVerifier>, String> {
-    static ROOTS: OnceLock<Result<Arc<WebPkiServerVerifier>, String>> = OnceLock::new();
     ROOTS.get_or_init(|| {
         let found = rustls_native_certs::load_native_certs();
         let mut store = RootCertStore::empty();

@@ -143,6 +143,9 @@ fn beside_bare_rustls() {
         || timed(100, || drop(black_box(bare_pair(&resuming)))),
     );
     println!("settings looked up for a connection: {:?}", timed(1000, || drop(tls.prepare(&local))) / 1000);
+    let start = Instant::now();
+    let loaded = super::super::load_system_roots();
+    println!("the system's roots, once: {:?} ({loaded:?})", start.elapsed());
     println!("Session: {} bytes", size_of::<Session>());
 
     let resident = || {

@@ -274,7 +274,15 @@ fn system_roots_child() {
     let leaf = std::path::PathBuf::from(leaf);
     let setup = ServerTls::pem(&leaf, &leaf).prepare().unwrap();
     let user = User::new();
+    let all = [ClientTls::default(), ClientTls::on_first_use(), ClientTls::system(), ClientTls::danger_accept_any()];
+    let wants = |peer: &PeerName| all.each_ref().map(|tls| user.with(tls.clone()).may_load_roots(peer));
+    assert_eq!(wants(&peer()), [true, true, true, false]);
+    assert_eq!(wants(&service()), [false; 4]);
+    pin_by_hand(&user, &peer().key, Fingerprint::of(b"x"));
+    assert_eq!(wants(&peer()), [false, false, true, false]);
+    fs::remove_file(user.store().pin_file(&peer().key)).unwrap();
     super::super::load_system_roots().unwrap();
+    assert_eq!(wants(&peer()), [false; 4]);
     for tls in [user.default_client(), user.with(ClientTls::on_first_use()), ClientTls::system()] {
         Pair::connected(&tls, &peer(), &setup);
         Pair::connected(&tls.clone().server_name("server.example"), &service(), &setup);
