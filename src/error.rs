@@ -1,7 +1,10 @@
 //! The one error type. Pure values: this file knows no descriptor and no main loop.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::fingerprint::Fingerprint;
 
 /// What the fallible calls of this crate return.
 pub type Result<T = (), E = Error> = std::result::Result<T, E>;
@@ -135,6 +138,93 @@ pub enum Error {
         names: String,
     },
 
+    /// Nothing vouches for the certificate that the peer showed: it is not pinned, not one of this user's own, and no
+    /// root that counts for this connection has signed it for this host. On a server: the client's certificate is not on
+    /// the list of those allowed.
+    #[error(
+        "the certificate of {peer} is not trusted ({problem}). Its public key has SHA-256 {fingerprint} (the certificate \
+         itself: {certificate})"
+    )]
+    UnknownCertificate {
+        /// The peer.
+        peer: String,
+        /// SHA-256 of its public key: what to compare with what its owner says, and then to pin.
+        fingerprint: Box<Fingerprint>,
+        /// SHA-256 of the whole certificate.
+        certificate: Box<Fingerprint>,
+        /// Why it is not trusted, and what to do about it.
+        problem: String,
+    },
+
+    /// The peer showed another certificate than the one pinned for it: it has a new key, or somebody stands between.
+    #[error(
+        "THE CERTIFICATE OF {peer} HAS CHANGED: pinned is {pinned}, but its public key has SHA-256 {fingerprint} (the \
+         certificate itself: {certificate}). Either it was given a new key, or somebody is intercepting. {hint}"
+    )]
+    CertificateChanged {
+        /// The peer.
+        peer: String,
+        /// The pin.
+        pinned: Box<Fingerprint>,
+        /// SHA-256 of the public key it shows now.
+        fingerprint: Box<Fingerprint>,
+        /// SHA-256 of the whole certificate it shows now.
+        certificate: Box<Fingerprint>,
+        /// Where the pin is, for the case that the change was meant.
+        hint: Box<str>,
+    },
+
+    /// The peer ended the hand-shake, or the connection, with a TLS alert: it found something wrong with us. A client
+    /// may learn only after its side of the hand-shake that the server does not accept its certificate.
+    #[error("{peer} rejected us: {problem}")]
+    Rejected {
+        /// The peer.
+        peer: String,
+        /// What it complained of, and what may help.
+        problem: String,
+    },
+
+    /// The TLS hand-shake failed, or a record broke the rules of TLS: what came is damaged, forged, or not TLS.
+    #[error("TLS with {peer}: {problem}")]
+    Tls {
+        /// The peer.
+        peer: String,
+        /// What went wrong.
+        problem: String,
+    },
+
+    /// The peer speaks plaintext where TLS was expected. Nothing was delivered.
+    #[error("{peer} {problem}")]
+    Plaintext {
+        /// The peer.
+        peer: String,
+        /// What it did, and what to set.
+        problem: &'static str,
+    },
+
+    /// The connection ended without TLS's own end mark: it was cut, by the peer's crash or by somebody in between, and
+    /// what came so far may not be all. What did come was delivered.
+    #[error("the connection to {peer} was cut off: it ended without the end mark of TLS, data may be missing")]
+    Truncated {
+        /// The peer.
+        peer: String,
+    },
+
+    /// A file of a certificate, a private key or a pin is broken, does not fit its partner, or cannot be read or written.
+    /// No such file is ever overwritten.
+    #[error("{}: {problem}", path.display())]
+    Identity {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it: an [`io::Error`], or text.
+        problem: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// Settings for TLS that cannot work, found when they are first used: a text that is no fingerprint, roots without a
+    /// certificate, a name that is none.
+    #[error("TLS settings: {0}")]
+    TlsSettings(String),
+
     /// What was asked for is not part of this build, or not possible on this kind of socket.
     #[error("{0}")]
     Unsupported(String),
@@ -217,6 +307,15 @@ impl Error {
             | Error::InUse { source, .. }
             | Error::Io { source, .. } => source.kind(),
             Error::Other(error) => error.downcast_ref::<io::Error>().map_or(Kind::Other, io::Error::kind),
+            Error::UnknownCertificate { .. } | Error::CertificateChanged { .. } | Error::Rejected { .. } => {
+                Kind::PermissionDenied
+            }
+            Error::Tls { .. } | Error::Plaintext { .. } => Kind::InvalidData,
+            Error::Truncated { .. } => Kind::UnexpectedEof,
+            Error::Identity { problem, .. } => {
+                problem.downcast_ref::<io::Error>().map_or(Kind::InvalidData, io::Error::kind)
+            }
+            Error::TlsSettings(_) => Kind::InvalidInput,
             Error::WrongThread | Error::Threads { .. } => Kind::Other,
         }
     }

@@ -11,6 +11,8 @@ mod engine;
 #[forbid(unsafe_code)]
 mod error;
 #[forbid(unsafe_code)]
+mod fingerprint;
+#[forbid(unsafe_code)]
 mod mainloop;
 #[forbid(unsafe_code)]
 mod resolve;
@@ -19,11 +21,15 @@ mod server;
 #[forbid(unsafe_code)]
 mod socket;
 #[forbid(unsafe_code)]
+mod tls;
+#[forbid(unsafe_code)]
 mod transport;
 
 pub use address::{Address, Endpoint};
 pub use conn::handler::{Disconnect, Reason};
 pub use error::{Error, Result};
+pub use fingerprint::{Fingerprint, FingerprintError};
 pub use mainloop::{bgloop, catch_signals, endloop, fgloop, fgloop_for, iteration};
 pub use server::{Server, ServerBuilder, WeakServer};
 pub use socket::{Socket, SocketBuilder, WeakSocket};
+pub use tls::{ClientTls, Identity, ServerTls, Tls};

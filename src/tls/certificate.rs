@@ -1,0 +1,159 @@
+//! Certificates as values: reading what we need to know of one, and making our own. Touches no file.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    SerialNumber,
+};
+use ring::rand::SecureRandom;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::ParsedCertificate;
+use yasna::{ASN1Result, BERReader, BERReaderSeq, Tag};
+
+use crate::fingerprint::Fingerprint;
+
+/// How long certificates we make are valid.
+const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Certificates are backdated by this much, for peers whose clock is behind.
+const BACKDATED: Duration = Duration::from_secs(24 * 3600);
+
+/// The organisation named in every certificate we make. By it we know, years later, which ones are ours to renew.
+const MAKER: &str = "glib-network";
+
+/// Both fingerprints of one certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Fingerprints {
+    /// Of its public key: what is shown and pinned.
+    pub(crate) key: Fingerprint,
+    /// Of the certificate itself.
+    pub(crate) certificate: Fingerprint,
+}
+
+impl Fingerprints {
+    /// Takes the fingerprints of a certificate. The error says what is wrong with its encoding.
+    pub(crate) fn of(certificate: &CertificateDer<'_>) -> Result<Self, rustls::Error> {
+        let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
+        Ok(Fingerprints { key: Fingerprint::of(&key), certificate: Fingerprint::of(certificate) })
+    }
+
+    /// Whether `fingerprint` names this certificate, by its key or by itself.
+    pub(crate) fn matches(&self, fingerprint: &Fingerprint) -> bool {
+        self.key == *fingerprint || self.certificate == *fingerprint
+    }
+}
+
+/// What the renewal wants to know of a certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Facts {
+    /// When it ceases to be valid.
+    pub(super) expires: SystemTime,
+    /// Whether this crate made it, for any name.
+    pub(super) ours: bool,
+}
+
+/// Reads the facts from a certificate. `None` when its encoding is so odd that they cannot be found.
+///
+/// rustls reads keys and names for us but has no way to ask for the end of validity, and a full X.509 parser would
+/// bring a dozen crates for this one field; the DER reader is in the tree anyway, rcgen writes with it.
+pub(super) fn facts(certificate: &CertificateDer<'_>) -> Option<Facts> {
+    yasna::parse_der(certificate, |reader| {
+        reader.read_sequence(|certificate| {
+            let facts = certificate.next().read_sequence(read_to_be_signed)?;
+            skip_rest(certificate)?;
+            Ok(facts)
+        })
+    })
+    .ok()
+}
+
+fn read_to_be_signed(fields: &mut BERReaderSeq<'_, '_>) -> ASN1Result<Facts> {
+    fields.read_optional(|version| version.read_tagged(Tag::context(0), |number| number.read_u8()))?;
+    for _serial_algorithm_issuer in 0..3 {
+        fields.next().read_der()?;
+    }
+    let expires = fields.next().read_sequence(|validity| {
+        validity.next().read_der()?;
+        read_time(validity.next())
+    })?;
+    let mut ours = false;
+    fields.next().read_sequence_of(|set| {
+        set.read_set_of(|attribute| {
+            attribute.read_sequence(|attribute| {
+                let organisation = attribute.next().read_oid()?.components().as_slice() == [2, 5, 4, 10];
+                let value = attribute.next().read_tagged_der()?;
+                ours |= organisation && value.value() == MAKER.as_bytes();
+                Ok(())
+            })
+        })
+    })?;
+    skip_rest(fields)?;
+    Ok(Facts { expires, ours })
+}
+
+fn read_time(reader: BERReader<'_, '_>) -> ASN1Result<SystemTime> {
+    let seconds = if reader.lookahead_tag()? == yasna::tags::TAG_UTCTIME {
+        reader.read_utctime()?.datetime().unix_timestamp()
+    } else {
+        reader.read_generalized_time()?.datetime().unix_timestamp()
+    };
+    // Before 1970 is as expired as 1970.
+    Ok(UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or(0)))
+}
+
+fn skip_rest(fields: &mut BERReaderSeq<'_, '_>) -> ASN1Result<()> {
+    while fields.read_optional(|field| field.read_der())?.is_some() {}
+    Ok(())
+}
+
+/// Makes a self-signed certificate for `name` with this key, valid from `now`, as PEM text.
+///
+/// It is no CA: whoever trusts it trusts this one key, not everything the key might sign. It serves both ends of a
+/// connection, so that a program can show the same identity as a server and as a client.
+pub(super) fn make(name: &str, host: &str, key: &KeyPair, now: SystemTime) -> Result<String, rcgen::Error> {
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = DistinguishedName::new();
+    parameters.distinguished_name.push(DnType::CommonName, name);
+    parameters.distinguished_name.push(DnType::OrganizationName, MAKER);
+    parameters.subject_alt_names = alternative_names(name, host)?;
+    parameters.is_ca = IsCa::ExplicitNoCa;
+    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    parameters.not_before = epoch + since_epoch.saturating_sub(BACKDATED);
+    parameters.not_after = epoch + since_epoch + LIFETIME;
+    // Random, since some programs refuse two certificates of one issuer with the same number, and a renewed certificate
+    // would get the same one if it were derived from the key.
+    let mut serial = [0; 16];
+    ring::rand::SystemRandom::new().fill(&mut serial).map_err(|_| rcgen::Error::RingUnspecified)?;
+    serial[0] = serial[0] & 0x7f | 0x40; // a positive number, and always of 16 bytes
+    parameters.serial_number = Some(SerialNumber::from_slice(&serial));
+    Ok(parameters.self_signed(key)?.pem())
+}
+
+/// The names and addresses the certificate is good for: the name itself where it can be one in DNS (`My room` cannot),
+/// the host, and this machine as it calls itself.
+fn alternative_names(name: &str, host: &str) -> Result<Vec<SanType>, rcgen::Error> {
+    let short_host = host.split('.').next().unwrap_or_default();
+    let mut names = Vec::new();
+    for candidate in [name, short_host, "localhost"] {
+        let san = match ServerName::try_from(candidate) {
+            Ok(ServerName::DnsName(dns)) => SanType::DnsName(dns.as_ref().try_into()?),
+            Ok(ServerName::IpAddress(ip)) => SanType::IpAddress(ip.into()),
+            _ => continue,
+        };
+        if !names.contains(&san) {
+            names.push(san);
+        }
+    }
+    for address in [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)] {
+        let san = SanType::IpAddress(address);
+        if !names.contains(&san) {
+            names.push(san);
+        }
+    }
+    Ok(names)
+}

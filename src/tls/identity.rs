@@ -1,0 +1,228 @@
+//! Identity: a certificate with its private key, loaded and checked. The files it may come from by name are the
+//! business of `store`.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::InconsistentKeys;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::certificate::{self, Fingerprints};
+use super::provider;
+use super::store::Store;
+use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
+
+/// A certificate nearer to its end than this is renewed, or warned about where it is not ours to renew.
+pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// A certificate with its private key: who a server, or a client that was asked, proves to be.
+///
+/// Loading reads files and may make them, so it blocks for a moment; clones are cheap and share what was loaded.
+///
+/// ```no_run
+/// use network::{Identity, ServerTls};
+///
+/// let identity = Identity::named("chat")?;
+/// println!("tell your friends: {}", identity.fingerprint());
+/// let tls = ServerTls::from(identity);
+/// # Ok::<(), network::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Identity {
+    pub(super) inner: Arc<Loaded>,
+}
+
+pub(super) struct Loaded {
+    pub(super) key: Arc<CertifiedKey>,
+    pub(super) fingerprints: Fingerprints,
+    certificate_file: PathBuf,
+    warnings: Vec<String>,
+}
+
+impl Identity {
+    /// The identity of this name in the user's own store, `$XDG_DATA_HOME/network` (`~/.local/share/network`). It is
+    /// made if there is none yet: a certificate in `certs/NAME.pem`, valid for ten years, with its private key, which
+    /// only the user can read, in `private/NAME.key`. What was made here is renewed, with the same key, when its end is
+    /// near.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TlsSettings`] when the name is empty or has `/`, `..` or NUL in it. [`Error::Identity`], which names the
+    /// file, when the files are there but broken, do not fit together, or cannot be read, or when they cannot be made.
+    /// Nothing that is there is ever overwritten.
+    pub fn named(name: &str) -> Result<Self> {
+        Store::of_user()?.load_or_make(name)
+    }
+
+    /// Like [`named`](Self::named), with the store in another directory, as a daemon might keep it in `/var/lib`.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn named_in(directory: impl AsRef<Path>, name: &str) -> Result<Self> {
+        Store::new(directory.as_ref()).load_or_make(name)
+    }
+
+    /// The identity in these two PEM files. The first may hold the certificates of intermediate authorities after its
+    /// own; the second holds the private key (PKCS#8, PKCS#1 or SEC1, not encrypted) and may be the same file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Identity`], which names the file, when one is missing, cannot be read or understood, or when the key is
+    /// not that of the certificate.
+    pub fn pem(certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self> {
+        Self::load(certificate.as_ref(), key.as_ref(), SystemTime::now())
+    }
+
+    /// SHA-256 of the public key: what peers see and pin. It stays the same when the certificate is renewed.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.inner.fingerprints.key
+    }
+
+    /// SHA-256 of the certificate itself, as `openssl x509 -fingerprint -sha256` shows it.
+    pub fn certificate_fingerprint(&self) -> Fingerprint {
+        self.inner.fingerprints.certificate
+    }
+
+    /// The file that the certificate was read from: peers can be given it as it is.
+    pub fn certificate_file(&self) -> &Path {
+        &self.inner.certificate_file
+    }
+
+    /// What was found odd while loading, such as a certificate that ends soon and was not made here, or a private key
+    /// that others can read. Servers log it when they start.
+    pub fn warnings(&self) -> &[String] {
+        &self.inner.warnings
+    }
+
+    pub(super) fn load(certificate_file: &Path, key_file: &Path, now: SystemTime) -> Result<Self> {
+        let chain = read_certificates(certificate_file)?;
+        let key = read_key(key_file)?;
+        let (key, fingerprints) = pair(chain, key, certificate_file, key_file)?;
+        let mut warnings = Vec::new();
+        warnings.extend(validity_warning(&key.cert[0], certificate_file, now));
+        warnings.extend(privacy_warning(key_file));
+        let certificate_file = certificate_file.to_owned();
+        Ok(Identity { inner: Arc::new(Loaded { key: Arc::new(key), fingerprints, certificate_file, warnings }) })
+    }
+
+    /// The same, with one more warning.
+    pub(super) fn warned(self, warning: String) -> Self {
+        let Loaded { key, fingerprints, certificate_file, warnings } = &*self.inner;
+        let mut warnings = warnings.clone();
+        warnings.push(warning);
+        let (key, certificate_file) = (key.clone(), certificate_file.clone());
+        Identity { inner: Arc::new(Loaded { key, fingerprints: *fingerprints, certificate_file, warnings }) }
+    }
+
+    pub(super) fn certificate(&self) -> &CertificateDer<'static> {
+        &self.inner.key.cert[0]
+    }
+}
+
+impl fmt::Debug for Identity {
+    /// Shows where it is from and whose it is, and nothing of the private key.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Identity")
+            .field("certificate_file", &self.inner.certificate_file)
+            .field("fingerprint", &self.inner.fingerprints.key)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Two identities are equal when a peer could not tell them apart.
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        self.inner.key.cert == other.inner.key.cert
+    }
+}
+
+impl Eq for Identity {}
+
+impl std::hash::Hash for Identity {
+    fn hash<H: std::hash::Hasher>(&self, hasher: &mut H) {
+        self.inner.fingerprints.certificate.hash(hasher);
+    }
+}
+
+/// An [`Error::Identity`] about this file.
+pub(super) fn trouble(path: &Path, problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::Identity { path: path.to_owned(), problem: problem.into() }
+}
+
+pub(super) fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let text = std::fs::read(file).map_err(|error| trouble(file, error))?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<_, _>>()
+        .map_err(|error| trouble(file, format!("not readable as PEM: {}", plain(error))))?;
+    if chain.is_empty() { Err(trouble(file, "there is no certificate in it (PEM is expected)")) } else { Ok(chain) }
+}
+
+pub(super) fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>> {
+    let text = std::fs::read(file).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => trouble(file, "the private key of the certificate is missing"),
+        _ => trouble(file, error),
+    })?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
+        pem::Error::NoItemsFound if text.windows(9).any(|window| window == b"ENCRYPTED") => {
+            trouble(file, "the private key is encrypted: decrypt it, as with openssl pkey -in FILE -out FILE.plain")
+        }
+        pem::Error::NoItemsFound => trouble(file, "there is no private key in it (PEM is expected)"),
+        other => trouble(file, format!("not readable as PEM: {}", plain(other))),
+    })
+}
+
+/// The PEM reader's complaint, without quoting the line: that could be a line of a private key.
+fn plain(error: pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "a section has no end",
+        pem::Error::IllegalSectionStart { .. } => "a section begins in a wrong way",
+        pem::Error::Base64Decode(_) => "the base64 text is damaged",
+        _ => "it is damaged",
+    }
+}
+
+/// Joins a certificate chain and a key, if they belong together.
+fn pair(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    certificate_file: &Path,
+    key_file: &Path,
+) -> Result<(CertifiedKey, Fingerprints)> {
+    let fingerprints = Fingerprints::of(&chain[0])
+        .map_err(|error| trouble(certificate_file, format!("this certificate cannot be used: {error}")))?;
+    let signer = provider()
+        .key_provider
+        .load_private_key(key)
+        .map_err(|error| trouble(key_file, format!("this private key cannot be used: {error}")))?;
+    let pair = CertifiedKey::new(chain, signer);
+    match pair.keys_match() {
+        // Unknown: a kind of key that does not tell its public half. The hand-shake will show.
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok((pair, fingerprints)),
+        Err(_) => Err(trouble(key_file, format!("not the private key of {}", certificate_file.display()))),
+    }
+}
+
+fn validity_warning(certificate: &CertificateDer<'_>, file: &Path, now: SystemTime) -> Option<String> {
+    let expires = certificate::facts(certificate)?.expires;
+    match expires.duration_since(now) {
+        Err(_) => Some(format!("{}: the certificate has expired", file.display())),
+        Ok(left) if left < RENEW_BEFORE => {
+            Some(format!("{}: the certificate expires in {} days", file.display(), left.as_secs() / (24 * 3600)))
+        }
+        Ok(_) => None,
+    }
+}
+
+fn privacy_warning(file: &Path) -> Option<String> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(file).ok()?.permissions().mode();
+    (mode & 0o004 != 0)
+        .then(|| format!("{}: everybody on this machine can read this private key (chmod 600 helps)", file.display()))
+}

@@ -1,0 +1,272 @@
+//! The user's store of certificates on disk: `certs/NAME.pem`, `private/NAME.key`, `peers/`. Owns the layout, the lock
+//! and the way files come into being; the python-network library keeps its own certificates in the same places.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use rcgen::KeyPair;
+
+use super::certificate::{self, Fingerprints};
+use super::identity::{Identity, RENEW_BEFORE, read_certificates, read_key, trouble};
+use super::provider;
+use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
+
+/// How long to wait for the lock.
+const LOCK_LIMIT: Duration = Duration::from_secs(2);
+
+/// A store: a directory, which need not exist yet.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Store {
+    base: PathBuf,
+}
+
+impl Store {
+    pub(super) fn new(base: &Path) -> Self {
+        Store { base: base.to_owned() }
+    }
+
+    /// The store of the user this process runs as.
+    pub(super) fn of_user() -> Result<Self> {
+        let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        let data = data.or_else(|| {
+            let home = std::env::home_dir().filter(|home| home.is_absolute())?;
+            Some(home.join(".local/share"))
+        });
+        let data = data.ok_or_else(|| {
+            Error::TlsSettings(
+                "there is no place for certificates: neither XDG_DATA_HOME nor HOME is set, and this user has no home \
+                 directory"
+                    .into(),
+            )
+        })?;
+        Ok(Store { base: data.join("network") })
+    }
+
+    pub(super) fn certificate_file(&self, name: &str) -> PathBuf {
+        self.certificates().join(format!("{name}.pem"))
+    }
+
+    pub(super) fn key_file(&self, name: &str) -> PathBuf {
+        self.keys().join(format!("{name}.key"))
+    }
+
+    pub(super) fn peers(&self) -> PathBuf {
+        self.base.join("peers")
+    }
+
+    fn certificates(&self) -> PathBuf {
+        self.base.join("certs")
+    }
+
+    fn keys(&self) -> PathBuf {
+        self.base.join("private")
+    }
+
+    /// Loads the identity of this name; makes, completes or renews it first where that is for us to do.
+    pub(super) fn load_or_make(&self, name: &str) -> Result<Identity> {
+        self.load_or_make_at(name, SystemTime::now())
+    }
+
+    pub(super) fn load_or_make_at(&self, name: &str, now: SystemTime) -> Result<Identity> {
+        check_name(name)?;
+        // Certificates appear after their keys and in one step, so whoever sees a certificate can load the pair without
+        // the lock. That also lets a complete store lie on a read-only disk.
+        if !exists(&self.certificate_file(name))? {
+            self.make(name, now)?;
+        }
+        let identity = self.load(name, now)?;
+        match self.renew(name, &identity, now) {
+            Ok(false) => Ok(identity),
+            Ok(true) => self.load(name, now),
+            // The old one still works, or its pins do.
+            Err(error) => Ok(identity.warned(format!("cannot renew the certificate: {error}"))),
+        }
+    }
+
+    fn load(&self, name: &str, now: SystemTime) -> Result<Identity> {
+        Identity::load(&self.certificate_file(name), &self.key_file(name), now)
+    }
+
+    fn make(&self, name: &str, now: SystemTime) -> Result {
+        let certificate_file = self.certificate_file(name);
+        let key_file = self.key_file(name);
+        let _lock = self.lock()?;
+        if exists(&certificate_file)? {
+            return Ok(()); // another program was quicker
+        }
+        make_directory(&self.keys(), 0o700)?;
+        make_directory(&self.certificates(), 0o755)?;
+        let key = if exists(&key_file)? {
+            // Somebody was interrupted between the two files.
+            load_signing_key(&key_file)?
+        } else {
+            let key = KeyPair::generate().map_err(|error| trouble(&key_file, error.to_string()))?;
+            write_whole(&key_file, key.serialize_pem().as_bytes(), 0o600)?;
+            key
+        };
+        let text = certificate::make(name, &host_name(), &key, now)
+            .map_err(|error| trouble(&certificate_file, format!("cannot make a certificate: {error}")))?;
+        write_whole(&certificate_file, text.as_bytes(), 0o644)
+    }
+
+    /// Gives the identity a new certificate, for the same key, if it is one we made and its end is near. Tells whether
+    /// there is a new one now.
+    fn renew(&self, name: &str, identity: &Identity, now: SystemTime) -> Result<bool> {
+        if !needs_renewal(identity, now) {
+            return Ok(false);
+        }
+        let _lock = self.lock()?;
+        if !needs_renewal(&self.load(name, now)?, now) {
+            return Ok(true); // another program was quicker
+        }
+        let certificate_file = self.certificate_file(name);
+        let key = load_signing_key(&self.key_file(name))?;
+        let text = certificate::make(name, &host_name(), &key, now)
+            .map_err(|error| trouble(&certificate_file, format!("cannot make a certificate: {error}")))?;
+        write_whole(&certificate_file, text.as_bytes(), 0o644)?;
+        Ok(true)
+    }
+
+    /// Whether the public key with this fingerprint is one of our own: a certificate in the store has it, and the
+    /// private key beside that certificate is there, readable, and truly its other half. A mere copy of somebody's
+    /// certificate in `certs/` makes nobody trusted.
+    pub(super) fn owns(&self, key: &Fingerprint) -> bool {
+        let Ok(entries) = fs::read_dir(self.certificates()) else { return false };
+        entries.flatten().any(|entry| self.entry_owns(&entry.path(), key).unwrap_or(false))
+    }
+
+    fn entry_owns(&self, certificate_file: &Path, key: &Fingerprint) -> Option<bool> {
+        if certificate_file.extension()? != "pem" {
+            return Some(false);
+        }
+        let name = certificate_file.file_stem()?.to_str()?;
+        let chain = read_certificates(certificate_file).ok()?;
+        if Fingerprints::of(&chain[0]).ok()?.key != *key {
+            return Some(false);
+        }
+        let private = read_key(&self.key_file(name)).ok()?;
+        let signer = provider().key_provider.load_private_key(private).ok()?;
+        Some(Fingerprint::of(&signer.public_key()?) == *key)
+    }
+
+    /// A mark that differs once certificates or keys came into the store or left it. `None` if that was so recently that
+    /// another change could bear the same time.
+    pub(super) fn generation(&self) -> Option<Generation> {
+        let [certificates, keys] = [self.certificates(), self.keys()]
+            .map(|path| fs::metadata(path).and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH));
+        // File systems stamp with the clock of the last timer tick, which is 10 ms old at most.
+        let settled = certificates.max(keys).elapsed().is_ok_and(|age| age >= Duration::from_millis(20));
+        settled.then_some(Generation { certificates, keys })
+    }
+
+    /// Waits for the store's lock and holds it as long as the file lives. Its holders write two small files, so waiting
+    /// long means that one of them hangs, and a window that waits with it would hang as well: hence the limit.
+    pub(super) fn lock(&self) -> Result<File> {
+        make_directory(&self.base, 0o700)?;
+        let path = self.base.join(".lock");
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| trouble(&path, error))?;
+        let start = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(lock),
+                Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_LIMIT => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let problem = format!("another program has held this lock for more than {LOCK_LIMIT:?}");
+                    return Err(trouble(&path, problem));
+                }
+                Err(TryLockError::Error(error)) => return Err(trouble(&path, error)),
+            }
+        }
+    }
+}
+
+/// See [`Store::generation`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Generation {
+    certificates: SystemTime,
+    keys: SystemTime,
+}
+
+/// The name of this host, for names of certificates.
+pub(super) fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if check_name(&name).is_ok() { name } else { "localhost".to_owned() }
+}
+
+/// Names become parts of paths, so they must not lead anywhere else.
+pub(super) fn check_name(name: &str) -> Result {
+    if name.is_empty() || name.contains(['/', '\0']) || name.contains("..") {
+        let problem = "the name of a certificate cannot be empty or have `/`, `..` or NUL in it";
+        return Err(Error::TlsSettings(format!("{name:?}: {problem}")));
+    }
+    Ok(())
+}
+
+/// Unlike [`Path::exists`], knows "not there" from "cannot tell".
+fn exists(path: &Path) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(trouble(path, error)),
+    }
+}
+
+fn needs_renewal(identity: &Identity, now: SystemTime) -> bool {
+    certificate::facts(identity.certificate()).is_some_and(|facts| facts.ours && facts.expires < now + RENEW_BEFORE)
+}
+
+fn load_signing_key(file: &Path) -> Result<KeyPair> {
+    KeyPair::try_from(&read_key(file)?).map_err(|error| {
+        trouble(file, format!("there is no certificate for this private key, and none can be made with it: {error}"))
+    })
+}
+
+/// Makes the directory, and those above it, unless they are there.
+pub(super) fn make_directory(path: &Path, mode: u32) -> Result {
+    match DirBuilder::new().recursive(true).mode(mode).create(path) {
+        Ok(()) => Ok(()),
+        Err(error) => Err(trouble(path, error)),
+    }
+}
+
+/// Writes a file that appears in one step and whole, or not at all. The caller holds the lock.
+pub(super) fn write_whole(path: &Path, contents: &[u8], mode: u32) -> Result {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".new");
+    let draft = path.with_file_name(name);
+    let written = write_draft(&draft, contents, mode).and_then(|()| fs::rename(&draft, path));
+    if let Err(error) = written {
+        let _ = fs::remove_file(&draft); // it may be what filled the disk
+        return Err(trouble(path, io::Error::new(error.kind(), format!("cannot write it: {error}"))));
+    }
+    // So that a power cut after this cannot lose the name. Some file systems do not sync directories; the data is safe.
+    if let Some(directory) = path.parent().and_then(|directory| File::open(directory).ok()) {
+        let _ = directory.sync_all();
+    }
+    Ok(())
+}
+
+fn write_draft(draft: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    // What a crash left behind may have any mode; the lock says nobody else is using it.
+    match fs::remove_file(draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(draft)?;
+    file.write_all(contents)?;
+    // Before the rename: a name that leads to an empty file after a power cut would be the broken pair we refuse.
+    file.sync_all()
+}

@@ -1,0 +1,329 @@
+use std::fs;
+
+use rustls::sign::CertifiedKey;
+
+use super::*;
+use crate::fingerprint::Fingerprint;
+
+fn pin_by_hand(user: &User, key: &str, pin: impl ToString) {
+    let file = user.store().pin_file(key);
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(file, pin.to_string()).unwrap();
+}
+
+fn service() -> PeerName {
+    PeerName { key: "service|My room".into(), host: None }
+}
+
+#[test]
+fn a_strangers_certificate_is_refused_with_the_next_step() {
+    let (user, stranger) = (User::new(), User::new());
+    let setup = stranger.serve();
+    for peer in [peer(), service()] {
+        let (at_client, at_server) = Pair::refused(&user.default_client(), &peer, &setup);
+        let text = at_client.to_string();
+        let Error::UnknownCertificate { peer: shown, fingerprint, certificate, .. } = at_client else {
+            panic!("{at_client}");
+        };
+        assert_eq!(shown, peer.key);
+        assert_eq!(*fingerprint, setup.identity().fingerprint());
+        assert_eq!(*certificate, setup.identity().certificate_fingerprint());
+        for needle in ["ClientTls::pinned", &fingerprint.to_string(), &certificate.to_string(), "peers/"] {
+            assert!(text.contains(needle), "{text}");
+        }
+        assert!(
+            matches!(&at_server, Error::Rejected { problem, .. } if problem.contains("our certificate")),
+            "{at_server}"
+        );
+    }
+}
+
+#[test]
+fn a_pin_lets_in_by_key_or_certificate() {
+    let (user, stranger) = (User::new(), User::new());
+    let setup = stranger.serve();
+    let identity = setup.identity();
+    for pin in [identity.fingerprint(), identity.certificate_fingerprint()] {
+        Pair::connected(&ClientTls::pinned(pin), &peer(), &setup);
+        Pair::connected(&ClientTls::pinned(pin.to_string().to_uppercase()), &service(), &setup);
+        pin_by_hand(&user, &peer().key, pin);
+        Pair::connected(&user.default_client(), &peer(), &setup);
+    }
+}
+
+#[test]
+fn a_pin_alone_decides() {
+    let user = User::new();
+    let setup = user.serve(); // which would be trusted as the user's own
+    let pin = Fingerprint::of(b"another");
+    pin_by_hand(&user, &peer().key, pin);
+    for tls in [user.default_client(), user.with(ClientTls::on_first_use()), ClientTls::pinned(pin)] {
+        let (error, _) = Pair::refused(&tls, &peer(), &setup);
+        assert!(error.to_string().contains("HAS CHANGED"), "{error}");
+        let Error::CertificateChanged { pinned, fingerprint, .. } = error else { panic!("{error}") };
+        assert_eq!((*pinned, *fingerprint), (pin, setup.identity().fingerprint()));
+    }
+    Pair::connected(&user.default_client(), &service(), &setup);
+    // A pin that cannot be read is none of "no pin".
+    pin_by_hand(&user, &peer().key, "garbage");
+    let error = Session::client(&user.default_client(), &peer()).err().unwrap();
+    assert!(matches!(error, Error::Identity { .. }), "{error}");
+}
+
+#[test]
+fn first_use_pins_and_then_holds() {
+    let (user, stranger, thief) = (User::new(), User::new(), User::new());
+    let setup = stranger.serve();
+    let tls = user.with(ClientTls::on_first_use());
+    let mut pair = Pair::connected(&tls, &service(), &setup);
+    send_all(&mut pair, true, b"hello");
+    assert_eq!(pair.at_server, b"hello");
+    assert_eq!(user.store().pin("service|My room").unwrap(), Some(setup.identity().fingerprint()));
+    Pair::connected(&user.default_client(), &service(), &setup);
+    let (error, _) = Pair::refused(&tls, &service(), &thief.serve());
+    assert!(matches!(error, Error::CertificateChanged { .. }), "{error}");
+    Pair::connected(&tls, &service(), &setup);
+}
+
+#[test]
+fn first_use_pins_nothing_that_is_own() {
+    let user = User::new();
+    let setup = user.serve();
+    Pair::connected(&user.with(ClientTls::on_first_use()), &peer(), &setup);
+    assert_eq!(user.store().pin(&peer().key).unwrap(), None);
+}
+
+#[test]
+fn of_two_first_uses_at_once_one_pin_comes() {
+    let (user, one, two) = (User::new(), User::new(), User::new());
+    let tls = user.with(ClientTls::on_first_use());
+    let (one, two) = (one.serve(), two.serve());
+    let mut first = Pair::new(&tls, &service(), &one).unwrap();
+    let mut second = Pair::new(&tls, &service(), &two).unwrap();
+    first.run();
+    second.run();
+    assert!(first.client_error.is_none());
+    assert!(matches!(second.client_error, Some(Error::CertificateChanged { .. })), "{:?}", second.client_error);
+    assert_eq!(user.store().pin("service|My room").unwrap(), Some(one.identity().fingerprint()));
+}
+
+#[test]
+fn first_use_that_cannot_pin_fails() {
+    let (user, stranger) = (User::new(), User::new());
+    fs::write(user.home.path().join("peers"), "a file where the directory belongs").unwrap();
+    let (error, _) = Pair::refused(&user.with(ClientTls::on_first_use()), &peer(), &stranger.serve());
+    assert!(matches!(&error, Error::Identity { path, .. } if path.ends_with("peers")), "{error}");
+}
+
+#[test]
+fn a_stolen_certificate_is_worth_nothing_without_its_key() {
+    let (user, thief) = (User::new(), User::new());
+    let victim = user.identity("server");
+    let loot = thief.identity("loot");
+    let forged = CertifiedKey::new(victim.inner.key.cert.clone(), loot.inner.key.key.clone());
+    let anybody = User::new();
+    let trusting = [
+        user.default_client(),
+        ClientTls::pinned(victim.fingerprint()),
+        ClientTls::pinned(victim.certificate_fingerprint()),
+        anybody.with(ClientTls::on_first_use()),
+        ClientTls::danger_accept_any(),
+        ClientTls::roots(fs::read(victim.certificate_file()).unwrap()),
+    ];
+    for versions in [TLS12, TLS13] {
+        let setup = bare_server(&victim, forged.clone(), versions, None);
+        for tls in &trusting {
+            Pair::connected(
+                tls,
+                &PeerName { key: "honest:1".into(), host: None },
+                &versioned_server(&victim, versions),
+            );
+            let (error, _) = Pair::refused(tls, &peer(), &setup);
+            assert!(matches!(&error, Error::Tls { problem, .. } if problem.contains("private key")), "{error}");
+        }
+    }
+    assert_eq!(anybody.store().pin(&peer().key).unwrap(), None, "what was not proven must not be pinned");
+}
+
+#[test]
+fn a_copy_of_a_certificate_makes_nobody_own() {
+    let (user, friend) = (User::new(), User::new());
+    user.identity("mine");
+    let setup = friend.serve();
+    fs::copy(setup.identity().certificate_file(), user.store().certificate_file("friend")).unwrap();
+    let (error, _) = Pair::refused(&user.default_client(), &peer(), &setup);
+    assert!(matches!(error, Error::UnknownCertificate { .. }), "{error}");
+    // Nor with some key beside it.
+    fs::copy(user.store().key_file("mine"), user.store().key_file("friend")).unwrap();
+    let (error, _) = Pair::refused(&user.default_client(), &peer(), &setup);
+    assert!(matches!(error, Error::UnknownCertificate { .. }), "{error}");
+}
+
+#[test]
+fn no_ticket_gets_around_a_change_of_mind() {
+    let user = User::new();
+    let setup = user.serve();
+    let server = PeerName { key: "mind:1".into(), host: None };
+    let tls = || user.default_client();
+    user.settle();
+    Pair::connected(&tls(), &server, &setup);
+    assert!(Pair::connected(&tls(), &server, &setup).client.resumed());
+    // Another pin.
+    pin_by_hand(&user, "mind:1", Fingerprint::of(b"another"));
+    assert!(matches!(Pair::refused(&tls(), &server, &setup).0, Error::CertificateChanged { .. }));
+    // The right one: verified once, then resumed.
+    pin_by_hand(&user, "mind:1", setup.identity().fingerprint());
+    assert!(!Pair::connected(&tls(), &server, &setup).client.resumed());
+    assert!(Pair::connected(&tls(), &server, &setup).client.resumed());
+    // No pin, and no longer one's own.
+    fs::remove_file(user.store().pin_file("mind:1")).unwrap();
+    fs::remove_file(user.store().key_file("server")).unwrap();
+    assert!(matches!(Pair::refused(&tls(), &server, &setup).0, Error::UnknownCertificate { .. }));
+    user.settle();
+    assert!(matches!(Pair::refused(&tls(), &server, &setup).0, Error::UnknownCertificate { .. }));
+}
+
+#[test]
+fn a_pin_of_first_use_can_be_forgotten() {
+    let (user, stranger) = (User::new(), User::new());
+    let setup = stranger.serve();
+    user.identity("any");
+    user.settle();
+    let first_use = user.with(ClientTls::on_first_use());
+    Pair::connected(&first_use, &peer(), &setup);
+    fs::remove_file(user.store().pin_file(&peer().key)).unwrap();
+    let again = Pair::connected(&first_use, &peer(), &setup);
+    assert!(!again.client.resumed());
+    assert!(user.store().pin(&peer().key).unwrap().is_some(), "it must have been pinned again");
+}
+
+/// An authority of our own, and a certificate by it for `server.example`, with its key.
+fn authority(expired: bool) -> (String, String) {
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut leaf = rcgen::CertificateParams::new(vec!["server.example".into()]).unwrap();
+    if expired {
+        leaf.not_after = rcgen::date_time_ymd(2001, 1, 1);
+    }
+    (ca_pem, leaf.signed_by(&key, &issuer).unwrap().pem() + &key.serialize_pem())
+}
+
+#[test]
+fn roots_vouch_for_names() {
+    let (ca_pem, leaf) = authority(false);
+    let user = User::new();
+    let file = user.home.path().join("leaf.pem");
+    fs::write(&file, leaf).unwrap();
+    let setup = user.serve_with(ServerTls::pem(&file, &file));
+
+    let tls = ClientTls::roots(&ca_pem);
+    Pair::connected(&tls, &peer(), &setup);
+    Pair::connected(&tls.clone().server_name("server.example"), &service(), &setup);
+    let wrong = PeerName { key: "other.example:1".into(), host: Some("other.example".into()) };
+    for (peer, words) in [(wrong, "not valid for"), (service(), "server_name")] {
+        let (error, _) = Pair::refused(&tls, &peer, &setup);
+        assert!(matches!(&error, Error::UnknownCertificate { problem, .. } if problem.contains(words)), "{error}");
+    }
+    let (error, _) = Pair::refused(&ClientTls::roots(&ca_pem), &peer(), &User::new().serve());
+    assert!(matches!(&error, Error::UnknownCertificate { .. }), "{error}");
+    // The system does not know this authority.
+    let (error, _) = Pair::refused(&ClientTls::system(), &peer(), &setup);
+    assert!(matches!(&error, Error::UnknownCertificate { .. }), "{error}");
+}
+
+#[test]
+fn settings_that_cannot_work_are_error_values() {
+    let bad = [
+        ClientTls::pinned("not hexadecimal"),
+        ClientTls::pinned(""),
+        ClientTls::roots("/etc/ssl/certs/ca.pem"),
+        ClientTls::roots("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+        ClientTls::roots("-----BEGIN CERTIFICATE-----\nAAAA"),
+        ClientTls::danger_accept_any().server_name("not a name"),
+    ];
+    for tls in bad {
+        let error = Session::client(&tls, &peer()).err().expect("an error");
+        assert!(matches!(error, Error::TlsSettings(_)), "{error}");
+    }
+    let error = ServerTls::named("x").allow(["123"]).prepare().unwrap_err();
+    assert!(matches!(error, Error::TlsSettings(_)), "{error}");
+}
+
+#[test]
+fn names_of_hosts_are_sent_and_others_are_not() {
+    let user = User::new();
+    for (host, sent) in
+        [(Some("server.example"), true), (Some("fe80::1%eth0"), false), (Some("a b"), false), (None, false)]
+    {
+        let peer = PeerName { key: "x:1".into(), host: host.map(Into::into) };
+        let mut hello = Vec::new();
+        Session::client(&user.default_client(), &peer).unwrap().take_output(&mut hello);
+        let has = hello.windows(14).any(|window| window == b"server.example");
+        assert_eq!(has, sent, "{host:?}");
+    }
+}
+
+/// Not a test by itself: what the next one runs in a process with other system roots.
+#[test]
+fn system_roots_child() {
+    let Some(leaf) = std::env::var_os("NETWORK_TEST_LEAF") else { return };
+    let leaf = std::path::PathBuf::from(leaf);
+    let setup = ServerTls::pem(&leaf, &leaf).prepare().unwrap();
+    let user = User::new();
+    let all = [ClientTls::default(), ClientTls::on_first_use(), ClientTls::system(), ClientTls::danger_accept_any()];
+    let wants = |peer: &PeerName| all.each_ref().map(|tls| user.with(tls.clone()).may_load_roots(peer));
+    assert_eq!(wants(&peer()), [true, true, true, false]);
+    assert_eq!(wants(&service()), [false; 4]);
+    pin_by_hand(&user, &peer().key, Fingerprint::of(b"x"));
+    assert_eq!(wants(&peer()), [false, false, true, false]);
+    fs::remove_file(user.store().pin_file(&peer().key)).unwrap();
+    super::super::load_system_roots().unwrap();
+    assert_eq!(wants(&peer()), [false; 4]);
+    for tls in [user.default_client(), user.with(ClientTls::on_first_use()), ClientTls::system()] {
+        Pair::connected(&tls, &peer(), &setup);
+        Pair::connected(&tls.clone().server_name("server.example"), &service(), &setup);
+        assert_eq!(user.store().pin(&peer().key).unwrap(), None, "the system vouched, so there is nothing to pin");
+    }
+    let wrong = PeerName { key: "other.example:1".into(), host: Some("other.example".into()) };
+    for peer in [wrong, service()] {
+        for tls in [user.default_client(), ClientTls::system()] {
+            let (error, _) = Pair::refused(&tls, &peer, &setup);
+            assert!(matches!(error, Error::UnknownCertificate { .. }), "{error}");
+        }
+    }
+}
+
+#[test]
+fn the_systems_roots_vouch_for_hosts_and_not_for_services() {
+    let (ca_pem, leaf) = authority(false);
+    let user = User::new();
+    let [roots, both] = ["roots.pem", "leaf.pem"].map(|name| user.home.path().join(name));
+    fs::write(&roots, ca_pem).unwrap();
+    fs::write(&both, leaf).unwrap();
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "tls::tests::trusting::system_roots_child", "--nocapture"])
+        .env("SSL_CERT_FILE", roots)
+        .env_remove("SSL_CERT_DIR")
+        .env("NETWORK_TEST_LEAF", both)
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
+    assert!(String::from_utf8_lossy(&child.stdout).contains("1 passed"));
+}
+
+#[test]
+fn an_expired_certificate_is_good_for_a_pin_only() {
+    let (ca_pem, leaf) = authority(true);
+    let user = User::new();
+    let file = user.home.path().join("leaf.pem");
+    fs::write(&file, leaf).unwrap();
+    let setup = user.serve_with(ServerTls::pem(&file, &file));
+    assert!(setup.identity().warnings()[0].contains("has expired"), "{:?}", setup.identity().warnings());
+    let (error, _) = Pair::refused(&ClientTls::roots(ca_pem), &peer(), &setup);
+    assert!(matches!(&error, Error::UnknownCertificate { problem, .. } if problem.contains("expired")), "{error}");
+    Pair::connected(&ClientTls::pinned(setup.identity().fingerprint()), &peer(), &setup);
+}

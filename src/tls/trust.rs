@@ -1,0 +1,386 @@
+//! Trust: whether a certificate that a peer shows is to be believed. The two verifiers that rustls asks during a
+//! hand-shake, and the system's roots.
+//!
+//! Whatever the policy, the peer's signature over the hand-shake is always checked, by rustls: a certificate is public,
+//! and anybody could show somebody else's. Only the signature proves that its private key is at the other end.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, SignatureScheme};
+
+use super::certificate::Fingerprints;
+use super::peers::hint_for;
+use super::provider;
+use super::store::Store;
+use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
+
+/// What decides about a server's certificate.
+#[derive(Debug)]
+pub(super) enum Policy {
+    /// The address's pin if it has one; else own certificates, then the system's roots; else nothing, or with
+    /// `first_use` a new pin.
+    Store { store: Store, pin: Option<Fingerprint>, first_use: bool },
+    /// This fingerprint, of the key or of the certificate.
+    Pinned(Fingerprint),
+    /// These roots and no others.
+    Roots(Roots),
+    /// The system's roots and nothing else.
+    System,
+    /// Nothing: anybody who holds some key.
+    Anybody,
+}
+
+/// Decides about the certificates of one server, by one policy. Connections share it, as part of their configuration.
+#[derive(Debug)]
+pub(super) struct ServerVerifier {
+    policy: Policy,
+    /// The normalised address: what pins are kept by, and what errors call it.
+    address: String,
+    /// Whether there is a host name that roots can vouch for. (The name rustls passes along may be a stand-in.)
+    named: bool,
+    /// The key last found among our own. The configuration of this verifier is given up when the store changes, so it
+    /// stays true, and the store need not be searched in every hand-shake.
+    own: Mutex<Option<Fingerprint>>,
+    /// In first use: certificates that nothing vouches for, one of which is to be pinned once its key is proven.
+    strangers: Mutex<HashSet<Fingerprints>>,
+    outdated: AtomicBool,
+}
+
+impl ServerVerifier {
+    pub(super) fn new(policy: Policy, address: String, named: bool) -> Self {
+        let (own, strangers, outdated) = Default::default();
+        ServerVerifier { policy, address, named, own, strangers, outdated }
+    }
+
+    /// Whether the answers of this verifier no longer hold, because it has made a pin. Sessions it agreed to must not be
+    /// resumed then: resuming asks no verifier, so the pin could be deleted and the peer still be let in.
+    pub(super) fn outdated(&self) -> bool {
+        self.outdated.load(Ordering::Relaxed)
+    }
+
+    /// Whether a hand-shake may come to ask the system's roots, and they are still to be loaded.
+    pub(super) fn may_load_roots(&self) -> bool {
+        let asks = matches!(self.policy, Policy::System | Policy::Store { pin: None, .. });
+        asks && self.named && ROOTS.get().is_none()
+    }
+
+    fn judge(&self, shown: &Shown<'_>) -> Result<(), rustls::Error> {
+        match &self.policy {
+            Policy::Anybody => Ok(()),
+            Policy::Pinned(pin) if shown.fingerprints.matches(pin) => Ok(()),
+            Policy::Pinned(pin) => Err(self.changed(pin, &shown.fingerprints, None)),
+            Policy::Store { pin: Some(pin), .. } if shown.fingerprints.matches(pin) => Ok(()),
+            Policy::Store { store, pin: Some(pin), .. } => Err(self.changed(pin, &shown.fingerprints, Some(store))),
+            Policy::Store { store, pin: None, first_use } => self.judge_unpinned(shown, store, *first_use),
+            Policy::Roots(roots) if roots.holds(shown.certificate) => Ok(()),
+            Policy::Roots(roots) => self.ask(&roots.verifier, shown).map_err(|problem| {
+                let advice = "the roots given for this connection do not vouch for it";
+                self.unknown(&shown.fingerprints, format!("{advice}: {problem}"))
+            }),
+            Policy::System => self.ask_system(shown).map_err(|problem| {
+                let advice = "the system's root certificates do not vouch for it";
+                self.unknown(&shown.fingerprints, format!("{advice}: {problem}"))
+            }),
+        }
+    }
+
+    fn judge_unpinned(&self, shown: &Shown<'_>, store: &Store, first_use: bool) -> Result<(), rustls::Error> {
+        if self.is_own(store, &shown.fingerprints.key) {
+            return Ok(());
+        }
+        let Err(problem) = self.ask_system(shown) else { return Ok(()) };
+        if first_use {
+            self.strangers.lock().unwrap_or_else(PoisonError::into_inner).insert(shown.fingerprints);
+            return Ok(());
+        }
+        let pin_file = store.pin_file(&self.address);
+        let problem = format!(
+            "there is no pin for this address, it is no certificate of your own, and {problem}. If its owner confirms the \
+             fingerprint, connect with ClientTls::pinned(fingerprint), or write it into {}",
+            pin_file.display()
+        );
+        Err(self.unknown(&shown.fingerprints, problem))
+    }
+
+    fn is_own(&self, store: &Store, key: &Fingerprint) -> bool {
+        let mut known = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref() != Some(key) && store.owns(key) {
+            *known = Some(*key);
+        }
+        known.as_ref() == Some(key)
+    }
+
+    fn ask_system(&self, shown: &Shown<'_>) -> Result<(), String> {
+        if !self.named {
+            return Err("without a host name no root certificate can vouch for it".to_owned());
+        }
+        match system_roots() {
+            Ok(roots) => self.ask(roots, shown),
+            Err(problem) => Err(problem.clone()),
+        }
+    }
+
+    fn ask(&self, roots: &WebPkiServerVerifier, shown: &Shown<'_>) -> Result<(), String> {
+        if !self.named {
+            return Err("without a host name (ClientTls::server_name) no root certificate can vouch for it".to_owned());
+        }
+        match roots.verify_server_cert(shown.certificate, shown.intermediates, shown.name, shown.ocsp, shown.now) {
+            Ok(_) => Ok(()),
+            Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+                Err("no known authority has signed it".to_owned())
+            }
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause)))) => {
+                Err(match cause.to_string().as_str() {
+                    "CaUsedAsEndEntity" => "no known authority has signed it".to_owned(),
+                    other => other.to_owned(),
+                })
+            }
+            Err(rustls::Error::InvalidCertificate(problem)) => Err(problem.to_string()),
+            Err(problem) => Err(problem.to_string()),
+        }
+    }
+
+    /// Called once the peer has proven to hold the key of `certificate`: pins it if it is a stranger in first use.
+    /// Not earlier, or whoever shows a stolen certificate could have it pinned.
+    fn proven(&self, certificate: &CertificateDer<'_>) -> Result<(), rustls::Error> {
+        let Policy::Store { store, pin: None, first_use: true } = &self.policy else { return Ok(()) };
+        let shown = Fingerprints::of(certificate)?;
+        if !self.strangers.lock().unwrap_or_else(PoisonError::into_inner).contains(&shown) {
+            return Ok(());
+        }
+        self.outdated.store(true, Ordering::Relaxed);
+        let pin = store.pin_first(&self.address, shown.key).map_err(carry)?;
+        if shown.matches(&pin) { Ok(()) } else { Err(self.changed(&pin, &shown, Some(store))) }
+    }
+
+    fn unknown(&self, shown: &Fingerprints, problem: String) -> rustls::Error {
+        carry(unknown(self.address.clone(), shown, problem))
+    }
+
+    fn changed(&self, pin: &Fingerprint, shown: &Fingerprints, store: Option<&Store>) -> rustls::Error {
+        carry(Error::CertificateChanged {
+            peer: self.address.clone(),
+            pinned: Box::new(*pin),
+            fingerprint: Box::new(shown.key),
+            certificate: Box::new(shown.certificate),
+            hint: hint_for(store.map(|store| store.pin_file(&self.address))),
+        })
+    }
+}
+
+/// What a server shows in its hand-shake.
+struct Shown<'a> {
+    fingerprints: Fingerprints,
+    certificate: &'a CertificateDer<'a>,
+    intermediates: &'a [CertificateDer<'a>],
+    name: &'a ServerName<'a>,
+    ocsp: &'a [u8],
+    now: UnixTime,
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let fingerprints = Fingerprints::of(certificate)?;
+        self.judge(&Shown { fingerprints, certificate, intermediates, name, ocsp, now })?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &provider().signature_verification_algorithms;
+        let valid = rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)?;
+        self.proven(certificate)?;
+        Ok(valid)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &provider().signature_verification_algorithms;
+        let valid = rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)?;
+        self.proven(certificate)?;
+        Ok(valid)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Decides about clients' certificates: self-signed ones are as good as any, for it is the key that counts.
+#[derive(Debug)]
+pub(super) struct ClientVerifier {
+    pub(super) required: bool,
+    /// Who may come; `None`: whoever proves to hold the key of the certificate he shows.
+    pub(super) allowed: Option<Vec<Fingerprint>>,
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.required
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[] // any issuer will do
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let shown = Fingerprints::of(certificate)?;
+        match &self.allowed {
+            Some(allowed) if !allowed.iter().any(|one| shown.matches(one)) => {
+                // The session knows which client this is, and fills in its name.
+                let problem = "it is not on the list of clients allowed here: ServerTls::allow".to_owned();
+                Err(carry(unknown(String::new(), &shown, problem)))
+            }
+            _ => Ok(ClientCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Roots given by the program.
+#[derive(Clone, Debug)]
+pub(super) struct Roots {
+    certificates: Arc<[CertificateDer<'static>]>,
+    verifier: Arc<WebPkiServerVerifier>,
+}
+
+impl Roots {
+    pub(super) fn from_pem(pem: &[u8]) -> Result<Self, String> {
+        let certificates: Arc<[_]> = CertificateDer::pem_slice_iter(pem)
+            .collect::<Result<_, _>>()
+            .map_err(|_| "the roots cannot be read: damaged PEM text".to_owned())?;
+        if certificates.is_empty() {
+            return Err("there is no certificate in the roots given (the PEM text is expected, not a path)".to_owned());
+        }
+        let mut store = RootCertStore::empty();
+        for certificate in certificates.iter() {
+            store.add(certificate.clone()).map_err(|error| format!("a root certificate cannot be used: {error}"))?;
+        }
+        Ok(Roots { certificates, verifier: webpki(store)? })
+    }
+
+    /// A certificate that was itself given as a root is trusted as it stands. Self-signed server certificates of openssl
+    /// pass for authorities, and the usual path building refuses such a one as a server's.
+    fn holds(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.certificates.iter().any(|one| one == certificate)
+    }
+}
+
+fn webpki(store: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, String> {
+    WebPkiServerVerifier::builder_with_provider(store.into(), provider().clone())
+        .build()
+        .map_err(|error| error.to_string())
+}
+
+/// Loads the system's root certificates, unless that is done already, and tells how it went. It reads 2 to 22 ms from
+/// disk, so do it where waiting hurts nobody: on a thread that is joined, or before the first connection. A hand-shake
+/// that needs the roots and finds them missing loads them by itself, in its own time.
+pub(crate) fn load_system_roots() -> Result<(), String> {
+    system_roots().as_ref().map(drop).map_err(Clone::clone)
+}
+
+static ROOTS: OnceLock<Result<Arc<WebPkiServerVerifier>, String>> = OnceLock::new();
+
+fn system_roots() -> &'static Result<Arc<WebPkiServerVerifier>, String> {
+    ROOTS.get_or_init(|| {
+        let found = rustls_native_certs::load_native_certs();
+        let mut store = RootCertStore::empty();
+        // Some are always too old or odd to be parsed; the others must not suffer for it.
+        store.add_parsable_certificates(found.certs);
+        if store.is_empty() {
+            let cause = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
+            return Err(format!("no root certificates are installed on this system{cause}"));
+        }
+        webpki(store)
+    })
+}
+
+fn unknown(peer: String, shown: &Fingerprints, problem: String) -> Error {
+    Error::UnknownCertificate {
+        peer,
+        fingerprint: Box::new(shown.key),
+        certificate: Box::new(shown.certificate),
+        problem,
+    }
+}
+
+/// An error of ours on its way through rustls, which can carry foreign errors but not give them back by value.
+struct Carried(Mutex<Option<Error>>);
+
+/// Wraps an error of ours for rustls. The peer sees the alert "certificate unknown".
+fn carry(error: Error) -> rustls::Error {
+    let carried = Carried(Mutex::new(Some(error)));
+    rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(carried))))
+}
+
+/// Takes out what [`carry`] put in.
+pub(super) fn carried(error: &rustls::Error) -> Option<Error> {
+    let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(foreign))) = error else { return None };
+    foreign.downcast_ref::<Carried>()?.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+impl fmt::Display for Carried {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("refused by our own rules")
+    }
+}
+
+impl fmt::Debug for Carried {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, out)
+    }
+}
+
+impl std::error::Error for Carried {}
