@@ -28,9 +28,6 @@ pub(crate) fn plan(address: &Address) -> Result<Plan> {
         Target::Direct(addresses) if addresses.iter().any(|address| address.port() == 0) => Err(zero(address)),
         Target::Direct(addresses) => Ok(Plan::Direct(addresses.clone())),
         Target::Service { .. } => Err(no_services(address)),
-        Target::Inet { tls: Some(true), .. } => {
-            Err(Error::Unsupported(format!("cannot connect to {address}: this build has no TLS")))
-        }
         Target::Inet { host, port, .. } => {
             let port = port_number(address, port)?;
             if port == 0 {
