@@ -5,9 +5,8 @@ mod common;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::time::Duration;
 
-use common::{KillOnDrop, LIMIT, Output, Process, TempDir, Watch, await_end, command, example, run, signal};
+use common::{LIMIT, Other, Output, Process, TempDir, Watch, command, example, run};
 use rustix::process::Signal;
 
 /// The daemon behind a unix socket: its greeting tells its process.
@@ -28,39 +27,38 @@ fn shell(script: &str, arguments: &[&str]) -> Output {
 #[test]
 fn accepts_from_the_moment_the_shell_goes_on() {
     let directory = TempDir::new();
-    let (daemon, client) = (example("daemon"), example("client"));
-    let (daemon, client) = (daemon.to_str().unwrap(), client.to_str().unwrap());
+    let (program, client) = (example("daemon"), example("client"));
+    let (program, client) = (program.to_str().unwrap(), client.to_str().unwrap());
     for round in 0..100 {
         let address = directory.address(&round.to_string());
-        let output = shell(r#""$1" "$2" && "$3" "$2""#, &[daemon, &address, client]);
+        let output = shell(r#""$1" "$2" && "$3" "$2""#, &[program, &address, client]);
         let pid = pid_of(&address);
-        let _end = KillOnDrop(pid);
+        let daemon = Other::new(pid);
         output.assert_clean();
         let expected = format!(
             "listening on port 0\nThe server said: daemon {pid}\nThe server replied: You said: This is data.\n"
         );
         assert_eq!(output.text(), expected, "round {round}");
-        signal(pid, Signal::TERM);
-        await_end(pid, LIMIT);
+        daemon.signal(Signal::TERM);
+        daemon.await_end();
         assert!(!directory.path(&round.to_string()).exists(), "the path is removed");
     }
 }
 
 #[test]
 fn accepts_over_tcp() {
-    let daemon = example("daemon");
-    let output = run(&mut command(&daemon, ["127.0.0.1:0"]), "");
+    let output = run(&mut command(example("daemon"), ["127.0.0.1:0"]), "");
     output.assert_clean();
     let port: u16 = output.text().trim().rsplit(' ').next().unwrap().parse().unwrap();
     let stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     let mut lines = BufReader::new(&stream).lines();
     let pid = lines.next().unwrap().unwrap().strip_prefix("daemon ").unwrap().parse().unwrap();
-    let _end = KillOnDrop(pid);
+    let daemon = Other::new(pid);
     (&stream).write_all(b"hello\n").unwrap();
     assert_eq!(lines.next().unwrap().unwrap(), "You said: hello");
-    signal(pid, Signal::TERM);
-    await_end(pid, LIMIT);
+    daemon.signal(Signal::TERM);
+    daemon.await_end();
 }
 
 #[test]
@@ -70,7 +68,7 @@ fn is_a_process_of_its_own() {
     // Its output is a pipe here: a daemon that held on to it would keep `run` waiting.
     run(&mut command(example("daemon"), [&address]), "").assert_clean();
     let pid = pid_of(&address);
-    let _end = KillOnDrop(pid);
+    let daemon = Other::new(pid);
     let session = rustix::process::getsid(rustix::process::Pid::from_raw(pid)).unwrap();
     assert_eq!(session.as_raw_nonzero().get(), pid, "a session of its own");
     for number in 0..3 {
@@ -148,9 +146,8 @@ fn the_end_of_the_starting_terminal_does_not_end_it() {
     assert!(output.status.success(), "{output:?}");
     // Its terminal is gone: whoever belonged to it has been hung up.
     let pid = pid_of(&address);
-    let end = KillOnDrop(pid);
+    let daemon = Other::new(pid);
     assert_eq!(pid_of(&address), pid, "it still serves");
-    signal(pid, Signal::TERM);
-    await_end(pid, Duration::from_secs(10));
-    drop(end);
+    daemon.signal(Signal::TERM);
+    daemon.await_end();
 }

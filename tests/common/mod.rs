@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 /// Nothing here takes this long; whatever does hangs.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -66,27 +66,29 @@ impl Drop for TempDir {
     }
 }
 
-/// Kills and reaps at the end of a test, however it ends, a process that is not a child of ours.
-pub struct KillOnDrop(pub i32);
+/// A process that is not a child of ours. Dropped, it is killed.
+pub struct Other(OwnedFd);
 
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        signal(self.0, Signal::KILL);
+impl Other {
+    #[track_caller]
+    pub fn new(pid: i32) -> Other {
+        Other(pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap())
+    }
+
+    pub fn signal(&self, which: Signal) {
+        // It may have gone already.
+        let _ = pidfd_send_signal(&self.0, which);
+    }
+
+    #[track_caller]
+    pub fn await_end(&self) {
+        assert!(is_readable(&self.0, LIMIT), "it goes on");
     }
 }
 
-pub fn signal(pid: i32, signal: Signal) {
-    // It may have gone already.
-    let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
-}
-
-/// Waits for the end of any process.
-#[track_caller]
-pub fn await_end(pid: i32, limit: Duration) {
-    match pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()) {
-        Ok(pidfd) => assert!(is_readable(&pidfd, limit), "process {pid} goes on"),
-        Err(rustix::io::Errno::SRCH) => {}
-        Err(error) => panic!("watching process {pid}: {error}"),
+impl Drop for Other {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
     }
 }
 
@@ -175,7 +177,8 @@ impl Process {
     }
 
     pub fn signal(&self, which: Signal) {
-        signal(self.id(), which);
+        // Not reaped before `await_end` or the drop, so the number is still its own.
+        kill_process(Pid::from_child(&self.child), which).unwrap();
     }
 
     /// The next line of the watched output.
