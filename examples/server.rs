@@ -12,7 +12,9 @@ fn main() -> network::Result {
         socket.disconnect_cb(|socket, end| println!("{}: {}", socket.remote(), end.reason));
         Ok(())
     })?;
-    println!("listening on {:?}", server.local());
+    for place in server.local() {
+        println!("listening on {place}");
+    }
     network::fgloop();
     Ok(())
 }
