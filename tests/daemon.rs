@@ -68,7 +68,7 @@ fn is_a_process_of_its_own() {
     // Its output is a pipe here: a daemon that held on to it would keep `run` waiting.
     run(&mut command(example("daemon"), [&address]), "").assert_clean();
     let pid = pid_of(&address);
-    let daemon = Other::new(pid);
+    let _daemon = Other::new(pid);
     let session = rustix::process::getsid(rustix::process::Pid::from_raw(pid)).unwrap();
     assert_eq!(session.as_raw_nonzero().get(), pid, "a session of its own");
     for number in 0..3 {
