@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::address::{Address, Endpoint, Host, Target};
-use crate::conn::handler::Disconnect;
+use crate::conn::handler::{Disconnect, SharedDisconnect};
 use crate::conn::{Conn, Options, Roster};
 use crate::connect::{note_listening, unix_address};
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration};
@@ -67,7 +67,6 @@ pub struct Server {
 }
 
 type Obj = Box<dyn FnMut(Socket) -> Result>;
-type SharedDisconnect = Rc<dyn Fn(&Socket, Disconnect)>;
 
 struct Shared {
     engine: Rc<Engine>,
@@ -490,11 +489,11 @@ impl Shared {
             self.waiting.borrow_mut().push_back(conn.clone());
             return;
         };
-        conn.introduce(|socket| obj(socket));
+        conn.introduce(&mut obj);
         loop {
             let next = self.waiting.borrow_mut().pop_front();
             let Some(next) = next else { break };
-            next.introduce(|socket| obj(socket));
+            next.introduce(&mut obj);
         }
         if self.listeners.borrow().is_empty() {
             drop(obj);
@@ -577,13 +576,15 @@ impl Listener {
             };
             match accepted {
                 Ok((fd, remote)) => {
-                    self.starved.set(false);
                     server.admit(fd, remote.map_or(Endpoint::Unix(None), endpoint));
                     if self.engine.spent() {
                         return Next::Hot;
                     }
                 }
-                Err(Errno::AGAIN) => return Next::Idle,
+                Err(Errno::AGAIN) => {
+                    self.starved.set(false);
+                    return Next::Idle;
+                }
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) if self.pause(&accepted) => {
                     return Next::Idle;
                 }

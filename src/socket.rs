@@ -9,7 +9,7 @@ use std::time::Duration;
 use gio::prelude::*;
 
 use crate::address::{Address, Endpoint};
-use crate::conn::handler::{Disconnect, OnDisconnect, Reader, call};
+use crate::conn::handler::{Disconnect, OnDisconnect, Reader, SharedDisconnect, call};
 use crate::conn::{Conn, Options};
 use crate::connect;
 use crate::engine::Engine;
@@ -255,6 +255,32 @@ impl Socket {
         self.conn.take_leftover()
     }
 
+    /// Sets who is told, once, that the peer has ended its sending half: everything it sent has been handed over. With such
+    /// a callback the peer's end is not the end of the connection: it can still be sent to, until
+    /// [`shutdown_write`](Socket::shutdown_write) or [`close`](Socket::close) ends this direction too. Without one, the
+    /// default, the peer's end closes the connection (after what was sent has gone out).
+    ///
+    /// ```
+    /// # use network::{Result, Socket};
+    /// # fn count(socket: &Socket) -> Result {
+    /// // Reads to the end, then answers.
+    /// let lines = std::rc::Rc::new(std::cell::Cell::new(0));
+    /// let counted = lines.clone();
+    /// socket.readlines(move |_, _| {
+    ///     lines.set(lines.get() + 1);
+    ///     Ok(())
+    /// });
+    /// socket.end_cb(move |socket| {
+    ///     socket.sendline(format!("{} lines", counted.get()))?;
+    ///     socket.shutdown_write()
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn end_cb(&self, callback: impl FnOnce(&Socket) -> Result + 'static) {
+        self.conn.set_on_end(Box::new(callback));
+    }
+
     /// Sets who is told of the end of the connection, whoever ended it: once, on a later turn of the main loop, with what
     /// had been received and not handed over. Replaces the one before. A socket that ends because its last handle was
     /// dropped tells nobody.
@@ -267,7 +293,7 @@ impl Socket {
         self.conn.set_on_disconnect(OnDisconnect::None);
     }
 
-    pub(crate) fn share_disconnect_cb(&self, callback: Rc<dyn Fn(&Socket, Disconnect)>) {
+    pub(crate) fn share_disconnect_cb(&self, callback: SharedDisconnect) {
         self.conn.set_on_disconnect(OnDisconnect::Shared(callback));
     }
 

@@ -67,10 +67,6 @@ impl Transport {
         self.kind == Kind::Socket
     }
 
-    pub(crate) fn is_open(&self) -> bool {
-        self.input.open().is_some()
-    }
-
     /// What to give the engine. `None` when closed.
     pub(crate) fn registration(&self) -> Option<Registration<'_>> {
         let (input_blocks, output_blocks) = match self.kind {

@@ -54,8 +54,9 @@ impl Conn {
         }
         self.has_reader.set(false);
         let reader = self.reader.take();
+        let on_end = self.rare(|rare| rare.on_end.take());
         self.keep(false);
-        drop(reader);
+        drop((reader, on_end));
     }
 
     /// The end without a word: the context is gone, or a callback has panicked.
@@ -194,6 +195,7 @@ impl Conn {
         }
         let lost = self.io.borrow().outbox.len();
         if lost > 0 {
+            self.rare(|rare| rare.lost = true);
             let peer = self.peer_name();
             glib::g_info!("network", "{lost} bytes for {peer} were still queued when the connection was given up");
         }

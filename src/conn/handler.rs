@@ -20,14 +20,22 @@ pub(crate) fn call<R>(engine: &Engine, user: impl FnOnce() -> R) -> Option<R> {
     }
 }
 
+type OnData = Box<dyn FnMut(&Socket, &[u8]) -> Result>;
+type OnLine = Box<dyn FnMut(&Socket, &str) -> Result>;
+type OnReady = Box<dyn FnMut(&Socket) -> Result>;
+type OwnDisconnect = Box<dyn FnOnce(&Socket, Disconnect)>;
+/// The callback for the end of what the peer sends.
+pub(crate) type OnEnd = Box<dyn FnOnce(&Socket) -> Result>;
+pub(crate) type SharedDisconnect = Rc<dyn Fn(&Socket, Disconnect)>;
+
 /// The callback that a connection's input goes to.
 #[derive(Default)]
 pub(crate) enum Reader {
     #[default]
     None,
-    Data(Box<dyn FnMut(&Socket, &[u8]) -> Result>),
-    Lines(Box<dyn FnMut(&Socket, &str) -> Result>),
-    Raw(Box<dyn FnMut(&Socket) -> Result>),
+    Data(OnData),
+    Lines(OnLine),
+    Raw(OnReady),
 }
 
 /// The callback for the end of a connection.
@@ -35,9 +43,9 @@ pub(crate) enum Reader {
 pub(crate) enum OnDisconnect {
     #[default]
     None,
-    Own(Box<dyn FnOnce(&Socket, Disconnect)>),
+    Own(OwnDisconnect),
     /// A server's, for all its connections.
-    Shared(Rc<dyn Fn(&Socket, Disconnect)>),
+    Shared(SharedDisconnect),
 }
 
 impl OnDisconnect {

@@ -64,11 +64,6 @@ impl Inbox {
         }
     }
 
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
-        self.carry_batch();
-        self.carry.extend_from_slice(bytes);
-    }
-
     /// The next line, without its newline.
     #[inline]
     pub(crate) fn next_line(&mut self, limit: usize) -> Result<Option<Piece>, TooLong> {
@@ -255,7 +250,7 @@ mod tests {
     #[test]
     fn chunks_respect_their_size() {
         let mut inbox = Inbox::default();
-        inbox.push(b"abc");
+        feed(&mut inbox, b"abc");
         feed(&mut inbox, b"defgh");
         let mut chunks = Vec::new();
         while let Some(chunk) = inbox.next_chunk(2) {
@@ -312,7 +307,7 @@ mod tests {
                     }
                     Step::TakeAndGiveBack => {
                         let all = inbox.take_all();
-                        inbox.push(&all);
+                        feed(&mut inbox, &all);
                     }
                     Step::Settle => inbox.settle(),
                 }

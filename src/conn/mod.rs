@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::socket::Socket;
 use crate::tls::Session;
 use crate::transport::Transport;
-use handler::{OnDisconnect, Reader, Reason};
+use handler::{OnDisconnect, OnEnd, Reader, Reason};
 use inbox::Inbox;
 use outbox::Outbox;
 
@@ -84,6 +84,10 @@ struct Rare {
     /// What TLS found wrong with what came. What came before it is still to be delivered, then this is the end.
     read_error: Option<Error>,
     shaking: Option<secure::Shaking>,
+    /// Who is told that the peer sends nothing more. With one, that is not the end of the connection.
+    on_end: Option<OnEnd>,
+    /// Some of what was sent never left.
+    lost: bool,
     linger_timer: Option<TimerKey>,
     flushed: Vec<Flushed>,
 }
@@ -117,6 +121,8 @@ pub(crate) struct Conn {
     /// What the descriptor was said to be ready for, and has not been found unready for since.
     sticky: Cell<Ready>,
     read_ended: Cell<bool>,
+    /// The peer's end has been told, and the sending half lives on.
+    half_open: Cell<bool>,
     /// A blocking call has told its caller of the end.
     caller_knows: Cell<bool>,
     /// The sending half is to be closed once the queue is empty, or is closed.
@@ -124,6 +130,8 @@ pub(crate) struct Conn {
     write_ended: Cell<bool>,
     dirty: Cell<bool>,
     write_armed: Cell<bool>,
+    /// Input, and either of input and output, that tell their readiness only when asked.
+    input_by_hand: Cell<bool>,
     armed_by_hand: Cell<bool>,
     io: RefCell<Io>,
     session: RefCell<Option<Box<Session>>>,
@@ -161,11 +169,13 @@ impl Conn {
             tell: Cell::new(false),
             sticky: Cell::new(Ready::NONE),
             read_ended: Cell::new(false),
+            half_open: Cell::new(false),
             caller_knows: Cell::new(false),
             write_ending: Cell::new(false),
             write_ended: Cell::new(false),
             dirty: Cell::new(false),
             write_armed: Cell::new(false),
+            input_by_hand: Cell::new(false),
             armed_by_hand: Cell::new(false),
             io: RefCell::default(),
             session: RefCell::new(None),
@@ -182,12 +192,10 @@ impl Conn {
             .register(registration, conn.clone())
             .map_err(|source| Error::from_io("watching", conn.peer_name(), source))?;
         conn.key.set(Some(key));
-        conn.armed_by_hand.set(engine.is_armed_by_hand(key));
+        let (input, output) = engine.armed_by_hand(key);
+        conn.input_by_hand.set(input);
+        conn.armed_by_hand.set(input || output);
         Ok(conn)
-    }
-
-    pub(crate) fn engine(&self) -> &Rc<Engine> {
-        &self.engine
     }
 
     pub(crate) fn transport(&self) -> &Transport {
@@ -196,10 +204,6 @@ impl Conn {
 
     pub(crate) fn is_open(&self) -> bool {
         self.phase.get() == Phase::Open
-    }
-
-    pub(crate) fn options(&self) -> Rc<Options> {
-        self.options.borrow().clone()
     }
 
     pub(crate) fn change_options(&self, change: impl FnOnce(&mut Options)) {
@@ -293,6 +297,13 @@ impl Conn {
         }
         self.keep(some);
         drop(old);
+    }
+
+    pub(crate) fn set_on_end(&self, callback: OnEnd) {
+        if self.is_open() {
+            let old = self.rare(|rare| rare.on_end.replace(callback));
+            drop(old);
+        }
     }
 
     pub(crate) fn set_on_disconnect(&self, callback: OnDisconnect) {

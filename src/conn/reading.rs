@@ -123,8 +123,7 @@ impl Conn {
     #[inline]
     pub(super) fn note_read(&self, full: bool) {
         let sticky = self.sticky.get();
-        let by_hand = self.armed_by_hand.get();
-        if by_hand || (!full && !sticky.has(Ready::HANGUP | Ready::ERROR)) {
+        if self.input_by_hand.get() || (!full && !sticky.has(Ready::HANGUP | Ready::ERROR)) {
             self.sticky.set(sticky.without(Ready::READ));
         }
     }
@@ -145,7 +144,26 @@ impl Conn {
         self.read_ended.set(true);
         let failed =
             self.rare.borrow_mut().as_mut().and_then(|rare| rare.read_error.take().or(rare.write_error.take()));
+        if failed.is_none() && self.stays_half_open() {
+            return;
+        }
         self.finish(failed.map_or(Reason::Remote, Reason::Failed), true);
+    }
+
+    /// Tells of the peer's end, if somebody wants to know. True if the connection goes on in the other direction.
+    fn stays_half_open(&self) -> bool {
+        let callback = self.rare.borrow_mut().as_mut().and_then(|rare| rare.on_end.take());
+        if let (Some(callback), Some(me)) = (callback, self.strong()) {
+            self.half_open.set(true);
+            let socket = Socket::from_conn(me);
+            match call(&self.engine, || callback(&socket)) {
+                None => self.abort_silently(),
+                Some(Err(error)) => self.finish(Reason::Failed(error), true),
+                Some(Ok(())) => {}
+            }
+        }
+        let broken = self.sticky.get().has(Ready::ERROR);
+        !self.is_open() || (self.half_open.get() && !self.write_ended.get() && !broken)
     }
 
     /// Nobody reads: nothing is taken, but the end is noticed once nothing lies before it.

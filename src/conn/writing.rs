@@ -201,6 +201,10 @@ impl Conn {
             self.engine.deregister_output(key);
         }
         let _ = self.transport.shutdown_write();
+        if self.half_open.get() {
+            // Both directions have ended.
+            self.wake();
+        }
     }
 
     // ---- flushing ----
@@ -230,7 +234,8 @@ impl Conn {
     /// [`Conn::forget_flushed`].
     pub(crate) fn when_flushed(&self, done: Flushed) {
         if !self.is_sending() {
-            let result = if self.transport.is_open() { self.check_sent() } else { Err(self.closed()) };
+            let lost = self.rare.borrow().as_ref().is_some_and(|rare| rare.lost);
+            let result = if lost { Err(self.closed()) } else { self.check_sent() };
             self.engine.defer(move |engine| done(engine, result));
         } else {
             self.rare(|rare| rare.flushed.push(done));

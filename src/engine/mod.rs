@@ -330,21 +330,13 @@ impl Engine {
         Ok(key)
     }
 
-    /// Passes a registration on to another handler.
-    pub(crate) fn replace_handler(&self, key: Key, handler: Rc<dyn Handler>) {
-        let old = match self.entries.borrow_mut().get_mut(key) {
-            Some(entry) => std::mem::replace(&mut entry.handler, handler),
-            None => return,
-        };
-        drop(old);
-    }
-
-    /// Must the handler ask for each readiness, because the descriptor blocks or because epoll does not know it?
-    pub(crate) fn is_armed_by_hand(&self, key: Key) -> bool {
+    /// Must the handler ask for each readiness of the input, or of the output, because that descriptor blocks or because
+    /// epoll does not know it?
+    pub(crate) fn armed_by_hand(&self, key: Key) -> (bool, bool) {
         let by_hand = |side: &Side| side.always || side.watch.one_shot;
         let mut entries = self.entries.borrow_mut();
-        let Some(entry) = entries.get_mut(key) else { return false };
-        by_hand(&entry.input) || entry.output.as_ref().is_some_and(by_hand)
+        let Some(entry) = entries.get_mut(key) else { return (false, false) };
+        (by_hand(&entry.input), by_hand(entry.output.as_ref().unwrap_or(&entry.input)))
     }
 
     /// Ends a registration. What was queued for it is dropped.
@@ -628,9 +620,11 @@ impl Engine {
         let count = self.poller.borrow_mut().poll(|bits, what| {
             let (key, output) = Key::from_bits(bits);
             let Some(entry) = entries.get_mut(key) else { return };
-            entry.ready |= match (output, what.has(Ready::HANGUP)) {
+            entry.ready |= match (output, entry.output.is_some()) {
                 // The reader of our output has gone.
-                (true, true) => what | Ready::ERROR,
+                (true, _) if what.has(Ready::HANGUP) => what.without(Ready::HANGUP) | Ready::ERROR,
+                // Of two descriptors the input's error is found by reading; `ERROR` is the output's.
+                (false, true) if what.has(Ready::ERROR) => what.without(Ready::ERROR) | Ready::READ | Ready::HANGUP,
                 _ => what,
             };
             if entry.hot && !entry.muted && what.has(Ready::READ) {
@@ -800,10 +794,6 @@ impl Engine {
         let timers = self.timers.borrow_mut().clear();
         let calls = (timers, self.deferred.take(), self.remote_calls.take());
         drop(calls);
-    }
-
-    pub(crate) fn has_ended(&self) -> bool {
-        self.ended.get()
     }
 
     /// In the child of a fork: a kernel queue of its own, with all that was registered. The parent's, which is shared

@@ -60,10 +60,11 @@ impl Sources {
 
     /// The context itself. Called on its thread, from a method of something that was made on it.
     pub(super) fn context(&self) -> glib::MainContext {
-        // SAFETY: the sources live, so their context does.
         if self.main.get().is_null() {
+            // It has ended; nobody will wake this one.
             return glib::MainContext::new();
         }
+        // SAFETY: the sources live, so their context does.
         unsafe { glib::translate::from_glib_none(self.context) }
     }
 

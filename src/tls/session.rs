@@ -104,6 +104,7 @@ impl Session {
     }
 
     /// Appends to `out` what is to be written to the peer, and tells how many bytes that was.
+    #[cfg(test)]
     pub(crate) fn take_output(&mut self, out: &mut Vec<u8>) -> usize {
         let before = out.len();
         while self.tls.wants_write() && self.tls.write_tls(out).is_ok_and(|written| written > 0) {}

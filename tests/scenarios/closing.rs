@@ -238,7 +238,7 @@ fn flush_waits_until_the_kernel_has_everything() {
 #[test]
 fn flush_fails_when_the_peer_goes() {
     for_each_kind(|kind| {
-        let (address, thread) = stranger(kind, |peer| drop(peer));
+        let (address, thread) = stranger(kind, drop);
         let socket = connect(&address);
         thread.join().unwrap();
         let log = Log::<String>::new();
@@ -307,4 +307,74 @@ fn the_end_of_the_context_disconnects_its_sockets() {
     assert!(!server.is_open());
     assert!(matches!(socket.send("x"), Err(Error::Closed { .. })));
     thread.join().unwrap();
+}
+
+#[test]
+fn with_an_end_callback_the_peers_end_is_not_the_end() {
+    for_each_kind(|kind| {
+        let Joined { client, served, server: _server } = join(kind);
+        let ends = log_end(&served);
+        let lines = log_lines(&served);
+        let counted = lines.clone();
+        let told = Log::<()>::new();
+        let tell = told.clone();
+        served.end_cb(move |socket| {
+            tell.add(());
+            socket.sendline(format!("{} lines", counted.len()))
+        });
+        let answers = log_lines(&client);
+        let client_ends = log_end(&client);
+        client.send("one\ntwo\n").unwrap();
+        client.shutdown_write().unwrap();
+        until(|| answers.len() == 1);
+        settle();
+        assert_eq!((ends.len(), client_ends.len()), (0, 0));
+        served.sendline("and more").unwrap();
+        until(|| answers.len() == 2);
+        assert_eq!(answers.all(), ["2 lines", "and more"]);
+        served.shutdown_write().unwrap();
+        until(|| ends.len() == 1 && client_ends.len() == 1);
+        assert_eq!(ends.all(), [("closed by the peer".into(), vec![])]);
+        assert_eq!(told.len(), 1);
+    });
+}
+
+#[test]
+fn a_half_open_connection_ends_when_the_peer_goes_for_good() {
+    on_own_context(|| {
+        let (server, _) = serve(Kind::Tcp, |_| Ok(()));
+        let stranger = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+        until(|| !server.connections().is_empty());
+        let served = server.connections().remove(0);
+        let ends = log_end(&served);
+        let told = Log::<()>::new();
+        let tell = told.clone();
+        served.read(|_, _| Ok(()));
+        served.end_cb(move |_| {
+            tell.add(());
+            Ok(())
+        });
+        stranger.shutdown(std::net::Shutdown::Write).unwrap();
+        until(|| told.len() == 1);
+        drop(stranger);
+        until(|| served.send("anybody there?").is_err() || ends.len() == 1 || thread_step());
+        until(|| ends.len() == 1);
+    });
+}
+
+#[test]
+fn flushing_is_done_when_a_closed_connection_has_sent_everything() {
+    for_each_kind(|kind| {
+        let Joined { client, served, server: _server } = join(kind);
+        let lines = log_lines(&served);
+        let log = Log::<String>::new();
+        let done = log.clone();
+        client.disconnect_cb(move |socket, _| {
+            socket.flush_async(move |result| done.add(format!("{result:?}")));
+        });
+        client.sendline("bye").unwrap();
+        let _ = client.close();
+        until(|| log.len() == 1 && lines.len() == 1);
+        assert_eq!(log.all(), ["Ok(())"]);
+    });
 }
