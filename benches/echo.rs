@@ -1,7 +1,7 @@
 //! Server CPU per operation, beside a level-triggered epoll loop that knows nothing but its task.
 //!
-//! `cargo bench --bench echo` prints the table. `… -- callgrind` counts user instructions per echo, `… -- strace` system
-//! calls; both want that program installed. The load comes from this process, each server is one of its own, and the two
+//! `cargo bench --bench echo` prints the table. `… -- callgrind` counts user instructions per echo, `… -- strace` and
+//! `… -- perf` system calls; each wants that program installed. The load comes from this process, each server is one of its own, and the two
 //! sit on different CPUs. Rounds of both servers alternate; times and ratios are medians of the rounds.
 
 #![allow(unsafe_code)]
@@ -30,10 +30,11 @@ fn main() -> Result<()> {
         ["serve", "raw", task] => raw(task),
         ["serve", "ours", task] => ours(task),
         ["callgrind", ..] => instructions(),
-        ["strace", ..] => system_calls(),
+        ["strace", ..] => system_calls(false),
+        ["perf", ..] => system_calls(true),
         ["--bench"] => table(),
         _ => {
-            println!("to run this: cargo bench --bench echo [-- callgrind | strace]");
+            println!("to run this: cargo bench --bench echo [-- callgrind | strace | perf]");
             Ok(())
         }
     }
@@ -266,10 +267,18 @@ fn instructions() -> Result<()> {
     Ok(())
 }
 
-fn system_calls() -> Result<()> {
-    let file = std::env::temp_dir().join(format!("strace.{}", std::process::id()));
+/// With strace, or with the kernel's tracepoints by way of perf, which do not slow the server down: slowed down, it runs out
+/// of credit sooner, and the calls that follow from that are counted too.
+fn system_calls(perf: bool) -> Result<()> {
+    let file = std::env::temp_dir().join(format!("calls.{}", std::process::id()));
     let name = file.display().to_string();
-    let tool = ["strace", "-f", "-c", "-U", "calls,name", "-o", &name];
+    let events = ["poll", "epoll_wait", "epoll_pwait", "epoll_ctl", "recvfrom", "sendto", "read", "write"]
+        .map(|name| format!("syscalls:sys_enter_{name}"))
+        .join(",");
+    let tool: &[&str] = match perf {
+        false => &["strace", "-f", "-c", "-U", "calls,name", "-o", &name],
+        true => &["perf", "stat", "-x,", "-e", &events, "-o", &name],
+    };
     println!("System calls per echo\n");
     println!("| connections | raw epoll | network | of these                                     |");
     println!("|------------:|----------:|--------:|----------------------------------------------|");
@@ -277,13 +286,15 @@ fn system_calls() -> Result<()> {
         let total = || {
             let report = std::fs::read_to_string(&file)?;
             let row = |line: &str| {
-                let (count, name) = line.trim().split_once(' ')?;
-                Some((name.trim().to_owned(), count.parse().ok()?))
+                let line = line.trim().replace(",,syscalls:sys_enter_", " ");
+                let (count, name) = line.split_once(' ')?;
+                let name = name.trim().split(',').next()?;
+                Some((name.to_owned(), count.parse().ok()?))
             };
             Ok(report.lines().filter_map(row).filter(|(name, _)| name != "total").collect())
         };
-        let raw: f64 = per_echo("raw", connections, &tool, total)?.values().sum();
-        let ours = per_echo("ours", connections, &tool, total)?;
+        let raw: f64 = per_echo("raw", connections, tool, total)?.values().sum();
+        let ours = per_echo("ours", connections, tool, total)?;
         let mut parts: Vec<_> = ours.iter().filter(|(_, each)| **each >= 0.001).collect();
         parts.sort_by(|one, other| other.1.total_cmp(one.1));
         let parts: Vec<_> = parts.iter().map(|(name, each)| format!("{name} {each:.3}")).collect();

@@ -56,7 +56,8 @@ impl Served {
             [] => Command::new(own),
             [tool, flags @ ..] => {
                 let mut command = Command::new(tool);
-                command.args(flags).arg(own);
+                // It would report how its program ended.
+                command.args(flags).arg(own).stderr(Stdio::null());
                 command
             }
         };
