@@ -715,15 +715,14 @@ impl Engine {
         }
     }
 
-    /// The credit is spent: whatever waits, waits for the low source.
+    /// The credit is spent: whatever waits, waits for the low source. Those that get more input meanwhile are muted then:
+    /// most are served before that.
     fn all_hot(&self) {
         let waiting = self.ready.take();
         for key in waiting {
-            if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
-                entry.hot = true;
-                self.mute(key, entry, true);
-            } else {
-                continue;
+            match self.entries.borrow_mut().get_mut(key) {
+                Some(entry) => entry.hot = true,
+                None => continue,
             }
             self.push_hot(key);
         }
