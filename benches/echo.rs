@@ -1,6 +1,6 @@
 //! Server CPU per operation, beside a level-triggered epoll loop that knows nothing but its task.
 //!
-//! `cargo bench --bench echo` prints the table. `… -- callgrind` counts user instructions per echo, `… -- strace` and
+//! `cargo bench --bench echo` prints the table, `… -- WORD` the rows that hold that word. `… -- callgrind` counts user instructions per echo, `… -- strace` and
 //! `… -- perf` system calls; each wants that program installed. The load comes from this process, each server is one of its own, and the two
 //! sit on different CPUs. Rounds of both servers alternate; times and ratios are medians of the rounds.
 
@@ -32,9 +32,10 @@ fn main() -> Result<()> {
         ["callgrind", ..] => instructions(),
         ["strace", ..] => system_calls(false),
         ["perf", ..] => system_calls(true),
-        ["--bench"] => table(),
+        ["--bench"] => table(""),
+        [only, "--bench"] => table(only),
         _ => {
-            println!("to run this: cargo bench --bench echo [-- callgrind | strace | perf]");
+            println!("to run this: cargo bench --bench echo [-- WORD | callgrind | strace | perf]");
             Ok(())
         }
     }
@@ -195,7 +196,7 @@ fn compare(
     Ok(())
 }
 
-fn table() -> Result<()> {
+fn table(only: &str) -> Result<()> {
     let begun = Instant::now();
     pin(true);
     println!("Server CPU in ns per operation, medians of {ROUNDS} rounds\n");
@@ -204,18 +205,18 @@ fn table() -> Result<()> {
     for (connections, idle) in [(1, 0), (16, 0), (64, 0), (64, 1000), (256, 0)] {
         let beside = if idle > 0 { format!(", {idle} idle") } else { String::new() };
         let name = format!("echo {MESSAGE} B, {connections} conn.{beside}");
-        compare(&name, "echo", connections, idle, |load| load.echo_for(ROUND))?;
+        if name.contains(only) {
+            compare(&name, "echo", connections, idle, |load| load.echo_for(ROUND))?;
+        }
     }
-    let lines = chunk(true);
-    compare(&format!("line of {LINE} B in (raw: not text)"), "lines", 1, 0, |load| {
-        load.stream(&lines)?;
-        Ok(ROUND_BYTES / LINE as u64)
-    })?;
-    let bytes = chunk(false);
-    compare("64 KiB in", "bulk", 1, 0, |load| {
-        load.stream(&bytes)?;
-        Ok(ROUND_BYTES / (64 << 10))
-    })?;
+    let streams = [("line of 80 B in (raw: not text)", "lines", LINE), ("64 KiB in", "bulk", 64 << 10)];
+    for (name, task, unit) in streams.into_iter().filter(|(name, ..)| name.contains(only)) {
+        let chunk = chunk(task == "lines");
+        compare(name, task, 1, 0, |load| {
+            load.stream(&chunk)?;
+            Ok(ROUND_BYTES / unit as u64)
+        })?;
+    }
     println!("\ntook {:.0} s", begun.elapsed().as_secs_f64());
     Ok(())
 }
