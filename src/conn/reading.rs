@@ -66,8 +66,7 @@ impl Conn {
             }
             self.give_back(&mut buffer);
             match self.fill(&mut buffer) {
-                Filled::Full => reads = READS,
-                Filled::Part => reads += 1,
+                Filled::Full | Filled::Part => reads += 1,
                 Filled::Nothing | Filled::Ended => break Next::Idle,
             }
         };
