@@ -27,9 +27,10 @@ mod transport;
 
 pub use address::{Address, Endpoint};
 pub use conn::handler::{Disconnect, Reason};
+pub use engine::Fairness;
 pub use error::{Error, Result};
 pub use fingerprint::{Fingerprint, FingerprintError};
-pub use mainloop::{bgloop, catch_signals, endloop, fgloop, fgloop_for, iteration};
+pub use mainloop::{bgloop, catch_signals, endloop, fgloop, fgloop_for, iteration, set_fairness};
 pub use server::{Server, ServerBuilder, WeakServer};
 pub use socket::{Socket, SocketBuilder, WeakSocket};
 pub use tls::{ClientTls, Identity, ServerTls, Tls};

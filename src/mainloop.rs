@@ -12,7 +12,8 @@ use std::time::Duration;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::engine::{
-    Engine, Forked, Handler, Interrupts, Key, Next, Ready, Registration, exit_now, fork, main_depth, other_threads,
+    Engine, Fairness, Forked, Handler, Interrupts, Key, Next, Ready, Registration, exit_now, fork, main_depth,
+    other_threads,
 };
 use crate::error::{Error, Result};
 use crate::server;
@@ -86,6 +87,25 @@ pub fn iteration(may_block: bool) -> bool {
 /// loop on. A signal for which the program has a handler of its own, or which it ignores, is never touched.
 pub fn catch_signals(catch: bool) {
     CATCH_SIGNALS.store(catch, Ordering::Relaxed);
+}
+
+/// Sets how the network shares the thread-default main context with the rest of the program.
+///
+/// The defaults keep a GTK window drawing at full speed whatever the network does, and cost a program without a window
+/// next to nothing.
+///
+/// # Errors
+/// [`Error::WrongThread`] if another thread has that context; [`Error::Io`] if the system gives no descriptors.
+///
+/// ```
+/// let mut fairness = network::Fairness::default();
+/// fairness.slice = std::time::Duration::from_micros(500);
+/// network::set_fairness(&fairness)?;
+/// # Ok::<(), network::Error>(())
+/// ```
+pub fn set_fairness(fairness: &Fairness) -> Result {
+    Engine::current()?.set_fairness(fairness);
+    Ok(())
 }
 
 fn step(context: &glib::MainContext, engine: &Rc<Engine>, may_block: bool) -> bool {

@@ -23,7 +23,8 @@ use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) use descriptor::{Backlog, Descriptor, backlog};
-use fairness::Fairness;
+use fairness::Budget;
+pub use fairness::Fairness;
 use poller::{BATCH, Poller, Watch};
 pub(crate) use process::{Forked, exit_now, fork, other_threads};
 pub(crate) use remote::Remote;
@@ -40,9 +41,6 @@ use crate::error::{Error, Result};
 /// Size of the buffer that all reads of a context share, in bytes. Smaller ones cost more calls (16 KiB 1.3 times the
 /// time), larger ones fall out of the cache (256 KiB 1.4 times).
 pub(crate) const READ_BUFFER: usize = 64 << 10;
-
-/// Hot connections wait for everything above this: GDK paints at 120, default idles run at 200.
-const LOW_PRIORITY: glib::Priority = glib::Priority::DEFAULT_IDLE;
 
 /// What a descriptor is ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,7 +209,7 @@ pub(crate) struct Engine {
     /// How many dispatches are on the stack.
     turns: Cell<u32>,
     low_armed: Cell<bool>,
-    fairness: Fairness,
+    fairness: Budget,
     inbound: Arc<remote::Inbound>,
     remote_calls: RefCell<HashMap<u64, Call>>,
     next_token: Cell<u64>,
@@ -268,7 +266,7 @@ impl Engine {
             plain: Cell::default(),
             turns: Cell::new(0),
             low_armed: Cell::new(false),
-            fairness: Fairness::new(),
+            fairness: Budget::new(),
             inbound: Arc::default(),
             remote_calls: RefCell::default(),
             next_token: Cell::new(0),
@@ -286,8 +284,10 @@ impl Engine {
         here.unwrap_or_default()
     }
 
-    fn priority(&self) -> glib::Priority {
-        glib::Priority::DEFAULT
+    /// Shares the context differently from now on.
+    pub(crate) fn set_fairness(&self, fairness: &Fairness) {
+        self.fairness.set(fairness);
+        self.sources.set_priorities(fairness.priority, fairness.flood_priority);
     }
 
     fn strong(&self) -> Option<Rc<Engine>> {

@@ -72,12 +72,24 @@ impl Sources {
     /// Attaches both sources to the context they were made for.
     pub(super) fn attach(engine: &Rc<Engine>, context: &glib::MainContext, epoll: i32) {
         let sources = &engine.sources;
-        sources.main.set(attach(engine, context, &MAIN, engine.priority(), Some(epoll)));
-        sources.low.set(attach(engine, context, &LOW, super::LOW_PRIORITY, None));
+        let default = super::Fairness::default();
+        sources.main.set(attach(engine, context, &MAIN, default.priority, Some(epoll)));
+        sources.low.set(attach(engine, context, &LOW, default.flood_priority, None));
+    }
+
+    pub(super) fn set_priorities(&self, main: glib::Priority, low: glib::Priority) {
+        for (source, priority) in [(self.main.get(), main), (self.low.get(), low)] {
+            if !source.is_null() {
+                // SAFETY: not null, so `finalize` has not run and the source lives.
+                unsafe { ffi::g_source_set_priority(source, priority.into_glib()) };
+            }
+        }
     }
 
     /// Takes the sources off the context, which gives their references to the engine back.
     pub(super) fn destroy(&self) {
+        // What callbacks captured is dropped on the way, and that may be the last reference to the context.
+        let _context = self.context();
         for source in [self.main.get(), self.low.get()] {
             if !source.is_null() {
                 // SAFETY: not null, so `finalize` has not run and the source lives.
