@@ -17,6 +17,7 @@ use gio::prelude::*;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::address::Address;
+use crate::avahi::{Find, Finding, find};
 use crate::conn::handler::call;
 use crate::conn::{Conn, Options};
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, TimerKey};
@@ -37,6 +38,8 @@ type Done = Box<dyn FnOnce(&Rc<Engine>, Result<OwnedFd>)>;
 /// One address to try.
 enum Candidate {
     Inet(SocketAddr),
+    /// An address of an Avahi service, and the service's name.
+    Service(Rc<str>, SocketAddr),
     Unix(PathBuf),
 }
 
@@ -44,6 +47,8 @@ enum Candidate {
 struct Race {
     engine: Rc<Engine>,
     address: Address,
+    /// The name of the Avahi service that it is, once it is one.
+    service: RefCell<Option<Rc<str>>>,
     state: RefCell<State>,
 }
 
@@ -51,6 +56,7 @@ struct Race {
 struct State {
     candidates: VecDeque<Candidate>,
     look_up: Option<LookUp>,
+    find: Option<Find>,
     attempts: Vec<Rc<Attempt>>,
     /// What went wrong with the most telling attempt so far.
     error: Option<Error>,
@@ -64,6 +70,7 @@ struct State {
 /// One socket that is being connected.
 struct Attempt {
     race: Rc<Race>,
+    service: Option<Rc<str>>,
     fd: RefCell<Option<OwnedFd>>,
     key: Cell<Option<Key>>,
 }
@@ -71,11 +78,17 @@ struct Attempt {
 impl Race {
     fn start(engine: &Rc<Engine>, address: &Address, plan: Plan, limit: Duration, done: Done) -> Rc<Race> {
         let state = State { done: Some(done), ..State::default() };
-        let race = Rc::new(Race { engine: engine.clone(), address: address.clone(), state: RefCell::new(state) });
+        let race = Rc::new(Race {
+            engine: engine.clone(),
+            address: address.clone(),
+            service: RefCell::new(None),
+            state: RefCell::new(state),
+        });
         let late = race.clone();
         let timer = engine.after(limit, move |_| {
             let address = late.address.to_string();
-            late.finish(Err(Error::TimedOut { operation: "connecting to", address, limit }));
+            let verdict = late.state.borrow().find.as_ref().and_then(Find::verdict);
+            late.finish(Err(verdict.unwrap_or(Error::TimedOut { operation: "connecting to", address, limit })));
         });
         race.state.borrow_mut().limit = Some(timer);
         // On the loop's next turn: a look-up may start threads, and before the loop runs the program may want to fork.
@@ -93,6 +106,15 @@ impl Race {
             Plan::Direct(addresses) => {
                 self.state.borrow_mut().candidates.extend(addresses.into_iter().map(Candidate::Inet));
                 self.try_next();
+            }
+            Plan::Service(query) => {
+                let me = Rc::downgrade(self);
+                let find = find(&self.engine, &self.address, query, move |_, finding| match (me.upgrade(), finding) {
+                    (Some(me), Finding::Candidate(service, address)) => me.add(Candidate::Service(service, address)),
+                    (Some(me), Finding::End(error)) => me.no_more(error),
+                    (None, _) => {}
+                });
+                self.state.borrow_mut().find = Some(find);
             }
             Plan::LookUp(host, port) => {
                 let look_up = LookUp::start(&host, port);
@@ -131,10 +153,12 @@ impl Race {
     fn no_more(self: &Rc<Self>, error: Option<Error>) {
         let mut state = self.state.borrow_mut();
         state.look_up = None;
+        let find = state.find.take();
         if state.error.is_none() {
             state.error = error;
         }
         drop(state);
+        drop(find);
         self.give_up_if_hopeless();
     }
 
@@ -164,22 +188,23 @@ impl Race {
 
     /// Starts to connect. True if it is under way.
     fn attempt(self: &Rc<Self>, candidate: Candidate) -> io::Result<bool> {
-        let address = match candidate {
+        let (service, address) = match candidate {
             Candidate::Unix(path) => return self.attempt_unix(path),
-            Candidate::Inet(address) => address,
+            Candidate::Inet(address) => (None, address),
+            Candidate::Service(name, address) => (Some(name), address),
         };
         let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
         let fd = stream_socket(family)?;
         sockopt::set_tcp_nodelay(&fd, true)?;
         match rustix::net::connect(&fd, &address) {
             Ok(()) => {
-                self.won(fd);
+                self.won(fd, service);
                 return Ok(false);
             }
             Err(rustix::io::Errno::INPROGRESS | rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let attempt = Rc::new(Attempt { race: self.clone(), fd: RefCell::new(None), key: Cell::new(None) });
+        let attempt = Rc::new(Attempt { race: self.clone(), service, fd: RefCell::new(None), key: Cell::new(None) });
         let registration = Registration { input: fd.as_fd(), input_blocks: false, output: None, write: true };
         let key = self.engine.register(registration, attempt.clone())?;
         attempt.key.set(Some(key));
@@ -199,7 +224,7 @@ impl Race {
         let fd = stream_socket(AddressFamily::UNIX)?;
         match rustix::net::connect(&fd, &unix_address(&path)?) {
             Ok(()) => {
-                self.won(fd);
+                self.won(fd, None);
                 Ok(false)
             }
             Err(rustix::io::Errno::AGAIN) => {
@@ -230,6 +255,7 @@ impl Race {
         let error = {
             let mut state = self.state.borrow_mut();
             let hope = state.look_up.is_some()
+                || state.find.is_some()
                 || state.retry.is_some()
                 || !state.candidates.is_empty()
                 || !state.attempts.is_empty();
@@ -242,13 +268,14 @@ impl Race {
         self.finish(Err(error.unwrap_or_else(none)));
     }
 
-    fn won(self: &Rc<Self>, fd: OwnedFd) {
+    fn won(self: &Rc<Self>, fd: OwnedFd, service: Option<Rc<str>>) {
         // A socket can meet itself where nobody listens, if the system happens to give it that very port.
         let own = rustix::net::getsockname(&fd).ok().and_then(|own| SocketAddr::try_from(own).ok());
         let peer = rustix::net::getpeername(&fd).ok().flatten().and_then(|peer| SocketAddr::try_from(peer).ok());
         if own.is_some() && own == peer {
             self.note(io::Error::from(rustix::io::Errno::CONNREFUSED));
         } else {
+            self.service.replace(service);
             self.finish(Ok(fd));
         }
     }
@@ -266,6 +293,7 @@ impl Race {
         if let Some(look_up) = &state.look_up {
             look_up.cancel();
         }
+        drop(state.find);
         for attempt in state.attempts {
             attempt.close();
         }
@@ -290,7 +318,7 @@ impl Handler for Attempt {
         let Some(fd) = self.close() else { return Next::Idle };
         self.race.state.borrow_mut().attempts.retain(|other| !Rc::ptr_eq(other, &self));
         match sockopt::socket_error(&fd) {
-            Ok(Ok(())) => self.race.won(fd),
+            Ok(Ok(())) => self.race.won(fd, self.service.clone()),
             Ok(Err(error)) | Err(error) => self.race.note(error.into()),
         }
         if !self.race.is_over() {

@@ -2,6 +2,13 @@
 
 #[forbid(unsafe_code)]
 mod address;
+#[cfg(feature = "avahi")]
+#[forbid(unsafe_code)]
+mod avahi;
+#[cfg(not(feature = "avahi"))]
+#[forbid(unsafe_code)]
+#[path = "avahi/absent.rs"]
+mod avahi;
 #[forbid(unsafe_code)]
 mod conn;
 #[forbid(unsafe_code)]
@@ -26,6 +33,10 @@ mod tls;
 mod transport;
 
 pub use address::{Address, Endpoint};
+#[cfg(feature = "avahi")]
+pub use avahi::{
+    Browse, BrowseEvent, BrowseStream, ResolveAll, Service, Txt, browse, browse_stream, resolve_all, resolve_all_future,
+};
 pub use conn::handler::{Disconnect, Reason};
 pub use error::{Error, Result};
 pub use fingerprint::{Fingerprint, FingerprintError};
