@@ -5,7 +5,7 @@
 //! This file knows nothing of Avahi, and calls no user code.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,6 +30,9 @@ const READS: usize = 4;
 
 /// How long an answer may take. Avahi gives up on a name after 5 s by itself.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
+
+/// Calls that wait for their answer at a time. The bus answers with an error from the 129th on.
+const CALLS: usize = 64;
 
 /// The system bus, where the environment names no other.
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket;unix:path=/var/run/dbus/system_bus_socket";
@@ -77,6 +80,16 @@ struct Wire {
     at_end: Option<String>,
     serial: u32,
     calls: HashMap<u32, (Then, TimerKey)>,
+    /// Calls that are made when others have been answered.
+    waiting: VecDeque<Waiting>,
+}
+
+struct Waiting {
+    serial: u32,
+    blob: Vec<u8>,
+    method: String,
+    limit: Duration,
+    then: Then,
 }
 
 impl Bus {
@@ -126,30 +139,47 @@ impl Bus {
         limit: Duration,
         then: impl FnOnce(&Rc<Engine>, Answer) + 'static,
     ) {
-        let serial = self.send(&method, body, false);
-        let me = self.me.clone();
-        let name = method.name.to_owned();
-        let timer = self.engine.after(limit, move |engine| {
-            let waiting = me.upgrade().and_then(|me| me.wire.borrow_mut().calls.remove(&serial));
-            if let Some((then, _)) = waiting {
-                let message = format!("no answer to {name} within {limit:?}");
-                then(engine, Err(CallError { name: String::new(), message }));
-            }
-        });
         // Once closed nobody answers, and nobody is told.
         if self.key.get().is_none() {
-            self.engine.cancel_timer(timer);
             return;
         }
-        self.wire.borrow_mut().calls.insert(serial, (Box::new(then), timer));
+        let (serial, blob) = self.pack(&method, body, false);
+        let waiting = Waiting { serial, blob, method: method.name.to_owned(), limit, then: Box::new(then) };
+        self.wire.borrow_mut().waiting.push_back(waiting);
+        self.call_next();
+    }
+
+    /// Makes the calls that wait, as many as there may be.
+    fn call_next(&self) {
+        loop {
+            let mut wire = self.wire.borrow_mut();
+            if wire.calls.len() >= CALLS {
+                return;
+            }
+            let Some(Waiting { serial, blob, method, limit, then }) = wire.waiting.pop_front() else { return };
+            let me = self.me.clone();
+            let timer = self.engine.after(limit, move |engine| {
+                let Some(me) = me.upgrade() else { return };
+                let late = me.wire.borrow_mut().calls.remove(&serial);
+                me.call_next();
+                if let Some((then, _)) = late {
+                    let message = format!("no answer to {method} within {limit:?}");
+                    then(engine, Err(CallError { name: String::new(), message }));
+                }
+            });
+            wire.calls.insert(serial, (then, timer));
+            drop(wire);
+            self.write(&blob);
+        }
     }
 
     /// Calls a method whose answer nobody wants.
     pub(super) fn tell(&self, method: Method<'_>, body: Option<&glib::Variant>) {
-        self.send(&method, body, true);
+        let (_, blob) = self.pack(&method, body, true);
+        self.write(&blob);
     }
 
-    fn send(&self, method: &Method<'_>, body: Option<&glib::Variant>, no_answer: bool) -> u32 {
+    fn pack(&self, method: &Method<'_>, body: Option<&glib::Variant>, no_answer: bool) -> (u32, Vec<u8>) {
         let message =
             DBusMessage::new_method_call(Some(method.destination), method.path, Some(method.interface), method.name);
         if let Some(body) = body {
@@ -164,11 +194,11 @@ impl Bus {
             wire.serial
         };
         message.set_serial(serial);
-        match message.to_blob(DBusCapabilityFlags::NONE) {
-            Ok(blob) => self.write(&blob),
-            Err(error) => glib::g_critical!("network", "cannot pack a call of {}: {error}", method.name),
-        }
-        serial
+        let blob = message.to_blob(DBusCapabilityFlags::NONE).unwrap_or_else(|error| {
+            glib::g_critical!("network", "cannot pack a call of {}: {error}", method.name);
+            Vec::new()
+        });
+        (serial, blob)
     }
 
     fn write(&self, bytes: &[u8]) {
@@ -268,6 +298,7 @@ impl Bus {
             _ => return,
         };
         let waiting = self.wire.borrow_mut().calls.remove(&message.reply_serial());
+        self.call_next();
         if let Some((then, timer)) = waiting {
             engine.cancel_timer(timer);
             then(engine, answer);
@@ -282,9 +313,9 @@ impl Bus {
         let calls = {
             let mut wire = self.wire.borrow_mut();
             wire.input.clear();
-            std::mem::take(&mut wire.calls)
+            (std::mem::take(&mut wire.calls), std::mem::take(&mut wire.waiting))
         };
-        for (_, timer) in calls.values() {
+        for (_, timer) in calls.0.values() {
             self.engine.cancel_timer(*timer);
         }
         drop(calls);
