@@ -32,7 +32,7 @@ const READS: usize = 4;
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
 /// Calls that wait for their answer at a time. The bus answers with an error from the 129th on.
-const CALLS: usize = 64;
+const CALLS: usize = 112;
 
 /// The system bus, where the environment names no other.
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket;unix:path=/var/run/dbus/system_bus_socket";

@@ -112,6 +112,22 @@ pub(super) struct Fresh {
     pub(super) ripe: bool,
 }
 
+impl Table {
+    /// Forgets a service that does not answer, so that a flood of them does not keep the others out.
+    fn make_room(&mut self) -> bool {
+        let is_dead = |entry: &Entry| {
+            entry.told.is_none()
+                && entry.is_settled()
+                && entry.instances.iter().all(|instance| instance.found.is_none())
+        };
+        let dead = self.services.iter().find(|(_, entry)| is_dead(entry)).map(|(name, _)| name.clone());
+        dead.is_some_and(|name| {
+            self.fresh.retain(|fresh| *fresh != name);
+            self.services.remove(&name).is_some()
+        })
+    }
+}
+
 impl Entry {
     fn is_settled(&self) -> bool {
         self.instances.iter().all(|instance| instance.found.is_some() || instance.tries > 0)
@@ -306,7 +322,7 @@ impl Tracker {
         if !self.matcher.matches(name) {
             return;
         }
-        if table.services.len() >= SERVICES && !table.services.contains_key(name) {
+        if table.services.len() >= SERVICES && !table.services.contains_key(name) && !table.make_room() {
             if !std::mem::replace(&mut table.crowded, true) {
                 glib::g_warning!("network", "more than {SERVICES} services of type {}: not all are seen", self.kind);
             }

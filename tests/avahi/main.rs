@@ -6,11 +6,12 @@
 mod world;
 
 use std::cell::{Cell, RefCell};
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use network::{BrowseEvent, Error, Server, Socket};
-use world::{HERE, Party, another_host, in_own_world, until};
+use world::{HERE, Party, another_host, in_own_world, run, until};
 
 /// A server that greets, and what it was published as.
 fn greeter(address: &str, greeting: &'static str) -> Server {
@@ -326,6 +327,112 @@ const ROLE: [&str; 4] = ["role_serve_far_room", "--exact", "--ignored", "--nocap
 fn role_serve_far_room() {
     let _server = greeter("chat|far room", "from afar");
     network::fgloop_for(Duration::from_secs(90));
+}
+
+#[test]
+fn a_hostile_machine_does_no_harm() {
+    if !in_own_world("a_hostile_machine_does_no_harm") {
+        return;
+    }
+    let far = another_host(true);
+    run("ip", "-n far route add 224.0.0.0/4 dev cable");
+    let (_bus, _avahi) = (HERE.bus(), HERE.avahi());
+    let server = greeter("chat|room", "hello");
+    let private = TcpListener::bind("127.0.0.1:4321").unwrap();
+    private.set_nonblocking(true).unwrap();
+    let (_browse, events) = browse("chat");
+    until(|| events.has("+room") && events.has("all"));
+    let before = resident();
+    let hostile = far.start(std::env::current_exe().unwrap().to_str().unwrap(), &HOSTILE);
+    // It floods, and among that says that its own service is on our loopback, and on no address at all.
+    until(|| events.0.borrow().len() > 200);
+    let started = Instant::now();
+    assert_eq!(line(&connect("chat|^room$").unwrap()), "hello");
+    eprintln!("connected beside the flood after {:?}", started.elapsed());
+    let lured = connect_within("chat|^evil", Duration::from_secs(8)).unwrap_err();
+    assert!(matches!(&lured, Error::ServiceNotFound { .. }), "{lured}");
+    assert!(private.accept().is_err());
+    hostile.says("flooded");
+    network::fgloop_for(Duration::from_secs(3));
+    let grown = resident().saturating_sub(before);
+    eprintln!("{} events, {} KiB more", events.0.borrow().len(), grown >> 10);
+    assert!(grown < 24 << 20, "{grown}");
+    assert!(server.published_name().is_some());
+    assert_eq!(line(&connect("chat|^room$").unwrap()), "hello");
+}
+
+const HOSTILE: [&str; 4] = ["role_hostile_machine", "--exact", "--ignored", "--nocapture"];
+
+#[test]
+#[ignore = "started by other tests, on another host"]
+fn role_hostile_machine() {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:5353").unwrap();
+    socket.set_multicast_ttl_v4(255).unwrap();
+    let send = |packet: &[u8]| drop(socket.send_to(packet, "224.0.0.251:5353"));
+    let mut random = 12345u32;
+    let mut byte = || {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (random >> 24) as u8
+    };
+    for n in 0..4000u32 {
+        let name: Vec<u8> = match n % 4 {
+            0 => format!("evil {n}").into_bytes(),
+            1 => (0..63).map(|_| byte()).collect(),
+            2 => format!("\u{1b}[2J{n}\n").into_bytes(),
+            _ => [&n.to_be_bytes()[..], b"\xff\xfe\0"].concat(),
+        };
+        // Avahi lets those with a malformed record wait until it gives up on them.
+        let txt: Vec<u8> = match n % 32 {
+            0..16 => vec![255; 1024],
+            16 => (0..300).map(|_| byte()).collect(),
+            _ => [&[4u8][..], b"\xff=\xfe\0"].concat(),
+        };
+        // Not to be connected to, by anybody else than that machine itself; and one that is well.
+        let host: (&[u8; 4], [u8; 4]) = match n % 8 {
+            0 | 4 => (b"evil", [127, 0, 0, 1]),
+            1 => (b"none", [0; 4]),
+            _ => (b"well", [10, 9, 8, 2]),
+        };
+        send(&announcement(&name, &txt, host));
+        if n % 16 == 0 {
+            let mut packet = announcement(&name, &txt, host);
+            let length = packet.len();
+            for _ in 0..8 {
+                packet[12 + usize::from(byte()) * (length - 12) / 256] = byte();
+            }
+            send(&packet);
+            send(&packet[..length / 2]);
+            // Avahi drops what comes faster than it reads.
+            std::thread::sleep(Duration::from_millis(4));
+        }
+    }
+    println!("flooded");
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+/// A multicast DNS packet that says: there is this service, at port 4321 of a host of that name and address.
+fn announcement(name: &[u8], txt: &[u8], (host, address): (&[u8; 4], [u8; 4])) -> Vec<u8> {
+    let mut packet = vec![0, 0, 0x84, 0, 0, 0, 0, 4, 0, 0, 0, 0];
+    let kind: Vec<u8> = [&[5][..], b"_chat", &[4], b"_tcp", &[5], b"local", &[0]].concat();
+    let mut record = |owner: &[u8], number: u8, data: &[u8]| {
+        packet.extend_from_slice(owner);
+        packet.extend_from_slice(&[0, number, 0, 1, 0, 0, 0, 120]);
+        packet.extend_from_slice(&u16::try_from(data.len()).unwrap().to_be_bytes());
+        packet.extend_from_slice(data);
+    };
+    let full = [&[name.len() as u8][..], name, &kind].concat();
+    let target = [&[4][..], host, &[5], b"local", &[0]].concat();
+    record(&kind, 12, &full);
+    record(&full, 33, &[&[0, 0, 0, 0, 16, 225][..], &target].concat());
+    record(&full, 16, txt);
+    record(&target, 1, &address);
+    packet
+}
+
+/// Memory of this process, in bytes.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
 #[test]
