@@ -115,6 +115,18 @@ pub(crate) fn close_all(engine: &Rc<Engine>) {
     }
 }
 
+/// What is not published of the servers of a main context, and why; `None` while any of it is under way.
+pub(crate) fn unpublished(engine: &Rc<Engine>) -> Option<Vec<String>> {
+    let servers = SERVERS.with(|servers| servers.borrow().clone());
+    let mut complaints = Vec::new();
+    for server in servers.iter().filter_map(Weak::upgrade).filter(|server| Rc::ptr_eq(&server.engine, engine)) {
+        if let Some(publication) = &*server.publication.borrow() {
+            complaints.extend(publication.outcome()?.err());
+        }
+    }
+    Some(complaints)
+}
+
 impl Server {
     /// Listens on a port of all addresses, IPv6 and IPv4, or on a unix socket; see [`Address`] for what may be given.
     /// Port 0 picks a free one. `obj` is called with each new connection, from the main loop; an error that it returns

@@ -69,8 +69,8 @@ impl Publication {
         None
     }
 
-    pub(crate) fn is_settled(&self) -> bool {
-        true
+    pub(crate) fn outcome(&self) -> Option<std::result::Result<(), String>> {
+        None
     }
 }
 

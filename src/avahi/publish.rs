@@ -11,7 +11,7 @@ use super::daemon::{ANY, Client, Daemon, GROUP};
 use super::names::{Kind, Txt, alternative, check_name};
 use crate::address::Address;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::Error;
 
 /// So many names are tried at once, then one every [`SLOWLY`]: a machine that claims each name must not keep us busy.
 const RENAMINGS: u32 = 16;
@@ -44,7 +44,7 @@ impl Registration {
         kind: &str,
         name: &str,
         txt: impl IntoIterator<Item = (&'a str, &'a [u8])>,
-    ) -> Result<Registration> {
+    ) -> Result<Registration, Error> {
         let check = || {
             check_name(name)?;
             let mut record = Txt::default();
@@ -89,8 +89,8 @@ struct Inner {
     attempt: Cell<u64>,
     renamings: Cell<u32>,
     warned: Cell<bool>,
-    /// Established once, or known to have failed.
-    settled: Cell<bool>,
+    /// Why it is not established, if it is known.
+    failure: RefCell<Option<String>>,
     stopped: Cell<bool>,
 }
 
@@ -113,7 +113,7 @@ pub(crate) fn publish(
         attempt: Cell::new(0),
         renamings: Cell::new(0),
         warned: Cell::new(false),
-        settled: Cell::new(false),
+        failure: RefCell::new(None),
         stopped: Cell::new(false),
     });
     let me = inner.me.clone();
@@ -135,9 +135,15 @@ impl Publication {
         self.inner.established.borrow().clone()
     }
 
-    /// Has it been established, or is it known that it cannot be for now?
-    pub(crate) fn is_settled(&self) -> bool {
-        self.inner.settled.get()
+    /// Is it established? With the reason if it is known not to be; `None` while it is under way.
+    pub(crate) fn outcome(&self) -> Option<Result<(), String>> {
+        if self.inner.established.borrow().is_some() {
+            return Some(Ok(()));
+        }
+        self.inner.failure.borrow().clone().map(|cause| {
+            let Registration { kind, name, .. } = &self.inner.what;
+            Err(format!("the service {name:?} of type {kind} is not published: {cause}"))
+        })
     }
 }
 
@@ -220,7 +226,7 @@ impl Inner {
             let Registration { kind, name, .. } = &self.what;
             glib::g_warning!("network", "the service {name:?} of type {kind} is not published: {cause}");
         }
-        let first = !self.settled.replace(true);
+        let first = self.failure.replace(Some(cause.to_owned())).is_none();
         if before.is_some() || first {
             (self.then)(&self.engine, Published::Down(cause.to_owned()));
         }
@@ -284,7 +290,7 @@ impl Client for Inner {
                 let name = self.name.borrow().clone();
                 self.warned.set(false);
                 self.renamings.set(0);
-                self.settled.set(true);
+                self.failure.replace(None);
                 if self.established.replace(Some(name.clone())).is_none() {
                     (self.then)(&self.engine, Published::Established(name));
                 }
