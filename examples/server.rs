@@ -1,7 +1,8 @@
-//! A line server: `cargo run --example server`, then `cargo run --example client`.
+//! A line server: `cargo run --example server`, then `cargo run --example client`. Both take an address.
 
 fn main() -> network::Result {
-    let server = network::Server::new("1234", |socket| {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "1234".into());
+    let server = network::Server::new(address.as_str(), |socket| {
         println!("{} is here", socket.remote());
         socket.sendline("Welcome to this server!")?;
         socket.readlines(|socket, line| {
@@ -11,7 +12,9 @@ fn main() -> network::Result {
         socket.disconnect_cb(|socket, end| println!("{}: {}", socket.remote(), end.reason));
         Ok(())
     })?;
-    println!("listening on port {}", server.port());
+    for place in server.local() {
+        println!("listening on {place}");
+    }
     network::fgloop();
     Ok(())
 }

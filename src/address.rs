@@ -94,6 +94,26 @@ impl Address {
         &self.target
     }
 
+    /// The name under which pins of this address are kept, the same for every way to write it, and the host for which
+    /// certificates must be good.
+    pub(crate) fn peer(&self, port: u16) -> (String, Option<String>) {
+        let host = match &self.target {
+            Target::Inet { host: None, .. } => "localhost".into(),
+            Target::Inet { host: Some(Host::Name(name)), .. } => name.trim_end_matches('.').to_ascii_lowercase(),
+            Target::Inet { host: Some(Host::V4(ip)), .. } => IpAddr::V4(*ip).to_string(),
+            Target::Inet { host: Some(Host::V6(ip, _)), .. } => IpAddr::V6(*ip).to_string(),
+            Target::Direct(addresses) => match addresses.first() {
+                Some(first) => plain(*first).ip().to_string(),
+                None => String::new(),
+            },
+            Target::Unix(_) | Target::Service { .. } => return (self.text.clone(), None),
+        };
+        let is_loopback = host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let name = if is_loopback { "localhost" } else { host.as_str() };
+        let key = if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") };
+        (key, Some(host))
+    }
+
     /// The error of using this address for something it is not fit for.
     pub(crate) fn unfit(&self, problem: impl Into<String>) -> Error {
         Error::Address { address: self.text.clone(), problem: problem.into() }
@@ -578,6 +598,20 @@ mod tests {
         let path = Path::new("no-slash");
         assert_eq!(Address::try_from(path).unwrap().target, Target::Unix(path.into()));
         assert!(Address::try_from(OsStr::from_bytes(b"./\xff")).is_ok());
+    }
+
+    #[test]
+    fn every_way_to_write_an_address_has_one_key() {
+        let key = |text: &str| Address::parse(text).unwrap().peer(1234).0;
+        for text in
+            ["1234", "localhost:1234", "LocalHost:1234", "127.0.0.1:1234", "[::1]:1234", "https://localhost:1234/x"]
+        {
+            assert_eq!(key(text), "localhost:1234", "{text}");
+        }
+        assert_eq!(key("Example.ORG.:1234"), "example.org:1234");
+        assert_eq!(key("[2001:DB8::1]:1234"), "[2001:db8::1]:1234");
+        let direct: Address = "[::1]:1234".parse::<SocketAddr>().unwrap().into();
+        assert_eq!(direct.peer(1234).0, "localhost:1234");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use futures_channel::oneshot;
 use gio::prelude::*;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use crate::address::Address;
+use crate::address::{Address, Target};
 use crate::avahi::{Find, Finding, find};
 use crate::conn::handler::call;
 use crate::conn::{Conn, Options};
@@ -24,7 +24,8 @@ use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, TimerKey};
 use crate::error::{Error, Result};
 use crate::resolve::{LookUp, Plan, look_up_blocking, plan};
 use crate::socket::Socket;
-use crate::transport::Transport;
+use crate::tls::{ClientTls, PeerName, Session, Tls, load_system_roots};
+use crate::transport::{Transport, endpoint};
 
 /// The next address gets its chance after this long without an answer from the one before (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -33,7 +34,13 @@ const STAGGER: Duration = Duration::from_millis(250);
 const UNIX_RETRY: Duration = Duration::from_millis(10);
 
 /// Called once, never from within the call that started the race.
-type Done = Box<dyn FnOnce(&Rc<Engine>, Result<OwnedFd>)>;
+type Done = Box<dyn FnOnce(&Rc<Engine>, Result<Won>)>;
+
+/// The socket that won the race, and the name of the Avahi service that it leads to.
+struct Won {
+    fd: OwnedFd,
+    service: Option<Rc<str>>,
+}
 
 /// One address to try.
 enum Candidate {
@@ -47,8 +54,6 @@ enum Candidate {
 struct Race {
     engine: Rc<Engine>,
     address: Address,
-    /// The name of the Avahi service that it is, once it is one.
-    service: RefCell<Option<Rc<str>>>,
     state: RefCell<State>,
 }
 
@@ -78,12 +83,7 @@ struct Attempt {
 impl Race {
     fn start(engine: &Rc<Engine>, address: &Address, plan: Plan, limit: Duration, done: Done) -> Rc<Race> {
         let state = State { done: Some(done), ..State::default() };
-        let race = Rc::new(Race {
-            engine: engine.clone(),
-            address: address.clone(),
-            service: RefCell::new(None),
-            state: RefCell::new(state),
-        });
+        let race = Rc::new(Race { engine: engine.clone(), address: address.clone(), state: RefCell::new(state) });
         let late = race.clone();
         let timer = engine.after(limit, move |_| {
             let address = late.address.to_string();
@@ -275,13 +275,12 @@ impl Race {
         if own.is_some() && own == peer {
             self.note(io::Error::from(rustix::io::Errno::CONNREFUSED));
         } else {
-            self.service.replace(service);
-            self.finish(Ok(fd));
+            self.finish(Ok(Won { fd, service }));
         }
     }
 
     /// It is over: lets go of everything, then says so.
-    fn finish(&self, result: Result<OwnedFd>) {
+    fn finish(&self, result: Result<Won>) {
         let (state, done) = {
             let mut state = self.state.borrow_mut();
             let Some(done) = state.done.take() else { return };
@@ -341,22 +340,186 @@ pub(crate) fn unix_address(path: &Path) -> io::Result<rustix::net::SocketAddrUni
     Ok(rustix::net::SocketAddrUnix::new(path)?)
 }
 
-fn established(engine: &Rc<Engine>, fd: OwnedFd, options: Rc<Options>) -> Result<Socket> {
-    Ok(Socket::from_conn(Conn::new(engine, Transport::socket(fd), options, None)?))
+/// How to secure a connection: by which settings, and as whom the peer must show itself.
+type Secure = Option<(ClientTls, PeerName)>;
+
+/// Decides on TLS: by what the caller chose, else by the address, else it is on for everything but unix sockets.
+fn secure(address: &Address, plan: &Plan, choice: Option<&Tls<ClientTls>>) -> Result<Secure> {
+    let port = match plan {
+        Plan::Unix(_) => match choice {
+            Some(Tls::On(_)) => return Err(Error::Unsupported(format!("{address}: TLS is not used on unix sockets"))),
+            _ => return Ok(None),
+        },
+        Plan::Direct(addresses) => addresses.first().map_or(0, SocketAddr::port),
+        Plan::LookUp(_, port) => *port,
+        // It is known by its name, at whatever port.
+        Plan::Service(_) => 0,
+    };
+    let settings = match (choice, address.target()) {
+        (Some(Tls::Off), _) | (None, Target::Inet { tls: Some(false), .. }) => return Ok(None),
+        (Some(Tls::On(settings)), _) => settings.clone(),
+        (None, _) => ClientTls::default(),
+    };
+    let (key, host) = address.peer(port);
+    Ok(Some((settings, PeerName { key, host })))
+}
+
+/// As whom the peer must show itself, now that it is known which service was found: a service is known by its name, on
+/// whatever host and port it is.
+fn found_peer(address: &Address, peer: &PeerName, service: Option<&str>) -> PeerName {
+    match (address.target(), service) {
+        (Target::Service { kind, .. }, Some(name)) => PeerName { key: format!("{kind}|{name}"), host: None },
+        _ => peer.clone(),
+    }
+}
+
+/// What the caller wants, read as far as that goes without touching the network.
+struct Request {
+    address: Address,
+    plan: Plan,
+    secure: Secure,
+    options: Rc<Options>,
+}
+
+impl Request {
+    fn new(address: Address, options: Rc<Options>, tls: Option<&Tls<ClientTls>>) -> Result<Self> {
+        let plan = plan(&address)?;
+        let secure = secure(&address, &plan, tls)?;
+        Ok(Request { address, plan, secure, options })
+    }
+}
+
+/// Called once, from the loop, with the outcome.
+type Joined = Box<dyn FnOnce(&Rc<Engine>, Result<Socket>)>;
+
+/// The way from an address to a socket that is ready for use: the race, then the hand-shake.
+struct Joining {
+    engine: Rc<Engine>,
+    address: Address,
+    options: Rc<Options>,
+    secure: Secure,
+    race: RefCell<Option<Rc<Race>>>,
+    conn: RefCell<Option<Rc<Conn>>>,
+    done: RefCell<Option<Joined>>,
+}
+
+impl Joining {
+    fn start(engine: &Rc<Engine>, request: Request, done: Joined) -> Rc<Self> {
+        let Request { address, plan, secure, options } = request;
+        let limit = options.connect_timeout;
+        let joining = Rc::new(Joining {
+            engine: engine.clone(),
+            address,
+            options,
+            secure,
+            race: RefCell::new(None),
+            conn: RefCell::new(None),
+            done: RefCell::new(Some(done)),
+        });
+        let me = joining.clone();
+        let race = Race::start(engine, &joining.address, plan, limit, Box::new(move |_, result| me.connected(result)));
+        joining.race.replace(Some(race));
+        joining
+    }
+
+    fn connected(self: &Rc<Self>, result: Result<Won>) {
+        let won = match result {
+            Ok(won) => won,
+            Err(error) => return self.finish(Err(error)),
+        };
+        match &self.secure {
+            Some((settings, peer)) if settings.may_load_roots(peer) => self.load_roots(won),
+            _ => self.shake(won),
+        }
+    }
+
+    /// Reads the system's roots on a thread: that takes milliseconds of disk, once in a process.
+    fn load_roots(self: &Rc<Self>, won: Won) {
+        let thread = Rc::new(Cell::new(None::<std::thread::JoinHandle<()>>));
+        let (me, loaded) = (self.clone(), thread.clone());
+        let remote = self.engine.remote(move |_| {
+            if let Some(thread) = loaded.take() {
+                // It has called, and does nothing more.
+                let _ = thread.join();
+            }
+            if me.done.borrow().is_some() {
+                me.shake(won);
+            }
+        });
+        let spawned = std::thread::Builder::new().name("network-roots".into()).spawn(move || {
+            // What goes wrong is told by the hand-shake that would need them.
+            let _ = load_system_roots();
+            remote.call();
+        });
+        match spawned {
+            Ok(handle) => thread.set(Some(handle)),
+            Err(source) => {
+                let address = self.address.to_string();
+                self.finish(Err(Error::Io { operation: "loading certificates for", address, source }));
+            }
+        }
+    }
+
+    fn shake(self: &Rc<Self>, won: Won) {
+        let transport = Transport::socket(won.fd);
+        let options = self.options.clone();
+        let Some((settings, peer)) = &self.secure else {
+            let conn = Conn::new(&self.engine, transport, options, None);
+            return self.finish(conn.map(Socket::from_conn));
+        };
+        let peer = found_peer(&self.address, peer, won.service.as_deref());
+        let me = self.clone();
+        let done = Box::new(move |conn: &Rc<Conn>, result: Result| {
+            me.conn.take();
+            me.finish(result.map(|()| Socket::from_conn(conn.clone())));
+        });
+        let started = Session::client(settings, &peer)
+            .and_then(|session| Conn::with_session(&self.engine, transport, options, None, session, done));
+        match started {
+            Ok(conn) => drop(self.conn.replace(Some(conn))),
+            Err(error) => self.finish(Err(error)),
+        }
+    }
+
+    fn finish(&self, result: Result<Socket>) {
+        let done = self.done.take();
+        self.race.take();
+        if let Some(done) = done {
+            done(&self.engine, result);
+        }
+    }
+
+    /// Gives up, whatever it is doing.
+    fn cancel(&self) {
+        if self.done.borrow().is_none() {
+            return;
+        }
+        let error = || Error::Cancelled { operation: "connecting to", address: self.address.to_string() };
+        let race = self.race.take();
+        if let Some(race) = race {
+            race.finish(Err(error()));
+        }
+        let conn = self.conn.take();
+        if let Some(conn) = conn {
+            conn.abort_silently();
+        }
+        self.finish(Err(error()));
+    }
 }
 
 // ---- the three faces ----
 
 /// Connects on a main context of its own, then moves to the caller's.
-pub(crate) fn blocking(address: &Address, options: Rc<Options>) -> Result<Socket> {
+pub(crate) fn blocking(address: Address, options: Rc<Options>, tls: Option<&Tls<ClientTls>>) -> Result<Socket> {
     let engine = Engine::current()?;
+    let Request { address, plan, secure, options } = Request::new(address, options, tls)?;
     for engine in Engine::all_here() {
         engine.flush();
     }
     let started = Instant::now();
     let limit = options.connect_timeout;
-    let plan = match plan(address)? {
-        Plan::LookUp(host, port) => Plan::Direct(look_up_blocking(address, &host, port, limit)?),
+    let plan = match plan {
+        Plan::LookUp(host, port) => Plan::Direct(look_up_blocking(&address, &host, port, limit)?),
         plan => plan,
     };
     let left = limit.saturating_sub(started.elapsed());
@@ -365,7 +528,7 @@ pub(crate) fn blocking(address: &Address, options: Rc<Options>) -> Result<Socket
         let private = Engine::current()?;
         let outcome = Rc::new(Cell::new(None));
         let place = outcome.clone();
-        let _race = Race::start(&private, address, plan, left, Box::new(move |_, result| place.set(Some(result))));
+        let _race = Race::start(&private, &address, plan, left, Box::new(move |_, result| place.set(Some(result))));
         loop {
             if let Some(result) = outcome.take() {
                 return result;
@@ -373,18 +536,39 @@ pub(crate) fn blocking(address: &Address, options: Rc<Options>) -> Result<Socket
             context.iteration(true);
         }
     });
-    let fd = raced.map_err(|_| Error::WrongThread)?.map_err(|error| match error {
+    let Won { fd, service } = raced.map_err(|_| Error::WrongThread)?.map_err(|error| match error {
         // Not only what was left of it after the look-up.
         Error::TimedOut { operation, address, .. } => Error::TimedOut { operation, address, limit },
         other => other,
     })?;
-    established(&engine, fd, options)
+    let Some((settings, peer)) = secure else {
+        return Ok(Socket::from_conn(Conn::new(&engine, Transport::socket(fd), options, None)?));
+    };
+    if is_own_server(&fd) {
+        return Err(Error::Unsupported(format!(
+            "a blocking connect with TLS to {address}, a server of this same thread, cannot work, since nobody would \
+             answer the hand-shake: use connect_async or connect_future"
+        )));
+    }
+    let outcome = Rc::new(Cell::new(None));
+    let place = outcome.clone();
+    let done = Box::new(move |_: &Rc<Conn>, result| place.set(Some(result)));
+    let peer = found_peer(&address, &peer, service.as_deref());
+    let session = Session::client(&settings, &peer)?;
+    let conn = Conn::with_session(&engine, Transport::socket(fd), options, None, session, done)?;
+    conn.shake_blocking();
+    match outcome.take() {
+        Some(Ok(())) => Ok(Socket::from_conn(conn)),
+        Some(Err(error)) => Err(error),
+        None => Err(conn.closed()),
+    }
 }
 
 /// Connects in the background and calls back.
 pub(crate) fn in_background(
     address: Result<Address>,
     options: Rc<Options>,
+    tls: Option<&Tls<ClientTls>>,
     cancellable: Option<gio::Cancellable>,
     callback: impl FnOnce(Result<Socket>) + 'static,
 ) {
@@ -396,9 +580,8 @@ pub(crate) fn in_background(
             return;
         }
     };
-    let planned = address.and_then(|address| Ok((plan(&address)?, address)));
-    let (plan, address) = match planned {
-        Ok(planned) => planned,
+    let request = match address.and_then(|address| Request::new(address, options, tls)) {
+        Ok(request) => request,
         Err(error) => {
             engine.defer(move |engine| {
                 call(engine, || callback(Err(error)));
@@ -406,25 +589,15 @@ pub(crate) fn in_background(
             return;
         }
     };
-    let limit = options.connect_timeout;
     let watch = Rc::new(RefCell::new(None::<Watch>));
     let watched = watch.clone();
-    let race = Race::start(
-        &engine,
-        &address,
-        plan,
-        limit,
-        Box::new(move |engine, result| {
-            drop(watched.take());
-            let result = result.and_then(|fd| established(engine, fd, options));
-            call(engine, || callback(result));
-        }),
-    );
+    let done = Box::new(move |engine: &Rc<Engine>, result| {
+        drop(watched.take());
+        call(engine, || callback(result));
+    });
+    let joining = Joining::start(&engine, request, done);
     if let Some(cancellable) = cancellable {
-        watch.replace(Some(Watch::start(&engine, cancellable, move |_| {
-            let address = race.address.to_string();
-            race.finish(Err(Error::Cancelled { operation: "connecting to", address }));
-        })));
+        watch.replace(Some(Watch::start(&engine, cancellable, move |_| joining.cancel())));
     }
 }
 
@@ -455,28 +628,20 @@ impl Drop for Watch {
 }
 
 /// Connects for whoever awaits it.
-pub(crate) fn future(address: &Address, options: Rc<Options>) -> Result<Connecting> {
+pub(crate) fn future(address: Address, options: Rc<Options>, tls: Option<&Tls<ClientTls>>) -> Result<Connecting> {
     let engine = Engine::current()?;
-    let plan = plan(address)?;
+    let request = Request::new(address, options, tls)?;
     let (sender, receiver) = oneshot::channel();
-    let limit = options.connect_timeout;
-    let race = Race::start(
-        &engine,
-        address,
-        plan,
-        limit,
-        Box::new(move |engine, result| {
-            let result = result.and_then(|fd| established(engine, fd, options));
-            // Whoever waited may have gone.
-            let _ = sender.send(result);
-        }),
-    );
-    Ok(Connecting { race, receiver })
+    let done = Box::new(move |_: &Rc<Engine>, result| {
+        // Whoever waited may have gone.
+        let _ = sender.send(result);
+    });
+    Ok(Connecting { joining: Joining::start(&engine, request, done), receiver })
 }
 
 /// A connection in the making. Dropping it cancels.
 pub(crate) struct Connecting {
-    race: Rc<Race>,
+    joining: Rc<Joining>,
     receiver: oneshot::Receiver<Result<Socket>>,
 }
 
@@ -486,7 +651,7 @@ impl Future for Connecting {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let me = &mut *self;
         Pin::new(&mut me.receiver).poll(context).map(|answer| {
-            let address = me.race.address.to_string();
+            let address = me.joining.address.to_string();
             answer.unwrap_or(Err(Error::Cancelled { operation: "connecting to", address }))
         })
     }
@@ -494,7 +659,39 @@ impl Future for Connecting {
 
 impl Drop for Connecting {
     fn drop(&mut self) {
-        let address = self.race.address.to_string();
-        self.race.finish(Err(Error::Cancelled { operation: "connecting to", address }));
+        self.joining.cancel();
     }
+}
+
+// ---- servers of the same thread ----
+
+thread_local! {
+    /// Where this thread itself listens. A blocking hand-shake with such a server would wait for itself.
+    static LISTENING: RefCell<Vec<SocketAddr>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A server of this thread listens there from now on, or no longer.
+pub(crate) fn note_listening(address: SocketAddr, listening: bool) {
+    // At the end of the thread there is nobody left to ask.
+    let _ = LISTENING.try_with(|all| {
+        let mut all = all.borrow_mut();
+        match (listening, all.iter().position(|known| *known == address)) {
+            (true, _) => all.push(address),
+            (false, Some(place)) => drop(all.swap_remove(place)),
+            (false, None) => {}
+        }
+    });
+}
+
+fn is_own_server(fd: &OwnedFd) -> bool {
+    let peer = rustix::net::getpeername(fd).ok().flatten().map(endpoint).and_then(|peer| peer.inet());
+    let own = rustix::net::getsockname(fd).ok().map(endpoint).and_then(|own| own.inet());
+    let (Some(peer), Some(own)) = (peer, own) else { return false };
+    let here = peer.ip() == own.ip() || peer.ip().is_loopback();
+    LISTENING.with(|all| {
+        let matches = |known: &SocketAddr| {
+            known.port() == peer.port() && (known.ip() == peer.ip() || (known.ip().is_unspecified() && here))
+        };
+        all.borrow().iter().any(matches)
+    })
 }

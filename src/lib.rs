@@ -1,4 +1,4 @@
-//! Networking on the GLib main loop.
+#![doc = include_str!("../README.md")]
 
 #[forbid(unsafe_code)]
 mod address;

@@ -31,9 +31,6 @@ pub(crate) fn plan(address: &Address) -> Result<Plan> {
         Target::Direct(addresses) if addresses.iter().any(|address| address.port() == 0) => Err(zero(address)),
         Target::Direct(addresses) => Ok(Plan::Direct(addresses.clone())),
         Target::Service { kind, rest } => Ok(Plan::Service(Query::new(address, kind, rest)?)),
-        Target::Inet { tls: Some(true), .. } => {
-            Err(Error::Unsupported(format!("cannot connect to {address}: this build has no TLS")))
-        }
         Target::Inet { host, port, .. } => {
             let port = port_number(address, port)?;
             if port == 0 {

@@ -1,7 +1,7 @@
 //! [`Server`]: listening sockets that make a [`Socket`] of each client.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -18,11 +19,12 @@ use crate::address::{Address, Endpoint, Host, Target, parse_listening};
 use crate::avahi::{Publication, Published, Registration as Announcement, publish};
 use crate::conn::handler::{Disconnect, call};
 use crate::conn::{Conn, Options, Roster};
-use crate::connect::unix_address;
+use crate::connect::{note_listening, unix_address};
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration};
 use crate::error::{Error, Result};
 use crate::resolve::{local_addresses, port_number};
 use crate::socket::Socket;
+use crate::tls::{ServerSetup, ServerTls, Session, Tls};
 use crate::transport::{Transport, endpoint};
 
 /// Clients accepted in one turn of the loop, then other connections are served.
@@ -33,6 +35,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// How often a free port is looked for that is free on every loopback address.
 const PORT_TRIES: usize = 32;
+
+/// How many hand-shakes of TLS may be going on at a time, unless the program says otherwise. Each costs some hundred
+/// microseconds and some kilobytes; whoever connects and then says nothing must not keep others out for long.
+const HANDSHAKES: usize = 1000;
 
 /// Listens, and calls back with a [`Socket`] for each client.
 ///
@@ -75,10 +81,15 @@ struct Shared {
     /// Taken while it runs.
     obj: RefCell<Option<Obj>>,
     connections: RefCell<BTreeMap<u64, Socket>>,
+    /// Those that `obj` has not seen yet, because it is on the stack.
+    waiting: RefCell<VecDeque<Rc<Conn>>>,
     next_id: Cell<u64>,
     max_connections: usize,
     options: Rc<Options>,
     on_disconnect: Option<SharedDisconnect>,
+    setup: Option<Arc<ServerSetup>>,
+    handshakes: Cell<usize>,
+    max_handshakes: usize,
     kept: RefCell<Option<Server>>,
 }
 
@@ -153,6 +164,8 @@ impl Server {
             service_name: None,
             txt: Vec::new(),
             on_published: None,
+            tls: None,
+            max_handshakes: HANDSHAKES,
         }
     }
 
@@ -275,6 +288,9 @@ pub struct ServerBuilder {
     service_name: Option<String>,
     txt: Vec<(String, Vec<u8>)>,
     on_published: Option<OnPublished>,
+    /// As chosen; `None` leaves it to the address.
+    tls: Option<Tls<ServerTls>>,
+    max_handshakes: usize,
 }
 
 impl fmt::Debug for ServerBuilder {
@@ -292,6 +308,28 @@ impl ServerBuilder {
     /// and no IPv6; `127.0.0.1` or `localhost` is for this machine only.
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.address = address.into();
+        self
+    }
+
+    /// How to use TLS: `false` for not at all, `true` for the certificate of this host's name, `"name"` for that of
+    /// another name, an [`Identity`](crate::Identity), or [`ServerTls`] with all settings. A certificate that is not there
+    /// is made.
+    ///
+    /// Without this call it is on for TCP and off for unix sockets.
+    pub fn tls(mut self, tls: impl Into<Tls<ServerTls>>) -> Self {
+        self.tls = Some(tls.into());
+        self
+    }
+
+    /// How long a client may take for the hand-shake of TLS. 10 s. After that it is dropped.
+    pub fn handshake_timeout(mut self, limit: Duration) -> Self {
+        self.options.handshake_timeout = limit;
+        self
+    }
+
+    /// The most hand-shakes of TLS that may be going on at a time. 1000. Further clients wait in the backlog.
+    pub fn max_handshakes(mut self, handshakes: usize) -> Self {
+        self.max_handshakes = handshakes.max(1);
         self
     }
 
@@ -378,6 +416,7 @@ impl ServerBuilder {
 
     fn start(self, address: Address, obj: Obj) -> Result<Server> {
         let engine = Engine::current()?;
+        let setup = self.prepare_tls(&address)?;
         let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
         let announcement = announcement(&address, self.service_name, &self.txt)?;
         let (sockets, path) = bind(&address, &self.address, backlog)?;
@@ -392,13 +431,20 @@ impl ServerBuilder {
             publication: RefCell::new(None),
             obj: RefCell::new(Some(obj)),
             connections: RefCell::default(),
+            waiting: RefCell::default(),
             next_id: Cell::new(0),
             max_connections: self.max_connections,
             options: Rc::new(self.options),
             on_disconnect: self.on_disconnect,
+            setup,
+            handshakes: Cell::new(0),
+            max_handshakes: self.max_handshakes,
             kept: RefCell::new(None),
         });
         for fd in sockets {
+            if let Some(address) = rustix::net::getsockname(&fd).ok().and_then(|local| endpoint(local).inet()) {
+                note_listening(address, true);
+            }
             let listener =
                 Listener::start(&shared, fd).map_err(|source| Error::from_listen(&shared.address, source))?;
             shared.listeners.borrow_mut().push(listener);
@@ -412,6 +458,26 @@ impl ServerBuilder {
             servers.push(Rc::downgrade(&shared));
         });
         Ok(Server { shared })
+    }
+}
+
+impl ServerBuilder {
+    /// Loads or makes the certificate, if there is to be one.
+    fn prepare_tls(&self, address: &Address) -> Result<Option<Arc<ServerSetup>>> {
+        let is_unix = matches!(address.target(), Target::Unix(_));
+        let settings = match &self.tls {
+            Some(Tls::On(_)) if is_unix => return Err(address.unfit("TLS is not used on unix sockets")),
+            Some(Tls::Off) => return Ok(None),
+            None if is_unix => return Ok(None),
+            Some(Tls::On(settings)) => settings.clone(),
+            None => ServerTls::default(),
+        };
+        let setup = settings.prepare()?;
+        for warning in setup.identity().warnings() {
+            glib::g_warning!("network", "{warning}");
+        }
+        glib::g_info!("network", "the server on {address} has the fingerprint {}", setup.identity().fingerprint());
+        Ok(Some(setup))
     }
 }
 
@@ -443,15 +509,44 @@ impl Shared {
         drop(kept);
     }
 
+    /// Takes a client in. With TLS the program does not see it before the hand-shake is done.
     fn admit(self: &Rc<Self>, fd: OwnedFd, remote: Endpoint) {
         let transport = Transport::socket(fd);
-        let conn = match Conn::new(&self.engine, transport, self.options.clone(), Some(remote)) {
-            Ok(conn) => conn,
-            Err(error) => {
-                glib::g_warning!("network", "a client of {} was turned away: {error}", self.address);
-                return;
+        let options = self.options.clone();
+        let admitted = match &self.setup {
+            None => Conn::new(&self.engine, transport, options, Some(remote)).map(|conn| self.introduce(&conn)),
+            Some(setup) => {
+                self.handshakes.set(self.handshakes.get() + 1);
+                let me = Rc::downgrade(self);
+                let shaken = Box::new(move |conn: &Rc<Conn>, result: Result| {
+                    if let Some(me) = me.upgrade() {
+                        me.shaken(conn, result);
+                    }
+                });
+                let started = Session::server(setup, &remote.to_string()).and_then(|session| {
+                    Conn::with_session(&self.engine, transport, options, Some(remote), session, shaken).map(drop)
+                });
+                if started.is_err() {
+                    self.handshakes.set(self.handshakes.get() - 1);
+                }
+                started
             }
         };
+        if let Err(error) = admitted {
+            glib::g_warning!("network", "a client of {} was turned away: {error}", self.address);
+        }
+    }
+
+    fn shaken(self: &Rc<Self>, conn: &Rc<Conn>, result: Result) {
+        self.handshakes.set(self.handshakes.get() - 1);
+        self.room();
+        match result {
+            Ok(()) => self.introduce(conn),
+            Err(error) => glib::g_warning!("network", "a client of {} was turned away: {error}", self.address),
+        }
+    }
+
+    fn introduce(self: &Rc<Self>, conn: &Rc<Conn>) {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         let roster: Rc<dyn Roster> = self.clone();
@@ -461,8 +556,18 @@ impl Shared {
             socket.share_disconnect_cb(callback.clone());
         }
         self.connections.borrow_mut().insert(id, socket);
-        let Some(mut obj) = self.obj.take() else { return };
+        let obj = self.obj.take();
+        let Some(mut obj) = obj else {
+            // A nested loop runs inside the callback for another: this one waits for its return.
+            self.waiting.borrow_mut().push_back(conn.clone());
+            return;
+        };
         conn.introduce(|socket| obj(socket));
+        loop {
+            let next = self.waiting.borrow_mut().pop_front();
+            let Some(next) = next else { break };
+            next.introduce(|socket| obj(socket));
+        }
         if self.listeners.borrow().is_empty() {
             drop(obj);
         } else {
@@ -471,7 +576,15 @@ impl Shared {
     }
 
     fn is_full(&self) -> bool {
-        self.connections.borrow().len() >= self.max_connections
+        let connections = self.connections.borrow().len() + self.handshakes.get();
+        connections >= self.max_connections || self.handshakes.get() >= self.max_handshakes
+    }
+
+    /// There may be room for those that wait to be accepted.
+    fn room(&self) {
+        for listener in self.listeners.borrow().iter().filter(|listener| listener.full.get()) {
+            listener.wake();
+        }
     }
 }
 
@@ -479,9 +592,7 @@ impl Roster for Shared {
     fn leave(&self, id: u64) {
         let gone = self.connections.borrow_mut().remove(&id);
         drop(gone);
-        for listener in self.listeners.borrow().iter().filter(|listener| listener.full.get()) {
-            listener.wake();
-        }
+        self.room();
     }
 }
 
@@ -514,8 +625,10 @@ impl Listener {
         if let Some(key) = self.key.take() {
             self.engine.deregister(key);
         }
-        let fd = self.fd.take();
-        drop(fd);
+        let Some(fd) = self.fd.take() else { return };
+        if let Some(address) = rustix::net::getsockname(&fd).ok().and_then(|local| endpoint(local).inet()) {
+            note_listening(address, false);
+        }
     }
 
     fn wake(&self) {

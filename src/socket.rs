@@ -14,6 +14,8 @@ use crate::conn::{Conn, Options};
 use crate::connect;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
+use crate::tls::{ClientTls, Session, Tls};
 use crate::transport::Transport;
 
 /// A connection: to a server, from a client of a [`Server`](crate::Server), or over a pair of descriptors.
@@ -105,7 +107,7 @@ impl Socket {
 
     /// Sets limits and time-outs before connecting.
     pub fn builder() -> SocketBuilder {
-        SocketBuilder { options: Options::default() }
+        SocketBuilder { options: Options::default(), tls: None }
     }
 
     /// Makes a socket of two descriptors, such as the program's own standard input and output. They are owned by it: to
@@ -321,6 +323,37 @@ impl Socket {
         self.conn.transport().local()
     }
 
+    /// Is the connection encrypted?
+    pub fn is_tls(&self) -> bool {
+        self.conn.is_tls()
+    }
+
+    /// SHA-256 of the public key that the peer has proven to hold. `None` without TLS, and of clients that showed no
+    /// certificate.
+    pub fn peer_fingerprint(&self) -> Option<Fingerprint> {
+        self.conn.peer_fingerprint()
+    }
+
+    /// The version of TLS that was agreed on, as in `TLSv1.3`. `None` without TLS.
+    pub fn tls_version(&self) -> Option<&'static str> {
+        self.conn.session(Session::version).flatten()
+    }
+
+    /// The cipher suite that was agreed on, by its registered name. `None` without TLS.
+    pub fn cipher(&self) -> Option<String> {
+        self.conn.session(Session::cipher).flatten()
+    }
+
+    /// The application protocol that was agreed on. `None` without TLS, or if there was nothing to agree on.
+    pub fn alpn(&self) -> Option<Vec<u8>> {
+        self.conn.session(|session| session.alpn().map(Vec::from)).flatten()
+    }
+
+    /// Does this connection resume an earlier one to the same server, which costs less than a full hand-shake?
+    pub fn is_resumed(&self) -> bool {
+        self.conn.session(Session::resumed).unwrap_or(false)
+    }
+
     /// How long a blocking call waits for the peer, from now on. `None`, the default, is without end.
     pub fn set_timeout(&self, limit: impl Into<Option<Duration>>) {
         let limit = limit.into();
@@ -501,10 +534,26 @@ impl glib::clone::Upgrade for WeakSocket {
 #[must_use]
 pub struct SocketBuilder {
     options: Options,
+    /// As chosen; `None` leaves it to the address.
+    tls: Option<Tls<ClientTls>>,
 }
 
 impl SocketBuilder {
-    /// How long connecting may take, the look-up of the name included. 30 s.
+    /// How to use TLS: `false` for not at all, `true` for the default trust, or [`ClientTls`] with other settings.
+    ///
+    /// Without this call it is on for TCP and off for unix sockets, and a URL decides by its scheme.
+    pub fn tls(mut self, tls: impl Into<Tls<ClientTls>>) -> Self {
+        self.tls = Some(tls.into());
+        self
+    }
+
+    /// How long the hand-shake of TLS may take, once connected. 10 s.
+    pub fn handshake_timeout(mut self, limit: Duration) -> Self {
+        self.options.handshake_timeout = limit;
+        self
+    }
+
+    /// How long connecting may take, the look-up of the name included, the hand-shake of TLS not. 30 s.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.options.connect_timeout = limit;
         self
@@ -550,7 +599,7 @@ impl SocketBuilder {
         A: TryInto<Address>,
         Error: From<A::Error>,
     {
-        connect::blocking(&address.try_into()?, self.options.into())
+        connect::blocking(address.try_into()?, self.options.into(), self.tls.as_ref())
     }
 
     /// As [`Socket::connect_async`].
@@ -562,7 +611,7 @@ impl SocketBuilder {
     {
         let cancellable = cancellable.map(|cancellable| cancellable.as_ref().clone());
         let address = address.try_into().map_err(Error::from);
-        connect::in_background(address, self.options.into(), cancellable, callback);
+        connect::in_background(address, self.options.into(), self.tls.as_ref(), cancellable, callback);
     }
 
     /// As [`Socket::connect_future`].
@@ -574,7 +623,7 @@ impl SocketBuilder {
         A: TryInto<Address>,
         Error: From<A::Error>,
     {
-        connect::future(&address.try_into()?, self.options.into())?.await
+        connect::future(address.try_into()?, self.options.into(), self.tls.as_ref())?.await
     }
 
     /// As [`Socket::wrap`].

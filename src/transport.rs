@@ -154,6 +154,13 @@ impl Transport {
         })
     }
 
+    /// As [`Transport::write`], of several pieces. For sockets only.
+    pub(crate) fn write_vectored(&self, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        let fd = self.open_output()?;
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        Ok(rustix::net::sendmsg(fd, pieces, &mut rustix::net::SendAncillaryBuffer::default(), flags)?)
+    }
+
     /// What lies in the input, without taking it.
     pub(crate) fn peek(&self) -> io::Result<Peek> {
         let fd = self.open_input()?;

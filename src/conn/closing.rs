@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::handler::{Disconnect, OnDisconnect, Reason, call};
 use super::{Conn, Phase};
 use crate::engine::{Next, Ready, main_depth};
+use crate::error::Error;
 use crate::socket::Socket;
 
 /// Reads of a lingering connection in one turn.
@@ -41,6 +42,7 @@ impl Conn {
         self.rare(|rare| rare.end = Some(reason));
         self.tell.set(true);
         self.phase.set(Phase::Lingering);
+        self.forget_handshake();
         if !graceful {
             self.let_go();
         } else if !self.dirty.get() {
@@ -57,7 +59,7 @@ impl Conn {
     }
 
     /// The end without a word: the context is gone, or a callback has panicked.
-    pub(super) fn abort_silently(&self) {
+    pub(crate) fn abort_silently(&self) {
         self.finish(Reason::Local, false);
         self.let_go();
         self.tell.set(false);
@@ -122,10 +124,17 @@ impl Conn {
         if self.phase.get() != Phase::Lingering {
             return Next::Idle;
         }
-        if !self.io.borrow().outbox.is_empty() {
+        if self.is_sending() {
             let next = self.write_out();
-            if self.phase.get() != Phase::Lingering || !self.io.borrow().outbox.is_empty() {
+            if self.phase.get() != Phase::Lingering || self.is_sending() {
                 return next;
+            }
+        }
+        if self.is_tls() {
+            // The end mark goes out whoever closed first.
+            self.end_writing();
+            if !self.write_ended.get() {
+                return Next::Idle;
             }
         }
         if self.read_ended.get() || !self.transport.is_socket() || self.linger().is_zero() {
@@ -225,13 +234,13 @@ impl Conn {
     fn drain(&self) {
         let deadline = Instant::now() + self.linger();
         let left = || deadline.saturating_duration_since(Instant::now());
-        while !self.io.borrow().outbox.is_empty() && !left().is_zero() {
+        while self.is_sending() && !left().is_zero() {
             if self.transport.wait(false, true, Some(left())).is_err() {
                 break;
             }
             self.write_out();
         }
-        if self.phase.get() == Phase::Lingering && self.io.borrow().outbox.is_empty() {
+        if self.phase.get() == Phase::Lingering && !self.is_sending() {
             self.end_writing();
             let mut pause = Duration::from_micros(50);
             let mut talks = false;
@@ -255,6 +264,10 @@ impl Conn {
     pub(crate) fn take_descriptor(&self) -> crate::Result<(std::os::fd::OwnedFd, Vec<u8>)> {
         if !self.is_open() || !self.transport.is_socket() {
             return Err(self.closed());
+        }
+        if self.is_tls() {
+            let peer = self.peer_name();
+            return Err(Error::Unsupported(format!("the connection to {peer} uses TLS, which a descriptor cannot")));
         }
         self.flush_blocking()?;
         self.remote();

@@ -4,6 +4,9 @@
 use std::ops::Range;
 use std::rc::Rc;
 
+/// Up to this many bytes are copied out of the shared buffer rather than keeping it.
+const COPY: usize = 16 << 10;
+
 /// Received bytes: first those carried over from earlier, then the batch that the last read brought.
 ///
 /// The batch is shared, so that a line can be lent to a callback while that very callback takes the rest away.
@@ -169,7 +172,7 @@ impl Inbox {
     /// The turn ends: lets go of the shared buffer, unless so much of it is left that copying would cost more than
     /// another buffer.
     pub(crate) fn settle(&mut self) {
-        if self.batch.as_ref().is_some_and(|batch| batch.end - batch.start <= batch.bytes.len() / 4) {
+        if self.batch.as_ref().is_some_and(|batch| batch.end - batch.start <= COPY) {
             self.carry_batch();
         }
     }

@@ -9,6 +9,7 @@ pub(crate) mod handler;
 mod inbox;
 mod outbox;
 mod reading;
+mod secure;
 mod writing;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -19,6 +20,7 @@ use crate::address::Endpoint;
 use crate::engine::{Engine, Handler, Key, Next, Ready, TimerKey};
 use crate::error::{Error, Result};
 use crate::socket::Socket;
+use crate::tls::Session;
 use crate::transport::Transport;
 use handler::{OnDisconnect, Reader, Reason};
 use inbox::Inbox;
@@ -37,6 +39,8 @@ pub(crate) struct Options {
     pub(crate) linger: Duration,
     /// How long connecting may take.
     pub(crate) connect_timeout: Duration,
+    /// How long the hand-shake of TLS may take.
+    pub(crate) handshake_timeout: Duration,
     /// How long a blocking call waits for the peer. `None`: without end.
     pub(crate) timeout: Option<Duration>,
 }
@@ -49,6 +53,7 @@ impl Default for Options {
             read_size: 64 << 10,
             linger: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(30),
+            handshake_timeout: Duration::from_secs(10),
             timeout: None,
         }
     }
@@ -76,6 +81,9 @@ struct Rare {
     end: Option<Reason>,
     /// Sending failed. What the peer sent before is still to be read, then this is the end.
     write_error: Option<Error>,
+    /// What TLS found wrong with what came. What came before it is still to be delivered, then this is the end.
+    read_error: Option<Error>,
+    shaking: Option<secure::Shaking>,
     linger_timer: Option<TimerKey>,
     flushed: Vec<Flushed>,
 }
@@ -109,6 +117,8 @@ pub(crate) struct Conn {
     /// What the descriptor was said to be ready for, and has not been found unready for since.
     sticky: Cell<Ready>,
     read_ended: Cell<bool>,
+    /// A blocking call has told its caller of the end.
+    caller_knows: Cell<bool>,
     /// The sending half is to be closed once the queue is empty, or is closed.
     write_ending: Cell<bool>,
     write_ended: Cell<bool>,
@@ -116,6 +126,9 @@ pub(crate) struct Conn {
     write_armed: Cell<bool>,
     armed_by_hand: Cell<bool>,
     io: RefCell<Io>,
+    session: RefCell<Option<Box<Session>>>,
+    /// The hand-shake of TLS is going on.
+    shaking: Cell<bool>,
     reader: RefCell<Reader>,
     /// Counts the readers there have been, so that one that is on the stack knows whether it still is the one.
     epoch: Cell<u32>,
@@ -148,12 +161,15 @@ impl Conn {
             tell: Cell::new(false),
             sticky: Cell::new(Ready::NONE),
             read_ended: Cell::new(false),
+            caller_knows: Cell::new(false),
             write_ending: Cell::new(false),
             write_ended: Cell::new(false),
             dirty: Cell::new(false),
             write_armed: Cell::new(false),
             armed_by_hand: Cell::new(false),
             io: RefCell::default(),
+            session: RefCell::new(None),
+            shaking: Cell::new(false),
             reader: RefCell::default(),
             epoch: Cell::new(0),
             has_reader: Cell::new(false),
@@ -322,7 +338,10 @@ impl Handler for Conn {
             // Whoever read our output has gone.
             self.finish(Reason::Failed(self.closed()), false);
         }
-        if self.is_open() {
+        if self.is_open() && self.shaking.get() {
+            next = next.max(self.shake());
+        }
+        if self.is_open() && !self.shaking.get() && !self.busy.get() {
             self.busy.set(true);
             next = next.max(self.serve());
             self.busy.set(false);

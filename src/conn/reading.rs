@@ -75,7 +75,7 @@ impl Conn {
         next
     }
 
-    fn give_back(&self, buffer: &mut Option<Rc<Vec<u8>>>) {
+    pub(super) fn give_back(&self, buffer: &mut Option<Rc<Vec<u8>>>) {
         if let Some(buffer) = buffer.take() {
             self.io.borrow_mut().inbox.settle();
             self.engine.give_buffer(buffer);
@@ -84,6 +84,19 @@ impl Conn {
 
     /// One read into the inbox.
     fn fill(&self, held: &mut Option<Rc<Vec<u8>>>) -> Filled {
+        if self.is_tls() {
+            return match self.read_session(held) {
+                Ok(count) if count == READ_BUFFER => Filled::Full,
+                Ok(_) => Filled::Part,
+                Err(error) => {
+                    if self.read_failed(error) {
+                        Filled::Nothing
+                    } else {
+                        Filled::Ended
+                    }
+                }
+            };
+        }
         let mut buffer = self.engine.take_buffer();
         let Some(space) = Rc::get_mut(&mut buffer) else { return Filled::Nothing };
         match self.transport.read(space) {
@@ -108,7 +121,7 @@ impl Conn {
     /// A read was full or short. A short one means that nothing is left, unless the end is known to have come: that is
     /// not told again.
     #[inline]
-    fn note_read(&self, full: bool) {
+    pub(super) fn note_read(&self, full: bool) {
         let sticky = self.sticky.get();
         let by_hand = self.armed_by_hand.get();
         if by_hand || (!full && !sticky.has(Ready::HANGUP | Ready::ERROR)) {
@@ -127,10 +140,11 @@ impl Conn {
         false
     }
 
-    /// Nothing more comes. If sending has failed before, that is the reason.
+    /// Nothing more comes. If TLS found something wrong, or sending has failed before, that is the reason.
     fn end_of_stream(&self) {
         self.read_ended.set(true);
-        let failed = self.rare.borrow_mut().as_mut().and_then(|rare| rare.write_error.take());
+        let failed =
+            self.rare.borrow_mut().as_mut().and_then(|rare| rare.read_error.take().or(rare.write_error.take()));
         self.finish(failed.map_or(Reason::Remote, Reason::Failed), true);
     }
 
@@ -139,22 +153,43 @@ impl Conn {
         if !self.sticky.get().has(Ready::HANGUP | Ready::ERROR) && !self.read_ended.get() {
             return Next::Idle;
         }
-        if !self.io.borrow().inbox.is_empty() && !self.read_ended.get() {
+        if !self.io.borrow().inbox.is_empty() && !self.caller_knows.get() {
             return Next::Idle;
         }
         if self.read_ended.get() {
             self.end_of_stream();
             return Next::Idle;
         }
+        if self.is_tls() {
+            return self.notice_end_of_session();
+        }
+        self.look_into_kernel();
+        Next::Idle
+    }
+
+    /// Before the end of a TLS connection lies its end mark, which looks like data until it is decrypted.
+    fn notice_end_of_session(&self) -> Next {
+        let mut held = None;
+        let filled = self.fill(&mut held);
+        self.give_back(&mut held);
+        match filled {
+            Filled::Nothing | Filled::Ended => Next::Idle,
+            // Looks again: by now there is data in the inbox, or the end is known, or more is to be read.
+            Filled::Full | Filled::Part => Next::Again,
+        }
+    }
+
+    /// Is there data in the kernel? Its end, or an error, ends the connection.
+    fn look_into_kernel(&self) -> bool {
         match self.transport.peek() {
-            Ok(Peek::Data) => {}
+            Ok(Peek::Data) => return true,
             Ok(Peek::Nothing) => self.sticky.set(self.sticky.get().without(Ready::READ | Ready::HANGUP | Ready::ERROR)),
             Ok(Peek::End) => self.end_of_stream(),
             Err(error) => {
                 self.read_failed(error);
             }
         }
-        Next::Idle
+        false
     }
 
     /// Hands over what the inbox holds. After every call the state is looked at anew: the callback may have closed the
@@ -230,13 +265,22 @@ impl Conn {
         if !self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) {
             return false;
         }
-        match self.transport.peek() {
-            Ok(Peek::Data) => return true,
-            Ok(Peek::Nothing) => self.sticky.set(self.sticky.get().without(Ready::READ | Ready::HANGUP | Ready::ERROR)),
-            Ok(Peek::End) => self.end_of_stream(),
-            Err(error) => {
-                self.read_failed(error);
+        if !self.is_tls() {
+            return self.look_into_kernel();
+        }
+        while self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) && !self.read_ended.get() {
+            let mut held = None;
+            let filled = self.fill(&mut held);
+            self.give_back(&mut held);
+            if !self.io.borrow().inbox.is_empty() {
+                return true;
             }
+            if matches!(filled, Filled::Nothing | Filled::Ended) {
+                return false;
+            }
+        }
+        if self.read_ended.get() {
+            self.end_of_stream();
         }
         false
     }
@@ -246,20 +290,20 @@ impl Conn {
     /// Waits for data and takes up to `max` bytes of it.
     pub(crate) fn recv(&self, max: usize) -> Result<Vec<u8>> {
         let max = max.clamp(1, READ_BUFFER);
-        if let Some(piece) = self.io.borrow_mut().inbox.next_chunk(max) {
-            self.taken();
-            return Ok(piece.as_slice().to_vec());
+        let deadline = self.deadline();
+        loop {
+            if let Some(piece) = self.io.borrow_mut().inbox.next_chunk(max) {
+                self.taken();
+                return Ok(piece.as_slice().to_vec());
+            }
+            self.receive(max, deadline)?;
         }
-        let mut bytes = vec![0; max];
-        let count = self.recv_blocking(&mut bytes)?;
-        bytes.truncate(count);
-        Ok(bytes)
     }
 
     /// Waits for a whole line. What comes after it stays for the next call.
     pub(crate) fn recv_line(&self) -> Result<String> {
         let limit = self.options.borrow().line_limit;
-        let mut bytes = Vec::new();
+        let deadline = self.deadline();
         loop {
             let line = self.io.borrow_mut().inbox.next_line(limit);
             match line {
@@ -274,9 +318,7 @@ impl Conn {
                     return Err(error());
                 }
             }
-            bytes.resize(READ_BUFFER / 16, 0);
-            let count = self.recv_blocking(&mut bytes)?;
-            self.io.borrow_mut().inbox.push(&bytes[..count]);
+            self.receive(READ_BUFFER, deadline)?;
         }
     }
 
@@ -296,24 +338,20 @@ impl Conn {
         }
     }
 
-    fn recv_blocking(&self, buffer: &mut [u8]) -> Result<usize> {
-        let deadline = self.deadline();
+    /// Waits for something to come and puts it into the inbox, of a plain connection no more than `max` bytes.
+    fn receive(&self, max: usize, deadline: Deadline) -> Result {
+        let mut held = None;
         loop {
             if !self.is_open() || self.read_ended.get() {
-                return Err(self.closed());
+                return Err(self.end_for_caller());
             }
-            match self.transport.read(buffer) {
-                Ok(0) => {
-                    // The connection stays open for sending until the loop's next turn, or for good where none runs.
-                    self.read_ended.set(true);
-                    self.wake();
-                    return Err(self.closed());
-                }
-                Ok(count) => {
-                    self.note_read(count == buffer.len());
-                    self.taken();
-                    return Ok(count);
-                }
+            let read = if self.is_tls() { self.read_session(&mut held) } else { self.read_plain(max, &mut held) };
+            self.give_back(&mut held);
+            match read {
+                Ok(_) if !self.io.borrow().inbox.is_empty() => return Ok(()),
+                // The connection stays open for sending until the loop's next turn, or for good where none runs. And TLS
+                // has more to say than data.
+                Ok(_) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.wait_for_input(deadline)?,
                 Err(error) => {
                     let copy = std::io::Error::from(error.kind());
@@ -322,6 +360,35 @@ impl Conn {
                     return Err(Error::from_io("reading from", self.peer_name(), copy));
                 }
             }
+        }
+    }
+
+    fn read_plain(&self, max: usize, held: &mut Option<Rc<Vec<u8>>>) -> std::io::Result<usize> {
+        let mut buffer = self.engine.take_buffer();
+        let space = Rc::get_mut(&mut buffer).ok_or(std::io::ErrorKind::WouldBlock)?;
+        let max = max.min(space.len());
+        let read = self.transport.read(&mut space[..max]);
+        match read {
+            Ok(0) => self.read_ended.set(true),
+            Ok(count) => {
+                self.note_read(count == max);
+                self.io.borrow_mut().inbox.push_batch(buffer.clone(), count);
+            }
+            Err(_) => {}
+        }
+        *held = Some(buffer);
+        read
+    }
+
+    /// What a blocking call gets at the end. The loop is told as well.
+    fn end_for_caller(&self) -> Error {
+        self.caller_knows.set(true);
+        self.wake();
+        match self.rare.borrow().as_ref().and_then(|rare| rare.read_error.as_ref()) {
+            Some(Error::Truncated { peer }) => Error::Truncated { peer: peer.clone() },
+            Some(Error::Rejected { peer, problem }) => Error::Rejected { peer: peer.clone(), problem: problem.clone() },
+            Some(Error::Tls { peer, problem }) => Error::Tls { peer: peer.clone(), problem: problem.clone() },
+            _ => self.closed(),
         }
     }
 
@@ -336,7 +403,7 @@ impl Conn {
         for engine in Engine::all_here() {
             engine.flush();
         }
-        let sending = !self.io.borrow().outbox.is_empty();
+        let sending = self.is_sending();
         self.wait(true, sending, deadline, "waiting for")?;
         if sending {
             self.write_out();

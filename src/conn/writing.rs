@@ -31,7 +31,7 @@ impl Conn {
         let mut rest = bytes;
         if queued == 0 && !gathers && !newline {
             // Straight from the caller's memory.
-            match self.transport.write(bytes) {
+            match self.write_some(bytes) {
                 Ok(count) => rest = &bytes[count..],
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(error) => {
@@ -59,7 +59,7 @@ impl Conn {
         Ok(())
     }
 
-    fn mark_dirty(&self) {
+    pub(super) fn mark_dirty(&self) {
         if let Some(key) = self.key.get()
             && !self.dirty.replace(true)
         {
@@ -76,11 +76,12 @@ impl Conn {
                 break;
             }
             let portion = &front[..front.len().min(PORTION)];
-            match self.transport.write(portion) {
+            match self.write_some(portion) {
                 Ok(count) => io.outbox.advance(count),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     drop(io);
-                    self.arm_write(true);
+                    // During the hand-shake it is the peer's turn, unless we have something to say.
+                    self.arm_write(!self.shaking.get() || self.session_waits());
                     return Next::Idle;
                 }
                 Err(error) => {
@@ -90,13 +91,24 @@ impl Conn {
                 }
             }
         }
-        let done = io.outbox.is_empty();
+        let more = !io.outbox.is_empty();
         drop(io);
-        if done {
-            self.queue_is_empty();
-            return Next::Idle;
+        if more {
+            return Next::Again;
         }
-        Next::Again
+        match self.write_session() {
+            Ok(()) => self.queue_is_empty(),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.arm_write(true),
+            Err(error) => {
+                self.write_failed(error);
+            }
+        }
+        Next::Idle
+    }
+
+    /// Is there anything that the kernel has not taken yet?
+    pub(super) fn is_sending(&self) -> bool {
+        !self.io.borrow().outbox.is_empty() || self.session_waits()
     }
 
     /// Gives the kernel what it takes, on later turns too.
@@ -161,7 +173,7 @@ impl Conn {
         if !self.is_open() {
             return Err(self.closed());
         }
-        if !self.write_ending.replace(true) && self.io.borrow().outbox.is_empty() {
+        if !self.write_ending.replace(true) && !self.is_sending() {
             self.end_writing();
         }
         Ok(())
@@ -172,12 +184,22 @@ impl Conn {
             return;
         }
         self.write_ending.set(true);
+        self.close_notify();
+        match self.write_session() {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                // Once that is out this comes again.
+                self.write_ended.set(false);
+                self.arm_write(true);
+                return;
+            }
+            // It can only fail on a connection that is broken already, which reading will find.
+            _ => {}
+        }
         if !self.transport.is_socket()
             && let Some(key) = self.key.get()
         {
             self.engine.deregister_output(key);
         }
-        // It can only fail on a connection that is broken already, which reading will find.
         let _ = self.transport.shutdown_write();
     }
 
@@ -189,7 +211,7 @@ impl Conn {
             engine.flush();
         }
         let deadline = self.deadline();
-        while !self.io.borrow().outbox.is_empty() {
+        while self.is_sending() {
             self.wait(false, true, deadline, "sending to")?;
             self.write_out();
         }
@@ -207,7 +229,7 @@ impl Conn {
     /// Calls on a later turn, when the kernel has everything or the connection has failed. Gives a number for
     /// [`Conn::forget_flushed`].
     pub(crate) fn when_flushed(&self, done: Flushed) {
-        if self.io.borrow().outbox.is_empty() {
+        if !self.is_sending() {
             let result = if self.transport.is_open() { self.check_sent() } else { Err(self.closed()) };
             self.engine.defer(move |engine| done(engine, result));
         } else {

@@ -207,6 +207,7 @@ pub(crate) struct Engine {
     timers: RefCell<Timers<Call>>,
     dirty: RefCell<Vec<Key>>,
     buffer: Cell<Option<Rc<Vec<u8>>>>,
+    plain: Cell<Option<Rc<Vec<u8>>>>,
     /// How many dispatches are on the stack.
     turns: Cell<u32>,
     low_armed: Cell<bool>,
@@ -264,6 +265,7 @@ impl Engine {
             timers: RefCell::new(Timers::new()),
             dirty: RefCell::default(),
             buffer: Cell::default(),
+            plain: Cell::default(),
             turns: Cell::new(0),
             low_armed: Cell::new(false),
             fairness: Fairness::new(),
@@ -490,9 +492,24 @@ impl Engine {
     }
 
     pub(crate) fn give_buffer(&self, buffer: Rc<Vec<u8>>) {
-        if Rc::strong_count(&buffer) == 1 && buffer.len() == READ_BUFFER {
-            self.buffer.set(Some(buffer));
+        if Rc::strong_count(&buffer) != 1 {
+            return;
         }
+        if buffer.len() == READ_BUFFER {
+            self.buffer.set(Some(buffer));
+        } else if buffer.capacity() <= 2 * READ_BUFFER {
+            self.plain.set(Some(buffer));
+        }
+    }
+
+    /// An empty buffer for what is decrypted, to be given back as the other.
+    pub(crate) fn take_plain(&self) -> Rc<Vec<u8>> {
+        let mut plain = self.plain.take().unwrap_or_default();
+        match Rc::get_mut(&mut plain) {
+            Some(bytes) => bytes.clear(),
+            None => plain = Rc::default(),
+        }
+        plain
     }
 
     // ---- turns ----
@@ -785,6 +802,7 @@ impl Engine {
         drop(calls);
     }
 
+    #[cfg_attr(not(feature = "avahi"), allow(dead_code))]
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.get()
     }

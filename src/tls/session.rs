@@ -2,7 +2,6 @@
 //! drives it. What rustls reports is put into our own words here.
 
 use std::io::{self, BufRead, Write};
-use std::sync::Arc;
 
 use rustls::{AlertDescription, CertificateError, ClientConnection, Connection, HandshakeKind, ProtocolVersion};
 use rustls::{PeerMisbehaved, ServerConnection};

@@ -137,7 +137,7 @@ fn a_script_needs_no_loop() {
             stranger.read_exact(&mut line).unwrap();
             stranger.write_all(&line).unwrap();
         });
-        let socket = Socket::connect(address).unwrap();
+        let socket = Socket::builder().tls(false).connect(address).unwrap();
         socket.sendline("hello").unwrap();
         assert_eq!(socket.recv_line().unwrap(), "hello");
         thread.join().unwrap();
@@ -147,8 +147,8 @@ fn a_script_needs_no_loop() {
 #[test]
 fn connecting_blocks_no_server_of_the_same_thread() {
     on_own_context(|| {
-        let server = Server::new(0, |socket| socket.sendline("welcome")).unwrap();
-        let socket = Socket::connect(server.port()).unwrap();
+        let server = Server::builder().tls(false).listen(0, |socket| socket.sendline("welcome")).unwrap();
+        let socket = Socket::builder().tls(false).connect(server.port()).unwrap();
         let lines = log_lines(&socket);
         until(|| lines.len() == 1);
     });

@@ -289,6 +289,7 @@ fn a_servers_disconnect_callback_serves_all_its_connections() {
         let log = Log::<String>::new();
         let ends = log.clone();
         let server = network::Server::builder()
+            .tls(false)
             .disconnect_cb(move |_, end| ends.add(String::from_utf8(end.leftover).unwrap()))
             .listen(0, |socket| {
                 socket.readlines(|_, _| Ok(()));
@@ -296,7 +297,7 @@ fn a_servers_disconnect_callback_serves_all_its_connections() {
             })
             .unwrap();
         for name in ["a", "b"] {
-            let client = connect(&server.port().to_string());
+            let client = connect(&format!("tcp://localhost:{}", server.port()));
             client.send(name).unwrap();
             let _ = client.close();
         }
@@ -532,8 +533,8 @@ fn a_panic_may_come_from_any_callback() {
 fn under_a_foreign_loop_a_panic_ends_the_process() {
     const ASKED: &str = "NETWORK_TEST_FOREIGN_PANIC";
     if std::env::var_os(ASKED).is_some() {
-        let server = network::Server::new(0, |_| panic!("nobody can catch this")).unwrap();
-        let _client = Socket::connect(server.port()).unwrap();
+        let server = network::Server::builder().tls(false).listen(0, |_| panic!("nobody can catch this")).unwrap();
+        let _client = Socket::builder().tls(false).connect(server.port()).unwrap();
         glib::MainLoop::new(None, false).run();
         return;
     }
@@ -549,7 +550,7 @@ fn under_a_foreign_loop_a_panic_ends_the_process() {
 
 #[test]
 fn what_is_sent_in_a_callback_goes_out_before_a_blocking_call() {
-    for_each_kind(|kind| {
+    for_each_plain_kind(|kind| {
         // The other end is a thread's, by std alone.
         let Joined { client, served, server: _server } = join(kind);
         let (fd, _) = client.into_fd().unwrap();

@@ -18,9 +18,9 @@ fn stranger<R: Send + 'static>(
     act: impl FnOnce(Box<dyn ReadWrite>) -> R + Send + 'static,
 ) -> (String, JoinHandle<R>) {
     match kind {
-        Kind::Tcp => {
+        Kind::Tcp | Kind::Tls => {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = listener.local_addr().unwrap().to_string();
+            let address = format!("tcp://{}", listener.local_addr().unwrap());
             (address, std::thread::spawn(move || act(Box::new(listener.accept().unwrap().0))))
         }
         Kind::Unix => {
@@ -301,7 +301,7 @@ fn the_end_of_the_context_disconnects_its_sockets() {
     let (socket, server) = on_own_context(|| {
         let socket = Socket::connect(address.as_str()).unwrap();
         socket.readlines(|_, _| Ok(()));
-        (socket, Server::new(0, |_| Ok(())).unwrap())
+        (socket, Server::builder().tls(false).listen(0, |_| Ok(())).unwrap())
     });
     assert!(!socket.is_open());
     assert!(!server.is_open());

@@ -75,7 +75,10 @@ fn malformed_addresses_are_errors_that_quote_them() {
             let error = Socket::connect(text).unwrap_err();
             assert!(matches!(error, Error::Address { .. }), "{text:?}: {error}");
             assert!(error.to_string().contains(&format!("{text:?}")), "{text:?}: {error}");
-            assert!(matches!(Server::new(text, |_| Ok(())), Err(Error::Address { .. })), "{text:?}");
+            assert!(
+                matches!(Server::builder().tls(false).listen(text, |_| Ok(())), Err(Error::Address { .. })),
+                "{text:?}"
+            );
             assert!(matches!(try_connect(Socket::builder(), text), Err(Error::Address { .. })), "{text:?}");
         }
     });
@@ -97,13 +100,13 @@ fn a_name_that_does_not_exist_says_so() {
 #[test]
 fn the_second_address_is_tried_when_the_first_refuses() {
     on_own_context(|| {
-        let server = Server::builder().address("127.0.0.1").listen(0, |_| Ok(())).unwrap();
+        let server = Server::builder().tls(false).address("127.0.0.1").listen(0, |_| Ok(())).unwrap();
         let dead: SocketAddr = format!("127.0.0.1:{}", dead_port()).parse().unwrap();
         let alive: SocketAddr = format!("127.0.0.1:{}", server.port()).parse().unwrap();
         let both = Address::try_from(&[dead, alive][..]).unwrap();
-        assert_eq!(Socket::connect(both).unwrap().remote().inet(), Some(alive));
+        assert_eq!(Socket::builder().tls(false).connect(both).unwrap().remote().inet(), Some(alive));
         // And localhost, which is ::1 first, where this server does not listen.
-        let socket = Socket::connect(("localhost", server.port())).unwrap();
+        let socket = Socket::builder().tls(false).connect(("localhost", server.port())).unwrap();
         assert_eq!(socket.remote().inet(), Some(alive));
     });
 }
@@ -112,11 +115,11 @@ fn the_second_address_is_tried_when_the_first_refuses() {
 fn the_second_address_is_tried_when_the_first_is_silent() {
     on_own_context(|| {
         let (silent, _held) = black_hole();
-        let server = Server::builder().address("127.0.0.1").listen(0, |_| Ok(())).unwrap();
+        let server = Server::builder().tls(false).address("127.0.0.1").listen(0, |_| Ok(())).unwrap();
         let alive: SocketAddr = format!("127.0.0.1:{}", server.port()).parse().unwrap();
         let both = Address::try_from(&[silent, alive][..]).unwrap();
         let started = Instant::now();
-        let socket = Socket::connect(both).unwrap();
+        let socket = Socket::builder().tls(false).connect(both).unwrap();
         assert_eq!(socket.remote().inet(), Some(alive));
         let took = started.elapsed();
         assert!(took >= Duration::from_millis(250) && took < Duration::from_secs(3), "{took:?}");
@@ -211,7 +214,7 @@ fn a_future_connects() {
     for_each_kind(|kind| {
         let (_server, address) = serve(kind, |socket| socket.sendline("welcome"));
         let context = glib::MainContext::ref_thread_default();
-        let socket = context.block_on(Socket::connect_future(address.as_str())).unwrap();
+        let socket = context.block_on(client(kind).connect_future(address.as_str())).unwrap();
         let lines = log_lines(&socket);
         until(|| lines.len() == 1);
     });
@@ -229,13 +232,18 @@ fn all_ports_have_names() {
 }
 
 #[test]
-fn tls_urls_are_never_served_in_plaintext() {
+fn urls_decide_on_tls() {
     on_own_context(|| {
-        let (_server, address) = serve(Kind::Tcp, |_| Ok(()));
-        assert!(Socket::connect(format!("http://{address}/path")).is_ok());
-        assert!(Socket::connect(format!("ws://{address}")).is_ok());
-        let error = Socket::connect(format!("https://{address}/path")).unwrap_err();
-        assert!(matches!(error, Error::Unsupported(_)), "{error}");
+        let (plain, _) = serve(Kind::Tcp, |_| Ok(()));
+        assert!(Socket::connect(format!("http://localhost:{}/path", plain.port())).is_ok());
+        assert!(Socket::connect(format!("ws://localhost:{}", plain.port())).is_ok());
+        let error = Socket::connect(format!("https://localhost:{}/path", plain.port())).unwrap_err();
+        assert!(error.to_string().contains("connect_async"), "TLS, with a server of this same thread: {error}");
+        let (_secure, address) = serve(Kind::Tls, |socket| {
+            assert!(socket.is_tls());
+            Ok(())
+        });
+        assert!(connect(&address).is_tls());
     });
 }
 
@@ -243,10 +251,11 @@ fn tls_urls_are_never_served_in_plaintext() {
 fn sockets_cannot_be_made_on_a_context_that_another_thread_runs() {
     // An engine that lives on one thread is not there for another.
     let context = glib::MainContext::new();
-    let server = context.with_thread_default(|| Server::new(0, |_| Ok(())).unwrap()).unwrap();
+    let server = context.with_thread_default(|| Server::builder().tls(false).listen(0, |_| Ok(())).unwrap()).unwrap();
     let other = context.clone();
     std::thread::spawn(move || {
-        let result = other.with_thread_default(|| Server::new(0, |_| Ok(())).map(drop)).unwrap();
+        let result =
+            other.with_thread_default(|| Server::builder().tls(false).listen(0, |_| Ok(())).map(drop)).unwrap();
         assert!(matches!(result, Err(Error::WrongThread)), "{result:?}");
     })
     .join()

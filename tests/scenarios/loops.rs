@@ -71,7 +71,7 @@ fn callbacks_may_make_sockets_wherever_their_context_is_run() {
     let (server, client, lines) = context
         .with_thread_default(|| {
             let (server, address) = serve(Kind::Tcp, |socket| {
-                let other = network::Server::new(0, |_| Ok(())).unwrap();
+                let other = network::Server::builder().tls(false).listen(0, |_| Ok(())).unwrap();
                 socket.sendline(format!("{}", other.port()))
             });
             let client = network::Socket::connect(address).unwrap();
@@ -131,7 +131,7 @@ fn connecting_in_bulk_does_not_hold_up_what_is_connected() {
     on_own_context(|| {
         let Joined { client, served, server } = join(Kind::Tcp);
         served.readlines(|socket, line| socket.sendline(line));
-        let address = server.port().to_string();
+        let address = format!("tcp://localhost:{}", server.port());
         let connected = Rc::new(Cell::new(0));
         let seen = Rc::new(Cell::new(None));
         for _ in 0..500 {

@@ -8,14 +8,19 @@ use network::{Endpoint, Error, Server, Socket};
 use crate::util::*;
 
 fn reaches(address: &str) -> bool {
-    Socket::connect(address).is_ok()
+    try_connect(Socket::builder().tls(false), address).is_ok()
 }
 
 #[test]
 fn by_default_every_address_of_this_machine_reaches_it() {
     on_own_context(|| {
-        let server = Server::new(0, |_| Ok(())).unwrap();
-        let port = server.port();
+        let remotes = Log::<Endpoint>::new();
+        let log = remotes.clone();
+        let server = Server::builder().tls(false).listen(0, move |socket| {
+            log.add(socket.remote());
+            Ok(())
+        });
+        let port = server.as_ref().unwrap().port();
         assert!(reaches(&format!("127.0.0.1:{port}")));
         assert!(reaches(&format!("127.0.0.2:{port}")));
         assert!(reaches(&format!("{port}")));
@@ -23,8 +28,8 @@ fn by_default_every_address_of_this_machine_reaches_it() {
         if has_ipv6() {
             assert!(reaches(&format!("[::1]:{port}")));
         }
-        until(|| server.connections().len() >= 4);
-        let v4 = server.connections().iter().filter(|socket| socket.remote().inet().unwrap().is_ipv4()).count();
+        until(|| remotes.len() >= 4);
+        let v4 = remotes.all().iter().filter(|remote| remote.inet().unwrap().is_ipv4()).count();
         assert!(v4 >= 2, "an IPv4 client shows as one");
     });
 }
@@ -36,28 +41,28 @@ fn has_ipv6() -> bool {
 #[test]
 fn an_address_narrows_it() {
     on_own_context(|| {
-        let server = Server::builder().address("127.0.0.1").listen(0, |_| Ok(())).unwrap();
+        let server = Server::builder().tls(false).address("127.0.0.1").listen(0, |_| Ok(())).unwrap();
         assert!(reaches(&format!("127.0.0.1:{}", server.port())));
         assert!(!reaches(&format!("127.0.0.2:{}", server.port())));
         assert!(!reaches(&format!("[::1]:{}", server.port())));
 
-        let server = Server::builder().address("0.0.0.0").listen(0, |_| Ok(())).unwrap();
+        let server = Server::builder().tls(false).address("0.0.0.0").listen(0, |_| Ok(())).unwrap();
         assert!(reaches(&format!("127.0.0.2:{}", server.port())));
         assert!(!reaches(&format!("[::1]:{}", server.port())));
 
-        let server = Server::builder().address("localhost").listen(0, |_| Ok(())).unwrap();
+        let server = Server::builder().tls(false).address("localhost").listen(0, |_| Ok(())).unwrap();
         assert!(reaches(&format!("127.0.0.1:{}", server.port())));
         assert!(!reaches(&format!("127.0.0.2:{}", server.port())));
         assert_eq!(reaches(&format!("[::1]:{}", server.port())), has_ipv6());
 
-        let server = Server::new("127.0.0.1:0", |_| Ok(())).unwrap();
+        let server = Server::builder().tls(false).listen("127.0.0.1:0", |_| Ok(())).unwrap();
         assert!(matches!(server.local()[..], [Endpoint::Inet(address)] if address.ip().to_string() == "127.0.0.1"));
 
         for wrong in ["example.org", "1.2.3.4.5", "localhost:1", "/tmp"] {
-            let result = Server::builder().address(wrong).listen(0, |_| Ok(()));
+            let result = Server::builder().tls(false).address(wrong).listen(0, |_| Ok(()));
             assert!(matches!(result, Err(Error::Address { .. })), "{wrong}");
         }
-        let both = Server::builder().address("127.0.0.1").listen("localhost:0", |_| Ok(()));
+        let both = Server::builder().tls(false).address("127.0.0.1").listen("localhost:0", |_| Ok(()));
         assert!(matches!(both, Err(Error::Address { .. })));
     });
 }
@@ -65,14 +70,14 @@ fn an_address_narrows_it() {
 #[test]
 fn a_taken_address_says_so() {
     on_own_context(|| {
-        let server = Server::new(0, |_| Ok(())).unwrap();
-        let error = Server::new(server.port(), |_| Ok(())).unwrap_err();
+        let server = Server::builder().tls(false).listen(0, |_| Ok(())).unwrap();
+        let error = Server::builder().tls(false).listen(server.port(), |_| Ok(())).unwrap_err();
         assert!(matches!(error, Error::InUse { .. }), "{error}");
         assert!(error.to_string().contains(&server.port().to_string()), "{error}");
 
         let path = fresh_path("taken");
         std::fs::write(&path, "precious").unwrap();
-        let error = Server::new(path.as_path(), |_| Ok(())).unwrap_err();
+        let error = Server::builder().tls(false).listen(path.as_path(), |_| Ok(())).unwrap_err();
         assert!(matches!(error, Error::InUse { .. }), "{error}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
         std::fs::remove_file(path).unwrap();
@@ -83,18 +88,18 @@ fn a_taken_address_says_so() {
 fn a_unix_path_is_removed_on_close_if_it_is_still_the_servers_own() {
     on_own_context(|| {
         let path = fresh_path("own");
-        let server = Server::new(path.as_path(), |_| Ok(())).unwrap();
+        let server = Server::builder().tls(false).listen(path.as_path(), |_| Ok(())).unwrap();
         assert!(path.exists());
         server.close();
         assert!(!path.exists());
 
-        let server = Server::new(path.as_path(), |_| Ok(())).unwrap();
+        let server = Server::builder().tls(false).listen(path.as_path(), |_| Ok(())).unwrap();
         drop(server);
         assert!(!path.exists());
 
-        let first = Server::new(path.as_path(), |_| Ok(())).unwrap();
+        let first = Server::builder().tls(false).listen(path.as_path(), |_| Ok(())).unwrap();
         std::fs::remove_file(&path).unwrap();
-        let second = Server::new(path.as_path(), |_| Ok(())).unwrap();
+        let second = Server::builder().tls(false).listen(path.as_path(), |_| Ok(())).unwrap();
         first.close();
         assert!(path.exists(), "it is another server's by now");
         assert!(Socket::connect(path.as_path()).is_ok());
@@ -180,8 +185,9 @@ fn an_error_of_obj_closes_that_connection() {
 #[test]
 fn a_limit_on_connections_makes_the_others_wait() {
     on_own_context(|| {
-        let server = Server::builder().max_connections(2).listen(0, |socket| socket.sendline("welcome")).unwrap();
-        let address = server.port().to_string();
+        let server =
+            Server::builder().tls(false).max_connections(2).listen(0, |socket| socket.sendline("welcome")).unwrap();
+        let address = format!("tcp://localhost:{}", server.port());
         let clients: Vec<Socket> = (0..4).map(|_| connect(&address)).collect();
         let welcomed: Vec<_> = clients.iter().map(log_lines).collect();
         until(|| welcomed.iter().filter(|lines| lines.len() == 1).count() == 2);
@@ -207,7 +213,7 @@ fn a_thousand_connections_at_once() {
         for n in 0..CLIENTS {
             let answers = answers.clone();
             let clients = clients.clone();
-            Socket::connect_async(address.as_str(), gio::Cancellable::NONE, move |socket| {
+            client(kind).connect_async(address.as_str(), gio::Cancellable::NONE, move |socket| {
                 let socket = socket.unwrap();
                 socket.sendline(format!("hello {n}")).unwrap();
                 socket.readlines(move |_, line| {

@@ -44,9 +44,39 @@ pub fn settle() {
 pub enum Kind {
     Tcp,
     Unix,
+    Tls,
 }
 
-pub const KINDS: [Kind; 2] = [Kind::Tcp, Kind::Unix];
+pub const KINDS: [Kind; 3] = [Kind::Tcp, Kind::Unix, Kind::Tls];
+
+/// Where this run's certificates are.
+pub fn certificates() -> &'static std::path::Path {
+    static DIRECTORY: std::sync::LazyLock<tempfile::TempDir> =
+        std::sync::LazyLock::new(|| tempfile::tempdir().unwrap());
+    DIRECTORY.path()
+}
+
+/// Trusts this run's certificates.
+pub fn trust() -> network::ClientTls {
+    network::ClientTls::new().directory(certificates())
+}
+
+/// A builder for clients of that kind.
+pub fn client(kind: Kind) -> network::SocketBuilder {
+    match kind {
+        Kind::Tls => Socket::builder().tls(trust()),
+        _ => Socket::builder(),
+    }
+}
+
+/// A builder for servers of that kind.
+pub fn server(kind: Kind) -> network::ServerBuilder {
+    match kind {
+        Kind::Unix => Server::builder(),
+        Kind::Tcp => Server::builder().tls(false),
+        Kind::Tls => Server::builder().tls(network::ServerTls::new().directory(certificates())),
+    }
+}
 
 /// Runs a scenario for each kind of connection, each on a main context of its own.
 pub fn for_each_kind(scenario: impl Fn(Kind)) {
@@ -54,6 +84,15 @@ pub fn for_each_kind(scenario: impl Fn(Kind)) {
         eprintln!("over {kind:?}");
         on_own_context(|| scenario(kind));
     }
+}
+
+/// The kinds whose descriptor can be taken out.
+pub fn for_each_plain_kind(scenario: impl Fn(Kind)) {
+    for_each_kind(|kind| {
+        if kind != Kind::Tls {
+            scenario(kind);
+        }
+    });
 }
 
 /// A path that no other test uses.
@@ -66,7 +105,7 @@ pub fn fresh_path(name: &str) -> PathBuf {
 /// Where a server of that kind may listen.
 pub fn listen_address(kind: Kind) -> String {
     match kind {
-        Kind::Tcp => "0".into(),
+        Kind::Tcp | Kind::Tls => "0".into(),
         Kind::Unix => fresh_path("socket").to_str().unwrap().into(),
     }
 }
@@ -74,8 +113,12 @@ pub fn listen_address(kind: Kind) -> String {
 /// A server, and the address to reach it.
 pub fn serve(kind: Kind, obj: impl FnMut(Socket) -> network::Result + 'static) -> (Server, String) {
     let address = listen_address(kind);
-    let server = Server::new(address.as_str(), obj).unwrap();
-    let address = if kind == Kind::Unix { address } else { format!("localhost:{}", server.port()) };
+    let server = server(kind).listen(address.as_str(), obj).unwrap();
+    let address = match kind {
+        Kind::Unix => address,
+        Kind::Tcp => format!("tcp://localhost:{}", server.port()),
+        Kind::Tls => format!("tls://localhost:{}", server.port()),
+    };
     (server, address)
 }
 
@@ -89,6 +132,10 @@ pub fn connect(address: &str) -> Socket {
 pub fn try_connect(builder: network::SocketBuilder, address: &str) -> network::Result<Socket> {
     let outcome = Rc::new(RefCell::new(None));
     let place = outcome.clone();
+    let builder = match address.starts_with("tls://") {
+        true => builder.tls(trust()),
+        false => builder,
+    };
     builder.connect_async(address, gio::Cancellable::NONE, move |result| {
         place.replace(Some(result));
     });

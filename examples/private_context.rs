@@ -1,0 +1,29 @@
+//! A main context of one's own, as for a test that runs beside others: nothing of the default context runs in it, and the
+//! servers and sockets made in it end with it.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let context = glib::MainContext::new();
+    context.with_thread_default(|| -> network::Result {
+        let server = network::Server::builder().address("127.0.0.1").listen(0, |socket| {
+            socket.readlines(|socket, line| socket.sendline(line.to_uppercase()));
+            Ok(())
+        })?;
+        let address = ("127.0.0.1", server.port());
+        network::Socket::connect_async(address, gio::Cancellable::NONE, |result| {
+            let client = match result {
+                Ok(client) => client,
+                Err(error) => panic!("{error}"),
+            };
+            // The main loop keeps a socket that has a reader; the callback gets it as its argument.
+            client.readlines(|_, line| {
+                println!("{line}");
+                network::endloop();
+                Ok(())
+            });
+            let _ = client.sendline("hello from a private context");
+        });
+        network::fgloop();
+        Ok(())
+    })??;
+    Ok(())
+}

@@ -1,0 +1,268 @@
+//! TLS on a connection: what comes from the descriptor goes through the session into the inbox, what goes out comes from
+//! it. The hand-shake runs on the loop like everything else, under a limit of time.
+
+use std::io;
+use std::rc::Rc;
+
+use super::handler::Reason;
+use super::{Conn, Options};
+use crate::address::Endpoint;
+use crate::engine::{Engine, Next, Ready, TimerKey};
+use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
+use crate::tls::Session;
+use crate::transport::Transport;
+
+/// Reads during a hand-shake in one turn.
+const READS: usize = 4;
+
+/// Called once, from the loop, when the hand-shake is done or has failed. Not user code: that has a door of its own.
+pub(crate) type Shaken = Box<dyn FnOnce(&Rc<Conn>, Result)>;
+
+/// A hand-shake that is going on.
+pub(super) struct Shaking {
+    done: Option<Shaken>,
+    timer: TimerKey,
+}
+
+/// What the connection lends its session to write to.
+struct Sink<'a>(&'a Transport);
+
+impl io::Write for Sink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        self.0.write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Conn {
+    /// Takes an established connection into the loop and starts the hand-shake. Nothing is read from it or delivered
+    /// before `done`.
+    pub(crate) fn with_session(
+        engine: &Rc<Engine>,
+        transport: Transport,
+        options: Rc<Options>,
+        remote: Option<Endpoint>,
+        session: Session,
+        done: Shaken,
+    ) -> Result<Rc<Conn>> {
+        let limit = options.handshake_timeout;
+        let conn = Conn::new(engine, transport, options, remote)?;
+        conn.session.replace(Some(Box::new(session)));
+        conn.shaking.set(true);
+        let me = conn.me.clone();
+        let timer = engine.after(limit, move |_| {
+            if let Some(me) = me.upgrade() {
+                let address = me.peer_name();
+                me.shaken(Err(Error::TimedOut { operation: "the TLS hand-shake with", address, limit }));
+            }
+        });
+        conn.rare(|rare| rare.shaking = Some(Shaking { done: Some(done), timer }));
+        // A client speaks first.
+        conn.write_or_requeue();
+        Ok(conn)
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.session.borrow().is_some()
+    }
+
+    pub(crate) fn session<R>(&self, ask: impl FnOnce(&Session) -> R) -> Option<R> {
+        self.session.borrow().as_deref().map(ask)
+    }
+
+    pub(crate) fn peer_fingerprint(&self) -> Option<Fingerprint> {
+        self.session(Session::peer_fingerprint).flatten()
+    }
+
+    /// Takes the hand-shake as far as it goes.
+    pub(super) fn shake(self: &Rc<Self>) -> Next {
+        for _ in 0..READS {
+            if !self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) {
+                return Next::Idle;
+            }
+            let outcome = self.shake_once();
+            match outcome {
+                Ok(true) => self.shaken(Ok(())),
+                Ok(false) => self.write_or_requeue(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Idle,
+                Err(error) => self.shaken(Err(error)),
+            }
+            if !self.shaking.get() {
+                return Next::Idle;
+            }
+        }
+        Next::Again
+    }
+
+    /// One read. True if that was the last of the hand-shake.
+    fn shake_once(&self) -> Result<bool> {
+        let mut held = None;
+        let read = self.read_session(&mut held);
+        self.give_back(&mut held);
+        match read {
+            Ok(0) => {}
+            Ok(_) => return Ok(!self.session(Session::is_handshaking).unwrap_or(false)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(Error::from_io("waiting for", self.peer_name(), error));
+            }
+            Err(error) => return Err(Error::from_io("the TLS hand-shake with", self.peer_name(), error)),
+        }
+        let failed = self.rare(|rare| rare.read_error.take());
+        let ended = || self.session(Session::end).unwrap_or(Ok(()));
+        Err(match failed.map_or_else(ended, Err) {
+            Err(error) => error,
+            Ok(()) => self.closed(),
+        })
+    }
+
+    /// The hand-shake is over, one way or the other.
+    pub(super) fn shaken(self: &Rc<Self>, result: Result) {
+        if !self.shaking.replace(false) {
+            return;
+        }
+        // The last of it, or the alert that says what is wrong.
+        self.write_or_requeue();
+        let Some(shaking) = self.rare(|rare| rare.shaking.take()) else { return };
+        self.engine.cancel_timer(shaking.timer);
+        let failed = result.is_err();
+        if self.session(Session::peer_closed) == Some(true) {
+            self.read_ended.set(true);
+        }
+        if let Some(done) = shaking.done {
+            done(self, result);
+        }
+        if failed {
+            // Closed in the background, so that the alert arrives; whoever waited knows already.
+            self.finish(Reason::Local, true);
+            self.tell.set(false);
+        } else if !self.has_handles() {
+            // Whoever wanted it has gone meanwhile.
+            self.last_drop();
+        }
+    }
+
+    /// The hand-shake is of no interest any more.
+    pub(crate) fn forget_handshake(&self) {
+        self.shaking.set(false);
+        if let Some(shaking) = self.rare(|rare| rare.shaking.take()) {
+            self.engine.cancel_timer(shaking.timer);
+        }
+    }
+
+    /// Waits for the end of the hand-shake. `done` is called from here.
+    pub(crate) fn shake_blocking(self: &Rc<Self>) {
+        let limit = self.options.borrow().handshake_timeout;
+        let deadline = Some((std::time::Instant::now() + limit, limit));
+        while self.shaking.get() {
+            let writing = self.session(Session::wants_write).unwrap_or(false);
+            let waited = self.wait(true, writing, deadline, "the TLS hand-shake with");
+            if let Err(error) = waited {
+                self.shaken(Err(error));
+                return;
+            }
+            if writing {
+                self.write_out();
+            }
+            self.sticky.set(self.sticky.get() | Ready::READ);
+            self.shake();
+        }
+    }
+
+    // ---- reading ----
+
+    /// Reads what is there and puts what it says into the inbox; the count is of what was read. An error of TLS waits in
+    /// `read_error` until what came before it is delivered; so does the end, which gives 0.
+    pub(super) fn read_session(&self, held: &mut Option<Rc<Vec<u8>>>) -> io::Result<usize> {
+        let mut buffer = self.engine.take_buffer();
+        let space = Rc::get_mut(&mut buffer).ok_or(io::ErrorKind::WouldBlock)?;
+        let read = self.transport.read(space);
+        let result = match read {
+            Ok(count) => Ok(self.decrypt(&buffer[..count], held)),
+            Err(error) => Err(error),
+        };
+        self.engine.give_buffer(buffer);
+        result
+    }
+
+    fn decrypt(&self, cipher: &[u8], held: &mut Option<Rc<Vec<u8>>>) -> usize {
+        let mut plain = self.engine.take_plain();
+        let mut session = self.session.borrow_mut();
+        let (Some(session), Some(space)) = (session.as_deref_mut(), Rc::get_mut(&mut plain)) else { return 0 };
+        let outcome = if cipher.is_empty() { session.end() } else { session.receive(cipher, space) };
+        let failed = outcome.is_err();
+        let ended = cipher.is_empty() || failed || session.peer_closed();
+        // Answers that TLS itself gives, such as new keys.
+        let answers = session.wants_write();
+        self.note_read(cipher.len() == crate::engine::READ_BUFFER);
+        if let Err(error) = outcome {
+            self.rare(|rare| {
+                rare.read_error.get_or_insert(error);
+            });
+        }
+        if ended && !self.shaking.get() {
+            self.read_ended.set(true);
+        }
+        let length = plain.len();
+        self.io.borrow_mut().inbox.push_batch(plain.clone(), length);
+        *held = Some(plain);
+        if answers && !self.shaking.get() {
+            self.mark_dirty();
+        }
+        if failed && self.shaking.get() { 0 } else { cipher.len() }
+    }
+
+    // ---- writing ----
+
+    /// Gives bytes to the peer, as many as there is room for.
+    pub(super) fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
+        let mut session = self.session.borrow_mut();
+        let Some(session) = session.as_deref_mut() else { return self.transport.write(bytes) };
+        write_all_of(session, &self.transport)?;
+        if self.shaking.get() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let count = session.send(bytes);
+        match write_all_of(session, &self.transport) {
+            // It is in the session now, which will be asked to write before anything else.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && count > 0 => Ok(count),
+            Err(error) => Err(error),
+            Ok(()) if count == 0 => Err(io::ErrorKind::BrokenPipe.into()),
+            Ok(()) => Ok(count),
+        }
+    }
+
+    /// Has the session write what it holds. `WouldBlock` if some is left.
+    pub(super) fn write_session(&self) -> io::Result<()> {
+        match self.session.borrow_mut().as_deref_mut() {
+            Some(session) => write_all_of(session, &self.transport),
+            None => Ok(()),
+        }
+    }
+
+    /// Does the session hold something that is to be written?
+    pub(super) fn session_waits(&self) -> bool {
+        self.session(Session::wants_write).unwrap_or(false)
+    }
+
+    /// Queues the end mark of TLS.
+    pub(super) fn close_notify(&self) {
+        if let Some(session) = self.session.borrow_mut().as_deref_mut() {
+            session.close_notify();
+        }
+    }
+}
+
+fn write_all_of(session: &mut Session, transport: &Transport) -> io::Result<()> {
+    while session.wants_write() {
+        session.write_output(&mut Sink(transport))?;
+    }
+    Ok(())
+}

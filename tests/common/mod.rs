@@ -1,0 +1,327 @@
+//! What the tests with other processes share: children that never outlive their test, and limits on every wait.
+
+// Each test program uses its own part of this.
+#![allow(dead_code)]
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+
+/// Nothing here takes this long; whatever does hangs.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// The program of an example, as cargo builds it for the tests.
+pub fn example(name: &str) -> PathBuf {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    let path = path.join("examples").join(name);
+    assert!(path.exists(), "{} is missing: cargo build --examples", path.display());
+    path
+}
+
+/// A program of the system that a test needs. `./dev test` installs them.
+pub fn tool(path: &str) -> Command {
+    assert!(Path::new(path).exists(), "{path} is missing; ./dev test installs what the tests need");
+    Command::new(path)
+}
+
+/// A directory of a test's own, removed with all that is in it.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    pub fn new() -> TempDir {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let serial = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("network-test-{}-{serial}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        TempDir(path)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The same as text, for addresses.
+    pub fn address(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().into()
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A process that is not a child of ours. Dropped, it is killed.
+pub struct Other(OwnedFd);
+
+impl Other {
+    #[track_caller]
+    pub fn new(pid: i32) -> Other {
+        Other(pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap())
+    }
+
+    pub fn signal(&self, which: Signal) {
+        // It may have gone already.
+        let _ = pidfd_send_signal(&self.0, which);
+    }
+
+    #[track_caller]
+    pub fn await_end(&self) {
+        assert!(is_readable(&self.0, LIMIT), "it goes on");
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+fn is_readable(fd: &OwnedFd, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).unwrap();
+        match poll(&mut [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)], Some(&left)) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return result.unwrap() > 0,
+        }
+    }
+}
+
+/// A running child, with its output read as it comes. Dropped, it is killed and reaped.
+pub struct Process {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Option<JoinHandle<Vec<u8>>>,
+    stderr: Option<JoinHandle<Vec<u8>>>,
+    lines: Receiver<String>,
+}
+
+/// What a process left behind.
+#[derive(Debug)]
+pub struct Output {
+    pub status: ExitStatus,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+impl Output {
+    pub fn text(&self) -> String {
+        String::from_utf8(self.stdout.clone()).unwrap()
+    }
+
+    #[track_caller]
+    pub fn assert_clean(&self) {
+        assert!(self.status.success(), "{}: {}", self.status, self.stderr);
+        assert_eq!(self.stderr, "", "nothing to complain of");
+    }
+
+    /// It failed and said why, in one line.
+    #[track_caller]
+    pub fn assert_failed(&self) -> &str {
+        assert_eq!(self.status.code(), Some(1), "{self:?}");
+        let line = self.stderr.strip_suffix('\n').expect("a whole line");
+        assert!(!line.is_empty() && !line.contains('\n'), "not exactly one line: {:?}", self.stderr);
+        line
+    }
+}
+
+/// Which of the outputs is read by lines while the process runs.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Watch {
+    Stdout,
+    Stderr,
+}
+
+impl Process {
+    /// Starts it with all three of its standard streams piped, but those that the command has set itself otherwise.
+    #[track_caller]
+    pub fn start(command: &mut Command, watch: Watch) -> Process {
+        command.stdin(Stdio::piped());
+        Process::start_as_set(command, watch)
+    }
+
+    #[track_caller]
+    pub fn start_as_set(command: &mut Command, watch: Watch) -> Process {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
+        let (sender, lines) = mpsc::channel();
+        let stdin = child.stdin.take();
+        let quiet = mpsc::channel().0;
+        let (to_stdout, to_stderr) = if watch == Watch::Stdout { (sender, quiet) } else { (quiet, sender) };
+        let stdout = child.stdout.take().map(|output| std::thread::spawn(move || collect(output, &to_stdout)));
+        let stderr = child.stderr.take().map(|output| std::thread::spawn(move || collect(output, &to_stderr)));
+        Process { child, stdin, stdout, stderr, lines }
+    }
+
+    pub fn id(&self) -> i32 {
+        self.child.id().try_into().unwrap()
+    }
+
+    pub fn signal(&self, which: Signal) {
+        // Not reaped before `await_end` or the drop, so the number is still its own.
+        kill_process(Pid::from_child(&self.child), which).unwrap();
+    }
+
+    /// The next line of the watched output.
+    #[track_caller]
+    pub fn line(&self) -> String {
+        match self.lines.recv_timeout(LIMIT) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) => panic!("no line came within {LIMIT:?}"),
+            Err(RecvTimeoutError::Disconnected) => panic!("the output ended, and another line was expected"),
+        }
+    }
+
+    /// The next line of the watched output that holds this.
+    #[track_caller]
+    pub fn line_with(&self, part: &str) -> String {
+        loop {
+            let line = self.line();
+            if line.contains(part) {
+                return line;
+            }
+        }
+    }
+
+    /// The number at the end of the next line that holds this: a port.
+    #[track_caller]
+    pub fn port(&self, part: &str) -> u16 {
+        let line = self.line_with(part);
+        line.rsplit([':', ' ']).next().unwrap().parse().unwrap_or_else(|_| panic!("no port in {line:?}"))
+    }
+
+    #[track_caller]
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let stdin = self.stdin.as_mut().expect("its input is open");
+        stdin.write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// Ends its input.
+    pub fn end_input(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Gives its input bytes from another thread, then ends it.
+    pub fn feed(&mut self, bytes: Vec<u8>) {
+        let mut stdin = self.stdin.take().expect("its input is open");
+        // A child that ends early does not take them all.
+        std::thread::spawn(move || stdin.write_all(&bytes));
+    }
+
+    /// Waits for its end; its input is ended first.
+    #[track_caller]
+    pub fn finish(mut self) -> Output {
+        self.stdin = None;
+        self.await_end()
+    }
+
+    /// Waits for its end, with its input left open.
+    #[track_caller]
+    pub fn await_end(&mut self) -> Output {
+        let pidfd = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).unwrap();
+        let ended = is_readable(&pidfd, LIMIT);
+        if !ended {
+            let _ = self.child.kill();
+        }
+        let status = self.child.wait().unwrap();
+        let stdout = self.stdout.take().map_or_else(Vec::new, |thread| thread.join().unwrap());
+        let stderr = self.stderr.take().map_or_else(Vec::new, |thread| thread.join().unwrap());
+        let stderr = String::from_utf8_lossy(&stderr).into_owned();
+        assert!(ended, "still running after {LIMIT:?}; {} bytes of output; it said: {stderr}", stdout.len());
+        if let Some(signal) = status.signal() {
+            eprintln!("ended by signal {signal}");
+        }
+        Output { status, stdout, stderr }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads to the end, and passes lines on while there is somebody who wants them.
+fn collect(output: impl Read, lines: &mpsc::Sender<String>) -> Vec<u8> {
+    let mut output = BufReader::with_capacity(64 << 10, output);
+    let mut all = Vec::new();
+    let mut wanted = true;
+    loop {
+        let start = all.len();
+        let count = if wanted { output.read_until(b'\n', &mut all) } else { output.read_to_end(&mut all) };
+        if !matches!(count, Ok(1..)) {
+            return all;
+        }
+        let line = String::from_utf8_lossy(&all[start..]);
+        wanted = wanted && lines.send(line.trim_end().into()).is_ok();
+    }
+}
+
+/// Runs a command to its end with this input.
+#[track_caller]
+pub fn run(command: &mut Command, input: impl Into<Vec<u8>>) -> Output {
+    let mut process = Process::start(command, Watch::Stdout);
+    process.feed(input.into());
+    process.await_end()
+}
+
+/// A command with arguments, in one expression.
+pub fn command<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command
+}
+
+/// Runs a scenario on a main context of its own.
+pub fn on_own_context<R>(scenario: impl FnOnce() -> R) -> R {
+    glib::MainContext::new().with_thread_default(scenario).unwrap()
+}
+
+/// Runs the main loop until `endloop`.
+#[track_caller]
+pub fn run_loop() {
+    assert!(!network::fgloop_for(LIMIT), "the loop was not ended within {LIMIT:?}");
+}
+
+/// Bytes without any pattern that could hide a loss or a repetition; the same for the same seed.
+pub fn noise(count: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(count + 8);
+    while bytes.len() < count {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(count);
+    bytes
+}
+
+/// Does this machine have IPv6? Only then can it be tested.
+pub fn has_ipv6() -> bool {
+    let has = std::net::TcpListener::bind("[::1]:0").is_ok();
+    if !has {
+        eprintln!("this machine has no IPv6");
+    }
+    has
+}
