@@ -31,6 +31,7 @@ pub fn in_own_world(test: &str) -> bool {
         .arg(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
         .env(WORLD, place.path())
+        .env("XDG_DATA_HOME", place.path())
         .env("DBUS_SYSTEM_BUS_ADDRESS", format!("unix:path={}/here/bus", place.path().display()))
         .spawn()
         .expect("unshare, of the package util-linux");
