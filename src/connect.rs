@@ -552,16 +552,15 @@ pub(crate) fn blocking(address: Address, options: Rc<Options>, tls: Option<&Tls<
     }
     let outcome = Rc::new(Cell::new(None));
     let place = outcome.clone();
-    let done = Box::new(move |_: &Rc<Conn>, result| place.set(Some(result)));
+    // With a handle at once: a connection without any closes.
+    let done = Box::new(move |conn: &Rc<Conn>, result: Result| {
+        place.set(Some(result.map(|()| Socket::from_conn(conn.clone()))));
+    });
     let peer = found_peer(&address, &peer, service.as_deref());
     let session = Session::client(&settings, &peer)?;
     let conn = Conn::with_session(&engine, Transport::socket(fd), options, None, session, done)?;
     conn.shake_blocking();
-    match outcome.take() {
-        Some(Ok(())) => Ok(Socket::from_conn(conn)),
-        Some(Err(error)) => Err(error),
-        None => Err(conn.closed()),
-    }
+    outcome.take().unwrap_or_else(|| Err(conn.closed()))
 }
 
 /// Connects in the background and calls back.

@@ -17,7 +17,7 @@ mod tracker;
 use std::net::SocketAddr;
 
 use crate::address::{Address, Target};
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 pub use browse::{
     Browse, BrowseEvent, BrowseStream, ResolveAll, browse, browse_stream, resolve_all, resolve_all_future,
@@ -47,12 +47,36 @@ pub struct Service {
     pub txt: Txt,
 }
 
+impl Address {
+    /// The address to connect to of the service of that type and of exactly that name, whatever characters it has. (In the
+    /// form `type|regex` some would have to be escaped.)
+    ///
+    /// # Errors
+    /// [`Error::Address`] if that is not a service type, as `chat`, or such a name cannot be.
+    ///
+    /// ```
+    /// let address = network::Address::service("chat", "Any room (at all)")?;
+    /// assert_eq!(address.to_string(), "chat|Any room (at all)");
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    pub fn service(kind: &str, name: &str) -> Result<Address> {
+        let checked = names::Kind::parse(kind).and_then(|kind| names::check_name(name).map(|()| kind));
+        match checked {
+            Ok(kind) => Ok(exactly(&kind.to_string(), name)),
+            Err(problem) => Err(Error::Address { address: format!("{kind}|{name}"), problem }),
+        }
+    }
+}
+
+fn exactly(kind: &str, name: &str) -> Address {
+    let rest = names::exactly(name);
+    Address::of_target(format!("{kind}|{name}"), Target::Service { kind: kind.to_owned(), rest })
+}
+
 impl From<&Service> for Address {
     /// The service of exactly this name and type.
     fn from(service: &Service) -> Address {
-        let rest = names::exactly(&service.name);
-        let text = format!("{}|{}", service.kind, service.name);
-        Address::of_target(text, Target::Service { kind: service.kind.clone(), rest })
+        exactly(&service.kind, &service.name)
     }
 }
 

@@ -320,6 +320,92 @@ fn another_host_is_reached_by_its_link_local_address() {
     assert!(remote.starts_with("[fe80::") && remote.contains('%'), "{remote}");
 }
 
+/// The program of an example, as cargo builds it for the tests.
+fn example(name: &str) -> String {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    path.join("examples").join(name).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_daemon_is_published_when_the_shell_goes_on() {
+    if !in_own_world("a_daemon_is_published_when_the_shell_goes_on") {
+        return;
+    }
+    let _bus = HERE.bus();
+    let early = HERE.start(&example("daemon"), &["chat|early"]).all();
+    assert!(early.iter().any(|line| line.contains(r#""early" of type chat is not published: the Avahi"#)), "{early:?}");
+    let _avahi = HERE.avahi();
+    let output = HERE.start(&example("daemon"), &["chat|in time"]).all();
+    assert!(output.len() == 1 && output[0].starts_with("listening on port"), "{output:?}");
+    // Both are there now: the first has noticed the Avahi daemon.
+    for name in ["chat|time", "chat|early"] {
+        let daemon = Socket::connect(name).unwrap();
+        assert!(daemon.recv_line().unwrap().starts_with("daemon "));
+        daemon.sendline("hello").unwrap();
+        assert_eq!(daemon.recv_line().unwrap(), "You said: hello");
+    }
+}
+
+#[test]
+fn people_chat() {
+    if !in_own_world("people_chat") {
+        return;
+    }
+    let (_bus, _avahi) = (HERE.bus(), HERE.avahi());
+    let chat = |nick: &str| HERE.start(&example("chat"), &["Kitchen (1st floor)", nick]);
+    let mut ann = chat("Ann");
+    ann.says("The room \"Kitchen (1st floor)\" is open.");
+    let (mut bob, cid) = (chat("Bob"), chat("Cid"));
+    bob.says("You are in the room.");
+    cid.says("You are in the room.");
+    bob.hears("hello\u{7}");
+    ann.says("Bob: hello\u{fffd}");
+    cid.says("Bob: hello\u{fffd}");
+    ann.hears("hello Bob");
+    bob.says("Ann: hello Bob");
+    cid.is_dismissed();
+    ann.is_dismissed();
+    bob.says("The room is closed");
+}
+
+#[test]
+fn a_name_keeps_its_pin_wherever_it_goes() {
+    if !in_own_world("a_name_keeps_its_pin_wherever_it_goes") {
+        return;
+    }
+    let (_bus, _avahi) = (HERE.bus(), HERE.avahi());
+    let pins = tempfile::tempdir().unwrap();
+    let connect = || {
+        let outcome = Rc::new(RefCell::new(None));
+        let place = outcome.clone();
+        let tls = network::ClientTls::on_first_use().directory(pins.path());
+        Socket::builder().tls(tls).connect_async("chat|", gio::Cancellable::NONE, move |result| {
+            place.replace(Some(result));
+        });
+        until(|| outcome.borrow().is_some());
+        outcome.take().unwrap()
+    };
+    let serve = |certificate: &str| {
+        let server = Server::builder().tls(certificate).listen("chat|room", |_| Ok(())).unwrap();
+        until(|| server.published_name().is_some());
+        server
+    };
+    let first = serve("one");
+    connect().unwrap();
+    drop(first);
+    // At another port, with the same key: the same.
+    let moved = serve("one");
+    connect().unwrap();
+    drop(moved);
+    let other = serve("other");
+    assert_eq!(other.published_name().unwrap(), "room");
+    let error = connect().unwrap_err();
+    assert!(matches!(&error, Error::CertificateChanged { .. }), "{error}");
+    assert!(error.to_string().contains("chat|room"), "{error}");
+}
+
 const ROLE: [&str; 4] = ["role_serve_far_room", "--exact", "--ignored", "--nocapture"];
 
 #[test]

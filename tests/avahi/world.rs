@@ -2,9 +2,9 @@
 //! the test starts, kills and starts again. When the test ends, however it ends, the kernel ends all that is in there.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -63,12 +63,13 @@ pub fn run(program: &str, arguments: &str) {
 /// A process that is ended with its handle, and what it prints.
 pub struct Party {
     child: Child,
+    input: Option<ChildStdin>,
     lines: mpsc::Receiver<String>,
 }
 
 impl Party {
     pub fn start(mut command: Command) -> Party {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let (sender, lines) = mpsc::channel();
         let outputs: [Box<dyn Read + Send>; 2] =
@@ -81,7 +82,20 @@ impl Party {
                 }
             });
         }
-        Party { child, lines }
+        let input = child.stdin.take();
+        Party { child, input, lines }
+    }
+
+    /// Types a line.
+    pub fn hears(&mut self, line: &str) {
+        writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    /// Its input ends, and then it does.
+    pub fn is_dismissed(mut self) {
+        self.input = None;
+        let ended = wait(&mut self.child, NEVER);
+        assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
     }
 
     /// Waits until it prints a line with that in it.
