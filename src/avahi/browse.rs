@@ -185,9 +185,11 @@ pub struct ResolveAll {
     gathering: Rc<Gathering>,
 }
 
+type Gathered = Box<dyn FnOnce(Result<Vec<Service>>)>;
+
 struct Gathering {
     services: RefCell<Vec<Service>>,
-    callback: RefCell<Option<Box<dyn FnOnce(Result<Vec<Service>>)>>>,
+    callback: RefCell<Option<Gathered>>,
     browse: RefCell<Option<Browse>>,
     timer: Cell<Option<TimerKey>>,
 }
@@ -311,10 +313,9 @@ impl Inner {
         let tracker = self.tracker.borrow().clone()?;
         let status = tracker.status()?;
         if status.is_ok() {
-            match self.is_up.replace(Some(true)) {
-                Some(false) => return Some(BrowseEvent::Up),
-                Some(true) => {}
-                None => {}
+            let before = self.is_up.replace(Some(true));
+            if before == Some(false) {
+                return Some(BrowseEvent::Up);
             }
         }
         while let Some(fresh) = tracker.next_fresh() {

@@ -75,11 +75,13 @@ pub(crate) struct Publication {
     inner: Rc<Inner>,
 }
 
+type Then = Box<dyn Fn(&Rc<Engine>, Published)>;
+
 struct Inner {
     me: Weak<Inner>,
     engine: Rc<Engine>,
     what: Registration,
-    then: Box<dyn Fn(&Rc<Engine>, Published)>,
+    then: Then,
     daemon: RefCell<Option<Rc<Daemon>>>,
     /// The name that is tried, or established.
     name: RefCell<String>,

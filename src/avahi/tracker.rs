@@ -45,6 +45,8 @@ const NO_TXT: u32 = 4;
 /// Of a look-up's answer: it is about this very machine.
 const LOCAL: u32 = 8;
 
+type Changed = Box<dyn Fn(&Rc<Engine>)>;
+
 pub(super) struct Tracker {
     me: Weak<Tracker>,
     engine: Rc<Engine>,
@@ -53,7 +55,7 @@ pub(super) struct Tracker {
     matcher: Matcher,
     with_txt: bool,
     /// Called when anything has changed, with nothing borrowed.
-    changed: Box<dyn Fn(&Rc<Engine>)>,
+    changed: Changed,
     table: RefCell<Table>,
     /// Cut off: nothing more is told.
     stopped: Cell<bool>,
