@@ -84,6 +84,12 @@ impl Address {
         }
     }
 
+    /// An address that is known by other means than its text.
+    #[cfg(feature = "avahi")]
+    pub(crate) fn of_target(text: String, target: Target) -> Address {
+        Address { text, target }
+    }
+
     pub(crate) fn target(&self) -> &Target {
         &self.target
     }
@@ -167,18 +173,30 @@ fn parse_url(scheme: &str, rest: &str) -> Parsed<Target> {
 }
 
 fn parse_service(kind: &str, rest: &str) -> Parsed<Target> {
-    let fits = kind.len() <= 15
-        && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        && kind.bytes().any(|b| b.is_ascii_alphabetic())
-        && !kind.starts_with('-')
-        && !kind.ends_with('-')
-        && !kind.contains("--");
-    if !fits {
+    if !is_service_type(kind) {
         return Err("expected a service type before the |: 1 to 15 letters, digits and single inner hyphens, \
                     at least one letter"
             .into());
     }
     Ok(Target::Service { kind: kind.into(), rest: rest.into() })
+}
+
+/// Takes apart what comes after the first `|` of a service to listen as: `name` or `name|port`.
+pub(crate) fn parse_listening(rest: &str) -> Parsed<(&str, Option<Port>)> {
+    Ok(match rest.split_once('|') {
+        Some((name, port)) => (name, Some(parse_port(port)?)),
+        None => (rest, None),
+    })
+}
+
+/// Is it a service type, without the underscore (RFC 6763, section 7)?
+pub(crate) fn is_service_type(kind: &str) -> bool {
+    kind.len() <= 15
+        && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        && kind.bytes().any(|b| b.is_ascii_alphabetic())
+        && !kind.starts_with('-')
+        && !kind.ends_with('-')
+        && !kind.contains("--")
 }
 
 fn parse_path(path: &Path) -> Parsed<Target> {

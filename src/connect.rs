@@ -17,6 +17,7 @@ use gio::prelude::*;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::address::{Address, Endpoint, Target};
+use crate::avahi::{Find, Finding, find};
 use crate::conn::handler::call;
 use crate::conn::{Conn, Options};
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, TimerKey};
@@ -33,11 +34,19 @@ const STAGGER: Duration = Duration::from_millis(250);
 const UNIX_RETRY: Duration = Duration::from_millis(10);
 
 /// Called once, never from within the call that started the race.
-type Done = Box<dyn FnOnce(&Rc<Engine>, Result<OwnedFd>)>;
+type Done = Box<dyn FnOnce(&Rc<Engine>, Result<Won>)>;
+
+/// The socket that won the race, and the name of the Avahi service that it leads to.
+struct Won {
+    fd: OwnedFd,
+    service: Option<Rc<str>>,
+}
 
 /// One address to try.
 enum Candidate {
     Inet(SocketAddr),
+    /// An address of an Avahi service, and the service's name.
+    Service(Rc<str>, SocketAddr),
     Unix(PathBuf),
 }
 
@@ -52,6 +61,7 @@ struct Race {
 struct State {
     candidates: VecDeque<Candidate>,
     look_up: Option<LookUp>,
+    find: Option<Find>,
     attempts: Vec<Rc<Attempt>>,
     /// What went wrong with the most telling attempt so far.
     error: Option<Error>,
@@ -65,6 +75,7 @@ struct State {
 /// One socket that is being connected.
 struct Attempt {
     race: Rc<Race>,
+    service: Option<Rc<str>>,
     fd: RefCell<Option<OwnedFd>>,
     key: Cell<Option<Key>>,
 }
@@ -76,7 +87,8 @@ impl Race {
         let late = race.clone();
         let timer = engine.after(limit, move |_| {
             let address = late.address.to_string();
-            late.finish(Err(Error::TimedOut { operation: "connecting to", address, limit }));
+            let verdict = late.state.borrow().find.as_ref().and_then(Find::verdict);
+            late.finish(Err(verdict.unwrap_or(Error::TimedOut { operation: "connecting to", address, limit })));
         });
         race.state.borrow_mut().limit = Some(timer);
         // On the loop's next turn: a look-up may start threads, and before the loop runs the program may want to fork.
@@ -94,6 +106,15 @@ impl Race {
             Plan::Direct(addresses) => {
                 self.state.borrow_mut().candidates.extend(addresses.into_iter().map(Candidate::Inet));
                 self.try_next();
+            }
+            Plan::Service(query) => {
+                let me = Rc::downgrade(self);
+                let find = find(&self.engine, &self.address, query, move |_, finding| match (me.upgrade(), finding) {
+                    (Some(me), Finding::Candidate(service, address)) => me.add(Candidate::Service(service, address)),
+                    (Some(me), Finding::End(error)) => me.no_more(error),
+                    (None, _) => {}
+                });
+                self.state.borrow_mut().find = Some(find);
             }
             Plan::LookUp(host, port) => {
                 let look_up = LookUp::start(&host, port);
@@ -132,10 +153,12 @@ impl Race {
     fn no_more(self: &Rc<Self>, error: Option<Error>) {
         let mut state = self.state.borrow_mut();
         state.look_up = None;
+        let find = state.find.take();
         if state.error.is_none() {
             state.error = error;
         }
         drop(state);
+        drop(find);
         self.give_up_if_hopeless();
     }
 
@@ -165,22 +188,23 @@ impl Race {
 
     /// Starts to connect. True if it is under way.
     fn attempt(self: &Rc<Self>, candidate: Candidate) -> io::Result<bool> {
-        let address = match candidate {
+        let (service, address) = match candidate {
             Candidate::Unix(path) => return self.attempt_unix(path),
-            Candidate::Inet(address) => address,
+            Candidate::Inet(address) => (None, address),
+            Candidate::Service(name, address) => (Some(name), address),
         };
         let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
         let fd = stream_socket(family)?;
         sockopt::set_tcp_nodelay(&fd, true)?;
         match rustix::net::connect(&fd, &address) {
             Ok(()) => {
-                self.won(fd);
+                self.won(fd, service);
                 return Ok(false);
             }
             Err(rustix::io::Errno::INPROGRESS | rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let attempt = Rc::new(Attempt { race: self.clone(), fd: RefCell::new(None), key: Cell::new(None) });
+        let attempt = Rc::new(Attempt { race: self.clone(), service, fd: RefCell::new(None), key: Cell::new(None) });
         let registration = Registration { input: fd.as_fd(), input_blocks: false, output: None, write: true };
         let key = self.engine.register(registration, attempt.clone())?;
         attempt.key.set(Some(key));
@@ -200,7 +224,7 @@ impl Race {
         let fd = stream_socket(AddressFamily::UNIX)?;
         match rustix::net::connect(&fd, &unix_address(&path)?) {
             Ok(()) => {
-                self.won(fd);
+                self.won(fd, None);
                 Ok(false)
             }
             Err(rustix::io::Errno::AGAIN) => {
@@ -231,6 +255,7 @@ impl Race {
         let error = {
             let mut state = self.state.borrow_mut();
             let hope = state.look_up.is_some()
+                || state.find.is_some()
                 || state.retry.is_some()
                 || !state.candidates.is_empty()
                 || !state.attempts.is_empty();
@@ -243,19 +268,19 @@ impl Race {
         self.finish(Err(error.unwrap_or_else(none)));
     }
 
-    fn won(self: &Rc<Self>, fd: OwnedFd) {
+    fn won(self: &Rc<Self>, fd: OwnedFd, service: Option<Rc<str>>) {
         // A socket can meet itself where nobody listens, if the system happens to give it that very port.
         let own = rustix::net::getsockname(&fd).ok().and_then(|own| SocketAddr::try_from(own).ok());
         let peer = rustix::net::getpeername(&fd).ok().flatten().and_then(|peer| SocketAddr::try_from(peer).ok());
         if own.is_some() && own == peer {
             self.note(io::Error::from(rustix::io::Errno::CONNREFUSED));
         } else {
-            self.finish(Ok(fd));
+            self.finish(Ok(Won { fd, service }));
         }
     }
 
     /// It is over: lets go of everything, then says so.
-    fn finish(&self, result: Result<OwnedFd>) {
+    fn finish(&self, result: Result<Won>) {
         let (state, done) = {
             let mut state = self.state.borrow_mut();
             let Some(done) = state.done.take() else { return };
@@ -267,6 +292,7 @@ impl Race {
         if let Some(look_up) = &state.look_up {
             look_up.cancel();
         }
+        drop(state.find);
         for attempt in state.attempts {
             attempt.close();
         }
@@ -291,7 +317,7 @@ impl Handler for Attempt {
         let Some(fd) = self.close() else { return Next::Idle };
         self.race.state.borrow_mut().attempts.retain(|other| !Rc::ptr_eq(other, &self));
         match sockopt::socket_error(&fd) {
-            Ok(Ok(())) => self.race.won(fd),
+            Ok(Ok(())) => self.race.won(fd, self.service.clone()),
             Ok(Err(error)) | Err(error) => self.race.note(error.into()),
         }
         if !self.race.is_over() {
@@ -331,6 +357,8 @@ fn secure(address: &Address, plan: &Plan, choice: Option<&Tls<ClientTls>>) -> Re
         },
         Plan::Direct(addresses) => addresses.first().map_or(0, SocketAddr::port),
         Plan::LookUp(_, port) => *port,
+        // It is known by its name, at whatever port.
+        Plan::Service(_) => 0,
     };
     let settings = match (choice, address.target()) {
         (Some(Tls::Off), _) | (None, Target::Inet { tls: Some(false), .. }) => return Ok(None),
@@ -339,6 +367,15 @@ fn secure(address: &Address, plan: &Plan, choice: Option<&Tls<ClientTls>>) -> Re
     };
     let (key, host) = address.peer(port);
     Ok(Some((settings, PeerName { key, host })))
+}
+
+/// As whom the peer must show itself, now that it is known which service was found: a service is known by its name, on
+/// whatever host and port it is.
+fn found_peer(address: &Address, peer: &PeerName, service: Option<&str>) -> PeerName {
+    match (address.target(), service) {
+        (Target::Service { kind, .. }, Some(name)) => PeerName { key: format!("{kind}|{name}"), host: None },
+        _ => peer.clone(),
+    }
 }
 
 /// What the caller wants, read as far as that goes without touching the network.
@@ -390,19 +427,19 @@ impl Joining {
         joining
     }
 
-    fn connected(self: &Rc<Self>, result: Result<OwnedFd>) {
-        let fd = match result {
-            Ok(fd) => fd,
+    fn connected(self: &Rc<Self>, result: Result<Won>) {
+        let won = match result {
+            Ok(won) => won,
             Err(error) => return self.finish(Err(error)),
         };
         match &self.secure {
-            Some((settings, peer)) if settings.may_load_roots(peer) => self.load_roots(fd),
-            _ => self.shake(fd),
+            Some((settings, peer)) if settings.may_load_roots(peer) => self.load_roots(won),
+            _ => self.shake(won),
         }
     }
 
     /// Reads the system's roots on a thread: that takes milliseconds of disk, once in a process.
-    fn load_roots(self: &Rc<Self>, fd: OwnedFd) {
+    fn load_roots(self: &Rc<Self>, won: Won) {
         let thread = Rc::new(Cell::new(None::<std::thread::JoinHandle<()>>));
         let (me, loaded) = (self.clone(), thread.clone());
         let remote = self.engine.remote(move |_| {
@@ -411,7 +448,7 @@ impl Joining {
                 let _ = thread.join();
             }
             if me.done.borrow().is_some() {
-                me.shake(fd);
+                me.shake(won);
             }
         });
         let spawned = std::thread::Builder::new().name("network-roots".into()).spawn(move || {
@@ -428,20 +465,21 @@ impl Joining {
         }
     }
 
-    fn shake(self: &Rc<Self>, fd: OwnedFd) {
-        let remote = remote(&fd);
-        let transport = Transport::socket(fd);
+    fn shake(self: &Rc<Self>, won: Won) {
+        let remote = remote(&won.fd);
+        let transport = Transport::socket(won.fd);
         let options = self.options.clone();
         let Some((settings, peer)) = &self.secure else {
             let conn = Conn::new(&self.engine, transport, options, remote);
             return self.finish(conn.map(Socket::from_conn));
         };
+        let peer = found_peer(&self.address, peer, won.service.as_deref());
         let me = self.clone();
         let done = Box::new(move |conn: &Rc<Conn>, result: Result| {
             me.conn.take();
             me.finish(result.map(|()| Socket::from_conn(conn.clone())));
         });
-        let started = Session::client(settings, peer)
+        let started = Session::client(settings, &peer)
             .and_then(|session| Conn::with_session(&self.engine, transport, options, remote, session, done));
         match started {
             Ok(conn) => drop(self.conn.replace(Some(conn))),
@@ -504,7 +542,7 @@ pub(crate) fn blocking(address: Address, options: Rc<Options>, tls: Option<&Tls<
             context.iteration(true);
         }
     });
-    let fd = raced.map_err(|_| Error::WrongThread)?.map_err(|error| match error {
+    let Won { fd, service } = raced.map_err(|_| Error::WrongThread)?.map_err(|error| match error {
         // Not only what was left of it after the look-up.
         Error::TimedOut { operation, address, .. } => Error::TimedOut { operation, address, limit },
         other => other,
@@ -521,17 +559,16 @@ pub(crate) fn blocking(address: Address, options: Rc<Options>, tls: Option<&Tls<
     }
     let outcome = Rc::new(Cell::new(None));
     let place = outcome.clone();
-    let done = Box::new(move |_: &Rc<Conn>, result| place.set(Some(result)));
+    // With a handle at once: a connection without any closes.
+    let done = Box::new(move |conn: &Rc<Conn>, result: Result| {
+        place.set(Some(result.map(|()| Socket::from_conn(conn.clone()))));
+    });
+    let peer = found_peer(&address, &peer, service.as_deref());
     let session = Session::client(&settings, &peer)?;
     let remote = remote(&fd);
     let conn = Conn::with_session(&engine, Transport::socket(fd), options, remote, session, done)?;
-    let socket = Socket::from_conn(conn.clone());
     conn.shake_blocking();
-    match outcome.take() {
-        Some(Ok(())) => Ok(socket),
-        Some(Err(error)) => Err(error),
-        None => Err(conn.closed()),
-    }
+    outcome.take().unwrap_or_else(|| Err(conn.closed()))
 }
 
 /// Connects in the background and calls back.

@@ -15,13 +15,14 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use crate::address::{Address, Endpoint, Host, Target};
-use crate::conn::handler::{Disconnect, SharedDisconnect};
+use crate::address::{Address, Endpoint, Host, Target, parse_listening};
+use crate::avahi::{Publication, Published, Registration as Announcement, publish};
+use crate::conn::handler::{Disconnect, SharedDisconnect, call};
 use crate::conn::{Conn, Options, Roster};
 use crate::connect::{note_listening, unix_address};
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration};
 use crate::error::{Error, Result};
-use crate::resolve::{local_addresses, no_services, port_number};
+use crate::resolve::{local_addresses, port_number};
 use crate::socket::Socket;
 use crate::tls::{ServerSetup, ServerTls, Session, Tls};
 use crate::transport::{Transport, endpoint};
@@ -67,6 +68,7 @@ pub struct Server {
 }
 
 type Obj = Box<dyn FnMut(Socket) -> Result>;
+type OnPublished = Box<dyn Fn(&Server, &str)>;
 
 struct Shared {
     engine: Rc<Engine>,
@@ -74,6 +76,7 @@ struct Shared {
     listeners: RefCell<Vec<Rc<Listener>>>,
     path: RefCell<Option<SocketFile>>,
     port: u16,
+    publication: RefCell<Option<Publication>>,
     /// Taken while it runs.
     obj: RefCell<Option<Obj>>,
     connections: RefCell<BTreeMap<u64, Socket>>,
@@ -122,6 +125,18 @@ pub(crate) fn close_all(engine: &Rc<Engine>) {
     }
 }
 
+/// What is not published of the servers of a main context, and why; `None` while any of it is under way.
+pub(crate) fn unpublished(engine: &Rc<Engine>) -> Option<Vec<String>> {
+    let servers = SERVERS.with(|servers| servers.borrow().clone());
+    let mut complaints = Vec::new();
+    for server in servers.iter().filter_map(Weak::upgrade).filter(|server| Rc::ptr_eq(&server.engine, engine)) {
+        if let Some(publication) = &*server.publication.borrow() {
+            complaints.extend(publication.outcome()?.err());
+        }
+    }
+    Some(complaints)
+}
+
 impl Server {
     /// Listens on a port of all addresses, IPv6 and IPv4, or on a unix socket; see [`Address`] for what may be given.
     /// Port 0 picks a free one. `obj` is called with each new connection, from the main loop; an error that it returns
@@ -145,6 +160,9 @@ impl Server {
             max_connections: usize::MAX,
             options: Options::default(),
             on_disconnect: None,
+            service_name: None,
+            txt: Vec::new(),
+            on_published: None,
             tls: None,
             max_handshakes: HANDSHAKES,
         }
@@ -153,6 +171,15 @@ impl Server {
     /// The port that is listened on. 0 for a unix socket.
     pub fn port(&self) -> u16 {
         self.shared.port
+    }
+
+    /// The name under which Avahi has published this server, for an address of the form `service|name`. `None` before that
+    /// is done, about a second after listening, and while there is no Avahi daemon.
+    ///
+    /// It is another than the one given if another service of the network has that: then ` #2` is behind it. See
+    /// [`ServerBuilder::published_cb`].
+    pub fn published_name(&self) -> Option<String> {
+        self.shared.publication.borrow().as_ref().and_then(Publication::name)
     }
 
     /// What is listened on: one address, or two where one socket cannot serve both families. Empty once closed.
@@ -257,6 +284,9 @@ pub struct ServerBuilder {
     max_connections: usize,
     options: Options,
     on_disconnect: Option<SharedDisconnect>,
+    service_name: Option<String>,
+    txt: Vec<(String, Vec<u8>)>,
+    on_published: Option<OnPublished>,
     /// As chosen; `None` leaves it to the address.
     tls: Option<Tls<ServerTls>>,
     max_handshakes: usize,
@@ -320,6 +350,27 @@ impl ServerBuilder {
         self
     }
 
+    /// The name to publish a service under, for an address with none, as `chat|` or `chat||1234`: 1 to 63 bytes of any
+    /// characters. The name in an address can hold no `|`, this one can.
+    pub fn service_name(mut self, name: impl Into<String>) -> Self {
+        self.service_name = Some(name.into());
+        self
+    }
+
+    /// Adds a key and a value to the TXT record of a published service. A key is printable ASCII without `=`; both
+    /// together have at most 254 bytes.
+    pub fn txt(mut self, key: impl Into<String>, value: impl AsRef<[u8]>) -> Self {
+        self.txt.push((key.into(), value.as_ref().to_vec()));
+        self
+    }
+
+    /// Called, from the main loop, each time the server's service has been published, with the name it has got: the first
+    /// time, and when it is back after the Avahi daemon was away or has renamed it.
+    pub fn published_cb(mut self, callback: impl Fn(&Server, &str) + 'static) -> Self {
+        self.on_published = Some(Box::new(callback));
+        self
+    }
+
     /// The longest line that is accepted from a client, in bytes without its newline. 1 MiB.
     pub fn line_limit(mut self, bytes: usize) -> Self {
         self.options.line_limit = bytes;
@@ -366,6 +417,7 @@ impl ServerBuilder {
         let engine = Engine::current()?;
         let setup = self.prepare_tls(&address)?;
         let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
+        let announcement = announcement(&address, self.service_name, &self.txt)?;
         let (sockets, path) = bind(&address, &self.address, backlog)?;
         let port = sockets.first().and_then(|fd| rustix::net::getsockname(fd).ok());
         let port = port.and_then(|local| endpoint(local).port()).unwrap_or(0);
@@ -375,6 +427,7 @@ impl ServerBuilder {
             listeners: RefCell::default(),
             path: RefCell::new(path),
             port,
+            publication: RefCell::new(None),
             obj: RefCell::new(Some(obj)),
             connections: RefCell::default(),
             waiting: RefCell::default(),
@@ -394,6 +447,9 @@ impl ServerBuilder {
             let listener =
                 Listener::start(&shared, fd).map_err(|source| Error::from_listen(&shared.address, source))?;
             shared.listeners.borrow_mut().push(listener);
+        }
+        if let Some(announcement) = announcement {
+            shared.announce(announcement.with_port(port), self.on_published);
         }
         SERVERS.with(|servers| {
             let mut servers = servers.borrow_mut();
@@ -425,7 +481,23 @@ impl ServerBuilder {
 }
 
 impl Shared {
+    /// Publishes the service that this server is, until it closes.
+    fn announce(self: &Rc<Self>, announcement: Announcement, callback: Option<OnPublished>) {
+        let me = Rc::downgrade(self);
+        let publication = publish(&self.engine, announcement, move |engine, published| {
+            let (Published::Established(name), Some(callback)) = (published, &callback) else { return };
+            if let Some(shared) = me.upgrade() {
+                let server = Server { shared };
+                call(engine, || callback(&server, &name));
+            }
+        });
+        self.publication.replace(Some(publication));
+    }
+
     fn close(&self) {
+        // First of all: nobody is to be sent here any more.
+        let publication = self.publication.take();
+        drop(publication);
         for listener in self.listeners.take() {
             listener.close();
         }
@@ -641,7 +713,13 @@ impl Handler for Listener {
 fn bind(address: &Address, local: &str, backlog: i32) -> Result<(Vec<OwnedFd>, Option<SocketFile>)> {
     let failed = |source: io::Error| Error::from_listen(address, source);
     match address.target() {
-        Target::Service { .. } => Err(no_services(address)),
+        Target::Service { rest, .. } => {
+            let port = match parse_listening(rest).map_err(|problem| address.unfit(problem))? {
+                (_, Some(port)) => port_number(address, &port)?,
+                (_, None) => 0,
+            };
+            Ok((bind_at(address, None, local, port, backlog)?, None))
+        }
         Target::Unix(path) => {
             let (fd, file) = bind_unix(path, backlog).map_err(failed)?;
             Ok((vec![fd], Some(file)))
@@ -649,22 +727,45 @@ fn bind(address: &Address, local: &str, backlog: i32) -> Result<(Vec<OwnedFd>, O
         Target::Direct(addresses) => Ok((bind_all(addresses, backlog).map_err(failed)?, None)),
         Target::Inet { tls: Some(_), .. } => Err(address.unfit("a URL cannot be listened on; expected a port")),
         Target::Inet { host, port, .. } => {
-            let port = port_number(address, port)?;
-            let host = match (host, local) {
-                (Some(_), local) if !local.is_empty() => {
-                    return Err(address.unfit(format!("it names an address itself, and {local:?} was set as another")));
-                }
-                (Some(host), _) => Some(host.clone()),
-                (None, "") => None,
-                (None, local) => Some(listen_host(local)?),
-            };
-            let sockets = match local_addresses(address, host.as_ref(), port)? {
-                Some(addresses) => bind_all(&addresses, backlog),
-                None => bind_everywhere(port, backlog),
-            };
-            Ok((sockets.map_err(failed)?, None))
+            Ok((bind_at(address, host.as_ref(), local, port_number(address, port)?, backlog)?, None))
         }
     }
+}
+
+fn bind_at(address: &Address, host: Option<&Host>, local: &str, port: u16, backlog: i32) -> Result<Vec<OwnedFd>> {
+    let host = match (host, local) {
+        (Some(_), local) if !local.is_empty() => {
+            return Err(address.unfit(format!("it names an address itself, and {local:?} was set as another")));
+        }
+        (Some(host), _) => Some(host.clone()),
+        (None, "") => None,
+        (None, local) => Some(listen_host(local)?),
+    };
+    let sockets = match local_addresses(address, host.as_ref(), port)? {
+        Some(addresses) => bind_all(&addresses, backlog),
+        None => bind_everywhere(port, backlog),
+    };
+    sockets.map_err(|source| Error::from_listen(address, source))
+}
+
+/// What is to be published of a server, if its address is a service.
+fn announcement(address: &Address, name: Option<String>, txt: &[(String, Vec<u8>)]) -> Result<Option<Announcement>> {
+    let Target::Service { kind, rest } = address.target() else {
+        return match (name, txt) {
+            (None, []) => Ok(None),
+            _ => Err(address.unfit("a name or TXT record was set for a service, and this is none; expected service|")),
+        };
+    };
+    let (given, _) = parse_listening(rest).map_err(|problem| address.unfit(problem))?;
+    let name = match (given, name) {
+        ("", Some(name)) => name,
+        (given, None) => given.to_owned(),
+        (_, Some(name)) => {
+            return Err(address.unfit(format!("it has a name itself, and {name:?} was set as another")));
+        }
+    };
+    let txt = txt.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
+    Announcement::new(address, kind, &name, txt).map(Some)
 }
 
 fn listen_host(local: &str) -> Result<Host> {

@@ -790,6 +790,11 @@ impl Engine {
         drop(calls);
     }
 
+    #[cfg_attr(not(feature = "avahi"), allow(dead_code))]
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
     /// In the child of a fork: a kernel queue of its own, with all that was registered. The parent's, which is shared
     /// until it exits, is left alone.
     pub(crate) fn after_fork(&self) -> io::Result<()> {
