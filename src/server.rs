@@ -21,6 +21,7 @@ use crate::conn::{Conn, Options, Roster};
 use crate::connect::{note_listening, unix_address};
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration};
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 use crate::resolve::{local_addresses, no_services, port_number};
 use crate::socket::Socket;
 use crate::tls::{ServerSetup, ServerTls, Session, Tls};
@@ -168,6 +169,11 @@ impl Server {
     /// The live connections, the oldest first.
     pub fn connections(&self) -> Vec<Socket> {
         self.shared.connections.borrow().values().cloned().collect()
+    }
+
+    /// The fingerprint of the certificate that clients are shown: what they may compare, and pin. `None` without TLS.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.shared.setup.as_ref().map(|setup| setup.identity().fingerprint())
     }
 
     /// Stops listening; a unix socket's path is removed. Live connections go on. Further calls do nothing.
