@@ -16,7 +16,7 @@ use futures_channel::oneshot;
 use gio::prelude::*;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use crate::address::{Address, Target};
+use crate::address::{Address, Endpoint, Target};
 use crate::conn::handler::call;
 use crate::conn::{Conn, Options};
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, TimerKey};
@@ -314,6 +314,11 @@ pub(crate) fn unix_address(path: &Path) -> io::Result<rustix::net::SocketAddrUni
     Ok(rustix::net::SocketAddrUnix::new(path)?)
 }
 
+/// Who the peer is. Asked at once: a connection that has been reset does not know any more.
+fn remote(fd: &OwnedFd) -> Option<Endpoint> {
+    rustix::net::getpeername(fd).ok().flatten().map(endpoint)
+}
+
 /// How to secure a connection: by which settings, and as whom the peer must show itself.
 type Secure = Option<(ClientTls, PeerName)>;
 
@@ -424,10 +429,11 @@ impl Joining {
     }
 
     fn shake(self: &Rc<Self>, fd: OwnedFd) {
+        let remote = remote(&fd);
         let transport = Transport::socket(fd);
         let options = self.options.clone();
         let Some((settings, peer)) = &self.secure else {
-            let conn = Conn::new(&self.engine, transport, options, None);
+            let conn = Conn::new(&self.engine, transport, options, remote);
             return self.finish(conn.map(Socket::from_conn));
         };
         let me = self.clone();
@@ -436,7 +442,7 @@ impl Joining {
             me.finish(result.map(|()| Socket::from_conn(conn.clone())));
         });
         let started = Session::client(settings, peer)
-            .and_then(|session| Conn::with_session(&self.engine, transport, options, None, session, done));
+            .and_then(|session| Conn::with_session(&self.engine, transport, options, remote, session, done));
         match started {
             Ok(conn) => drop(self.conn.replace(Some(conn))),
             Err(error) => self.finish(Err(error)),
@@ -504,7 +510,8 @@ pub(crate) fn blocking(address: Address, options: Rc<Options>, tls: Option<&Tls<
         other => other,
     })?;
     let Some((settings, peer)) = secure else {
-        return Ok(Socket::from_conn(Conn::new(&engine, Transport::socket(fd), options, None)?));
+        let remote = remote(&fd);
+        return Ok(Socket::from_conn(Conn::new(&engine, Transport::socket(fd), options, remote)?));
     };
     if is_own_server(&fd) {
         return Err(Error::Unsupported(format!(
@@ -516,10 +523,12 @@ pub(crate) fn blocking(address: Address, options: Rc<Options>, tls: Option<&Tls<
     let place = outcome.clone();
     let done = Box::new(move |_: &Rc<Conn>, result| place.set(Some(result)));
     let session = Session::client(&settings, &peer)?;
-    let conn = Conn::with_session(&engine, Transport::socket(fd), options, None, session, done)?;
+    let remote = remote(&fd);
+    let conn = Conn::with_session(&engine, Transport::socket(fd), options, remote, session, done)?;
+    let socket = Socket::from_conn(conn.clone());
     conn.shake_blocking();
     match outcome.take() {
-        Some(Ok(())) => Ok(Socket::from_conn(conn)),
+        Some(Ok(())) => Ok(socket),
         Some(Err(error)) => Err(error),
         None => Err(conn.closed()),
     }
@@ -645,7 +654,7 @@ pub(crate) fn note_listening(address: SocketAddr, listening: bool) {
 }
 
 fn is_own_server(fd: &OwnedFd) -> bool {
-    let peer = rustix::net::getpeername(fd).ok().flatten().map(endpoint).and_then(|peer| peer.inet());
+    let peer = remote(fd).and_then(|peer| peer.inet());
     let own = rustix::net::getsockname(fd).ok().map(endpoint).and_then(|own| own.inet());
     let (Some(peer), Some(own)) = (peer, own) else { return false };
     let here = peer.ip() == own.ip() || peer.ip().is_loopback();

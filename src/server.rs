@@ -466,7 +466,7 @@ impl Shared {
             }
         };
         if let Err(error) = admitted {
-            glib::g_warning!("network", "a client of {} was turned away: {error}", self.address);
+            glib::g_warning!("network", "a client of {} was turned away: {error}", self.name());
         }
     }
 
@@ -475,7 +475,7 @@ impl Shared {
         self.room();
         match result {
             Ok(()) => self.introduce(conn),
-            Err(error) => glib::g_warning!("network", "a client of {} was turned away: {error}", self.address),
+            Err(error) => glib::g_warning!("network", "a client of {} was turned away: {error}", self.name()),
         }
     }
 
@@ -506,6 +506,11 @@ impl Shared {
         } else {
             self.obj.replace(Some(obj));
         }
+    }
+
+    /// What is listened on, for messages.
+    fn name(&self) -> String {
+        if self.port == 0 { self.address.to_string() } else { format!("port {}", self.port) }
     }
 
     fn is_full(&self) -> bool {
@@ -607,7 +612,7 @@ impl Listener {
             glib::g_warning!(
                 "network",
                 "no room for more clients of {}: {}; those that wait are accepted as others leave",
-                server.address,
+                server.name(),
                 io::Error::from(*error)
             );
         }

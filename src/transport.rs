@@ -214,7 +214,7 @@ impl Transport {
         match self.input.open() {
             Some(fd) if self.is_socket() => match rustix::net::getpeername(fd) {
                 Ok(Some(address)) => endpoint(address),
-                _ => Endpoint::Unix(None),
+                _ => Endpoint::Descriptor,
             },
             _ => Endpoint::Descriptor,
         }
@@ -222,7 +222,7 @@ impl Transport {
 
     pub(crate) fn local(&self) -> Endpoint {
         match self.input.open() {
-            Some(fd) if self.is_socket() => rustix::net::getsockname(fd).map_or(Endpoint::Unix(None), endpoint),
+            Some(fd) if self.is_socket() => rustix::net::getsockname(fd).map_or(Endpoint::Descriptor, endpoint),
             _ => Endpoint::Descriptor,
         }
     }

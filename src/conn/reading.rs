@@ -66,8 +66,7 @@ impl Conn {
             }
             self.give_back(&mut buffer);
             match self.fill(&mut buffer) {
-                Filled::Full => reads = READS,
-                Filled::Part => reads += 1,
+                Filled::Full | Filled::Part => reads += 1,
                 Filled::Nothing | Filled::Ended => break Next::Idle,
             }
         };
@@ -213,6 +212,9 @@ impl Conn {
     /// Hands over what the inbox holds. After every call the state is looked at anew: the callback may have closed the
     /// connection, set another reader, or taken the rest away.
     fn deliver(self: &Rc<Self>) -> Delivered {
+        if self.io.borrow().inbox.is_empty() && !matches!(*self.reader.borrow(), Reader::Raw(_)) {
+            return Delivered::All;
+        }
         let epoch = self.epoch.get();
         let mut reader = self.reader.take();
         let (line_limit, read_size) = {

@@ -435,9 +435,7 @@ impl Engine {
     }
 
     fn arm_low(&self) {
-        if !self.low_armed.replace(true) {
-            self.sources.arm_low();
-        }
+        self.low_armed.set(true);
     }
 
     /// Marks a registration as having gathered output, to be flushed when the turn ends.
@@ -588,25 +586,22 @@ impl Engine {
     }
 
     fn dispatch_low(self: &Rc<Self>) {
-        self.low_armed.set(false);
-        self.sources.disarm_low();
         self.fairness.refill();
-        if self.hot.borrow().is_empty() && self.deferred.borrow().is_empty() {
-            return;
+        if !self.hot.borrow().is_empty() || !self.deferred.borrow().is_empty() {
+            let _default = self.sources.as_thread_default();
+            self.turns.set(self.turns.get() + 1);
+            self.hot_slice();
+            self.turns.set(self.turns.get() - 1);
         }
-        let _default = self.sources.as_thread_default();
-        self.turns.set(self.turns.get() + 1);
-        self.hot_slice();
-        self.turns.set(self.turns.get() - 1);
-        if !self.hot.borrow().is_empty() {
-            self.arm_low();
+        if self.hot.borrow().is_empty() && !self.fairness.wants_refill() {
+            self.low_armed.set(false);
         }
     }
 
     fn hot_slice(self: &Rc<Self>) {
         let outer = self.fairness.start_hot();
-        // Each at most once: those that stay hot go to the back.
-        let mut left = self.hot.borrow().len().max(1);
+        // Round robin: those that stay hot go to the back.
+        let mut left = usize::MAX;
         self.work(&self.hot, &mut left);
         self.flush();
         self.fairness.end_hot(outer);
@@ -709,15 +704,14 @@ impl Engine {
         }
     }
 
-    /// The credit is spent: whatever waits, waits for the low source.
+    /// The credit is spent: whatever waits, waits for the low source. Those that get more input meanwhile are muted then:
+    /// most are served before that.
     fn all_hot(&self) {
         let waiting = self.ready.take();
         for key in waiting {
-            if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
-                entry.hot = true;
-                self.mute(key, entry, true);
-            } else {
-                continue;
+            match self.entries.borrow_mut().get_mut(key) {
+                Some(entry) => entry.hot = true,
+                None => continue,
             }
             self.push_hot(key);
         }

@@ -37,9 +37,10 @@ static MAIN: GSourceFuncs = GSourceFuncs {
     closure_marshal: None,
 };
 
-/// Without `prepare` and `check` GLib looks at the ready time alone, which costs next to nothing while it is not set.
+/// Armed by a flag that `prepare` reads. A ready time would do as well, but each change of it wakes the context: a write
+/// and a read of its own, and a round of the loop.
 static LOW: GSourceFuncs = GSourceFuncs {
-    prepare: None,
+    prepare: Some(prepare_low),
     check: None,
     dispatch: Some(dispatch_low),
     finalize: Some(finalize),
@@ -73,23 +74,6 @@ impl Sources {
         let sources = &engine.sources;
         sources.main.set(attach(engine, context, &MAIN, engine.priority(), Some(epoll)));
         sources.low.set(attach(engine, context, &LOW, super::LOW_PRIORITY, None));
-    }
-
-    /// Asks for the low source at the next opportunity.
-    pub(super) fn arm_low(&self) {
-        self.set_low(0);
-    }
-
-    pub(super) fn disarm_low(&self) {
-        self.set_low(-1);
-    }
-
-    fn set_low(&self, ready_time: i64) {
-        let low = self.low.get();
-        if !low.is_null() {
-            // SAFETY: not null, so `finalize` has not run and the source lives.
-            unsafe { ffi::g_source_set_ready_time(low, ready_time) };
-        }
     }
 
     /// Takes the sources off the context, which gives their references to the engine back.
@@ -206,6 +190,14 @@ unsafe extern "C" fn prepare(source: *mut GSource, timeout: *mut i32) -> gboolea
                 ffi::GFALSE
             }
         }
+    }
+}
+
+unsafe extern "C" fn prepare_low(source: *mut GSource, timeout: *mut i32) -> gboolean {
+    // SAFETY: as for `prepare`.
+    unsafe {
+        *timeout = -1;
+        engine_of(source).is_some_and(|engine| engine.low_armed.get()).into_glib()
     }
 }
 

@@ -6,5 +6,6 @@ mod closing;
 mod connecting;
 mod descriptors;
 mod loops;
+mod secure;
 mod serving;
 mod util;

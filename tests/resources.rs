@@ -1,0 +1,176 @@
+//! What runs out, and what must not pile up. One test at a time: they count this process's descriptors.
+
+use std::cell::{Cell, RefCell};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use gio::prelude::*;
+use network::{Server, Socket};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone(test: impl FnOnce()) {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    glib::MainContext::new().with_thread_default(test).unwrap();
+}
+
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[track_caller]
+fn until(what: impl Fn() -> bool) {
+    let late = std::time::Instant::now() + Duration::from_secs(20);
+    while !what() {
+        assert!(std::time::Instant::now() < late, "what was waited for did not happen");
+        // Wakes up at least this often, to look at what is not an event of the loop.
+        network::fgloop_for(Duration::from_millis(5));
+    }
+}
+
+/// Never answers: its backlog is full.
+fn silent() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let first = TcpStream::connect(address).unwrap();
+    let mut held = vec![first];
+    while let Ok(next) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
+        held.push(next);
+    }
+    (address, listener, held)
+}
+
+#[test]
+fn connecting_leaves_no_descriptor_behind_however_it_ends() {
+    alone(|| {
+        let (silent, _listener, _held) = silent();
+        let directory = tempfile::tempdir().unwrap();
+        let builder = || {
+            Socket::builder()
+                .tls(network::ClientTls::new().directory(directory.path()))
+                .connect_timeout(Duration::from_millis(20))
+        };
+        let server = Server::builder()
+            .tls(network::ServerTls::new().directory(directory.path()))
+            .linger(Duration::from_millis(50))
+            .listen(0, |_| Ok(()))
+            .unwrap();
+        let address = format!("localhost:{}", server.port());
+        let round = || {
+            let done = Rc::new(Cell::new(0));
+            let context = glib::MainContext::ref_thread_default();
+            // Refused, timed out, cancelled in different moments, dropped, connected.
+            let cancellables: Vec<_> = (0..4).map(|_| gio::Cancellable::new()).collect();
+            for (n, address) in ["127.0.0.1:1", &silent.to_string(), &silent.to_string(), &address].iter().enumerate() {
+                let done = done.clone();
+                builder().connect_async(*address, Some(&cancellables[n]), move |_| done.set(done.get() + 1));
+            }
+            cancellables[2].cancel();
+            network::iteration(false);
+            cancellables[3].cancel();
+            let task = context.spawn_local(builder().connect_future(silent));
+            let other = context.spawn_local(builder().connect_future(address.clone()));
+            network::iteration(false);
+            task.abort();
+            other.abort();
+            drop((task, other));
+            let _ = builder().connect("127.0.0.1:1");
+            let _ = builder().connect(silent);
+            until(|| done.get() == 4);
+            until(|| server.connections().is_empty());
+        };
+        round();
+        network::fgloop_for(Duration::from_millis(150));
+        let before = open_descriptors();
+        for _ in 0..5 {
+            round();
+        }
+        until(|| open_descriptors() <= before);
+    });
+}
+
+#[test]
+fn connections_leave_no_descriptor_behind() {
+    alone(|| {
+        let server = Server::builder()
+            .tls(false)
+            .listen(0, |socket| {
+                socket.readlines(|socket, line| socket.sendline(line));
+                Ok(())
+            })
+            .unwrap();
+        let before = open_descriptors();
+        for _ in 0..3 {
+            let answers = Rc::new(Cell::new(0));
+            let clients = Rc::new(RefCell::new(Vec::new()));
+            for n in 0..100 {
+                let socket = Socket::builder().tls(false).connect(server.port()).unwrap();
+                let answers = answers.clone();
+                socket.readlines(move |socket, _| {
+                    answers.set(answers.get() + 1);
+                    // Half of them close, half are only let go.
+                    if n % 2 == 0 {
+                        socket.close();
+                    } else {
+                        socket.unread();
+                    }
+                    Ok(())
+                });
+                socket.sendline("hello").unwrap();
+                clients.borrow_mut().push(socket);
+            }
+            until(|| answers.get() == 100);
+            clients.borrow_mut().clear();
+            until(|| server.connections().is_empty());
+        }
+        until(|| open_descriptors() <= before);
+    });
+}
+
+#[test]
+fn without_descriptors_the_listener_waits_and_goes_on() {
+    alone(|| {
+        let server = Server::builder()
+            .tls(false)
+            .listen(0, |socket| {
+                socket.readlines(|socket, line| socket.sendline(line));
+                Ok(())
+            })
+            .unwrap();
+        let first = Socket::builder().tls(false).connect(server.port()).unwrap();
+        until(|| server.connections().len() == 1);
+        // The clients' ends take the rest: none is left for the server's ends.
+        let limits = getrlimit(Resource::Nofile);
+        let room = open_descriptors() as u64 + 10;
+        setrlimit(Resource::Nofile, Rlimit { current: Some(room), maximum: limits.maximum }).unwrap();
+        let mut strangers = Vec::new();
+        while let Ok(stranger) = TcpStream::connect(("127.0.0.1", server.port())) {
+            strangers.push(stranger);
+        }
+        assert!(!strangers.is_empty());
+
+        let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        network::fgloop_for(Duration::from_millis(400));
+        let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let used = (used.tv_sec - cpu.tv_sec) * 1_000_000_000 + (used.tv_nsec - cpu.tv_nsec);
+        assert!(used < 100_000_000, "it spins: {used} ns of CPU in 400 ms");
+        assert_eq!(server.connections().len(), 1);
+        // Those that are connected are served as ever.
+        let answered = Rc::new(Cell::new(false));
+        let flag = answered.clone();
+        first.readlines(move |_, _| {
+            flag.set(true);
+            Ok(())
+        });
+        first.sendline("still here?").unwrap();
+        until(|| answered.get());
+
+        setrlimit(Resource::Nofile, limits).unwrap();
+        let waiting = strangers.len();
+        until(|| server.connections().len() == 1 + waiting);
+    });
+}
