@@ -55,11 +55,17 @@ const HANDSHAKES: usize = 1000;
 ///     Ok(())
 /// })?;
 /// println!("listening on port {}", server.port());
-/// # let client = network::Socket::connect(server.port())?;
-/// # client.sendline("Hello")?;
-/// # network::fgloop_for(std::time::Duration::from_millis(20));
-/// # assert_eq!(client.recv_line()?, "Welcome to this server!");
-/// # assert_eq!(client.recv_line()?, "This is a reply.");
+/// # network::Socket::connect_async(server.port(), gio::Cancellable::NONE, |result| {
+/// #     let client = result.expect("a connection");
+/// #     client.sendline("Hello").expect("an open connection");
+/// #     client.readlines(|_, line| {
+/// #         if line == "This is a reply." {
+/// #             network::endloop();
+/// #         }
+/// #         Ok(())
+/// #     });
+/// # });
+/// # assert!(!network::fgloop_for(std::time::Duration::from_secs(30)), "no reply");
 /// # Ok::<(), network::Error>(())
 /// ```
 #[must_use = "a server stops listening when its last handle is dropped: hold it, or call keep()"]
