@@ -7,13 +7,14 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
 use clap::Parser;
-use network::{Disconnect, Endpoint, Error, Reason, Server, Socket};
+use network::{ClientTls, Disconnect, Error, Fingerprint, Identity, Reason, Server, ServerTls, Socket, Tls};
 
 /// With more than this waiting to be sent, nothing more is read.
 const MARK: usize = 1 << 20;
@@ -38,14 +39,103 @@ struct Args {
     /// Send back what comes, instead of joining it to standard input and output
     #[arg(short, long, requires = "listen")]
     echo: bool,
-    /// Say on standard error what is listened on
+    /// Whether to use TLS, and which server to trust; on for TCP, off for unix sockets if not given
+    #[arg(long, value_name = "on|off|first-use|any|pin:HEX|ca:FILE")]
+    tls: Option<Mode>,
+    /// The certificate to show, a PEM file
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its private key, a PEM file
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// Let in only clients that show a certificate with this fingerprint; may be repeated
+    #[arg(long, value_name = "FINGERPRINT", requires = "listen")]
+    require_client: Vec<Fingerprint>,
+    /// Say on standard error what is listened on, the fingerprints of both sides, and who is turned away
     #[arg(short, long)]
     verbose: bool,
 }
 
+#[derive(Clone)]
+enum Mode {
+    On,
+    Off,
+    FirstUse,
+    Any,
+    Pin(Fingerprint),
+    Ca(PathBuf),
+}
+
+impl std::str::FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Mode, String> {
+        Ok(match text.split_once(':').unwrap_or((text, "")) {
+            ("on", "") => Mode::On,
+            ("off", "") => Mode::Off,
+            ("first-use", "") => Mode::FirstUse,
+            ("any", "") => Mode::Any,
+            ("pin", hex) => Mode::Pin(hex.parse().map_err(|error| format!("{error}"))?),
+            ("ca", file) if !file.is_empty() => Mode::Ca(file.into()),
+            _ => return Err("expected on, off, first-use, any, pin:HEX or ca:FILE".into()),
+        })
+    }
+}
+
+impl Args {
+    fn identity(&self) -> network::Result<Option<Identity>> {
+        self.cert.as_ref().zip(self.key.as_ref()).map(|(cert, key)| Identity::pem(cert, key)).transpose()
+    }
+
+    /// What was chosen, if anything was.
+    fn client_tls(&self) -> network::Result<Option<Tls<ClientTls>>> {
+        let identity = self.identity()?;
+        let settings = match &self.tls {
+            None if identity.is_none() => return Ok(None),
+            Some(Mode::Off) if identity.is_some() => return Err(Error::other("--cert needs TLS, and --tls is off")),
+            Some(Mode::Off) => return Ok(Some(Tls::Off)),
+            None | Some(Mode::On) => ClientTls::default(),
+            Some(Mode::FirstUse) => ClientTls::on_first_use(),
+            Some(Mode::Any) => ClientTls::danger_accept_any(),
+            Some(Mode::Pin(fingerprint)) => ClientTls::pinned(fingerprint),
+            Some(Mode::Ca(file)) => {
+                let pem = std::fs::read(file).map_err(|error| Error::other(format!("{}: {error}", file.display())))?;
+                ClientTls::roots(pem)
+            }
+        };
+        Ok(Some(Tls::On(match identity {
+            Some(identity) => settings.identity(identity),
+            None => settings,
+        })))
+    }
+
+    fn server_tls(&self) -> network::Result<Option<Tls<ServerTls>>> {
+        let identity = self.identity()?;
+        let asked = identity.is_some() || !self.require_client.is_empty();
+        match &self.tls {
+            Some(Mode::Off) if asked => {
+                return Err(Error::other("--cert and --require-client need TLS, and --tls is off"));
+            }
+            Some(Mode::Off) => return Ok(Some(Tls::Off)),
+            None if !asked => return Ok(None),
+            None | Some(Mode::On) => {}
+            Some(_) => return Err(Error::other("with --listen, --tls is on or off: the other choices are a client's")),
+        }
+        let settings = identity.map_or_else(ServerTls::default, ServerTls::from);
+        Ok(Some(Tls::On(match self.require_client.as_slice() {
+            [] => settings,
+            list => settings.allow(list),
+        })))
+    }
+
+    fn greet(&self, peer: &Socket) {
+        if let (true, Some(fingerprint)) = (self.verbose, peer.peer_fingerprint()) {
+            eprintln!("peer {fingerprint}");
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    // What goes wrong is told here, once.
-    glib::log_set_writer_func(|_, _| glib::LogWriterOutput::Handled);
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) if error.use_stderr() => {
@@ -59,7 +149,16 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    match if args.listen { listen(&args) } else { connect(&args) } {
+    let verbose = args.verbose;
+    glib::log_set_writer_func(move |level, fields| {
+        // What ends the program is told once, at the end. Whoever is turned away does not end it.
+        let text = fields.iter().find(|field| field.key() == "MESSAGE").and_then(|field| field.value_str());
+        if let (true, glib::LogLevel::Warning, Some(text)) = (verbose, level, text) {
+            eprintln!("{text}");
+        }
+        glib::LogWriterOutput::Handled
+    });
+    match if args.listen { listen(args) } else { connect(&args) } {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
@@ -72,9 +171,15 @@ fn fail(why: &dyn std::fmt::Display) -> ExitCode {
 
 fn connect(args: &Args) -> network::Result {
     network::catch_signals(false);
+    let mut builder = Socket::builder();
+    if let Some(tls) = args.client_tls()? {
+        builder = builder.tls(tls);
+    }
+    let peer = builder.connect(args.address.as_str())?;
+    args.greet(&peer);
     let outcome = Rc::new(OnceCell::new());
     let done = outcome.clone();
-    Join::start(Socket::connect(args.address.as_str())?, move |result| {
+    Join::start(peer, move |result| {
         let _ = done.set(result);
         network::endloop();
     })?;
@@ -86,8 +191,7 @@ fn connect(args: &Args) -> network::Result {
 
 /// Serves clients as they come.
 struct Listening {
-    echo: bool,
-    keep: bool,
+    args: Args,
     server: OnceCell<Server>,
     /// Clients that wait for standard input and output.
     waiting: RefCell<VecDeque<Socket>>,
@@ -95,26 +199,33 @@ struct Listening {
     outcome: RefCell<network::Result>,
 }
 
-fn listen(args: &Args) -> network::Result {
-    let outcome = RefCell::new(Ok(()));
-    let (waiting, busy) = (RefCell::default(), Cell::new(false));
-    let listening =
-        Rc::new(Listening { echo: args.echo, keep: args.keep, server: OnceCell::new(), waiting, busy, outcome });
+fn listen(args: Args) -> network::Result {
+    let mut builder = Server::builder().linger(PATIENCE);
+    if let Some(tls) = args.server_tls()? {
+        builder = builder.tls(tls);
+    }
+    let (waiting, busy, outcome) = (RefCell::default(), Cell::new(false), RefCell::new(Ok(())));
+    let listening = Rc::new(Listening { args, server: OnceCell::new(), waiting, busy, outcome });
+    let args = &listening.args;
     let accept = listening.clone();
-    let server = Server::builder().linger(PATIENCE).listen(args.address.as_str(), move |socket| {
-        if !accept.keep
+    let server = builder.listen(args.address.as_str(), move |peer| {
+        accept.args.greet(&peer);
+        if !accept.args.keep
             && let Some(server) = accept.server.get()
         {
             server.close();
         }
-        if accept.echo {
-            accept.echo(&socket)
+        if accept.args.echo {
+            accept.echo(&peer)
         } else {
-            accept.enqueue(socket)
+            accept.enqueue(peer)
         }
         Ok(())
     })?;
     if args.verbose {
+        if let Some(fingerprint) = server.fingerprint() {
+            eprintln!("fingerprint {fingerprint}");
+        }
         let place = if server.port() == 0 { args.address.clone() } else { format!("port {}", server.port()) };
         eprintln!("listening on {place}");
     }
@@ -124,30 +235,33 @@ fn listen(args: &Args) -> network::Result {
 }
 
 impl Listening {
-    fn echo(self: &Rc<Self>, socket: &Socket) {
+    fn echo(self: &Rc<Self>, peer: &Socket) {
         let me = self.clone();
-        socket.disconnect_cb(move |socket, end| {
-            after_flush(socket, move |sent| {
+        peer.disconnect_cb(move |peer, end| {
+            let waits = peer.queued() > 0;
+            peer.flush_async(move |sent| {
                 me.served(match end.reason {
                     Reason::Failed(error) => Err(error),
-                    _ => sent,
+                    // With nothing left to send, a connection that is closed already is no failure.
+                    _ if waits => sent,
+                    _ => Ok(()),
                 });
             });
         });
-        pump(socket, Rc::new(|_| {}));
+        pump(peer, peer, Rc::new(|| {}));
     }
 
-    fn enqueue(self: &Rc<Self>, socket: Socket) {
-        self.waiting.borrow_mut().push_back(socket);
+    fn enqueue(self: &Rc<Self>, peer: Socket) {
+        self.waiting.borrow_mut().push_back(peer);
         self.join_next();
     }
 
     fn join_next(self: &Rc<Self>) {
         while !self.busy.get() {
-            let Some(socket) = self.waiting.borrow_mut().pop_front() else { return };
+            let Some(peer) = self.waiting.borrow_mut().pop_front() else { return };
             self.busy.set(true);
             let me = self.clone();
-            if let Err(error) = Join::start(socket, move |result| me.served(result)) {
+            if let Err(error) = Join::start(peer, move |result| me.served(result)) {
                 self.served(Err(error));
             }
         }
@@ -155,7 +269,7 @@ impl Listening {
 
     fn served(self: &Rc<Self>, result: network::Result) {
         self.busy.set(false);
-        if !self.keep {
+        if !self.args.keep {
             *self.outcome.borrow_mut() = result;
             network::endloop();
             return;
@@ -167,129 +281,107 @@ impl Listening {
     }
 }
 
-/// One peer, standard input and standard output. The two directions end on their own, so each is a socket of its own that
-/// sends on what it reads: `up` from the input to the peer, `down` from the peer to the output.
+/// One peer, and standard input and output as a socket of their own. Each is sent what the other reads, and either
+/// direction may end before the other.
 struct Join {
-    name: Endpoint,
-    peer: OwnedFd,
-    up: Socket,
-    down: Socket,
-    /// Part of the input is on its way; it has moved since this was last looked at.
-    unsent: Cell<bool>,
+    peer: Socket,
+    terminal: Socket,
+    /// Input has come since this was last looked at.
     moved: Cell<bool>,
-    up_ended: Cell<Option<network::Result>>,
-    down_ended: Cell<bool>,
     done: RefCell<Option<Done>>,
 }
 
 type Done = Box<dyn FnOnce(network::Result)>;
 
 impl Join {
-    fn start(socket: Socket, done: impl FnOnce(network::Result) + 'static) -> network::Result {
-        let name = socket.remote();
-        let (peer, early) = socket.into_fd()?;
-        rustix::io::ioctl_fionbio(&peer, true).map_err(io::Error::from)?;
-        let wrap = |input: &dyn AsFd, output: &dyn AsFd| {
-            let (input, output) = (input.as_fd().try_clone_to_owned()?, output.as_fd().try_clone_to_owned()?);
-            Socket::builder().linger(PATIENCE).wrap(input, output)
-        };
-        let (up, down) = (wrap(&io::stdin(), &peer)?, wrap(&peer, &io::stdout())?);
-        let (moved, unsent) = (Cell::new(false), Cell::new(false));
-        let done = RefCell::new(Some(Box::new(done) as Done));
-        let (up_ended, down_ended) = (Cell::new(None), Cell::new(false));
-        let me = Rc::new(Join { name, peer, up, down, unsent, moved, up_ended, down_ended, done });
-        me.down.send(early)?;
-        let up = me.clone();
-        me.up.disconnect_cb(move |socket, end| up.up_ends(socket, end));
-        let down = me.clone();
-        me.down.disconnect_cb(move |socket, end| down.down_ends(socket, end));
-        let moves = me.clone();
-        let moved = move |up: &Socket| {
-            moves.moved.set(true);
-            moves.unsent.set(true);
-            let moves = moves.clone();
-            up.flush_async(move |sent| moves.unsent.set(sent.is_err()));
-        };
-        pump(&me.up, Rc::new(moved));
-        pump(&me.down, Rc::new(|_| {}));
+    fn start(peer: Socket, done: impl FnOnce(network::Result) + 'static) -> network::Result {
+        let (input, output) = (io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?);
+        let terminal = Socket::wrap(input, output)?;
+        let me = Rc::new(Join { peer, terminal, moved: Cell::new(false), done: RefCell::new(Some(Box::new(done))) });
+
+        let it = me.clone();
+        me.terminal.end_cb(move |_| {
+            // A peer that has gone meanwhile tells so itself.
+            let _ = it.peer.shutdown_write();
+            Ok(())
+        });
+        let it = me.clone();
+        me.peer.end_cb(move |_| {
+            it.await_pause();
+            Ok(())
+        });
+        let it = me.clone();
+        me.peer.disconnect_cb(move |_, end| it.peer_ends(end));
+        let it = me.clone();
+        me.terminal.disconnect_cb(move |_, end| match end.reason {
+            // Nobody reads our output any more.
+            Reason::Failed(Error::Closed { .. }) => it.end(Ok(())),
+            Reason::Failed(error) => it.end(Err(error)),
+            _ => it.end(Ok(())),
+        });
+
+        let it = me.clone();
+        pump(&me.terminal, &me.peer, Rc::new(move || it.moved.set(true)));
+        pump(&me.peer, &me.terminal, Rc::new(|| {}));
         Ok(())
     }
 
-    /// The input is at its end, or the peer takes no more.
-    fn up_ends(self: Rc<Self>, socket: &Socket, end: Disconnect) {
-        after_flush(socket, move |sent| {
-            let result = match end.reason {
-                Reason::Failed(Error::Closed { .. }) => {
-                    // A TCP peer that is gone has refused something; one on a unix socket may have had it all.
-                    let lost = self.unsent.get() || self.name.inet().is_some();
-                    if lost { Err(Error::Closed { peer: self.name.to_string() }) } else { Ok(()) }
-                }
+    /// Both directions are at their end, or the connection has failed. What has come is written out first.
+    fn peer_ends(self: Rc<Self>, end: Disconnect) {
+        let terminal = self.terminal.clone();
+        terminal.flush_async(move |_| {
+            self.end(match end.reason {
                 Reason::Failed(error) => Err(error),
-                _ => sent,
-            };
-            let _ = rustix::net::shutdown(&self.peer, rustix::net::Shutdown::Write);
-            if self.down_ended.get() { self.end(result) } else { self.up_ended.set(Some(result)) }
+                _ => Ok(()),
+            });
         });
     }
 
-    /// The peer is at its end, or nobody reads our output any more.
-    fn down_ends(self: Rc<Self>, socket: &Socket, end: Disconnect) {
-        after_flush(socket, move |sent| match (end.reason, sent) {
-            (Reason::Failed(Error::Closed { .. }), _) | (_, Err(_)) => self.end(Ok(())),
-            (Reason::Failed(Error::Reset { .. }), _) => self.end(Err(Error::Reset { peer: self.name.to_string() })),
-            (Reason::Failed(error), _) => self.end(Err(error)),
-            _ => match self.up_ended.take() {
-                Some(result) => self.end(result),
-                None => {
-                    self.down_ended.set(true);
-                    self.moved.set(true);
-                    self.await_pause();
-                }
-            },
-        });
-    }
-
+    /// The peer has ended its direction. Ours goes on for as long as something comes.
     fn await_pause(self: Rc<Self>) {
-        if self.moved.replace(false) || self.unsent.get() {
-            glib::timeout_add_local_once(PAUSE, move || self.await_pause());
-        } else {
-            self.end(Ok(()));
-        }
+        self.moved.set(false);
+        glib::timeout_add_local_once(PAUSE, move || {
+            let (peer, terminal) = (self.peer.clone(), self.terminal.clone());
+            peer.flush_async(move |sent| match sent {
+                _ if self.moved.get() => self.await_pause(),
+                Ok(()) => terminal.flush_async(move |_| self.end(Ok(()))),
+                // Its disconnect callback tells why.
+                Err(_) => {}
+            });
+        });
     }
 
     fn end(&self, result: network::Result) {
-        let done = self.done.take();
-        for socket in [&self.up, &self.down] {
+        let Some(done) = self.done.take() else { return };
+        for socket in [&self.peer, &self.terminal] {
             socket.unset_disconnect_cb();
+            // With a word of farewell if there is room for one, but without waiting.
+            socket.close();
             socket.abort();
         }
-        if let Some(done) = done {
-            done(result);
-        }
+        done(result);
     }
 }
 
-/// Sends on what a socket reads, no faster than it goes out. `moved` is told of each piece.
-fn pump(socket: &Socket, moved: Rc<dyn Fn(&Socket)>) {
-    socket.read(move |socket, data| {
-        socket.send(data)?;
-        moved(socket);
-        if socket.queued() > MARK {
-            socket.send(socket.unread())?;
-            let (paused, moved) = (socket.clone(), moved.clone());
-            socket.flush_async(move |sent| {
-                if sent.is_ok() {
-                    pump(&paused, moved);
+/// Sends to one what the other reads, no faster than it goes out. `moved` is told of each piece.
+fn pump(from: &Socket, to: &Socket, moved: Rc<dyn Fn()>) {
+    let to = to.clone();
+    from.read(move |from, data| {
+        moved();
+        if to.send(data).is_err() {
+            // The end of the connection that did not take it tells why.
+            from.unread();
+        } else if to.queued() > MARK {
+            // What was read already goes as well: its end may have come.
+            let sent = to.send(from.unread());
+            let (from, into, moved) = (from.clone(), to.clone(), moved.clone());
+            to.flush_async(move |flushed| {
+                if sent.and(flushed).is_ok() {
+                    moved();
+                    pump(&from, &into, moved);
                 }
             });
         }
         Ok(())
     });
-}
-
-/// Calls when all is sent, or is lost.
-fn after_flush(socket: &Socket, then: impl FnOnce(network::Result) + 'static) {
-    let waits = socket.queued() > 0;
-    // With nothing left to send, a connection that is closed already is no failure.
-    socket.flush_async(move |sent| then(if waits { sent } else { Ok(()) }));
 }

@@ -12,6 +12,9 @@ fn main() -> network::Result {
         socket.disconnect_cb(|socket, end| println!("{}: {}", socket.remote(), end.reason));
         Ok(())
     })?;
+    if let Some(fingerprint) = server.fingerprint() {
+        println!("fingerprint {fingerprint}");
+    }
     for place in server.local() {
         println!("listening on {place}");
     }

@@ -51,14 +51,16 @@ impl Socket {
     ///
     /// # Errors
     /// [`Error::Address`], [`Error::Lookup`], [`Error::Refused`], [`Error::Unreachable`], [`Error::TimedOut`],
-    /// [`Error::WrongThread`], or [`Error::Io`].
+    /// [`Error::WrongThread`], or [`Error::Io`]. With TLS also [`Error::UnknownCertificate`],
+    /// [`Error::CertificateChanged`], [`Error::Rejected`], [`Error::Plaintext`], [`Error::Tls`], [`Error::Identity`],
+    /// [`Error::TlsSettings`]; and [`Error::Unsupported`] if the server is one of this same thread, which could not
+    /// answer the hand-shake while this call waits.
     ///
-    /// ```
-    /// # let server = std::net::TcpListener::bind("127.0.0.1:0")?;
-    /// # let port = server.local_addr()?.port();
-    /// let socket = network::Socket::connect(("localhost", port))?;
+    /// ```no_run
+    /// let socket = network::Socket::connect("localhost:1234")?;
     /// socket.sendline("Hello")?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// println!("{}", socket.recv_line()?);
+    /// # Ok::<(), network::Error>(())
     /// ```
     pub fn connect<A>(address: A) -> Result<Socket>
     where
@@ -74,8 +76,8 @@ impl Socket {
     /// address's own errors included.
     ///
     /// ```
-    /// # let server = std::net::TcpListener::bind("127.0.0.1:0")?;
-    /// # let port = server.local_addr()?.port();
+    /// # let server = network::Server::new("0", |_| Ok(()))?;
+    /// # let port = server.port();
     /// network::Socket::connect_async(("localhost", port), gio::Cancellable::NONE, |result| {
     ///     match result {
     ///         Ok(socket) => println!("connected to {}", socket.remote()),
@@ -551,6 +553,7 @@ impl glib::clone::Upgrade for WeakSocket {
 /// # let server = std::net::TcpListener::bind("127.0.0.1:0")?;
 /// # let port = server.local_addr()?.port();
 /// let socket = network::Socket::builder()
+///     .tls(false)
 ///     .connect_timeout(Duration::from_secs(3))
 ///     .line_limit(64 << 10)
 ///     .connect(("localhost", port))?;

@@ -2,9 +2,8 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 
 use common::{LIMIT, Other, Output, Process, TempDir, Watch, command, example, run};
 use rustix::process::Signal;
@@ -19,9 +18,7 @@ fn pid_of(address: &str) -> i32 {
 }
 
 fn shell(script: &str, arguments: &[&str]) -> Output {
-    let mut shell = Command::new("/bin/sh");
-    shell.args(["-c", script, "sh"]).args(arguments);
-    run(&mut shell, "")
+    run(command("/bin/sh", ["-c", script, "sh"]).args(arguments), "")
 }
 
 #[test]
@@ -50,13 +47,13 @@ fn accepts_over_tcp() {
     let output = run(&mut command(example("daemon"), ["127.0.0.1:0"]), "");
     output.assert_clean();
     let port: u16 = output.text().trim().rsplit(' ').next().unwrap().parse().unwrap();
-    let stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
-    let mut lines = BufReader::new(&stream).lines();
-    let pid = lines.next().unwrap().unwrap().strip_prefix("daemon ").unwrap().parse().unwrap();
+    // It speaks TLS, and this is the same user.
+    let mut client = Process::start(&mut command(example("netcat"), [format!("127.0.0.1:{port}")]), Watch::Stdout);
+    let pid = client.line().strip_prefix("daemon ").unwrap().parse().unwrap();
     let daemon = Other::new(pid);
-    (&stream).write_all(b"hello\n").unwrap();
-    assert_eq!(lines.next().unwrap().unwrap(), "You said: hello");
+    client.send("hello\n");
+    assert_eq!(client.line(), "You said: hello");
+    client.finish().assert_clean();
     daemon.signal(Signal::TERM);
     daemon.await_end();
 }

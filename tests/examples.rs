@@ -11,6 +11,10 @@ fn the_server_and_its_client_talk() {
     for unix in [false, true] {
         let address = if unix { directory.address("socket") } else { "0".into() };
         let server = Process::start(&mut command(example("server"), [&address]), Watch::Stdout);
+        if !unix {
+            let line = server.line();
+            assert!(line.strip_prefix("fingerprint ").is_some_and(|hex| hex.len() == 64), "{line}");
+        }
         let address = if unix {
             assert_eq!(server.line(), format!("listening on {address}"));
             address

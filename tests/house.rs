@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&str; 13] = [
     "fingerprint",
     "error",
+    "tls",
     "address",
     "engine",
     "transport",
-    "tls",
     "conn",
     "avahi",
     "resolve",

@@ -89,21 +89,23 @@ fn its_client_talks_to_our_server() {
             let address = if unix { home.address("socket") } else { "127.0.0.1:0".into() };
             let seen = Rc::new(RefCell::new(Vec::new()));
             let lines = seen.clone();
-            let server = Server::new(address.as_str(), move |socket| {
-                let lines = lines.clone();
-                socket.readlines(move |socket, line| {
-                    if line == "bye" {
-                        socket.sendline("goodbye")?;
-                        socket.close();
-                        return Ok(());
-                    }
-                    lines.borrow_mut().push(line.to_string());
-                    socket.sendline(format!("{} characters", line.chars().count()))
-                });
-                socket.disconnect_cb(|_, _| network::endloop());
-                Ok(())
-            })
-            .unwrap();
+            let server = Server::builder()
+                .tls(false)
+                .listen(address.as_str(), move |socket| {
+                    let lines = lines.clone();
+                    socket.readlines(move |socket, line| {
+                        if line == "bye" {
+                            socket.sendline("goodbye")?;
+                            socket.close();
+                            return Ok(());
+                        }
+                        lines.borrow_mut().push(line.to_string());
+                        socket.sendline(format!("{} characters", line.chars().count()))
+                    });
+                    socket.disconnect_cb(|_, _| network::endloop());
+                    Ok(())
+                })
+                .unwrap();
             let address = if unix { address } else { format!("localhost:{}", server.port()) };
             let mut client = python(CLIENT, &address, &home);
             run_loop();
@@ -133,7 +135,7 @@ fn our_blocking_client_talks_to_its_server() {
         on_own_context(|| {
             let home = TempDir::new();
             let (server, address) = python_server(unix, &home);
-            let client = Socket::connect(address.as_str()).unwrap();
+            let client = Socket::builder().tls(false).connect(address.as_str()).unwrap();
             client.set_timeout(LIMIT);
             assert_eq!(client.recv_line().unwrap(), "welcome");
             client.sendline("grüße").unwrap();
@@ -153,7 +155,7 @@ fn our_callback_client_talks_to_its_server() {
             let (_server, address) = python_server(unix, &home);
             let seen = Rc::new(RefCell::new(Vec::new()));
             let lines = seen.clone();
-            Socket::connect_async(address.as_str(), gio::Cancellable::NONE, move |result| {
+            Socket::builder().tls(false).connect_async(address.as_str(), gio::Cancellable::NONE, move |result| {
                 let client = result.unwrap();
                 client.disconnect_cb(|_, end| {
                     assert!(matches!(end.reason, network::Reason::Remote), "{}", end.reason);

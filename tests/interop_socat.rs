@@ -51,7 +51,7 @@ fn socat() -> Command {
 fn serve(kind: Kind, input: Vec<u8>, obj: impl FnMut(Socket) -> network::Result + 'static) -> Output {
     on_own_context(|| {
         let directory = TempDir::new();
-        let server = Server::new(kind.listen(&directory).as_str(), obj).unwrap();
+        let server = Server::builder().tls(false).listen(kind.listen(&directory).as_str(), obj).unwrap();
         let mut socat = socat();
         socat.args(["STDIO", &kind.of_socat(&server, &directory)]);
         let context = glib::MainContext::ref_thread_default();
@@ -139,7 +139,7 @@ fn its_server_answers_blocking_calls() {
         on_own_context(|| {
             let directory = TempDir::new();
             let (socat, address) = echo(kind, &directory);
-            let socket = Socket::connect(address.as_str()).unwrap();
+            let socket = Socket::builder().tls(false).connect(address.as_str()).unwrap();
             socket.set_timeout(LIMIT);
             socket.sendline("Hello").unwrap();
             assert_eq!(socket.recv_line().unwrap(), "Hello", "{kind:?}");
@@ -160,7 +160,7 @@ fn its_server_answers_callbacks() {
             let (socat, address) = echo(kind, &directory);
             let received = Rc::new(RefCell::new(Vec::new()));
             let all = received.clone();
-            Socket::connect_async(address.as_str(), gio::Cancellable::NONE, move |result| {
+            Socket::builder().tls(false).connect_async(address.as_str(), gio::Cancellable::NONE, move |result| {
                 let socket = result.unwrap();
                 for number in 0..1000 {
                     socket.sendline(format!("line {number}")).unwrap();

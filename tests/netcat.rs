@@ -15,7 +15,7 @@ fn netcat<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     command(example("netcat"), arguments)
 }
 
-/// A netcat that listens on a port it picks, and the address.
+/// A netcat that listens on a port it picks, and the address. Over TLS, unless told otherwise.
 fn listen<'a>(arguments: impl IntoIterator<Item = &'a str>) -> (Process, String) {
     let mut command = netcat(["--verbose", "--listen", "127.0.0.1:0"]);
     let process = Process::start(command.args(arguments), Watch::Stderr);
@@ -33,27 +33,36 @@ fn listen_unix<'a>(address: &'a str, arguments: impl IntoIterator<Item = &'a str
 
 #[test]
 fn joins_both_ends() {
-    let (mut server, address) = listen([]);
-    let mut client = Process::start(&mut netcat([address.as_str()]), Watch::Stdout);
-    client.send("from the client\n");
-    server.send("from the server\n");
-    assert_eq!(client.line(), "from the server");
-    server.end_input();
-    let client = client.finish();
-    client.assert_clean();
-    let server = server.finish();
-    assert!(server.status.success());
-    assert_eq!(server.text(), "from the client\n");
+    for tls in ["on", "off"] {
+        let (mut server, address) = listen(["--tls", tls]);
+        let mut client = Process::start(&mut netcat(["--tls", tls, address.as_str()]), Watch::Stdout);
+        client.send("from the client\n");
+        server.send("from the server\n");
+        assert_eq!(client.line(), "from the server");
+        server.end_input();
+        let client = client.finish();
+        client.assert_clean();
+        let server = server.finish();
+        assert!(server.status.success());
+        assert_eq!(server.text(), "from the client\n");
+    }
 }
 
 #[test]
 fn fifty_megabytes_arrive_as_they_were_both_ways_at_once() {
     let directory = TempDir::new();
-    for unix in [true, false] {
+    for tls in [None, Some("off"), Some("on")] {
         let path = directory.address("socket");
-        let (mut server, address) = if unix { (listen_unix(&path, []), path) } else { listen([]) };
-        let (up, down) = (noise(50 << 20, 1), noise(20 << 20, 2));
-        let mut client = Process::start(&mut netcat([address.as_str()]), Watch::Stderr);
+        let (mut server, address) = match tls {
+            None => (listen_unix(&path, []), path),
+            Some(tls) => listen(["--tls", tls]),
+        };
+        // An unoptimized build takes its time to encrypt.
+        let (up, down) = if tls == Some("on") { (10, 4) } else { (50, 20) };
+        let (up, down) = (noise(up << 20, 1), noise(down << 20, 2));
+        let mut arguments = vec![address.as_str()];
+        arguments.extend(tls.map(|tls| ["--tls", tls]).iter().flatten());
+        let mut client = Process::start(&mut netcat(arguments), Watch::Stderr);
         client.feed(up.clone());
         server.feed(down.clone());
         let (client, server) = (client.await_end(), server.await_end());
@@ -224,7 +233,7 @@ fn ends_when_the_peer_ends_though_its_input_is_open() {
         } else {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = listener.local_addr().unwrap().to_string();
-            client = Process::start(&mut netcat([address.as_str()]), Watch::Stdout);
+            client = Process::start(&mut netcat(["--tls", "off", address.as_str()]), Watch::Stdout);
             listener.accept().unwrap().0.write_all(b"bye\n").unwrap();
         }
         let client = client.await_end();
@@ -237,7 +246,7 @@ fn ends_when_the_peer_ends_though_its_input_is_open() {
 fn a_reset_is_told_in_one_line() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let mut client = Process::start(&mut netcat([address.as_str()]), Watch::Stdout);
+    let mut client = Process::start(&mut netcat(["--tls", "off", address.as_str()]), Watch::Stdout);
     let (mut peer, _) = listener.accept().unwrap();
     client.send("something\n");
     peer.read_exact(&mut [0]).unwrap();
@@ -308,6 +317,15 @@ fn mistakes_are_told_in_one_line() {
         &["1", "2"],
         &["--", "--listen"],
         &["two\nlines"],
+        &["--tls", "perhaps", "1"],
+        &["--tls", "pin:12", "1"],
+        &["--tls", "ca:/no/such/file", "1"],
+        &["--tls", "on", "/tmp/x"],
+        &["--tls", "any", "--listen", "0"],
+        &["--cert", "x", "1"],
+        &["--cert", "/no/such", "--key", "/no/such", "--listen", "0"],
+        &["--tls", "off", "--cert", "x", "--key", "y", "1"],
+        &["--require-client", "12", "--listen", "0"],
     ];
     for case in cases {
         let output = run(&mut netcat(case.iter().copied()), "");
@@ -351,4 +369,140 @@ fn help_is_no_failure() {
     let output = run(&mut netcat(["--help"]), "");
     output.assert_clean();
     assert!(output.text().contains("--listen"));
+}
+
+// ---- TLS ----
+
+/// The fingerprint that a listening netcat tells, and its address.
+fn listen_and_tell<'a>(arguments: impl IntoIterator<Item = &'a str>) -> (Process, String, String) {
+    let mut command = netcat(["--verbose", "--listen", "127.0.0.1:0"]);
+    let process = Process::start(command.args(arguments), Watch::Stderr);
+    let line = process.line_with("fingerprint ");
+    let fingerprint = line.strip_prefix("fingerprint ").unwrap().to_string();
+    let address = format!("127.0.0.1:{}", process.port("listening on port"));
+    (process, address, fingerprint)
+}
+
+/// As another user: with a store of its own.
+fn stranger<'a>(home: &TempDir, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+    let mut command = netcat(arguments);
+    command.env("XDG_DATA_HOME", home.path(""));
+    command
+}
+
+#[test]
+fn both_sides_tell_who_the_other_is() {
+    let home = TempDir::new();
+    let me = network::Identity::named_in(home.path("me"), "me").unwrap();
+    let files = [home.address("me/certs/me.pem"), home.address("me/private/me.key")];
+    let (server, address, fingerprint) = listen_and_tell(["--echo", "--require-client", &me.fingerprint().to_string()]);
+    let client = run(&mut netcat(["-v", "--cert", &files[0], "--key", &files[1], &address]), "hello\n");
+    assert!(client.status.success(), "{}", client.stderr);
+    assert_eq!(client.text(), "hello\n");
+    assert_eq!(client.stderr, format!("peer {fingerprint}\n"));
+    let server = server.finish();
+    assert!(server.status.success());
+    assert!(server.stderr.ends_with(&format!("\npeer {}\n", me.fingerprint())), "{}", server.stderr);
+}
+
+#[test]
+fn a_stranger_is_refused_and_can_be_pinned() {
+    let home = TempDir::new();
+    let (server, address, fingerprint) = listen_and_tell(["--echo", "--keep"]);
+    let refused = run(&mut stranger(&home, [address.as_str()]), "");
+    let line = refused.assert_failed();
+    assert!(line.contains(&fingerprint) && line.contains("not trusted"), "{line}");
+    let line = server.line();
+    assert!(line.contains("turned away"), "{line}");
+
+    let pin = format!("pin:{fingerprint}");
+    for tls in [pin.as_str(), "any", "first-use", "on"] {
+        let client = run(&mut stranger(&home, ["--tls", tls, &address]), "hello\n");
+        client.assert_clean();
+        assert_eq!(client.text(), "hello\n", "{tls}: pinned by first use before");
+    }
+    let wrong = format!("pin:{}", "0".repeat(64));
+    let line = run(&mut stranger(&home, ["--tls", &wrong, &address]), "").assert_failed().to_string();
+    assert!(line.contains("HAS CHANGED") && line.contains(&fingerprint), "{line}");
+    server.signal(Signal::TERM);
+    assert!(server.finish().status.success());
+}
+
+#[test]
+fn a_certificate_in_a_file_is_trusted_by_ca() {
+    let home = TempDir::new();
+    network::Identity::named_in(home.path("it"), "it").unwrap();
+    let (certificate, key) = (home.address("it/certs/it.pem"), home.address("it/private/it.key"));
+    let (server, address, _) = listen_and_tell(["--echo", "--cert", &certificate, "--key", &key]);
+    let client = run(&mut stranger(&home, ["--tls", &format!("ca:{certificate}"), &address]), "hello\n");
+    client.assert_clean();
+    assert_eq!(client.text(), "hello\n");
+    assert!(server.finish().status.success());
+}
+
+#[test]
+fn a_client_that_is_not_on_the_list_reads_why_it_was_turned_away() {
+    let home = TempDir::new();
+    let me = network::Identity::named_in(home.path("me"), "me").unwrap();
+    let files = [home.address("me/certs/me.pem"), home.address("me/private/me.key")];
+    let somebody_else = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    let (server, address, _) = listen_and_tell(["--echo", "--keep", "--require-client", somebody_else]);
+    let with = run(&mut netcat(["--cert", &files[0], "--key", &files[1], &address]), "");
+    let line = with.assert_failed();
+    assert!(line.contains("does not accept our certificate") && line.contains(&me.fingerprint().to_string()), "{line}");
+    let line = run(&mut netcat([address.as_str()]), "").assert_failed().to_string();
+    assert!(line.contains("asks for a certificate"), "{line}");
+    for _ in 0..2 {
+        let line = server.line();
+        assert!(line.contains("turned away"), "{line}");
+    }
+    server.signal(Signal::TERM);
+    assert!(server.finish().status.success());
+}
+
+#[test]
+fn a_cut_connection_is_no_clean_end() {
+    // Between the two sits somebody who ends both directions of TCP by himself.
+    let (mut server, address, _) = listen_and_tell([]);
+    let between = TcpListener::bind("127.0.0.1:0").unwrap();
+    let open = between.local_addr().unwrap().to_string();
+    let mut client = Process::start(&mut netcat(["--tls", "any", &open]), Watch::Stdout);
+    let (to_client, _) = between.accept().unwrap();
+    let to_server = std::net::TcpStream::connect(&address).unwrap();
+    let copy = |from: &std::net::TcpStream, to: &std::net::TcpStream| {
+        let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut from, &mut to))
+    };
+    let copies = [copy(&to_client, &to_server), copy(&to_server, &to_client)];
+    server.send("half of it\n");
+    assert_eq!(client.line(), "half of it");
+    let _ = to_client.shutdown(std::net::Shutdown::Both);
+    let _ = to_server.shutdown(std::net::Shutdown::Both);
+    for copy in copies {
+        let _ = copy.join().unwrap();
+    }
+    drop((to_client, to_server));
+    let output = client.await_end();
+    assert!(output.assert_failed().contains("was cut off"), "{output:?}");
+    assert_eq!(output.text(), "half of it\n");
+    let output = server.await_end();
+    assert!(!output.status.success() && output.stderr.contains("was cut off"), "{output:?}");
+}
+
+#[test]
+fn plaintext_on_either_side_is_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut client = Process::start(&mut netcat([address.as_str()]), Watch::Stdout);
+    let (mut peer, _) = listener.accept().unwrap();
+    peer.write_all(b"220 welcome\r\n").unwrap();
+    let line = client.await_end().assert_failed().to_string();
+    assert!(line.contains("plaintext") && line.contains("tls(false)"), "{line}");
+
+    let (server, address, _) = listen_and_tell(["--echo", "--keep"]);
+    let mut peer = std::net::TcpStream::connect(&address).unwrap();
+    peer.write_all(b"hello\n").unwrap();
+    let line = server.line();
+    assert!(line.contains("plaintext"), "{line}");
+    run(&mut netcat([address.as_str()]), "").assert_clean();
 }

@@ -17,6 +17,7 @@ use crate::conn::handler::{SharedDisconnect, call};
 use crate::conn::{Conn, Options, Roster};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 use crate::socket::Socket;
 use crate::tls::{ServerSetup, Session};
 use crate::transport::{Transport, endpoint};
@@ -39,11 +40,17 @@ use listener::Listener;
 ///     Ok(())
 /// })?;
 /// println!("listening on port {}", server.port());
-/// # let client = network::Socket::connect(server.port())?;
-/// # client.sendline("Hello")?;
-/// # network::fgloop_for(std::time::Duration::from_millis(20));
-/// # assert_eq!(client.recv_line()?, "Welcome to this server!");
-/// # assert_eq!(client.recv_line()?, "This is a reply.");
+/// # network::Socket::connect_async(server.port(), gio::Cancellable::NONE, |result| {
+/// #     let client = result.expect("a connection");
+/// #     client.sendline("Hello").expect("an open connection");
+/// #     client.readlines(|_, line| {
+/// #         if line == "This is a reply." {
+/// #             network::endloop();
+/// #         }
+/// #         Ok(())
+/// #     });
+/// # });
+/// # assert!(!network::fgloop_for(std::time::Duration::from_secs(30)), "no reply");
 /// # Ok::<(), network::Error>(())
 /// ```
 #[must_use = "a server stops listening when its last handle is dropped: hold it, or call keep()"]
@@ -146,6 +153,11 @@ impl Server {
     /// The live connections, the oldest first.
     pub fn connections(&self) -> Vec<Socket> {
         self.shared.connections.borrow().values().cloned().collect()
+    }
+
+    /// The fingerprint of the certificate that clients are shown: what they may compare, and pin. `None` without TLS.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.shared.setup.as_ref().map(|setup| setup.identity().fingerprint())
     }
 
     /// Stops listening; a unix socket's path is removed. Live connections go on. Further calls do nothing.

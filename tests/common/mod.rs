@@ -32,10 +32,19 @@ pub fn example(name: &str) -> PathBuf {
     path
 }
 
+thread_local! {
+    static DATA_HOME: TempDir = TempDir::new();
+}
+
+/// Where the children of the running test, which has this thread to itself, keep certificates and pins.
+pub fn data_home() -> PathBuf {
+    DATA_HOME.with(|home| home.path(""))
+}
+
 /// A program of the system that a test needs. `./dev test` installs them.
 pub fn tool(path: &str) -> Command {
     assert!(Path::new(path).exists(), "{path} is missing; ./dev test installs what the tests need");
-    Command::new(path)
+    command(path, [""; 0])
 }
 
 /// A directory of a test's own, removed with all that is in it.
@@ -288,7 +297,7 @@ pub fn run(command: &mut Command, input: impl Into<Vec<u8>>) -> Output {
 /// A command with arguments, in one expression.
 pub fn command<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(program);
-    command.args(arguments);
+    command.args(arguments).env("XDG_DATA_HOME", data_home());
     command
 }
 
