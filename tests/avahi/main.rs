@@ -371,6 +371,31 @@ fn people_chat() {
 }
 
 #[test]
+fn netcat_knows_services() {
+    if !in_own_world("netcat_knows_services") {
+        return;
+    }
+    let (_bus, _avahi) = (HERE.bus(), HERE.avahi());
+    let netcat = |arguments: &[&str]| HERE.start(&example("netcat"), arguments);
+    let browser = netcat(&["--browse", "chat"]);
+    browser.says("all for now");
+    let mut server = netcat(&["--listen", "--verbose", "chat|My room"]);
+    server.says("fingerprint ");
+    browser.says("+ \"My room\" ");
+    let mut client = netcat(&["--verbose", "chat|My.*"]);
+    client.says("peer ");
+    client.hears("hello");
+    server.says("hello");
+    server.hears("welcome");
+    client.says("welcome");
+    client.dismiss();
+    server.dismiss();
+    browser.says("- \"My room\"");
+    let failed = netcat(&["no such type|"]).all();
+    assert!(matches!(&failed[..], [line] if line.contains("service type")), "{failed:?}");
+}
+
+#[test]
 fn a_name_keeps_its_pin_wherever_it_goes() {
     if !in_own_world("a_name_keeps_its_pin_wherever_it_goes") {
         return;
