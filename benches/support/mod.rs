@@ -82,6 +82,13 @@ impl Served {
         Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
     }
 
+    /// Bytes of memory that the server has in use.
+    pub fn resident(&self) -> Result<u64> {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.pid.as_raw_nonzero()))?;
+        let pages: u64 = statm.split(' ').nth(1).ok_or("no memory")?.parse()?;
+        Ok(pages * rustix::param::page_size() as u64)
+    }
+
     /// Ends it, and waits until the tool around it has written its report.
     pub fn stop(mut self) {
         let _ = rustix::process::kill_process(self.pid, Signal::TERM);
