@@ -44,6 +44,8 @@ const SEEN: usize = 32;
 const NO_TXT: u32 = 4;
 /// Of a look-up's answer: it is about this very machine.
 const LOCAL: u32 = 8;
+/// The number of the loopback interface, in Linux always.
+const LOOPBACK: i32 = 1;
 
 type Changed = Box<dyn Fn(&Rc<Engine>)>;
 
@@ -454,7 +456,9 @@ impl Found {
         let ip: IpAddr = address.parse().ok()?;
         let ip = ip.to_canonical();
         let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-        if ip.is_unspecified() || ip.is_multicast() || broadcast || (ip.is_loopback() && flags & LOCAL == 0) {
+        // What was heard on our own loopback interface was said on this machine.
+        let is_ours = flags & LOCAL != 0 || interface == LOOPBACK;
+        if ip.is_unspecified() || ip.is_multicast() || broadcast || (ip.is_loopback() && !is_ours) {
             return None;
         }
         if host.len() > NAME_MAX {
