@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Joins standard input and output to a peer.
 #[derive(Parser)]
 struct Args {
-    /// host:port, [IPv6]:port, port, or a path with a slash
+    /// host:port, [IPv6]:port, port, a path with a slash, or service|name
     address: String,
     /// Listen, serve the first connection and end with it
     #[arg(short, long)]
@@ -39,6 +39,9 @@ struct Args {
     /// Send back what comes, instead of joining it to standard input and output
     #[arg(short, long, requires = "listen")]
     echo: bool,
+    /// List the Avahi services of the type that ADDRESS names, such as chat, as they come and go
+    #[arg(short, long, conflicts_with_all = ["listen", "tls", "cert"])]
+    browse: bool,
     /// Whether to use TLS, and which server to trust; on for TCP, off for unix sockets if not given
     #[arg(long, value_name = "on|off|first-use|any|pin:HEX|ca:FILE")]
     tls: Option<Mode>,
@@ -158,7 +161,12 @@ fn main() -> ExitCode {
         }
         glib::LogWriterOutput::Handled
     });
-    match if args.listen { listen(args) } else { connect(&args) } {
+    let result = match (args.browse, args.listen) {
+        (true, _) => browse(&args.address),
+        (_, true) => listen(args),
+        _ => connect(&args),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
@@ -187,6 +195,31 @@ fn connect(args: &Args) -> network::Result {
         network::fgloop();
     }
     Rc::into_inner(outcome).and_then(OnceCell::into_inner).unwrap_or(Ok(()))
+}
+
+/// Tells of services, a line each, until it is interrupted. Their names are anybody's: quoted, they stay on their line.
+#[cfg(feature = "avahi")]
+fn browse(kind: &str) -> network::Result {
+    use network::BrowseEvent as Event;
+
+    let _browse = network::browse(kind, |event| match event {
+        Event::Added(service) | Event::Changed(service) => {
+            let addresses: Vec<_> = service.addresses.iter().map(ToString::to_string).collect();
+            println!("+ {:?} {:?} {}", service.name, service.host, addresses.join(" "));
+        }
+        Event::Removed(service) => println!("- {:?}", service.name),
+        Event::AllForNow => println!("all for now"),
+        Event::Down(error) => println!("down: {error}"),
+        Event::Up => println!("up"),
+        _ => {}
+    })?;
+    network::fgloop();
+    Ok(())
+}
+
+#[cfg(not(feature = "avahi"))]
+fn browse(_: &str) -> network::Result {
+    Err(Error::other("built without Avahi"))
 }
 
 /// Serves clients as they come.

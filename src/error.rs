@@ -121,6 +121,24 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// No Avahi service of that type has a name that matches, or none that does has an address.
+    #[error("no service {address:?} was found{}", of_seen(seen))]
+    ServiceNotFound {
+        /// The address as it was given.
+        address: String,
+        /// Names of that type that were seen, at most 32 of them. Whatever any machine of the network wrote there.
+        seen: Vec<String>,
+    },
+
+    /// There is no Avahi daemon to ask, or no D-Bus system bus to ask it by; nothing was found out.
+    #[error("cannot look for services of {address:?}: {cause}")]
+    AvahiUnavailable {
+        /// The address or service type.
+        address: String,
+        /// Which of the two it is, and what the system said.
+        cause: String,
+    },
+
     /// The thread-default main context belongs to another thread: sockets may only be made on the thread that runs their
     /// main loop.
     #[error(
@@ -294,7 +312,7 @@ impl Error {
         use io::ErrorKind as Kind;
         match self {
             Error::Address { .. } => Kind::InvalidInput,
-            Error::Lookup { .. } => Kind::NotFound,
+            Error::Lookup { .. } | Error::ServiceNotFound { .. } => Kind::NotFound,
             Error::TimedOut { .. } => Kind::TimedOut,
             Error::Cancelled { .. } => Kind::Interrupted,
             Error::Closed { .. } => Kind::NotConnected,
@@ -316,9 +334,18 @@ impl Error {
                 problem.downcast_ref::<io::Error>().map_or(Kind::InvalidData, io::Error::kind)
             }
             Error::TlsSettings(_) => Kind::InvalidInput,
-            Error::WrongThread | Error::Threads { .. } => Kind::Other,
+            Error::AvahiUnavailable { .. } | Error::WrongThread | Error::Threads { .. } => Kind::Other,
         }
     }
+}
+
+/// Names from the network, quoted: they may hold anything.
+fn of_seen(seen: &[String]) -> String {
+    if seen.is_empty() {
+        return ", nor any other of that type".into();
+    }
+    let names: Vec<String> = seen.iter().map(|name| format!("{name:?}")).collect();
+    format!("; of that type there are: {}", names.join(", "))
 }
 
 impl From<io::Error> for Error {

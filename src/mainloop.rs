@@ -12,7 +12,8 @@ use std::time::Duration;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::engine::{
-    Engine, Forked, Handler, Interrupts, Key, Next, Ready, Registration, exit_now, fork, main_depth, other_threads,
+    Engine, Fairness, Forked, Handler, Interrupts, Key, Next, Ready, Registration, exit_now, fork, main_depth,
+    other_threads,
 };
 use crate::error::{Error, Result};
 use crate::server;
@@ -86,6 +87,25 @@ pub fn iteration(may_block: bool) -> bool {
 /// loop on. A signal for which the program has a handler of its own, or which it ignores, is never touched.
 pub fn catch_signals(catch: bool) {
     CATCH_SIGNALS.store(catch, Ordering::Relaxed);
+}
+
+/// Sets how the network shares the thread-default main context with the rest of the program.
+///
+/// The defaults keep a GTK window drawing at full speed whatever the network does, and cost a program without a window
+/// next to nothing.
+///
+/// # Errors
+/// [`Error::WrongThread`] if another thread has that context; [`Error::Io`] if the system gives no descriptors.
+///
+/// ```
+/// let mut fairness = network::Fairness::default();
+/// fairness.slice = std::time::Duration::from_micros(500);
+/// network::set_fairness(&fairness)?;
+/// # Ok::<(), network::Error>(())
+/// ```
+pub fn set_fairness(fairness: &Fairness) -> Result {
+    Engine::current()?.set_fairness(fairness);
+    Ok(())
 }
 
 fn step(context: &glib::MainContext, engine: &Rc<Engine>, may_block: bool) -> bool {
@@ -209,7 +229,8 @@ impl Handler for Signals {
 /// Goes into the background, then runs the loop as [`fgloop`] does.
 ///
 /// The process forks. The parent returns control of the terminal, by ending with status 0, only once the child is ready:
-/// servers that were made before accept connections from then on, and from before. If the child fails, the parent prints
+/// servers that were made before accept connections from then on, and from before, and Avahi has published those that are
+/// services; it prints why if Avahi has not. If the child fails, the parent prints
 /// why and ends with status 1. The child leaves the terminal's session and has `/dev/null` as its standard input, output
 /// and error; it keeps the working directory.
 ///
@@ -249,7 +270,8 @@ pub fn bgloop() -> Result {
                 let _ = tell.write_all(failed(error).to_string().as_bytes());
                 exit_now(1);
             }
-            let _ = tell.write_all(READY);
+            let warning = wait_for_names();
+            let _ = tell.write_all(READY).and_then(|()| tell.write_all(warning.as_bytes()));
             drop(tell);
             fgloop();
             Ok(())
@@ -257,13 +279,17 @@ pub fn bgloop() -> Result {
     }
 }
 
-/// What the child writes when it is ready. Anything else is its error.
+/// Publishing takes Avahi about a second; some more if names are taken.
+const PUBLISHING: Duration = Duration::from_secs(5);
+
+/// What the child writes when it is ready, and warnings after it. Anything else is its error.
 const READY: &[u8] = b"\0";
 
 fn wait_for_child(mut readiness: std::fs::File) -> ! {
     let mut word = Vec::new();
     let _ = readiness.read_to_end(&mut word);
-    if word == READY {
+    if let Some(warning) = word.strip_prefix(READY) {
+        let _ = std::io::stderr().write_all(warning);
         exit_now(0);
     }
     if word.is_empty() {
@@ -271,6 +297,25 @@ fn wait_for_child(mut readiness: std::fs::File) -> ! {
     }
     eprintln!("{}", String::from_utf8_lossy(&word));
     exit_now(1);
+}
+
+/// Runs the loop until what servers publish is known on the network, or it is clear that it will not be for now. What
+/// there is to say of that, the parent says: this process has no terminal any more.
+fn wait_for_names() -> String {
+    let Ok(engine) = Engine::current() else { return String::new() };
+    let late = Rc::new(Cell::new(false));
+    let flag = late.clone();
+    let timer = engine.after(PUBLISHING, move |_| flag.set(true));
+    let context = glib::MainContext::ref_thread_default();
+    let complaints = loop {
+        match server::unpublished(&engine) {
+            Some(complaints) => break complaints,
+            None if late.get() => break vec!["Avahi has not published all services yet".into()],
+            None => drop(step(&context, &engine, true)),
+        }
+    };
+    engine.cancel_timer(timer);
+    complaints.iter().map(|complaint| format!("{complaint}\n")).collect()
 }
 
 /// Makes the child a process of its own.

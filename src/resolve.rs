@@ -10,6 +10,7 @@ use std::time::Duration;
 use gio::prelude::*;
 
 use crate::address::{Address, Host, Port, Target, well_known_port};
+use crate::avahi::Query;
 use crate::error::{Error, Result};
 
 /// What has to be done to reach an address.
@@ -17,6 +18,8 @@ pub(crate) enum Plan {
     Unix(PathBuf),
     /// These, in this order.
     Direct(Vec<SocketAddr>),
+    /// Ask Avahi first.
+    Service(Query),
     /// Ask the resolver first.
     LookUp(String, u16),
 }
@@ -27,7 +30,7 @@ pub(crate) fn plan(address: &Address) -> Result<Plan> {
         Target::Unix(path) => Ok(Plan::Unix(path.clone())),
         Target::Direct(addresses) if addresses.iter().any(|address| address.port() == 0) => Err(zero(address)),
         Target::Direct(addresses) => Ok(Plan::Direct(addresses.clone())),
-        Target::Service { .. } => Err(no_services(address)),
+        Target::Service { kind, rest } => Ok(Plan::Service(Query::new(address, kind, rest)?)),
         Target::Inet { host, port, .. } => {
             let port = port_number(address, port)?;
             if port == 0 {
@@ -55,10 +58,6 @@ pub(crate) fn local_addresses(address: &Address, host: Option<&Host>, port: u16)
         Some(Host::V4(ip)) => Some(vec![SocketAddr::new(IpAddr::V4(*ip), port)]),
         Some(Host::V6(ip, scope)) => Some(vec![v6(address, *ip, scope.as_deref(), port)?]),
     })
-}
-
-pub(crate) fn no_services(address: &Address) -> Error {
-    Error::Unsupported(format!("cannot use {address}: this build has no Avahi"))
 }
 
 fn zero(address: &Address) -> Error {

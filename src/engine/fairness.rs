@@ -2,16 +2,56 @@
 //! across dispatches. Times are microseconds of GLib's monotonic clock.
 
 use std::cell::Cell;
+use std::time::Duration;
 
-/// What quiet connections may spend, in all dispatches together, before they too wait for the low source. It adds up
-/// across dispatches: with a budget for each dispatch alone a flood starves the window's redraw all the same.
-const CREDIT: i64 = 2_000;
+/// How the network shares a main context with the rest of the program, see [`set_fairness`](crate::set_fairness).
+///
+/// Quiet connections are served at `priority`, as long as they stay within a `credit` of time. It is refilled when nothing
+/// more urgent waits, so a few connections with little to do are served at once, whatever else goes on. A connection
+/// that floods, and everything once the credit is spent, is served at `flood_priority`: after the redraw of a GTK window
+/// (120), in slices of `slice`. If nothing of that priority ever gets its turn, there is one slice every `guard`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fairness {
+    /// For connections that are quiet. The default priority of GLib.
+    pub priority: glib::Priority,
+    /// For connections that flood. That of idle callbacks, 200; between it and 120 idle callbacks wait for the network.
+    pub flood_priority: glib::Priority,
+    /// 2 ms. It adds up across dispatches: with a budget for each dispatch alone a flood starves the redraw all the same.
+    pub credit: Duration,
+    /// 1 ms.
+    pub slice: Duration,
+    /// 20 ms.
+    pub guard: Duration,
+}
 
-/// How long the busy ("hot") connections are served in one go.
-const HOT_SLICE: i64 = 1_000;
+impl Default for Fairness {
+    fn default() -> Self {
+        Fairness {
+            priority: glib::Priority::DEFAULT,
+            flood_priority: glib::Priority::DEFAULT_IDLE,
+            credit: Duration::from_millis(2),
+            slice: Duration::from_millis(1),
+            guard: Duration::from_millis(20),
+        }
+    }
+}
 
-/// When drawing or other work never lets the low source run, the hot connections get one slice this often.
-const GUARD: i64 = 20_000;
+/// The times of [`Fairness`] in microseconds.
+#[derive(Clone, Copy)]
+struct Times {
+    credit: i64,
+    slice: i64,
+    guard: i64,
+}
+
+impl From<&Fairness> for Times {
+    fn from(fairness: &Fairness) -> Self {
+        // Nothing at all would never be served.
+        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX / 4).clamp(1, i64::MAX / 4);
+        Times { credit: micros(fairness.credit), slice: micros(fairness.slice), guard: micros(fairness.guard) }
+    }
+}
 
 /// The clock is read after this many units of work (a line, a datagram, an event) at most.
 const STRIDE: u32 = 16;
@@ -33,7 +73,8 @@ struct Slice {
     left: u32,
 }
 
-pub(super) struct Fairness {
+pub(super) struct Budget {
+    times: Cell<Times>,
     credit: Cell<i64>,
     slice: Cell<Slice>,
     stride: Cell<u32>,
@@ -43,10 +84,22 @@ pub(super) struct Fairness {
 /// What is put back when a nested dispatch ends.
 pub(super) struct Outer(Slice);
 
-impl Fairness {
+impl Budget {
     pub(super) fn new() -> Self {
         let none = Slice { started: 0, end: 0, looked: 0, left: 0 };
-        Fairness { credit: Cell::new(CREDIT), slice: Cell::new(none), stride: Cell::new(1), guard: Cell::new(0) }
+        let times = Times::from(&Fairness::default());
+        Budget {
+            times: Cell::new(times),
+            credit: Cell::new(times.credit),
+            slice: Cell::new(none),
+            stride: Cell::new(1),
+            guard: Cell::new(0),
+        }
+    }
+
+    pub(super) fn set(&self, fairness: &Fairness) {
+        self.times.set(Times::from(fairness));
+        self.refill();
     }
 
     /// May quiet connections be served at the engine's own priority?
@@ -55,12 +108,12 @@ impl Fairness {
     }
 
     pub(super) fn wants_refill(&self) -> bool {
-        self.credit.get() <= CREDIT / 2
+        self.credit.get() <= self.times.get().credit / 2
     }
 
     /// Nothing more urgent waits: the low source runs.
     pub(super) fn refill(&self) {
-        self.credit.set(CREDIT);
+        self.credit.set(self.times.get().credit);
     }
 
     /// Starts a stretch that ends when the credit is spent.
@@ -78,12 +131,12 @@ impl Fairness {
 
     pub(super) fn start_hot(&self) -> Outer {
         let now = now();
-        self.start(now, now + HOT_SLICE)
+        self.start(now, now + self.times.get().slice)
     }
 
     /// Ends it; the guard's time runs from here.
     pub(super) fn end_hot(&self, outer: Outer) {
-        self.guard.set(now() + GUARD);
+        self.guard.set(now() + self.times.get().guard);
         self.slice.set(outer.0);
     }
 
@@ -94,7 +147,7 @@ impl Fairness {
 
     /// The first hot connection: its wait begins.
     pub(super) fn start_guard(&self) {
-        self.guard.set(now() + GUARD);
+        self.guard.set(now() + self.times.get().guard);
     }
 
     fn start(&self, now: i64, end: i64) -> Outer {

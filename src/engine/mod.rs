@@ -7,25 +7,28 @@ mod descriptor;
 mod fairness;
 mod poller;
 mod process;
+mod registry;
 mod remote;
 mod signals;
 mod slab;
 mod source;
 mod timers;
+mod turn;
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::ops::{BitOr, BitOrAssign};
-use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) use descriptor::{Backlog, Descriptor, backlog};
-use fairness::Fairness;
-use poller::{BATCH, Poller, Watch};
+use fairness::Budget;
+pub use fairness::Fairness;
+use poller::Poller;
 pub(crate) use process::{Forked, exit_now, fork, other_threads};
+use registry::Entry;
+pub(crate) use registry::Registration;
 pub(crate) use remote::Remote;
 pub(crate) use signals::{Interrupts, without_sigpipe};
 pub(crate) use slab::Key;
@@ -40,9 +43,6 @@ use crate::error::{Error, Result};
 /// Size of the buffer that all reads of a context share, in bytes. Smaller ones cost more calls (16 KiB 1.3 times the
 /// time), larger ones fall out of the cache (256 KiB 1.4 times).
 pub(crate) const READ_BUFFER: usize = 64 << 10;
-
-/// Hot connections wait for everything above this: GDK paints at 120, default idles run at 200.
-const LOW_PRIORITY: glib::Priority = glib::Priority::DEFAULT_IDLE;
 
 /// What a descriptor is ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,45 +109,6 @@ pub(crate) trait Handler {
 /// A call for later.
 pub(crate) type Call = Box<dyn FnOnce(&Rc<Engine>)>;
 
-/// One descriptor of a registration.
-struct Side {
-    fd: RawFd,
-    watch: Watch,
-    /// epoll refuses regular files and the like: they are always ready.
-    always: bool,
-}
-
-struct Entry {
-    handler: Rc<dyn Handler>,
-    input: Side,
-    /// Where output goes to another descriptor.
-    output: Option<Side>,
-    ready: Ready,
-    /// In one of the two queues.
-    queued: bool,
-    /// To be queued with the hot ones.
-    hot: bool,
-    /// Hot, and its read interest dropped so that the flood wakes nobody.
-    muted: bool,
-}
-
-/// What to watch for: a descriptor or two, and whether they block.
-pub(crate) struct Registration<'a> {
-    pub(crate) input: BorrowedFd<'a>,
-    pub(crate) input_blocks: bool,
-    /// Where output goes to another descriptor, that, and whether it blocks.
-    pub(crate) output: Option<(BorrowedFd<'a>, bool)>,
-    /// Watch for room to write from the start, as a connect in progress does.
-    pub(crate) write: bool,
-}
-
-/// How long the loop may sleep, as far as the engine is concerned.
-enum Wait {
-    Not,
-    Until(i64),
-    Forever,
-}
-
 /// Marks the thread an engine lives on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Home(usize);
@@ -211,7 +172,7 @@ pub(crate) struct Engine {
     /// How many dispatches are on the stack.
     turns: Cell<u32>,
     low_armed: Cell<bool>,
-    fairness: Fairness,
+    fairness: Budget,
     inbound: Arc<remote::Inbound>,
     remote_calls: RefCell<HashMap<u64, Call>>,
     next_token: Cell<u64>,
@@ -268,7 +229,7 @@ impl Engine {
             plain: Cell::default(),
             turns: Cell::new(0),
             low_armed: Cell::new(false),
-            fairness: Fairness::new(),
+            fairness: Budget::new(),
             inbound: Arc::default(),
             remote_calls: RefCell::default(),
             next_token: Cell::new(0),
@@ -286,161 +247,14 @@ impl Engine {
         here.unwrap_or_default()
     }
 
-    fn priority(&self) -> glib::Priority {
-        glib::Priority::DEFAULT
+    /// Shares the context differently from now on.
+    pub(crate) fn set_fairness(&self, fairness: &Fairness) {
+        self.fairness.set(fairness);
+        self.sources.set_priorities(fairness.priority, fairness.flood_priority);
     }
 
     fn strong(&self) -> Option<Rc<Engine>> {
         self.me.upgrade()
-    }
-
-    // ---- registrations ----
-
-    /// Watches descriptors for a handler. They must be deregistered before they are closed or handed on.
-    pub(crate) fn register(&self, what: Registration<'_>, handler: Rc<dyn Handler>) -> io::Result<Key> {
-        use std::os::fd::AsRawFd;
-        let key = self.entries.borrow().next_key();
-        let poller = self.poller.borrow();
-        let add = |fd: BorrowedFd<'_>, output: bool, watch: Watch| -> io::Result<Side> {
-            let always = match poller.add(fd, key.to_bits(output), watch) {
-                Ok(()) => false,
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => true,
-                Err(error) => return Err(error),
-            };
-            Ok(Side { fd: fd.as_raw_fd(), watch, always })
-        };
-        // A blocking descriptor is armed by hand when somebody wants to read it.
-        let read = !what.input_blocks;
-        let single = what.output.is_none();
-        let watch = Watch { read, write: what.write && single, one_shot: what.input_blocks };
-        let input = add(what.input, false, watch)?;
-        let output = match what.output {
-            None => None,
-            Some((fd, blocks)) => match add(fd, true, Watch { read: false, write: what.write, one_shot: blocks }) {
-                Ok(side) => Some(side),
-                Err(error) => {
-                    let _ = poller.delete(what.input);
-                    return Err(error);
-                }
-            },
-        };
-        let entry = Entry { handler, input, output, ready: Ready::NONE, queued: false, hot: false, muted: false };
-        let inserted = self.entries.borrow_mut().insert(entry);
-        debug_assert_eq!(key, inserted);
-        Ok(key)
-    }
-
-    /// Must the handler ask for each readiness of the input, or of the output, because that descriptor blocks or because
-    /// epoll does not know it?
-    pub(crate) fn armed_by_hand(&self, key: Key) -> (bool, bool) {
-        let by_hand = |side: &Side| side.always || side.watch.one_shot;
-        let mut entries = self.entries.borrow_mut();
-        let Some(entry) = entries.get_mut(key) else { return (false, false) };
-        (by_hand(&entry.input), by_hand(entry.output.as_ref().unwrap_or(&entry.input)))
-    }
-
-    /// Ends a registration. What was queued for it is dropped.
-    pub(crate) fn deregister(&self, key: Key) {
-        let Some(entry) = self.entries.borrow_mut().remove(key) else { return };
-        let poller = self.poller.borrow();
-        for side in [Some(&entry.input), entry.output.as_ref()].into_iter().flatten() {
-            if !side.always {
-                let _ = poller.delete(borrow(side.fd));
-            }
-        }
-        drop(poller);
-        drop(entry);
-    }
-
-    /// Ends the registration of the output alone, where that is a descriptor of its own.
-    pub(crate) fn deregister_output(&self, key: Key) {
-        let mut entries = self.entries.borrow_mut();
-        let Some(output) = entries.get_mut(key).and_then(|entry| entry.output.take()) else { return };
-        if !output.always {
-            let _ = self.poller.borrow().delete(borrow(output.fd));
-        }
-    }
-
-    /// Says what the handler waits for. Reading is watched for all the time on descriptors that do not block, so that the
-    /// end is noticed; on those that do, this arms the next readiness.
-    pub(crate) fn set_interest(&self, key: Key, read: bool, write: bool) {
-        let mut entries = self.entries.borrow_mut();
-        let Some(entry) = entries.get_mut(key) else { return };
-        let mut at_once = Ready::NONE;
-        let poller = self.poller.borrow();
-        let both = entry.output.is_none();
-        let mut set = |side: &mut Side, output: bool, read: bool, write: bool, muted: bool| {
-            if side.always {
-                if read {
-                    at_once |= Ready::READ;
-                }
-                if write {
-                    at_once |= Ready::WRITE;
-                }
-                return;
-            }
-            let blocks = side.watch.one_shot;
-            let read = if blocks || output { read } else { !muted };
-            let watch = Watch { read, write, one_shot: blocks };
-            if watch != side.watch || (blocks && (read || write)) {
-                side.watch = watch;
-                let _ = poller.modify(borrow(side.fd), key.to_bits(output), watch);
-            }
-        };
-        set(&mut entry.input, false, read, write && both, entry.muted);
-        if let Some(output) = &mut entry.output {
-            set(output, true, false, write, false);
-        }
-        drop(poller);
-        drop(entries);
-        if at_once != Ready::NONE {
-            self.enqueue(key, at_once);
-        }
-    }
-
-    /// Has the handler called on the next turn, with nothing but what is ready besides.
-    pub(crate) fn requeue(&self, key: Key) {
-        self.enqueue(key, Ready::NONE);
-    }
-
-    /// Has the handler called on the next turn as if there were room to write.
-    pub(crate) fn requeue_write(&self, key: Key) {
-        self.enqueue(key, Ready::WRITE);
-    }
-
-    fn enqueue(&self, key: Key, ready: Ready) {
-        let mut entries = self.entries.borrow_mut();
-        let Some(entry) = entries.get_mut(key) else { return };
-        entry.ready |= ready;
-        if entry.queued {
-            return;
-        }
-        entry.queued = true;
-        if entry.hot {
-            drop(entries);
-            self.push_hot(key);
-        } else {
-            self.ready.borrow_mut().push_back(key);
-        }
-    }
-
-    fn push_hot(&self, key: Key) {
-        let mut hot = self.hot.borrow_mut();
-        if hot.is_empty() {
-            self.fairness.start_guard();
-        }
-        hot.push_back(key);
-        drop(hot);
-        self.arm_low();
-    }
-
-    fn arm_low(&self) {
-        self.low_armed.set(true);
-    }
-
-    /// Marks a registration as having gathered output, to be flushed when the turn ends.
-    pub(crate) fn mark_dirty(&self, key: Key) {
-        self.dirty.borrow_mut().push(key);
     }
 
     // ---- calls for later ----
@@ -502,242 +316,6 @@ impl Engine {
         plain
     }
 
-    // ---- turns ----
-
-    /// Is a dispatch of this engine on the stack? Then what is sent is gathered.
-    pub(crate) fn in_turn(&self) -> bool {
-        self.turns.get() > 0
-    }
-
-    /// One more unit of work is done (a line, an accept): is the time of this turn up?
-    #[inline]
-    pub(crate) fn spent(&self) -> bool {
-        self.fairness.spent()
-    }
-
-    /// Writes out what was gathered. Before every sleep, nested iteration and blocking call, and at the end of a turn.
-    pub(crate) fn flush(&self) {
-        if self.dirty.borrow().is_empty() {
-            return;
-        }
-        let Some(me) = self.strong() else { return };
-        let mut dirty = self.dirty.take();
-        for key in dirty.drain(..) {
-            let handler = self.entries.borrow_mut().get_mut(key).map(|entry| entry.handler.clone());
-            if let Some(handler) = handler {
-                handler.flush(&me);
-            }
-        }
-        let mut new = self.dirty.borrow_mut();
-        if new.is_empty() {
-            *new = dirty;
-        }
-    }
-
-    fn prepare(&self) -> Wait {
-        self.flush();
-        let may_work = self.fairness.has_credit() && !self.is_panicking();
-        if self.inbound.is_pending() {
-            return Wait::Not;
-        }
-        if may_work && !(self.ready.borrow().is_empty() && self.deferred.borrow().is_empty()) {
-            return Wait::Not;
-        }
-        let mut wait = self.timers.borrow().next_deadline();
-        if !self.hot.borrow().is_empty() {
-            let guard = self.fairness.guard();
-            wait = Some(wait.map_or(guard, |wait| wait.min(guard)));
-        }
-        wait.map_or(Wait::Forever, Wait::Until)
-    }
-
-    fn dispatch(self: &Rc<Self>, has_events: bool) {
-        let _default = self.sources.as_thread_default();
-        self.turns.set(self.turns.get() + 1);
-        self.gather_calls();
-        if !self.hot.borrow().is_empty() && self.fairness.guard() <= fairness::now() {
-            self.hot_slice();
-        }
-        let batch = if has_events { self.poll() } else { 0 };
-        if self.fairness.has_credit() {
-            self.cold_slice(batch);
-        }
-        self.turns.set(self.turns.get() - 1);
-        if !self.fairness.has_credit() {
-            self.all_hot();
-        }
-        if self.fairness.wants_refill() {
-            self.arm_low();
-        }
-    }
-
-    fn cold_slice(self: &Rc<Self>, mut batch: usize) {
-        let outer = self.fairness.start_cold();
-        let mut left = BATCH;
-        // Only after a batch of several is another look worth a system call.
-        while !self.work(&self.ready, &mut left) && batch >= 2 {
-            batch = self.poll();
-            if batch == 0 {
-                break;
-            }
-        }
-        self.flush();
-        self.fairness.end_cold(outer);
-    }
-
-    fn dispatch_low(self: &Rc<Self>) {
-        self.fairness.refill();
-        if !self.hot.borrow().is_empty() || !self.deferred.borrow().is_empty() {
-            let _default = self.sources.as_thread_default();
-            self.turns.set(self.turns.get() + 1);
-            self.hot_slice();
-            self.turns.set(self.turns.get() - 1);
-        }
-        if self.hot.borrow().is_empty() && !self.fairness.wants_refill() {
-            self.low_armed.set(false);
-        }
-    }
-
-    fn hot_slice(self: &Rc<Self>) {
-        let outer = self.fairness.start_hot();
-        // Round robin: those that stay hot go to the back.
-        let mut left = usize::MAX;
-        self.work(&self.hot, &mut left);
-        self.flush();
-        self.fairness.end_hot(outer);
-    }
-
-    /// Takes the kernel's events into the queue.
-    fn poll(&self) -> usize {
-        let mut entries = self.entries.borrow_mut();
-        let mut ready = self.ready.borrow_mut();
-        let mut flooded = Vec::new();
-        let count = self.poller.borrow_mut().poll(|bits, what| {
-            let (key, output) = Key::from_bits(bits);
-            let Some(entry) = entries.get_mut(key) else { return };
-            entry.ready |= match (output, entry.output.is_some()) {
-                // The reader of our output has gone.
-                (true, _) if what.has(Ready::HANGUP) => what.without(Ready::HANGUP) | Ready::ERROR,
-                // Of two descriptors the input's error is found by reading; `ERROR` is the output's.
-                (false, true) if what.has(Ready::ERROR) => what.without(Ready::ERROR) | Ready::READ | Ready::HANGUP,
-                _ => what,
-            };
-            if entry.hot && !entry.muted && what.has(Ready::READ) {
-                flooded.push(key);
-            }
-            if !entry.queued {
-                entry.queued = true;
-                if entry.hot {
-                    self.push_hot(key);
-                } else {
-                    ready.push_back(key);
-                }
-            }
-        });
-        for key in flooded {
-            if let Some(entry) = entries.get_mut(key) {
-                self.mute(key, entry, true);
-            }
-        }
-        count
-    }
-
-    /// Drops or takes up the read interest of a hot entry. Taken up, epoll looks at the descriptor anew.
-    fn mute(&self, key: Key, entry: &mut Entry, muted: bool) {
-        let side = &mut entry.input;
-        if side.always || side.watch.one_shot || entry.muted == muted {
-            return;
-        }
-        entry.muted = muted;
-        side.watch.read = !muted;
-        let _ = self.poller.borrow().modify(borrow(side.fd), key.to_bits(false), side.watch);
-    }
-
-    /// Serves a queue and makes the calls that are due, in turns, so that neither holds up the other. True when the time
-    /// of this dispatch, or the number it may serve, is used up.
-    fn work(self: &Rc<Self>, queue: &RefCell<VecDeque<Key>>, left: &mut usize) -> bool {
-        // Those that are there now: a call that defers another must not keep the loop here.
-        let mut calls = self.deferred.borrow().len();
-        while !self.is_panicking() {
-            let call = if calls > 0 { self.deferred.borrow_mut().pop_front() } else { None };
-            if let Some(call) = call {
-                calls -= 1;
-                call(self);
-                if self.fairness.spent() {
-                    return true;
-                }
-            }
-            let key = if *left > 0 { queue.borrow_mut().pop_front() } else { None };
-            match key {
-                Some(key) => {
-                    self.serve(key);
-                    *left -= 1;
-                    if self.fairness.spent() {
-                        return true;
-                    }
-                }
-                None if calls > 0 => {}
-                None => return *left == 0,
-            }
-        }
-        true
-    }
-
-    fn serve(self: &Rc<Self>, key: Key) {
-        let (handler, ready) = {
-            let mut entries = self.entries.borrow_mut();
-            let Some(entry) = entries.get_mut(key) else { return };
-            entry.queued = false;
-            (entry.handler.clone(), std::mem::replace(&mut entry.ready, Ready::NONE))
-        };
-        let next = handler.ready(self, ready);
-        let mut entries = self.entries.borrow_mut();
-        let Some(entry) = entries.get_mut(key) else { return };
-        entry.hot = next == Next::Hot;
-        if !entry.hot {
-            self.mute(key, entry, false);
-        }
-        let queue = next != Next::Idle;
-        drop(entries);
-        if queue {
-            self.requeue(key);
-        }
-    }
-
-    /// The credit is spent: whatever waits, waits for the low source. Those that get more input meanwhile are muted then:
-    /// most are served before that.
-    fn all_hot(&self) {
-        let waiting = self.ready.take();
-        for key in waiting {
-            match self.entries.borrow_mut().get_mut(key) {
-                Some(entry) => entry.hot = true,
-                None => continue,
-            }
-            self.push_hot(key);
-        }
-        if !self.deferred.borrow().is_empty() {
-            self.arm_low();
-        }
-    }
-
-    /// Moves calls whose time has come, and those that other threads ask for, to the deferred ones.
-    fn gather_calls(&self) {
-        if self.inbound.is_pending() {
-            for token in self.inbound.take() {
-                if let Some(call) = self.remote_calls.borrow_mut().remove(&token) {
-                    self.deferred.borrow_mut().push_back(call);
-                }
-            }
-        }
-        let mut timers = self.timers.borrow_mut();
-        if timers.next_deadline().is_some() {
-            let now = fairness::now();
-            while let Some(call) = timers.pop_due(now) {
-                self.deferred.borrow_mut().push_back(call);
-            }
-        }
-    }
-
     // ---- panics ----
 
     /// Our own loop is entered on this thread at this depth of dispatches; gives back what was before.
@@ -790,27 +368,8 @@ impl Engine {
         drop(calls);
     }
 
-    /// In the child of a fork: a kernel queue of its own, with all that was registered. The parent's, which is shared
-    /// until it exits, is left alone.
-    pub(crate) fn after_fork(&self) -> io::Result<()> {
-        let mut poller = self.poller.borrow_mut();
-        poller.replace()?;
-        let mut entries = self.entries.borrow_mut();
-        for key in entries.keys() {
-            let Some(entry) = entries.get_mut(key) else { continue };
-            let sides = [(false, Some(&entry.input)), (true, entry.output.as_ref())];
-            for (output, side) in sides.into_iter().filter_map(|(output, side)| Some((output, side?))) {
-                if !side.always {
-                    poller.add(borrow(side.fd), key.to_bits(output), side.watch)?;
-                }
-            }
-        }
-        Ok(())
+    #[cfg_attr(not(feature = "avahi"), allow(dead_code))]
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.get()
     }
-}
-
-/// A descriptor of a registration, for a call to epoll.
-fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
-    // SAFETY: a handler deregisters before it closes or hands on its descriptor, so while the entry is there it is open.
-    unsafe { BorrowedFd::borrow_raw(fd) }
 }

@@ -10,6 +10,7 @@ use glib::ffi::{self, GMainContext, GPollFD, GSource, GSourceFuncs, gboolean, gp
 use glib::translate::{IntoGlib, ToGlibPtr};
 
 use super::Engine;
+use super::turn::Wait;
 
 /// What GLib allocates for each source: its own part first, then ours.
 #[repr(C)]
@@ -72,12 +73,24 @@ impl Sources {
     /// Attaches both sources to the context they were made for.
     pub(super) fn attach(engine: &Rc<Engine>, context: &glib::MainContext, epoll: i32) {
         let sources = &engine.sources;
-        sources.main.set(attach(engine, context, &MAIN, engine.priority(), Some(epoll)));
-        sources.low.set(attach(engine, context, &LOW, super::LOW_PRIORITY, None));
+        let default = super::Fairness::default();
+        sources.main.set(attach(engine, context, &MAIN, default.priority, Some(epoll)));
+        sources.low.set(attach(engine, context, &LOW, default.flood_priority, None));
+    }
+
+    pub(super) fn set_priorities(&self, main: glib::Priority, low: glib::Priority) {
+        for (source, priority) in [(self.main.get(), main), (self.low.get(), low)] {
+            if !source.is_null() {
+                // SAFETY: not null, so `finalize` has not run and the source lives.
+                unsafe { ffi::g_source_set_priority(source, priority.into_glib()) };
+            }
+        }
     }
 
     /// Takes the sources off the context, which gives their references to the engine back.
     pub(super) fn destroy(&self) {
+        // What callbacks captured is dropped on the way, and that may be the last reference to the context.
+        let _context = self.context();
         for source in [self.main.get(), self.low.get()] {
             if !source.is_null() {
                 // SAFETY: not null, so `finalize` has not run and the source lives.
@@ -175,17 +188,17 @@ unsafe extern "C" fn prepare(source: *mut GSource, timeout: *mut i32) -> gboolea
         };
         (*own).poll.events = ffi::G_IO_IN as u16;
         match engine.prepare() {
-            super::Wait::Not => {
+            Wait::Not => {
                 *timeout = 0;
                 ffi::GTRUE
             }
-            super::Wait::Until(deadline) => {
+            Wait::Until(deadline) => {
                 let left = (deadline - ffi::g_source_get_time(source)).max(0);
                 // Rounded up, or the loop would spin through the last millisecond.
                 *timeout = ((left + 999) / 1000).min(i64::from(i32::MAX)) as i32;
                 (left == 0).into_glib()
             }
-            super::Wait::Forever => {
+            Wait::Forever => {
                 *timeout = -1;
                 ffi::GFALSE
             }
@@ -207,9 +220,9 @@ unsafe extern "C" fn check(source: *mut GSource) -> gboolean {
         let Some(engine) = engine_of(source) else { return ffi::GFALSE };
         let due = (*source.cast::<EngineSource>()).poll.revents != 0
             || match engine.prepare() {
-                super::Wait::Not => true,
-                super::Wait::Until(deadline) => deadline <= ffi::g_source_get_time(source),
-                super::Wait::Forever => false,
+                Wait::Not => true,
+                Wait::Until(deadline) => deadline <= ffi::g_source_get_time(source),
+                Wait::Forever => false,
             };
         due.into_glib()
     }

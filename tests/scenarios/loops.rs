@@ -151,3 +151,33 @@ fn connecting_in_bulk_does_not_hold_up_what_is_connected() {
         until(|| connected.get() == 500);
     });
 }
+
+#[test]
+fn a_main_loop_of_the_programs_own_serves_as_well() {
+    for_each_kind(|kind| {
+        let Joined { client, served, server: _server } = join(kind);
+        let main_loop = glib::MainLoop::new(Some(&glib::MainContext::ref_thread_default()), false);
+        served.readlines(|socket, line| socket.sendline(line));
+        let ender = main_loop.clone();
+        client.readlines(move |_, _| {
+            ender.quit();
+            Ok(())
+        });
+        client.sendline("hello").unwrap();
+        main_loop.run();
+    });
+}
+
+#[test]
+fn how_the_network_shares_the_loop_can_be_set() {
+    on_own_context(|| {
+        let mut fairness = network::Fairness::default();
+        fairness.priority = glib::Priority::LOW;
+        fairness.credit = Duration::ZERO;
+        network::set_fairness(&fairness).unwrap();
+        let Joined { client, served, server: _server } = join(Kind::Tcp);
+        let lines = log_lines(&served);
+        client.send("one\ntwo\nthree\n").unwrap();
+        until(|| lines.len() == 3);
+    });
+}

@@ -1,0 +1,91 @@
+//! A chat room that is found by its name: `chat Kitchen Ann`. Whoever is first opens the room, the others join it; no
+//! addresses, no ports, and over TLS. Needs the Avahi daemon. The room closes with whoever opened it.
+
+use std::cell::OnceCell;
+use std::io::{stdin, stdout};
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+use network::{Address, ClientTls, Error, Result, Server, Socket};
+
+fn main() -> Result {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [room, nick] = &arguments[..] else {
+        eprintln!("usage: chat ROOM NICKNAME");
+        std::process::exit(2);
+    };
+    let terminal = Socket::wrap(stdin().as_fd().try_clone_to_owned()?, stdout().as_fd().try_clone_to_owned()?)?;
+    // The end of the input.
+    terminal.disconnect_cb(|_, _| network::endloop());
+
+    // Whoever opens a room first is remembered: nobody else can take its name later.
+    let builder = Socket::builder().tls(ClientTls::on_first_use());
+    let (name, nick) = (room.clone(), nick.clone());
+    builder.connect_async(Address::service("chat", room)?, gio::Cancellable::NONE, move |result| {
+        let entered = match result {
+            Ok(room) => join(room, terminal, nick),
+            Err(Error::ServiceNotFound { .. }) => open(&name, terminal, nick),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = entered {
+            eprintln!("{error}");
+            network::endloop();
+        }
+    });
+    network::fgloop();
+    Ok(())
+}
+
+/// Sends what is typed to the room, and shows what comes from there.
+fn join(room: Socket, terminal: Socket, nick: String) -> Result {
+    terminal.sendline("You are in the room.")?;
+    let screen = terminal.clone();
+    room.readlines(move |_, line| screen.sendline(plain(line)));
+    room.disconnect_cb(|_, end| {
+        eprintln!("The room is closed: {}", end.reason);
+        network::endloop();
+    });
+    terminal.readlines(move |_, line| room.sendline(format!("{nick}: {line}")));
+    Ok(())
+}
+
+/// Opens a room of that name: what anybody says in it goes to all others.
+fn open(name: &str, terminal: Socket, nick: String) -> Result {
+    let room = Rc::new(OnceCell::<Server>::new());
+    let (members, screen) = (room.clone(), terminal.clone());
+    let server = Server::builder()
+        .service_name(name)
+        .published_cb(glib::clone!(
+            #[strong]
+            terminal,
+            move |_, name| drop(terminal.sendline(format!("The room {name:?} is open.")))
+        ))
+        .listen("chat|", move |socket| {
+            let (members, screen) = (members.clone(), screen.clone());
+            socket.readlines(move |speaker, line| {
+                tell(&members, Some(speaker), line);
+                screen.sendline(plain(line))
+            });
+            Ok(())
+        })?;
+    let _ = room.set(server);
+    terminal.readlines(move |_, line| {
+        tell(&room, None, &format!("{nick}: {line}"));
+        Ok(())
+    });
+    Ok(())
+}
+
+fn tell(room: &OnceCell<Server>, speaker: Option<&Socket>, line: &str) {
+    for member in room.get().map(Server::connections).unwrap_or_default() {
+        // One who reads too slowly misses lines; one who has gone needs none.
+        if Some(&member) != speaker {
+            let _ = member.sendline(line);
+        }
+    }
+}
+
+/// What others send must not work the terminal.
+fn plain(line: &str) -> String {
+    line.replace(char::is_control, "\u{fffd}")
+}

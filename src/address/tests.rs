@@ -1,0 +1,138 @@
+//! What addresses mean, and what is wrong with them.
+
+use super::*;
+use proptest::prelude::*;
+
+fn inet(host: Option<Host>, port: Port, tls: Option<bool>) -> Target {
+    Target::Inet { host, port, tls }
+}
+
+fn name(host: &str) -> Option<Host> {
+    Some(Host::Name(host.into()))
+}
+
+#[track_caller]
+fn reads(text: &str, expected: Target) {
+    let address = Address::parse(text).unwrap();
+    assert_eq!(address.target, expected, "{text}");
+    assert_eq!(address.to_string(), text);
+}
+
+#[test]
+fn reads_every_form() {
+    let named = |name: &str| Port::Name(name.into());
+    reads("1234", inet(None, Port::Number(1234), None));
+    reads("http", inet(None, named("http"), None));
+    reads("host:80", inet(name("host"), Port::Number(80), None));
+    reads("host:ipp", inet(name("host"), named("ipp"), None));
+    reads("127.0.0.1:1", inet(Some(Host::V4([127, 0, 0, 1].into())), Port::Number(1), None));
+    reads("[::1]:1", inet(Some(Host::V6(Ipv6Addr::LOCALHOST, None)), Port::Number(1), None));
+    reads(
+        "[fe80::1%eth0]:1",
+        inet(Some(Host::V6("fe80::1".parse().unwrap(), Some("eth0".into()))), Port::Number(1), None),
+    );
+    reads("./sock", Target::Unix("./sock".into()));
+    reads("/run/a|b", Target::Unix("/run/a|b".into()));
+    reads("./a://b", Target::Unix("./a://b".into()));
+    reads("chat|", Target::Service { kind: "chat".into(), rest: "".into() });
+    reads("chat|a/b|c", Target::Service { kind: "chat".into(), rest: "a/b|c".into() });
+}
+
+#[test]
+fn urls_bring_their_port_and_their_tls() {
+    let named = |name: &str| Port::Name(name.into());
+    reads("http://host", inet(name("host"), named("http"), Some(false)));
+    reads("https://host/path:1?x", inet(name("host"), named("https"), Some(true)));
+    reads("ws://host:8080", inet(name("host"), Port::Number(8080), Some(false)));
+    reads("WSS://[::1]/", inet(Some(Host::V6(Ipv6Addr::LOCALHOST, None)), named("wss"), Some(true)));
+}
+
+#[test]
+fn says_what_is_wrong_with_what() {
+    let long = format!("/{}", "x".repeat(UNIX_PATH_MAX));
+    for (text, word) in [
+        ("", "empty"),
+        (":", "host before"),
+        ("host:", "expected a port"),
+        (":80", "host before"),
+        ("host:99999", "65535"),
+        ("99999999999", "65535"),
+        ("|", "service type"),
+        ("no_such|x", "service type"),
+        ("sixteen-letters1|", "service type"),
+        ("a\0b", "NUL"),
+        ("a b", "expected a port"),
+        ("a b:1", "has no ' '"),
+        ("+80", "expected a port"),
+        ("host:-1", "expected a port"),
+        ("::1:80", "brackets"),
+        ("[::1]", "expected a port"),
+        ("[::1", "]"),
+        ("[::1]80", "after the ]"),
+        ("[host]:80", "IPv6"),
+        ("[fe80::1%]:80", "interface"),
+        ("127.0.0.1", "expected a port"),
+        ("http://", "host after"),
+        ("http:///path", "host after"),
+        ("http://:80", "host before"),
+        ("http://host:", "expected a port"),
+        ("http://me@host", "user name"),
+        ("://host", "scheme"),
+        ("a b://host", "scheme"),
+        ("/run/", "directory"),
+        (long.as_str(), "107"),
+    ] {
+        let error = Address::parse(text).expect_err(text).to_string();
+        assert!(error.starts_with(&format!("bad address {text:?}: ")), "{error}");
+        assert!(error.contains(word), "{text}: {error}");
+    }
+    assert!(Address::try_from(&[][..]).is_err());
+}
+
+#[test]
+fn values_are_taken_as_they_are() {
+    assert_eq!(Address::from(80).to_string(), "80");
+    assert_eq!(Address::try_from(("::1", 80)).unwrap().to_string(), "[::1]:80");
+    assert_eq!(Address::try_from(("fe80::1%lo", 80)).unwrap().to_string(), "[fe80::1%lo]:80");
+    assert!(Address::try_from(("a:b", 80)).is_err());
+    let path = Path::new("no-slash");
+    assert_eq!(Address::try_from(path).unwrap().target, Target::Unix(path.into()));
+    assert!(Address::try_from(OsStr::from_bytes(b"./\xff")).is_ok());
+}
+
+#[test]
+fn every_way_to_write_an_address_has_one_key() {
+    let key = |text: &str| Address::parse(text).unwrap().peer(1234).0;
+    for text in ["1234", "localhost:1234", "LocalHost:1234", "127.0.0.1:1234", "[::1]:1234", "https://localhost:1234/x"]
+    {
+        assert_eq!(key(text), "localhost:1234", "{text}");
+    }
+    assert_eq!(key("Example.ORG.:1234"), "example.org:1234");
+    assert_eq!(key("[2001:DB8::1]:1234"), "[2001:db8::1]:1234");
+    let direct: Address = "[::1]:1234".parse::<SocketAddr>().unwrap().into();
+    assert_eq!(direct.peer(1234).0, "localhost:1234");
+}
+
+#[test]
+fn mapped_addresses_show_as_ipv4() {
+    assert_eq!(plain("[::ffff:1.2.3.4]:5".parse().unwrap()), "1.2.3.4:5".parse().unwrap());
+    assert_eq!(plain("[::1]:5".parse().unwrap()), "[::1]:5".parse().unwrap());
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_an_address_or_a_quoted_error(text in any::<String>()) {
+        match Address::parse(&text) {
+            Ok(address) => prop_assert_eq!(address.to_string(), text),
+            Err(error) => {
+                let quoted = format!("{text:?}");
+                prop_assert!(error.to_string().contains(&quoted));
+            }
+        }
+    }
+
+    #[test]
+    fn nearly_right_text_never_panics(text in "[a-z0-9:/|%.@?#\\[\\]-]{0,24}") {
+        let _ = Address::parse(&text);
+    }
+}

@@ -1,0 +1,83 @@
+//! Stands in for Avahi in a build without it: what needs it says so. Of the values here none is ever made.
+
+#![allow(dead_code)]
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use crate::address::Address;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Query(());
+
+impl Query {
+    pub(crate) fn new(address: &Address, _kind: &str, _rest: &str) -> Result<Query> {
+        Err(Error::Unsupported(format!("cannot connect to {address}: this program was built without Avahi")))
+    }
+}
+
+pub(crate) enum Finding {
+    Candidate(Rc<str>, SocketAddr),
+    End(Option<Error>),
+}
+
+pub(crate) struct Find(());
+
+impl Find {
+    pub(crate) fn verdict(&self) -> Option<Error> {
+        None
+    }
+}
+
+pub(crate) fn find(
+    _engine: &Rc<Engine>,
+    _address: &Address,
+    _query: Query,
+    _then: impl Fn(&Rc<Engine>, Finding) + 'static,
+) -> Find {
+    Find(())
+}
+
+pub(crate) struct Registration(());
+
+impl Registration {
+    pub(crate) fn new<'a>(
+        address: &Address,
+        _kind: &str,
+        _name: &str,
+        _txt: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> Result<Registration> {
+        Err(Error::Unsupported(format!("cannot listen on {address}: this program was built without Avahi")))
+    }
+
+    pub(crate) fn with_port(self, _port: u16) -> Registration {
+        self
+    }
+}
+
+pub(crate) enum Published {
+    Established(String),
+    Down(String),
+}
+
+pub(crate) struct Publication(());
+
+impl Publication {
+    pub(crate) fn name(&self) -> Option<String> {
+        None
+    }
+
+    pub(crate) fn outcome(&self) -> Option<std::result::Result<(), String>> {
+        None
+    }
+}
+
+pub(crate) fn publish(
+    _engine: &Rc<Engine>,
+    _what: Registration,
+    _then: impl Fn(&Rc<Engine>, Published) + 'static,
+) -> Publication {
+    Publication(())
+}

@@ -1,0 +1,223 @@
+//! What is watched, for whom, and what is queued to be served.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::rc::Rc;
+
+use super::poller::Watch;
+use super::{Engine, Handler, Key, Ready};
+
+/// One descriptor of a registration.
+pub(super) struct Side {
+    fd: RawFd,
+    watch: Watch,
+    /// epoll refuses regular files and the like: they are always ready.
+    always: bool,
+}
+
+pub(super) struct Entry {
+    pub(super) handler: Rc<dyn Handler>,
+    pub(super) input: Side,
+    /// Where output goes to another descriptor.
+    pub(super) output: Option<Side>,
+    pub(super) ready: Ready,
+    /// In one of the two queues.
+    pub(super) queued: bool,
+    /// To be queued with the hot ones.
+    pub(super) hot: bool,
+    /// Hot, and its read interest dropped so that the flood wakes nobody.
+    pub(super) muted: bool,
+}
+
+/// What to watch for: a descriptor or two, and whether they block.
+pub(crate) struct Registration<'a> {
+    pub(crate) input: BorrowedFd<'a>,
+    pub(crate) input_blocks: bool,
+    /// Where output goes to another descriptor, that, and whether it blocks.
+    pub(crate) output: Option<(BorrowedFd<'a>, bool)>,
+    /// Watch for room to write from the start, as a connect in progress does.
+    pub(crate) write: bool,
+}
+
+impl Engine {
+    /// Watches descriptors for a handler. They must be deregistered before they are closed or handed on.
+    pub(crate) fn register(&self, what: Registration<'_>, handler: Rc<dyn Handler>) -> io::Result<Key> {
+        let key = self.entries.borrow().next_key();
+        let poller = self.poller.borrow();
+        let add = |fd: BorrowedFd<'_>, output: bool, watch: Watch| -> io::Result<Side> {
+            let always = match poller.add(fd, key.to_bits(output), watch) {
+                Ok(()) => false,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => true,
+                Err(error) => return Err(error),
+            };
+            Ok(Side { fd: fd.as_raw_fd(), watch, always })
+        };
+        // A blocking descriptor is armed by hand when somebody wants to read it.
+        let read = !what.input_blocks;
+        let single = what.output.is_none();
+        let watch = Watch { read, write: what.write && single, one_shot: what.input_blocks };
+        let input = add(what.input, false, watch)?;
+        let output = match what.output {
+            None => None,
+            Some((fd, blocks)) => match add(fd, true, Watch { read: false, write: what.write, one_shot: blocks }) {
+                Ok(side) => Some(side),
+                Err(error) => {
+                    let _ = poller.delete(what.input);
+                    return Err(error);
+                }
+            },
+        };
+        let entry = Entry { handler, input, output, ready: Ready::NONE, queued: false, hot: false, muted: false };
+        let inserted = self.entries.borrow_mut().insert(entry);
+        debug_assert_eq!(key, inserted);
+        Ok(key)
+    }
+
+    /// Must the handler ask for each readiness of the input, or of the output, because that descriptor blocks or because
+    /// epoll does not know it?
+    pub(crate) fn armed_by_hand(&self, key: Key) -> (bool, bool) {
+        let by_hand = |side: &Side| side.always || side.watch.one_shot;
+        let mut entries = self.entries.borrow_mut();
+        let Some(entry) = entries.get_mut(key) else { return (false, false) };
+        (by_hand(&entry.input), by_hand(entry.output.as_ref().unwrap_or(&entry.input)))
+    }
+
+    /// Ends a registration. What was queued for it is dropped.
+    pub(crate) fn deregister(&self, key: Key) {
+        let Some(entry) = self.entries.borrow_mut().remove(key) else { return };
+        let poller = self.poller.borrow();
+        for side in [Some(&entry.input), entry.output.as_ref()].into_iter().flatten() {
+            if !side.always {
+                let _ = poller.delete(borrow(side.fd));
+            }
+        }
+        drop(poller);
+        drop(entry);
+    }
+
+    /// Ends the registration of the output alone, where that is a descriptor of its own.
+    pub(crate) fn deregister_output(&self, key: Key) {
+        let mut entries = self.entries.borrow_mut();
+        let Some(output) = entries.get_mut(key).and_then(|entry| entry.output.take()) else { return };
+        if !output.always {
+            let _ = self.poller.borrow().delete(borrow(output.fd));
+        }
+    }
+
+    /// Says what the handler waits for. Reading is watched for all the time on descriptors that do not block, so that the
+    /// end is noticed; on those that do, this arms the next readiness.
+    pub(crate) fn set_interest(&self, key: Key, read: bool, write: bool) {
+        let mut entries = self.entries.borrow_mut();
+        let Some(entry) = entries.get_mut(key) else { return };
+        let mut at_once = Ready::NONE;
+        let poller = self.poller.borrow();
+        let both = entry.output.is_none();
+        let mut set = |side: &mut Side, output: bool, read: bool, write: bool, muted: bool| {
+            if side.always {
+                if read {
+                    at_once |= Ready::READ;
+                }
+                if write {
+                    at_once |= Ready::WRITE;
+                }
+                return;
+            }
+            let blocks = side.watch.one_shot;
+            let read = if blocks || output { read } else { !muted };
+            let watch = Watch { read, write, one_shot: blocks };
+            if watch != side.watch || (blocks && (read || write)) {
+                side.watch = watch;
+                let _ = poller.modify(borrow(side.fd), key.to_bits(output), watch);
+            }
+        };
+        set(&mut entry.input, false, read, write && both, entry.muted);
+        if let Some(output) = &mut entry.output {
+            set(output, true, false, write, false);
+        }
+        drop(poller);
+        drop(entries);
+        if at_once != Ready::NONE {
+            self.enqueue(key, at_once);
+        }
+    }
+
+    /// Has the handler called on the next turn, with nothing but what is ready besides.
+    pub(crate) fn requeue(&self, key: Key) {
+        self.enqueue(key, Ready::NONE);
+    }
+
+    /// Has the handler called on the next turn as if there were room to write.
+    pub(crate) fn requeue_write(&self, key: Key) {
+        self.enqueue(key, Ready::WRITE);
+    }
+
+    pub(super) fn enqueue(&self, key: Key, ready: Ready) {
+        let mut entries = self.entries.borrow_mut();
+        let Some(entry) = entries.get_mut(key) else { return };
+        entry.ready |= ready;
+        if entry.queued {
+            return;
+        }
+        entry.queued = true;
+        if entry.hot {
+            drop(entries);
+            self.push_hot(key);
+        } else {
+            self.ready.borrow_mut().push_back(key);
+        }
+    }
+
+    pub(super) fn push_hot(&self, key: Key) {
+        let mut hot = self.hot.borrow_mut();
+        if hot.is_empty() {
+            self.fairness.start_guard();
+        }
+        hot.push_back(key);
+        drop(hot);
+        self.arm_low();
+    }
+
+    pub(super) fn arm_low(&self) {
+        self.low_armed.set(true);
+    }
+
+    /// Marks a registration as having gathered output, to be flushed when the turn ends.
+    pub(crate) fn mark_dirty(&self, key: Key) {
+        self.dirty.borrow_mut().push(key);
+    }
+
+    /// Drops or takes up the read interest of a hot entry. Taken up, epoll looks at the descriptor anew.
+    pub(super) fn mute(&self, key: Key, entry: &mut Entry, muted: bool) {
+        let side = &mut entry.input;
+        if side.always || side.watch.one_shot || entry.muted == muted {
+            return;
+        }
+        entry.muted = muted;
+        side.watch.read = !muted;
+        let _ = self.poller.borrow().modify(borrow(side.fd), key.to_bits(false), side.watch);
+    }
+
+    /// In the child of a fork: a kernel queue of its own, with all that was registered. The parent's, which is shared
+    /// until it exits, is left alone.
+    pub(crate) fn after_fork(&self) -> io::Result<()> {
+        let mut poller = self.poller.borrow_mut();
+        poller.replace()?;
+        let mut entries = self.entries.borrow_mut();
+        for key in entries.keys() {
+            let Some(entry) = entries.get_mut(key) else { continue };
+            let sides = [(false, Some(&entry.input)), (true, entry.output.as_ref())];
+            for (output, side) in sides.into_iter().filter_map(|(output, side)| Some((output, side?))) {
+                if !side.always {
+                    poller.add(borrow(side.fd), key.to_bits(output), side.watch)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A descriptor of a registration, for a call to epoll.
+fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: a handler deregisters before it closes or hands on its descriptor, so while the entry is there it is open.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}

@@ -1,0 +1,241 @@
+//! One turn of the loop: collect what is ready, serve it in turns with the calls that are due, write out what was
+//! gathered. What takes too long waits for the low source.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::poller::BATCH;
+use super::{Engine, Key, Next, Ready, fairness};
+
+/// How long the loop may sleep, as far as the engine is concerned.
+pub(super) enum Wait {
+    Not,
+    Until(i64),
+    Forever,
+}
+
+impl Engine {
+    /// Is a dispatch of this engine on the stack? Then what is sent is gathered.
+    pub(crate) fn in_turn(&self) -> bool {
+        self.turns.get() > 0
+    }
+
+    /// One more unit of work is done (a line, an accept): is the time of this turn up?
+    #[inline]
+    pub(crate) fn spent(&self) -> bool {
+        self.fairness.spent()
+    }
+
+    /// Writes out what was gathered. Before every sleep, nested iteration and blocking call, and at the end of a turn.
+    pub(crate) fn flush(&self) {
+        if self.dirty.borrow().is_empty() {
+            return;
+        }
+        let Some(me) = self.strong() else { return };
+        let mut dirty = self.dirty.take();
+        for key in dirty.drain(..) {
+            let handler = self.entries.borrow_mut().get_mut(key).map(|entry| entry.handler.clone());
+            if let Some(handler) = handler {
+                handler.flush(&me);
+            }
+        }
+        let mut new = self.dirty.borrow_mut();
+        if new.is_empty() {
+            *new = dirty;
+        }
+    }
+
+    pub(super) fn prepare(&self) -> Wait {
+        self.flush();
+        let may_work = self.fairness.has_credit() && !self.is_panicking();
+        if self.inbound.is_pending() {
+            return Wait::Not;
+        }
+        if may_work && !(self.ready.borrow().is_empty() && self.deferred.borrow().is_empty()) {
+            return Wait::Not;
+        }
+        let mut wait = self.timers.borrow().next_deadline();
+        if !self.hot.borrow().is_empty() {
+            let guard = self.fairness.guard();
+            wait = Some(wait.map_or(guard, |wait| wait.min(guard)));
+        }
+        wait.map_or(Wait::Forever, Wait::Until)
+    }
+
+    pub(super) fn dispatch(self: &Rc<Self>, has_events: bool) {
+        let _default = self.sources.as_thread_default();
+        self.turns.set(self.turns.get() + 1);
+        self.gather_calls();
+        if !self.hot.borrow().is_empty() && self.fairness.guard() <= fairness::now() {
+            self.hot_slice();
+        }
+        let batch = if has_events { self.poll() } else { 0 };
+        if self.fairness.has_credit() {
+            self.cold_slice(batch);
+        }
+        self.turns.set(self.turns.get() - 1);
+        if !self.fairness.has_credit() {
+            self.all_hot();
+        }
+        if self.fairness.wants_refill() {
+            self.arm_low();
+        }
+    }
+
+    fn cold_slice(self: &Rc<Self>, mut batch: usize) {
+        let outer = self.fairness.start_cold();
+        let mut left = BATCH;
+        // Only after a batch of several is another look worth a system call.
+        while !self.work(&self.ready, &mut left) && batch >= 2 {
+            batch = self.poll();
+            if batch == 0 {
+                break;
+            }
+        }
+        self.flush();
+        self.fairness.end_cold(outer);
+    }
+
+    pub(super) fn dispatch_low(self: &Rc<Self>) {
+        self.fairness.refill();
+        if !self.hot.borrow().is_empty() || !self.deferred.borrow().is_empty() {
+            let _default = self.sources.as_thread_default();
+            self.turns.set(self.turns.get() + 1);
+            self.hot_slice();
+            self.turns.set(self.turns.get() - 1);
+        }
+        if self.hot.borrow().is_empty() && !self.fairness.wants_refill() {
+            self.low_armed.set(false);
+        }
+    }
+
+    fn hot_slice(self: &Rc<Self>) {
+        let outer = self.fairness.start_hot();
+        // Round robin: those that stay hot go to the back.
+        let mut left = usize::MAX;
+        self.work(&self.hot, &mut left);
+        self.flush();
+        self.fairness.end_hot(outer);
+    }
+
+    /// Takes the kernel's events into the queue.
+    fn poll(&self) -> usize {
+        let mut entries = self.entries.borrow_mut();
+        let mut ready = self.ready.borrow_mut();
+        let mut flooded = Vec::new();
+        let count = self.poller.borrow_mut().poll(|bits, what| {
+            let (key, output) = Key::from_bits(bits);
+            let Some(entry) = entries.get_mut(key) else { return };
+            entry.ready |= match (output, entry.output.is_some()) {
+                // The reader of our output has gone.
+                (true, _) if what.has(Ready::HANGUP) => what.without(Ready::HANGUP) | Ready::ERROR,
+                // Of two descriptors the input's error is found by reading; `ERROR` is the output's.
+                (false, true) if what.has(Ready::ERROR) => what.without(Ready::ERROR) | Ready::READ | Ready::HANGUP,
+                _ => what,
+            };
+            if entry.hot && !entry.muted && what.has(Ready::READ) {
+                flooded.push(key);
+            }
+            if !entry.queued {
+                entry.queued = true;
+                if entry.hot {
+                    self.push_hot(key);
+                } else {
+                    ready.push_back(key);
+                }
+            }
+        });
+        for key in flooded {
+            if let Some(entry) = entries.get_mut(key) {
+                self.mute(key, entry, true);
+            }
+        }
+        count
+    }
+
+    /// Serves a queue and makes the calls that are due, in turns, so that neither holds up the other. True when the time
+    /// of this dispatch, or the number it may serve, is used up.
+    fn work(self: &Rc<Self>, queue: &RefCell<VecDeque<Key>>, left: &mut usize) -> bool {
+        // Those that are there now: a call that defers another must not keep the loop here.
+        let mut calls = self.deferred.borrow().len();
+        while !self.is_panicking() {
+            let call = if calls > 0 { self.deferred.borrow_mut().pop_front() } else { None };
+            if let Some(call) = call {
+                calls -= 1;
+                call(self);
+                if self.fairness.spent() {
+                    return true;
+                }
+            }
+            let key = if *left > 0 { queue.borrow_mut().pop_front() } else { None };
+            match key {
+                Some(key) => {
+                    self.serve(key);
+                    *left -= 1;
+                    if self.fairness.spent() {
+                        return true;
+                    }
+                }
+                None if calls > 0 => {}
+                None => return *left == 0,
+            }
+        }
+        true
+    }
+
+    fn serve(self: &Rc<Self>, key: Key) {
+        let (handler, ready) = {
+            let mut entries = self.entries.borrow_mut();
+            let Some(entry) = entries.get_mut(key) else { return };
+            entry.queued = false;
+            (entry.handler.clone(), std::mem::replace(&mut entry.ready, Ready::NONE))
+        };
+        let next = handler.ready(self, ready);
+        let mut entries = self.entries.borrow_mut();
+        let Some(entry) = entries.get_mut(key) else { return };
+        entry.hot = next == Next::Hot;
+        if !entry.hot {
+            self.mute(key, entry, false);
+        }
+        let queue = next != Next::Idle;
+        drop(entries);
+        if queue {
+            self.requeue(key);
+        }
+    }
+
+    /// The credit is spent: whatever waits, waits for the low source. Those that get more input meanwhile are muted then:
+    /// most are served before that.
+    fn all_hot(&self) {
+        let waiting = self.ready.take();
+        for key in waiting {
+            match self.entries.borrow_mut().get_mut(key) {
+                Some(entry) => entry.hot = true,
+                None => continue,
+            }
+            self.push_hot(key);
+        }
+        if !self.deferred.borrow().is_empty() {
+            self.arm_low();
+        }
+    }
+
+    /// Moves calls whose time has come, and those that other threads ask for, to the deferred ones.
+    fn gather_calls(&self) {
+        if self.inbound.is_pending() {
+            for token in self.inbound.take() {
+                if let Some(call) = self.remote_calls.borrow_mut().remove(&token) {
+                    self.deferred.borrow_mut().push_back(call);
+                }
+            }
+        }
+        let mut timers = self.timers.borrow_mut();
+        if timers.next_deadline().is_some() {
+            let now = fairness::now();
+            while let Some(call) = timers.pop_due(now) {
+                self.deferred.borrow_mut().push_back(call);
+            }
+        }
+    }
+}

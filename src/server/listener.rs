@@ -1,0 +1,139 @@
+//! One listening socket: accepts in batches, and pauses when the system or the server has no room.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+
+use super::Shared;
+use crate::address::Endpoint;
+use crate::connect::note_listening;
+use crate::engine::{Engine, Handler, Key, Next, Ready, Registration};
+use crate::error::Result;
+use crate::transport::endpoint;
+
+/// Clients accepted in one turn of the loop, then other connections are served.
+const ACCEPTS: usize = 64;
+
+/// When the system has no descriptor or memory for another client, it is asked again after this long.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// One listening socket.
+pub(super) struct Listener {
+    server: Weak<Shared>,
+    engine: Rc<Engine>,
+    pub(super) fd: RefCell<Option<OwnedFd>>,
+    key: Cell<Option<Key>>,
+    /// The callback for a new connection is on the stack.
+    busy: Cell<bool>,
+    again: Cell<bool>,
+    /// As many connections as there may be.
+    pub(super) full: Cell<bool>,
+    /// Out of descriptors or memory, and it has been said.
+    starved: Cell<bool>,
+}
+impl Listener {
+    pub(super) fn start(server: &Rc<Shared>, fd: OwnedFd) -> io::Result<Rc<Listener>> {
+        let listener = Rc::new(Listener {
+            server: Rc::downgrade(server),
+            engine: server.engine.clone(),
+            fd: RefCell::new(None),
+            key: Cell::new(None),
+            busy: Cell::new(false),
+            again: Cell::new(false),
+            full: Cell::new(false),
+            starved: Cell::new(false),
+        });
+        let registration = Registration { input: fd.as_fd(), input_blocks: false, output: None, write: false };
+        let key = server.engine.register(registration, listener.clone())?;
+        listener.key.set(Some(key));
+        listener.fd.replace(Some(fd));
+        Ok(listener)
+    }
+
+    pub(super) fn close(&self) {
+        if let Some(key) = self.key.take() {
+            self.engine.deregister(key);
+        }
+        let Some(fd) = self.fd.take() else { return };
+        if let Some(address) = rustix::net::getsockname(&fd).ok().and_then(|local| endpoint(local).inet()) {
+            note_listening(address, false);
+        }
+    }
+
+    pub(super) fn wake(&self) {
+        if let Some(key) = self.key.get() {
+            self.engine.requeue(key);
+        }
+    }
+
+    fn accept(&self, server: &Rc<Shared>) -> Next {
+        for _ in 0..ACCEPTS {
+            self.full.set(server.is_full());
+            if self.full.get() {
+                return Next::Idle;
+            }
+            let accepted = match &*self.fd.borrow() {
+                Some(fd) => rustix::net::acceptfrom_with(fd, SocketFlags::CLOEXEC),
+                None => return Next::Idle,
+            };
+            match accepted {
+                Ok((fd, remote)) => {
+                    server.admit(fd, remote.map_or(Endpoint::Unix(None), endpoint));
+                    if self.engine.spent() {
+                        return Next::Hot;
+                    }
+                }
+                Err(Errno::AGAIN) => {
+                    self.starved.set(false);
+                    return Next::Idle;
+                }
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) if self.pause(&accepted) => {
+                    return Next::Idle;
+                }
+                // That client has gone already, or its network has: on to the next.
+                Err(_) => {}
+            }
+        }
+        Next::Hot
+    }
+
+    /// The system can take no more clients for now. They wait; trying without a pause would only burn time.
+    fn pause<T>(&self, why: &Result<T, Errno>) -> bool {
+        if let (Err(error), Some(server), false) = (why, self.server.upgrade(), self.starved.replace(true)) {
+            glib::g_warning!(
+                "network",
+                "no room for more clients of {}: {}; those that wait are accepted as others leave",
+                server.name(),
+                io::Error::from(*error)
+            );
+        }
+        if let Some(key) = self.key.get() {
+            self.engine.after(PAUSE, move |engine| engine.requeue(key));
+        }
+        true
+    }
+}
+
+impl Handler for Listener {
+    fn ready(self: Rc<Self>, _engine: &Rc<Engine>, _ready: Ready) -> Next {
+        let Some(server) = self.server.upgrade() else { return Next::Idle };
+        if self.busy.replace(true) {
+            self.again.set(true);
+            return Next::Idle;
+        }
+        let next = self.accept(&server);
+        self.busy.set(false);
+        if self.again.take() { next.max(Next::Again) } else { next }
+    }
+
+    fn context_ended(self: Rc<Self>) {
+        if let Some(server) = self.server.upgrade() {
+            server.close();
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! [`Server`]: listens, and makes a [`Socket`] of each client. Building one, accepting and binding have a file each.
+
+mod bind;
+mod builder;
+mod listener;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use crate::address::{Address, Endpoint};
+use crate::avahi::{Publication, Published, Registration as Announcement, publish};
+use crate::conn::handler::{SharedDisconnect, call};
+use crate::conn::{Conn, Options, Roster};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
+use crate::socket::Socket;
+use crate::tls::{ServerSetup, Session};
+use crate::transport::{Transport, endpoint};
+use bind::SocketFile;
+pub use builder::ServerBuilder;
+use listener::Listener;
+
+/// Listens, and calls back with a [`Socket`] for each client.
+///
+/// Cloning gives another handle to the same server. When the last handle goes, it stops listening; its live connections
+/// go on while somebody reads from them or holds them. Programs that never stop call [`keep`](Server::keep).
+///
+/// ```
+/// let server = network::Server::new("0", |socket| {
+///     socket.sendline("Welcome to this server!")?;
+///     socket.readlines(|socket, line| {
+///         println!("data received: {line}");
+///         socket.sendline("This is a reply.")
+///     });
+///     Ok(())
+/// })?;
+/// println!("listening on port {}", server.port());
+/// # network::Socket::connect_async(server.port(), gio::Cancellable::NONE, |result| {
+/// #     let client = result.expect("a connection");
+/// #     client.sendline("Hello").expect("an open connection");
+/// #     client.readlines(|_, line| {
+/// #         if line == "This is a reply." {
+/// #             network::endloop();
+/// #         }
+/// #         Ok(())
+/// #     });
+/// # });
+/// # assert!(!network::fgloop_for(std::time::Duration::from_secs(30)), "no reply");
+/// # Ok::<(), network::Error>(())
+/// ```
+#[must_use = "a server stops listening when its last handle is dropped: hold it, or call keep()"]
+pub struct Server {
+    shared: Rc<Shared>,
+}
+
+type Obj = Box<dyn FnMut(Socket) -> Result>;
+type OnPublished = Box<dyn Fn(&Server, &str)>;
+
+struct Shared {
+    engine: Rc<Engine>,
+    address: Address,
+    listeners: RefCell<Vec<Rc<Listener>>>,
+    path: RefCell<Option<SocketFile>>,
+    port: u16,
+    publication: RefCell<Option<Publication>>,
+    /// Taken while it runs.
+    obj: RefCell<Option<Obj>>,
+    connections: RefCell<BTreeMap<u64, Socket>>,
+    /// Those that `obj` has not seen yet, because it is on the stack.
+    waiting: RefCell<VecDeque<Rc<Conn>>>,
+    next_id: Cell<u64>,
+    max_connections: usize,
+    options: Rc<Options>,
+    on_disconnect: Option<SharedDisconnect>,
+    setup: Option<Arc<ServerSetup>>,
+    handshakes: Cell<usize>,
+    max_handshakes: usize,
+    kept: RefCell<Option<Server>>,
+}
+thread_local! {
+    static SERVERS: RefCell<Vec<Weak<Shared>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Closes the servers of a main context: its loop was told to end.
+pub(crate) fn close_all(engine: &Rc<Engine>) {
+    let servers = SERVERS.with(|servers| servers.borrow().clone());
+    for server in servers.iter().filter_map(Weak::upgrade).filter(|server| Rc::ptr_eq(&server.engine, engine)) {
+        server.close();
+    }
+}
+
+/// What is not published of the servers of a main context, and why; `None` while any of it is under way.
+pub(crate) fn unpublished(engine: &Rc<Engine>) -> Option<Vec<String>> {
+    let servers = SERVERS.with(|servers| servers.borrow().clone());
+    let mut complaints = Vec::new();
+    for server in servers.iter().filter_map(Weak::upgrade).filter(|server| Rc::ptr_eq(&server.engine, engine)) {
+        if let Some(publication) = &*server.publication.borrow() {
+            complaints.extend(publication.outcome()?.err());
+        }
+    }
+    Some(complaints)
+}
+
+impl Server {
+    /// Listens on a port of all addresses, IPv6 and IPv4, or on a unix socket; see [`Address`] for what may be given.
+    /// Port 0 picks a free one. `obj` is called with each new connection, from the main loop; an error that it returns
+    /// closes that connection.
+    ///
+    /// # Errors
+    /// [`Error::Address`], [`Error::InUse`], [`Error::WrongThread`], or [`Error::Io`].
+    pub fn new<A>(address: A, obj: impl FnMut(Socket) -> Result + 'static) -> Result<Server>
+    where
+        A: TryInto<Address>,
+        Error: From<A::Error>,
+    {
+        Server::builder().listen(address, obj)
+    }
+
+    /// Sets limits and time-outs before listening.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::new()
+    }
+
+    /// The port that is listened on. 0 for a unix socket.
+    pub fn port(&self) -> u16 {
+        self.shared.port
+    }
+
+    /// The name under which Avahi has published this server, for an address of the form `service|name`. `None` before that
+    /// is done, about a second after listening, and while there is no Avahi daemon.
+    ///
+    /// It is another than the one given if another service of the network has that: then ` #2` is behind it. See
+    /// [`ServerBuilder::published_cb`].
+    pub fn published_name(&self) -> Option<String> {
+        self.shared.publication.borrow().as_ref().and_then(Publication::name)
+    }
+
+    /// What is listened on: one address, or two where one socket cannot serve both families. Empty once closed.
+    pub fn local(&self) -> Vec<Endpoint> {
+        let listeners = self.shared.listeners.borrow();
+        let local = |listener: &Rc<Listener>| {
+            let fd = listener.fd.borrow();
+            rustix::net::getsockname(fd.as_ref()?).ok().map(endpoint)
+        };
+        listeners.iter().filter_map(local).collect()
+    }
+
+    /// The live connections, the oldest first.
+    pub fn connections(&self) -> Vec<Socket> {
+        self.shared.connections.borrow().values().cloned().collect()
+    }
+
+    /// The fingerprint of the certificate that clients are shown: what they may compare, and pin. `None` without TLS.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.shared.setup.as_ref().map(|setup| setup.identity().fingerprint())
+    }
+
+    /// Stops listening; a unix socket's path is removed. Live connections go on. Further calls do nothing.
+    pub fn close(&self) {
+        self.shared.close();
+    }
+
+    /// Is it listening?
+    pub fn is_open(&self) -> bool {
+        !self.shared.listeners.borrow().is_empty()
+    }
+
+    /// Goes on listening without any handle, until [`close`](Server::close) or the end of the main context.
+    pub fn keep(&self) {
+        if self.is_open() {
+            self.shared.kept.replace(Some(self.clone()));
+        }
+    }
+}
+
+impl Clone for Server {
+    fn clone(&self) -> Server {
+        Server { shared: self.shared.clone() }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("address", &self.shared.address.to_string())
+            .field("port", &self.shared.port)
+            .field("open", &self.is_open())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A handle that does not keep the server listening.
+#[derive(Clone)]
+pub struct WeakServer {
+    shared: Weak<Shared>,
+}
+
+impl fmt::Debug for WeakServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakServer").finish_non_exhaustive()
+    }
+}
+
+impl WeakServer {
+    /// The server, while there is a handle to it.
+    pub fn upgrade(&self) -> Option<Server> {
+        self.shared.upgrade().map(|shared| Server { shared })
+    }
+}
+
+impl glib::clone::Downgrade for Server {
+    type Weak = WeakServer;
+    fn downgrade(&self) -> WeakServer {
+        WeakServer { shared: Rc::downgrade(&self.shared) }
+    }
+}
+
+impl glib::clone::Upgrade for WeakServer {
+    type Strong = Server;
+    fn upgrade(&self) -> Option<Server> {
+        WeakServer::upgrade(self)
+    }
+}
+impl Shared {
+    /// Publishes the service that this server is, until it closes.
+    fn announce(self: &Rc<Self>, announcement: Announcement, callback: Option<OnPublished>) {
+        let me = Rc::downgrade(self);
+        let publication = publish(&self.engine, announcement, move |engine, published| {
+            let (Published::Established(name), Some(callback)) = (published, &callback) else { return };
+            if let Some(shared) = me.upgrade() {
+                let server = Server { shared };
+                call(engine, || callback(&server, &name));
+            }
+        });
+        self.publication.replace(Some(publication));
+    }
+
+    fn close(&self) {
+        // First of all: nobody is to be sent here any more.
+        let publication = self.publication.take();
+        drop(publication);
+        for listener in self.listeners.take() {
+            listener.close();
+        }
+        if let Some(path) = self.path.take() {
+            path.remove();
+        }
+        let kept = self.kept.take();
+        drop(kept);
+    }
+
+    /// Takes a client in. With TLS the program does not see it before the hand-shake is done.
+    fn admit(self: &Rc<Self>, fd: OwnedFd, remote: Endpoint) {
+        let transport = Transport::socket(fd);
+        let options = self.options.clone();
+        let admitted = match &self.setup {
+            None => Conn::new(&self.engine, transport, options, Some(remote)).map(|conn| self.introduce(&conn)),
+            Some(setup) => {
+                self.handshakes.set(self.handshakes.get() + 1);
+                let me = Rc::downgrade(self);
+                let shaken = Box::new(move |conn: &Rc<Conn>, result: Result| {
+                    if let Some(me) = me.upgrade() {
+                        me.shaken(conn, result);
+                    }
+                });
+                let started = Session::server(setup, &remote.to_string()).and_then(|session| {
+                    Conn::with_session(&self.engine, transport, options, Some(remote), session, shaken).map(drop)
+                });
+                if started.is_err() {
+                    self.handshakes.set(self.handshakes.get() - 1);
+                }
+                started
+            }
+        };
+        if let Err(error) = admitted {
+            glib::g_warning!("network", "a client of {} was turned away: {error}", self.name());
+        }
+    }
+
+    fn shaken(self: &Rc<Self>, conn: &Rc<Conn>, result: Result) {
+        self.handshakes.set(self.handshakes.get() - 1);
+        self.room();
+        match result {
+            // Closed meanwhile: the program expects nobody any more, and without a handle the connection ends.
+            Ok(()) if self.listeners.borrow().is_empty() => {}
+            Ok(()) => self.introduce(conn),
+            Err(error) => glib::g_warning!("network", "a client of {} was turned away: {error}", self.name()),
+        }
+    }
+
+    fn introduce(self: &Rc<Self>, conn: &Rc<Conn>) {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        let roster: Rc<dyn Roster> = self.clone();
+        conn.join_roster(Rc::downgrade(&roster), id);
+        let socket = Socket::from_conn(conn.clone());
+        if let Some(callback) = &self.on_disconnect {
+            socket.share_disconnect_cb(callback.clone());
+        }
+        self.connections.borrow_mut().insert(id, socket);
+        let obj = self.obj.take();
+        let Some(mut obj) = obj else {
+            // A nested loop runs inside the callback for another: this one waits for its return.
+            self.waiting.borrow_mut().push_back(conn.clone());
+            return;
+        };
+        conn.introduce(&mut obj);
+        loop {
+            let next = self.waiting.borrow_mut().pop_front();
+            let Some(next) = next else { break };
+            next.introduce(&mut obj);
+        }
+        if self.listeners.borrow().is_empty() {
+            drop(obj);
+        } else {
+            self.obj.replace(Some(obj));
+        }
+    }
+
+    /// What is listened on, for messages.
+    fn name(&self) -> String {
+        if self.port == 0 { self.address.to_string() } else { format!("port {}", self.port) }
+    }
+
+    fn is_full(&self) -> bool {
+        let connections = self.connections.borrow().len() + self.handshakes.get();
+        connections >= self.max_connections || self.handshakes.get() >= self.max_handshakes
+    }
+
+    /// There may be room for those that wait to be accepted.
+    fn room(&self) {
+        for listener in self.listeners.borrow().iter().filter(|listener| listener.full.get()) {
+            listener.wake();
+        }
+    }
+}
+
+impl Roster for Shared {
+    fn leave(&self, id: u64) {
+        let gone = self.connections.borrow_mut().remove(&id);
+        drop(gone);
+        self.room();
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

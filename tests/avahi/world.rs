@@ -1,0 +1,251 @@
+//! A world of its own for each test: new network, mount and process namespaces, in them a D-Bus and an Avahi daemon that
+//! the test starts, kills and starts again. When the test ends, however it ends, the kernel ends all that is in there.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// No single test takes this long.
+const HANGS: Duration = Duration::from_secs(100);
+
+/// Nothing that is waited for takes this long.
+const NEVER: Duration = Duration::from_secs(20);
+
+const WORLD: &str = "NETWORK_TEST_WORLD";
+
+/// Runs the calling test once more in a world of its own. True in there.
+pub fn in_own_world(test: &str) -> bool {
+    if std::env::var_os(WORLD).is_some() {
+        run("ip", "link set lo up");
+        run("mount", "-t tmpfs none /run");
+        return true;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let mut child = Command::new("unshare")
+        .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .arg(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
+        .env(WORLD, place.path())
+        .env("XDG_DATA_HOME", place.path())
+        .env("DBUS_SYSTEM_BUS_ADDRESS", format!("unix:path={}/here/bus", place.path().display()))
+        .spawn()
+        .expect("unshare, of the package util-linux");
+    let outcome = wait(&mut child, HANGS);
+    assert!(outcome.is_some_and(|status| status.success()), "{test}: {outcome:?}");
+    false
+}
+
+/// Waits for a child, and ends it when it is late.
+pub fn wait(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> {
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    None
+}
+
+#[track_caller]
+pub fn run(program: &str, arguments: &str) {
+    let status = Command::new(program).args(arguments.split(' ')).status().expect(program);
+    assert!(status.success(), "{program} {arguments}: {status}");
+}
+
+/// A process that is ended with its handle, and what it prints.
+pub struct Party {
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Party {
+    pub fn start(mut command: Command) -> Party {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let (sender, lines) = mpsc::channel();
+        let outputs: [Box<dyn Read + Send>; 2] =
+            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        for output in outputs {
+            let sender = sender.clone();
+            thread::spawn(move || {
+                for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+                    let _ = sender.send(String::from_utf8_lossy(&line).into_owned());
+                }
+            });
+        }
+        let input = child.stdin.take();
+        Party { child, input, lines }
+    }
+
+    /// Types a line.
+    pub fn hears(&mut self, line: &str) {
+        writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    /// Its input ends, and then it does.
+    pub fn dismiss(mut self) {
+        self.input = None;
+        let ended = wait(&mut self.child, NEVER);
+        assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+    }
+
+    /// Waits until it prints a line with that in it.
+    #[track_caller]
+    pub fn says(&self, what: &str) -> String {
+        let deadline = Instant::now() + NEVER;
+        let mut heard = Vec::new();
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.contains(what) => return line,
+                Ok(line) => heard.push(line),
+                Err(_) => panic!("expected {what:?}, heard {heard:#?}"),
+            }
+        }
+    }
+
+    /// All that it prints until it ends.
+    pub fn all(mut self) -> Vec<String> {
+        let ended = wait(&mut self.child, NEVER);
+        assert!(ended.is_some());
+        self.lines.iter().collect()
+    }
+
+    /// Ends it as `kill -9` does.
+    pub fn kill(self) {}
+}
+
+impl Drop for Party {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A machine: this one, or another one in a network namespace that is joined to it by a cable.
+#[derive(Clone, Copy)]
+pub struct Host {
+    pub name: &'static str,
+    /// The network namespace. `None`: the test's own.
+    namespace: Option<&'static str>,
+}
+
+pub const HERE: Host = Host { name: "here", namespace: None };
+
+/// Makes another machine, joined to this one. With `addresses`, both have one of IPv4; without, only what IPv6 gives by
+/// itself.
+pub fn another_host(addresses: bool) -> Host {
+    run("ip", "netns add far");
+    run("ip", "link add cable type veth peer name cable netns far");
+    for (index, prefix) in ["", "-n far "].iter().enumerate() {
+        run("ip", &format!("{prefix}link set lo up"));
+        run("ip", &format!("{prefix}link set cable up"));
+        if addresses {
+            run("ip", &format!("{prefix}address add 10.9.8.{}/24 dev cable", index + 1));
+        }
+    }
+    Host { name: "far", namespace: Some("far") }
+}
+
+impl Host {
+    fn place(self) -> PathBuf {
+        let place = PathBuf::from(std::env::var_os(WORLD).unwrap()).join(self.name);
+        fs::create_dir_all(&place).unwrap();
+        place
+    }
+
+    fn bus_address(self) -> String {
+        format!("unix:path={}/bus", self.place().display())
+    }
+
+    /// A command that runs on that machine.
+    pub fn command(self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = match self.namespace {
+            None => Command::new(program),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace, "unshare", "--mount", "sh", "-c"]);
+                command.args(["mount -t tmpfs none /run && exec \"$@\"", "sh", program]);
+                command
+            }
+        };
+        command.args(arguments).env("DBUS_SYSTEM_BUS_ADDRESS", self.bus_address()).env("LC_ALL", "C.UTF-8");
+        command
+    }
+
+    pub fn start(self, program: &str, arguments: &[&str]) -> Party {
+        Party::start(self.command(program, arguments))
+    }
+
+    /// Starts its D-Bus.
+    pub fn bus(self) -> Party {
+        let place = self.place();
+        let _ = fs::remove_file(place.join("bus"));
+        let config = place.join("bus.conf");
+        let text = format!(
+            "<busconfig><listen>{}</listen><auth>EXTERNAL</auth><policy context=\"default\">\
+             <allow send_destination=\"*\"/><allow receive_sender=\"*\"/><allow own=\"*\"/><allow user=\"*\"/>\
+             </policy></busconfig>",
+            self.bus_address()
+        );
+        fs::write(&config, text).unwrap();
+        let config = format!("--config-file={}", config.display());
+        let party = self.start("dbus-daemon", &[&config, "--nofork", "--nopidfile", "--print-address=1"]);
+        party.says("unix:path=");
+        party
+    }
+
+    /// Starts its Avahi, and waits until that runs.
+    pub fn avahi(self) -> Party {
+        let config = self.place().join("avahi.conf");
+        // On its own, a host talks to itself.
+        let joined = self.command("ip", &["link", "show", "cable"]).output().unwrap().status.success();
+        let (interfaces, ipv6) = if joined { ("deny-interfaces=lo", "yes") } else { ("allow-interfaces=lo", "no") };
+        let name = self.name;
+        let text = format!(
+            "[server]\nhost-name={name}\n{interfaces}\nuse-ipv6={ipv6}\n[wide-area]\nenable-wide-area=no\n\
+             [rlimits]\n"
+        );
+        fs::write(&config, text).unwrap();
+        let config = config.display().to_string();
+        let party = self.start("avahi-daemon", &["-f", &config, "--no-drop-root", "--no-chroot", "--no-rlimits"]);
+        party.says("startup complete");
+        party
+    }
+
+    /// Publishes a service by Avahi's own tool.
+    pub fn publish(self, name: &str, port: u16, txt: &[&str]) -> Party {
+        let port = port.to_string();
+        let arguments = [&["-s", name, "_chat._tcp", &port][..], txt].concat();
+        let party = self.start("avahi-publish", &arguments);
+        party.says("Established under name");
+        party
+    }
+}
+
+/// Runs the loop until something is the case, and says how long that took.
+#[track_caller]
+pub fn until(what: impl Fn() -> bool) -> Duration {
+    let started = Instant::now();
+    let late = Arc::new(AtomicBool::new(false));
+    let flag = late.clone();
+    let watchdog = glib::source::timeout_source_new(NEVER, None, glib::Priority::HIGH, move || {
+        flag.store(true, Ordering::Relaxed);
+        glib::ControlFlow::Continue
+    });
+    watchdog.attach(Some(&glib::MainContext::ref_thread_default()));
+    while !what() && !late.load(Ordering::Relaxed) {
+        network::iteration(true);
+    }
+    watchdog.destroy();
+    assert!(!late.load(Ordering::Relaxed), "what was waited for did not happen");
+    started.elapsed()
+}
