@@ -9,7 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
-use common::{noise, on_own_context, run_loop};
+use common::{noise, on_own_context, run_loop, until};
 use network::{Error, Reason, Socket};
 
 /// An input that epoll watches by edges, beside an output that it does not: a full read does not mean that it is empty.
@@ -89,4 +89,44 @@ fn it_ends_when_nobody_reads_the_output() {
         run_loop();
         assert!(closed.get());
     });
+}
+
+/// Turns of the loop until it has nothing more to do.
+fn turns() -> usize {
+    (0..1000).take_while(|_| network::iteration(false)).count()
+}
+
+/// After the end of the input the loop waits in peace, though the descriptor goes on telling that it is at its end.
+#[test]
+fn an_input_at_its_end_wakes_nobody_while_the_output_lives_on() {
+    for null in [true, false] {
+        on_own_context(|| {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(writer);
+            let input = if null { File::open("/dev/null").unwrap().into() } else { std::os::fd::OwnedFd::from(reader) };
+            let (mut output, ours) = std::io::pipe().unwrap();
+            let socket = Socket::wrap(input, ours).unwrap();
+            socket.read(|_, _| Ok(()));
+            let ended = Rc::new(Cell::new(false));
+            socket.end_cb({
+                let ended = ended.clone();
+                move |_| {
+                    ended.set(true);
+                    Ok(())
+                }
+            });
+            until(|| ended.get());
+            assert!(turns() < 20, "null: {null}");
+            socket.sendline("still there").unwrap();
+            let mut line = [0; 12];
+            output.read_exact(&mut line).unwrap();
+            assert_eq!(&line, b"still there\n");
+
+            // Nor while it is closed and waits for a slow reader.
+            socket.send(noise(1 << 20, 2)).unwrap();
+            socket.close();
+            assert!(turns() < 20, "null: {null}, closed");
+            socket.abort();
+        });
+    }
 }

@@ -137,7 +137,9 @@ impl Conn {
     /// Tells the engine what is waited for.
     pub(super) fn arm(&self) {
         if let Some(key) = self.key.get() {
-            let read = self.has_reader.get() || self.phase.get() == Phase::Lingering;
+            // A descriptor that is at its end tells so for ever.
+            let discards = self.phase.get() == Phase::Lingering && self.transport.is_socket();
+            let read = (self.has_reader.get() || discards) && !self.read_ended.get();
             self.engine.set_interest(key, read, self.write_armed.get());
         }
     }

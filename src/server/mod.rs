@@ -286,6 +286,8 @@ impl Shared {
         self.handshakes.set(self.handshakes.get() - 1);
         self.room();
         match result {
+            // Closed meanwhile: the program expects nobody any more, and without a handle the connection ends.
+            Ok(()) if self.listeners.borrow().is_empty() => {}
             Ok(()) => self.introduce(conn),
             Err(error) => glib::g_warning!("network", "a client of {} was turned away: {error}", self.name()),
         }

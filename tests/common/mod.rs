@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -310,6 +311,40 @@ pub fn on_own_context<R>(scenario: impl FnOnce() -> R) -> R {
 #[track_caller]
 pub fn run_loop() {
     assert!(!network::fgloop_for(LIMIT), "the loop was not ended within {LIMIT:?}");
+}
+
+/// Runs the main loop until something is the case. What is looked at changes only in callbacks.
+#[track_caller]
+pub fn until(what: impl Fn() -> bool) {
+    let late = Arc::new(AtomicBool::new(false));
+    let flag = late.clone();
+    let watchdog = glib::source::timeout_source_new(LIMIT, None, glib::Priority::HIGH, move || {
+        flag.store(true, Ordering::Relaxed);
+        glib::ControlFlow::Break
+    });
+    watchdog.attach(Some(&glib::MainContext::ref_thread_default()));
+    while !what() && !late.load(Ordering::Relaxed) {
+        network::iteration(true);
+    }
+    watchdog.destroy();
+    assert!(what(), "what was waited for did not happen within {LIMIT:?}");
+}
+
+/// Runs the main loop while `other`, on a thread of its own, waits for processes and the like.
+#[track_caller]
+pub fn beside<R: Send>(other: impl FnOnce() -> R + Send) -> R {
+    let context = glib::MainContext::ref_thread_default();
+    let outcome = std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(other));
+            context.invoke(network::endloop);
+            outcome
+        });
+        // Each wait of the other's has its own limit.
+        network::fgloop();
+        thread.join().unwrap()
+    });
+    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Bytes without any pattern that could hide a loss or a repetition; the same for the same seed.

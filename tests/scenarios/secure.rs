@@ -411,3 +411,35 @@ fn fingerprints_are_the_same_everywhere() {
         assert_eq!(shown.to_string().parse::<Fingerprint>().unwrap(), shown);
     });
 }
+
+#[test]
+fn who_shakes_hands_with_a_server_that_closes_is_let_go() {
+    on_own_context(|| {
+        let user = User::new();
+        let this = Rc::new(RefCell::new(None::<Server>));
+        let closing = this.clone();
+        let server = Server::builder().tls(user.serves()).listen(0, move |socket| {
+            // One is enough.
+            closing.borrow().as_ref().unwrap().close();
+            socket.sendline("welcome")
+        });
+        let address = format!("localhost:{}", server.as_ref().unwrap().port());
+        this.replace(server.ok());
+        let (welcomed, gone) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        for _ in 0..3 {
+            let (welcomed, gone) = (welcomed.clone(), gone.clone());
+            let tls = user.trusts(ClientTls::new());
+            Socket::builder().tls(tls).connect_async(address.as_str(), gio::Cancellable::NONE, move |result| {
+                let Ok(socket) = result else { return gone.set(gone.get() + 1) };
+                socket.readlines(move |_, _| {
+                    welcomed.set(welcomed.get() + 1);
+                    Ok(())
+                });
+                socket.disconnect_cb(move |_, _| gone.set(gone.get() + 1));
+            });
+        }
+        until(|| gone.get() == 2 && welcomed.get() == 1);
+        let server = this.take().unwrap();
+        assert_eq!(server.connections().len(), 1);
+    });
+}
