@@ -40,6 +40,11 @@ impl Conn {
                 }
             }
             if rest.is_empty() {
+                drop(io);
+                if self.session_waits() {
+                    // The session has taken it, the kernel has not.
+                    self.arm_write(true);
+                }
                 return Ok(());
             }
         }
@@ -108,7 +113,12 @@ impl Conn {
 
     /// Is there anything that the kernel has not taken yet?
     pub(super) fn is_sending(&self) -> bool {
-        !self.io.borrow().outbox.is_empty() || self.session_waits()
+        // What a session holds when sending has failed stays there.
+        !self.io.borrow().outbox.is_empty() || (self.session_waits() && !self.has_write_error())
+    }
+
+    fn has_write_error(&self) -> bool {
+        self.rare.borrow().as_ref().is_some_and(|rare| rare.write_error.is_some())
     }
 
     /// Gives the kernel what it takes, on later turns too.
@@ -151,6 +161,7 @@ impl Conn {
         };
         let error = Error::from_io("sending to", peer, error);
         self.io.borrow_mut().outbox.clear();
+        self.rare(|rare| rare.lost = true);
         self.arm_write(false);
         self.tell_flushed(false);
         if !self.is_open() {
