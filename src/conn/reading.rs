@@ -50,7 +50,8 @@ impl Conn {
                 Delivered::Stop if self.is_open() => continue,
                 Delivered::Stop => break Next::Idle,
                 Delivered::Raw => {
-                    let waiting = !self.io.borrow().inbox.is_empty() || self.sticky.get().has(Ready::READ);
+                    let more = self.sticky.get().has(Ready::READ) && !self.read_ended.get();
+                    let waiting = !self.io.borrow().inbox.is_empty() || more;
                     break if waiting { Next::Again } else { Next::Idle };
                 }
             }
@@ -281,6 +282,10 @@ impl Conn {
     fn look(&self) -> bool {
         if !self.io.borrow().inbox.is_empty() {
             return true;
+        }
+        if self.read_ended.get() {
+            self.end_of_stream();
+            return false;
         }
         if !self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) {
             return false;

@@ -147,7 +147,8 @@ impl Conn {
     /// Tells the engine what is waited for.
     pub(super) fn arm(&self) {
         if let Some(key) = self.key.get() {
-            let read = self.has_reader.get() || self.phase.get() == Phase::Lingering;
+            // A descriptor at its end is always readable.
+            let read = (self.has_reader.get() || self.phase.get() == Phase::Lingering) && !self.read_ended.get();
             self.engine.set_interest(key, read, self.write_armed.get());
         }
     }
