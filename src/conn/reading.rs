@@ -259,14 +259,19 @@ impl Conn {
                 Some(Err(error)) => self.finish(Reason::Failed(error), true),
                 Some(Ok(())) => {}
             }
-            if !self.is_open() || self.epoch.get() != epoch {
+            let time_up = self.engine.spent();
+            if !self.is_open() {
                 break Delivered::Stop;
             }
             if matches!(reader, Reader::Raw(_)) {
+                // Also if it has set itself anew: once each turn.
                 break Delivered::Raw;
             }
-            if self.engine.spent() {
+            if time_up {
                 break Delivered::TimeUp;
+            }
+            if self.epoch.get() != epoch {
+                break Delivered::Stop;
             }
         };
         if self.epoch.get() == epoch && self.is_open() {
