@@ -170,7 +170,8 @@ impl Server {
         self.shared.connections.borrow().values().cloned().collect()
     }
 
-    /// Stops listening; a unix socket's path is removed. Live connections go on. Further calls do nothing.
+    /// Stops listening; a unix socket's path is removed. Live connections go on; clients whose hand-shake of TLS is not
+    /// done are turned away. Further calls do nothing.
     pub fn close(&self) {
         self.shared.close();
     }
@@ -432,8 +433,10 @@ impl Shared {
         if let Some(path) = self.path.take() {
             path.remove();
         }
+        // Nobody comes any more. While it is on the stack, `introduce` sees to that.
+        let obj = self.obj.take();
         let kept = self.kept.take();
-        drop(kept);
+        drop((obj, kept));
     }
 
     /// Takes a client in. With TLS the program does not see it before the hand-shake is done.
@@ -474,6 +477,10 @@ impl Shared {
     }
 
     fn introduce(self: &Rc<Self>, conn: &Rc<Conn>) {
+        if self.listeners.borrow().is_empty() {
+            // Closed while the hand-shake went on: nobody is left to take it, so it closes.
+            return;
+        }
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         let roster: Rc<dyn Roster> = self.clone();
@@ -485,7 +492,9 @@ impl Shared {
         self.connections.borrow_mut().insert(id, socket);
         let obj = self.obj.take();
         let Some(mut obj) = obj else {
-            // A nested loop runs inside the callback for another: this one waits for its return.
+            // A nested loop runs inside the callback for another: this one waits for its return, and so does all that
+            // would be told of it.
+            conn.hold();
             self.waiting.borrow_mut().push_back(conn.clone());
             return;
         };

@@ -317,6 +317,11 @@ impl Conn {
         drop(old);
     }
 
+    /// Delivers nothing, the end included, before [`Conn::introduce`].
+    pub(crate) fn hold(&self) {
+        self.busy.set(true);
+    }
+
     /// Runs `user` as the callback for the new connection: nothing else is delivered meanwhile.
     pub(crate) fn introduce(self: &Rc<Self>, user: impl FnOnce(Socket) -> Result) {
         self.busy.set(true);
