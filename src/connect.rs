@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -254,6 +254,15 @@ impl Race {
         }
     }
 
+    /// The main context is gone: lets go of everything, and says nothing.
+    fn abandon(&self) {
+        let state = self.state.take();
+        for attempt in &state.attempts {
+            attempt.close();
+        }
+        drop(state);
+    }
+
     /// It is over: lets go of everything, then says so.
     fn finish(&self, result: Result<OwnedFd>) {
         let (state, done) = {
@@ -302,6 +311,7 @@ impl Handler for Attempt {
 
     fn context_ended(self: Rc<Self>) {
         self.close();
+        self.race.abandon();
     }
 }
 
@@ -366,7 +376,8 @@ struct Joining {
     address: Address,
     options: Rc<Options>,
     secure: Secure,
-    race: RefCell<Option<Rc<Race>>>,
+    /// Its timer keeps it while it is on.
+    race: RefCell<Weak<Race>>,
     conn: RefCell<Option<Rc<Conn>>>,
     done: RefCell<Option<Joined>>,
 }
@@ -380,13 +391,13 @@ impl Joining {
             address,
             options,
             secure,
-            race: RefCell::new(None),
+            race: RefCell::default(),
             conn: RefCell::new(None),
             done: RefCell::new(Some(done)),
         });
         let me = joining.clone();
         let race = Race::start(engine, &joining.address, plan, limit, Box::new(move |_, result| me.connected(result)));
-        joining.race.replace(Some(race));
+        joining.race.replace(Rc::downgrade(&race));
         joining
     }
 
@@ -464,7 +475,7 @@ impl Joining {
         }
         let error = || Error::Cancelled { operation: "connecting to", address: self.address.to_string() };
         let race = self.race.take();
-        if let Some(race) = race {
+        if let Some(race) = race.upgrade() {
             race.finish(Err(error()));
         }
         let conn = self.conn.take();
