@@ -123,7 +123,8 @@ impl Conn {
     #[inline]
     pub(super) fn note_read(&self, full: bool) {
         let sticky = self.sticky.get();
-        if self.input_by_hand.get() || (!full && !sticky.has(Ready::HANGUP | Ready::ERROR)) {
+        let by_hand = self.input_by_hand.get() && !self.output_gone.get();
+        if by_hand || (!full && !sticky.has(Ready::HANGUP | Ready::ERROR)) {
             self.sticky.set(sticky.without(Ready::READ));
         }
     }
