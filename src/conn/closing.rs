@@ -194,8 +194,11 @@ impl Conn {
             return;
         }
         let lost = self.io.borrow().outbox.len();
-        if lost > 0 {
+        // Of what a session holds, the end mark alone is no loss.
+        if lost > 0 || (self.session_waits() && !self.write_ended.get()) {
             self.rare(|rare| rare.lost = true);
+        }
+        if lost > 0 {
             let peer = self.peer_name();
             glib::g_info!("network", "{lost} bytes for {peer} were still queued when the connection was given up");
         }
@@ -210,7 +213,8 @@ impl Conn {
         if let Some(timer) = timer {
             self.engine.cancel_timer(timer);
         }
-        self.tell_flushed(lost == 0);
+        let lost = self.rare.borrow().as_ref().is_some_and(|rare| rare.lost);
+        self.tell_flushed(!lost);
         if self.tell.get() {
             // Without a registration it takes a call of its own.
             self.wake();

@@ -133,6 +133,8 @@ pub(crate) struct Conn {
     /// Input, and either of input and output, that tell their readiness only when asked.
     input_by_hand: Cell<bool>,
     armed_by_hand: Cell<bool>,
+    /// Whoever reads our output has gone, which is not a socket. The end comes once there is nothing to read.
+    output_gone: Cell<bool>,
     io: RefCell<Io>,
     session: RefCell<Option<Box<Session>>>,
     /// The hand-shake of TLS is going on.
@@ -177,6 +179,7 @@ impl Conn {
             write_armed: Cell::new(false),
             input_by_hand: Cell::new(false),
             armed_by_hand: Cell::new(false),
+            output_gone: Cell::new(false),
             io: RefCell::default(),
             session: RefCell::new(None),
             shaking: Cell::new(false),
@@ -317,6 +320,11 @@ impl Conn {
         drop(old);
     }
 
+    /// Delivers nothing, the end included, before [`Conn::introduce`].
+    pub(crate) fn hold(&self) {
+        self.busy.set(true);
+    }
+
     /// Runs `user` as the callback for the new connection: nothing else is delivered meanwhile.
     pub(crate) fn introduce(self: &Rc<Self>, user: impl FnOnce(Socket) -> Result) {
         self.busy.set(true);
@@ -338,16 +346,15 @@ impl Handler for Conn {
     fn ready(self: Rc<Self>, _engine: &Rc<Engine>, ready: Ready) -> Next {
         self.sticky.set(self.sticky.get() | ready.without(Ready::WRITE));
         let mut next = Next::Idle;
+        if ready.has(Ready::ERROR) && !self.transport.is_socket() {
+            self.lose_output();
+        }
         if ready.has(Ready::WRITE) {
             self.write_or_requeue();
         }
         if self.busy.get() {
             self.again.set(true);
             return Next::Idle;
-        }
-        if self.is_open() && ready.has(Ready::ERROR) && !self.transport.is_socket() {
-            // Whoever read our output has gone.
-            self.finish(Reason::Failed(self.closed()), false);
         }
         if self.is_open() && self.shaking.get() {
             next = next.max(self.shake());
@@ -356,6 +363,9 @@ impl Handler for Conn {
             self.busy.set(true);
             next = next.max(self.serve());
             self.busy.set(false);
+            if self.output_gone.get() && !self.sticky.get().has(Ready::READ) {
+                self.finish_without_output();
+            }
         }
         if self.tell.get() {
             self.tell_end();

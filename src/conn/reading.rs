@@ -50,7 +50,8 @@ impl Conn {
                 Delivered::Stop if self.is_open() => continue,
                 Delivered::Stop => break Next::Idle,
                 Delivered::Raw => {
-                    let waiting = !self.io.borrow().inbox.is_empty() || self.sticky.get().has(Ready::READ);
+                    let more = self.sticky.get().has(Ready::READ) && !self.read_ended.get();
+                    let waiting = !self.io.borrow().inbox.is_empty() || more;
                     break if waiting { Next::Again } else { Next::Idle };
                 }
             }
@@ -122,7 +123,8 @@ impl Conn {
     #[inline]
     pub(super) fn note_read(&self, full: bool) {
         let sticky = self.sticky.get();
-        if self.input_by_hand.get() || (!full && !sticky.has(Ready::HANGUP | Ready::ERROR)) {
+        let by_hand = self.input_by_hand.get() && !self.output_gone.get();
+        if by_hand || (!full && !sticky.has(Ready::HANGUP | Ready::ERROR)) {
             self.sticky.set(sticky.without(Ready::READ));
         }
     }
@@ -258,14 +260,19 @@ impl Conn {
                 Some(Err(error)) => self.finish(Reason::Failed(error), true),
                 Some(Ok(())) => {}
             }
-            if !self.is_open() || self.epoch.get() != epoch {
+            let time_up = self.engine.spent();
+            if !self.is_open() {
                 break Delivered::Stop;
             }
             if matches!(reader, Reader::Raw(_)) {
+                // Also if it has set itself anew: once each turn.
                 break Delivered::Raw;
             }
-            if self.engine.spent() {
+            if time_up {
                 break Delivered::TimeUp;
+            }
+            if self.epoch.get() != epoch {
+                break Delivered::Stop;
             }
         };
         if self.epoch.get() == epoch && self.is_open() {
@@ -281,6 +288,10 @@ impl Conn {
     fn look(&self) -> bool {
         if !self.io.borrow().inbox.is_empty() {
             return true;
+        }
+        if self.read_ended.get() {
+            self.end_of_stream();
+            return false;
         }
         if !self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) {
             return false;

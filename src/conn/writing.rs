@@ -3,7 +3,7 @@
 
 use super::handler::Reason;
 use super::{Conn, Flushed, Phase};
-use crate::engine::{Engine, Next};
+use crate::engine::{Engine, Next, Ready};
 use crate::error::{Error, Result};
 
 /// From this many bytes on, gathering would cost more in copies than it saves in calls.
@@ -40,6 +40,11 @@ impl Conn {
                 }
             }
             if rest.is_empty() {
+                drop(io);
+                if self.session_waits() {
+                    // The session has taken it, the kernel has not.
+                    self.arm_write(true);
+                }
                 return Ok(());
             }
         }
@@ -108,7 +113,12 @@ impl Conn {
 
     /// Is there anything that the kernel has not taken yet?
     pub(super) fn is_sending(&self) -> bool {
-        !self.io.borrow().outbox.is_empty() || self.session_waits()
+        // What a session holds when sending has failed stays there.
+        !self.io.borrow().outbox.is_empty() || (self.session_waits() && !self.has_write_error())
+    }
+
+    fn has_write_error(&self) -> bool {
+        self.rare.borrow().as_ref().is_some_and(|rare| rare.write_error.is_some())
     }
 
     /// Gives the kernel what it takes, on later turns too.
@@ -153,19 +163,37 @@ impl Conn {
         };
         let error = Error::from_io("sending to", peer, error);
         self.io.borrow_mut().outbox.clear();
+        self.rare(|rare| rare.lost = true);
         self.arm_write(false);
         self.tell_flushed(false);
         if !self.is_open() {
             self.let_go();
-        } else if self.transport.is_socket() {
+        } else {
             self.rare(|rare| {
                 rare.write_error.get_or_insert(error);
             });
+            if !self.transport.is_socket() {
+                self.lose_output();
+            }
             self.expect_end();
-        } else {
-            self.finish(Reason::Failed(error), false);
         }
         copy
+    }
+
+    /// Whoever reads our output has gone. What waits in the input is another matter, as the last words of a child are: it
+    /// is read first, see [`Conn::finish_without_output`].
+    pub(super) fn lose_output(&self) {
+        self.output_gone.set(true);
+        // Until a read finds nothing.
+        self.sticky.set(self.sticky.get() | Ready::READ | Ready::ERROR);
+    }
+
+    /// There is nothing to read just now, and nobody to write to.
+    pub(super) fn finish_without_output(&self) {
+        if self.is_open() {
+            let error = self.rare(|rare| rare.write_error.take());
+            self.finish(Reason::Failed(error.unwrap_or_else(|| self.closed())), false);
+        }
     }
 
     // ---- half-close ----

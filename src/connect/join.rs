@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use super::race::{Race, Won};
 use crate::address::{Address, Endpoint, Target};
@@ -78,7 +78,8 @@ pub(super) struct Joining {
     pub(super) address: Address,
     pub(super) options: Rc<Options>,
     pub(super) secure: Secure,
-    race: RefCell<Option<Rc<Race>>>,
+    /// Its timer keeps it while it is on.
+    race: RefCell<Weak<Race>>,
     conn: RefCell<Option<Rc<Conn>>>,
     done: RefCell<Option<Joined>>,
 }
@@ -92,13 +93,13 @@ impl Joining {
             address,
             options,
             secure,
-            race: RefCell::new(None),
+            race: RefCell::default(),
             conn: RefCell::new(None),
             done: RefCell::new(Some(done)),
         });
         let me = joining.clone();
         let race = Race::start(engine, &joining.address, plan, limit, Box::new(move |_, result| me.connected(result)));
-        joining.race.replace(Some(race));
+        joining.race.replace(Rc::downgrade(&race));
         joining
     }
 
@@ -177,7 +178,7 @@ impl Joining {
         }
         let error = || Error::Cancelled { operation: "connecting to", address: self.address.to_string() };
         let race = self.race.take();
-        if let Some(race) = race {
+        if let Some(race) = race.upgrade() {
             race.finish(Err(error()));
         }
         let conn = self.conn.take();

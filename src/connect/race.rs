@@ -269,6 +269,15 @@ impl Race {
         }
     }
 
+    /// The main context is gone: lets go of everything, and says nothing.
+    fn abandon(&self) {
+        let state = self.state.take();
+        for attempt in &state.attempts {
+            attempt.close();
+        }
+        drop(state);
+    }
+
     /// It is over: lets go of everything, then says so.
     pub(super) fn finish(&self, result: Result<Won>) {
         let (state, done) = {
@@ -318,6 +327,7 @@ impl Handler for Attempt {
 
     fn context_ended(self: Rc<Self>) {
         self.close();
+        self.race.abandon();
     }
 }
 

@@ -25,7 +25,7 @@ impl Watch {
     fn flags(self) -> EventFlags {
         let mut flags = if self.one_shot { EventFlags::ONESHOT } else { EventFlags::ET };
         if self.read {
-            flags |= EventFlags::IN | EventFlags::RDHUP;
+            flags |= EventFlags::IN | EventFlags::RDHUP | EventFlags::PRI;
         }
         if self.write {
             flags |= EventFlags::OUT;
@@ -95,7 +95,8 @@ fn ready(flags: EventFlags) -> Ready {
     if flags.contains(EventFlags::OUT) {
         ready |= Ready::WRITE;
     }
-    if flags.intersects(EventFlags::RDHUP | EventFlags::HUP) {
+    // A read stops short at urgent data too, with more behind it.
+    if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::PRI) {
         ready |= Ready::HANGUP;
     }
     if flags.contains(EventFlags::ERR) {

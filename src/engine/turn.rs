@@ -161,12 +161,16 @@ impl Engine {
         let mut calls = self.deferred.borrow().len();
         while !self.is_panicking() {
             let call = if calls > 0 { self.deferred.borrow_mut().pop_front() } else { None };
-            if let Some(call) = call {
-                calls -= 1;
-                call(self);
-                if self.fairness.spent() {
-                    return true;
+            match call {
+                Some(call) => {
+                    calls -= 1;
+                    call(self);
+                    if self.fairness.spent() {
+                        return true;
+                    }
                 }
+                // A nested loop in one of them may have made the others.
+                None => calls = 0,
             }
             let key = if *left > 0 { queue.borrow_mut().pop_front() } else { None };
             match key {

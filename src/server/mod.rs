@@ -160,7 +160,8 @@ impl Server {
         self.shared.setup.as_ref().map(|setup| setup.identity().fingerprint())
     }
 
-    /// Stops listening; a unix socket's path is removed. Live connections go on. Further calls do nothing.
+    /// Stops listening; a unix socket's path is removed. Live connections go on; clients whose hand-shake of TLS is not
+    /// done are turned away. Further calls do nothing.
     pub fn close(&self) {
         self.shared.close();
     }
@@ -250,8 +251,10 @@ impl Shared {
         if let Some(path) = self.path.take() {
             path.remove();
         }
+        // Nobody comes any more. While it is on the stack, `introduce` sees to that.
+        let obj = self.obj.take();
         let kept = self.kept.take();
-        drop(kept);
+        drop((obj, kept));
     }
 
     /// Takes a client in. With TLS the program does not see it before the hand-shake is done.
@@ -305,7 +308,9 @@ impl Shared {
         self.connections.borrow_mut().insert(id, socket);
         let obj = self.obj.take();
         let Some(mut obj) = obj else {
-            // A nested loop runs inside the callback for another: this one waits for its return.
+            // A nested loop runs inside the callback for another: this one waits for its return, and so does all that
+            // would be told of it.
+            conn.hold();
             self.waiting.borrow_mut().push_back(conn.clone());
             return;
         };

@@ -6,6 +6,7 @@ mod closing;
 mod connecting;
 mod descriptors;
 mod loops;
+mod review;
 mod secure;
 mod serving;
 mod util;
