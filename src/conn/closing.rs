@@ -93,12 +93,17 @@ impl Conn {
     }
 
     fn log_end(&self) {
-        let rare = self.rare.borrow();
-        match rare.as_ref().and_then(|rare| rare.end.as_ref()) {
-            Some(Reason::Failed(error)) => {
-                glib::g_warning!("network", "connection to {} ended: {error}", self.peer_name());
+        let told = {
+            let rare = self.rare.borrow();
+            let reason = rare.as_ref().and_then(|rare| rare.end.as_ref());
+            reason.map(|reason| (matches!(reason, Reason::Failed(_)), reason.to_string()))
+        };
+        // Nothing is borrowed: whoever listens to the log may call anything.
+        match told {
+            Some((true, reason)) => {
+                glib::g_warning!("network", "connection to {} ended: {reason}", self.peer_name());
             }
-            Some(reason) => glib::g_debug!("network", "connection to {} ended: {reason}", self.peer_name()),
+            Some((false, reason)) => glib::g_debug!("network", "connection to {} ended: {reason}", self.peer_name()),
             None => {}
         }
     }

@@ -323,6 +323,8 @@ impl Conn {
     /// Delivers nothing, the end included, before [`Conn::introduce`].
     pub(crate) fn hold(&self) {
         self.busy.set(true);
+        // There may be something to serve already: what came with the last of a hand-shake.
+        self.again.set(true);
     }
 
     /// Runs `user` as the callback for the new connection: nothing else is delivered meanwhile.

@@ -216,6 +216,7 @@ impl Engine {
         let engine = Rc::new_cyclic(|me| Engine {
             me: me.clone(),
             home: Home::here(),
+            inbound: Arc::new(remote::Inbound::new(sources.wakeup())),
             sources,
             ended: Cell::new(false),
             poller: RefCell::new(poller),
@@ -230,7 +231,6 @@ impl Engine {
             turns: Cell::new(0),
             low_armed: Cell::new(false),
             fairness: Budget::new(),
-            inbound: Arc::default(),
             remote_calls: RefCell::default(),
             next_token: Cell::new(0),
             panic: Cell::new(None),
@@ -280,7 +280,7 @@ impl Engine {
         let token = self.next_token.get();
         self.next_token.set(token + 1);
         self.remote_calls.borrow_mut().insert(token, Box::new(call));
-        Remote { inbound: self.inbound.clone(), context: self.sources.context(), token }
+        Remote { inbound: self.inbound.clone(), token }
     }
 
     pub(crate) fn forget_remote(&self, token: u64) {

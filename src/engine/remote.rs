@@ -3,14 +3,21 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::source::Wakeup;
+
 /// What an engine shares with other threads.
-#[derive(Default)]
 pub(super) struct Inbound {
+    /// Does not keep the context: what waits for a call would keep it for ever.
+    pub(super) context: Wakeup,
     pending: AtomicBool,
     tokens: Mutex<Vec<u64>>,
 }
 
 impl Inbound {
+    pub(super) fn new(context: Wakeup) -> Self {
+        Inbound { context, pending: AtomicBool::new(false), tokens: Mutex::default() }
+    }
+
     pub(super) fn is_pending(&self) -> bool {
         self.pending.load(Ordering::Acquire)
     }
@@ -24,7 +31,6 @@ impl Inbound {
 /// Asks for one prepared call, from any thread, any number of times; it happens once, on the engine's thread.
 pub(crate) struct Remote {
     pub(super) inbound: Arc<Inbound>,
-    pub(super) context: glib::MainContext,
     pub(super) token: u64,
 }
 
@@ -32,7 +38,7 @@ impl Remote {
     pub(crate) fn call(&self) {
         self.inbound.tokens.lock().unwrap_or_else(PoisonError::into_inner).push(self.token);
         self.inbound.pending.store(true, Ordering::Release);
-        self.context.wakeup();
+        self.inbound.context.wake();
     }
 
     /// The name under which [`Engine::forget_remote`](super::Engine::forget_remote) takes the call back.

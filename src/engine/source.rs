@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::mem::size_of;
 use std::ptr;
 use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
 
 use glib::ffi::{self, GMainContext, GPollFD, GSource, GSourceFuncs, gboolean, gpointer};
 use glib::translate::{IntoGlib, ToGlibPtr};
@@ -60,14 +61,9 @@ impl Sources {
         self.context as usize
     }
 
-    /// The context itself. Called on its thread, from a method of something that was made on it.
-    pub(super) fn context(&self) -> glib::MainContext {
-        if self.main.get().is_null() {
-            // It has ended; nobody will wake this one.
-            return glib::MainContext::new();
-        }
-        // SAFETY: the sources live, so their context does.
-        unsafe { glib::translate::from_glib_none(self.context) }
+    /// Wakes the context, from any thread, for as long as its sources live.
+    pub(super) fn wakeup(&self) -> Wakeup {
+        Wakeup(Mutex::new(self.context))
     }
 
     /// Attaches both sources to the context they were made for.
@@ -90,7 +86,10 @@ impl Sources {
     /// Takes the sources off the context, which gives their references to the engine back.
     pub(super) fn destroy(&self) {
         // What callbacks captured is dropped on the way, and that may be the last reference to the context.
-        let _context = self.context();
+        let alive = !(self.main.get().is_null() && self.low.get().is_null());
+        // SAFETY: a source that is not finalized has its context.
+        let _context: Option<glib::MainContext> =
+            alive.then(|| unsafe { glib::translate::from_glib_none(self.context) });
         for source in [self.main.get(), self.low.get()] {
             if !source.is_null() {
                 // SAFETY: not null, so `finalize` has not run and the source lives.
@@ -114,6 +113,28 @@ impl Sources {
             ffi::g_main_context_push_thread_default(self.context);
         }
         Some(ThreadDefault(self.context))
+    }
+}
+
+/// A context that is not kept: null when its sources have gone.
+pub(super) struct Wakeup(Mutex<*mut GMainContext>);
+
+// SAFETY: the pointer is only followed under the lock, by a call that any thread may make.
+unsafe impl Send for Wakeup {}
+// SAFETY: as above.
+unsafe impl Sync for Wakeup {}
+
+impl Wakeup {
+    pub(super) fn wake(&self) {
+        let context = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !context.is_null() {
+            // SAFETY: the context finalizes its sources before it is freed, and that waits for the lock in `forget`.
+            unsafe { ffi::g_main_context_wakeup(*context) };
+        }
+    }
+
+    fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ptr::null_mut();
     }
 }
 
@@ -262,10 +283,12 @@ unsafe extern "C" fn dispatch_low(source: *mut GSource, _: ffi::GSourceFunc, _: 
 unsafe extern "C" fn finalize(source: *mut GSource) {
     // SAFETY: GLib calls this once, when the last reference is gone, so the engine's pointers to it are cleared and the
     // source's reference is given back. On another thread nothing of the engine may be touched, not even its count: it is
-    // left as it is, and only the list of engines, which is locked, learns of its end.
+    // left as it is, and only what is behind a lock learns of its end.
     unsafe {
         let engine = (*source.cast::<EngineSource>()).engine;
         super::forget_home((*engine).sources.context_id());
+        let inbound = &(*engine).inbound;
+        inbound.context.forget();
         if !(*engine).home.is_here() {
             return;
         }

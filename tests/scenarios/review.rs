@@ -160,7 +160,7 @@ fn a_raw_reader_may_set_itself_anew() {
         let _ = served.rawread(move |socket| once_more(socket, counted.clone()));
         client.sendline("hello").unwrap();
         until(|| calls.get() > 0);
-        assert!(calls.get() < 10);
+        assert!(calls.get() < 1000);
     });
 }
 
@@ -337,9 +337,8 @@ fn the_last_words_of_a_child_are_heard() {
             let socket = Socket::wrap(OwnedFd::from(input), OwnedFd::from(output)).unwrap();
             let lines = log_lines(&socket);
             let ends = log_end(&socket);
-            if early {
-                child.wait().unwrap();
-            }
+            // Once more, if it has been waited for already.
+            child.wait().unwrap();
             until(|| ends.len() == 1);
             assert_eq!(lines.all(), ["one", "two"]);
         }
