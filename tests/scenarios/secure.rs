@@ -203,7 +203,7 @@ fn who_does_not_speak_tls_is_dropped_and_costs_nobody_else_anything() {
     });
 }
 
-/// Looks again in a moment: threads are no events.
+/// Looks again in a moment: threads and times of files are no events.
 fn soon() -> bool {
     let wake = glib::source::timeout_source_new(Duration::from_millis(2), None, glib::Priority::DEFAULT, || {
         glib::ControlFlow::Break
