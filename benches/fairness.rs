@@ -46,7 +46,7 @@ fn serve(task: &str) -> Result<()> {
     let received = Rc::new(Cell::new(0));
     let lines = task == "lines";
     let count = received.clone();
-    let sink = network::Server::builder().address("127.0.0.1").listen(0, move |socket| {
+    let sink = network::Server::builder().address("127.0.0.1").tls(false).listen(0, move |socket| {
         let count = count.clone();
         if lines {
             socket.readlines(move |_, line| {
@@ -61,7 +61,7 @@ fn serve(task: &str) -> Result<()> {
         }
         Ok(())
     })?;
-    let quiet = network::Server::builder().address("127.0.0.1").listen(0, |socket| {
+    let quiet = network::Server::builder().address("127.0.0.1").tls(false).listen(0, |socket| {
         socket.read(|socket, data| socket.send(data));
         Ok(())
     })?;
