@@ -46,7 +46,7 @@ fn serve(task: &str) -> Result<()> {
     let received = Rc::new(Cell::new(0));
     let lines = task == "lines";
     let count = received.clone();
-    let sink = network::Server::builder().tls(false).address("127.0.0.1").listen(0, move |socket| {
+    let sink = network::Server::builder().address("127.0.0.1").tls(false).listen(0, move |socket| {
         let count = count.clone();
         if lines {
             socket.readlines(move |_, line| {
@@ -61,7 +61,7 @@ fn serve(task: &str) -> Result<()> {
         }
         Ok(())
     })?;
-    let quiet = network::Server::builder().tls(false).address("127.0.0.1").listen(0, |socket| {
+    let quiet = network::Server::builder().address("127.0.0.1").tls(false).listen(0, |socket| {
         socket.read(|socket, data| socket.send(data));
         Ok(())
     })?;
@@ -85,8 +85,15 @@ fn serve(task: &str) -> Result<()> {
     main.run();
     let seconds = begun.elapsed().as_secs_f64();
     let late = percentile_99(&mut late.borrow_mut());
-    println!("{} {late} {}", f64::from(ticks.get()) / seconds, received.get() as f64 / seconds / 1e6);
+    let rate = received.get() as f64 / seconds / 1e6;
+    println!("{} {late} {rate} {}", f64::from(ticks.get()) / seconds, waited() / seconds);
     Ok(())
+}
+
+/// Milliseconds that this process was ready to run and other processes had its CPU.
+fn waited() -> f64 {
+    let statistics = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
+    statistics.split(' ').nth(1).and_then(|time| time.parse().ok()).map_or(f64::NAN, |time: f64| time / 1e6)
 }
 
 /// Ticks by deadlines, as a window's frame clock does: one that is a whole frame late is lost, one that is less late does
@@ -114,8 +121,13 @@ fn percentile_99(times: &mut [Duration]) -> f64 {
 
 fn table() -> Result<()> {
     pin(true);
-    println!("| flood                    | redraws/s | of undisturbed | timer late, p99 | ping p99 |   MB/s |");
-    println!("|--------------------------|----------:|---------------:|----------------:|---------:|-------:|");
+    println!("The last column tells how long the server waited for its CPU: rows with much of that say nothing\n");
+    println!(
+        "| flood                    | redraws/s | of undisturbed | timer late, p99 | ping p99 |   MB/s | waited    |"
+    );
+    println!(
+        "|--------------------------|----------:|---------------:|----------------:|---------:|-------:|----------:|"
+    );
     let mut undisturbed = None;
     for (name, task, connections) in [
         ("none", "none", 0),
@@ -123,14 +135,15 @@ fn table() -> Result<()> {
         ("80-byte lines", "lines", 1),
         ("64 bytes on each of 200", "messages", 200),
     ] {
-        let (ticks, late, ping, rate) = round(task, connections)?;
+        let (ticks, late, ping, rate, waited) = round(task, connections)?;
         let share = 100.0 * ticks / *undisturbed.get_or_insert(ticks);
-        println!("| {name:<24} | {ticks:>9.1} | {share:>12.1} % | {late:>12.2} ms | {ping:>5.2} ms | {rate:>6.0} |");
+        print!("| {name:<24} | {ticks:>9.1} | {share:>12.1} % | {late:>12.2} ms | {ping:>5.2} ms ");
+        println!("| {rate:>6.0} | {waited:>4.0} ms/s |");
     }
     Ok(())
 }
 
-fn round(task: &str, connections: usize) -> Result<(f64, f64, f64, f64)> {
+fn round(task: &str, connections: usize) -> Result<(f64, f64, f64, f64, f64)> {
     let mut server = Command::new(std::env::current_exe()?).args(["serve", task]).stdout(Stdio::piped()).spawn()?;
     let mut output = BufReader::new(server.stdout.take().ok_or("no output")?);
     let mut line = String::new();
@@ -157,10 +170,10 @@ fn round(task: &str, connections: usize) -> Result<(f64, f64, f64, f64)> {
     over.store(true, Ordering::Relaxed);
     server.wait()?;
     let figures = line.trim().split(' ').map(str::parse).collect::<std::result::Result<Vec<f64>, _>>()?;
-    let [ticks, late, rate] = figures[..] else { return Err("the server gave no figures".into()) };
+    let [ticks, late, rate, waited] = figures[..] else { return Err("the server gave no figures".into()) };
     let _ = flood.join();
     let ping = ping.join().map_err(|_| "the ping failed")?;
-    Ok((ticks, late, ping, rate))
+    Ok((ticks, late, ping, rate, waited))
 }
 
 /// Sends a message now and then, until the server ends.
