@@ -136,6 +136,11 @@ fn serve(peer: &mut Peer, buffer: &mut [u8]) -> io::Result<()> {
     while peer.tls.wants_write() {
         peer.tls.write_tls(&mut peer.tcp)?;
     }
+    if count == 0 {
+        // As TLS asks of whoever closes.
+        peer.tls.send_close_notify();
+        peer.tls.write_tls(&mut peer.tcp)?;
+    }
     if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
 }
 

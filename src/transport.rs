@@ -1,12 +1,13 @@
 //! What carries the bytes: a TCP or unix stream socket, or a pair of any other descriptors. Never blocks, never raises
 //! SIGPIPE, and never changes the mode of a descriptor that others may share.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, OFlags};
-use rustix::net::{RecvFlags, SendFlags, SocketType, sockopt};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendFlags, SocketType, sockopt};
 
 use crate::address::{Endpoint, plain};
 use crate::engine::{Backlog, Descriptor, Registration, backlog, without_sigpipe};
@@ -19,11 +20,14 @@ pub(crate) struct Transport {
     /// Where output goes to another descriptor.
     output: Option<Descriptor>,
     kind: Kind,
+    /// The last read ended before the data did: the kernel gives no more in one go than came with one set of descriptors.
+    stopped_short: Cell<bool>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Socket,
+    Tcp,
+    Unix,
     /// Which of the two block: their mode is left as it is.
     Files {
         input_blocks: bool,
@@ -39,38 +43,52 @@ pub(crate) enum Peek {
 }
 
 impl Transport {
-    /// A connected stream socket.
-    pub(crate) fn socket(fd: OwnedFd) -> Self {
-        Transport { input: Descriptor::new(fd), output: None, kind: Kind::Socket }
+    /// A connected stream socket, to a peer of that kind.
+    pub(crate) fn socket(fd: OwnedFd, remote: Option<&Endpoint>) -> Self {
+        let kind = if matches!(remote, Some(Endpoint::Inet(_))) { Kind::Tcp } else { Kind::Unix };
+        Transport::new(fd, None, kind)
+    }
+
+    fn new(input: OwnedFd, output: Option<OwnedFd>, kind: Kind) -> Self {
+        let (input, output) = (Descriptor::new(input), output.map(Descriptor::new));
+        Transport { input, output, kind, stopped_short: Cell::new(false) }
     }
 
     /// One descriptor for both directions, of any kind.
     pub(crate) fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         if is_socket(&fd)? {
             return match sockopt::socket_type(&fd)? {
-                SocketType::STREAM => Ok(Transport::socket(fd)),
+                SocketType::STREAM => {
+                    let remote = rustix::net::getpeername(&fd).ok().flatten().map(endpoint);
+                    Ok(Transport::socket(fd, remote.as_ref()))
+                }
                 _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "expected a stream socket")),
             };
         }
         let blocks = blocks(&fd)?;
         let kind = Kind::Files { input_blocks: blocks, output_blocks: blocks };
-        Ok(Transport { input: Descriptor::new(fd), output: None, kind })
+        Ok(Transport::new(fd, None, kind))
     }
 
     /// One descriptor for each direction.
     pub(crate) fn pair(input: OwnedFd, output: OwnedFd) -> io::Result<Self> {
         let kind = Kind::Files { input_blocks: blocks(&input)?, output_blocks: blocks(&output)? };
-        Ok(Transport { input: Descriptor::new(input), output: Some(Descriptor::new(output)), kind })
+        Ok(Transport::new(input, Some(output), kind))
     }
 
     pub(crate) fn is_socket(&self) -> bool {
-        self.kind == Kind::Socket
+        matches!(self.kind, Kind::Tcp | Kind::Unix)
+    }
+
+    /// Is there more to read although the last read was short?
+    pub(crate) fn stopped_short(&self) -> bool {
+        self.stopped_short.get()
     }
 
     /// What to give the engine. `None` when closed.
     pub(crate) fn registration(&self) -> Option<Registration<'_>> {
         let (input_blocks, output_blocks) = match self.kind {
-            Kind::Socket => (false, false),
+            Kind::Tcp | Kind::Unix => (false, false),
             Kind::Files { input_blocks, output_blocks } => (input_blocks, output_blocks),
         };
         let output = self.output.as_ref().and_then(Descriptor::open).map(|fd| (fd, output_blocks));
@@ -106,9 +124,17 @@ impl Transport {
     #[inline]
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let fd = self.open_input()?;
-        if self.kind == Kind::Socket {
-            let (count, _) = rustix::net::recv(fd, buffer, RecvFlags::DONTWAIT)?;
-            return Ok(count);
+        match self.kind {
+            Kind::Tcp => return Ok(rustix::net::recv(fd, buffer, RecvFlags::DONTWAIT)?.0),
+            Kind::Unix => {
+                // Descriptors that come along are turned away, for lack of a place to put them, and that is told.
+                let mut none = RecvAncillaryBuffer::default();
+                let buffers = &mut [io::IoSliceMut::new(buffer)];
+                let message = rustix::net::recvmsg(fd, buffers, &mut none, RecvFlags::DONTWAIT)?;
+                self.stopped_short.set(message.flags.contains(ReturnFlags::CTRUNC));
+                return Ok(message.bytes);
+            }
+            Kind::Files { .. } => {}
         }
         if matches!(self.kind, Kind::Files { input_blocks: true, .. }) && !is_ready(fd, PollFlags::IN)? {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -128,7 +154,7 @@ impl Transport {
     pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         let fd = self.open_output()?;
         let blocks = match self.kind {
-            Kind::Socket => {
+            Kind::Tcp | Kind::Unix => {
                 return Ok(rustix::net::send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?);
             }
             Kind::Files { output_blocks, .. } => output_blocks,
@@ -160,7 +186,7 @@ impl Transport {
     /// What lies in the input, without taking it.
     pub(crate) fn peek(&self) -> io::Result<Peek> {
         let fd = self.open_input()?;
-        if self.kind == Kind::Socket {
+        if self.is_socket() {
             return match rustix::net::recv(fd, &mut [0u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
                 Ok((0, _)) => Ok(Peek::End),
                 Ok(_) => Ok(Peek::Data),
@@ -178,7 +204,9 @@ impl Transport {
     /// that closed; the caller has deregistered it.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         match (&self.output, self.kind) {
-            (_, Kind::Socket) => Ok(rustix::net::shutdown(self.open_output()?, rustix::net::Shutdown::Write)?),
+            (_, Kind::Tcp | Kind::Unix) => {
+                Ok(rustix::net::shutdown(self.open_output()?, rustix::net::Shutdown::Write)?)
+            }
             (Some(output), _) => {
                 output.close();
                 Ok(())

@@ -124,7 +124,7 @@ impl Conn {
     pub(super) fn note_read(&self, full: bool) {
         let sticky = self.sticky.get();
         let by_hand = self.input_by_hand.get() && !self.output_gone.get();
-        if by_hand || (!full && !sticky.has(Ready::HANGUP | Ready::ERROR)) {
+        if by_hand || (!full && !sticky.has(Ready::HANGUP | Ready::ERROR) && !self.transport.stopped_short()) {
             self.sticky.set(sticky.without(Ready::READ));
         }
     }

@@ -143,7 +143,7 @@ impl Joining {
 
     fn shake(self: &Rc<Self>, won: Won) {
         let remote = remote(&won.fd);
-        let transport = Transport::socket(won.fd);
+        let transport = Transport::socket(won.fd, remote.as_ref());
         let options = self.options.clone();
         let Some((settings, peer)) = &self.secure else {
             let conn = Conn::new(&self.engine, transport, options, remote);

@@ -62,7 +62,8 @@ pub(crate) fn blocking(address: Address, options: Rc<Options>, tls: Option<&Tls<
     })?;
     let Some((settings, peer)) = secure else {
         let remote = remote(&fd);
-        return Ok(Socket::from_conn(Conn::new(&engine, Transport::socket(fd), options, remote)?));
+        let transport = Transport::socket(fd, remote.as_ref());
+        return Ok(Socket::from_conn(Conn::new(&engine, transport, options, remote)?));
     };
     if is_own_server(&fd) {
         return Err(Error::Unsupported(format!(
@@ -79,7 +80,8 @@ pub(crate) fn blocking(address: Address, options: Rc<Options>, tls: Option<&Tls<
     let peer = found_peer(&address, &peer, service.as_deref());
     let session = Session::client(&settings, &peer)?;
     let remote = remote(&fd);
-    let conn = Conn::with_session(&engine, Transport::socket(fd), options, remote, session, done)?;
+    let transport = Transport::socket(fd, remote.as_ref());
+    let conn = Conn::with_session(&engine, transport, options, remote, session, done)?;
     conn.shake_blocking();
     outcome.take().unwrap_or_else(|| Err(conn.closed()))
 }

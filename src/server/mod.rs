@@ -259,7 +259,7 @@ impl Shared {
 
     /// Takes a client in. With TLS the program does not see it before the hand-shake is done.
     fn admit(self: &Rc<Self>, fd: OwnedFd, remote: Endpoint) {
-        let transport = Transport::socket(fd);
+        let transport = Transport::socket(fd, Some(&remote));
         let options = self.options.clone();
         let admitted = match &self.setup {
             None => Conn::new(&self.engine, transport, options, Some(remote)).map(|conn| self.introduce(&conn)),

@@ -6,7 +6,7 @@ mod closing;
 mod connecting;
 mod descriptors;
 mod loops;
-mod review;
+mod regressions;
 mod secure;
 mod serving;
 mod util;
