@@ -236,6 +236,10 @@ impl Conn {
             self.tell.set(false);
             drop(callback);
         }
+        self.drain_if_lingering();
+    }
+
+    pub(super) fn drain_if_lingering(&self) {
         if self.phase.get() == Phase::Lingering && main_depth() == 0 && !std::thread::panicking() {
             self.drain();
         }

@@ -393,6 +393,8 @@ impl Handler for Conn {
     }
 
     fn context_ended(self: Rc<Self>) {
+        // It was closed, and the loop ended before everything had gone out.
+        self.drain_if_lingering();
         self.abort_silently();
     }
 }

@@ -345,3 +345,22 @@ fn the_last_words_of_a_child_are_heard() {
         }
     });
 }
+
+#[test]
+fn what_was_closed_still_goes_out_when_the_loop_has_ended() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let peer = std::thread::spawn(move || {
+        let mut peer = listener.accept().unwrap().0;
+        std::thread::sleep(Duration::from_millis(100));
+        std::io::copy(&mut peer, &mut std::io::sink()).unwrap()
+    });
+    on_own_context(|| {
+        Socket::builder().tls(false).connect_async(address, gio::Cancellable::NONE, |socket| {
+            socket.unwrap().send(pattern(15 << 20)).unwrap();
+            network::endloop();
+        });
+        network::fgloop();
+    });
+    assert_eq!(peer.join().unwrap(), 15 << 20);
+}
