@@ -601,7 +601,8 @@ impl Engine {
     fn hot_slice(self: &Rc<Self>) {
         let outer = self.fairness.start_hot();
         // Round robin: those that stay hot go to the back.
-        self.work(&self.hot, &mut usize::MAX);
+        let mut unlimited = usize::MAX;
+        self.work(&self.hot, &mut unlimited);
         self.flush();
         self.fairness.end_hot(outer);
     }

@@ -271,7 +271,8 @@ unsafe extern "C" fn finalize(source: *mut GSource) {
     unsafe {
         let engine = (*source.cast::<EngineSource>()).engine;
         super::forget_home((*engine).sources.context_id());
-        (&(*engine).inbound).context.forget();
+        let inbound = &(*engine).inbound;
+        inbound.context.forget();
         if !(*engine).home.is_here() {
             return;
         }
