@@ -60,7 +60,7 @@ pub fn fgloop_for(limit: Duration) -> bool {
 
 /// Ends the innermost [`fgloop`], [`fgloop_for`] or [`bgloop`] of this thread. Without one it does nothing.
 pub fn endloop() {
-    let innermost = LOOPS.with(|loops| loops.borrow().iter().rev().find(|running| !running.ended.get()).cloned());
+    let innermost = LOOPS.with(|loops| loops.borrow().last().cloned());
     if let Some(running) = innermost {
         running.ended.set(true);
     }

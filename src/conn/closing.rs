@@ -143,7 +143,9 @@ impl Conn {
                 return Next::Idle;
             }
         }
-        if self.read_ended.get() || !self.transport.is_socket() || self.linger().is_zero() {
+        // After damage in what came the peer's end is still to come; closing before it could destroy the alert.
+        let has_end = self.read_ended.get() && !self.damaged.get();
+        if has_end || !self.transport.is_socket() || self.linger().is_zero() {
             self.let_go();
             return Next::Idle;
         }
@@ -236,6 +238,10 @@ impl Conn {
             self.tell.set(false);
             drop(callback);
         }
+        self.drain_if_lingering();
+    }
+
+    pub(super) fn drain_if_lingering(&self) {
         if self.phase.get() == Phase::Lingering && main_depth() == 0 && !std::thread::panicking() {
             self.drain();
         }
@@ -243,7 +249,7 @@ impl Conn {
 
     /// Without a loop there is no background: waits, bounded by `linger`, until the peer's system has everything.
     fn drain(&self) {
-        let deadline = Instant::now() + self.linger();
+        let deadline = self.engine.ended_at().unwrap_or_else(Instant::now) + self.linger();
         let left = || deadline.saturating_duration_since(Instant::now());
         while self.is_sending() && !left().is_zero() {
             if self.transport.wait(false, true, Some(left())).is_err() {

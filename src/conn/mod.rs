@@ -123,6 +123,8 @@ pub(crate) struct Conn {
     read_ended: Cell<bool>,
     /// The peer's end has been told, and the sending half lives on.
     half_open: Cell<bool>,
+    /// What came was no TLS any more. That ends the connection, but it is not the peer's end.
+    damaged: Cell<bool>,
     /// A blocking call has told its caller of the end.
     caller_knows: Cell<bool>,
     /// The sending half is to be closed once the queue is empty, or is closed.
@@ -172,6 +174,7 @@ impl Conn {
             sticky: Cell::new(Ready::NONE),
             read_ended: Cell::new(false),
             half_open: Cell::new(false),
+            damaged: Cell::new(false),
             caller_knows: Cell::new(false),
             write_ending: Cell::new(false),
             write_ended: Cell::new(false),
@@ -393,6 +396,11 @@ impl Handler for Conn {
     }
 
     fn context_ended(self: Rc<Self>) {
+        // Not everything has gone out yet.
+        if self.is_open() && self.is_sending() && !self.shaking.get() {
+            self.finish(Reason::Local, true);
+        }
+        self.drain_if_lingering();
         self.abort_silently();
     }
 }

@@ -203,6 +203,7 @@ impl Conn {
         let answers = session.wants_write();
         self.note_read(cipher.len() == crate::engine::READ_BUFFER);
         if let Err(error) = outcome {
+            self.damaged.set(!cipher.is_empty());
             self.rare(|rare| {
                 rare.read_error.get_or_insert(error);
             });

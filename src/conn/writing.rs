@@ -166,8 +166,12 @@ impl Conn {
         self.rare(|rare| rare.lost = true);
         self.arm_write(false);
         self.tell_flushed(false);
+        let is_lasting = matches!(error, Error::Reset { .. } | Error::Closed { .. });
         if !self.is_open() {
             self.let_go();
+        } else if !is_lasting {
+            // The system's fault, not the peer's: no end would follow.
+            self.finish(Reason::Failed(error), false);
         } else {
             self.rare(|rare| {
                 rare.write_error.get_or_insert(error);

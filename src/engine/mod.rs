@@ -158,7 +158,8 @@ pub(crate) struct Engine {
     me: Weak<Engine>,
     home: Home,
     sources: Sources,
-    ended: Cell<bool>,
+    /// Since when the context is gone.
+    ended: Cell<Option<std::time::Instant>>,
     poller: RefCell<Poller>,
     entries: RefCell<Slab<Entry>>,
     /// What is to be served next, each entry once.
@@ -195,7 +196,7 @@ impl Engine {
         let id = sources.context_id();
         let known = ENGINES.with(|engines| {
             let mut engines = engines.0.borrow_mut();
-            engines.retain(|engine| engine.upgrade().is_some_and(|engine| !engine.ended.get()));
+            engines.retain(|engine| engine.upgrade().is_some_and(|engine| !engine.has_ended()));
             engines.iter().filter_map(Weak::upgrade).find(|engine| engine.sources.context_id() == id)
         });
         if let Some(engine) = known {
@@ -218,7 +219,7 @@ impl Engine {
             home: Home::here(),
             inbound: Arc::new(remote::Inbound::new(sources.wakeup())),
             sources,
-            ended: Cell::new(false),
+            ended: Cell::new(None),
             poller: RefCell::new(poller),
             entries: RefCell::new(Slab::new()),
             ready: RefCell::default(),
@@ -261,6 +262,10 @@ impl Engine {
 
     /// Calls on the next turn of the loop.
     pub(crate) fn defer(&self, call: impl FnOnce(&Rc<Engine>) + 'static) {
+        if self.has_ended() {
+            // There are no more turns.
+            return;
+        }
         self.deferred.borrow_mut().push_back(Box::new(call));
     }
 
@@ -330,7 +335,9 @@ impl Engine {
             glib::g_critical!("network", "a callback panicked under a main loop that cannot pass the panic on");
             std::process::abort();
         }
-        self.panic.set(Some(panic));
+        // Of several the first is the cause.
+        let first = self.panic.take().unwrap_or(panic);
+        self.panic.set(Some(first));
     }
 
     /// The panic that is to be resumed where our loop was entered.
@@ -338,7 +345,7 @@ impl Engine {
         self.panic.take()
     }
 
-    fn is_panicking(&self) -> bool {
+    pub(crate) fn is_panicking(&self) -> bool {
         let panic = self.panic.take();
         let panicking = panic.is_some();
         if panicking {
@@ -351,9 +358,10 @@ impl Engine {
 
     /// The context is gone, or its thread. Everything registered lets go.
     fn end(&self) {
-        if self.ended.replace(true) {
+        if self.has_ended() {
             return;
         }
+        self.ended.set(Some(std::time::Instant::now()));
         let keys = self.entries.borrow().keys();
         for key in keys {
             let handler = self.entries.borrow_mut().get_mut(key).map(|entry| entry.handler.clone());
@@ -368,8 +376,12 @@ impl Engine {
         drop(calls);
     }
 
-    #[cfg_attr(not(feature = "avahi"), allow(dead_code))]
     pub(crate) fn has_ended(&self) -> bool {
+        self.ended.get().is_some()
+    }
+
+    /// Since when the context is gone. What its connections still have to send counts from then, for all together.
+    pub(crate) fn ended_at(&self) -> Option<std::time::Instant> {
         self.ended.get()
     }
 }

@@ -215,12 +215,13 @@ impl ServerBuilder {
             kept: RefCell::new(None),
         });
         for fd in sockets {
-            if let Some(address) = rustix::net::getsockname(&fd).ok().and_then(|local| endpoint(local).inet()) {
-                note_listening(address, true);
-            }
+            let local = rustix::net::getsockname(&fd).ok().and_then(|local| endpoint(local).inet());
             let listener =
                 Listener::start(&shared, fd).map_err(|source| Error::from_listen(&shared.address, source))?;
             shared.listeners.borrow_mut().push(listener);
+            if let Some(local) = local {
+                note_listening(local, true);
+            }
         }
         if let Some(announcement) = announcement {
             shared.announce(announcement.with_port(port), self.on_published);

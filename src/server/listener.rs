@@ -16,6 +16,22 @@ use crate::engine::{Engine, Handler, Key, Next, Ready, Registration};
 use crate::error::Result;
 use crate::transport::endpoint;
 
+/// Does that error say something of one client's network, and nothing of ours?
+fn is_of_client(error: Errno) -> bool {
+    const OF_CLIENT: [Errno; 9] = [
+        Errno::PROTO,
+        Errno::NETDOWN,
+        Errno::NOPROTOOPT,
+        Errno::HOSTDOWN,
+        Errno::NONET,
+        Errno::HOSTUNREACH,
+        Errno::OPNOTSUPP,
+        Errno::NETUNREACH,
+        Errno::PERM,
+    ];
+    OF_CLIENT.contains(&error)
+}
+
 /// Clients accepted in one turn of the loop, then other connections are served.
 const ACCEPTS: usize = 64;
 
@@ -35,6 +51,8 @@ pub(super) struct Listener {
     pub(super) full: Cell<bool>,
     /// Out of descriptors or memory, and it has been said.
     starved: Cell<bool>,
+    /// It will be asked again.
+    pausing: Rc<Cell<bool>>,
 }
 impl Listener {
     pub(super) fn start(server: &Rc<Shared>, fd: OwnedFd) -> io::Result<Rc<Listener>> {
@@ -47,6 +65,7 @@ impl Listener {
             again: Cell::new(false),
             full: Cell::new(false),
             starved: Cell::new(false),
+            pausing: Rc::default(),
         });
         let registration = Registration { input: fd.as_fd(), input_blocks: false, output: None, write: false };
         let key = server.engine.register(registration, listener.clone())?;
@@ -95,8 +114,13 @@ impl Listener {
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) if self.pause(&accepted) => {
                     return Next::Idle;
                 }
-                // That client has gone already, or its network has: on to the next.
-                Err(_) => {}
+                Err(Errno::CONNABORTED | Errno::INTR) => {}
+                // Whatever the network has to report of a client is that client's alone (accept(2) has the list).
+                Err(error) if is_of_client(error) => {}
+                Err(error) => {
+                    glib::g_warning!("network", "{} is listened on no more: {}", server.name(), io::Error::from(error));
+                    return Next::Idle;
+                }
             }
         }
         Next::Hot
@@ -112,8 +136,12 @@ impl Listener {
                 io::Error::from(*error)
             );
         }
-        if let Some(key) = self.key.get() {
-            self.engine.after(PAUSE, move |engine| engine.requeue(key));
+        if let (Some(key), false) = (self.key.get(), self.pausing.replace(true)) {
+            let pausing = self.pausing.clone();
+            self.engine.after(PAUSE, move |engine| {
+                pausing.set(false);
+                engine.requeue(key);
+            });
         }
         true
     }

@@ -315,10 +315,26 @@ impl Shared {
             return;
         };
         conn.introduce(&mut obj);
-        loop {
+        self.introduce_waiting(obj);
+    }
+
+    /// Those that came while `obj` was on the stack.
+    fn introduce_waiting(self: &Rc<Self>, mut obj: Obj) {
+        // After a panic the rest waits until that has been resumed.
+        while !self.engine.is_panicking() {
             let next = self.waiting.borrow_mut().pop_front();
             let Some(next) = next else { break };
             next.introduce(&mut obj);
+        }
+        if !self.waiting.borrow().is_empty() {
+            let me = Rc::downgrade(self);
+            self.engine.defer(move |_| {
+                if let Some(me) = me.upgrade()
+                    && let Some(obj) = me.obj.take()
+                {
+                    me.introduce_waiting(obj);
+                }
+            });
         }
         if self.listeners.borrow().is_empty() {
             drop(obj);

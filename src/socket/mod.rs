@@ -238,7 +238,7 @@ impl Socket {
         self.conn.set_reader(Reader::Lines(Box::new(callback)));
     }
 
-    /// Calls `callback` when data waits, once each turn of the loop while it does, without taking it: the callback calls
+    /// Calls `callback` when data waits, again and again while it does and others have had their turn, without taking it: the callback calls
     /// [`recv`](Socket::recv), which does not block then. Replaces any other read callback.
     ///
     /// Returns what had been received and not handed over.

@@ -1,4 +1,4 @@
-//! What a review found: each of these hung, spun, lied or lost something.
+//! Every bug that was found has its test here: each of these hung, spun, lied or lost something.
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -336,10 +336,73 @@ fn the_last_words_of_a_child_are_heard() {
             let socket = Socket::wrap(OwnedFd::from(input), OwnedFd::from(output)).unwrap();
             let lines = log_lines(&socket);
             let ends = log_end(&socket);
-            // Once more, if it has been waited for already.
             child.wait().unwrap();
             until(|| ends.len() == 1);
             assert_eq!(lines.all(), ["one", "two"]);
         }
     });
+}
+
+#[test]
+fn what_was_closed_still_goes_out_when_the_loop_has_ended() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let peer = std::thread::spawn(move || {
+        let mut peer = listener.accept().unwrap().0;
+        std::thread::sleep(Duration::from_millis(100));
+        std::io::copy(&mut peer, &mut std::io::sink()).unwrap()
+    });
+    on_own_context(|| {
+        Socket::builder().tls(false).connect_async(address, gio::Cancellable::NONE, |socket| {
+            socket.unwrap().send(pattern(15 << 20)).unwrap();
+            network::endloop();
+        });
+        network::fgloop();
+    });
+    assert_eq!(peer.join().unwrap(), 15 << 20);
+}
+
+#[test]
+fn ending_a_loop_twice_ends_one_loop() {
+    on_own_context(|| {
+        let Joined { client, served, server: _server } = join(Kind::Tcp);
+        let depth = Rc::new(Cell::new(0));
+        let inner = depth.clone();
+        served.readlines(move |socket, line| {
+            if line == "nest" {
+                inner.set(1);
+                socket.sendline("nested")?;
+                network::fgloop();
+                inner.set(2);
+            }
+            Ok(())
+        });
+        client.readlines(|_, _| {
+            network::endloop();
+            network::endloop();
+            Ok(())
+        });
+        client.sendline("nest").unwrap();
+        assert!(network::fgloop_for(Duration::from_millis(300)), "the outer loop was ended too");
+        assert_eq!(depth.get(), 2);
+    });
+}
+
+#[test]
+fn many_stalled_peers_hold_up_the_end_of_a_context_no_longer_than_one() {
+    let peers = Rc::new(RefCell::new(Vec::new()));
+    let started = on_own_context(|| {
+        for _ in 0..6 {
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+            let socket = Socket::builder().linger(Duration::from_millis(300)).from_fd(ours).unwrap();
+            socket.readlines(|_, _| Ok(()));
+            socket.send(vec![0; 4 << 20]).unwrap();
+            assert!(socket.queued() > 0);
+            peers.borrow_mut().push(theirs);
+        }
+        Instant::now()
+    });
+    let took = started.elapsed();
+    assert!(took >= Duration::from_millis(250), "what was queued gets its time: {took:?}");
+    assert!(took < Duration::from_millis(1200), "{took:?}");
 }
