@@ -7,6 +7,7 @@
 mod closing;
 pub(crate) mod handler;
 mod inbox;
+mod options;
 mod outbox;
 mod reading;
 mod secure;
@@ -14,7 +15,6 @@ mod writing;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::{Rc, Weak};
-use std::time::Duration;
 
 use crate::address::Endpoint;
 use crate::engine::{Engine, Handler, Key, Next, Ready, TimerKey};
@@ -24,40 +24,8 @@ use crate::tls::Session;
 use crate::transport::Transport;
 use handler::{OnDisconnect, OnEnd, Reader, Reason};
 use inbox::Inbox;
+pub(crate) use options::{Options, limit_setters};
 use outbox::Outbox;
-
-/// The limits of a connection. Shared by all that a server accepts until one of them changes its own.
-#[derive(Clone, Debug)]
-pub(crate) struct Options {
-    /// The longest line, in bytes, without its newline.
-    pub(crate) line_limit: usize,
-    /// The most bytes that wait to be sent.
-    pub(crate) send_limit: usize,
-    /// The most bytes that one read callback gets.
-    pub(crate) read_size: usize,
-    /// How long a closed connection may go on sending what was queued.
-    pub(crate) linger: Duration,
-    /// How long connecting may take.
-    pub(crate) connect_timeout: Duration,
-    /// How long the hand-shake of TLS may take.
-    pub(crate) handshake_timeout: Duration,
-    /// How long a blocking call waits for the peer. `None`: without end.
-    pub(crate) timeout: Option<Duration>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            line_limit: 1 << 20,
-            send_limit: 16 << 20,
-            read_size: 64 << 10,
-            linger: Duration::from_secs(5),
-            connect_timeout: Duration::from_secs(30),
-            handshake_timeout: Duration::from_secs(10),
-            timeout: None,
-        }
-    }
-}
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use super::bind::{announcement, bind};
 use super::listener::Listener;
 use super::{Obj, OnPublished, SERVERS, Server, Shared};
 use crate::address::{Address, Target};
-use crate::conn::Options;
 use crate::conn::handler::{Disconnect, SharedDisconnect};
+use crate::conn::{Options, limit_setters};
 use crate::connect::note_listening;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -62,6 +62,8 @@ impl fmt::Debug for ServerBuilder {
 }
 
 impl ServerBuilder {
+    limit_setters!();
+
     pub(super) fn new() -> Self {
         ServerBuilder {
             address: String::new(),
@@ -91,12 +93,6 @@ impl ServerBuilder {
     /// Without this call it is on for TCP and off for unix sockets.
     pub fn tls(mut self, tls: impl Into<Tls<ServerTls>>) -> Self {
         self.tls = Some(tls.into());
-        self
-    }
-
-    /// How long a client may take for the hand-shake of TLS. 10 s. After that it is dropped.
-    pub fn handshake_timeout(mut self, limit: Duration) -> Self {
-        self.options.handshake_timeout = limit;
         self
     }
 
@@ -142,36 +138,6 @@ impl ServerBuilder {
     /// time, and when it is back after the Avahi daemon was away or has renamed it.
     pub fn published_cb(mut self, callback: impl Fn(&Server, &str) + 'static) -> Self {
         self.on_published = Some(Box::new(callback));
-        self
-    }
-
-    /// The longest line that is accepted from a client, in bytes without its newline. 1 MiB.
-    pub fn line_limit(mut self, bytes: usize) -> Self {
-        self.options.line_limit = bytes;
-        self
-    }
-
-    /// The most bytes that may wait to be sent on one connection. 16 MiB. Beyond it [`Socket::send`] fails.
-    pub fn send_limit(mut self, bytes: usize) -> Self {
-        self.options.send_limit = bytes;
-        self
-    }
-
-    /// The most bytes that a callback of [`Socket::read`] gets at a time. 64 KiB.
-    pub fn read_size(mut self, bytes: usize) -> Self {
-        self.options.read_size = bytes.max(1);
-        self
-    }
-
-    /// How long a closed connection may go on sending what was queued. 5 s.
-    pub fn linger(mut self, limit: Duration) -> Self {
-        self.options.linger = limit;
-        self
-    }
-
-    /// How long blocking calls on the connections wait for the client. `None`, the default, is without end.
-    pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
-        self.options.timeout = limit.into();
         self
     }
 

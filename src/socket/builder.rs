@@ -7,7 +7,7 @@ use gio::prelude::*;
 
 use super::Socket;
 use crate::address::Address;
-use crate::conn::{Conn, Options};
+use crate::conn::{Conn, Options, limit_setters};
 use crate::connect;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -36,6 +36,8 @@ pub struct SocketBuilder {
 }
 
 impl SocketBuilder {
+    limit_setters!();
+
     pub(super) fn new() -> Self {
         SocketBuilder { options: Options::default(), tls: None }
     }
@@ -48,46 +50,9 @@ impl SocketBuilder {
         self
     }
 
-    /// How long the hand-shake of TLS may take, once connected. 10 s.
-    pub fn handshake_timeout(mut self, limit: Duration) -> Self {
-        self.options.handshake_timeout = limit;
-        self
-    }
-
     /// How long connecting may take, the look-up of the name included, the hand-shake of TLS not. 30 s.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.options.connect_timeout = limit;
-        self
-    }
-
-    /// How long a blocking call waits for the peer. `None`, the default, is without end.
-    pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
-        self.options.timeout = limit.into();
-        self
-    }
-
-    /// The longest line that is accepted, in bytes without its newline. 1 MiB. A longer one ends the connection.
-    pub fn line_limit(mut self, bytes: usize) -> Self {
-        self.options.line_limit = bytes;
-        self
-    }
-
-    /// The most bytes that may wait to be sent. 16 MiB. Beyond it [`Socket::send`] fails.
-    pub fn send_limit(mut self, bytes: usize) -> Self {
-        self.options.send_limit = bytes;
-        self
-    }
-
-    /// The most bytes that a callback of [`Socket::read`] gets at a time. 64 KiB.
-    pub fn read_size(mut self, bytes: usize) -> Self {
-        self.options.read_size = bytes.max(1);
-        self
-    }
-
-    /// How long a closed connection may go on sending what was queued, and wait for the peer to close. 5 s. With zero,
-    /// the system alone finishes what it has taken.
-    pub fn linger(mut self, limit: Duration) -> Self {
-        self.options.linger = limit;
         self
     }
 
