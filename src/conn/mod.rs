@@ -357,6 +357,10 @@ impl Handler for Conn {
 
     fn flush(&self, _engine: &Rc<Engine>) {
         self.dirty.set(false);
+        if self.phase.get() == Phase::Lingering && self.queued() == 0 {
+            // The end mark goes with what the session still holds.
+            self.close_notify();
+        }
         self.write_or_requeue();
         if self.phase.get() == Phase::Lingering {
             self.linger_on();

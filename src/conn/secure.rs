@@ -128,8 +128,12 @@ impl Conn {
         if !self.shaking.replace(false) {
             return;
         }
-        // The last of it, or the alert that says what is wrong.
-        self.write_or_requeue();
+        // The last of it, or the alert that says what is wrong; with what the program says first, if this is a turn.
+        if self.engine.in_turn() {
+            self.mark_dirty();
+        } else {
+            self.write_or_requeue();
+        }
         let Some(shaking) = self.rare(|rare| rare.shaking.take()) else { return };
         self.engine.cancel_timer(shaking.timer);
         let failed = result.is_err();

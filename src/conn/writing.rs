@@ -234,7 +234,10 @@ impl Conn {
         {
             self.engine.deregister_output(key);
         }
-        let _ = self.transport.shutdown_write();
+        let closes_at_once = self.phase.get() == Phase::Lingering && self.read_ended.get() && !self.damaged.get();
+        if !closes_at_once {
+            let _ = self.transport.shutdown_write();
+        }
         if self.half_open.get() {
             // Both directions have ended.
             self.wake();
