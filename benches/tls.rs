@@ -28,6 +28,8 @@ use support::{Result, Served, announce, median, pin, raise_limits};
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_millis(300);
 const IDLE: usize = 2000;
+/// Clients that shake hands at the same time.
+const CLIENTS: usize = 16;
 /// The server answers with one byte after so many.
 const BLOCK: usize = 16 << 20;
 
@@ -209,8 +211,20 @@ fn connect(config: &Arc<ClientConfig>, port: u16) -> Result<Stream> {
     Ok(stream)
 }
 
-/// Full or resumed hand-shakes for one round; how many.
+/// Full or resumed hand-shakes for one round, several at a time; how many.
 fn hand_shakes(config: &Arc<ClientConfig>, port: u16) -> Result<u32> {
+    std::thread::scope(|scope| {
+        let clients: Vec<_> =
+            (0..CLIENTS).map(|_| scope.spawn(|| one_client(config, port).map_err(|error| error.to_string()))).collect();
+        let mut count = 0;
+        for client in clients {
+            count += client.join().map_err(|_| "a client panicked")??;
+        }
+        Ok(count)
+    })
+}
+
+fn one_client(config: &Arc<ClientConfig>, port: u16) -> Result<u32> {
     let end = Instant::now() + ROUND;
     let mut count = 0;
     while Instant::now() < end {
