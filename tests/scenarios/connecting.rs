@@ -2,31 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use gio::prelude::*;
 use network::{Address, Error, Server, Socket};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::util::*;
-
-/// An address whose host answers nothing: the backlog is full. Alive while the descriptors are.
-fn black_hole() -> (SocketAddr, Vec<OwnedFd>) {
-    let listener = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    rustix::net::bind(&listener, &"127.0.0.1:0".parse::<SocketAddr>().unwrap()).unwrap();
-    rustix::net::listen(&listener, 0).unwrap();
-    let address = SocketAddr::try_from(rustix::net::getsockname(&listener).unwrap()).unwrap();
-    let mut held = vec![listener];
-    for _ in 0..8 {
-        let client =
-            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
-        let _ = rustix::net::connect(&client, &address);
-        held.push(client);
-    }
-    (address, held)
-}
 
 /// A port where nobody listens.
 fn dead_port() -> u16 {

@@ -3,14 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{IoSlice, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use network::{Server, Socket};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::net::{SendFlags, sockopt};
 
 use crate::util::*;
 
@@ -265,17 +265,7 @@ fn a_closed_server_lets_go_of_what_its_callback_captured() {
 
 #[test]
 fn the_end_of_the_context_frees_what_waits_for_a_connect() {
-    let listener = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    rustix::net::bind(&listener, &"127.0.0.1:0".parse::<SocketAddr>().unwrap()).unwrap();
-    rustix::net::listen(&listener, 0).unwrap();
-    let address = SocketAddr::try_from(rustix::net::getsockname(&listener).unwrap()).unwrap();
-    let mut held = vec![listener];
-    for _ in 0..8 {
-        let client =
-            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
-        let _ = rustix::net::connect(&client, &address);
-        held.push(client);
-    }
+    let (address, _held) = black_hole();
     for cancellable in [None, Some(gio::Cancellable::new())] {
         let captured = Rc::new(());
         let waits = captured.clone();
