@@ -38,7 +38,6 @@ fn main() -> Result {
 
 /// Sends what is typed to the room, and shows what comes from there.
 fn join(room: Socket, terminal: Socket, nick: String) -> Result {
-    terminal.sendline("You are in the room.")?;
     let screen = terminal.clone();
     room.readlines(move |_, line| screen.sendline(plain(line)));
     room.disconnect_cb(|_, end| {
@@ -62,6 +61,8 @@ fn open(name: &str, terminal: Socket, nick: String) -> Result {
         ))
         .listen("chat|", move |socket| {
             let (members, screen) = (members.clone(), screen.clone());
+            // From here on they hear what others say.
+            socket.sendline("You are in the room.")?;
             socket.readlines(move |speaker, line| {
                 tell(&members, Some(speaker), line);
                 screen.sendline(plain(line))

@@ -2,7 +2,11 @@
 //!
 //! At the end of its input it half-closes and waits for the peer's end. If the peer ends first, it goes on sending until
 //! its input ends or pauses for half a second. Status 0: a clean end. Status 1: anything else, with one line that says why.
+//! With `--udp` it is datagrams instead, see `netcat/udp.rs`.
 //! As a client it dies by SIGINT and SIGTERM as other tools do; as a listener it ends cleanly by them.
+
+#[path = "netcat/udp.rs"]
+mod udp;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -39,6 +43,9 @@ struct Args {
     /// Send back what comes, instead of joining it to standard input and output
     #[arg(short, long, requires = "listen")]
     echo: bool,
+    /// Datagrams (UDP): joins to the one peer, or with --listen to whoever comes first; --echo goes on for all
+    #[arg(short, long, conflicts_with_all = ["keep", "browse", "tls", "cert", "require_client"])]
+    udp: bool,
     /// List the Avahi services of the type that ADDRESS names, such as chat, as they come and go
     #[arg(short, long, conflicts_with_all = ["listen", "tls", "cert"])]
     browse: bool,
@@ -131,6 +138,18 @@ impl Args {
         })))
     }
 
+    /// Says what an error, whose own words are for programmers, means for the options here.
+    fn advise(&self, error: Error) -> Error {
+        match (&error, &self.tls) {
+            (Error::UnknownCertificate { peer, fingerprint, .. }, None | Some(Mode::On)) => Error::other(format!(
+                "the certificate of {peer} is not trusted: nothing vouches for it. If its owner confirms the fingerprint, \
+                 use --tls pin:{fingerprint}, or --tls first-use to know it from then on"
+            )),
+            (Error::TlsSettings(_), Some(Mode::Ca(file))) => Error::other(format!("{}: {error}", file.display())),
+            _ => error,
+        }
+    }
+
     fn greet(&self, peer: &Socket) {
         if let (true, Some(fingerprint)) = (self.verbose, peer.peer_fingerprint()) {
             eprintln!("peer {fingerprint}");
@@ -163,7 +182,9 @@ fn main() -> ExitCode {
     });
     let result = match (args.browse, args.listen) {
         (true, _) => browse(&args.address),
+        (_, true) if args.udp => udp::listen(&args.address, args.echo, args.verbose),
         (_, true) => listen(args),
+        _ if args.udp => udp::connect(&args.address),
         _ => connect(&args),
     };
     match result {
@@ -183,7 +204,7 @@ fn connect(args: &Args) -> network::Result {
     if let Some(tls) = args.client_tls()? {
         builder = builder.tls(tls);
     }
-    let peer = builder.connect(args.address.as_str())?;
+    let peer = builder.connect(args.address.as_str()).map_err(|error| args.advise(error))?;
     args.greet(&peer);
     let outcome = Rc::new(OnceCell::new());
     let done = outcome.clone();
@@ -198,7 +219,7 @@ fn connect(args: &Args) -> network::Result {
 }
 
 /// Tells of services, a line each, until it is interrupted. Their names are anybody's: quoted, they stay on their line.
-#[cfg(feature = "avahi")]
+#[cfg(feature = "_services")]
 fn browse(kind: &str) -> network::Result {
     use network::BrowseEvent as Event;
 
@@ -217,7 +238,7 @@ fn browse(kind: &str) -> network::Result {
     Ok(())
 }
 
-#[cfg(not(feature = "avahi"))]
+#[cfg(not(feature = "_services"))]
 fn browse(_: &str) -> network::Result {
     Err(Error::other("built without Avahi"))
 }

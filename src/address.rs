@@ -22,6 +22,7 @@ const HOST_MAX: usize = 253;
 ///
 /// | text | connect to | listen on |
 /// |---|---|---|
+/// | `@name` | the unix socket of that name in the system's abstract namespace, which has no file | a new one there |
 /// | `scheme://host`, `scheme://host:port/…` | that host; the port defaults to the scheme's; TLS if the scheme ends in `s` (`ws` does not count) | – |
 /// | `type\|`, `type\|regex` | the first Avahi service `_type._tcp` (whose name matches) | – |
 /// | `type\|name`, `type\|name\|port` | – | a random or the given port, published under that name |
@@ -29,7 +30,8 @@ const HOST_MAX: usize = 253;
 /// | `host:port`, `[address]:port` | that host | that address of this machine |
 /// | `port` | this machine | all addresses of this machine |
 ///
-/// A `port` is a number or a name of the services database (`http`, `ipp`) everywhere.
+/// A `port` is a number or a name of the services database (`http`, `ipp`) everywhere. A leading `@` always means an
+/// abstract name, whatever follows it: a relative path that begins with one is written `./@path`, or given as a [`Path`].
 ///
 /// ```
 /// use network::Address;
@@ -53,9 +55,17 @@ pub(crate) enum Target {
     /// Addresses that need no look-up, in the order in which to try them.
     Direct(Vec<SocketAddr>),
     /// A unix socket.
-    Unix(PathBuf),
+    Unix(UnixName),
     /// A service type, and all that came after the first `|`.
     Service { kind: String, rest: String },
+}
+
+/// How a unix socket is found.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum UnixName {
+    Path(PathBuf),
+    /// By a name without the `@`, in the namespace that Linux has beside the files.
+    Abstract(Vec<u8>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -85,7 +95,6 @@ impl Address {
     }
 
     /// An address that is known by other means than its text.
-    #[cfg(feature = "avahi")]
     pub(crate) fn of_target(text: String, target: Target) -> Address {
         Address { text, target }
     }
@@ -106,7 +115,8 @@ impl Address {
                 Some(first) => plain(*first).ip().to_string(),
                 None => String::new(),
             },
-            Target::Unix(_) | Target::Service { .. } => return (self.text.clone(), None),
+            Target::Unix(_) => return (self.text.clone(), None),
+            Target::Service { kind, rest } => return (format!("{kind}|{rest}"), None),
         };
         let is_loopback = host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         let name = if is_loopback { "localhost" } else { host.as_str() };
@@ -135,6 +145,9 @@ fn parse_target(text: &str) -> Parsed<Target> {
     }
     if text.contains('\0') {
         return Err("it holds a NUL byte".into());
+    }
+    if let Some(name) = text.strip_prefix('@') {
+        return parse_abstract(name);
     }
     if let Some((scheme, rest)) = text.split_once("://")
         && !scheme.contains(['/', '|'])
@@ -178,7 +191,8 @@ fn parse_service(kind: &str, rest: &str) -> Parsed<Target> {
                     at least one letter"
             .into());
     }
-    Ok(Target::Service { kind: kind.into(), rest: rest.into() })
+    // Names of types are one in either case.
+    Ok(Target::Service { kind: kind.to_ascii_lowercase(), rest: rest.into() })
 }
 
 /// Takes apart what comes after the first `|` of a service to listen as: `name` or `name|port`.
@@ -213,7 +227,17 @@ fn parse_path(path: &Path) -> Parsed<Target> {
     if bytes.ends_with(b"/") {
         return Err("expected the path of a unix socket, this names a directory".into());
     }
-    Ok(Target::Unix(path.into()))
+    Ok(Target::Unix(UnixName::Path(path.into())))
+}
+
+fn parse_abstract(name: &str) -> Parsed<Target> {
+    match name.len() {
+        0 => Err("expected a name after the @".into()),
+        1..=UNIX_PATH_MAX => Ok(Target::Unix(UnixName::Abstract(name.into()))),
+        length => {
+            Err(format!("the name of an abstract unix socket has at most {UNIX_PATH_MAX} bytes, this has {length}"))
+        }
+    }
 }
 
 fn parse_inet(text: &str) -> Parsed<Target> {
@@ -468,6 +492,8 @@ pub enum Endpoint {
     Inet(SocketAddr),
     /// A unix socket. Most clients have no path of their own: `None`.
     Unix(Option<PathBuf>),
+    /// A unix socket with this name in the abstract namespace, without the `@` that it is written with.
+    Abstract(Vec<u8>),
     /// Not a network socket: wrapped descriptors.
     Descriptor,
 }
@@ -493,10 +519,12 @@ impl fmt::Display for Endpoint {
             Endpoint::Inet(address) => address.fmt(f),
             Endpoint::Unix(Some(path)) => path.display().fmt(f),
             Endpoint::Unix(None) => f.write_str("a unix socket"),
+            Endpoint::Abstract(name) => write!(f, "@{}", String::from_utf8_lossy(name)),
             Endpoint::Descriptor => f.write_str("a file descriptor"),
         }
     }
 }
 
+mod conversions;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,8 @@
 //! The one error type. Pure values: this file knows no descriptor and no main loop.
 
+use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +16,9 @@ pub type Result<T = (), E = Error> = std::result::Result<T, E>;
 /// Each variant says *when* it happens. Its text names the operation, the address or peer, and the cause, and where the
 /// next step is known, that too. It converts into [`std::io::Error`] and [`glib::Error`], and from both, so `?` works in
 /// callbacks that do other work as well.
-#[derive(Debug, thiserror::Error)]
+///
+/// `Debug` gives the same text as `Display`, so that `fn main() -> network::Result` and `unwrap` end with words for people.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The text given as an address does not follow the grammar of [`Address`](crate::Address), names an unknown
@@ -66,6 +70,14 @@ pub enum Error {
         limit: Duration,
     },
 
+    /// Nothing has come yet, or there is no room to send just now, and the time-out of the socket or server is zero: a
+    /// blocking call would have to wait. Nothing is lost; the same call can be made again.
+    #[error("{peer} is not ready, and the time-out is zero")]
+    NotReady {
+        /// The peer, or what is listened on.
+        peer: String,
+    },
+
     /// The operation was cancelled by its [`gio::Cancellable`].
     #[error("{operation} {address}: cancelled")]
     Cancelled {
@@ -103,9 +115,44 @@ pub enum Error {
         limit: usize,
     },
 
+    /// The data does not fit into one datagram. Nothing was sent.
+    #[error(
+        "cannot send {size} bytes to {peer} in one datagram: at most {limit} bytes fit, and fewer on some ways there"
+    )]
+    TooLarge {
+        /// The peer.
+        peer: String,
+        /// Bytes in the call that was refused.
+        size: usize,
+        /// The most that any datagram can hold, in bytes.
+        limit: usize,
+    },
+
+    /// A datagram was longer than what the caller has room for. The rest of it is lost; the next call gets the next one.
+    #[error("a datagram of {size} bytes came from {from}, with room for {limit} bytes: the rest is lost")]
+    DatagramCut {
+        /// Who sent it.
+        from: SocketAddr,
+        /// How long it was, in bytes.
+        size: usize,
+        /// How much room there was, in bytes.
+        limit: usize,
+        /// Its first `limit` bytes. Empty where the caller's own buffer has them.
+        data: Box<[u8]>,
+    },
+
     /// The peer sent more than the line limit without a newline. The lines before it were delivered.
     #[error("{peer} sent a line of more than {limit} bytes")]
     LineTooLong {
+        /// The peer.
+        peer: String,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+
+    /// The peer sent more than the limit that the caller had set. Nothing is lost: it can be received otherwise.
+    #[error("{peer} sent more than {limit} bytes")]
+    LimitExceeded {
         /// The peer.
         peer: String,
         /// The limit, in bytes.
@@ -148,12 +195,26 @@ pub enum Error {
     WrongThread,
 
     /// [`bgloop`](crate::bgloop) was called in a process that already has other threads, which would not survive the fork.
-    #[error("cannot go into the background: the process already has {others} other thread(s) ({names})")]
+    #[error(
+        "cannot go into the background: the process already has {others} other thread(s) ({names}); go first, and start \
+         threads afterwards. GLib has started gmain, gdbus and pool-… for D-Bus, GTK, sources of unix signals, or gio's \
+         look-ups and files"
+    )]
     Threads {
         /// How many threads there are besides the calling one.
         others: usize,
         /// Their names.
         names: String,
+    },
+
+    /// Another process holds the pid file that [`Daemon::pid_file`](crate::Daemon::pid_file) was to lock: the daemon runs
+    /// already.
+    #[error("already running{}: {} is locked", of_process(*pid), path.display())]
+    AlreadyRunning {
+        /// The other process, as the file says. `None` if it says nothing.
+        pid: Option<i32>,
+        /// The pid file.
+        path: PathBuf,
     },
 
     /// Nothing vouches for the certificate that the peer showed: it is not pinned, not one of this user's own, and no
@@ -274,6 +335,25 @@ impl Error {
         Error::Other(error.into())
     }
 
+    /// The same error once more, for another who asks. `None` for those of a program's own, and such as no connection has.
+    pub(crate) fn again(&self) -> Option<Error> {
+        Some(match self {
+            Error::Closed { peer } => Error::Closed { peer: peer.clone() },
+            Error::Reset { peer } => Error::Reset { peer: peer.clone() },
+            Error::Truncated { peer } => Error::Truncated { peer: peer.clone() },
+            Error::Rejected { peer, problem } => Error::Rejected { peer: peer.clone(), problem: problem.clone() },
+            Error::Tls { peer, problem } => Error::Tls { peer: peer.clone(), problem: problem.clone() },
+            Error::LineTooLong { peer, limit } => Error::LineTooLong { peer: peer.clone(), limit: *limit },
+            Error::TimedOut { operation, address, limit } => {
+                Error::TimedOut { operation, address: address.clone(), limit: *limit }
+            }
+            Error::Io { operation, address, source } => {
+                Error::Io { operation, address: address.clone(), source: again(source) }
+            }
+            _ => return None,
+        })
+    }
+
     /// Sorts a failed system call into the variant that fits, for an established connection.
     pub(crate) fn from_io(operation: &'static str, peer: impl ToString, source: io::Error) -> Self {
         let peer = peer.to_string();
@@ -317,8 +397,9 @@ impl Error {
             Error::Cancelled { .. } => Kind::Interrupted,
             Error::Closed { .. } => Kind::NotConnected,
             Error::Reset { .. } => Kind::ConnectionReset,
-            Error::QueueFull { .. } => Kind::WouldBlock,
-            Error::LineTooLong { .. } => Kind::InvalidData,
+            Error::QueueFull { .. } | Error::NotReady { .. } => Kind::WouldBlock,
+            Error::TooLarge { .. } => Kind::InvalidInput,
+            Error::LineTooLong { .. } | Error::DatagramCut { .. } | Error::LimitExceeded { .. } => Kind::InvalidData,
             Error::Unsupported(_) => Kind::Unsupported,
             Error::Refused { source, .. }
             | Error::Unreachable { source, .. }
@@ -334,9 +415,25 @@ impl Error {
                 problem.downcast_ref::<io::Error>().map_or(Kind::InvalidData, io::Error::kind)
             }
             Error::TlsSettings(_) => Kind::InvalidInput,
+            Error::AlreadyRunning { .. } => Kind::ResourceBusy,
             Error::AvahiUnavailable { .. } | Error::WrongThread | Error::Threads { .. } => Kind::Other,
         }
     }
+}
+
+/// The same error of the system once more.
+pub(crate) fn again(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn of_process(pid: Option<i32>) -> String {
+    pid.map(|pid| format!(" as process {pid}")).unwrap_or_default()
 }
 
 /// Names from the network, quoted: they may hold anything.

@@ -1,13 +1,16 @@
 #![doc = include_str!("../README.md")]
 // Without services their handles are empty, and letting go of them does nothing.
-#![cfg_attr(not(feature = "avahi"), allow(clippy::drop_non_drop))]
+#![cfg_attr(not(feature = "_services"), allow(clippy::drop_non_drop))]
+
+#[cfg(all(feature = "_services", not(any(feature = "avahi", feature = "zeroconf"))))]
+compile_error!("the feature _services is nothing by itself: use avahi or zeroconf");
 
 #[forbid(unsafe_code)]
 mod address;
-#[cfg(feature = "avahi")]
+#[cfg(feature = "_services")]
 #[forbid(unsafe_code)]
 mod avahi;
-#[cfg(not(feature = "avahi"))]
+#[cfg(not(feature = "_services"))]
 #[forbid(unsafe_code)]
 #[path = "avahi/absent.rs"]
 mod avahi;
@@ -15,35 +18,76 @@ mod avahi;
 mod conn;
 #[forbid(unsafe_code)]
 mod connect;
+#[forbid(unsafe_code)]
+mod daemon;
 #[allow(unsafe_code)]
 mod engine;
 #[forbid(unsafe_code)]
 mod error;
 #[forbid(unsafe_code)]
 mod fingerprint;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+#[forbid(unsafe_code)]
+pub mod fuzzing;
+#[forbid(unsafe_code)]
+mod log;
+#[forbid(unsafe_code)]
+mod lookup;
 #[forbid(unsafe_code)]
 mod mainloop;
 #[forbid(unsafe_code)]
+mod own_address;
+#[forbid(unsafe_code)]
+mod reload;
+#[forbid(unsafe_code)]
 mod resolve;
+#[forbid(unsafe_code)]
+mod selector;
 #[forbid(unsafe_code)]
 mod server;
 #[forbid(unsafe_code)]
 mod socket;
 #[forbid(unsafe_code)]
+mod systemd;
+#[forbid(unsafe_code)]
+mod threads;
+#[forbid(unsafe_code)]
 mod tls;
 #[forbid(unsafe_code)]
 mod transport;
+#[forbid(unsafe_code)]
+mod tuning;
+#[forbid(unsafe_code)]
+mod udp;
 
 pub use address::{Address, Endpoint};
-#[cfg(feature = "avahi")]
+#[cfg(feature = "_services")]
 pub use avahi::{
     Browse, BrowseEvent, BrowseStream, ResolveAll, Service, Txt, browse, browse_stream, resolve_all, resolve_all_future,
 };
 pub use conn::handler::{Disconnect, Reason};
+pub use daemon::{Daemon, bgloop, hand_over};
 pub use engine::Fairness;
 pub use error::{Error, Result};
 pub use fingerprint::{Fingerprint, FingerprintError};
-pub use mainloop::{bgloop, catch_signals, endloop, fgloop, fgloop_for, iteration, set_fairness};
-pub use server::{Server, ServerBuilder, WeakServer};
-pub use socket::{Socket, SocketBuilder, WeakSocket};
+pub use log::{LogLevel, LogRecord, set_log, unset_log};
+pub use lookup::{lookup, lookup_async, lookup_future, lookup_port, lookup_within};
+pub use mainloop::{catch_signals, endloop, fgloop, fgloop_for, iteration, set_drain, set_fairness};
+pub use own_address::{
+    local_address, local_address_v4, local_address_v6, public_address, public_address_async, public_address_future,
+};
+pub use reload::on_reload;
+pub use selector::{Selectable, Selector};
+pub use server::{Account, Incoming, Server, ServerBuilder, WeakServer};
+pub use socket::{Chunks, Lines, Socket, SocketBuilder, SocketReader, SocketStream, WeakSocket};
+pub use systemd::notify_systemd;
+pub use threads::{ServerThreads, ThreadsBuilder};
 pub use tls::{ClientTls, Identity, ServerTls, Tls};
+pub use tuning::{Credentials, KeepAlive};
+pub use udp::{Destination, UdpBuilder, UdpSocket, WeakUdpSocket};
+
+/// Compiles what the page on daemons shows.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/daemons.md")]
+struct PageOnDaemons;

@@ -2,23 +2,22 @@
 //! and SIGINT and SIGTERM end the loop.
 
 use std::cell::{Cell, RefCell};
-use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::panic::resume_unwind;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::pipe::{PipeFlags, pipe_with};
-
-use crate::engine::{
-    Engine, Fairness, Forked, Handler, Interrupts, Key, Next, Ready, Registration, exit_now, fork, main_depth,
-    other_threads,
-};
-use crate::error::{Error, Result};
-use crate::server;
+use crate::engine::{Engine, Fairness, Handler, Interrupts, Key, Next, Ready, Registration, TimerKey, main_depth};
+use crate::error::Result;
+use crate::log;
+use crate::server::{self, Draining};
+use crate::systemd::{self, Watchdog};
 
 static CATCH_SIGNALS: AtomicBool = AtomicBool::new(true);
+
+/// How long connections may go on after a signal, in milliseconds.
+static DRAIN: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     /// The loops that are running on this thread, the innermost last.
@@ -29,14 +28,22 @@ thread_local! {
 struct Running {
     ended: Cell<bool>,
     timed_out: Cell<bool>,
-    interrupted: Cell<bool>,
+    /// How many signals there were that ask for the end.
+    interrupts: Cell<u32>,
+    /// The end was asked for because another process serves in our place.
+    handed_over: Cell<bool>,
 }
 
 /// Runs the thread-default main context until [`endloop`] is called, or the process gets SIGINT or SIGTERM. **Blocks**
 /// until then.
 ///
-/// A signal closes the servers of this context as well, which removes the paths of unix sockets. It is only caught if the
-/// program has left it at its default, see [`catch_signals`]. Loops may be nested: this may be called from a callback.
+/// A signal closes the servers of this context as well, which removes the paths of unix sockets; [`set_drain`] gives their
+/// connections time to finish first. A second one ends the loop at once, and breaks off what is left. Signals are only
+/// caught if the program has left them at their default, see [`catch_signals`]. Loops may be nested: this may be called
+/// from a callback.
+///
+/// The outermost loop tells systemd, where that has started the process as a service which wants to know: `READY=1` when
+/// the first such loop starts, `STOPPING=1` at a signal, and `WATCHDOG=1` from its turns.
 ///
 /// # Panics
 /// With the panic of a callback, if one panics. The loop can be run again after that.
@@ -58,7 +65,7 @@ pub fn fgloop_for(limit: Duration) -> bool {
     run(Some(limit))
 }
 
-/// Ends the innermost [`fgloop`], [`fgloop_for`] or [`bgloop`] of this thread. Without one it does nothing.
+/// Ends the innermost [`fgloop`], [`fgloop_for`] or [`bgloop`](crate::bgloop) of this thread. Without one it does nothing.
 pub fn endloop() {
     let innermost = LOOPS.with(|loops| loops.borrow().last().cloned());
     if let Some(running) = innermost {
@@ -76,7 +83,7 @@ pub fn iteration(may_block: bool) -> bool {
     let engine = match Engine::current() {
         Ok(engine) => engine,
         Err(error) => {
-            glib::g_critical!("network", "iteration: {error}");
+            log::critical("iterate").error(&error).say(format_args!("iteration: {error}"));
             return false;
         }
     };
@@ -89,13 +96,24 @@ pub fn catch_signals(catch: bool) {
     CATCH_SIGNALS.store(catch, Ordering::Relaxed);
 }
 
+/// How long the connections of servers may go on after SIGINT or SIGTERM, at most. Zero by default: the loop ends at once.
+/// For the whole process, from the next signal on.
+///
+/// With a limit the signal first stops the servers from accepting; the loop goes on until the last connection that they
+/// list has ended. When the time is up, those that are left are closed, which still sends what was queued, and their
+/// disconnect callbacks are told. A second signal breaks them off at once.
+pub fn set_drain(limit: Duration) {
+    DRAIN.store(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+}
+
 /// Sets how the network shares the thread-default main context with the rest of the program.
 ///
 /// The defaults keep a GTK window drawing at full speed whatever the network does, and cost a program without a window
 /// next to nothing.
 ///
 /// # Errors
-/// [`Error::WrongThread`] if another thread has that context; [`Error::Io`] if the system gives no descriptors.
+/// [`Error::WrongThread`](crate::Error::WrongThread) if another thread has that context;
+/// [`Error::Io`](crate::Error::Io) if the system gives no descriptors.
 ///
 /// ```
 /// let mut fairness = network::Fairness::default();
@@ -108,7 +126,8 @@ pub fn set_fairness(fairness: &Fairness) -> Result {
     Ok(())
 }
 
-fn step(context: &glib::MainContext, engine: &Rc<Engine>, may_block: bool) -> bool {
+/// One step of a loop of ours: the panic of a callback comes out of it.
+pub(crate) fn step(context: &glib::MainContext, engine: &Rc<Engine>, may_block: bool) -> bool {
     let outer = engine.enter_loop(Some(main_depth()));
     let done = context.iteration(may_block);
     engine.enter_loop(outer);
@@ -119,37 +138,76 @@ fn step(context: &glib::MainContext, engine: &Rc<Engine>, may_block: bool) -> bo
 }
 
 fn run(limit: Option<Duration>) -> bool {
-    let context = glib::MainContext::ref_thread_default();
     let engine = match Engine::current() {
         Ok(engine) => engine,
         Err(error) => {
-            glib::g_critical!("network", "fgloop: {error}");
+            log::critical("iterate").error(&error).say(format_args!("fgloop: {error}"));
             return false;
         }
     };
+    run_entered(Entered::new(&engine, limit))
+}
+
+/// Runs a loop that is on the stack already, and has heard of signals since.
+pub(crate) fn run_entered(mut entered: Entered) -> bool {
+    let context = glib::MainContext::ref_thread_default();
+    let engine = entered.engine.clone();
     let _own = context.acquire();
-    let entered = Entered::new(&engine, limit);
-    while !entered.running.ended.get() {
+    let _watchdog = entered.is_outermost.then(|| {
+        systemd::ready();
+        Watchdog::start(&engine)
+    });
+    loop {
+        entered.attend();
+        if entered.running.ended.get() {
+            break;
+        }
         step(&context, &engine, true);
     }
     let running = entered.running.clone();
+    let is_outermost = entered.is_outermost;
     drop(entered);
-    if running.interrupted.get() && LOOPS.with(|loops| loops.borrow().is_empty()) {
+    if is_outermost && running.interrupts.get() > 0 {
         server::close_all(&engine);
     }
     running.timed_out.get()
 }
 
-/// A loop on the stack. Leaving it, by whatever way, takes its timer and its signals with it.
-struct Entered {
+/// The outermost loop of this thread is to end as at a signal, because another process serves in our place.
+pub(crate) fn retire() {
+    LOOPS.with(|loops| {
+        if let Some(outermost) = loops.borrow().first() {
+            outermost.handed_over.set(true);
+        }
+    });
+    interrupt();
+}
+
+fn interrupt() {
+    LOOPS.with(|loops| {
+        for (depth, running) in loops.borrow().iter().enumerate() {
+            running.interrupts.set(running.interrupts.get() + 1);
+            // The outermost attends to the rest.
+            if depth > 0 {
+                running.ended.set(true);
+            }
+        }
+    });
+}
+
+/// A loop on the stack. Leaving it, by whatever way, takes its timers and its signals with it.
+pub(crate) struct Entered {
     engine: Rc<Engine>,
     running: Rc<Running>,
-    timer: Option<crate::engine::TimerKey>,
+    timer: Option<TimerKey>,
     signals: Option<Rc<Signals>>,
+    is_outermost: bool,
+    /// From a signal on, until the connections have ended.
+    drain: Option<(Rc<Draining>, TimerKey)>,
 }
 
 impl Entered {
-    fn new(engine: &Rc<Engine>, limit: Option<Duration>) -> Self {
+    pub(crate) fn new(engine: &Rc<Engine>, limit: Option<Duration>) -> Self {
         let running = Rc::new(Running::default());
         let timer = limit.map(|limit| {
             let running = running.clone();
@@ -159,25 +217,76 @@ impl Entered {
                 }
             })
         });
-        let outermost = LOOPS.with(|loops| {
+        let is_outermost = LOOPS.with(|loops| {
             let mut loops = loops.borrow_mut();
             loops.push(running.clone());
             loops.len() == 1
         });
-        let signals = if outermost && CATCH_SIGNALS.load(Ordering::Relaxed) { Signals::watch(engine) } else { None };
-        Entered { engine: engine.clone(), running, timer, signals }
+        let signals = if is_outermost && CATCH_SIGNALS.load(Ordering::Relaxed) { Signals::watch(engine) } else { None };
+        Entered { engine: engine.clone(), running, timer, signals, is_outermost, drain: None }
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.running.interrupts.get() > 0
+    }
+
+    /// Does what a signal asks for.
+    fn attend(&mut self) {
+        if !self.is_outermost || self.running.ended.get() {
+            return;
+        }
+        let done = match (self.running.interrupts.get(), &self.drain) {
+            (0, _) => return,
+            (1, None) => self.stop(),
+            (1, Some((draining, _))) => draining.is_done(),
+            (_, drain) => {
+                log::info("stop").say(format_args!("told to end twice: what is left is broken off"));
+                match drain {
+                    Some((draining, _)) => draining.abort(),
+                    None => server::drain_all(&self.engine).abort(),
+                }
+                true
+            }
+        };
+        if done {
+            self.running.ended.set(true);
+        }
+    }
+
+    /// Stops accepting. True if that is all.
+    fn stop(&mut self) -> bool {
+        if !self.running.handed_over.get() {
+            systemd::tell("STOPPING=1");
+        }
+        let draining = Rc::new(server::drain_all(&self.engine));
+        let limit = Duration::from_millis(DRAIN.load(Ordering::Relaxed));
+        let connections = draining.connections();
+        if limit.is_zero() || draining.is_done() {
+            log::info("stop").say(format_args!("ending with {connections} connections"));
+            return true;
+        }
+        log::info("stop").say(format_args!("{connections} connections may finish within {limit:?}"));
+        let late = draining.clone();
+        let timer = self.engine.after(limit, move |_| {
+            log::info("stop").say(format_args!("{} connections have not finished in time", late.connections()));
+            late.close();
+        });
+        self.drain = Some((draining, timer));
+        false
     }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        if let Some(timer) = self.timer.take() {
+        let drain = self.drain.take();
+        for timer in [self.timer.take(), drain.as_ref().map(|(_, timer)| *timer)].into_iter().flatten() {
             self.engine.cancel_timer(timer);
         }
         if let Some(signals) = self.signals.take() {
             signals.stop(&self.engine);
         }
         LOOPS.with(|loops| loops.borrow_mut().retain(|running| !Rc::ptr_eq(running, &self.running)));
+        drop(drain);
     }
 }
 
@@ -198,7 +307,9 @@ impl Signals {
             Ok(Some(signals))
         });
         caught.unwrap_or_else(|error| {
-            glib::g_warning!("network", "SIGINT and SIGTERM will not end the loop cleanly: {error}");
+            log::warning("signals")
+                .error(&error)
+                .say(format_args!("SIGINT and SIGTERM will not end the loop cleanly: {error}"));
             None
         })
     }
@@ -212,121 +323,18 @@ impl Signals {
 
 impl Handler for Signals {
     fn ready(self: Rc<Self>, _engine: &Rc<Engine>, _ready: Ready) -> Next {
-        LOOPS.with(|loops| {
-            for running in loops.borrow().iter() {
-                running.interrupted.set(true);
-                running.ended.set(true);
+        let mut count = [0; 8];
+        if DRAIN.load(Ordering::Relaxed) == 0 {
+            // It stays readable, so that blocking calls of callbacks that are on the stack end as well.
+            interrupt();
+        } else if matches!(rustix::io::read(&self.interrupts, &mut count), Ok(8)) {
+            // The loop goes on, and those calls with it, until the next one.
+            for _ in 0..u64::from_ne_bytes(count).min(2) {
+                interrupt();
             }
-        });
+        }
         Next::Idle
     }
 
     fn context_ended(self: Rc<Self>) {}
-}
-
-// ---- the background ----
-
-/// Goes into the background, then runs the loop as [`fgloop`] does.
-///
-/// The process forks. The parent returns control of the terminal, by ending with status 0, only once the child is ready:
-/// servers that were made before accept connections from then on, and from before, and Avahi has published those that are
-/// services; it prints why if Avahi has not. If the child fails, the parent prints
-/// why and ends with status 1. The child leaves the terminal's session and has `/dev/null` as its standard input, output
-/// and error; it keeps the working directory.
-///
-/// With `NETWORK_NO_FORK` set in the environment it stays in the foreground, and says so.
-///
-/// # Errors
-/// [`Error::Threads`] if the process has other threads: they would not exist in the child, their locks would stay locked.
-/// [`Error::Io`] if the system refuses to fork.
-///
-/// # Panics
-/// As [`fgloop`].
-pub fn bgloop() -> Result {
-    if std::env::var_os("NETWORK_NO_FORK").is_some_and(|value| !value.is_empty()) {
-        eprintln!("staying in the foreground, because NETWORK_NO_FORK is set");
-        fgloop();
-        return Ok(());
-    }
-    let failed =
-        |source: std::io::Error| Error::Io { operation: "going into", address: "the background".into(), source };
-    let others = other_threads().map_err(failed)?;
-    if !others.is_empty() {
-        return Err(Error::Threads { others: others.len(), names: others.join(", ") });
-    }
-    let (readiness, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
-    for engine in Engine::all_here() {
-        engine.flush();
-    }
-    match fork().map_err(failed)? {
-        Forked::Parent => {
-            drop(tell);
-            wait_for_child(readiness.into())
-        }
-        Forked::Child => {
-            drop(readiness);
-            let mut tell = std::fs::File::from(tell);
-            if let Err(error) = settle() {
-                let _ = tell.write_all(failed(error).to_string().as_bytes());
-                exit_now(1);
-            }
-            let warning = wait_for_names();
-            let _ = tell.write_all(READY).and_then(|()| tell.write_all(warning.as_bytes()));
-            drop(tell);
-            fgloop();
-            Ok(())
-        }
-    }
-}
-
-/// Publishing takes Avahi about a second; some more if names are taken.
-const PUBLISHING: Duration = Duration::from_secs(5);
-
-/// What the child writes when it is ready, and warnings after it. Anything else is its error.
-const READY: &[u8] = b"\0";
-
-fn wait_for_child(mut readiness: std::fs::File) -> ! {
-    let mut word = Vec::new();
-    let _ = readiness.read_to_end(&mut word);
-    if let Some(warning) = word.strip_prefix(READY) {
-        let _ = std::io::stderr().write_all(warning);
-        exit_now(0);
-    }
-    if word.is_empty() {
-        word = b"the background process ended before it was ready".to_vec();
-    }
-    eprintln!("{}", String::from_utf8_lossy(&word));
-    exit_now(1);
-}
-
-/// Runs the loop until what servers publish is known on the network, or it is clear that it will not be for now. What
-/// there is to say of that, the parent says: this process has no terminal any more.
-fn wait_for_names() -> String {
-    let Ok(engine) = Engine::current() else { return String::new() };
-    let late = Rc::new(Cell::new(false));
-    let flag = late.clone();
-    let timer = engine.after(PUBLISHING, move |_| flag.set(true));
-    let context = glib::MainContext::ref_thread_default();
-    let complaints = loop {
-        match server::unpublished(&engine) {
-            Some(complaints) => break complaints,
-            None if late.get() => break vec!["Avahi has not published all services yet".into()],
-            None => drop(step(&context, &engine, true)),
-        }
-    };
-    engine.cancel_timer(timer);
-    complaints.iter().map(|complaint| format!("{complaint}\n")).collect()
-}
-
-/// Makes the child a process of its own.
-fn settle() -> std::io::Result<()> {
-    rustix::process::setsid()?;
-    for engine in Engine::all_here() {
-        engine.after_fork()?;
-    }
-    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    rustix::stdio::dup2_stdout(&null)?;
-    rustix::stdio::dup2_stderr(&null)?;
-    Ok(())
 }

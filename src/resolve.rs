@@ -3,19 +3,21 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
-use std::path::PathBuf;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gio::prelude::*;
+use rustix::event::{PollFd, PollFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::address::{Address, Host, Port, Target, well_known_port};
+use crate::address::{Address, Host, Port, Target, UnixName, well_known_port};
 use crate::avahi::Query;
 use crate::error::{Error, Result};
+use crate::transport::wait_for;
 
 /// What has to be done to reach an address.
 pub(crate) enum Plan {
-    Unix(PathBuf),
+    Unix(UnixName),
     /// These, in this order.
     Direct(Vec<SocketAddr>),
     /// Ask Avahi first.
@@ -27,7 +29,7 @@ pub(crate) enum Plan {
 /// Reads an address as one to connect to.
 pub(crate) fn plan(address: &Address) -> Result<Plan> {
     match address.target() {
-        Target::Unix(path) => Ok(Plan::Unix(path.clone())),
+        Target::Unix(name) => Ok(Plan::Unix(name.clone())),
         Target::Direct(addresses) if addresses.iter().any(|address| address.port() == 0) => Err(zero(address)),
         Target::Direct(addresses) => Ok(Plan::Direct(addresses.clone())),
         Target::Service { kind, rest } => Ok(Plan::Service(Query::new(address, kind, rest)?)),
@@ -84,7 +86,8 @@ fn v6(address: &Address, ip: Ipv6Addr, scope: Option<&str>, port: u16) -> Result
     Ok(SocketAddrV6::new(ip, port, 0, scope).into())
 }
 
-fn interface(name: &str) -> Option<u32> {
+/// The number of a network interface.
+pub(crate) fn interface(name: &str) -> Option<u32> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
     let any = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
     netdevice::name_to_index(any, name).ok()
@@ -100,7 +103,10 @@ pub(crate) fn port_number(address: &Address, port: &Port) -> Result<u16> {
     match known {
         Ok(number) if number > 0 => Ok(number),
         _ => well_known_port(name).ok_or_else(|| {
-            address.unfit(format!("{name:?} is no service that this system knows; expected a port number"))
+            address.unfit(format!(
+                "{name:?} is neither a port number nor a service that this system knows; expected host:port, a port, or a \
+                 path with a slash"
+            ))
         }),
     }
 }
@@ -110,17 +116,28 @@ pub(crate) fn port_number(address: &Address, port: &Port) -> Result<u16> {
 /// On a thread of its own, which is over when this returns (unless the time was up): gio's resolver would leave a thread
 /// behind for good, and a process with threads cannot go into the background.
 pub(crate) fn look_up_blocking(address: &Address, host: &str, port: u16, limit: Duration) -> Result<Vec<SocketAddr>> {
+    let failed = |source| Error::Io { operation: "looking up", address: address.to_string(), source };
     let (sender, receiver) = mpsc::sync_channel(1);
+    let (done, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
     let asked = (host.to_owned(), port);
     let thread = std::thread::Builder::new()
         .name("network-lookup".into())
         .spawn(move || {
             let _ = sender.send(asked.to_socket_addrs().map(Vec::from_iter));
+            drop(tell);
         })
-        .map_err(|source| Error::Io { operation: "looking up", address: address.to_string(), source })?;
-    let answer = receiver.recv_timeout(limit);
-    let Ok(answer) = answer else {
-        return Err(Error::TimedOut { operation: "looking up", address: address.to_string(), limit });
+        .map_err(failed)?;
+    let deadline = Instant::now() + limit;
+    let answer = loop {
+        if let Ok(answer) = receiver.try_recv() {
+            break answer;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::TimedOut { operation: "looking up", address: address.to_string(), limit });
+        }
+        // Readable when the thread has let go of the other end.
+        wait_for(vec![PollFd::new(&done, PollFlags::IN)], Some(left)).map_err(failed)?;
     };
     // It has sent its answer and does nothing more.
     let _ = thread.join();
@@ -133,7 +150,7 @@ pub(crate) fn look_up_blocking(address: &Address, host: &str, port: u16, limit: 
 
 /// Takes the families in turns, IPv6 first, each in the resolver's order, so that one family that leads nowhere costs
 /// little (RFC 8305).
-fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+pub(crate) fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let (mut v6, mut v4): (VecDeque<_>, VecDeque<_>) = addresses.into_iter().partition(SocketAddr::is_ipv6);
     let mut turns = Vec::new();
     while !v6.is_empty() || !v4.is_empty() {

@@ -1,19 +1,29 @@
 //! What carries the bytes: a TCP or unix stream socket, or a pair of any other descriptors. Never blocks, never raises
 //! SIGPIPE, and never changes the mode of a descriptor that others may share.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, OFlags};
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendFlags, SocketType, sockopt};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketType, sockopt,
+};
 
 use crate::address::{Endpoint, plain};
-use crate::engine::{Backlog, Descriptor, Registration, backlog, without_sigpipe};
+use crate::engine::{Backlog, Descriptor, Registration, backlog, interrupts_here, without_sigpipe};
+use crate::log;
+use crate::tuning::Tuning;
 
 /// What a pipe that polls as writable takes without blocking, by POSIX.
 const PIPE_BUF: usize = 4096;
+
+/// Why a wait within a loop was given up.
+pub(crate) const INTERRUPTED: &str = "interrupted by the signal that ends the loop";
 
 pub(crate) struct Transport {
     input: Descriptor,
@@ -22,6 +32,28 @@ pub(crate) struct Transport {
     kind: Kind,
     /// The last read ended before the data did: the kernel gives no more in one go than came with one set of descriptors.
     stopped_short: Cell<bool>,
+    mode: Cell<Mode>,
+    passed: OnceCell<Box<Passed>>,
+}
+
+/// Descriptors that came over a unix socket.
+struct Passed {
+    most: usize,
+    waiting: RefCell<VecDeque<OwnedFd>>,
+}
+
+/// The most that the system passes on in one go.
+const PASSED: usize = 253;
+
+/// Does a socket block? Its calls say each time what they want, so that matters for those alone that want to wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// It can be made to.
+    Ours,
+    /// Others may share it, so it is left as it is.
+    Shared,
+    Blocks,
+    DoesNot,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,7 +83,14 @@ impl Transport {
 
     fn new(input: OwnedFd, output: Option<OwnedFd>, kind: Kind) -> Self {
         let (input, output) = (Descriptor::new(input), output.map(Descriptor::new));
-        Transport { input, output, kind, stopped_short: Cell::new(false) }
+        Transport {
+            input,
+            output,
+            kind,
+            stopped_short: Cell::new(false),
+            mode: Cell::new(Mode::Ours),
+            passed: OnceCell::new(),
+        }
     }
 
     /// One descriptor for both directions, of any kind.
@@ -60,7 +99,9 @@ impl Transport {
             return match sockopt::socket_type(&fd)? {
                 SocketType::STREAM => {
                     let remote = rustix::net::getpeername(&fd).ok().flatten().map(endpoint);
-                    Ok(Transport::socket(fd, remote.as_ref()))
+                    let transport = Transport::socket(fd, remote.as_ref());
+                    transport.mode.set(Mode::Shared);
+                    Ok(transport)
                 }
                 _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "expected a stream socket")),
             };
@@ -76,11 +117,13 @@ impl Transport {
         Ok(Transport::new(input, Some(output), kind))
     }
 
+    #[inline]
     pub(crate) fn is_socket(&self) -> bool {
         matches!(self.kind, Kind::Tcp | Kind::Unix)
     }
 
     /// Is there more to read although the last read was short?
+    #[inline]
     pub(crate) fn stopped_short(&self) -> bool {
         self.stopped_short.get()
     }
@@ -111,10 +154,21 @@ impl Transport {
         }
     }
 
+    #[inline]
+    /// From now on closing resets the connection, which is how TCP tells that something was lost. What the kernel has not
+    /// sent yet is lost with it.
+    pub(crate) fn break_off(&self) {
+        if let (Kind::Tcp, Some(fd)) = (self.kind, self.input.open()) {
+            // A descriptor that has no such option closes as ever.
+            let _ = sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
+        }
+    }
+
     fn open_input(&self) -> io::Result<BorrowedFd<'_>> {
         self.input.open().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
+    #[inline]
     fn open_output(&self) -> io::Result<BorrowedFd<'_>> {
         let output = self.output.as_ref().unwrap_or(&self.input);
         output.open().ok_or_else(|| io::ErrorKind::NotConnected.into())
@@ -123,14 +177,44 @@ impl Transport {
     /// Reads what is there. 0 is the end; `WouldBlock` means nothing yet.
     #[inline]
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match (self.kind, self.input.open()) {
+            (Kind::Tcp, Some(fd)) => Ok(rustix::net::recv(fd, buffer, RecvFlags::DONTWAIT)?.0),
+            _ => self.receive(buffer, RecvFlags::DONTWAIT),
+        }
+    }
+
+    /// As [`Transport::read`], and waits, without end, if [`Transport::can_wait`].
+    #[inline]
+    pub(crate) fn read_waiting(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.receive(buffer, RecvFlags::empty())
+    }
+
+    /// Does [`Transport::read_waiting`] wait?
+    pub(crate) fn can_wait(&self) -> bool {
+        let mode = match (self.mode.get(), self.input.open()) {
+            _ if !self.is_socket() => Mode::DoesNot,
+            (Mode::Ours, Some(fd)) if rustix::io::ioctl_fionbio(fd, false).is_ok() => Mode::Blocks,
+            (Mode::Shared, Some(fd)) if blocks(fd).is_ok_and(|blocks| blocks) => Mode::Blocks,
+            (Mode::Blocks, Some(_)) => return true,
+            _ => Mode::DoesNot,
+        };
+        self.mode.set(mode);
+        mode == Mode::Blocks
+    }
+
+    #[inline(never)]
+    fn receive(&self, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
         let fd = self.open_input()?;
         match self.kind {
-            Kind::Tcp => return Ok(rustix::net::recv(fd, buffer, RecvFlags::DONTWAIT)?.0),
+            Kind::Tcp => return Ok(rustix::net::recv(fd, buffer, flags)?.0),
             Kind::Unix => {
+                if let Some(passed) = self.passed.get() {
+                    return self.receive_with_descriptors(fd, passed, buffer, flags);
+                }
                 // Descriptors that come along are turned away, for lack of a place to put them, and that is told.
                 let mut none = RecvAncillaryBuffer::default();
                 let buffers = &mut [io::IoSliceMut::new(buffer)];
-                let message = rustix::net::recvmsg(fd, buffers, &mut none, RecvFlags::DONTWAIT)?;
+                let message = rustix::net::recvmsg(fd, buffers, &mut none, flags)?;
                 self.stopped_short.set(message.flags.contains(ReturnFlags::CTRUNC));
                 return Ok(message.bytes);
             }
@@ -149,16 +233,104 @@ impl Transport {
         }
     }
 
+    fn receive_with_descriptors(
+        &self,
+        fd: BorrowedFd<'_>,
+        passed: &Passed,
+        buffer: &mut [u8],
+        flags: RecvFlags,
+    ) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PASSED))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let buffers = &mut [io::IoSliceMut::new(buffer)];
+        let message = rustix::net::recvmsg(fd, buffers, &mut ancillary, flags | RecvFlags::CMSG_CLOEXEC)?;
+        let came: Vec<OwnedFd> = ancillary
+            .drain()
+            .flat_map(|part| match part {
+                RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
+                _ => Vec::new(),
+            })
+            .collect();
+        let cut = message.flags.contains(ReturnFlags::CTRUNC);
+        self.stopped_short.set(cut || !came.is_empty());
+        let count = came.len();
+        let room = passed.most.saturating_sub(passed.waiting.borrow().len());
+        passed.waiting.borrow_mut().extend(came.into_iter().take(room));
+        if count > room {
+            log::warning("receive").say(format_args!(
+                "{} of {count} descriptors that came over a unix socket were turned away: {} may wait",
+                count - room,
+                passed.most
+            ));
+        }
+        Ok(message.bytes)
+    }
+
+    /// From now on so many descriptors may wait that come along.
+    pub(crate) fn accept_descriptors(&self, most: usize) {
+        if most > 0 {
+            self.passed.get_or_init(|| Box::new(Passed { most, waiting: RefCell::default() }));
+        }
+    }
+
+    pub(crate) fn accepts_descriptors(&self) -> bool {
+        self.passed.get().is_some()
+    }
+
+    pub(crate) fn next_descriptor(&self) -> Option<OwnedFd> {
+        self.passed.get()?.waiting.borrow_mut().pop_front()
+    }
+
+    pub(crate) fn take_descriptors(&self) -> Vec<OwnedFd> {
+        self.passed.get().map(|passed| passed.waiting.take().into()).unwrap_or_default()
+    }
+
+    /// As [`Transport::write`], with descriptors that go along. For unix sockets.
+    pub(crate) fn write_with_descriptors(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PASSED))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if bytes.is_empty() || fds.is_empty() || !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+            let text = "1 to 253 descriptors go along with at least one byte";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        Ok(rustix::net::sendmsg(self.open_output()?, &[io::IoSlice::new(bytes)], &mut ancillary, flags)?)
+    }
+
+    /// Sets options on a socket that was connected by somebody else.
+    pub(crate) fn tune(&self, tuning: &Tuning) -> io::Result<()> {
+        match (self.kind, self.input.open()) {
+            (Kind::Tcp | Kind::Unix, Some(fd)) => tuning.apply(fd, sockopt::socket_domain(fd)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets what a unix socket does not take over from the one that listens. A TCP socket takes over everything.
+    pub(crate) fn tune_accepted(&self, tuning: &Tuning) {
+        if self.kind == Kind::Unix && (tuning.recv_buffer.is_some() || tuning.send_buffer.is_some()) {
+            // The one that listens has taken the same.
+            let _ = self.tune(tuning);
+        }
+    }
+
+    /// The descriptor of a socket. `None` once closed.
+    pub(crate) fn socket_fd(&self) -> Option<BorrowedFd<'_>> {
+        if self.is_socket() { self.input.open() } else { None }
+    }
+
     /// Writes what there is room for.
     #[inline]
     pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match (self.is_socket(), self.input.open()) {
+            (true, Some(fd)) => Ok(rustix::net::send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?),
+            _ => self.write_file(bytes),
+        }
+    }
+
+    #[inline(never)]
+    fn write_file(&self, bytes: &[u8]) -> io::Result<usize> {
         let fd = self.open_output()?;
-        let blocks = match self.kind {
-            Kind::Tcp | Kind::Unix => {
-                return Ok(rustix::net::send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?);
-            }
-            Kind::Files { output_blocks, .. } => output_blocks,
-        };
+        let blocks = matches!(self.kind, Kind::Files { output_blocks: true, .. });
         let mut bytes = bytes;
         if blocks {
             if !is_ready(fd, PollFlags::OUT)? {
@@ -220,22 +392,36 @@ impl Transport {
         if self.is_socket() { backlog(self.input.open()?) } else { None }
     }
 
-    /// Waits until there is something to read, or room to write, whichever of the two is asked for. `None` waits without
-    /// end. False when the time is up.
+    /// Waits until there is something to read, or room to write, whichever of the two is asked for, or a signal ends the
+    /// loop, as [`wait_for`].
     pub(crate) fn wait(&self, read: bool, write: bool, limit: Option<std::time::Duration>) -> io::Result<bool> {
+        if read != write && interrupts_here().is_none() {
+            // As in most scripts: nothing else to watch.
+            let (fd, flags) =
+                if read { (self.open_input()?, PollFlags::IN) } else { (self.open_output()?, PollFlags::OUT) };
+            return poll_for(&mut [PollFd::from_borrowed_fd(fd, flags)], limit);
+        }
+        let mut fds = Vec::with_capacity(3);
+        self.watch(read, write, &mut fds)?;
+        wait_for(fds, limit)
+    }
+
+    /// As [`Transport::wait`], whatever signals come: the end of a connection takes its time.
+    pub(crate) fn wait_regardless(&self, read: bool, write: bool, limit: std::time::Duration) -> io::Result<bool> {
         let mut fds = Vec::with_capacity(2);
+        self.watch(read, write, &mut fds)?;
+        poll_for(&mut fds, Some(limit))
+    }
+
+    /// Adds what a poll has to watch for that.
+    pub(crate) fn watch<'a>(&'a self, read: bool, write: bool, fds: &mut Vec<PollFd<'a>>) -> io::Result<()> {
         if read {
             fds.push(PollFd::from_borrowed_fd(self.open_input()?, PollFlags::IN));
         }
         if write {
             fds.push(PollFd::from_borrowed_fd(self.open_output()?, PollFlags::OUT));
         }
-        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
-        match poll(&mut fds, limit.as_ref()) {
-            Ok(count) => Ok(count > 0),
-            Err(rustix::io::Errno::INTR) => Ok(true),
-            Err(error) => Err(error.into()),
-        }
+        Ok(())
     }
 
     pub(crate) fn remote(&self) -> Endpoint {
@@ -256,6 +442,34 @@ impl Transport {
     }
 }
 
+/// Waits until one of these is ready. `None` waits without end. False when the time is up.
+///
+/// # Errors
+/// `Interrupted` if the loop that this is called from, be it in a callback, is to end because of a signal.
+pub(crate) fn wait_for(fds: Vec<PollFd<'_>>, limit: Option<std::time::Duration>) -> io::Result<bool> {
+    let interrupts = interrupts_here();
+    // For as long as both live.
+    let mut fds = fds;
+    fds.extend(interrupts.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+    let ready = poll_for(&mut fds, limit)?;
+    match fds.last() {
+        Some(last) if interrupts.is_some() && !last.revents().is_empty() => {
+            Err(io::Error::new(io::ErrorKind::Interrupted, INTERRUPTED))
+        }
+        _ => Ok(ready),
+    }
+}
+
+/// As [`wait_for`], whatever signals have come: for waits that are bounded and short.
+pub(crate) fn poll_for(fds: &mut [PollFd<'_>], limit: Option<std::time::Duration>) -> io::Result<bool> {
+    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+    match poll(fds, limit.as_ref()) {
+        Ok(count) => Ok(count > 0),
+        Err(rustix::io::Errno::INTR) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// A system's address as a value of ours.
 pub(crate) fn endpoint(address: impl Into<rustix::net::SocketAddrAny>) -> Endpoint {
     let address = address.into();
@@ -264,6 +478,11 @@ pub(crate) fn endpoint(address: impl Into<rustix::net::SocketAddrAny>) -> Endpoi
     }
     use std::os::unix::ffi::OsStrExt;
     let unix = rustix::net::SocketAddrUnix::try_from(address).ok();
+    // A socket without a name is told as one with an empty name.
+    let name = unix.as_ref().and_then(rustix::net::SocketAddrUnix::abstract_name);
+    if let Some(name) = name.filter(|name| !name.is_empty()) {
+        return Endpoint::Abstract(name.into());
+    }
     let path = unix.and_then(|unix| Some(std::ffi::OsStr::from_bytes(unix.path_bytes()?).into()));
     Endpoint::Unix(path)
 }
@@ -273,7 +492,7 @@ fn is_socket(fd: &OwnedFd) -> io::Result<bool> {
     Ok(FileType::from_raw_mode(status.st_mode) == FileType::Socket)
 }
 
-fn blocks(fd: &OwnedFd) -> io::Result<bool> {
+fn blocks(fd: impl AsFd) -> io::Result<bool> {
     Ok(!rustix::fs::fcntl_getfl(fd)?.contains(OFlags::NONBLOCK))
 }
 

@@ -320,6 +320,8 @@ fn mistakes_are_told_in_one_line() {
         &["--tls", "perhaps", "1"],
         &["--tls", "pin:12", "1"],
         &["--tls", "ca:/no/such/file", "1"],
+        &["--tls", "ca:/etc/passwd", "1"],
+        &["localhost"],
         &["--tls", "on", "/tmp/x"],
         &["--tls", "any", "--listen", "0"],
         &["--cert", "x", "1"],
@@ -411,7 +413,8 @@ fn a_stranger_is_refused_and_can_be_pinned() {
     let (server, address, fingerprint) = listen_and_tell(["--echo", "--keep"]);
     let refused = run(&mut stranger(&home, [address.as_str()]), "");
     let line = refused.assert_failed();
-    assert!(line.contains(&fingerprint) && line.contains("not trusted"), "{line}");
+    assert!(line.contains(&format!("--tls pin:{fingerprint}")) && line.contains("not trusted"), "{line}");
+    assert!(home.path("network/peers").is_dir(), "the place that the advice names is there");
     let line = server.line();
     assert!(line.contains("turned away"), "{line}");
 

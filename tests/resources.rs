@@ -174,3 +174,34 @@ fn without_descriptors_the_listener_waits_and_goes_on() {
         until(|| server.connections().len() == 1 + waiting);
     });
 }
+
+#[test]
+fn without_descriptors_clients_are_awaited_until_there_are_some() {
+    alone(|| {
+        let server = Server::builder().tls(false).bind(0).unwrap();
+        let port = server.port();
+        let accepted = Rc::new(RefCell::new(Vec::new()));
+        let place = accepted.clone();
+        glib::MainContext::ref_thread_default().spawn_local(async move {
+            let mut incoming = server.incoming();
+            while let Some(socket) = incoming.next().await {
+                place.borrow_mut().push(socket.unwrap());
+            }
+        });
+        let limits = getrlimit(Resource::Nofile);
+        let room = open_descriptors() as u64 + 10;
+        setrlimit(Resource::Nofile, Rlimit { current: Some(room), maximum: limits.maximum }).unwrap();
+        let mut strangers = Vec::new();
+        while let Ok(stranger) = TcpStream::connect(("127.0.0.1", port)) {
+            strangers.push(stranger);
+        }
+        let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        network::fgloop_for(Duration::from_millis(400));
+        let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let used = (used.tv_sec - cpu.tv_sec) * 1_000_000_000 + (used.tv_nsec - cpu.tv_nsec);
+        assert!(used < 100_000_000, "it spins: {used} ns of CPU in 400 ms");
+        assert_eq!(accepted.borrow().len(), 0);
+        setrlimit(Resource::Nofile, limits).unwrap();
+        until(|| accepted.borrow().len() == strangers.len());
+    });
+}

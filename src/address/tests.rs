@@ -11,6 +11,10 @@ fn name(host: &str) -> Option<Host> {
     Some(Host::Name(host.into()))
 }
 
+fn path(path: &str) -> Target {
+    Target::Unix(UnixName::Path(path.into()))
+}
+
 #[track_caller]
 fn reads(text: &str, expected: Target) {
     let address = Address::parse(text).unwrap();
@@ -31,9 +35,13 @@ fn reads_every_form() {
         "[fe80::1%eth0]:1",
         inet(Some(Host::V6("fe80::1".parse().unwrap(), Some("eth0".into()))), Port::Number(1), None),
     );
-    reads("./sock", Target::Unix("./sock".into()));
-    reads("/run/a|b", Target::Unix("/run/a|b".into()));
-    reads("./a://b", Target::Unix("./a://b".into()));
+    reads("./sock", path("./sock"));
+    reads("/run/a|b", path("/run/a|b"));
+    reads("./a://b", path("./a://b"));
+    for name in ["x", "/tmp/.X11-unix/X0", "a|b", "a://b", "host:80", "@"] {
+        reads(&format!("@{name}"), Target::Unix(UnixName::Abstract(name.into())));
+    }
+    reads("./@x", path("./@x"));
     reads("chat|", Target::Service { kind: "chat".into(), rest: "".into() });
     reads("chat|a/b|c", Target::Service { kind: "chat".into(), rest: "a/b|c".into() });
 }
@@ -52,6 +60,8 @@ fn says_what_is_wrong_with_what() {
     let long = format!("/{}", "x".repeat(UNIX_PATH_MAX));
     for (text, word) in [
         ("", "empty"),
+        ("@", "a name after the @"),
+        (&format!("@{}", "x".repeat(UNIX_PATH_MAX + 1)), "at most 107 bytes"),
         (":", "host before"),
         ("host:", "expected a port"),
         (":80", "host before"),
@@ -96,7 +106,7 @@ fn values_are_taken_as_they_are() {
     assert_eq!(Address::try_from(("fe80::1%lo", 80)).unwrap().to_string(), "[fe80::1%lo]:80");
     assert!(Address::try_from(("a:b", 80)).is_err());
     let path = Path::new("no-slash");
-    assert_eq!(Address::try_from(path).unwrap().target, Target::Unix(path.into()));
+    assert_eq!(Address::try_from(path).unwrap().target, Target::Unix(UnixName::Path(path.into())));
     assert!(Address::try_from(OsStr::from_bytes(b"./\xff")).is_ok());
 }
 
@@ -108,6 +118,7 @@ fn every_way_to_write_an_address_has_one_key() {
         assert_eq!(key(text), "localhost:1234", "{text}");
     }
     assert_eq!(key("Example.ORG.:1234"), "example.org:1234");
+    assert_eq!((key("Chat|Room"), key("chat|Room")), ("chat|Room".into(), "chat|Room".into()));
     assert_eq!(key("[2001:DB8::1]:1234"), "[2001:db8::1]:1234");
     let direct: Address = "[::1]:1234".parse::<SocketAddr>().unwrap().into();
     assert_eq!(direct.peer(1234).0, "localhost:1234");

@@ -18,6 +18,8 @@ impl Query {
     }
 }
 
+pub(crate) fn end_threads() {}
+
 pub(crate) enum Finding {
     Candidate(Rc<str>, SocketAddr),
     End(Option<Error>),
@@ -52,7 +54,7 @@ impl Registration {
         Err(Error::Unsupported(format!("cannot listen on {address}: this program was built without Avahi")))
     }
 
-    pub(crate) fn with_port(self, _port: u16) -> Registration {
+    pub(crate) fn at(self, _port: u16, _only_here: bool) -> Registration {
         self
     }
 }

@@ -33,7 +33,7 @@ const ALL: Duration = Duration::from_secs(10);
 pub enum BrowseEvent {
     /// A service is there. It is told once, on however many interfaces it is.
     Added(Service),
-    /// It has other addresses now, another host or another port.
+    /// It has other addresses now, another host, another port, or another TXT record.
     Changed(Service),
     /// It has gone. This is what was known of it last.
     Removed(Service),
@@ -72,7 +72,8 @@ struct Inner {
 ///
 /// `kind` is the type as it is written before the `|` of an address, as `chat` for `_chat._tcp`, or in full, as
 /// `_chat._udp`. Never blocks. What is told is not to be trusted: see [`Service`]. A flood is bounded: of more than 1024
-/// services of a type, not all are told.
+/// services of a type, not all are told. In a build with the feature `zeroconf` instead of `avahi` less is told:
+/// `docs/services.md` says what.
 ///
 /// ```no_run
 /// use network::BrowseEvent;

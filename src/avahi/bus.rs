@@ -6,18 +6,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use gio::{DBusCapabilityFlags, DBusMessage, DBusMessageFlags, DBusMessageType};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{RecvFlags, SendFlags};
 
+use super::system_bus;
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, TimerKey};
+use crate::log;
 
 /// No message of ours comes near it, nor does any of Avahi's: the longest holds a TXT record. D-Bus itself allows 128 MiB.
 const MESSAGE_MAX: usize = 1 << 20;
@@ -33,9 +33,6 @@ pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
 /// Calls that wait for their answer at a time. The bus answers with an error from the 129th on.
 const CALLS: usize = 112;
-
-/// The system bus, where the environment names no other.
-const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket;unix:path=/var/run/dbus/system_bus_socket";
 
 /// Who gets what the bus brings. Called from the engine, with nothing borrowed.
 pub(super) trait Listener {
@@ -74,14 +71,56 @@ pub(super) struct Bus {
 
 #[derive(Default)]
 struct Wire {
-    input: Vec<u8>,
+    input: Input,
     output: Vec<u8>,
-    authenticated: bool,
     at_end: Option<String>,
     serial: u32,
     calls: HashMap<u32, (Then, TimerKey)>,
     /// Calls that are made when others have been answered.
     waiting: VecDeque<Waiting>,
+}
+
+/// What the bus has sent: first its word that we may come in, then messages. Pure.
+#[derive(Default)]
+pub(super) struct Input {
+    bytes: Vec<u8>,
+    authenticated: bool,
+}
+
+impl Input {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Takes one message out of what was read. `Ok(None)` when no whole one is there.
+    pub(super) fn next_message(&mut self) -> Result<Option<DBusMessage>, String> {
+        if !self.authenticated {
+            let Some(end) = memchr::memchr(b'\n', &self.bytes) else {
+                return if self.bytes.len() > 1024 { Err("it does not speak D-Bus".into()) } else { Ok(None) };
+            };
+            let line: Vec<u8> = self.bytes.drain(..=end).collect();
+            if !line.starts_with(b"OK ") {
+                return Err(format!("it does not let us in: {}", String::from_utf8_lossy(line.trim_ascii())));
+            }
+            self.authenticated = true;
+        }
+        while self.bytes.len() >= HEAD {
+            let size = DBusMessage::bytes_needed(&self.bytes[..HEAD]).ok().and_then(|size| usize::try_from(size).ok());
+            let Some(size) = size.filter(|size| (HEAD..=MESSAGE_MAX).contains(size)) else {
+                return Err("it sent what is no D-Bus message".into());
+            };
+            if self.bytes.len() < size {
+                break;
+            }
+            let message = DBusMessage::from_blob(&self.bytes[..size], DBusCapabilityFlags::NONE);
+            self.bytes.drain(..size);
+            // One that cannot be read is passed over: the next one begins where its length said.
+            if let Ok(message) = message {
+                return Ok(Some(message));
+            }
+        }
+        Ok(None)
+    }
 }
 
 struct Waiting {
@@ -98,16 +137,7 @@ impl Bus {
     /// # Errors
     /// Why there is no bus, in words.
     pub(super) fn connect(engine: &Rc<Engine>, listener: Weak<dyn Listener>) -> Result<Rc<Bus>, String> {
-        let addresses = std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS").filter(|value| !value.is_empty());
-        let addresses = addresses.unwrap_or_else(|| SYSTEM_BUS.into()).into_vec();
-        let mut cause = None;
-        for address in addresses.split(|&b| b == b';').filter(|address| !address.is_empty()) {
-            match open(address) {
-                Ok(fd) => return Bus::start(engine, listener, fd).map_err(|error| error.to_string()),
-                Err(error) => cause = cause.or(Some(error)),
-            }
-        }
-        Err(cause.unwrap_or_else(|| "DBUS_SYSTEM_BUS_ADDRESS names no address".into()))
+        Bus::start(engine, listener, system_bus::open()?).map_err(|error| error.to_string())
     }
 
     fn start(engine: &Rc<Engine>, listener: Weak<dyn Listener>, fd: OwnedFd) -> io::Result<Rc<Bus>> {
@@ -195,7 +225,7 @@ impl Bus {
         };
         message.set_serial(serial);
         let blob = message.to_blob(DBusCapabilityFlags::NONE).unwrap_or_else(|error| {
-            glib::g_critical!("network", "cannot pack a call of {}: {error}", method.name);
+            log::critical("avahi").error(&error).say(format_args!("cannot pack a call of {}: {error}", method.name));
             Vec::new()
         });
         (serial, blob)
@@ -235,7 +265,7 @@ impl Bus {
                     return false;
                 }
                 Ok((_, count)) => {
-                    wire.input.extend_from_slice(&buffer[..count]);
+                    wire.input.push(&buffer[..count]);
                     if count < buffer.len() && !hangup {
                         return false;
                     }
@@ -249,37 +279,6 @@ impl Bus {
             }
         }
         true
-    }
-
-    /// Takes one message out of what was read. `Ok(None)` when no whole one is there.
-    fn next_message(&self) -> Result<Option<DBusMessage>, String> {
-        let mut wire = self.wire.borrow_mut();
-        if !wire.authenticated {
-            let Some(end) = memchr::memchr(b'\n', &wire.input) else {
-                return if wire.input.len() > 1024 { Err("it does not speak D-Bus".into()) } else { Ok(None) };
-            };
-            let line: Vec<u8> = wire.input.drain(..=end).collect();
-            if !line.starts_with(b"OK ") {
-                return Err(format!("it does not let us in: {}", String::from_utf8_lossy(line.trim_ascii())));
-            }
-            wire.authenticated = true;
-        }
-        while wire.input.len() >= HEAD {
-            let size = DBusMessage::bytes_needed(&wire.input[..HEAD]).ok().and_then(|size| usize::try_from(size).ok());
-            let Some(size) = size.filter(|size| (HEAD..=MESSAGE_MAX).contains(size)) else {
-                return Err("it sent what is no D-Bus message".into());
-            };
-            if wire.input.len() < size {
-                break;
-            }
-            let message = DBusMessage::from_blob(&wire.input[..size], DBusCapabilityFlags::NONE);
-            wire.input.drain(..size);
-            // One that cannot be read is passed over: the next one begins where its length said.
-            if let Ok(message) = message {
-                return Ok(Some(message));
-            }
-        }
-        Ok(None)
     }
 
     fn deliver(&self, engine: &Rc<Engine>, message: &DBusMessage) {
@@ -312,7 +311,7 @@ impl Bus {
         }
         let calls = {
             let mut wire = self.wire.borrow_mut();
-            wire.input.clear();
+            wire.input = Input::default();
             (std::mem::take(&mut wire.calls), std::mem::take(&mut wire.waiting))
         };
         for (_, timer) in calls.0.values() {
@@ -338,7 +337,8 @@ impl Handler for Bus {
         }
         let more = self.read(ready.has(Ready::HANGUP | Ready::ERROR));
         loop {
-            match self.next_message() {
+            let next = self.wire.borrow_mut().input.next_message();
+            match next {
                 Ok(Some(message)) => self.deliver(engine, &message),
                 Ok(None) => break,
                 Err(cause) => {
@@ -384,65 +384,3 @@ impl Object {
 
 /// The bus itself.
 pub(super) const BUS: Object = Object::new("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus");
-
-// ---- addresses of buses ----
-
-fn open(address: &[u8]) -> Result<OwnedFd, String> {
-    let said = |error: Errno| format!("{}: {}", String::from_utf8_lossy(address), io::Error::from(error));
-    let to = socket_address(address)?;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(said)?;
-    rustix::net::connect(&fd, &to).map_err(said)?;
-    Ok(fd)
-}
-
-/// Reads `unix:path=…` and `unix:abstract=…`; the system bus has no other.
-fn socket_address(address: &[u8]) -> Result<SocketAddrUnix, String> {
-    let unknown = || format!("{}: expected unix:path=… as the address of a bus", String::from_utf8_lossy(address));
-    let pairs = address.strip_prefix(b"unix:").ok_or_else(unknown)?;
-    for pair in pairs.split(|&b| b == b',') {
-        let made = if let Some(path) = pair.strip_prefix(b"path=") {
-            SocketAddrUnix::new(OsStr::from_bytes(&unescape(path).ok_or_else(unknown)?))
-        } else if let Some(name) = pair.strip_prefix(b"abstract=") {
-            SocketAddrUnix::new_abstract_name(&unescape(name).ok_or_else(unknown)?)
-        } else {
-            continue;
-        };
-        return made.map_err(|_| unknown());
-    }
-    Err(unknown())
-}
-
-/// `%2f` and the like.
-fn unescape(text: &[u8]) -> Option<Vec<u8>> {
-    let mut plain = Vec::new();
-    let mut rest = text;
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        if first != b'%' {
-            plain.push(first);
-            continue;
-        }
-        let (digits, tail) = rest.split_at_checked(2)?;
-        plain.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
-        rest = tail;
-    }
-    Some(plain)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_of_buses_are_read() {
-        let path = |text: &str| socket_address(text.as_bytes()).ok()?.path().map(|path| path.into_owned());
-        assert_eq!(path("unix:path=/run/a%20b,guid=12").unwrap().as_bytes(), b"/run/a b");
-        assert_eq!(path("unix:guid=12,path=/run/a").unwrap().as_bytes(), b"/run/a");
-        let hidden = socket_address(b"unix:abstract=/tmp/x").unwrap();
-        assert_eq!(hidden.abstract_name(), Some(&b"/tmp/x"[..]));
-        for wrong in ["", "tcp:host=localhost", "unix:", "unix:path=%2", "unix:path=%zz", "unix:dir=/tmp"] {
-            assert!(socket_address(wrong.as_bytes()).is_err(), "{wrong}");
-        }
-    }
-}

@@ -1,30 +1,45 @@
-//! Services by name (DNS-SD over multicast DNS), through the Avahi daemon: found, followed and published. No thread, no
-//! polling: one connection to the system's D-Bus for each main context that uses it, opened on the first turn of the loop
-//! and closed with its last user.
+//! Services by name (DNS-SD over multicast DNS), through the Avahi daemon: found, followed and published.
 //!
-//! From the bottom: `names` (pure), `bus` (D-Bus), `daemon` (is Avahi there), `tracker` (the services of one type); on
-//! these `browse` for the user, `find` for connecting, `publish` for servers. Another backend would replace `bus`, `daemon`,
-//! `tracker` and `publish`, and give the same [`Find`], [`Publication`] and events.
+//! From the bottom: `names` (pure), `backend` (what the backends share), `link` (how Avahi is talked to), `daemon` (is it
+//! there), `tracker` (the services of one type); on these `browse` for the user, `find` for connecting, `publish` for
+//! servers. There are two links. `dbus`, on `bus`, needs no thread and no polling: one connection to the system's D-Bus for
+//! each main context that uses it, opened on the first turn of the loop and closed with its last user. `zeroconf` is for
+//! builds without that, and knows less; see there.
 
+mod backend;
 mod browse;
+#[cfg(feature = "avahi")]
 mod bus;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod checks;
 mod daemon;
 mod find;
+#[cfg(feature = "avahi")]
+#[path = "dbus.rs"]
+mod link;
+#[cfg(not(feature = "avahi"))]
+#[path = "zeroconf.rs"]
+mod link;
 mod names;
 mod publish;
+mod system_bus;
 mod tracker;
+#[cfg(not(feature = "avahi"))]
+mod worker;
 
 use std::net::SocketAddr;
 
 use crate::address::{Address, Target};
 use crate::error::{Error, Result};
 
+pub(crate) use backend::Registration;
 pub use browse::{
     Browse, BrowseEvent, BrowseStream, ResolveAll, browse, browse_stream, resolve_all, resolve_all_future,
 };
 pub(crate) use find::{Find, Finding, Query, find};
+pub(crate) use link::end_threads;
 pub use names::Txt;
-pub(crate) use publish::{Publication, Published, Registration, publish};
+pub(crate) use publish::{Publication, Published, publish};
 
 /// A service, as the network told of it: any machine on it can claim any name, and put anything into each field.
 ///
@@ -43,7 +58,7 @@ pub struct Service {
     pub port: u16,
     /// Where it is to be reached, IPv4 and global addresses first; link-local ones have the scope that is needed.
     pub addresses: Vec<SocketAddr>,
-    /// What was published with it.
+    /// What was published with it. Always empty in a build with the feature `zeroconf` instead of `avahi`.
     pub txt: Txt,
 }
 

@@ -33,7 +33,8 @@ impl Kind {
                         at least one letter"
                 .into());
         }
-        Ok(Kind(format!("_{name}._{transport}")))
+        // They are one in either case.
+        Ok(Kind(format!("_{}._{transport}", name.to_ascii_lowercase())))
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -157,6 +158,7 @@ impl Txt {
     }
 
     /// Takes what was received, as far as a TXT record can go.
+    #[cfg(any(feature = "avahi", test))]
     pub(crate) fn received(strings: Vec<Vec<u8>>) -> Txt {
         let mut room = TXT_MAX;
         let fits = |string: &Vec<u8>| {
@@ -198,6 +200,7 @@ mod tests {
         for (text, full, short) in [
             ("chat", "_chat._tcp", "chat"),
             ("_chat._tcp", "_chat._tcp", "chat"),
+            ("Chat", "_chat._tcp", "chat"),
             ("_sleep-proxy._udp", "_sleep-proxy._udp", "_sleep-proxy._udp"),
             ("a23456789012345", "_a23456789012345._tcp", "a23456789012345"),
         ] {

@@ -5,61 +5,18 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use glib::variant::ToVariant;
-
-use super::daemon::{ANY, Client, Daemon, GROUP};
-use super::names::{Kind, Txt, alternative, check_name};
-use crate::address::Address;
-use crate::engine::Engine;
-use crate::error::Error;
+use super::backend::{Registered, Registration};
+use super::daemon::{Client, Daemon};
+use super::link::Group;
+use super::names::alternative;
+use crate::engine::{Engine, TimerKey};
+use crate::log;
 
 /// So many names are tried at once, then one every [`SLOWLY`]: a machine that claims each name must not keep us busy.
 const RENAMINGS: u32 = 16;
 
+/// How soon it is tried again when Avahi has refused.
 const SLOWLY: Duration = Duration::from_secs(10);
-
-/// States of an entry group.
-const ESTABLISHED: i32 = 2;
-const COLLISION: i32 = 3;
-const FAILURE: i32 = 4;
-
-const COLLISION_ERROR: &str = "org.freedesktop.Avahi.CollisionError";
-
-/// What is to be published.
-#[derive(Clone, Debug)]
-pub(crate) struct Registration {
-    kind: Kind,
-    name: String,
-    port: u16,
-    txt: Txt,
-}
-
-impl Registration {
-    /// Checks what is to be published, but for the port. `kind` is as it is before the `|` of the address.
-    ///
-    /// # Errors
-    /// `Address`, which says what is wrong with it.
-    pub(crate) fn new<'a>(
-        address: &Address,
-        kind: &str,
-        name: &str,
-        txt: impl IntoIterator<Item = (&'a str, &'a [u8])>,
-    ) -> Result<Registration, Error> {
-        let check = || {
-            check_name(name)?;
-            let mut record = Txt::default();
-            for (key, value) in txt {
-                record.add(key, value)?;
-            }
-            Ok(Registration { kind: Kind::parse(kind)?, name: name.to_owned(), port: 0, txt: record })
-        };
-        check().map_err(|problem: String| address.unfit(problem))
-    }
-
-    pub(crate) fn with_port(self, port: u16) -> Registration {
-        Registration { port, ..self }
-    }
-}
 
 /// What becomes of a publication.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,9 +43,8 @@ struct Inner {
     /// The name that is tried, or established.
     name: RefCell<String>,
     established: RefCell<Option<String>>,
-    group: RefCell<Option<String>>,
-    /// Counts the groups there have been: answers about an earlier one are not heard.
-    attempt: Cell<u64>,
+    group: RefCell<Option<Group>>,
+    again: Cell<Option<TimerKey>>,
     renamings: Cell<u32>,
     warned: Cell<bool>,
     /// Why it is not established, if it is known.
@@ -112,7 +68,7 @@ pub(crate) fn publish(
         daemon: RefCell::new(None),
         established: RefCell::new(None),
         group: RefCell::new(None),
-        attempt: Cell::new(0),
+        again: Cell::new(None),
         renamings: Cell::new(0),
         warned: Cell::new(false),
         failure: RefCell::new(None),
@@ -160,65 +116,65 @@ impl Drop for Publication {
 
 impl Inner {
     fn register(&self, daemon: &Rc<Daemon>) {
-        self.withdraw_at(daemon);
-        let attempt = self.attempt.get();
-        let (me, client): (_, Weak<dyn Client>) = (self.me.clone(), self.me.clone());
-        daemon.make("EntryGroupNew", GROUP, None, client, move |_, daemon, answer| {
-            let Some(me) = me.upgrade() else { return };
-            match answer {
-                Ok(path) if me.attempt.get() != attempt || me.stopped.get() => daemon.free(&path, GROUP),
-                Ok(path) => {
-                    me.group.replace(Some(path.clone()));
-                    me.fill(daemon, &path);
-                }
-                Err(error) if me.attempt.get() == attempt => me.failed(&error.message),
-                Err(_) => {}
+        self.withdraw();
+        let me = self.me.clone();
+        let name = self.name.borrow().clone();
+        let group = daemon.link().register(&self.what, &name, move |_, registered| {
+            if let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) {
+                me.hear(registered);
             }
         });
+        self.group.replace(Some(group));
     }
 
-    fn fill(&self, daemon: &Rc<Daemon>, path: &str) {
-        let attempt = self.attempt.get();
-        let what = &self.what;
-        let service = (ANY, ANY, 0u32, &*self.name.borrow(), what.kind.as_str(), "", "", what.port, what.txt.strings())
-            .to_variant();
-        // The second call need not wait for the answer to the first: they are heard in order, and an empty group that is
-        // committed does nothing.
-        for (method, body) in [("AddService", Some(&service)), ("Commit", None)] {
-            let me = self.me.clone();
-            daemon.call(path, GROUP, method, body, move |_, daemon, answer| {
-                let Some(me) = me.upgrade().filter(|me| me.attempt.get() == attempt) else { return };
-                match answer {
-                    Ok(_) => {}
-                    Err(error) if error.name == COLLISION_ERROR => me.rename(daemon),
-                    Err(error) => me.failed(&error.message),
+    fn hear(&self, registered: Registered) {
+        match registered {
+            Registered::Established(name) => {
+                self.name.replace(name.clone());
+                self.warned.set(false);
+                self.renamings.set(0);
+                self.failure.replace(None);
+                if self.established.replace(Some(name.clone())).as_ref() != Some(&name) {
+                    (self.then)(&self.engine, Published::Established(name));
                 }
-            });
+            }
+            Registered::Collision => self.rename(),
+            Registered::Failure(cause) => {
+                self.withdraw();
+                self.lost(&cause);
+                self.register_slowly();
+            }
         }
     }
 
     /// Somebody else has the name.
-    fn rename(&self, daemon: &Rc<Daemon>) {
+    fn rename(&self) {
+        let before = self.established.take();
+        drop(before);
         let next = alternative(&self.name.borrow());
         self.name.replace(next);
         self.renamings.set(self.renamings.get() + 1);
-        if self.renamings.get() <= RENAMINGS {
-            self.register(daemon);
-            return;
+        let daemon = self.daemon.borrow().clone();
+        match daemon {
+            Some(daemon) if self.renamings.get() <= RENAMINGS => self.register(&daemon),
+            _ => {
+                self.withdraw();
+                self.register_slowly();
+            }
         }
-        self.withdraw_at(daemon);
-        let (me, daemon, attempt) = (self.me.clone(), Rc::downgrade(daemon), self.attempt.get());
-        self.engine.after(SLOWLY, move |_| {
-            let (Some(me), Some(daemon)) = (me.upgrade(), daemon.upgrade()) else { return };
-            if me.attempt.get() == attempt && !me.stopped.get() {
+    }
+
+    fn register_slowly(&self) {
+        let me = self.me.clone();
+        let again = self.engine.after(SLOWLY, move |_| {
+            let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) else { return };
+            me.again.set(None);
+            let daemon = me.daemon.borrow().clone();
+            if let Some(daemon) = daemon.filter(|daemon| daemon.is_up()) {
                 me.register(&daemon);
             }
         });
-    }
-
-    fn failed(&self, cause: &str) {
-        self.withdraw();
-        self.lost(cause);
+        self.again.set(Some(again));
     }
 
     /// It is not on the network, or not any more.
@@ -226,7 +182,8 @@ impl Inner {
         let before = self.established.take();
         if !self.warned.replace(true) {
             let Registration { kind, name, .. } = &self.what;
-            glib::g_warning!("network", "the service {name:?} of type {kind} is not published: {cause}");
+            let event = log::warning("publish").peer(name).error(&cause);
+            event.say(format_args!("the service {name:?} of type {kind} is not published: {cause}"));
         }
         let first = self.failure.replace(Some(cause.to_owned())).is_none();
         if before.is_some() || first {
@@ -235,19 +192,11 @@ impl Inner {
     }
 
     fn withdraw(&self) {
-        let daemon = self.daemon.borrow().clone();
-        match daemon {
-            Some(daemon) => self.withdraw_at(&daemon),
-            None => self.attempt.set(self.attempt.get() + 1),
+        if let Some(again) = self.again.take() {
+            self.engine.cancel_timer(again);
         }
-    }
-
-    fn withdraw_at(&self, daemon: &Rc<Daemon>) {
-        self.attempt.set(self.attempt.get() + 1);
         let group = self.group.take();
-        if let Some(path) = group {
-            daemon.free(&path, GROUP);
-        }
+        drop(group);
     }
 }
 
@@ -264,7 +213,7 @@ impl Client for Inner {
             self.register(daemon);
         } else {
             // The host is being renamed: what names it is to be withdrawn, and comes back under the new name.
-            self.withdraw_at(daemon);
+            self.withdraw();
             let before = self.established.take();
             if before.is_some() {
                 (self.then)(&self.engine, Published::Down("the Avahi daemon is choosing its host name".into()));
@@ -276,34 +225,7 @@ impl Client for Inner {
         if self.stopped.get() {
             return;
         }
-        self.attempt.set(self.attempt.get() + 1);
-        let group = self.group.take();
-        drop(group);
+        self.withdraw();
         self.lost(cause);
-    }
-
-    fn signal(&self, _engine: &Rc<Engine>, daemon: &Rc<Daemon>, name: &str, body: &glib::Variant) {
-        if name != "StateChanged" || self.stopped.get() {
-            return;
-        }
-        let Some((state, error)) = body.get::<(i32, String)>() else { return };
-        match state {
-            ESTABLISHED => {
-                let name = self.name.borrow().clone();
-                self.warned.set(false);
-                self.renamings.set(0);
-                self.failure.replace(None);
-                if self.established.replace(Some(name.clone())).is_none() {
-                    (self.then)(&self.engine, Published::Established(name));
-                }
-            }
-            COLLISION => {
-                let before = self.established.take();
-                drop(before);
-                self.rename(daemon);
-            }
-            FAILURE => self.failed(&error),
-            _ => {}
-        }
     }
 }

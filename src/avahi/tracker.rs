@@ -6,16 +6,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use glib::variant::ToVariant;
-
 use super::Service;
-use super::daemon::{ANY, BROWSER, Client, Daemon, SERVER};
-use super::names::{Kind, Matcher, Txt};
+use super::backend::{Found, Heard, NAME_MAX, Place};
+use super::daemon::{Client, Daemon};
+use super::link::{Browsing, Following};
+use super::names::{Kind, Matcher};
 use crate::engine::{Engine, TimerKey};
+use crate::log;
 
 /// The most services of a type. More are not seen.
 const SERVICES: usize = 1024;
@@ -26,6 +27,10 @@ const INSTANCES: usize = 16;
 /// How many look-ups go on at a time. One that nobody answers takes 5 s.
 const LOOK_UPS: usize = 32;
 
+/// How many pairs of service and place are followed, with what changes of them. Avahi allows a client 1024 objects; of
+/// more services, what was found first stays told.
+const FOLLOWED: usize = 512;
+
 /// A service that has been found on one interface waits this long for its better addresses.
 const HOLD: Duration = Duration::from_millis(200);
 
@@ -35,17 +40,8 @@ const AGAIN: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), D
 /// How soon browsing begins again when the daemon has ended it.
 const RESTART: Duration = Duration::from_secs(5);
 
-/// The longest names that are taken. Longer ones cannot be, in DNS.
-const NAME_MAX: usize = 255;
-
 /// Names kept of those that are not what was looked for.
 const SEEN: usize = 32;
-
-const NO_TXT: u32 = 4;
-/// Of a look-up's answer: it is about this very machine.
-const LOCAL: u32 = 8;
-/// The number of the loopback interface, in Linux always.
-const LOOPBACK: i32 = 1;
 
 type Changed = Box<dyn Fn(&Rc<Engine>)>;
 
@@ -65,8 +61,7 @@ pub(super) struct Tracker {
 
 #[derive(Default)]
 struct Table {
-    /// The daemon's object.
-    path: Option<String>,
+    browsing: Option<Rc<Browsing>>,
     /// `None`: not known yet.
     status: Option<Result<(), String>>,
     all_for_now: bool,
@@ -75,6 +70,8 @@ struct Table {
     fresh: VecDeque<Rc<str>>,
     waiting: VecDeque<(Rc<str>, u64)>,
     look_ups: usize,
+    /// Each of those that are followed has a share.
+    followed: Rc<()>,
     next_id: u64,
     seen: Vec<String>,
     crowded: bool,
@@ -94,17 +91,11 @@ struct Entry {
 /// One service on one interface by one protocol.
 struct Instance {
     id: u64,
-    interface: i32,
-    protocol: i32,
+    place: Place,
     domain: String,
     found: Option<Found>,
     tries: usize,
-}
-
-struct Found {
-    host: String,
-    address: SocketAddr,
-    txt: Txt,
+    following: Option<(Following, Rc<()>)>,
 }
 
 /// What became of a service since it was looked at last.
@@ -199,13 +190,11 @@ impl Tracker {
         if self.stopped.replace(true) {
             return;
         }
-        let daemon = self.daemon.take();
+        // The table holds the browsing, which ends before the daemon is let go of.
+        let _daemon = self.daemon.take();
         let table = self.table.take();
         for timer in table.services.values().filter_map(|entry| entry.hold) {
             self.engine.cancel_timer(timer);
-        }
-        if let (Some(daemon), Some(path)) = (&daemon, &table.path) {
-            daemon.free(path, BROWSER);
         }
     }
 
@@ -265,30 +254,38 @@ impl Tracker {
     }
 
     fn browse(&self, daemon: &Rc<Daemon>) {
-        let asked = (ANY, ANY, self.kind.as_str(), "", 0u32).to_variant();
-        let (me, client): (_, Weak<dyn Client>) = (self.me.clone(), self.me.clone());
-        daemon.make("ServiceBrowserNew", BROWSER, Some(&asked), client, move |_, daemon, answer| {
-            let Some(me) = me.upgrade() else { return };
-            match answer {
-                Ok(path) if me.stopped.get() => daemon.free(&path, BROWSER),
-                Ok(path) => me.table.borrow_mut().path = Some(path),
-                Err(error) => me.failed(daemon, error.message),
+        let me = self.me.clone();
+        let browsing = daemon.link().browse(&self.kind, move |_, heard| {
+            if let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) {
+                me.hear(heard);
             }
         });
+        self.table.borrow_mut().browsing = Some(Rc::new(browsing));
+    }
+
+    fn hear(&self, heard: Heard) {
+        match heard {
+            Heard::New { place, name, domain } => {
+                self.appeared(place, &name, domain);
+                self.look_up();
+                return;
+            }
+            Heard::Gone { place, name } => self.disappeared(place, &name),
+            Heard::AllForNow => self.table.borrow_mut().all_for_now = true,
+            Heard::Failure(cause) => self.failed(&cause),
+        }
+        self.tell();
     }
 
     /// The daemon is there, but does not browse, as when it has too many clients.
-    fn failed(&self, daemon: &Rc<Daemon>, cause: String) {
-        let path = self.table.borrow_mut().path.take();
-        if let Some(path) = path {
-            daemon.free(&path, BROWSER);
-        }
+    fn failed(&self, cause: &str) {
         self.forget(format!("the Avahi daemon does not browse ({cause})"));
-        let (me, daemon) = (self.me.clone(), Rc::downgrade(daemon));
+        let me = self.me.clone();
         self.engine.after(RESTART, move |engine| {
-            let (Some(me), Some(daemon)) = (me.upgrade(), daemon.upgrade()) else { return };
-            let failed = matches!(me.status(), Some(Err(_))) && me.table.borrow().path.is_none();
-            if failed && !me.stopped.get() && daemon.is_up() {
+            let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) else { return };
+            let failed = matches!(me.status(), Some(Err(_)));
+            let daemon = me.daemon.borrow().clone();
+            if let Some(daemon) = daemon.filter(|daemon| failed && daemon.is_up()) {
                 me.up(engine, &daemon);
             }
         });
@@ -298,7 +295,7 @@ impl Tracker {
     fn forget(&self, cause: String) {
         let mut table = self.table.borrow_mut();
         let table = &mut *table;
-        table.path = None;
+        table.browsing = None;
         table.status = Some(Err(cause));
         table.all_for_now = false;
         table.waiting.clear();
@@ -314,7 +311,7 @@ impl Tracker {
         table.fresh.retain(|name| table.services.contains_key(name));
     }
 
-    fn appeared(&self, interface: i32, protocol: i32, name: &str, domain: String) {
+    fn appeared(&self, place: Place, name: &str, domain: String) {
         let mut table = self.table.borrow_mut();
         let table = &mut *table;
         if name.is_empty() || name.len() > NAME_MAX || domain.len() > NAME_MAX {
@@ -328,27 +325,28 @@ impl Tracker {
         }
         if table.services.len() >= SERVICES && !table.services.contains_key(name) && !table.make_room() {
             if !std::mem::replace(&mut table.crowded, true) {
-                glib::g_warning!("network", "more than {SERVICES} services of type {}: not all are seen", self.kind);
+                log::warning("browse")
+                    .peer(&self.kind)
+                    .say(format_args!("more than {SERVICES} services of type {}: not all are seen", self.kind));
             }
             return;
         }
         let name: Rc<str> = name.into();
         let entry = table.services.entry(name.clone()).or_default();
-        let is_same = |known: &Instance| (known.interface, known.protocol) == (interface, protocol);
-        if entry.instances.iter().any(is_same) || entry.instances.len() >= INSTANCES {
+        if entry.instances.iter().any(|known| known.place == place) || entry.instances.len() >= INSTANCES {
             return;
         }
         let id = table.next_id;
         table.next_id += 1;
-        entry.instances.push(Instance { id, interface, protocol, domain, found: None, tries: 0 });
+        entry.instances.push(Instance { id, place, domain, found: None, tries: 0, following: None });
         table.waiting.push_back((name, id));
     }
 
-    fn disappeared(&self, interface: i32, protocol: i32, name: &str) {
+    fn disappeared(&self, place: Place, name: &str) {
         let mut table = self.table.borrow_mut();
         let table = &mut *table;
         let Some(entry) = table.services.get_mut(name) else { return };
-        let is_gone = |known: &Instance| (known.interface, known.protocol) == (interface, protocol);
+        let is_gone = |known: &Instance| known.place == place;
         // One that comes and goes must not fill the queue.
         for unasked in entry.instances.iter().filter(|known| is_gone(known) && known.found.is_none()) {
             table.waiting.retain(|(_, id)| *id != unasked.id);
@@ -366,38 +364,67 @@ impl Tracker {
     }
 
     /// Starts as many look-ups as there may be.
-    fn look_up(&self, daemon: &Rc<Daemon>) {
+    fn look_up(&self) {
         loop {
             let mut table = self.table.borrow_mut();
             if table.look_ups >= LOOK_UPS {
                 return;
             }
+            let Some(browsing) = table.browsing.clone() else { return };
             let Some((name, id)) = table.waiting.pop_front() else { return };
             let instance = table.services.get(&name).and_then(|entry| entry.instances.iter().find(|it| it.id == id));
-            let Some(instance) = instance else { continue };
-            let Instance { interface, protocol, ref domain, .. } = *instance;
-            let flags = if self.with_txt { 0 } else { NO_TXT };
-            // What was found by IPv4 is reached by IPv4: each pair gives its own kind of address.
-            let asked = (interface, protocol, &*name, self.kind.as_str(), domain, protocol, flags).to_variant();
+            let Some(Instance { place, domain, .. }) = instance else { continue };
+            let (place, domain) = (*place, domain.clone());
+            if self.with_txt && Rc::strong_count(&table.followed) <= FOLLOWED {
+                let share = table.followed.clone();
+                drop(table);
+                if self.follow(&browsing, place, &name, &domain, id, share) {
+                    continue;
+                }
+                table = self.table.borrow_mut();
+            }
             table.look_ups += 1;
             drop(table);
-            let me = self.me.clone();
-            daemon.call("/", SERVER, "ResolveService", Some(&asked), move |_, daemon, answer| {
+            let (me, asked) = (self.me.clone(), name.clone());
+            browsing.look_up(place, &asked, &domain, self.with_txt, move |_, found| {
                 let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) else { return };
-                me.looked_up(name, id, answer.ok().and_then(|body| Found::read(&body)));
-                me.look_up(daemon);
+                {
+                    let mut table = me.table.borrow_mut();
+                    table.look_ups = table.look_ups.saturating_sub(1);
+                }
+                me.looked_up(name, id, found);
+                me.look_up();
                 me.tell();
             });
         }
     }
 
+    /// Follows what is told of a service at one place. It takes none of the look-ups at a time: one that does not answer
+    /// keeps nobody else waiting.
+    fn follow(&self, browsing: &Browsing, place: Place, name: &Rc<str>, domain: &str, id: u64, share: Rc<()>) -> bool {
+        let (me, asked) = (self.me.clone(), name.clone());
+        let following = browsing.follow(place, name, domain, move |_, found| {
+            if let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) {
+                me.looked_up(asked.clone(), id, found);
+                me.tell();
+            }
+        });
+        let Some(following) = following else { return false };
+        let mut table = self.table.borrow_mut();
+        let entry = table.services.get_mut(name);
+        if let Some(instance) = entry.and_then(|entry| entry.instances.iter_mut().find(|it| it.id == id)) {
+            instance.following = Some((following, share));
+        }
+        true
+    }
+
     fn looked_up(&self, name: Rc<str>, id: u64, found: Option<Found>) {
         let mut table = self.table.borrow_mut();
         let table = &mut *table;
-        table.look_ups = table.look_ups.saturating_sub(1);
         let Some(entry) = table.services.get_mut(&name) else { return };
         let Some(instance) = entry.instances.iter_mut().find(|it| it.id == id) else { return };
-        let failed = found.is_none();
+        // One that is followed is told when it answers.
+        let failed = found.is_none() && instance.following.is_none();
         instance.found = found;
         instance.tries += 1;
         let tries = instance.tries;
@@ -418,15 +445,17 @@ impl Tracker {
                 }));
             }
             mark(&mut table.fresh, &name, entry);
-        } else if let (true, Some(pause)) = (failed, AGAIN.get(tries - 1)) {
+            return;
+        }
+        if entry.told.is_some() {
+            mark(&mut table.fresh, &name, entry);
+        }
+        if let (true, Some(pause)) = (failed, AGAIN.get(tries - 1)) {
             let me = self.me.clone();
             self.engine.after(*pause, move |_| {
                 let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) else { return };
                 me.table.borrow_mut().waiting.push_back((name, id));
-                let daemon = me.daemon.borrow().clone();
-                if let Some(daemon) = daemon {
-                    me.look_up(&daemon);
-                }
+                me.look_up();
             });
         }
     }
@@ -444,33 +473,6 @@ impl Tracker {
 fn mark(fresh: &mut VecDeque<Rc<str>>, name: &Rc<str>, entry: &mut Entry) {
     if !std::mem::replace(&mut entry.is_fresh, true) {
         fresh.push_back(name.clone());
-    }
-}
-
-impl Found {
-    /// Reads a look-up's answer. Its sender may be anybody: an address that cannot be another machine's, of one that says
-    /// it is another, is none.
-    fn read(body: &glib::Variant) -> Option<Found> {
-        type Answer = (i32, i32, String, String, String, String, i32, String, u16, Vec<Vec<u8>>, u32);
-        let (interface, _, _, _, _, host, _, address, port, txt, flags) = body.get::<Answer>()?;
-        let ip: IpAddr = address.parse().ok()?;
-        let ip = ip.to_canonical();
-        let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-        // What was heard on our own loopback interface was said on this machine.
-        let is_ours = flags & LOCAL != 0 || interface == LOOPBACK;
-        if ip.is_unspecified() || ip.is_multicast() || broadcast || (ip.is_loopback() && !is_ours) {
-            return None;
-        }
-        if host.len() > NAME_MAX {
-            return None;
-        }
-        let address = match ip {
-            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
-                SocketAddrV6::new(v6, port, 0, u32::try_from(interface).ok()?).into()
-            }
-            ip => SocketAddr::new(ip, port),
-        };
-        Some(Found { host, address, txt: Txt::received(txt) })
     }
 }
 
@@ -492,34 +494,5 @@ impl Client for Tracker {
         }
         self.forget(cause.to_owned());
         self.tell();
-    }
-
-    fn signal(&self, _engine: &Rc<Engine>, daemon: &Rc<Daemon>, name: &str, body: &glib::Variant) {
-        if self.stopped.get() {
-            return;
-        }
-        type Item = (i32, i32, String, String, String, u32);
-        match name {
-            "ItemNew" => {
-                let Some((interface, protocol, name, _, domain, _)) = body.get::<Item>() else { return };
-                self.appeared(interface, protocol, &name, domain);
-                self.look_up(daemon);
-            }
-            "ItemRemove" => {
-                let Some((interface, protocol, name, ..)) = body.get::<Item>() else { return };
-                self.disappeared(interface, protocol, &name);
-                self.tell();
-            }
-            "AllForNow" => {
-                self.table.borrow_mut().all_for_now = true;
-                self.tell();
-            }
-            "Failure" => {
-                let cause = body.get::<(String,)>().map_or_else(|| "no cause given".into(), |(cause,)| cause);
-                self.failed(daemon, cause);
-                self.tell();
-            }
-            _ => {}
-        }
     }
 }

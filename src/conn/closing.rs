@@ -8,6 +8,7 @@ use super::handler::{Disconnect, OnDisconnect, Reason, call};
 use super::{Conn, Phase};
 use crate::engine::{Next, Ready, main_depth};
 use crate::error::Error;
+use crate::log::{self, LogLevel};
 use crate::socket::Socket;
 
 /// Reads of a lingering connection in one turn.
@@ -39,7 +40,9 @@ impl Conn {
         if !self.is_open() {
             return;
         }
-        self.rare(|rare| rare.end = Some(reason));
+        let traced = log::is_wanted(LogLevel::Debug).then(|| reason.to_string());
+        let failed = if let Reason::Failed(error) = &reason { error.again() } else { None };
+        self.rare(|rare| (rare.end, rare.failed) = (Some(reason), failed));
         self.tell.set(true);
         self.phase.set(Phase::Lingering);
         self.forget_handshake();
@@ -54,9 +57,14 @@ impl Conn {
         }
         self.has_reader.set(false);
         let reader = self.reader.take();
-        let on_end = self.rare(|rare| rare.on_end.take());
+        let others = self.rare(|rare| (rare.on_end.take(), rare.on_drain.take()));
         self.keep(false);
-        drop((reader, on_end));
+        drop((reader, others));
+        self.wake_everybody();
+        if let Some(reason) = traced {
+            let peer = self.peer_name();
+            log::debug("end").peer(&peer).say(format_args!("the connection to {peer} has ended: {reason}"));
+        }
     }
 
     /// The end without a word: the context is gone, or a callback has panicked.
@@ -93,18 +101,16 @@ impl Conn {
     }
 
     fn log_end(&self) {
-        let told = {
-            let rare = self.rare.borrow();
-            let reason = rare.as_ref().and_then(|rare| rare.end.as_ref());
-            reason.map(|reason| (matches!(reason, Reason::Failed(_)), reason.to_string()))
+        // Of those that ended well, `finish` has told.
+        let failed = match self.rare.borrow().as_ref().and_then(|rare| rare.end.as_ref()) {
+            Some(Reason::Failed(error)) => Some(error.to_string()),
+            _ => None,
         };
         // Nothing is borrowed: whoever listens to the log may call anything.
-        match told {
-            Some((true, reason)) => {
-                glib::g_warning!("network", "connection to {} ended: {reason}", self.peer_name());
-            }
-            Some((false, reason)) => glib::g_debug!("network", "connection to {} ended: {reason}", self.peer_name()),
-            None => {}
+        if let Some(reason) = failed {
+            let peer = self.peer_name();
+            let event = log::warning("end").peer(&peer).error(&reason);
+            event.say(format_args!("connection to {peer} ended: {reason}"));
         }
     }
 
@@ -207,13 +213,18 @@ impl Conn {
         }
         if lost > 0 {
             let peer = self.peer_name();
-            glib::g_info!("network", "{lost} bytes for {peer} were still queued when the connection was given up");
+            log::info("end")
+                .peer(&peer)
+                .say(format_args!("{lost} bytes for {peer} were still queued when the connection was given up"));
+            // Or the peer would take what it got for all there is.
+            self.transport.break_off();
         }
         // For the messages that are still to come.
-        self.remote.get_or_init(|| self.transport.remote());
+        self.remote();
         if let Some(key) = self.key.take() {
             self.engine.deregister(key);
         }
+        self.forget_idleness();
         self.transport.close();
         self.io.borrow_mut().outbox.clear();
         let timer = self.rare.borrow_mut().as_mut().and_then(|rare| rare.linger_timer.take());
@@ -236,6 +247,7 @@ impl Conn {
             let callback = self.on_disconnect.take();
             self.finish(Reason::Local, true);
             self.tell.set(false);
+            self.leave_roster();
             drop(callback);
         }
         self.drain_if_lingering();
@@ -247,12 +259,21 @@ impl Conn {
         }
     }
 
+    /// Closes without waiting for the peer's end, where no loop runs that would.
+    pub(crate) fn part(&self) {
+        if self.phase.get() == Phase::Lingering && main_depth() == 0 {
+            self.linger_on();
+            self.discard(&mut false);
+            self.let_go();
+        }
+    }
+
     /// Without a loop there is no background: waits, bounded by `linger`, until the peer's system has everything.
     fn drain(&self) {
-        let deadline = self.engine.ended_at().unwrap_or_else(Instant::now) + self.linger();
+        let deadline = self.engine.draining_since() + self.linger();
         let left = || deadline.saturating_duration_since(Instant::now());
         while self.is_sending() && !left().is_zero() {
-            if self.transport.wait(false, true, Some(left())).is_err() {
+            if self.transport.wait_regardless(false, true, left()).is_err() {
                 break;
             }
             self.write_out();
@@ -270,7 +291,7 @@ impl Conn {
                     break;
                 }
                 // Acknowledgements are no event to wait for.
-                let _ = self.transport.wait(true, false, Some(pause.min(left())));
+                let _ = self.transport.wait_regardless(true, false, pause.min(left()));
                 pause = (pause * 2).min(Duration::from_millis(10));
             }
         }

@@ -26,6 +26,8 @@ type OnReady = Box<dyn FnMut(&Socket) -> Result>;
 type OwnDisconnect = Box<dyn FnOnce(&Socket, Disconnect)>;
 /// The callback for the end of what the peer sends.
 pub(crate) type OnEnd = Box<dyn FnOnce(&Socket) -> Result>;
+/// The callback for room in the queue.
+pub(crate) type OnDrain = Box<dyn FnMut(&Socket) -> Result>;
 pub(crate) type SharedDisconnect = Rc<dyn Fn(&Socket, Disconnect)>;
 
 /// The callback that a connection's input goes to.
@@ -35,6 +37,7 @@ pub(crate) enum Reader {
     None,
     Data(OnData),
     Lines(OnLine),
+    ByteLines(OnData),
     Raw(OnReady),
 }
 

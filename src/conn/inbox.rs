@@ -16,6 +16,8 @@ pub(crate) struct Inbox {
     /// So many bytes of `carry` are known to hold no newline.
     searched: usize,
     batch: Option<Batch>,
+    /// All bytes that there have ever been, round and round.
+    pushed: usize,
 }
 
 struct Batch {
@@ -37,7 +39,18 @@ impl Piece {
             Piece::Owned(bytes) => bytes,
         }
     }
+
+    pub(crate) fn into_vec(self) -> Vec<u8> {
+        match self {
+            Piece::Shared(bytes, range) => bytes[range].to_vec(),
+            Piece::Owned(bytes) => bytes,
+        }
+    }
 }
+
+/// A place in the stream of bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark(usize);
 
 /// A line is longer than the limit.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,6 +72,7 @@ impl Inbox {
         if self.batch.is_some() {
             self.carry_batch();
         }
+        self.pushed = self.pushed.wrapping_add(len);
         if len > 0 {
             self.batch = Some(Batch { bytes, start: 0, end: len });
         }
@@ -95,12 +109,8 @@ impl Inbox {
         if let Some(at) = memchr::memchr(b'\n', &self.carry[self.searched..]) {
             let length = self.searched + at;
             if length + 1 < self.carry.len() {
-                // More than one line has been carried over: make it a batch, whose lines cost no moving about.
-                self.carry_batch();
-                let bytes = std::mem::take(&mut self.carry);
-                self.searched = 0;
-                let end = bytes.len();
-                self.batch = Some(Batch { bytes: Rc::new(bytes), start: 0, end });
+                // More than one line has been carried over.
+                self.unite();
                 return self.next_line(limit);
             }
             self.searched = 0;
@@ -134,6 +144,28 @@ impl Inbox {
         }
     }
 
+    /// The batch, to be cut up by whoever takes from it, if nothing was carried over from before it.
+    #[inline]
+    pub(crate) fn batch(&self) -> Option<(Rc<Vec<u8>>, Range<usize>)> {
+        let batch = self.batch.as_ref().filter(|_| self.carry.is_empty())?;
+        Some((batch.bytes.clone(), batch.start..batch.end))
+    }
+
+    /// Takes a piece out of the batch. False if that is not what comes next any more.
+    #[inline]
+    pub(crate) fn take_from_batch(&mut self, bytes: &Rc<Vec<u8>>, piece: Range<usize>) -> bool {
+        match &mut self.batch {
+            Some(batch) if batch.start == piece.start && Rc::ptr_eq(&batch.bytes, bytes) => {
+                batch.start = piece.end;
+                if batch.start == batch.end {
+                    self.batch = None;
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Up to `max` bytes, as they come.
     #[inline]
     pub(crate) fn next_chunk(&mut self, max: usize) -> Option<Piece> {
@@ -157,6 +189,70 @@ impl Inbox {
         Some(Piece::Shared(batch.bytes.clone(), range))
     }
 
+    /// Makes a batch of all there is: to take parts of it costs no moving about of the rest.
+    fn unite(&mut self) {
+        if !self.carry.is_empty() {
+            self.carry_batch();
+            self.searched = 0;
+            let bytes = std::mem::take(&mut self.carry);
+            let end = bytes.len();
+            self.batch = Some(Batch { bytes: Rc::new(bytes), start: 0, end });
+        }
+    }
+
+    /// Exactly so many bytes, if there are as many.
+    pub(crate) fn take(&mut self, count: usize) -> Option<Piece> {
+        if count > self.len() {
+            return None;
+        }
+        if count == 0 {
+            return Some(Piece::Owned(Vec::new()));
+        }
+        if count != self.carry.len() {
+            self.unite();
+        }
+        self.next_chunk(count)
+    }
+
+    /// How far away these bytes are, which are not among the first `from`.
+    pub(crate) fn find(&mut self, what: &[u8], from: usize) -> Option<usize> {
+        if !self.carry.is_empty() {
+            self.carry_batch();
+        }
+        let bytes = match &self.batch {
+            Some(batch) => &batch.bytes[batch.start..batch.end],
+            None => &self.carry[..],
+        };
+        Some(from + memchr::memmem::find(bytes.get(from..)?, what)?)
+    }
+
+    /// All there is, lent, and left where it is. To be taken by [`Inbox::skip`].
+    pub(crate) fn lend(&mut self) -> Option<(Piece, Mark)> {
+        self.unite();
+        let mark = self.mark();
+        let batch = self.batch.as_ref()?;
+        Some((Piece::Shared(batch.bytes.clone(), batch.start..batch.end), mark))
+    }
+
+    fn mark(&self) -> Mark {
+        Mark(self.pushed.wrapping_sub(self.len()))
+    }
+
+    /// Takes so many of the bytes that were lent at that mark, as far as nobody else has taken them meanwhile.
+    pub(crate) fn skip(&mut self, mark: Mark, count: usize) {
+        let gone = self.mark().0.wrapping_sub(mark.0);
+        let count = count.saturating_sub(gone).min(self.len());
+        if count > 0 {
+            self.take(count);
+        }
+    }
+
+    /// Puts bytes back before all others.
+    pub(crate) fn push_front(&mut self, bytes: &[u8]) {
+        self.searched = 0;
+        self.carry.splice(..0, bytes.iter().copied());
+    }
+
     /// Everything there is.
     pub(crate) fn take_all(&mut self) -> Vec<u8> {
         self.carry_batch();
@@ -177,6 +273,43 @@ impl Inbox {
             self.carry.extend_from_slice(&batch.bytes[batch.start..batch.end]);
         }
     }
+}
+
+/// For fuzzing, and for the tests: whatever comes, in whatever pieces, the lines are those between the newlines, up to the
+/// first that is too long; and what is not handed out as lines is what is left.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check_lines(data: &[u8]) {
+    let Some((&[limit, size], data)) = data.split_first_chunk::<2>() else { return };
+    let (limit, size) = (usize::from(limit), usize::from(size).max(1));
+    let mut inbox = Inbox::default();
+    let mut given = Vec::new();
+    let mut too_long = false;
+    for (number, piece) in data.chunks(size).enumerate() {
+        inbox.push_batch(Rc::new(piece.to_vec()), piece.len());
+        while !too_long {
+            match inbox.next_line(limit) {
+                Ok(Some(line)) => {
+                    assert!(line.as_slice().len() <= limit && !line.as_slice().contains(&b'\n'));
+                    given.extend_from_slice(line.as_slice());
+                    given.push(b'\n');
+                }
+                Ok(None) => break,
+                Err(TooLong) => too_long = true,
+            }
+        }
+        if number % 2 == 0 {
+            inbox.settle();
+        }
+    }
+    let left = inbox.take_all();
+    let first = memchr::memchr(b'\n', &left);
+    if too_long {
+        assert!(first.unwrap_or(left.len()) > limit);
+    } else {
+        assert!(first.is_none() && left.len() <= limit);
+    }
+    given.extend(left);
+    assert_eq!(given, data);
 }
 
 #[cfg(test)]
@@ -267,6 +400,11 @@ mod tests {
         Chunk(usize),
         TakeAndGiveBack,
         Settle,
+        Take(usize),
+        Until(Vec<u8>),
+        Lend(usize),
+        /// Lends, has others take some, then takes of what was lent.
+        LendAndLose(usize, usize),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -277,6 +415,10 @@ mod tests {
             (1usize..20).prop_map(Step::Chunk),
             Just(Step::TakeAndGiveBack),
             Just(Step::Settle),
+            (0usize..30).prop_map(Step::Take),
+            proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'a')], 1..3).prop_map(Step::Until),
+            (0usize..30).prop_map(Step::Lend),
+            (0usize..20, 0usize..20).prop_map(|(lose, skip)| Step::LendAndLose(lose, skip)),
         ]
     }
 
@@ -310,6 +452,39 @@ mod tests {
                         feed(&mut inbox, &all);
                     }
                     Step::Settle => inbox.settle(),
+                    Step::Take(count) => match inbox.take(count) {
+                        Some(piece) => {
+                            prop_assert_eq!(piece.as_slice().len(), count);
+                            seen.extend(piece.into_vec());
+                        }
+                        None => prop_assert!(inbox.len() < count),
+                    },
+                    Step::Until(what) => {
+                        let rest = &fed[seen.len()..];
+                        let expected = rest.windows(what.len()).position(|window| window == what);
+                        prop_assert_eq!(inbox.find(&what, 0), expected);
+                        if let Some(at) = expected {
+                            prop_assert_eq!(inbox.find(&what, at), expected);
+                            seen.extend(inbox.take(at + what.len()).unwrap().as_slice());
+                        }
+                    }
+                    Step::Lend(count) => {
+                        if let Some((piece, mark)) = inbox.lend() {
+                            prop_assert_eq!(piece.as_slice(), &fed[seen.len()..]);
+                            let count = count.min(piece.as_slice().len());
+                            inbox.skip(mark, count);
+                            seen.extend(&piece.as_slice()[..count]);
+                        }
+                    }
+                    Step::LendAndLose(lose, skip) => {
+                        if let Some((piece, mark)) = inbox.lend() {
+                            let total = piece.as_slice().len();
+                            let lose = lose.min(total);
+                            inbox.take(lose).unwrap();
+                            inbox.skip(mark, skip.min(total));
+                            seen.extend(&piece.as_slice()[..lose.max(skip.min(total))]);
+                        }
+                    }
                 }
                 prop_assert_eq!(inbox.len() + seen.len(), fed.len());
             }

@@ -4,16 +4,24 @@
 //! connected → (data | line | ready)* → disconnected, once → nothing more
 //! ```
 
+mod blocking;
 mod closing;
 pub(crate) mod handler;
-mod inbox;
+mod idle;
+pub(crate) mod inbox;
+mod io;
+mod lines;
 mod options;
 mod outbox;
+mod pressure;
 mod reading;
 mod secure;
+mod selecting;
+pub(crate) mod waiting;
 mod writing;
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::net::{SocketAddr, SocketAddrV4};
 use std::rc::{Rc, Weak};
 
 use crate::address::Endpoint;
@@ -22,10 +30,12 @@ use crate::error::{Error, Result};
 use crate::socket::Socket;
 use crate::tls::Session;
 use crate::transport::Transport;
-use handler::{OnDisconnect, OnEnd, Reader, Reason};
-use inbox::Inbox;
+use handler::{OnDisconnect, OnDrain, OnEnd, Reader, Reason};
+#[cfg(any(test, fuzzing))]
+pub(crate) use inbox::check_lines;
+pub(crate) use inbox::{Inbox, Mark, Piece, TooLong};
+use io::LazyIo;
 pub(crate) use options::{Options, limit_setters};
-use outbox::Outbox;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,19 +64,34 @@ struct Rare {
     shaking: Option<secure::Shaking>,
     /// Who is told that the peer sends nothing more. With one, that is not the end of the connection.
     on_end: Option<OnEnd>,
+    /// Who is told that there is room to send again, and a count of those there have been.
+    on_drain: Option<OnDrain>,
+    drain_epoch: u32,
     /// Some of what was sent never left.
     lost: bool,
     linger_timer: Option<TimerKey>,
+    idle_timer: Option<TimerKey>,
     flushed: Vec<Flushed>,
+    /// Why it failed, for those who ask after that has been told.
+    failed: Option<Error>,
 }
 
 /// Somebody who waits for the queue to be empty.
 type Flushed = Box<dyn FnOnce(&Rc<Engine>, Result)>;
 
-#[derive(Default)]
-struct Io {
-    inbox: Inbox,
-    outbox: Outbox,
+/// Who the peer is. Most are known by an address of IPv4, which takes little room.
+enum Peer {
+    V4(SocketAddrV4),
+    Other(Box<Endpoint>),
+}
+
+impl From<Endpoint> for Peer {
+    fn from(endpoint: Endpoint) -> Self {
+        match endpoint {
+            Endpoint::Inet(SocketAddr::V4(address)) => Peer::V4(address),
+            other => Peer::Other(Box::new(other)),
+        }
+    }
 }
 
 pub(crate) struct Conn {
@@ -74,7 +99,7 @@ pub(crate) struct Conn {
     engine: Rc<Engine>,
     key: Cell<Option<Key>>,
     transport: Transport,
-    remote: OnceCell<Endpoint>,
+    remote: OnceCell<Peer>,
     options: RefCell<Rc<Options>>,
     /// How many [`Socket`]s there are, one more while the loop keeps it for its reader.
     handles: Cell<u32>,
@@ -105,7 +130,7 @@ pub(crate) struct Conn {
     armed_by_hand: Cell<bool>,
     /// Whoever reads our output has gone, which is not a socket. The end comes once there is nothing to read.
     output_gone: Cell<bool>,
-    io: RefCell<Io>,
+    io: LazyIo,
     session: RefCell<Option<Box<Session>>>,
     /// The hand-shake of TLS is going on.
     shaking: Cell<bool>,
@@ -113,9 +138,19 @@ pub(crate) struct Conn {
     /// Counts the readers there have been, so that one that is on the stack knows whether it still is the one.
     epoch: Cell<u32>,
     has_reader: Cell<bool>,
+    /// When something came or went last, if that is to be known.
+    touched: Cell<i64>,
+    watches_idleness: Cell<bool>,
+    /// The reader is given nothing for now.
+    paused: Cell<bool>,
+    /// The queue has reached its high mark, and not fallen to the low one since.
+    full: Cell<bool>,
+    /// It has fallen to the low one, and that is to be told.
+    drained: Cell<bool>,
     on_disconnect: RefCell<OnDisconnect>,
-    roster: RefCell<Option<(Weak<dyn Roster>, u64)>>,
+    roster: Cell<Option<(Weak<dyn Roster>, u64)>>,
     rare: RefCell<Option<Box<Rare>>>,
+    waiting: RefCell<Option<Box<waiting::Waiting>>>,
 }
 
 impl Conn {
@@ -131,7 +166,7 @@ impl Conn {
             engine: engine.clone(),
             key: Cell::new(None),
             transport,
-            remote: remote.map(OnceCell::from).unwrap_or_default(),
+            remote: remote.map(|remote| OnceCell::from(Peer::from(remote))).unwrap_or_default(),
             options: RefCell::new(options),
             handles: Cell::new(0),
             kept: Cell::new(false),
@@ -151,15 +186,21 @@ impl Conn {
             input_by_hand: Cell::new(false),
             armed_by_hand: Cell::new(false),
             output_gone: Cell::new(false),
-            io: RefCell::default(),
+            io: LazyIo::default(),
             session: RefCell::new(None),
             shaking: Cell::new(false),
             reader: RefCell::default(),
             epoch: Cell::new(0),
             has_reader: Cell::new(false),
+            touched: Cell::new(0),
+            watches_idleness: Cell::new(false),
+            paused: Cell::new(false),
+            full: Cell::new(false),
+            drained: Cell::new(false),
             on_disconnect: RefCell::default(),
-            roster: RefCell::new(None),
+            roster: Cell::new(None),
             rare: RefCell::new(None),
+            waiting: RefCell::new(None),
         });
         let registration = conn.transport.registration().ok_or_else(|| conn.closed())?;
         let key = engine
@@ -169,6 +210,14 @@ impl Conn {
         let (input, output) = engine.armed_by_hand(key);
         conn.input_by_hand.set(input);
         conn.armed_by_hand.set(input || output);
+        let (descriptors, idle_timeout) = {
+            let options = conn.options.borrow();
+            (options.tuning.descriptors, options.idle_timeout)
+        };
+        conn.transport.accept_descriptors(descriptors);
+        if idle_timeout.is_some() {
+            conn.watch_idleness();
+        }
         Ok(conn)
     }
 
@@ -176,6 +225,7 @@ impl Conn {
         &self.transport
     }
 
+    #[inline]
     pub(crate) fn is_open(&self) -> bool {
         self.phase.get() == Phase::Open
     }
@@ -189,12 +239,15 @@ impl Conn {
     }
 
     pub(crate) fn remote(&self) -> Endpoint {
-        self.remote.get_or_init(|| self.transport.remote()).clone()
+        match self.remote.get_or_init(|| self.transport.remote().into()) {
+            Peer::V4(address) => Endpoint::Inet((*address).into()),
+            Peer::Other(endpoint) => (**endpoint).clone(),
+        }
     }
 
     /// The peer, for messages.
     fn peer_name(&self) -> String {
-        self.remote.get_or_init(|| self.transport.remote()).to_string()
+        self.remote().to_string()
     }
 
     pub(crate) fn closed(&self) -> Error {
@@ -228,10 +281,12 @@ impl Conn {
 
     // ---- handles ----
 
+    #[inline]
     pub(crate) fn add_handle(&self) {
         self.handles.set(self.handles.get() + 1);
     }
 
+    #[inline]
     pub(crate) fn drop_handle(&self) {
         let left = self.handles.get() - 1;
         self.handles.set(left);
@@ -268,6 +323,7 @@ impl Conn {
         let old = self.reader.replace(reader);
         if some {
             self.wake();
+            self.wake_everybody();
         }
         self.keep(some);
         drop(old);
@@ -298,6 +354,14 @@ impl Conn {
         self.again.set(true);
     }
 
+    /// Ends what [`Conn::hold`] began, where no callback is to be introduced.
+    pub(crate) fn release(&self) {
+        self.busy.set(false);
+        if self.again.take() {
+            self.wake();
+        }
+    }
+
     /// Runs `user` as the callback for the new connection: nothing else is delivered meanwhile.
     pub(crate) fn introduce(self: &Rc<Self>, user: impl FnOnce(Socket) -> Result) {
         self.busy.set(true);
@@ -317,8 +381,38 @@ impl Conn {
 
 impl Handler for Conn {
     fn ready(self: Rc<Self>, _engine: &Rc<Engine>, ready: Ready) -> Next {
+        if ready != Ready::READ || !self.expects_a_message() {
+            return self.serve_all(ready, 0, None);
+        }
+        let mut held = None;
+        match self.serve_message(&mut held) {
+            Some(next) => next,
+            None => self.serve_all(Ready::NONE, 1, held),
+        }
+    }
+
+    fn flush(&self, _engine: &Rc<Engine>) {
+        self.dirty.set(false);
+        self.flush_now();
+    }
+
+    fn context_ended(self: Rc<Self>) {
+        // Not everything has gone out yet.
+        if self.is_open() && self.is_sending() && !self.shaking.get() {
+            self.finish(Reason::Local, true);
+        }
+        self.drain_if_lingering();
+        self.abort_silently();
+    }
+}
+
+impl Conn {
+    /// Whatever it is ready for, and whatever else there is to do.
+    #[inline(never)]
+    fn serve_all(self: &Rc<Self>, ready: Ready, reads: usize, held: Option<Rc<Vec<u8>>>) -> Next {
         self.sticky.set(self.sticky.get() | ready.without(Ready::WRITE));
         let mut next = Next::Idle;
+        self.wake_who_made_way();
         if ready.has(Ready::ERROR) && !self.transport.is_socket() {
             self.lose_output();
         }
@@ -329,13 +423,17 @@ impl Handler for Conn {
             self.again.set(true);
             return Next::Idle;
         }
+        if self.drained.get() {
+            self.tell_drained();
+        }
         if self.is_open() && self.shaking.get() {
             next = next.max(self.shake());
         }
         if self.is_open() && !self.shaking.get() && !self.busy.get() {
             self.busy.set(true);
-            next = next.max(self.serve());
+            next = next.max(self.serve(reads, held));
             self.busy.set(false);
+            self.flush_own();
             if self.output_gone.get() && !self.sticky.get().has(Ready::READ) {
                 self.finish_without_output();
             }
@@ -355,8 +453,31 @@ impl Handler for Conn {
         next
     }
 
-    fn flush(&self, _engine: &Rc<Engine>) {
-        self.dirty.set(false);
+    /// What was sent to this connection itself while it was served goes out at once: nothing more comes to it in this turn
+    /// but what others send, and that is gathered as ever.
+    #[inline]
+    fn flush_own(&self) {
+        if self.dirty.get()
+            && let Some(key) = self.key.get()
+            && self.engine.unmark_dirty(key)
+        {
+            self.dirty.set(false);
+            self.flush_now();
+        }
+    }
+
+    #[inline]
+    fn flush_now(&self) {
+        if self.phase.get() == Phase::Open {
+            if self.write_message().is_none() {
+                self.write_or_requeue();
+            }
+        } else {
+            self.flush_at_end();
+        }
+    }
+
+    fn flush_at_end(&self) {
         if self.phase.get() == Phase::Lingering && self.queued() == 0 {
             // The end mark goes with what the session still holds.
             self.close_notify();
@@ -365,14 +486,5 @@ impl Handler for Conn {
         if self.phase.get() == Phase::Lingering {
             self.linger_on();
         }
-    }
-
-    fn context_ended(self: Rc<Self>) {
-        // Not everything has gone out yet.
-        if self.is_open() && self.is_sending() && !self.shaking.get() {
-            self.finish(Reason::Local, true);
-        }
-        self.drain_if_lingering();
-        self.abort_silently();
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::tuning::Tuning;
+
 /// The limits of a connection. Shared by all that a server accepts until one of them changes its own.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -9,6 +11,9 @@ pub(crate) struct Options {
     pub(crate) line_limit: usize,
     /// The most bytes that wait to be sent.
     pub(crate) send_limit: usize,
+    /// From so many on the queue counts as full, until no more than the second are left.
+    pub(crate) high_mark: usize,
+    pub(crate) low_mark: usize,
     /// The most bytes that one read callback gets.
     pub(crate) read_size: usize,
     /// How long a closed connection may go on sending what was queued.
@@ -19,6 +24,9 @@ pub(crate) struct Options {
     pub(crate) handshake_timeout: Duration,
     /// How long a blocking call waits for the peer. `None`: without end.
     pub(crate) timeout: Option<Duration>,
+    /// After how long without traffic in either direction the connection ends.
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) tuning: Tuning,
 }
 
 impl Default for Options {
@@ -26,11 +34,15 @@ impl Default for Options {
         Options {
             line_limit: 1 << 20,
             send_limit: 16 << 20,
+            high_mark: 1 << 20,
+            low_mark: 256 << 10,
             read_size: 64 << 10,
             linger: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(10),
             timeout: None,
+            idle_timeout: None,
+            tuning: Tuning::default(),
         }
     }
 }
@@ -44,9 +56,55 @@ macro_rules! limit_setters {
             self
         }
 
-        /// How long a blocking call waits for the peer. `None`, the default, is without end.
+        /// How long a blocking call on a connection waits for the peer. `None`, the default, is without end; with zero it
+        /// does not wait. (How long a server waits for a client is set by [`Server::set_timeout`](crate::Server::set_timeout).)
         pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
             self.options.timeout = limit.into();
+            self
+        }
+
+        /// After how long without traffic in either direction the connection ends, with [`Error::TimedOut`]. `None`, the
+        /// default, is never. The main loop sees to it.
+        pub fn idle_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+            self.options.idle_timeout = limit.into();
+            self
+        }
+
+        /// As [`Socket::set_keep_alive`], from the start.
+        pub fn keep_alive(mut self, keep_alive: impl Into<Option<KeepAlive>>) -> Self {
+            self.options.tuning.keep_alive = Some(keep_alive.into());
+            self
+        }
+
+        /// As [`Socket::set_no_delay`], from the start.
+        pub fn no_delay(mut self, no_delay: bool) -> Self {
+            self.options.tuning.no_delay = Some(no_delay);
+            self
+        }
+
+        /// As [`Socket::set_tos`], from the start.
+        pub fn tos(mut self, class: u8) -> Self {
+            self.options.tuning.tos = Some(class);
+            self
+        }
+
+        /// As [`Socket::set_recv_buffer`], from the start, which for TCP is the only time when a size over 64 KiB helps.
+        pub fn recv_buffer(mut self, bytes: usize) -> Self {
+            self.options.tuning.recv_buffer = Some(bytes);
+            self
+        }
+
+        /// As [`Socket::set_send_buffer`], from the start.
+        pub fn send_buffer(mut self, bytes: usize) -> Self {
+            self.options.tuning.send_buffer = Some(bytes);
+            self
+        }
+
+        /// How many descriptors that the peer has [sent along](Socket::send_fd) may wait to be
+        /// [taken](Socket::take_descriptors). 0, the default, turns all away. What would be more is closed, and logged.
+        /// Unix sockets alone.
+        pub fn accept_descriptors(mut self, most: usize) -> Self {
+            self.options.tuning.descriptors = most;
             self
         }
 
@@ -59,6 +117,20 @@ macro_rules! limit_setters {
         /// The most bytes that may wait to be sent on one connection. 16 MiB. Beyond it [`Socket::send`] fails.
         pub fn send_limit(mut self, bytes: usize) -> Self {
             self.options.send_limit = bytes;
+            self
+        }
+
+        /// From so many bytes waiting to be sent on, a connection is [full](Socket::is_full). 1 MiB, and never more than the
+        /// send limit.
+        pub fn high_mark(mut self, bytes: usize) -> Self {
+            self.options.high_mark = bytes;
+            self
+        }
+
+        /// When no more than so many bytes wait to be sent, a connection that was [full](Socket::is_full) is so no longer.
+        /// 256 KiB, and always below the high mark.
+        pub fn low_mark(mut self, bytes: usize) -> Self {
+            self.options.low_mark = bytes;
             self
         }
 

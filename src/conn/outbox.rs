@@ -12,15 +12,18 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
     /// Bytes that wait.
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.bytes.len() - self.sent
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         // Moved up before it would grow, and only when that frees half: each byte moves once on average.
         if self.sent > self.bytes.len() / 2 && self.bytes.len() + bytes.len() > self.bytes.capacity() {
@@ -31,11 +34,13 @@ impl Outbox {
     }
 
     /// What to send next.
+    #[inline]
     pub(crate) fn front(&self) -> &[u8] {
         &self.bytes[self.sent..]
     }
 
     /// So much of it has gone out.
+    #[inline]
     pub(crate) fn advance(&mut self, count: usize) {
         self.sent += count;
         if self.sent >= self.bytes.len() {
@@ -43,6 +48,7 @@ impl Outbox {
         }
     }
 
+    #[inline]
     pub(crate) fn clear(&mut self) {
         self.sent = 0;
         if self.bytes.capacity() > KEEP {

@@ -1,18 +1,18 @@
-//! The receiving half: from the descriptor through the inbox to the reader, or to whoever calls `recv`.
+//! The receiving half: from the descriptor through the inbox to the reader. Those who ask for input share it from there.
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use super::Conn;
 use super::handler::{Reader, Reason, call, with_text};
 use super::inbox::TooLong;
-use crate::engine::{Engine, Next, READ_BUFFER, Ready};
-use crate::error::{Error, Result};
+use super::lines::each_line;
+use crate::engine::{Next, READ_BUFFER, Ready};
+use crate::error::{Error, Result, again};
 use crate::socket::Socket;
 use crate::transport::Peek;
 
 /// So many reads in one turn, then the others get theirs.
-const READS: usize = 4;
+pub(super) const READS: usize = 4;
 
 /// How far a delivery came.
 enum Delivered {
@@ -31,24 +31,76 @@ enum Filled {
     /// As much as fits the buffer: there will be more.
     Full,
     Part,
+    /// Something that has gone straight to the reader.
+    Passed(Delivered),
     Nothing,
     Ended,
 }
 
 impl Conn {
-    /// Reads and delivers until nothing is left, or this connection's share of the turn is used up.
-    pub(super) fn serve(self: &Rc<Self>) -> Next {
-        let mut reads = 0;
-        let mut buffer = None;
-        let next = loop {
-            if !self.has_reader.get() {
-                break self.notice_end();
+    /// Is there nothing to look out for but data, and a reader that takes it as it is? Whatever else [`Conn::serve_all`]
+    /// does has its mark here.
+    #[inline]
+    pub(super) fn expects_a_message(&self) -> bool {
+        !self.busy.get()
+            && self.is_open()
+            && !self.read_ended.get()
+            && !self.sticky.get().has(Ready::HANGUP | Ready::ERROR)
+            && self.transport.is_socket()
+            && !self.is_tls()
+            && !self.drained.get()
+            && self.waiting.borrow().is_none()
+            && self.passes(1)
+    }
+
+    /// The way of most messages: one read, one call, one write. `None` when there is more to it than that; the state says
+    /// what.
+    #[inline]
+    pub(super) fn serve_message(self: &Rc<Self>, held: &mut Option<Rc<Vec<u8>>>) -> Option<Next> {
+        self.sticky.set(Ready::READ);
+        let mut buffer = self.engine.take_buffer();
+        let read = self.transport.read(Rc::get_mut(&mut buffer)?);
+        self.busy.set(true);
+        let filled = match read {
+            Ok(count) if count > 0 && count <= self.options.borrow().read_size => {
+                self.note_read(count == READ_BUFFER);
+                let delivered = self.pass(&buffer[..count]);
+                self.engine.give_buffer(buffer);
+                Filled::Passed(delivered)
             }
-            match self.deliver() {
+            read => self.filled(read, buffer, held),
+        };
+        self.busy.set(false);
+        self.flush_own();
+        if !self.is_open() {
+            return None;
+        }
+        let is_all = !self.sticky.get().has(Ready::READ) && !self.again.get();
+        match filled {
+            Filled::Passed(Delivered::All) | Filled::Nothing if is_all => Some(Next::Idle),
+            Filled::Passed(Delivered::TimeUp) if !self.again.get() => Some(Next::Hot),
+            _ => None,
+        }
+    }
+
+    /// Reads and delivers until nothing is left, or this connection's share of the turn is used up. Something may have been
+    /// read before, and if it is in the inbox, in a buffer that is held.
+    pub(super) fn serve(self: &Rc<Self>, mut reads: usize, held: Option<Rc<Vec<u8>>>) -> Next {
+        let mut buffer = held;
+        let mut delivered = Delivered::Stop;
+        let next = loop {
+            match delivered {
                 Delivered::All => {}
                 Delivered::TimeUp => break Next::Hot,
-                Delivered::Stop if self.is_open() => continue,
-                Delivered::Stop => break Next::Idle,
+                Delivered::Stop if !self.is_open() => break Next::Idle,
+                Delivered::Stop if !self.delivers() => {
+                    break self.wake_for_input().unwrap_or_else(|| self.notice_end());
+                }
+                // Another reader, or the first time here.
+                Delivered::Stop => {
+                    delivered = self.deliver();
+                    continue;
+                }
                 Delivered::Raw => {
                     let more = self.sticky.get().has(Ready::READ) && !self.read_ended.get();
                     let waiting = !self.io.borrow().inbox.is_empty() || more;
@@ -65,41 +117,51 @@ impl Conn {
             if reads >= READS {
                 break Next::Hot;
             }
+            reads += 1;
             self.give_back(&mut buffer);
-            match self.fill(&mut buffer) {
-                Filled::Full | Filled::Part => reads += 1,
+            delivered = match self.fill(&mut buffer) {
+                Filled::Full | Filled::Part => self.deliver(),
+                Filled::Passed(delivered) => delivered,
                 Filled::Nothing | Filled::Ended => break Next::Idle,
-            }
+            };
         };
         self.give_back(&mut buffer);
         next
     }
 
+    #[inline]
     pub(super) fn give_back(&self, buffer: &mut Option<Rc<Vec<u8>>>) {
         if let Some(buffer) = buffer.take() {
-            self.io.borrow_mut().inbox.settle();
-            self.engine.give_buffer(buffer);
+            self.settle(buffer);
         }
     }
 
-    /// One read into the inbox.
-    fn fill(&self, held: &mut Option<Rc<Vec<u8>>>) -> Filled {
+    #[inline(never)]
+    fn settle(&self, buffer: Rc<Vec<u8>>) {
+        self.io.borrow_mut().inbox.settle();
+        self.engine.give_buffer(buffer);
+    }
+
+    /// One read, into the inbox, or past it if the reader takes it all.
+    fn fill(self: &Rc<Self>, held: &mut Option<Rc<Vec<u8>>>) -> Filled {
         if self.is_tls() {
-            return match self.read_session(held) {
-                Ok(count) if count == READ_BUFFER => Filled::Full,
-                Ok(_) => Filled::Part,
-                Err(error) => {
-                    if self.read_failed(error) {
-                        Filled::Nothing
-                    } else {
-                        Filled::Ended
-                    }
-                }
-            };
+            return self.fill_from_session(held);
         }
         let mut buffer = self.engine.take_buffer();
         let Some(space) = Rc::get_mut(&mut buffer) else { return Filled::Nothing };
-        match self.transport.read(space) {
+        let read = self.transport.read(space);
+        self.filled(read, buffer, held)
+    }
+
+    /// What a read of a plain connection has brought.
+    #[inline(never)]
+    fn filled(
+        self: &Rc<Self>,
+        read: std::io::Result<usize>,
+        buffer: Rc<Vec<u8>>,
+        held: &mut Option<Rc<Vec<u8>>>,
+    ) -> Filled {
+        match read {
             Ok(0) => {
                 self.engine.give_buffer(buffer);
                 self.end_of_stream();
@@ -107,6 +169,11 @@ impl Conn {
             }
             Ok(count) => {
                 self.note_read(count == READ_BUFFER);
+                if self.passes(count) {
+                    let delivered = self.pass(&buffer[..count]);
+                    self.engine.give_buffer(buffer);
+                    return Filled::Passed(delivered);
+                }
                 self.io.borrow_mut().inbox.push_batch(buffer.clone(), count);
                 *held = Some(buffer);
                 if count == READ_BUFFER { Filled::Full } else { Filled::Part }
@@ -118,10 +185,25 @@ impl Conn {
         }
     }
 
+    fn fill_from_session(&self, held: &mut Option<Rc<Vec<u8>>>) -> Filled {
+        match self.read_session(held, false) {
+            Ok(count) if count == READ_BUFFER => Filled::Full,
+            Ok(_) => Filled::Part,
+            Err(error) => {
+                if self.read_failed(error) {
+                    Filled::Nothing
+                } else {
+                    Filled::Ended
+                }
+            }
+        }
+    }
+
     /// A read was full or short. A short one means that nothing is left, unless the end is known to have come: that is
     /// not told again.
     #[inline]
     pub(super) fn note_read(&self, full: bool) {
+        self.touch();
         let sticky = self.sticky.get();
         let by_hand = self.input_by_hand.get() && !self.output_gone.get();
         if by_hand || (!full && !sticky.has(Ready::HANGUP | Ready::ERROR) && !self.transport.stopped_short()) {
@@ -130,7 +212,7 @@ impl Conn {
     }
 
     /// True if the read only found nothing.
-    fn read_failed(&self, error: std::io::Error) -> bool {
+    pub(super) fn read_failed(&self, error: std::io::Error) -> bool {
         if error.kind() == std::io::ErrorKind::WouldBlock {
             self.sticky.set(self.sticky.get().without(Ready::READ | Ready::HANGUP | Ready::ERROR));
             return true;
@@ -143,8 +225,12 @@ impl Conn {
     /// Nothing more comes. If TLS found something wrong, or sending has failed before, that is the reason.
     fn end_of_stream(&self) {
         self.read_ended.set(true);
-        let failed =
-            self.rare.borrow_mut().as_mut().and_then(|rare| rare.read_error.take().or(rare.write_error.take()));
+        let failed = self.rare.borrow_mut().as_mut().and_then(|rare| {
+            // A copy stays for whoever asks later, who must not take it for a clean end.
+            let stays = rare.read_error.as_ref().and_then(Error::again);
+            let failed = std::mem::replace(&mut rare.read_error, stays);
+            failed.or_else(|| rare.write_error.take())
+        });
         if failed.is_none() && self.stays_half_open() {
             return;
         }
@@ -189,12 +275,12 @@ impl Conn {
     /// Before the end of a TLS connection lies its end mark, which looks like data until it is decrypted.
     fn notice_end_of_session(&self) -> Next {
         let mut held = None;
-        let filled = self.fill(&mut held);
+        let filled = self.fill_from_session(&mut held);
         self.give_back(&mut held);
         match filled {
             Filled::Nothing | Filled::Ended => Next::Idle,
             // Looks again: by now there is data in the inbox, or the end is known, or more is to be read.
-            Filled::Full | Filled::Part => Next::Again,
+            Filled::Full | Filled::Part | Filled::Passed(_) => Next::Again,
         }
     }
 
@@ -211,10 +297,38 @@ impl Conn {
         false
     }
 
+    /// May so much that was just read go to the reader without a stay in the inbox?
+    #[inline]
+    fn passes(&self, count: usize) -> bool {
+        !self.paused.get()
+            && matches!(*self.reader.borrow(), Reader::Data(_))
+            && self.io.borrow().inbox.is_empty()
+            && count <= self.options.borrow().read_size
+    }
+
+    /// Hands over what was just read.
+    #[inline]
+    fn pass(self: &Rc<Self>, data: &[u8]) -> Delivered {
+        let epoch = self.epoch.get();
+        let mut reader = self.reader.take();
+        let Reader::Data(user) = &mut reader else { return Delivered::Stop };
+        let socket = Socket::from_conn(self.clone());
+        let delivered = match call(&self.engine, || self.enough(user(&socket, data), epoch)) {
+            Some(enough) => enough.unwrap_or(Delivered::All),
+            None => {
+                self.abort_silently();
+                Delivered::Stop
+            }
+        };
+        self.put_back(reader, epoch);
+        delivered
+    }
+
     /// Hands over what the inbox holds. After every call the state is looked at anew: the callback may have closed the
     /// connection, set another reader, or taken the rest away.
     fn deliver(self: &Rc<Self>) -> Delivered {
-        if self.io.borrow().inbox.is_empty() && !matches!(*self.reader.borrow(), Reader::Raw(_)) {
+        if (self.io.is_fresh() || self.io.borrow().inbox.is_empty()) && !matches!(*self.reader.borrow(), Reader::Raw(_))
+        {
             return Delivered::All;
         }
         let epoch = self.epoch.get();
@@ -223,12 +337,30 @@ impl Conn {
             let options = self.options.borrow();
             (options.line_limit, options.read_size)
         };
-        let mut handle = None;
+        let socket = Socket::from_conn(self.clone());
         let delivered = loop {
+            // Most lines go this way, with one passage through the door for all of a batch.
+            let lines = call(&self.engine, || match &mut reader {
+                Reader::Lines(user) => {
+                    each_line(&self.io, line_limit, |line: &str| self.enough(user(&socket, line), epoch))
+                }
+                Reader::ByteLines(user) => {
+                    each_line(&self.io, line_limit, |line: &[u8]| self.enough(user(&socket, line), epoch))
+                }
+                _ => None,
+            });
+            match lines {
+                Some(None) => {}
+                Some(Some(enough)) => break enough,
+                None => {
+                    self.abort_silently();
+                    break Delivered::Stop;
+                }
+            }
             let piece = match &reader {
                 Reader::None => break Delivered::Stop,
                 Reader::Data(_) => Ok(self.io.borrow_mut().inbox.next_chunk(read_size)),
-                Reader::Lines(_) => self.io.borrow_mut().inbox.next_line(line_limit),
+                Reader::Lines(_) | Reader::ByteLines(_) => self.io.borrow_mut().inbox.next_line(line_limit),
                 Reader::Raw(_) => match self.look() {
                     true => Ok(None),
                     false => break Delivered::Raw,
@@ -245,43 +377,60 @@ impl Conn {
             if piece.is_none() && !matches!(reader, Reader::Raw(_)) {
                 break Delivered::All;
             }
-            let socket = handle.get_or_insert_with(|| Socket::from_conn(self.clone()));
             let result = call(&self.engine, || match (&mut reader, &piece) {
-                (Reader::Data(user), Some(piece)) => user(socket, piece.as_slice()),
-                (Reader::Lines(user), Some(piece)) => with_text(piece.as_slice(), |text| user(socket, text)),
-                (Reader::Raw(user), _) => user(socket),
+                (Reader::Data(user) | Reader::ByteLines(user), Some(piece)) => user(&socket, piece.as_slice()),
+                (Reader::Lines(user), Some(piece)) => with_text(piece.as_slice(), |text| user(&socket, text)),
+                (Reader::Raw(user), _) => user(&socket),
                 _ => Ok(()),
             });
-            match result {
-                None => {
-                    self.abort_silently();
-                    break Delivered::Stop;
-                }
-                Some(Err(error)) => self.finish(Reason::Failed(error), true),
-                Some(Ok(())) => {}
-            }
-            let time_up = self.engine.spent();
-            if !self.is_open() {
+            let Some(result) = result else {
+                self.abort_silently();
                 break Delivered::Stop;
-            }
-            if matches!(reader, Reader::Raw(_)) {
+            };
+            let enough = self.enough(result, epoch);
+            if matches!(reader, Reader::Raw(_)) && self.is_open() {
                 // Also if it has set itself anew: once each turn.
                 break Delivered::Raw;
             }
-            if time_up {
-                break Delivered::TimeUp;
-            }
-            if self.epoch.get() != epoch {
-                break Delivered::Stop;
+            if let Some(enough) = enough {
+                break enough;
             }
         };
+        self.put_back(reader, epoch);
+        delivered
+    }
+
+    /// The reader is back from its calls. It stays, unless there is another by now.
+    #[inline]
+    fn put_back(&self, reader: Reader, epoch: u32) {
         if self.epoch.get() == epoch && self.is_open() {
-            self.reader.replace(reader);
+            let none = self.reader.replace(reader);
+            // Dropping it would take a call for nothing.
+            if matches!(none, Reader::None) {
+                std::mem::forget(none);
+            }
         } else {
             // It captured who knows what: nothing is borrowed here.
             drop(reader);
         }
-        delivered
+    }
+
+    /// A callback has returned this: is nothing more to go to it just now?
+    #[inline]
+    fn enough(&self, result: Result, epoch: u32) -> Option<Delivered> {
+        if let Err(error) = result {
+            self.finish(Reason::Failed(error), true);
+        }
+        let time_up = self.engine.spent();
+        if !self.is_open() {
+            Some(Delivered::Stop)
+        } else if time_up {
+            Some(Delivered::TimeUp)
+        } else if self.epoch.get() != epoch || self.paused.get() {
+            Some(Delivered::Stop)
+        } else {
+            None
+        }
     }
 
     /// Is there anything for a raw reader?
@@ -301,7 +450,7 @@ impl Conn {
         }
         while self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) && !self.read_ended.get() {
             let mut held = None;
-            let filled = self.fill(&mut held);
+            let filled = self.fill_from_session(&mut held);
             self.give_back(&mut held);
             if !self.io.borrow().inbox.is_empty() {
                 return true;
@@ -316,42 +465,7 @@ impl Conn {
         false
     }
 
-    // ---- blocking ----
-
-    /// Waits for data and takes up to `max` bytes of it.
-    pub(crate) fn recv(&self, max: usize) -> Result<Vec<u8>> {
-        let max = max.clamp(1, READ_BUFFER);
-        let deadline = self.deadline();
-        loop {
-            if let Some(piece) = self.io.borrow_mut().inbox.next_chunk(max) {
-                self.taken();
-                return Ok(piece.as_slice().to_vec());
-            }
-            self.receive(max, deadline)?;
-        }
-    }
-
-    /// Waits for a whole line. What comes after it stays for the next call.
-    pub(crate) fn recv_line(&self) -> Result<String> {
-        let limit = self.options.borrow().line_limit;
-        let deadline = self.deadline();
-        loop {
-            let line = self.io.borrow_mut().inbox.next_line(limit);
-            match line {
-                Ok(Some(line)) => {
-                    self.taken();
-                    return Ok(String::from_utf8_lossy(line.as_slice()).into_owned());
-                }
-                Ok(None) => {}
-                Err(TooLong) => {
-                    let error = || Error::LineTooLong { peer: self.peer_name(), limit };
-                    self.finish(Reason::Failed(error()), true);
-                    return Err(error());
-                }
-            }
-            self.receive(READ_BUFFER, deadline)?;
-        }
-    }
+    // ---- for those who ask, blocking or not ----
 
     /// Everything that has been received and not handed over.
     pub(crate) fn take_leftover(&self) -> Vec<u8> {
@@ -363,42 +477,25 @@ impl Conn {
     }
 
     /// Somebody has taken data that may have lain before the end.
-    fn taken(&self) {
-        if self.sticky.get().has(Ready::HANGUP | Ready::ERROR) || self.read_ended.get() {
+    pub(super) fn taken(&self) {
+        let at_end = self.sticky.get().has(Ready::HANGUP | Ready::ERROR) || self.read_ended.get();
+        if self.is_open() && (at_end || self.awaits_input()) {
             self.wake();
         }
     }
 
-    /// Waits for something to come and puts it into the inbox, of a plain connection no more than `max` bytes.
-    fn receive(&self, max: usize, deadline: Deadline) -> Result {
-        let mut held = None;
-        loop {
-            if !self.is_open() || self.read_ended.get() {
-                return Err(self.end_for_caller());
-            }
-            let read = if self.is_tls() { self.read_session(&mut held) } else { self.read_plain(max, &mut held) };
-            self.give_back(&mut held);
-            match read {
-                Ok(_) if !self.io.borrow().inbox.is_empty() => return Ok(()),
-                // The connection stays open for sending until the loop's next turn, or for good where none runs. And TLS
-                // has more to say than data.
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.wait_for_input(deadline)?,
-                Err(error) => {
-                    let copy = std::io::Error::from(error.kind());
-                    let copy = error.raw_os_error().map_or(copy, std::io::Error::from_raw_os_error);
-                    self.read_failed(error);
-                    return Err(Error::from_io("reading from", self.peer_name(), copy));
-                }
-            }
-        }
+    /// An error of a read that somebody has asked for. None if it only found nothing.
+    pub(super) fn reading_failed(&self, error: std::io::Error) -> Result {
+        let copy = again(&error);
+        if self.read_failed(error) { Ok(()) } else { Err(Error::from_io("reading from", self.peer_name(), copy)) }
     }
 
-    fn read_plain(&self, max: usize, held: &mut Option<Rc<Vec<u8>>>) -> std::io::Result<usize> {
+    pub(super) fn read_plain(&self, max: usize, held: &mut Option<Rc<Vec<u8>>>, waits: bool) -> std::io::Result<usize> {
         let mut buffer = self.engine.take_buffer();
         let space = Rc::get_mut(&mut buffer).ok_or(std::io::ErrorKind::WouldBlock)?;
         let max = max.min(space.len());
-        let read = self.transport.read(&mut space[..max]);
+        let space = &mut space[..max];
+        let read = if waits { self.transport.read_waiting(space) } else { self.transport.read(space) };
         match read {
             Ok(0) => self.read_ended.set(true),
             Ok(count) => {
@@ -412,44 +509,18 @@ impl Conn {
     }
 
     /// What a blocking call gets at the end. The loop is told as well.
-    fn end_for_caller(&self) -> Error {
+    pub(super) fn end_for_caller(&self) -> Error {
         self.caller_knows.set(true);
         self.wake();
-        match self.rare.borrow().as_ref().and_then(|rare| rare.read_error.as_ref()) {
-            Some(Error::Truncated { peer }) => Error::Truncated { peer: peer.clone() },
-            Some(Error::Rejected { peer, problem }) => Error::Rejected { peer: peer.clone(), problem: problem.clone() },
-            Some(Error::Tls { peer, problem }) => Error::Tls { peer: peer.clone(), problem: problem.clone() },
-            _ => self.closed(),
-        }
+        let rare = self.rare.borrow();
+        let failed = rare.as_ref().and_then(|rare| rare.read_error.as_ref().or(rare.failed.as_ref()));
+        failed.and_then(Error::again).unwrap_or_else(|| self.closed())
     }
 
-    /// When a blocking call that starts now gives up, and after how long that is.
-    pub(super) fn deadline(&self) -> Deadline {
-        let limit = self.options.borrow().timeout;
-        limit.map(|limit| (Instant::now() + limit, limit))
-    }
-
-    /// Waits until there is something to read. What is queued goes out meanwhile: the peer may wait for it.
-    fn wait_for_input(&self, deadline: Deadline) -> Result {
-        for engine in Engine::all_here() {
-            engine.flush();
-        }
-        let sending = self.is_sending();
-        self.wait(true, sending, deadline, "waiting for")?;
-        if sending {
-            self.write_out();
-        }
-        Ok(())
-    }
-
-    pub(super) fn wait(&self, read: bool, write: bool, deadline: Deadline, operation: &'static str) -> Result {
-        let left = deadline.map(|(end, _)| end.saturating_duration_since(Instant::now()));
-        match (self.transport.wait(read, write, left), deadline) {
-            (Ok(true), _) | (Ok(false), None) => Ok(()),
-            (Ok(false), Some((_, limit))) => Err(Error::TimedOut { operation, address: self.peer_name(), limit }),
-            (Err(error), _) => Err(Error::from_io(operation, self.peer_name(), error)),
-        }
+    /// A line over the limit is the end of the connection. Gives the error for whoever asked.
+    pub(super) fn refuse_line(&self, limit: usize) -> Error {
+        let error = || Error::LineTooLong { peer: self.peer_name(), limit };
+        self.finish(Reason::Failed(error()), true);
+        error()
     }
 }
-
-pub(super) type Deadline = Option<(Instant, std::time::Duration)>;

@@ -3,6 +3,9 @@
 
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::event::PollFd;
 
 use super::handler::Reason;
 use super::{Conn, Options};
@@ -10,8 +13,12 @@ use crate::address::Endpoint;
 use crate::engine::{Engine, Next, Ready, TimerKey};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
+use crate::log::{self, LogLevel};
 use crate::tls::Session;
 use crate::transport::Transport;
+
+/// What is being done meanwhile, for messages.
+const HANDSHAKE: &str = "the TLS hand-shake with";
 
 /// Reads during a hand-shake in one turn.
 const READS: usize = 4;
@@ -60,8 +67,7 @@ impl Conn {
         let me = conn.me.clone();
         let timer = engine.after(limit, move |_| {
             if let Some(me) = me.upgrade() {
-                let address = me.peer_name();
-                me.shaken(Err(Error::TimedOut { operation: "the TLS hand-shake with", address, limit }));
+                me.handshake_is_late(limit);
             }
         });
         conn.rare(|rare| rare.shaking = Some(Shaking { done: Some(done), timer }));
@@ -70,6 +76,7 @@ impl Conn {
         Ok(conn)
     }
 
+    #[inline]
     pub(crate) fn is_tls(&self) -> bool {
         self.session.borrow().is_some()
     }
@@ -105,7 +112,7 @@ impl Conn {
     /// One read. True if that was the last of the hand-shake.
     fn shake_once(&self) -> Result<bool> {
         let mut held = None;
-        let read = self.read_session(&mut held);
+        let read = self.read_session(&mut held, false);
         self.give_back(&mut held);
         match read {
             Ok(0) => {}
@@ -113,7 +120,7 @@ impl Conn {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(Error::from_io("waiting for", self.peer_name(), error));
             }
-            Err(error) => return Err(Error::from_io("the TLS hand-shake with", self.peer_name(), error)),
+            Err(error) => return Err(Error::from_io(HANDSHAKE, self.peer_name(), error)),
         }
         let failed = self.rare(|rare| rare.read_error.take());
         let ended = || self.session(Session::end).unwrap_or(Ok(()));
@@ -140,6 +147,12 @@ impl Conn {
         if self.session(Session::peer_closed) == Some(true) {
             self.read_ended.set(true);
         }
+        if !failed && log::is_wanted(LogLevel::Debug) {
+            let (peer, session) = (self.peer_name(), |ask: fn(&Session) -> Option<String>| self.session(ask).flatten());
+            let version = session(|session| session.version().map(String::from)).unwrap_or_default();
+            let cipher = session(Session::cipher).unwrap_or_default();
+            log::debug("hand-shake").peer(&peer).say(format_args!("{version} with {peer}, {cipher}"));
+        }
         if let Some(done) = shaking.done {
             done(self, result);
         }
@@ -153,6 +166,15 @@ impl Conn {
         }
     }
 
+    pub(crate) fn is_shaking(&self) -> bool {
+        self.shaking.get()
+    }
+
+    /// Adds what a poll has to watch for the hand-shake to go on.
+    pub(crate) fn watch_handshake<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) -> io::Result<()> {
+        self.transport.watch(true, self.session_waits(), fds)
+    }
+
     /// The hand-shake is of no interest any more.
     pub(crate) fn forget_handshake(&self) {
         self.shaking.set(false);
@@ -161,22 +183,30 @@ impl Conn {
         }
     }
 
+    /// The hand-shake has taken too long.
+    pub(crate) fn handshake_is_late(self: &Rc<Self>, limit: Duration) {
+        self.shaken(Err(Error::TimedOut { operation: HANDSHAKE, address: self.peer_name(), limit }));
+    }
+
+    /// Takes the hand-shake as far as it goes without waiting, where no loop does that. `done` is called from here.
+    pub(crate) fn shake_on(self: &Rc<Self>) {
+        if self.session_waits() {
+            self.write_out();
+        }
+        self.sticky.set(self.sticky.get() | Ready::READ);
+        while self.shaking.get() && self.shake() == Next::Again {}
+    }
+
     /// Waits for the end of the hand-shake. `done` is called from here.
     pub(crate) fn shake_blocking(self: &Rc<Self>) {
         let limit = self.options.borrow().handshake_timeout;
         let deadline = Some((std::time::Instant::now() + limit, limit));
         while self.shaking.get() {
-            let writing = self.session(Session::wants_write).unwrap_or(false);
-            let waited = self.wait(true, writing, deadline, "the TLS hand-shake with");
-            if let Err(error) = waited {
+            if let Err(error) = self.wait(true, self.session_waits(), deadline, HANDSHAKE) {
                 self.shaken(Err(error));
                 return;
             }
-            if writing {
-                self.write_out();
-            }
-            self.sticky.set(self.sticky.get() | Ready::READ);
-            self.shake();
+            self.shake_on();
         }
     }
 
@@ -184,10 +214,11 @@ impl Conn {
 
     /// Reads what is there and puts what it says into the inbox; the count is of what was read. An error of TLS waits in
     /// `read_error` until what came before it is delivered; so does the end, which gives 0.
-    pub(super) fn read_session(&self, held: &mut Option<Rc<Vec<u8>>>) -> io::Result<usize> {
+    /// `waits` if the read is to wait for something.
+    pub(super) fn read_session(&self, held: &mut Option<Rc<Vec<u8>>>, waits: bool) -> io::Result<usize> {
         let mut buffer = self.engine.take_buffer();
         let space = Rc::get_mut(&mut buffer).ok_or(io::ErrorKind::WouldBlock)?;
-        let read = self.transport.read(space);
+        let read = if waits { self.transport.read_waiting(space) } else { self.transport.read(space) };
         let result = match read {
             Ok(count) => Ok(self.decrypt(&buffer[..count], held)),
             Err(error) => Err(error),
@@ -227,9 +258,18 @@ impl Conn {
     // ---- writing ----
 
     /// Gives bytes to the peer, as many as there is room for.
+    #[inline]
     pub(super) fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
+        let written = if self.is_tls() { self.write_sealed(bytes) } else { self.transport.write(bytes) };
+        if written.is_ok() {
+            self.touch();
+        }
+        written
+    }
+
+    fn write_sealed(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut session = self.session.borrow_mut();
-        let Some(session) = session.as_deref_mut() else { return self.transport.write(bytes) };
+        let Some(session) = session.as_deref_mut() else { return Ok(0) };
         write_all_of(session, &self.transport)?;
         if self.shaking.get() {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -245,6 +285,7 @@ impl Conn {
     }
 
     /// Has the session write what it holds. `WouldBlock` if some is left.
+    #[inline]
     pub(super) fn write_session(&self) -> io::Result<()> {
         match self.session.borrow_mut().as_deref_mut() {
             Some(session) => write_all_of(session, &self.transport),
@@ -253,6 +294,7 @@ impl Conn {
     }
 
     /// Does the session hold something that is to be written?
+    #[inline]
     pub(super) fn session_waits(&self) -> bool {
         self.session(Session::wants_write).unwrap_or(false)
     }

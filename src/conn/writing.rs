@@ -15,7 +15,36 @@ const PORTION: usize = 256 << 10;
 const PORTIONS: usize = 4;
 
 impl Conn {
+    #[inline]
     pub(crate) fn send(&self, bytes: &[u8], newline: bool) -> Result {
+        if self.gather(bytes, newline) {
+            self.mark_dirty();
+            return Ok(());
+        }
+        self.send_gathered(bytes, newline, self.engine.in_turn())
+    }
+
+    /// The way of most messages: queued until the turn ends. False if there is more to it than that; nothing is queued then.
+    #[inline]
+    fn gather(&self, bytes: &[u8], newline: bool) -> bool {
+        let is_usual =
+            self.engine.in_turn() && self.is_open() && !self.write_ending.get() && self.rare.borrow().is_none();
+        let mut io = self.io.borrow_mut();
+        let size = io.outbox.len() + bytes.len() + usize::from(newline);
+        let options = self.options.borrow();
+        if !is_usual || size >= GATHER.min(options.send_limit).min(options.high_mark) {
+            return false;
+        }
+        io.outbox.push(bytes);
+        if newline {
+            io.outbox.push(b"\n");
+        }
+        true
+    }
+
+    /// What is gathered goes out before the loop sleeps.
+    #[inline(never)]
+    pub(super) fn send_gathered(&self, bytes: &[u8], newline: bool, gathered: bool) -> Result {
         if !self.is_open() || self.write_ending.get() {
             return Err(self.closed());
         }
@@ -23,11 +52,16 @@ impl Conn {
         self.check_sent()?;
         let mut io = self.io.borrow_mut();
         let queued = io.outbox.len();
-        let limit = self.options.borrow().send_limit;
+        let (limit, high_mark) = {
+            let options = self.options.borrow();
+            (options.send_limit, options.high_mark)
+        };
         if size > limit.saturating_sub(queued) {
+            // Whoever waits for room now is to hear of it.
+            self.full.set(queued > 0);
             return Err(Error::QueueFull { peer: self.peer_name(), size, queued, limit });
         }
-        let gathers = self.engine.in_turn() && queued + size < GATHER;
+        let gathers = gathered && queued + size < GATHER;
         let mut rest = bytes;
         if queued == 0 && !gathers && !newline {
             // Straight from the caller's memory.
@@ -53,7 +87,7 @@ impl Conn {
             io.outbox.push(b"\n");
         }
         drop(io);
-        if self.engine.in_turn() {
+        if gathered {
             self.mark_dirty();
             if !gathers {
                 self.write_out();
@@ -61,9 +95,13 @@ impl Conn {
         } else if !self.write_armed.get() {
             self.write_or_requeue();
         }
+        if queued + size >= high_mark.min(limit) {
+            self.note_queued();
+        }
         Ok(())
     }
 
+    #[inline]
     pub(super) fn mark_dirty(&self) {
         if let Some(key) = self.key.get()
             && !self.dirty.replace(true)
@@ -72,8 +110,44 @@ impl Conn {
         }
     }
 
+    /// The way of most messages: all of the queue goes out in one call. `None` if some is left, or there is more to it.
+    #[inline]
+    pub(super) fn write_message(&self) -> Option<()> {
+        if self.is_tls()
+            || self.write_ending.get()
+            || self.write_armed.get()
+            || self.full.get()
+            || self.rare.borrow().is_some()
+        {
+            return None;
+        }
+        let mut io = self.io.borrow_mut();
+        let front = io.outbox.front();
+        if front.is_empty() || front.len() > PORTION {
+            return None;
+        }
+        match self.transport.write(front) {
+            Ok(count) => {
+                io.outbox.advance(count);
+                io.outbox.is_empty().then_some(())
+            }
+            Err(error) => {
+                drop(io);
+                self.not_written(error);
+                Some(())
+            }
+        }
+    }
+
     /// Gives the kernel what it takes. `Again`: it takes more, but the share of this turn is used up.
+    #[inline]
     pub(super) fn write_out(&self) -> Next {
+        let next = self.write_queue();
+        self.note_sent();
+        next
+    }
+
+    fn write_queue(&self) -> Next {
         let mut io = self.io.borrow_mut();
         for _ in 0..PORTIONS {
             let front = io.outbox.front();
@@ -83,15 +157,9 @@ impl Conn {
             let portion = &front[..front.len().min(PORTION)];
             match self.write_some(portion) {
                 Ok(count) => io.outbox.advance(count),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    drop(io);
-                    // During the hand-shake it is the peer's turn, unless we have something to say.
-                    self.arm_write(!self.shaking.get() || self.session_waits());
-                    return Next::Idle;
-                }
                 Err(error) => {
                     drop(io);
-                    self.write_failed(error);
+                    self.not_written(error);
                     return Next::Idle;
                 }
             }
@@ -111,10 +179,22 @@ impl Conn {
         Next::Idle
     }
 
+    /// The kernel has taken nothing of what is queued.
+    #[cold]
+    fn not_written(&self, error: std::io::Error) {
+        if error.kind() == std::io::ErrorKind::WouldBlock {
+            // During the hand-shake it is the peer's turn, unless we have something to say.
+            self.arm_write(!self.shaking.get() || self.session_waits());
+        } else {
+            self.write_failed(error);
+        }
+    }
+
     /// Is there anything that the kernel has not taken yet?
     pub(super) fn is_sending(&self) -> bool {
-        // What a session holds when sending has failed stays there.
-        !self.io.borrow().outbox.is_empty() || (self.session_waits() && !self.has_write_error())
+        // What a session holds when sending has failed, or the descriptor is closed, stays there.
+        let may_send = || self.phase.get() != Phase::Gone && !self.has_write_error();
+        !self.io.borrow().outbox.is_empty() || (self.session_waits() && may_send())
     }
 
     fn has_write_error(&self) -> bool {
@@ -130,6 +210,7 @@ impl Conn {
         }
     }
 
+    #[inline]
     fn queue_is_empty(&self) {
         self.arm_write(false);
         if self.write_ending.get() {
@@ -138,7 +219,8 @@ impl Conn {
         self.tell_flushed(true);
     }
 
-    fn arm_write(&self, armed: bool) {
+    #[inline]
+    pub(super) fn arm_write(&self, armed: bool) {
         if self.write_armed.replace(armed) != armed {
             self.arm();
         }
@@ -149,13 +231,13 @@ impl Conn {
         if let Some(key) = self.key.get() {
             // A descriptor that is at its end tells so for ever.
             let discards = self.phase.get() == Phase::Lingering && self.transport.is_socket();
-            let read = (self.has_reader.get() || discards) && !self.read_ended.get();
+            let read = (self.delivers() || self.awaits_input() || discards) && !self.read_ended.get();
             self.engine.set_interest(key, read, self.write_armed.get());
         }
     }
 
     /// Sending failed: nothing more can go out. What the peer sent before it left is still read, by whoever reads.
-    fn write_failed(&self, error: std::io::Error) -> Error {
+    pub(super) fn write_failed(&self, error: std::io::Error) -> Error {
         let peer = self.peer_name();
         let copy = match error.kind() {
             std::io::ErrorKind::ConnectionReset => Error::Reset { peer: peer.clone() },
@@ -207,8 +289,11 @@ impl Conn {
         if !self.is_open() {
             return Err(self.closed());
         }
-        if !self.write_ending.replace(true) && !self.is_sending() {
-            self.end_writing();
+        if !self.write_ending.replace(true) {
+            self.wake_everybody();
+            if !self.is_sending() {
+                self.end_writing();
+            }
         }
         Ok(())
     }
@@ -248,41 +333,59 @@ impl Conn {
 
     /// Waits until the kernel has everything.
     pub(crate) fn flush_blocking(&self) -> Result {
-        for engine in Engine::all_here() {
-            engine.flush();
-        }
+        Engine::flush_here();
         let deadline = self.deadline();
         while self.is_sending() {
-            self.wait(false, true, deadline, "sending to")?;
+            self.wait_for_peer(false, true, deadline, "sending to")?;
             self.write_out();
         }
         self.check_sent()
     }
 
-    fn check_sent(&self) -> Result {
+    #[inline]
+    pub(super) fn check_sent(&self) -> Result {
+        if self.rare.borrow().is_none() { Ok(()) } else { self.check_rare() }
+    }
+
+    #[cold]
+    fn check_rare(&self) -> Result {
         match self.rare.borrow().as_ref().and_then(|rare| rare.write_error.as_ref()) {
-            Some(Error::Reset { peer }) => Err(Error::Reset { peer: peer.clone() }),
-            Some(_) => Err(self.closed()),
+            Some(error) => Err(error.again().unwrap_or_else(|| self.closed())),
             None => Ok(()),
         }
+    }
+
+    /// The queue is empty: did everything that was in it go out?
+    pub(super) fn was_sent(&self) -> Result {
+        let lost = self.rare.borrow().as_ref().is_some_and(|rare| rare.lost);
+        if lost { Err(self.closed()) } else { self.check_sent() }
     }
 
     /// Calls on a later turn, when the kernel has everything or the connection has failed. Gives a number for
     /// [`Conn::forget_flushed`].
     pub(crate) fn when_flushed(&self, done: Flushed) {
         if !self.is_sending() {
-            let lost = self.rare.borrow().as_ref().is_some_and(|rare| rare.lost);
-            let result = if lost { Err(self.closed()) } else { self.check_sent() };
+            let result = self.was_sent();
             self.engine.defer(move |engine| done(engine, result));
         } else {
             self.rare(|rare| rare.flushed.push(done));
         }
     }
 
+    #[inline]
     pub(super) fn tell_flushed(&self, sent: bool) {
-        if self.rare.borrow().is_none() {
-            return;
+        if sent {
+            self.wake_for_flushed();
+        } else {
+            self.wake_everybody();
         }
+        if self.rare.borrow().is_some() {
+            self.tell_those_who_wait(sent);
+        }
+    }
+
+    #[cold]
+    fn tell_those_who_wait(&self, sent: bool) {
         for done in self.rare(|rare| std::mem::take(&mut rare.flushed)) {
             let result = if sent { Ok(()) } else { Err(self.closed()) };
             self.engine.defer(move |engine| done(engine, result));

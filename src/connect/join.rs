@@ -98,7 +98,14 @@ impl Joining {
             done: RefCell::new(Some(done)),
         });
         let me = joining.clone();
-        let race = Race::start(engine, &joining.address, plan, limit, Box::new(move |_, result| me.connected(result)));
+        let race = Race::start(
+            engine,
+            &joining.address,
+            &joining.options.tuning,
+            plan,
+            limit,
+            Box::new(move |_, result| me.connected(result)),
+        );
         joining.race.replace(Rc::downgrade(&race));
         joining
     }

@@ -6,7 +6,7 @@ mod race;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -18,12 +18,13 @@ use gio::prelude::*;
 use crate::address::Address;
 use crate::conn::handler::call;
 use crate::conn::{Conn, Options};
-use crate::engine::Engine;
+use crate::engine::{Engine, Handler, Next, Ready, Registration, interrupts_here};
 use crate::error::{Error, Result};
+use crate::log;
 use crate::resolve::{Plan, look_up_blocking};
 use crate::socket::Socket;
 use crate::tls::{ClientTls, Session, Tls};
-use crate::transport::{Transport, endpoint};
+use crate::transport::{INTERRUPTED, Transport, endpoint};
 use join::{Joining, Request, found_peer, remote};
 pub(crate) use race::unix_address;
 use race::{Race, Won};
@@ -32,9 +33,7 @@ use race::{Race, Won};
 pub(crate) fn blocking(address: Address, options: Rc<Options>, tls: Option<&Tls<ClientTls>>) -> Result<Socket> {
     let engine = Engine::current()?;
     let Request { address, plan, secure, options } = Request::new(address, options, tls)?;
-    for engine in Engine::all_here() {
-        engine.flush();
-    }
+    Engine::flush_here();
     let started = Instant::now();
     let limit = options.connect_timeout;
     let plan = match plan {
@@ -47,7 +46,18 @@ pub(crate) fn blocking(address: Address, options: Rc<Options>, tls: Option<&Tls<
         let private = Engine::current()?;
         let outcome = Rc::new(Cell::new(None));
         let place = outcome.clone();
-        let _race = Race::start(&private, &address, plan, left, Box::new(move |_, result| place.set(Some(result))));
+        let race = Race::start(
+            &private,
+            &address,
+            &options.tuning,
+            plan,
+            left,
+            Box::new(move |_, result| place.set(Some(result))),
+        );
+        let (racing, text) = (race.clone(), address.to_string());
+        Interruption::watch(&private, move |source| {
+            racing.finish(Err(Error::Io { operation: "connecting to", address: text, source }));
+        });
         loop {
             if let Some(result) = outcome.take() {
                 return result;
@@ -86,6 +96,38 @@ pub(crate) fn blocking(address: Address, options: Rc<Options>, tls: Option<&Tls<
     outcome.take().unwrap_or_else(|| Err(conn.closed()))
 }
 
+type OnInterrupt = Box<dyn FnOnce(std::io::Error)>;
+
+/// A signal ends the loop that waits for a blocking call which runs a context of its own: that ends first.
+pub(crate) struct Interruption {
+    then: Cell<Option<OnInterrupt>>,
+    /// Open for as long as it is watched.
+    fd: Rc<OwnedFd>,
+}
+
+impl Interruption {
+    /// Calls `then` if that happens.
+    pub(crate) fn watch(private: &Rc<Engine>, then: impl FnOnce(std::io::Error) + 'static) {
+        let Some(fd) = interrupts_here() else { return };
+        let interruption = Rc::new(Interruption { then: Cell::new(Some(Box::new(then))), fd });
+        let fd = interruption.fd.as_fd();
+        let registration = Registration { input: fd, input_blocks: false, output: None, write: false };
+        // The private engine ends with the call. Without this the call is as long as it was.
+        let _ = private.register(registration, interruption.clone());
+    }
+}
+
+impl Handler for Interruption {
+    fn ready(self: Rc<Self>, _engine: &Rc<Engine>, _ready: Ready) -> Next {
+        if let Some(then) = self.then.take() {
+            then(std::io::Error::new(std::io::ErrorKind::Interrupted, INTERRUPTED));
+        }
+        Next::Idle
+    }
+
+    fn context_ended(self: Rc<Self>) {}
+}
+
 /// Connects in the background and calls back.
 pub(crate) fn in_background(
     address: Result<Address>,
@@ -98,7 +140,7 @@ pub(crate) fn in_background(
         Ok(engine) => engine,
         Err(error) => {
             // There is no loop here to call back from.
-            glib::g_critical!("network", "connect_async: {error}");
+            log::critical("connect").error(&error).say(format_args!("connect_async: {error}"));
             return;
         }
     };

@@ -5,17 +5,18 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use crate::address::Address;
+use crate::address::{Address, UnixName};
 use crate::avahi::{Find, Finding, find};
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, TimerKey};
 use crate::error::{Error, Result};
+use crate::log;
 use crate::resolve::{LookUp, Plan};
+use crate::tuning::Tuning;
 
 /// The next address gets its chance after this long without an answer from the one before (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -37,13 +38,14 @@ enum Candidate {
     Inet(SocketAddr),
     /// An address of an Avahi service, and the service's name.
     Service(Rc<str>, SocketAddr),
-    Unix(PathBuf),
+    Unix(UnixName),
 }
 
 /// A connection in the making.
 pub(super) struct Race {
     engine: Rc<Engine>,
     address: Address,
+    tuning: Tuning,
     state: RefCell<State>,
 }
 
@@ -71,9 +73,16 @@ struct Attempt {
 }
 
 impl Race {
-    pub(super) fn start(engine: &Rc<Engine>, address: &Address, plan: Plan, limit: Duration, done: Done) -> Rc<Race> {
-        let state = State { done: Some(done), ..State::default() };
-        let race = Rc::new(Race { engine: engine.clone(), address: address.clone(), state: RefCell::new(state) });
+    pub(super) fn start(
+        engine: &Rc<Engine>,
+        address: &Address,
+        tuning: &Tuning,
+        plan: Plan,
+        limit: Duration,
+        done: Done,
+    ) -> Rc<Race> {
+        let state = RefCell::new(State { done: Some(done), ..State::default() });
+        let race = Rc::new(Race { engine: engine.clone(), address: address.clone(), tuning: tuning.clone(), state });
         let late = race.clone();
         let timer = engine.after(limit, move |_| {
             let address = late.address.to_string();
@@ -92,7 +101,7 @@ impl Race {
             return;
         }
         match plan {
-            Plan::Unix(path) => self.add(Candidate::Unix(path)),
+            Plan::Unix(name) => self.add(Candidate::Unix(name)),
             Plan::Direct(addresses) => {
                 self.state.borrow_mut().candidates.extend(addresses.into_iter().map(Candidate::Inet));
                 self.try_next();
@@ -179,13 +188,14 @@ impl Race {
     /// Starts to connect. True if it is under way.
     fn attempt(self: &Rc<Self>, candidate: Candidate) -> io::Result<bool> {
         let (service, address) = match candidate {
-            Candidate::Unix(path) => return self.attempt_unix(path),
+            Candidate::Unix(name) => return self.attempt_unix(name),
             Candidate::Inet(address) => (None, address),
             Candidate::Service(name, address) => (Some(name), address),
         };
         let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
         let fd = stream_socket(family)?;
         sockopt::set_tcp_nodelay(&fd, true)?;
+        self.tuning.apply(fd.as_fd(), family)?;
         match rustix::net::connect(&fd, &address) {
             Ok(()) => {
                 self.won(fd, service);
@@ -210,9 +220,10 @@ impl Race {
         Ok(true)
     }
 
-    fn attempt_unix(self: &Rc<Self>, path: PathBuf) -> io::Result<bool> {
+    fn attempt_unix(self: &Rc<Self>, name: UnixName) -> io::Result<bool> {
         let fd = stream_socket(AddressFamily::UNIX)?;
-        match rustix::net::connect(&fd, &unix_address(&path)?) {
+        self.tuning.apply(fd.as_fd(), AddressFamily::UNIX)?;
+        match rustix::net::connect(&fd, &unix_address(&name)?) {
             Ok(()) => {
                 self.won(fd, None);
                 Ok(false)
@@ -221,7 +232,7 @@ impl Race {
                 let me = self.clone();
                 let retry = self.engine.after(UNIX_RETRY, move |_| {
                     me.state.borrow_mut().retry = None;
-                    me.add(Candidate::Unix(path));
+                    me.add(Candidate::Unix(name));
                 });
                 self.state.borrow_mut().retry = Some(retry);
                 Ok(true)
@@ -265,6 +276,8 @@ impl Race {
         if own.is_some() && own == peer {
             self.note(io::Error::from(rustix::io::Errno::CONNREFUSED));
         } else {
+            let event = log::debug("connect").peer(&self.address);
+            event.say(format_args!("connected to {}", self.address));
             self.finish(Ok(Won { fd, service }));
         }
     }
@@ -336,6 +349,9 @@ fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?)
 }
 
-pub(crate) fn unix_address(path: &Path) -> io::Result<rustix::net::SocketAddrUnix> {
-    Ok(rustix::net::SocketAddrUnix::new(path)?)
+pub(crate) fn unix_address(name: &UnixName) -> io::Result<rustix::net::SocketAddrUnix> {
+    Ok(match name {
+        UnixName::Path(path) => rustix::net::SocketAddrUnix::new(path)?,
+        UnixName::Abstract(name) => rustix::net::SocketAddrUnix::new_abstract_name(name)?,
+    })
 }

@@ -22,6 +22,7 @@ impl Descriptor {
     }
 
     /// For one system call of our own. `None` once closed.
+    #[inline]
     pub(crate) fn open(&self) -> Option<BorrowedFd<'_>> {
         // SAFETY: open until `close` or `take`, which no caller in this crate calls while it holds the answer.
         (!self.closed.get()).then(|| unsafe { BorrowedFd::borrow_raw(self.fd.get()) })
@@ -100,6 +101,24 @@ pub(crate) fn backlog(fd: BorrowedFd<'_>) -> Option<Backlog> {
         (done == 0).then(|| usize::try_from(count).unwrap_or(0))
     };
     Some(Backlog { unsent: count(SIOCOUTQNSD).unwrap_or(0), unacknowledged: count(libc::TIOCOUTQ)? })
+}
+
+/// Has the system keep word of each datagram that was refused, and of where it was to go, also without a fixed peer.
+pub(crate) fn keep_refusals(fd: BorrowedFd<'_>, is_v6: bool) -> io::Result<()> {
+    let mut options = vec![(libc::IPPROTO_IP, libc::IP_RECVERR)];
+    if is_v6 {
+        options.push((libc::IPPROTO_IPV6, libc::IPV6_RECVERR));
+    }
+    for (level, name) in options {
+        let on: libc::c_int = 1;
+        let size = size_of_val(&on) as libc::socklen_t;
+        // SAFETY: both options read one int, and the descriptor is open.
+        let done = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const on).cast(), size) };
+        if done != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

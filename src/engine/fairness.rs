@@ -59,7 +59,8 @@ const STRIDE: u32 = 16;
 /// A stride that took longer than this was too long: then the clock is read after every unit.
 const STRIDE_TIME: i64 = 100;
 
-pub(super) fn now() -> i64 {
+/// Microseconds of GLib's monotonic clock.
+pub(crate) fn now() -> i64 {
     glib::monotonic_time()
 }
 
@@ -70,6 +71,7 @@ struct Slice {
     started: i64,
     end: i64,
     looked: i64,
+    /// While it is not the current one. Then [`Budget::left`] is.
     left: u32,
 }
 
@@ -77,8 +79,12 @@ pub(super) struct Budget {
     times: Cell<Times>,
     credit: Cell<i64>,
     slice: Cell<Slice>,
+    /// Units of work before the clock is read again.
+    left: Cell<u32>,
     stride: Cell<u32>,
     guard: Cell<i64>,
+    /// Since when futures have been at work, between two turns of the loop. 0: they have not.
+    futures: Cell<i64>,
 }
 
 /// What is put back when a nested dispatch ends.
@@ -92,8 +98,10 @@ impl Budget {
             times: Cell::new(times),
             credit: Cell::new(times.credit),
             slice: Cell::new(none),
+            left: Cell::new(0),
             stride: Cell::new(1),
             guard: Cell::new(0),
+            futures: Cell::new(0),
         }
     }
 
@@ -122,11 +130,35 @@ impl Budget {
         self.start(now, now + self.credit.get())
     }
 
+    /// When the slice began that is being worked in.
+    pub(super) fn started(&self) -> Option<i64> {
+        Some(self.slice.get().started).filter(|started| *started > 0)
+    }
+
     /// Ends it and charges what it took.
     pub(super) fn end_cold(&self, outer: Outer) {
         let spent = now() - self.slice.get().started;
         self.credit.set(self.credit.get() - spent);
-        self.slice.set(outer.0);
+        self.end(outer);
+    }
+
+    /// Futures work outside of our dispatches, out of the same credit. Is there any left?
+    pub(super) fn futures_have_credit(&self, now: i64) -> bool {
+        if self.futures.get() == 0 {
+            self.futures.set(now);
+        }
+        now - self.futures.get() < self.credit.get()
+    }
+
+    /// The loop begins another turn: charges what futures took in the last one.
+    #[inline]
+    pub(super) fn charge_futures(&self) -> bool {
+        let started = self.futures.take();
+        if started == 0 {
+            return false;
+        }
+        self.credit.set(self.credit.get() - (now() - started));
+        self.wants_refill()
     }
 
     pub(super) fn start_hot(&self) -> Outer {
@@ -137,7 +169,7 @@ impl Budget {
     /// Ends it; the guard's time runs from here.
     pub(super) fn end_hot(&self, outer: Outer) {
         self.guard.set(now() + self.times.get().guard);
-        self.slice.set(outer.0);
+        self.end(outer);
     }
 
     /// When the hot connections must be served even though drawing has kept the low source from running.
@@ -151,29 +183,35 @@ impl Budget {
     }
 
     fn start(&self, now: i64, end: i64) -> Outer {
-        let outer = self.slice.replace(Slice { started: now, end, looked: now, left: self.stride.get() });
-        Outer(outer)
+        let left = self.left.replace(self.stride.get());
+        let outer = self.slice.replace(Slice { started: now, end, looked: now, left: 0 });
+        Outer(Slice { left, ..outer })
+    }
+
+    fn end(&self, outer: Outer) {
+        self.left.set(outer.0.left);
+        self.slice.set(outer.0);
     }
 
     /// One more unit of work is done: is the time up?
     #[inline]
     pub(super) fn spent(&self) -> bool {
-        let mut slice = self.slice.get();
-        slice.left = slice.left.saturating_sub(1);
-        if slice.left == 0 {
-            let now = now();
-            let quick = now - slice.looked < STRIDE_TIME;
-            let stride = if quick { (self.stride.get() * 2).min(STRIDE) } else { 1 };
-            self.stride.set(stride);
-            slice.looked = now;
-            slice.left = stride;
-            if now >= slice.end {
-                slice.left = 1;
-                self.slice.set(slice);
-                return true;
-            }
-        }
-        self.slice.set(slice);
-        false
+        let left = self.left.get();
+        self.left.set(left.wrapping_sub(1));
+        left <= 1 && self.look()
+    }
+
+    /// Reads the clock, and says when to read it again.
+    #[cold]
+    fn look(&self) -> bool {
+        let now = now();
+        let slice = self.slice.get();
+        let quick = now - slice.looked < STRIDE_TIME;
+        let stride = if quick { (self.stride.get() * 2).min(STRIDE) } else { 1 };
+        self.stride.set(stride);
+        self.slice.set(Slice { looked: now, ..slice });
+        let time_up = now >= slice.end;
+        self.left.set(if time_up { 1 } else { stride });
+        time_up
     }
 }

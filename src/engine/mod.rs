@@ -3,15 +3,20 @@
 //! This is the lowest floor with state, and the only place that names GSource or epoll or uses `unsafe`. It knows
 //! descriptors and [`Handler`]s, and nothing of sockets, bytes or user code.
 
+mod accounts;
 mod descriptor;
 mod fairness;
+mod hangups;
+mod inherited;
 mod poller;
 mod process;
 mod registry;
 mod remote;
 mod signals;
 mod slab;
+mod sockopt;
 mod source;
+mod successor;
 mod timers;
 mod turn;
 
@@ -22,23 +27,30 @@ use std::ops::{BitOr, BitOrAssign};
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub(crate) use descriptor::{Backlog, Descriptor, backlog};
+pub(crate) use accounts::{group_id, peer_ids, user_id};
+pub(crate) use descriptor::{Backlog, Descriptor, backlog, keep_refusals};
 use fairness::Budget;
 pub use fairness::Fairness;
+pub(crate) use fairness::now;
+pub(crate) use hangups::Hangups;
+pub(crate) use inherited::{Inherited, OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited};
 use poller::Poller;
 pub(crate) use process::{Forked, exit_now, fork, other_threads};
 use registry::Entry;
 pub(crate) use registry::Registration;
 pub(crate) use remote::Remote;
-pub(crate) use signals::{Interrupts, without_sigpipe};
+pub(crate) use signals::{Interrupts, interrupts_here, without_sigpipe};
 pub(crate) use slab::Key;
 use slab::Slab;
-use source::Sources;
+pub(crate) use sockopt::{bind_to_interface, peer_credentials};
 pub(crate) use source::main_depth;
+use source::{Link, Sources};
+pub(crate) use successor::start_successor;
 pub(crate) use timers::TimerKey;
 use timers::Timers;
 
 use crate::error::{Error, Result};
+use crate::log;
 
 /// Size of the buffer that all reads of a context share, in bytes. Smaller ones cost more calls (16 KiB 1.3 times the
 /// time), larger ones fall out of the cache (256 KiB 1.4 times).
@@ -61,10 +73,12 @@ impl Ready {
     pub(crate) const ERROR: Ready = Ready(8);
 
     /// Any of those.
+    #[inline]
     pub(crate) fn has(self, other: Ready) -> bool {
         self.0 & other.0 != 0
     }
 
+    #[inline]
     pub(crate) fn without(self, other: Ready) -> Ready {
         Ready(self.0 & !other.0)
     }
@@ -119,7 +133,7 @@ thread_local! {
 }
 
 /// Where each main context's engine lives, for all threads.
-static HOMES: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+static HOMES: Mutex<Vec<(usize, Home)>> = Mutex::new(Vec::new());
 
 impl Home {
     fn here() -> Self {
@@ -132,25 +146,47 @@ impl Home {
     }
 }
 
-/// The engines of a thread. They end with it.
-struct Engines(RefCell<Vec<Weak<Engine>>>);
+/// The engines of a thread. They end with it. Their contexts may live on or be gone, which only another thread may know, so
+/// nothing of GLib is touched.
+struct Engines(RefCell<Vec<Arc<Link>>>);
+
+impl Engines {
+    /// Those that are in use. One whose context went on another thread learns of it here.
+    fn living(&self) -> Vec<Rc<Engine>> {
+        let mut orphans = Vec::new();
+        let mut links = self.0.borrow_mut();
+        links.retain(|link| {
+            if link.is_orphaned() {
+                orphans.extend(link.take());
+            }
+            link.engine().is_some()
+        });
+        let living = links.iter().filter_map(|link| link.engine()).collect();
+        drop(links);
+        for engine in orphans {
+            engine.end();
+        }
+        living
+    }
+}
 
 impl Drop for Engines {
     fn drop(&mut self) {
-        for engine in self.0.take().iter().filter_map(Weak::upgrade) {
-            engine.sources.destroy();
+        for engine in self.0.take().iter().filter_map(|link| link.take()) {
+            engine.end();
         }
     }
 }
 
-fn forget_home(context: usize) {
-    HOMES.lock().unwrap_or_else(PoisonError::into_inner).retain(|(known, _)| *known != context);
+fn forget_home(context: usize, home: Home) {
+    HOMES.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| *known != (context, home));
 }
 
 fn complain_of_thread() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        glib::g_critical!("network", "a main context is run by another thread than the one that made its sockets");
+        log::critical("iterate")
+            .say(format_args!("a main context is run by another thread than the one that made its sockets"));
     });
 }
 
@@ -160,6 +196,8 @@ pub(crate) struct Engine {
     sources: Sources,
     /// Since when the context is gone.
     ended: Cell<Option<std::time::Instant>>,
+    /// Since when several connections are being ended together.
+    ending: Cell<Option<std::time::Instant>>,
     poller: RefCell<Poller>,
     entries: RefCell<Slab<Entry>>,
     /// What is to be served next, each entry once.
@@ -177,7 +215,7 @@ pub(crate) struct Engine {
     inbound: Arc<remote::Inbound>,
     remote_calls: RefCell<HashMap<u64, Call>>,
     next_token: Cell<u64>,
-    panic: Cell<Option<Box<dyn Any + Send>>>,
+    panic: RefCell<Option<Box<dyn Any + Send>>>,
     /// How deep in dispatches our own loop was entered last.
     loop_depth: Cell<Option<i32>>,
 }
@@ -194,11 +232,7 @@ impl Engine {
         }
         let sources = Sources::none(&context);
         let id = sources.context_id();
-        let known = ENGINES.with(|engines| {
-            let mut engines = engines.0.borrow_mut();
-            engines.retain(|engine| engine.upgrade().is_some_and(|engine| !engine.has_ended()));
-            engines.iter().filter_map(Weak::upgrade).find(|engine| engine.sources.context_id() == id)
-        });
+        let known = Engine::all_here().into_iter().find(|engine| engine.sources.context_id() == id);
         if let Some(engine) = known {
             return Ok(engine);
         }
@@ -211,7 +245,7 @@ impl Engine {
             address: "the main loop".into(),
             source,
         })?;
-        homes.push((id, Home::here().0));
+        homes.push((id, Home::here()));
         drop(homes);
         let epoll = poller.as_raw_fd();
         let engine = Rc::new_cyclic(|me| Engine {
@@ -220,6 +254,7 @@ impl Engine {
             inbound: Arc::new(remote::Inbound::new(sources.wakeup())),
             sources,
             ended: Cell::new(None),
+            ending: Cell::new(None),
             poller: RefCell::new(poller),
             entries: RefCell::new(Slab::new()),
             ready: RefCell::default(),
@@ -234,18 +269,29 @@ impl Engine {
             fairness: Budget::new(),
             remote_calls: RefCell::default(),
             next_token: Cell::new(0),
-            panic: Cell::new(None),
+            panic: RefCell::default(),
             loop_depth: Cell::new(None),
         });
-        Sources::attach(&engine, &context, epoll);
-        ENGINES.with(|engines| engines.0.borrow_mut().push(Rc::downgrade(&engine)));
+        let link = Sources::attach(&engine, &context, epoll);
+        ENGINES.with(|engines| engines.0.borrow_mut().push(link));
         Ok(engine)
     }
 
     /// The engines of this thread that are in use.
     pub(crate) fn all_here() -> Vec<Rc<Engine>> {
-        let here = ENGINES.try_with(|engines| engines.0.borrow().iter().filter_map(Weak::upgrade).collect());
-        here.unwrap_or_default()
+        ENGINES.try_with(Engines::living).unwrap_or_default()
+    }
+
+    /// Writes out what was gathered on this thread: a blocking call is about to wait, perhaps for the answer to it.
+    pub(crate) fn flush_here() {
+        let gathered = |engines: &Engines| {
+            engines.0.borrow().iter().filter_map(|link| link.engine()).any(|engine| !engine.dirty.borrow().is_empty())
+        };
+        if ENGINES.try_with(gathered).unwrap_or(false) {
+            for engine in Engine::all_here() {
+                engine.flush();
+            }
+        }
     }
 
     /// Shares the context differently from now on.
@@ -296,10 +342,12 @@ impl Engine {
     // ---- the shared buffer ----
 
     /// The read buffer, of [`READ_BUFFER`] bytes. A nested loop finds it taken and gets another.
+    #[inline]
     pub(crate) fn take_buffer(&self) -> Rc<Vec<u8>> {
         self.buffer.take().unwrap_or_else(|| Rc::new(vec![0; READ_BUFFER]))
     }
 
+    #[inline]
     pub(crate) fn give_buffer(&self, buffer: Rc<Vec<u8>>) {
         if Rc::strong_count(&buffer) != 1 {
             return;
@@ -332,12 +380,12 @@ impl Engine {
     /// through. Under another's the process ends, as it does for panics in any other GLib callback.
     pub(crate) fn panicked(&self, panic: Box<dyn Any + Send>) {
         if self.loop_depth.get() != Some(main_depth() - 1) {
-            glib::g_critical!("network", "a callback panicked under a main loop that cannot pass the panic on");
+            log::critical("call")
+                .say(format_args!("a callback panicked under a main loop that cannot pass the panic on"));
             std::process::abort();
         }
         // Of several the first is the cause.
-        let first = self.panic.take().unwrap_or(panic);
-        self.panic.set(Some(first));
+        self.panic.borrow_mut().get_or_insert(panic);
     }
 
     /// The panic that is to be resumed where our loop was entered.
@@ -345,13 +393,9 @@ impl Engine {
         self.panic.take()
     }
 
+    #[inline]
     pub(crate) fn is_panicking(&self) -> bool {
-        let panic = self.panic.take();
-        let panicking = panic.is_some();
-        if panicking {
-            self.panic.set(panic);
-        }
-        panicking
+        self.panic.borrow().is_some()
     }
 
     // ---- the end, and the fork ----
@@ -362,6 +406,7 @@ impl Engine {
             return;
         }
         self.ended.set(Some(std::time::Instant::now()));
+        forget_home(self.sources.context_id(), self.home);
         let keys = self.entries.borrow().keys();
         for key in keys {
             let handler = self.entries.borrow_mut().get_mut(key).map(|entry| entry.handler.clone());
@@ -380,8 +425,17 @@ impl Engine {
         self.ended.get().is_some()
     }
 
-    /// Since when the context is gone. What its connections still have to send counts from then, for all together.
-    pub(crate) fn ended_at(&self) -> Option<std::time::Instant> {
-        self.ended.get()
+    /// From when on the time counts that a connection has to send its rest: the end of the context, or that of all
+    /// connections that end together with this one. Else now.
+    pub(crate) fn draining_since(&self) -> std::time::Instant {
+        self.ended.get().or(self.ending.get()).unwrap_or_else(std::time::Instant::now)
+    }
+
+    /// Within `end` connections are ended, and the time they have to send their rest counts for all of them together.
+    pub(crate) fn end_together(&self, end: impl FnOnce()) {
+        let before = self.ending.get();
+        self.ending.set(before.or_else(|| Some(std::time::Instant::now())));
+        end();
+        self.ending.set(before);
     }
 }

@@ -5,7 +5,8 @@ use std::{fs, ptr};
 
 /// Which side of the fork this is.
 pub(crate) enum Forked {
-    Parent,
+    /// With the number of the child.
+    Parent(i32),
     Child,
 }
 
@@ -39,7 +40,7 @@ pub(crate) fn fork() -> io::Result<Forked> {
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Forked::Child),
-        _ => Ok(Forked::Parent),
+        child => Ok(Forked::Parent(child)),
     }
 }
 

@@ -151,6 +151,14 @@ impl Engine {
         self.enqueue(key, Ready::WRITE);
     }
 
+    /// Has the handler called when nothing more urgent waits.
+    pub(crate) fn requeue_hot(&self, key: Key) {
+        if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
+            entry.hot |= !entry.queued;
+        }
+        self.enqueue(key, Ready::NONE);
+    }
+
     pub(super) fn enqueue(&self, key: Key, ready: Ready) {
         let mut entries = self.entries.borrow_mut();
         let Some(entry) = entries.get_mut(key) else { return };
@@ -182,8 +190,15 @@ impl Engine {
     }
 
     /// Marks a registration as having gathered output, to be flushed when the turn ends.
+    #[inline(always)]
     pub(crate) fn mark_dirty(&self, key: Key) {
         self.dirty.borrow_mut().push(key);
+    }
+
+    /// Takes the mark back, if it is the last that was made: the output goes out now.
+    #[inline]
+    pub(crate) fn unmark_dirty(&self, key: Key) -> bool {
+        self.dirty.borrow_mut().pop_if(|last| *last == key).is_some()
     }
 
     /// Drops or takes up the read interest of a hot entry. Taken up, epoll looks at the descriptor anew.

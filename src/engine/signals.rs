@@ -2,10 +2,12 @@
 //!
 //! A GLib signal source would start GLib's worker thread, after which a process may no longer fork.
 
+use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
+use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -29,8 +31,18 @@ struct Caught {
 /// While this lives, its descriptor becomes readable at SIGINT and SIGTERM, as far as the program has left those at their
 /// default. The default comes back when the last one goes.
 pub(crate) struct Interrupts {
-    fd: OwnedFd,
+    fd: Rc<OwnedFd>,
     place: usize,
+}
+
+thread_local! {
+    static HERE: RefCell<Weak<OwnedFd>> = const { RefCell::new(Weak::new()) };
+}
+
+/// What tells a wait within a loop of this thread that the loop is to end. It stays readable, for the loop itself. `None`
+/// where no loop runs that catches signals: there they do what the program has chosen.
+pub(crate) fn interrupts_here() -> Option<Rc<OwnedFd>> {
+    HERE.with(|here| here.borrow().upgrade())
 }
 
 impl Interrupts {
@@ -45,7 +57,7 @@ impl Interrupts {
         if !caught.signals.contains(&true) {
             return Ok(None);
         }
-        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let fd = Rc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let taken =
             |place: &AtomicI32| place.compare_exchange(-1, fd.as_raw_fd(), Ordering::AcqRel, Ordering::Relaxed).is_ok();
         let Some(place) = PLACES.iter().position(taken) else { return Ok(None) };
@@ -55,6 +67,7 @@ impl Interrupts {
             }
         }
         caught.loops += 1;
+        HERE.with(|here| here.replace(Rc::downgrade(&fd)));
         Ok(Some(Interrupts { fd, place }))
     }
 }
@@ -87,12 +100,17 @@ fn caught() -> MutexGuard<'static, Caught> {
 }
 
 extern "C" fn on_interrupt(_: c_int) {
+    tell(&PLACES);
+}
+
+/// Makes the descriptors readable. For signal handlers.
+pub(super) fn tell(places: &[AtomicI32]) {
     // SAFETY: only atomics, `write` and errno, all of which a signal handler may use. A descriptor that is closed at this
     // very moment makes the write fail, or wakes a stranger's descriptor once, eight bytes long; the place is cleared
     // before the descriptor is closed, which leaves that to another thread's loop ending in the same instant.
     unsafe {
         let errno = *libc::__errno_location();
-        for place in &PLACES {
+        for place in places {
             let fd = place.load(Ordering::Acquire);
             if fd >= 0 {
                 let one = 1u64;
@@ -103,7 +121,7 @@ extern "C" fn on_interrupt(_: c_int) {
     }
 }
 
-fn disposition(signal: c_int) -> libc::sighandler_t {
+pub(super) fn disposition(signal: c_int) -> libc::sighandler_t {
     let mut old = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: asks only, into a structure of the right type, for which all zeros is a valid value.
     unsafe {
@@ -112,7 +130,7 @@ fn disposition(signal: c_int) -> libc::sighandler_t {
     }
 }
 
-fn set_disposition(signal: c_int, handler: libc::sighandler_t) {
+pub(super) fn set_disposition(signal: c_int, handler: libc::sighandler_t) {
     // SAFETY: all zeros is a valid `sigaction`; the handler is async-signal-safe and takes one argument, so it goes
     // without SA_SIGINFO. SA_RESTART spares other code's system calls from EINTR; our loop is woken by the descriptor.
     unsafe {

@@ -3,27 +3,81 @@
 
 use std::cell::Cell;
 use std::mem::size_of;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::rc::Rc;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use glib::ffi::{self, GMainContext, GPollFD, GSource, GSourceFuncs, gboolean, gpointer};
 use glib::translate::{IntoGlib, ToGlibPtr};
 
-use super::Engine;
+use super::remote::Inbound;
 use super::turn::Wait;
+use super::{Engine, Home};
 
 /// What GLib allocates for each source: its own part first, then ours.
 #[repr(C)]
 struct EngineSource {
     base: GSource,
-    /// A strong reference, taken by `Rc::into_raw`; null once given back.
-    engine: *const Engine,
+    /// A strong reference, taken by `Arc::into_raw`, given back by `finalize`.
+    link: *const Link,
     /// The poll record. Our own one (`g_source_add_poll`), because `g_source_add_unix_fd` would replace `check()`.
     poll: GPollFD,
 }
 
-/// Pointers to the sources, null when the context has destroyed them.
+/// Between an engine, which lives on one thread, and its sources, which end with their context on any.
+pub(super) struct Link {
+    home: Home,
+    context: usize,
+    inbound: Arc<Inbound>,
+    /// A strong reference, taken by `Rc::into_raw`; null once given back. Written, and followed, by the engine's own thread
+    /// alone.
+    engine: AtomicPtr<Engine>,
+    /// The context has gone, on another thread.
+    orphaned: AtomicBool,
+}
+
+impl Link {
+    /// The engine, on its own thread, until it has ended.
+    pub(super) fn engine(&self) -> Option<Rc<Engine>> {
+        let engine = self.peek()?;
+        // SAFETY: the pointer came from `Rc::into_raw`, this is the engine's thread, and the link's own reference, which
+        // only this thread could give back, is still there.
+        unsafe {
+            Rc::increment_strong_count(engine.as_ptr());
+            Some(Rc::from_raw(engine.as_ptr()))
+        }
+    }
+
+    /// Gives the link's reference to the engine back: it ends. `None` on another thread, or if that was done before.
+    pub(super) fn take(&self) -> Option<Rc<Engine>> {
+        let engine = self.peek()?;
+        self.engine.store(ptr::null_mut(), Ordering::Release);
+        // SAFETY: as in `engine`; the reference goes to the caller, once, for the pointer to it is gone.
+        let engine = unsafe { Rc::from_raw(engine.as_ptr()) };
+        engine.sources.forget();
+        Some(engine)
+    }
+
+    #[inline]
+    fn peek(&self) -> Option<NonNull<Engine>> {
+        if !self.home.is_here() {
+            return None;
+        }
+        NonNull::new(self.engine.load(Ordering::Relaxed))
+    }
+
+    /// The engine has ended, and its sources are to go as well.
+    fn has_ended(&self) -> bool {
+        self.engine.load(Ordering::Acquire).is_null()
+    }
+
+    pub(super) fn is_orphaned(&self) -> bool {
+        self.orphaned.load(Ordering::Acquire)
+    }
+}
+
+/// Pointers to the sources, null when they are no longer the engine's.
 pub(super) struct Sources {
     context: *mut GMainContext,
     main: Cell<*mut GSource>,
@@ -67,35 +121,34 @@ impl Sources {
     }
 
     /// Attaches both sources to the context they were made for.
-    pub(super) fn attach(engine: &Rc<Engine>, context: &glib::MainContext, epoll: i32) {
+    pub(super) fn attach(engine: &Rc<Engine>, context: &glib::MainContext, epoll: i32) -> Arc<Link> {
+        let link = Arc::new(Link {
+            home: engine.home,
+            context: engine.sources.context_id(),
+            inbound: engine.inbound.clone(),
+            engine: AtomicPtr::new(Rc::into_raw(engine.clone()).cast_mut()),
+            orphaned: AtomicBool::new(false),
+        });
         let sources = &engine.sources;
         let default = super::Fairness::default();
-        sources.main.set(attach(engine, context, &MAIN, default.priority, Some(epoll)));
-        sources.low.set(attach(engine, context, &LOW, default.flood_priority, None));
+        sources.main.set(attach(&link, context, &MAIN, default.priority, Some(epoll)));
+        sources.low.set(attach(&link, context, &LOW, default.flood_priority, None));
+        link
     }
 
     pub(super) fn set_priorities(&self, main: glib::Priority, low: glib::Priority) {
         for (source, priority) in [(self.main.get(), main), (self.low.get(), low)] {
             if !source.is_null() {
-                // SAFETY: not null, so `finalize` has not run and the source lives.
+                // SAFETY: not null, and the context is this thread's default one: it lives, and its sources with it.
                 unsafe { ffi::g_source_set_priority(source, priority.into_glib()) };
             }
         }
     }
 
-    /// Takes the sources off the context, which gives their references to the engine back.
-    pub(super) fn destroy(&self) {
-        // What callbacks captured is dropped on the way, and that may be the last reference to the context.
-        let alive = !(self.main.get().is_null() && self.low.get().is_null());
-        // SAFETY: a source that is not finalized has its context.
-        let _context: Option<glib::MainContext> =
-            alive.then(|| unsafe { glib::translate::from_glib_none(self.context) });
-        for source in [self.main.get(), self.low.get()] {
-            if !source.is_null() {
-                // SAFETY: not null, so `finalize` has not run and the source lives.
-                unsafe { ffi::g_source_destroy(source) };
-            }
-        }
+    /// From now on the context may be gone.
+    fn forget(&self) {
+        self.main.set(ptr::null_mut());
+        self.low.set(ptr::null_mut());
     }
 
     /// Makes the context the thread's default one for as long as the guard lives, so that what callbacks make goes where
@@ -154,7 +207,7 @@ pub(crate) fn main_depth() -> i32 {
 }
 
 fn attach(
-    engine: &Rc<Engine>,
+    link: &Arc<Link>,
     context: &glib::MainContext,
     funcs: &'static GSourceFuncs,
     priority: glib::Priority,
@@ -162,11 +215,11 @@ fn attach(
 ) -> *mut GSource {
     // SAFETY: GLib allocates an `EngineSource`, zeroed, of which it knows the head. It never writes to the functions. The
     // poll record lies in the source itself, so it lives as long as the source. The context takes the reference that
-    // keeps the source alive; `finalize` clears our pointer when it lets go.
+    // keeps the source alive; `finalize` runs when it lets go.
     unsafe {
         let source = ffi::g_source_new(ptr::from_ref(funcs).cast_mut(), size_of::<EngineSource>() as u32);
         let own = source.cast::<EngineSource>();
-        (*own).engine = Rc::into_raw(engine.clone());
+        (*own).link = Arc::into_raw(link.clone());
         ffi::g_source_set_name(source, c"network".as_ptr());
         ffi::g_source_set_priority(source, priority.into_glib());
         // Without this GLib takes the poll record out and puts it back around every dispatch, and callbacks that run a
@@ -182,17 +235,22 @@ fn attach(
     }
 }
 
-/// The engine of a source, if this is the thread it lives on.
+/// The link of a source.
 ///
 /// # Safety
 /// `source` is one of ours, and stays alive for as long as the answer is used.
+unsafe fn link_of<'a>(source: *mut GSource) -> &'a Link {
+    // SAFETY: the source holds a reference to the link until `finalize`.
+    unsafe { &*(*source.cast::<EngineSource>()).link }
+}
+
+/// The engine of a source, if this is the thread it lives on.
+///
+/// # Safety
+/// As for [`link_of`]; and the answer is not used beyond anything that may end the engine.
 unsafe fn engine_of<'a>(source: *mut GSource) -> Option<&'a Engine> {
-    // SAFETY: the source holds a reference to the engine until `finalize`. Its home never changes, so any thread may read
-    // it; nothing else is touched before that is known to be this one.
-    unsafe {
-        let engine = (*source.cast::<EngineSource>()).engine;
-        (*engine).home.is_here().then(|| &*engine)
-    }
+    // SAFETY: this is the engine's thread, and the link's reference is there.
+    unsafe { link_of(source).peek().map(|engine| engine.as_ref()) }
 }
 
 unsafe extern "C" fn prepare(source: *mut GSource, timeout: *mut i32) -> gboolean {
@@ -200,6 +258,11 @@ unsafe extern "C" fn prepare(source: *mut GSource, timeout: *mut i32) -> gboolea
     // or writes the poll record, and with a valid place for the time-out.
     unsafe {
         let own = source.cast::<EngineSource>();
+        if link_of(source).has_ended() {
+            // `dispatch` has the context remove it.
+            *timeout = 0;
+            return ffi::GTRUE;
+        }
         let Some(engine) = engine_of(source) else {
             // Poll nothing while the wrong thread runs the context: it would find the descriptor ready forever.
             (*own).poll.events = 0;
@@ -230,8 +293,9 @@ unsafe extern "C" fn prepare(source: *mut GSource, timeout: *mut i32) -> gboolea
 unsafe extern "C" fn prepare_low(source: *mut GSource, timeout: *mut i32) -> gboolean {
     // SAFETY: as for `prepare`.
     unsafe {
+        let armed = engine_of(source).is_some_and(|engine| engine.low_armed.get()) || link_of(source).has_ended();
         *timeout = -1;
-        engine_of(source).is_some_and(|engine| engine.low_armed.get()).into_glib()
+        armed.into_glib()
     }
 }
 
@@ -249,55 +313,38 @@ unsafe extern "C" fn check(source: *mut GSource) -> gboolean {
     }
 }
 
-/// Keeps the engine alive while it works, whatever callbacks do to its context.
-///
-/// # Safety
-/// As for [`engine_of`].
-unsafe fn strong(source: *mut GSource) -> Option<Rc<Engine>> {
-    // SAFETY: the pointer came from `Rc::into_raw`, the source's reference is still there, and this is its thread.
-    unsafe {
-        let engine = ptr::from_ref(engine_of(source)?);
-        Rc::increment_strong_count(engine);
-        Some(Rc::from_raw(engine))
-    }
-}
-
 unsafe extern "C" fn dispatch(source: *mut GSource, _: ffi::GSourceFunc, _: gpointer) -> gboolean {
-    // SAFETY: GLib calls this with one of our living sources.
+    // SAFETY: GLib calls this with one of our living sources, and keeps it for the length of the call.
     unsafe {
-        if let Some(engine) = strong(source) {
+        let link = link_of(source);
+        // Kept while it works, whatever callbacks do to its context.
+        if let Some(engine) = link.engine() {
             engine.dispatch((*source.cast::<EngineSource>()).poll.revents != 0);
         }
+        (!link.has_ended()).into_glib()
     }
-    ffi::GTRUE
 }
 
 unsafe extern "C" fn dispatch_low(source: *mut GSource, _: ffi::GSourceFunc, _: gpointer) -> gboolean {
-    // SAFETY: GLib calls this with one of our living sources.
-    if let Some(engine) = unsafe { strong(source) } {
+    // SAFETY: as for `dispatch`.
+    let link = unsafe { link_of(source) };
+    if let Some(engine) = link.engine() {
         engine.dispatch_low();
     }
-    ffi::GTRUE
+    (!link.has_ended()).into_glib()
 }
 
 unsafe extern "C" fn finalize(source: *mut GSource) {
-    // SAFETY: GLib calls this once, when the last reference is gone, so the engine's pointers to it are cleared and the
-    // source's reference is given back. On another thread nothing of the engine may be touched, not even its count: it is
-    // left as it is, and only what is behind a lock learns of its end.
-    unsafe {
-        let engine = (*source.cast::<EngineSource>()).engine;
-        super::forget_home((*engine).sources.context_id());
-        let inbound = &(*engine).inbound;
-        inbound.context.forget();
-        if !(*engine).home.is_here() {
-            return;
+    // SAFETY: GLib calls this once, when the last reference is gone, on whichever thread that happens.
+    let link = unsafe { Arc::from_raw((*source.cast::<EngineSource>()).link) };
+    link.inbound.context.forget();
+    match link.take() {
+        Some(engine) => engine.end(),
+        // The engine's own thread will find that, at its own time.
+        None if !link.has_ended() => {
+            super::forget_home(link.context, link.home);
+            link.orphaned.store(true, Ordering::Release);
         }
-        let engine = Rc::from_raw(engine);
-        for place in [&engine.sources.main, &engine.sources.low] {
-            if place.get() == source {
-                place.set(ptr::null_mut());
-            }
-        }
-        engine.end();
+        None => {}
     }
 }

@@ -17,6 +17,7 @@ pub(super) enum Wait {
 
 impl Engine {
     /// Is a dispatch of this engine on the stack? Then what is sent is gathered.
+    #[inline]
     pub(crate) fn in_turn(&self) -> bool {
         self.turns.get() > 0
     }
@@ -25,6 +26,16 @@ impl Engine {
     #[inline]
     pub(crate) fn spent(&self) -> bool {
         self.fairness.spent()
+    }
+
+    /// May futures go on, as far as the rest of the program is concerned?
+    pub(crate) fn futures_have_credit(&self, now: i64) -> bool {
+        self.fairness.futures_have_credit(now)
+    }
+
+    /// When this turn began, or now, if this is none. In microseconds of GLib's monotonic clock.
+    pub(crate) fn turn_time(&self) -> i64 {
+        self.fairness.started().unwrap_or_else(fairness::now)
     }
 
     /// Writes out what was gathered. Before every sleep, nested iteration and blocking call, and at the end of a turn.
@@ -48,6 +59,9 @@ impl Engine {
 
     pub(super) fn prepare(&self) -> Wait {
         self.flush();
+        if self.fairness.charge_futures() {
+            self.arm_low();
+        }
         let may_work = self.fairness.has_credit() && !self.is_panicking();
         if self.inbound.is_pending() {
             return Wait::Not;
@@ -160,17 +174,19 @@ impl Engine {
         // Those that are there now: a call that defers another must not keep the loop here.
         let mut calls = self.deferred.borrow().len();
         while !self.is_panicking() {
-            let call = if calls > 0 { self.deferred.borrow_mut().pop_front() } else { None };
-            match call {
-                Some(call) => {
-                    calls -= 1;
-                    call(self);
-                    if self.fairness.spent() {
-                        return true;
+            if calls > 0 {
+                let call = self.deferred.borrow_mut().pop_front();
+                match call {
+                    Some(call) => {
+                        calls -= 1;
+                        call(self);
+                        if self.fairness.spent() {
+                            return true;
+                        }
                     }
+                    // A nested loop in one of them may have made the others.
+                    None => calls = 0,
                 }
-                // A nested loop in one of them may have made the others.
-                None => calls = 0,
             }
             let key = if *left > 0 { queue.borrow_mut().pop_front() } else { None };
             match key {
@@ -188,6 +204,7 @@ impl Engine {
         true
     }
 
+    #[inline]
     fn serve(self: &Rc<Self>, key: Key) {
         let (handler, ready) = {
             let mut entries = self.entries.borrow_mut();
@@ -198,6 +215,9 @@ impl Engine {
         let next = handler.ready(self, ready);
         let mut entries = self.entries.borrow_mut();
         let Some(entry) = entries.get_mut(key) else { return };
+        if next == Next::Idle && !entry.hot {
+            return;
+        }
         entry.hot = next == Next::Hot;
         if !entry.hot {
             self.mute(key, entry, false);

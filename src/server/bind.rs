@@ -2,29 +2,46 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use crate::address::{Address, Host, Target, parse_listening};
+use super::adopt::{adopt_inet, adopt_unix};
+use super::unix::{FileSettings, SocketFile, bind_abstract, bind_path};
+use crate::address::{Address, Host, Target, UnixName, parse_listening};
 use crate::avahi::Registration as Announcement;
-use crate::connect::unix_address;
+use crate::engine::OWN_SOCKET;
 use crate::error::{Error, Result};
 use crate::resolve::{local_addresses, port_number};
 use crate::transport::endpoint;
+use crate::tuning::Tuning;
 
 /// How often a free port is looked for that is free on every loopback address.
 const PORT_TRIES: usize = 32;
 
-/// The path of a unix socket, and which file it was when we made it.
-pub(super) struct SocketFile {
-    path: PathBuf,
-    identity: Option<(u64, u64)>,
+/// A listening socket, and the name under which it would be passed on.
+pub(super) struct Listening {
+    pub(super) fd: OwnedFd,
+    pub(super) name: String,
 }
-pub(super) fn bind(address: &Address, local: &str, backlog: i32) -> Result<(Vec<OwnedFd>, Option<SocketFile>)> {
+
+impl From<OwnedFd> for Listening {
+    fn from(fd: OwnedFd) -> Self {
+        Listening { fd, name: OWN_SOCKET.into() }
+    }
+}
+
+/// How to listen.
+#[derive(Clone, Copy)]
+pub(super) struct How<'a> {
+    pub(super) backlog: i32,
+    pub(super) tuning: &'a Tuning,
+    pub(super) file: FileSettings,
+}
+
+/// Takes what was passed to this process for that address, and makes what is missing.
+pub(super) fn bind(address: &Address, local: &str, how: How<'_>) -> Result<(Vec<Listening>, Option<SocketFile>)> {
     let failed = |source: io::Error| Error::from_listen(address, source);
     match address.target() {
         Target::Service { rest, .. } => {
@@ -32,21 +49,34 @@ pub(super) fn bind(address: &Address, local: &str, backlog: i32) -> Result<(Vec<
                 (_, Some(port)) => port_number(address, &port)?,
                 (_, None) => 0,
             };
-            Ok((bind_at(address, None, local, port, backlog)?, None))
+            Ok((bind_at(address, None, local, port, how)?, None))
         }
-        Target::Unix(path) => {
-            let (fd, file) = bind_unix(path, backlog).map_err(failed)?;
-            Ok((vec![fd], Some(file)))
+        Target::Unix(name) => {
+            let (listening, file) = bind_unix(name, how).map_err(failed)?;
+            Ok((vec![listening], file))
         }
-        Target::Direct(addresses) => Ok((bind_all(addresses, backlog).map_err(failed)?, None)),
+        Target::Direct(addresses) => Ok((bind_all(addresses, how).map_err(failed)?, None)),
         Target::Inet { tls: Some(_), .. } => Err(address.unfit("a URL cannot be listened on; expected a port")),
         Target::Inet { host, port, .. } => {
-            Ok((bind_at(address, host.as_ref(), local, port_number(address, port)?, backlog)?, None))
+            Ok((bind_at(address, host.as_ref(), local, port_number(address, port)?, how)?, None))
         }
     }
 }
 
-fn bind_at(address: &Address, host: Option<&Host>, local: &str, port: u16, backlog: i32) -> Result<Vec<OwnedFd>> {
+fn bind_unix(name: &UnixName, how: How<'_>) -> io::Result<(Listening, Option<SocketFile>)> {
+    if let Some(adopted) = adopt_unix(name)? {
+        return Ok(adopted);
+    }
+    match name {
+        UnixName::Path(path) => {
+            let (fd, file) = bind_path(path, how)?;
+            Ok((fd.into(), Some(file)))
+        }
+        UnixName::Abstract(_) => Ok((bind_abstract(name, how)?.into(), None)),
+    }
+}
+
+fn bind_at(address: &Address, host: Option<&Host>, local: &str, port: u16, how: How<'_>) -> Result<Vec<Listening>> {
     let host = match (host, local) {
         (Some(_), local) if !local.is_empty() => {
             return Err(address.unfit(format!("it names an address itself, and {local:?} was set as another")));
@@ -56,8 +86,8 @@ fn bind_at(address: &Address, host: Option<&Host>, local: &str, port: u16, backl
         (None, local) => Some(listen_host(local)?),
     };
     let sockets = match local_addresses(address, host.as_ref(), port)? {
-        Some(addresses) => bind_all(&addresses, backlog),
-        None => bind_everywhere(port, backlog),
+        Some(addresses) => bind_all(&addresses, how),
+        None => bind_everywhere(port, how),
     };
     sockets.map_err(|source| Error::from_listen(address, source))
 }
@@ -95,22 +125,31 @@ fn listen_host(local: &str) -> Result<Host> {
 }
 
 /// One IPv6 socket that serves IPv4 as well; where there is no IPv6, an IPv4 one.
-fn bind_everywhere(port: u16, backlog: i32) -> io::Result<Vec<OwnedFd>> {
+fn bind_everywhere(port: u16, how: How<'_>) -> io::Result<Vec<Listening>> {
     let dual = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    match bind_inet(&dual, false, backlog) {
-        Ok(fd) => Ok(vec![fd]),
-        Err(error) if is_missing_family(&error) => {
-            Ok(vec![bind_inet(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), true, backlog)?])
-        }
+    let v4 = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let mut adopted: Vec<Listening> = adopt_inet(dual)?.into_iter().collect();
+    // One that was passed may serve IPv6 alone, with another for IPv4 beside it.
+    let port_of =
+        |one: &Listening| Ok::<_, io::Error>(endpoint(rustix::net::getsockname(&one.fd)?).port().unwrap_or(port));
+    let beside = adopted.first().map(port_of).transpose()?.unwrap_or(port);
+    adopted.extend(adopt_inet(v4(beside))?);
+    if !adopted.is_empty() {
+        return Ok(adopted);
+    }
+    match bind_inet(&dual, false, how) {
+        Ok(fd) => Ok(vec![fd.into()]),
+        Err(error) if is_missing_family(&error) => Ok(vec![bind_inet(&v4(port), true, how)?.into()]),
         Err(error) => Err(error),
     }
 }
 
 /// One socket for each address, all with the same port. A family that this machine lacks is left out if another is there.
-fn bind_all(addresses: &[SocketAddr], backlog: i32) -> io::Result<Vec<OwnedFd>> {
+fn bind_all(addresses: &[SocketAddr], how: How<'_>) -> io::Result<Vec<Listening>> {
     let mut tries = PORT_TRIES;
     loop {
-        let mut sockets: Vec<OwnedFd> = Vec::new();
+        let mut sockets: Vec<Listening> = Vec::new();
+        let mut is_adopted = false;
         let mut missing = None;
         let mut port = None;
         let mut clash = None;
@@ -119,10 +158,17 @@ fn bind_all(addresses: &[SocketAddr], backlog: i32) -> io::Result<Vec<OwnedFd>> 
             if let (0, Some(port)) = (address.port(), port) {
                 address.set_port(port);
             }
-            match bind_inet(&address, true, backlog) {
-                Ok(fd) => {
-                    port = endpoint(rustix::net::getsockname(&fd)?).port();
-                    sockets.push(fd);
+            let bound = match adopt_inet(address)? {
+                Some(adopted) => {
+                    is_adopted = true;
+                    Ok(adopted)
+                }
+                None => bind_inet(&address, true, how).map(Listening::from),
+            };
+            match bound {
+                Ok(listening) => {
+                    port = endpoint(rustix::net::getsockname(&listening.fd)?).port();
+                    sockets.push(listening);
                 }
                 Err(error) if is_missing_family(&error) => missing = Some(error),
                 Err(error) if !sockets.is_empty() && error.kind() == io::ErrorKind::AddrInUse => clash = Some(error),
@@ -133,7 +179,7 @@ fn bind_all(addresses: &[SocketAddr], backlog: i32) -> io::Result<Vec<OwnedFd>> 
             (Some(error), _) => {
                 // The free port that the first address got is taken on the second.
                 tries -= 1;
-                if tries == 0 || addresses.iter().any(|address| address.port() != 0) {
+                if tries == 0 || is_adopted || addresses.iter().any(|address| address.port() != 0) {
                     return Err(error);
                 }
             }
@@ -148,7 +194,7 @@ fn is_missing_family(error: &io::Error) -> bool {
     [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].iter().any(|known| code == Some(known.raw_os_error()))
 }
 
-fn bind_inet(address: &SocketAddr, v6_only: bool, backlog: i32) -> io::Result<OwnedFd> {
+fn bind_inet(address: &SocketAddr, v6_only: bool, how: How<'_>) -> io::Result<OwnedFd> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let fd = listening_socket(family)?;
     if address.is_ipv6() {
@@ -158,49 +204,13 @@ fn bind_inet(address: &SocketAddr, v6_only: bool, backlog: i32) -> io::Result<Ow
     sockopt::set_socket_reuseaddr(&fd, true)?;
     // Inherited by the connections: small messages must not wait for acknowledgements.
     sockopt::set_tcp_nodelay(&fd, true)?;
+    how.tuning.apply(fd.as_fd(), family)?;
     rustix::net::bind(&fd, address)?;
-    rustix::net::listen(&fd, backlog)?;
+    rustix::net::listen(&fd, how.backlog)?;
     Ok(fd)
 }
 
-fn bind_unix(path: &Path, backlog: i32) -> io::Result<(OwnedFd, SocketFile)> {
-    let fd = listening_socket(AddressFamily::UNIX)?;
-    rustix::net::bind(&fd, &unix_address(path)?).map_err(|error| match error {
-        Errno::ADDRINUSE => io::Error::new(
-            io::ErrorKind::AddrInUse,
-            "that path exists already; if no other server uses it, remove it first",
-        ),
-        other => other.into(),
-    })?;
-    let file = SocketFile::new(path);
-    if let Err(error) = rustix::net::listen(&fd, backlog) {
-        file.remove();
-        return Err(error.into());
-    }
-    Ok((fd, file))
-}
-
-fn listening_socket(family: AddressFamily) -> io::Result<OwnedFd> {
+pub(super) fn listening_socket(family: AddressFamily) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?)
-}
-
-impl SocketFile {
-    fn new(path: &Path) -> Self {
-        // The working directory may change before it is removed.
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
-        SocketFile { identity: identity(&path), path }
-    }
-
-    /// Removes it, if it is still the one that was made.
-    pub(super) fn remove(&self) {
-        if self.identity.is_some() && identity(&self.path) == self.identity {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    let metadata = std::fs::symlink_metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
 }

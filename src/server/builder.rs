@@ -2,22 +2,28 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::bind::{announcement, bind};
+use super::accept::Asked;
+use super::access::{Account, AllowList};
+use super::bind::{How, Listening, announcement, bind};
 use super::listener::Listener;
+use super::unix::FileSettings;
 use super::{Obj, OnPublished, SERVERS, Server, Shared};
-use crate::address::{Address, Target};
+use crate::address::{Address, Target, UnixName};
 use crate::conn::handler::{Disconnect, SharedDisconnect};
 use crate::conn::{Options, limit_setters};
 use crate::connect::note_listening;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::log;
 use crate::socket::Socket;
 use crate::tls::{ServerSetup, ServerTls, Tls};
 use crate::transport::endpoint;
+use crate::tuning::KeepAlive;
 
 /// How many hand-shakes of TLS may be going on at a time, unless the program says otherwise. Each costs some hundred
 /// microseconds and some kilobytes; whoever connects and then says nothing must not keep others out for long.
@@ -38,17 +44,23 @@ const HANDSHAKES: usize = 1000;
 /// ```
 #[must_use]
 pub struct ServerBuilder {
-    address: String,
-    backlog: u32,
-    max_connections: usize,
-    options: Options,
-    on_disconnect: Option<SharedDisconnect>,
-    service_name: Option<String>,
-    txt: Vec<(String, Vec<u8>)>,
-    on_published: Option<OnPublished>,
+    pub(super) address: String,
+    pub(super) backlog: u32,
+    pub(super) max_connections: usize,
+    pub(super) options: Options,
+    pub(super) on_disconnect: Option<SharedDisconnect>,
+    pub(super) service_name: Option<String>,
+    pub(super) txt: Vec<(String, Vec<u8>)>,
+    pub(super) on_published: Option<OnPublished>,
     /// As chosen; `None` leaves it to the address.
-    tls: Option<Tls<ServerTls>>,
-    max_handshakes: usize,
+    pub(super) tls: Option<Tls<ServerTls>>,
+    pub(super) max_handshakes: usize,
+    pub(super) mode: Option<u32>,
+    pub(super) group: Option<Account>,
+    pub(super) take_over: bool,
+    pub(super) allowed: AllowList,
+    /// Sockets that listen already, and what their TLS has been prepared to.
+    pub(super) adopted: Option<(Vec<OwnedFd>, Option<Arc<ServerSetup>>)>,
 }
 
 impl fmt::Debug for ServerBuilder {
@@ -76,6 +88,11 @@ impl ServerBuilder {
             on_published: None,
             tls: None,
             max_handshakes: HANDSHAKES,
+            mode: None,
+            group: None,
+            take_over: false,
+            allowed: AllowList::default(),
+            adopted: None,
         }
     }
 
@@ -108,9 +125,62 @@ impl ServerBuilder {
         self
     }
 
-    /// The most connections at a time. No limit by default. Further clients wait in the backlog until one ends.
+    /// The most connections at a time, those whose hand-shake of TLS is going on included. No limit by default.
+    ///
+    /// Further clients are not accepted and not turned away: they wait in the [backlog](ServerBuilder::backlog), where
+    /// what they send waits as well, and come in their order as others end. When the backlog is full too, the system lets
+    /// them try again until their own time-out. A connection counts until its disconnect callback is due; what it sends
+    /// after that, in the background, does not.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.max(1);
+        self
+    }
+
+    /// The permissions of a unix socket's path, as `0o660`: who has the right to write may connect. The umask of the
+    /// process does not change them, and at no moment the path has wider ones.
+    ///
+    /// Without this call, and without [`group`](Self::group), it is 0777 less the umask.
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+
+    /// The group that a unix socket's path is given, by name or number; the process must be in it, or be root. Without
+    /// [`mode`](Self::mode) the path gets 0660, by which its owner and that group may connect.
+    pub fn group(mut self, group: impl Into<Account>) -> Self {
+        self.group = Some(group.into());
+        self
+    }
+
+    /// Whether to replace a unix socket that a server has left behind which was killed. False.
+    ///
+    /// It is replaced only if it is a socket, and nobody listens on it any more; anything else is [`Error::InUse`]. Of
+    /// several servers that start at once one gets the path. For addresses without a path this changes nothing.
+    pub fn take_over(mut self, take_over: bool) -> Self {
+        self.take_over = take_over;
+        self
+    }
+
+    /// Who may connect to a unix socket: these users, by name or number, and the members of
+    /// [`allow_groups`](Self::allow_groups). Everybody else's connection, root's too, is closed at once and logged.
+    ///
+    /// It is asked of the system, which knows; no client can pretend. Without either call everybody may whom the path's
+    /// permissions let in.
+    pub fn allow_users<A: Into<Account>>(mut self, users: impl IntoIterator<Item = A>) -> Self {
+        self.allowed.users = Some(users.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// As [`allow_users`](Self::allow_users): whose process is in one of these groups, be it a supplementary one.
+    pub fn allow_groups<A: Into<Account>>(mut self, groups: impl IntoIterator<Item = A>) -> Self {
+        self.allowed.groups = Some(groups.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Whether other servers, of the same user, may listen on the same port, if they allow it too: the system spreads the
+    /// clients over them. Off by default. A port whose last server has just stopped can be had again in any case.
+    pub fn reuse_port(mut self, reuse: bool) -> Self {
+        self.options.tuning.reuse_port = reuse;
         self
     }
 
@@ -128,7 +198,8 @@ impl ServerBuilder {
     }
 
     /// Adds a key and a value to the TXT record of a published service. A key is printable ASCII without `=`; both
-    /// together have at most 254 bytes.
+    /// together have at most 254 bytes. In a build with the feature `zeroconf` instead of `avahi`, the value must be UTF-8
+    /// without NUL; else listening fails with [`Error::Address`].
     pub fn txt(mut self, key: impl Into<String>, value: impl AsRef<[u8]>) -> Self {
         self.txt.push((key.into(), value.as_ref().to_vec()));
         self
@@ -150,16 +221,37 @@ impl ServerBuilder {
         A: TryInto<Address>,
         Error: From<A::Error>,
     {
-        self.start(address.try_into()?, Box::new(obj))
+        self.start(address.try_into()?, Some(Box::new(obj)))
     }
 
-    fn start(self, address: Address, obj: Obj) -> Result<Server> {
+    /// As [`Server::bind`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind<A>(self, address: A) -> Result<Server>
+    where
+        A: TryInto<Address>,
+        Error: From<A::Error>,
+    {
+        self.start(address.try_into()?, None)
+    }
+
+    /// Without `obj` its clients are asked for.
+    pub(super) fn start(mut self, address: Address, obj: Option<Obj>) -> Result<Server> {
         let engine = Engine::current()?;
-        let setup = self.prepare_tls(&address)?;
+        let (adopted, setup) = match self.adopted.take() {
+            Some((sockets, setup)) => (Some(sockets), setup),
+            None => (None, self.prepare_tls(&address)?),
+        };
         let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
+        let file = self.file_settings(&address)?;
         let announcement = announcement(&address, self.service_name, &self.txt)?;
-        let (sockets, path) = bind(&address, &self.address, backlog)?;
-        let port = sockets.first().and_then(|fd| rustix::net::getsockname(fd).ok());
+        let allowed = self.allowed.resolve(&address)?;
+        let (sockets, path) = match adopted {
+            Some(sockets) => (sockets.into_iter().map(Listening::from).collect(), None),
+            None => bind(&address, &self.address, How { backlog, tuning: &self.options.tuning, file })?,
+        };
+        let port = sockets.first().and_then(|listening| rustix::net::getsockname(&listening.fd).ok());
         let port = port.and_then(|local| endpoint(local).port()).unwrap_or(0);
         let shared = Rc::new(Shared {
             engine: engine.clone(),
@@ -168,7 +260,8 @@ impl ServerBuilder {
             path: RefCell::new(path),
             port,
             publication: RefCell::new(None),
-            obj: RefCell::new(Some(obj)),
+            asked: obj.is_none().then(Asked::default),
+            obj: RefCell::new(obj),
             connections: RefCell::default(),
             waiting: RefCell::default(),
             next_id: Cell::new(0),
@@ -178,19 +271,23 @@ impl ServerBuilder {
             setup,
             handshakes: Cell::new(0),
             max_handshakes: self.max_handshakes,
+            allowed,
+            draining: Cell::new(false),
             kept: RefCell::new(None),
         });
-        for fd in sockets {
-            let local = rustix::net::getsockname(&fd).ok().and_then(|local| endpoint(local).inet());
+        let mut only_here = true;
+        for listening in sockets {
+            let local = rustix::net::getsockname(&listening.fd).ok().and_then(|local| endpoint(local).inet());
             let listener =
-                Listener::start(&shared, fd).map_err(|source| Error::from_listen(&shared.address, source))?;
+                Listener::start(&shared, listening).map_err(|source| Error::from_listen(&shared.address, source))?;
             shared.listeners.borrow_mut().push(listener);
             if let Some(local) = local {
                 note_listening(local, true);
+                only_here &= local.ip().is_loopback();
             }
         }
         if let Some(announcement) = announcement {
-            shared.announce(announcement.with_port(port), self.on_published);
+            shared.announce(announcement.at(port, only_here), self.on_published);
         }
         SERVERS.with(|servers| {
             let mut servers = servers.borrow_mut();
@@ -202,8 +299,33 @@ impl ServerBuilder {
 }
 
 impl ServerBuilder {
+    /// What the file of a unix socket is to be like; what only has a meaning there is refused elsewhere.
+    pub(super) fn file_settings(&self, address: &Address) -> Result<FileSettings> {
+        let name = match address.target() {
+            Target::Unix(name) => Some(name),
+            _ => None,
+        };
+        if !self.allowed.is_empty() && name.is_none() {
+            return Err(address.unfit("who connects is known by user and group on unix sockets only"));
+        }
+        if self.mode.is_some() || self.group.is_some() {
+            match name {
+                Some(UnixName::Path(_)) => {}
+                Some(UnixName::Abstract(_)) => {
+                    return Err(address.unfit("an abstract name has no file, hence no mode and no group"));
+                }
+                None => return Err(address.unfit("a mode and a group are for the paths of unix sockets")),
+            }
+        }
+        if let Some(mode) = self.mode.filter(|mode| mode & !0o777 != 0) {
+            return Err(address.unfit(format!("expected a mode of at most 0777, not {mode:04o}")));
+        }
+        let group = self.group.as_ref().map(|group| group.group(address)).transpose()?;
+        Ok(FileSettings { mode: self.mode, group, take_over: self.take_over })
+    }
+
     /// Loads or makes the certificate, if there is to be one.
-    fn prepare_tls(&self, address: &Address) -> Result<Option<Arc<ServerSetup>>> {
+    pub(super) fn prepare_tls(&self, address: &Address) -> Result<Option<Arc<ServerSetup>>> {
         let is_unix = matches!(address.target(), Target::Unix(_));
         let settings = match &self.tls {
             Some(Tls::On(_)) if is_unix => return Err(address.unfit("TLS is not used on unix sockets")),
@@ -214,9 +336,11 @@ impl ServerBuilder {
         };
         let setup = settings.prepare()?;
         for warning in setup.identity().warnings() {
-            glib::g_warning!("network", "{warning}");
+            log::warning("identity").peer(&address).error(&warning).say(format_args!("{warning}"));
         }
-        glib::g_info!("network", "the server on {address} has the fingerprint {}", setup.identity().fingerprint());
+        log::info("listen")
+            .peer(&address)
+            .say(format_args!("the server on {address} has the fingerprint {}", setup.identity().fingerprint()));
         Ok(Some(setup))
     }
 }

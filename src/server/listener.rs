@@ -1,8 +1,8 @@
 //! One listening socket: accepts in batches, and pauses when the system or the server has no room.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -10,10 +10,12 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
 use super::Shared;
+use super::bind::Listening;
 use crate::address::Endpoint;
 use crate::connect::note_listening;
-use crate::engine::{Engine, Handler, Key, Next, Ready, Registration};
+use crate::engine::{Descriptor, Engine, Handler, Key, Next, Ready, Registration};
 use crate::error::Result;
+use crate::log;
 use crate::transport::endpoint;
 
 /// Does that error say something of one client's network, and nothing of ours?
@@ -32,8 +34,13 @@ fn is_of_client(error: Errno) -> bool {
     OF_CLIENT.contains(&error)
 }
 
+/// Does it say that there is no room for another client, for now?
+pub(super) fn is_of_system(error: Errno) -> bool {
+    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+}
+
 /// Clients accepted in one turn of the loop, then other connections are served.
-const ACCEPTS: usize = 64;
+pub(super) const ACCEPTS: usize = 64;
 
 /// When the system has no descriptor or memory for another client, it is asked again after this long.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -42,7 +49,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Listener {
     server: Weak<Shared>,
     engine: Rc<Engine>,
-    pub(super) fd: RefCell<Option<OwnedFd>>,
+    pub(super) fd: Descriptor,
+    /// Under which it would be passed on.
+    pub(super) name: String,
     key: Cell<Option<Key>>,
     /// The callback for a new connection is on the stack.
     busy: Cell<bool>,
@@ -55,11 +64,13 @@ pub(super) struct Listener {
     pausing: Rc<Cell<bool>>,
 }
 impl Listener {
-    pub(super) fn start(server: &Rc<Shared>, fd: OwnedFd) -> io::Result<Rc<Listener>> {
+    pub(super) fn start(server: &Rc<Shared>, listening: Listening) -> io::Result<Rc<Listener>> {
+        let Listening { fd, name } = listening;
         let listener = Rc::new(Listener {
             server: Rc::downgrade(server),
             engine: server.engine.clone(),
-            fd: RefCell::new(None),
+            fd: Descriptor::new(fd),
+            name,
             key: Cell::new(None),
             busy: Cell::new(false),
             again: Cell::new(false),
@@ -67,10 +78,10 @@ impl Listener {
             starved: Cell::new(false),
             pausing: Rc::default(),
         });
-        let registration = Registration { input: fd.as_fd(), input_blocks: false, output: None, write: false };
+        let fd = listener.fd.open().ok_or(io::ErrorKind::NotConnected)?;
+        let registration = Registration { input: fd, input_blocks: false, output: None, write: false };
         let key = server.engine.register(registration, listener.clone())?;
         listener.key.set(Some(key));
-        listener.fd.replace(Some(fd));
         Ok(listener)
     }
 
@@ -90,35 +101,45 @@ impl Listener {
         }
     }
 
+    /// As [`Listener::wake`], when nothing more urgent waits. False once closed.
+    pub(super) fn requeue_hot(&self) -> bool {
+        let key = self.key.get();
+        if let Some(key) = key {
+            self.engine.requeue_hot(key);
+        }
+        key.is_some()
+    }
+
+    /// There was room for another client.
+    pub(super) fn has_room(&self) {
+        self.starved.set(false);
+    }
+
     fn accept(&self, server: &Rc<Shared>) -> Next {
         for _ in 0..ACCEPTS {
             self.full.set(server.is_full());
             if self.full.get() {
                 return Next::Idle;
             }
-            let accepted = match &*self.fd.borrow() {
-                Some(fd) => rustix::net::acceptfrom_with(fd, SocketFlags::CLOEXEC),
-                None => return Next::Idle,
-            };
+            let accepted = self.next();
             match accepted {
-                Ok((fd, remote)) => {
-                    server.admit(fd, remote.map_or(Endpoint::Unix(None), endpoint));
+                Ok(Some((fd, remote))) => {
+                    server.admit(fd, remote);
                     if self.engine.spent() {
                         return Next::Hot;
                     }
                 }
-                Err(Errno::AGAIN) => {
+                Ok(None) => {
                     self.starved.set(false);
                     return Next::Idle;
                 }
-                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) if self.pause(&accepted) => {
+                Err(error) if is_of_system(error) && self.pause(&accepted) => {
                     return Next::Idle;
                 }
-                Err(Errno::CONNABORTED | Errno::INTR) => {}
-                // Whatever the network has to report of a client is that client's alone (accept(2) has the list).
-                Err(error) if is_of_client(error) => {}
                 Err(error) => {
-                    glib::g_warning!("network", "{} is listened on no more: {}", server.name(), io::Error::from(error));
+                    let (name, error) = (server.name(), io::Error::from(error));
+                    let event = log::warning("accept").peer(&name).error(&error);
+                    event.say(format_args!("{name} is listened on no more: {error}"));
                     return Next::Idle;
                 }
             }
@@ -126,15 +147,32 @@ impl Listener {
         Next::Hot
     }
 
+    /// The next client that waits in the backlog. `None` if there is none, and once closed.
+    pub(super) fn next(&self) -> Result<Option<(OwnedFd, Endpoint)>, Errno> {
+        loop {
+            let accepted = match self.fd.open() {
+                Some(fd) => rustix::net::acceptfrom_with(fd, SocketFlags::CLOEXEC),
+                None => return Ok(None),
+            };
+            match accepted {
+                Ok((fd, remote)) => return Ok(Some((fd, remote.map_or(Endpoint::Unix(None), endpoint)))),
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::CONNABORTED | Errno::INTR) => {}
+                // Whatever the network has to report of a client is that client's alone (accept(2) has the list).
+                Err(error) if is_of_client(error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// The system can take no more clients for now. They wait; trying without a pause would only burn time.
-    fn pause<T>(&self, why: &Result<T, Errno>) -> bool {
+    pub(super) fn pause<T>(&self, why: &Result<T, Errno>) -> bool {
         if let (Err(error), Some(server), false) = (why, self.server.upgrade(), self.starved.replace(true)) {
-            glib::g_warning!(
-                "network",
-                "no room for more clients of {}: {}; those that wait are accepted as others leave",
-                server.name(),
-                io::Error::from(*error)
-            );
+            let (name, error) = (server.name(), io::Error::from(*error));
+            let event = log::warning("accept").peer(&name).error(&error);
+            event.say(format_args!(
+                "no room for more clients of {name}: {error}; those that wait are accepted as others leave"
+            ));
         }
         if let (Some(key), false) = (self.key.get(), self.pausing.replace(true)) {
             let pausing = self.pausing.clone();
@@ -150,6 +188,11 @@ impl Listener {
 impl Handler for Listener {
     fn ready(self: Rc<Self>, _engine: &Rc<Engine>, _ready: Ready) -> Next {
         let Some(server) = self.server.upgrade() else { return Next::Idle };
+        if let Some(asked) = &server.asked {
+            // They wait in the backlog until they are asked for.
+            asked.wake();
+            return Next::Idle;
+        }
         if self.busy.replace(true) {
             self.again.set(true);
             return Next::Idle;

@@ -1,11 +1,20 @@
-//! [`Server`]: listens, and makes a [`Socket`] of each client. Building one, accepting and binding have a file each.
+//! [`Server`]: listens, and makes a [`Socket`] of each client. Building one, accepting by callback (`listener`) or when asked
+//! (`accept`, `incoming`), and binding have a file each.
 
+mod accept;
+mod access;
+mod adopt;
 mod bind;
 mod builder;
+mod drain;
+mod incoming;
+mod list;
 mod listener;
+mod share;
+mod unix;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
@@ -18,12 +27,21 @@ use crate::conn::{Conn, Options, Roster};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::socket::Socket;
+use crate::log::{self, LogLevel};
+use crate::socket::{Socket, WeakSocket};
 use crate::tls::{ServerSetup, Session};
 use crate::transport::{Transport, endpoint};
-use bind::SocketFile;
+use accept::Asked;
+pub(crate) use accept::Watched;
+pub use access::Account;
+use access::Allowed;
 pub use builder::ServerBuilder;
+pub(crate) use drain::{Draining, drain_all, give_paths, listening};
+pub use incoming::Incoming;
+use list::List;
 use listener::Listener;
+pub(crate) use share::Share;
+use unix::SocketFile;
 
 /// Listens, and calls back with a [`Socket`] for each client.
 ///
@@ -61,6 +79,23 @@ pub struct Server {
 type Obj = Box<dyn FnMut(Socket) -> Result>;
 type OnPublished = Box<dyn Fn(&Server, &str)>;
 
+/// One of a server's connections.
+enum Listed {
+    /// The server keeps it open: the program has seen it in the callback alone.
+    Held(Socket),
+    /// It belongs to whoever asked for it.
+    Given(WeakSocket),
+}
+
+impl Listed {
+    fn socket(&self) -> Option<Socket> {
+        match self {
+            Listed::Held(socket) => Some(socket.clone()),
+            Listed::Given(socket) => socket.upgrade(),
+        }
+    }
+}
+
 struct Shared {
     engine: Rc<Engine>,
     address: Address,
@@ -70,7 +105,9 @@ struct Shared {
     publication: RefCell<Option<Publication>>,
     /// Taken while it runs.
     obj: RefCell<Option<Obj>>,
-    connections: RefCell<BTreeMap<u64, Socket>>,
+    connections: RefCell<List<Listed>>,
+    /// For servers without a callback: who waits for clients, and how.
+    asked: Option<Asked>,
     /// Those that `obj` has not seen yet, because it is on the stack.
     waiting: RefCell<VecDeque<Rc<Conn>>>,
     next_id: Cell<u64>,
@@ -80,6 +117,10 @@ struct Shared {
     setup: Option<Arc<ServerSetup>>,
     handshakes: Cell<usize>,
     max_handshakes: usize,
+    /// Who may connect, if not everybody.
+    allowed: Option<Allowed>,
+    /// It stops for good, and those who are connected or in a hand-shake may finish.
+    draining: Cell<bool>,
     kept: RefCell<Option<Server>>,
 }
 thread_local! {
@@ -121,6 +162,27 @@ impl Server {
         Server::builder().listen(address, obj)
     }
 
+    /// Listens as [`Server::new`] does, and calls nobody: clients wait in the backlog until they are asked for, by
+    /// [`accept`](Server::accept).
+    ///
+    /// # Errors
+    /// As [`Server::new`].
+    ///
+    /// ```
+    /// let server = network::Server::builder().tls(false).bind(0)?;
+    /// # let client = std::net::TcpStream::connect(("localhost", server.port()))?;
+    /// let socket = server.accept()?;
+    /// socket.sendline("Welcome to this server!")?;
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    pub fn bind<A>(address: A) -> Result<Server>
+    where
+        A: TryInto<Address>,
+        Error: From<A::Error>,
+    {
+        Server::builder().bind(address)
+    }
+
     /// Sets limits and time-outs before listening.
     pub fn builder() -> ServerBuilder {
         ServerBuilder::new()
@@ -143,16 +205,13 @@ impl Server {
     /// What is listened on: one address, or two where one socket cannot serve both families. Empty once closed.
     pub fn local(&self) -> Vec<Endpoint> {
         let listeners = self.shared.listeners.borrow();
-        let local = |listener: &Rc<Listener>| {
-            let fd = listener.fd.borrow();
-            rustix::net::getsockname(fd.as_ref()?).ok().map(endpoint)
-        };
+        let local = |listener: &Rc<Listener>| rustix::net::getsockname(listener.fd.open()?).ok().map(endpoint);
         listeners.iter().filter_map(local).collect()
     }
 
     /// The live connections, the oldest first.
     pub fn connections(&self) -> Vec<Socket> {
-        self.shared.connections.borrow().values().cloned().collect()
+        self.shared.connections.borrow().values().filter_map(Listed::socket).collect()
     }
 
     /// The fingerprint of the certificate that clients are shown: what they may compare, and pin. `None` without TLS.
@@ -184,6 +243,15 @@ impl Clone for Server {
         Server { shared: self.shared.clone() }
     }
 }
+
+impl PartialEq for Server {
+    /// The same server.
+    fn eq(&self, other: &Server) -> bool {
+        Rc::ptr_eq(&self.shared, &other.shared)
+    }
+}
+
+impl Eq for Server {}
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -245,24 +313,53 @@ impl Shared {
         // First of all: nobody is to be sent here any more.
         let publication = self.publication.take();
         drop(publication);
-        for listener in self.listeners.take() {
-            listener.close();
-        }
-        if let Some(path) = self.path.take() {
-            path.remove();
-        }
+        self.stop_listening();
+        self.draining.set(false);
         // Nobody comes any more. While it is on the stack, `introduce` sees to that.
         let obj = self.obj.take();
         let kept = self.kept.take();
         drop((obj, kept));
+        if let Some(asked) = &self.asked {
+            asked.close();
+        }
     }
 
-    /// Takes a client in. With TLS the program does not see it before the hand-shake is done.
-    fn admit(self: &Rc<Self>, fd: OwnedFd, remote: Endpoint) {
+    fn stop_listening(&self) {
+        // The path goes first: with it open, nobody else can have a file of the same number.
+        if let Some(path) = self.path.take() {
+            path.remove();
+        }
+        for listener in self.listeners.take() {
+            listener.close();
+        }
+    }
+
+    /// Nobody is introduced any more.
+    fn is_over(&self) -> bool {
+        self.listeners.borrow().is_empty() && !self.draining.get()
+    }
+
+    /// Takes a client in. With TLS the program does not see it before the hand-shake is done; the connection that shakes
+    /// hands is the answer.
+    fn admit(self: &Rc<Self>, fd: OwnedFd, remote: Endpoint) -> Option<Rc<Conn>> {
+        if let Some(Err(why)) = self.allowed.as_ref().map(|allowed| allowed.check(&fd)) {
+            let name = self.name();
+            let event = log::warning("accept").peer(&remote).error(&why);
+            event.say(format_args!("a client of {name} was turned away: {why}"));
+            return None;
+        }
+        if log::is_wanted(LogLevel::Debug) {
+            let event = log::debug("accept").peer(&remote);
+            event.say(format_args!("{remote} has connected to {}", self.name()));
+        }
         let transport = Transport::socket(fd, Some(&remote));
         let options = self.options.clone();
+        transport.tune_accepted(&options.tuning);
         let admitted = match &self.setup {
-            None => Conn::new(&self.engine, transport, options, Some(remote)).map(|conn| self.introduce(&conn)),
+            None => Conn::new(&self.engine, transport, options, Some(remote)).map(|conn| {
+                self.welcome(&conn);
+                None
+            }),
             Some(setup) => {
                 self.handshakes.set(self.handshakes.get() + 1);
                 let me = Rc::downgrade(self);
@@ -272,7 +369,7 @@ impl Shared {
                     }
                 });
                 let started = Session::server(setup, &remote.to_string()).and_then(|session| {
-                    Conn::with_session(&self.engine, transport, options, Some(remote), session, shaken).map(drop)
+                    Conn::with_session(&self.engine, transport, options, Some(remote), session, shaken).map(Some)
                 });
                 if started.is_err() {
                     self.handshakes.set(self.handshakes.get() - 1);
@@ -280,8 +377,17 @@ impl Shared {
                 started
             }
         };
-        if let Err(error) = admitted {
-            glib::g_warning!("network", "a client of {} was turned away: {error}", self.name());
+        admitted.unwrap_or_else(|error| {
+            self.turned_away(&error);
+            None
+        })
+    }
+
+    /// A client is ready for the program.
+    fn welcome(self: &Rc<Self>, conn: &Rc<Conn>) {
+        match &self.asked {
+            Some(asked) => asked.add(conn),
+            None => self.introduce(conn),
         }
     }
 
@@ -290,13 +396,20 @@ impl Shared {
         self.room();
         match result {
             // Closed meanwhile: the program expects nobody any more, and without a handle the connection ends.
-            Ok(()) if self.listeners.borrow().is_empty() => {}
-            Ok(()) => self.introduce(conn),
-            Err(error) => glib::g_warning!("network", "a client of {} was turned away: {error}", self.name()),
+            Ok(()) if self.is_over() => {}
+            Ok(()) => self.welcome(conn),
+            Err(error) => self.turned_away(&error),
         }
     }
 
-    fn introduce(self: &Rc<Self>, conn: &Rc<Conn>) {
+    fn turned_away(&self, error: &Error) {
+        let name = self.name();
+        let event = log::warning("accept").peer(&name).error(error);
+        event.say(format_args!("a client of {name} was turned away: {error}"));
+    }
+
+    /// Lists a connection, from now until its end.
+    fn list(self: &Rc<Self>, conn: &Rc<Conn>, listed: impl FnOnce(&Socket) -> Listed) -> Socket {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         let roster: Rc<dyn Roster> = self.clone();
@@ -305,7 +418,13 @@ impl Shared {
         if let Some(callback) = &self.on_disconnect {
             socket.share_disconnect_cb(callback.clone());
         }
-        self.connections.borrow_mut().insert(id, socket);
+        self.connections.borrow_mut().insert(id, listed(&socket));
+        socket
+    }
+
+    fn introduce(self: &Rc<Self>, conn: &Rc<Conn>) {
+        let socket = self.list(conn, |socket| Listed::Held(socket.clone()));
+        drop(socket);
         let obj = self.obj.take();
         let Some(mut obj) = obj else {
             // A nested loop runs inside the callback for another: this one waits for its return, and so does all that
@@ -336,7 +455,7 @@ impl Shared {
                 }
             });
         }
-        if self.listeners.borrow().is_empty() {
+        if self.is_over() {
             drop(obj);
         } else {
             self.obj.replace(Some(obj));
@@ -349,7 +468,17 @@ impl Shared {
     }
 
     fn is_full(&self) -> bool {
-        let connections = self.connections.borrow().len() + self.handshakes.get();
+        let listed = match &self.asked {
+            None => self.connections.borrow().len(),
+            Some(_) if self.max_connections == usize::MAX => 0,
+            // Where no loop runs, they leave no list when they end.
+            Some(asked) => {
+                let listed = self.connections.borrow();
+                let open = listed.values().filter_map(Listed::socket).filter(Socket::is_open);
+                asked.waiting() + open.count()
+            }
+        };
+        let connections = listed + self.handshakes.get();
         connections >= self.max_connections || self.handshakes.get() >= self.max_handshakes
     }
 
@@ -357,6 +486,9 @@ impl Shared {
     fn room(&self) {
         for listener in self.listeners.borrow().iter().filter(|listener| listener.full.get()) {
             listener.wake();
+        }
+        if let Some(asked) = &self.asked {
+            asked.wake();
         }
     }
 }
@@ -372,5 +504,7 @@ impl Roster for Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.close();
+        let connections = self.connections.take();
+        self.engine.end_together(|| drop(connections));
     }
 }

@@ -1,5 +1,6 @@
 //! Sets limits and time-outs of a connection, then connects or wraps.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::tls::{ClientTls, Tls};
 use crate::transport::Transport;
+use crate::tuning::KeepAlive;
 
 /// Sets limits and time-outs, then connects or wraps. Each has a default.
 ///
@@ -53,6 +55,18 @@ impl SocketBuilder {
     /// How long connecting may take, the look-up of the name included, the hand-shake of TLS not. 30 s.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.options.connect_timeout = limit;
+        self
+    }
+
+    /// Connects from that address of this machine, to addresses of the same family. TCP alone.
+    pub fn source(mut self, address: impl Into<IpAddr>) -> Self {
+        self.options.tuning.source = Some(address.into());
+        self
+    }
+
+    /// Connects over that network interface alone, as in `eth0`. The system may ask for a privilege. TCP alone.
+    pub fn interface(mut self, name: impl Into<String>) -> Self {
+        self.options.tuning.interface = Some(name.into());
         self
     }
 
@@ -111,11 +125,9 @@ impl SocketBuilder {
 
     fn make(self, transport: std::io::Result<Transport>) -> Result<Socket> {
         let engine = Engine::current()?;
-        let transport = transport.map_err(|source| Error::Io {
-            operation: "wrapping",
-            address: "a file descriptor".into(),
-            source,
-        })?;
+        let failed = |source| Error::Io { operation: "wrapping", address: "a file descriptor".into(), source };
+        let transport = transport.map_err(failed)?;
+        transport.tune(&self.options.tuning).map_err(failed)?;
         Ok(Socket::from_conn(Conn::new(&engine, transport, self.options.into(), None)?))
     }
 }

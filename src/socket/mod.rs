@@ -1,6 +1,11 @@
 //! [`Socket`]: the handle to one connection. Its builder has a file of its own.
 
+mod blocking;
 mod builder;
+mod futures;
+mod options;
+mod pressure;
+mod stream;
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -16,7 +21,10 @@ use crate::conn::handler::{Disconnect, OnDisconnect, Reader, SharedDisconnect, c
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::tls::Session;
+pub use blocking::SocketReader;
 pub use builder::SocketBuilder;
+pub use futures::{Chunks, Lines};
+pub use stream::SocketStream;
 
 /// A connection: to a server, from a client of a [`Server`](crate::Server), or over a pair of descriptors.
 ///
@@ -38,9 +46,17 @@ pub use builder::SocketBuilder;
 /// closes the connection for that reason. Callbacks of a connection are dropped at its end, with all they captured.
 ///
 /// # Blocking calls
-/// [`recv`](Socket::recv), [`recv_line`](Socket::recv_line), [`flush`](Socket::flush) and
-/// [`connect`](Socket::connect) wait, with or without a main loop, and run no callback meanwhile. They are for scripts:
-/// a program with a window uses the other forms.
+/// [`recv`](Socket::recv) and its kin, [`send_some`](Socket::send_some), [`flush`](Socket::flush),
+/// [`connect`](Socket::connect) and what std's `Read` and `Write` do wait, with or without a main loop, and run no callback
+/// meanwhile. They are for scripts: a program with a window uses the other forms.
+///
+/// They wait as long as [`set_timeout`](Socket::set_timeout) says, and end with [`Error::TimedOut`], or with
+/// [`Error::NotReady`] if that is zero; what had come by then stays for the next call. Within [`fgloop`](crate::fgloop) they
+/// also end when SIGINT or SIGTERM ends the loop: with [`Error::Io`] of the kind `Interrupted`.
+///
+/// # Futures
+/// What ends in `_future`, the streams and the traits of futures-io wait on the main loop, and block nothing; to drop one
+/// loses nothing. See [`recv_future`](Socket::recv_future) and those beside it.
 pub struct Socket {
     conn: Rc<Conn>,
 }
@@ -153,6 +169,10 @@ impl Socket {
         })?)
     }
 
+    pub(crate) fn conn(&self) -> &Rc<Conn> {
+        &self.conn
+    }
+
     pub(crate) fn from_conn(conn: Rc<Conn>) -> Socket {
         conn.add_handle();
         Socket { conn }
@@ -162,7 +182,9 @@ impl Socket {
 
     /// Sends bytes, all or none: what the system does not take at once is queued, in order. Never blocks.
     ///
-    /// What is sent from within a callback goes out when the turn of the loop ends, with everything else that was sent.
+    /// What is sent from within a callback goes out when the turn of the loop ends, with everything else that was sent. In a
+    /// script without a loop, what is queued goes out while a blocking call waits on this socket, as [`flush`](Socket::flush)
+    /// does, and when the last handle is dropped.
     ///
     /// # Errors
     /// [`Error::QueueFull`] if more than the send limit (16 MiB) would wait: nothing of this call is queued then.
@@ -194,19 +216,6 @@ impl Socket {
         }));
     }
 
-    /// Waits, without blocking, until the system has taken all that was sent before.
-    ///
-    /// # Errors
-    /// [`Error::Closed`] or [`Error::Reset`] if it never will.
-    pub async fn flush_future(&self) -> Result {
-        let (sender, receiver) = futures_channel::oneshot::channel();
-        self.conn.when_flushed(Box::new(move |_, result| {
-            // Whoever waited may have gone.
-            let _ = sender.send(result);
-        }));
-        receiver.await.unwrap_or_else(|_| Err(self.conn.closed()))
-    }
-
     /// Bytes that were sent and have not been taken by the system yet.
     pub fn queued(&self) -> usize {
         self.conn.queued()
@@ -236,6 +245,12 @@ impl Socket {
     /// the lines before it.
     pub fn readlines(&self, callback: impl FnMut(&Socket, &str) -> Result + 'static) {
         self.conn.set_reader(Reader::Lines(Box::new(callback)));
+    }
+
+    /// As [`readlines`](Socket::readlines), with the bytes of each line as they came: for protocols whose lines are not
+    /// UTF-8, or to look at the text only where it is needed.
+    pub fn readlines_bytes(&self, callback: impl FnMut(&Socket, &[u8]) -> Result + 'static) {
+        self.conn.set_reader(Reader::ByteLines(Box::new(callback)));
     }
 
     /// Calls `callback` when data waits, again and again while it does and others have had their turn, without taking it: the callback calls
@@ -323,6 +338,10 @@ impl Socket {
     /// Closes the connection; what was sent still goes out, in the background, for at most the
     /// [linger time](SocketBuilder::linger) (5 s). Never blocks. The disconnect callback is called on a later turn.
     ///
+    /// Without a main loop there is no background: what the system has not taken goes out when the last handle is
+    /// dropped, which then waits for that, at most as long. A script drops the socket, or calls
+    /// [`flush`](Socket::flush) before.
+    ///
     /// Returns what had been received and not handed over, unless there is a disconnect callback, which gets it.
     pub fn close(&self) -> Vec<u8> {
         self.conn.close()
@@ -381,7 +400,8 @@ impl Socket {
         self.conn.session(Session::resumed).unwrap_or(false)
     }
 
-    /// How long a blocking call waits for the peer, from now on. `None`, the default, is without end.
+    /// How long a blocking call waits for the peer, from now on. `None`, the default, is without end. With zero it does
+    /// not wait: where it would have to, it fails with [`Error::NotReady`].
     pub fn set_timeout(&self, limit: impl Into<Option<Duration>>) {
         let limit = limit.into();
         self.conn.change_options(|options| options.timeout = limit);
@@ -394,7 +414,7 @@ impl Socket {
 
     /// Changes the [send limit](SocketBuilder::send_limit) from now on.
     pub fn set_send_limit(&self, bytes: usize) {
-        self.conn.change_options(|options| options.send_limit = bytes);
+        self.conn.set_marks(|options| options.send_limit = bytes);
     }
 
     /// Changes the [read size](SocketBuilder::read_size) from now on.
@@ -433,7 +453,7 @@ impl Socket {
     /// # Errors
     /// As [`into_fd`](Socket::into_fd); [`Error::Unsupported`] if it is not a unix socket.
     pub fn into_unix(self) -> Result<(UnixStream, Vec<u8>)> {
-        if !matches!(self.remote(), Endpoint::Unix(_)) {
+        if !matches!(self.remote(), Endpoint::Unix(_) | Endpoint::Abstract(_)) {
             return Err(Error::Unsupported(format!("the connection to {} is not a unix socket", self.remote())));
         }
         let (fd, leftover) = self.into_fd()?;

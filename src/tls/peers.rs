@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::identity::trouble;
-use super::store::{Store, make_directory, write_whole};
+use super::store::{PIN_PATIENCE, Store, make_directory, write_whole};
 use crate::error::Result;
 use crate::fingerprint::Fingerprint;
 
@@ -37,7 +37,7 @@ impl Store {
     /// Pins this address unless it is pinned already. Returns the pin that holds now: where two connections meet a new
     /// peer at once, the first decides for both.
     pub(crate) fn pin_first(&self, address: &str, fingerprint: Fingerprint) -> Result<Fingerprint> {
-        let _lock = self.lock()?;
+        let _lock = self.lock(PIN_PATIENCE)?;
         if let Some(pin) = self.pin(address)? {
             return Ok(pin);
         }

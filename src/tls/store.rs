@@ -15,8 +15,10 @@ use super::provider;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 
-/// How long to wait for the lock.
-const LOCK_LIMIT: Duration = Duration::from_secs(2);
+/// How long to wait for the lock: for a certificate, which a program makes before it serves anybody, as long as a busy
+/// disk may take for the one who makes it; for a pin, which a window may wait for, little.
+const IDENTITY_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A store: a directory, which need not exist yet.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -94,7 +96,7 @@ impl Store {
     fn make(&self, name: &str, now: SystemTime) -> Result {
         let certificate_file = self.certificate_file(name);
         let key_file = self.key_file(name);
-        let _lock = self.lock()?;
+        let _lock = self.lock(IDENTITY_PATIENCE)?;
         if exists(&certificate_file)? {
             return Ok(()); // another program was quicker
         }
@@ -119,7 +121,7 @@ impl Store {
         if !needs_renewal(identity, now) {
             return Ok(false);
         }
-        let _lock = self.lock()?;
+        let _lock = self.lock(IDENTITY_PATIENCE)?;
         if !needs_renewal(&self.load(name, now)?, now) {
             return Ok(true); // another program was quicker
         }
@@ -164,8 +166,8 @@ impl Store {
     }
 
     /// Waits for the store's lock and holds it as long as the file lives. Its holders write two small files, so waiting
-    /// long means that one of them hangs, and a window that waits with it would hang as well: hence the limit.
-    pub(super) fn lock(&self) -> Result<File> {
+    /// long means that one of them hangs, and whoever waits with it would hang as well: hence the limit.
+    pub(super) fn lock(&self, patience: Duration) -> Result<File> {
         make_directory(&self.base, 0o700)?;
         let path = self.base.join(".lock");
         let lock = OpenOptions::new()
@@ -179,11 +181,11 @@ impl Store {
         loop {
             match lock.try_lock() {
                 Ok(()) => return Ok(lock),
-                Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_LIMIT => {
+                Err(TryLockError::WouldBlock) if start.elapsed() < patience => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(TryLockError::WouldBlock) => {
-                    let problem = format!("another program has held this lock for more than {LOCK_LIMIT:?}");
+                    let problem = format!("another program has held this lock for more than {patience:?}");
                     return Err(trouble(&path, problem));
                 }
                 Err(TryLockError::Error(error)) => return Err(trouble(&path, error)),

@@ -19,7 +19,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherEr
 use super::certificate::Fingerprints;
 use super::peers::hint_for;
 use super::provider;
-use super::store::Store;
+use super::store::{Store, make_directory};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 
@@ -103,6 +103,8 @@ impl ServerVerifier {
             return Ok(());
         }
         let pin_file = store.pin_file(&self.address);
+        // It is about to be named as a place to write to. If that is not possible, writing there will say why.
+        let _ = make_directory(&store.peers(), 0o700);
         let problem = format!(
             "there is no pin for this address, it is no certificate of your own, and {problem}. If its owner confirms the \
              fingerprint, connect with ClientTls::pinned(fingerprint), or write it into {}",

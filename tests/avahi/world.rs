@@ -20,6 +20,11 @@ const WORLD: &str = "NETWORK_TEST_WORLD";
 
 /// Runs the calling test once more in a world of its own. True in there.
 pub fn in_own_world(test: &str) -> bool {
+    enter_own_world(&[test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
+}
+
+/// Runs this program with those arguments in a world of its own. True in there.
+pub fn enter_own_world(arguments: &[&str]) -> bool {
     if std::env::var_os(WORLD).is_some() {
         run("ip", "link set lo up");
         run("mount", "-t tmpfs none /run");
@@ -29,14 +34,14 @@ pub fn in_own_world(test: &str) -> bool {
     let mut child = Command::new("unshare")
         .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .arg(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
+        .args(arguments)
         .env(WORLD, place.path())
         .env("XDG_DATA_HOME", place.path())
         .env("DBUS_SYSTEM_BUS_ADDRESS", format!("unix:path={}/here/bus", place.path().display()))
         .spawn()
         .expect("unshare, of the package util-linux");
     let outcome = wait(&mut child, HANGS);
-    assert!(outcome.is_some_and(|status| status.success()), "{test}: {outcome:?}");
+    assert!(outcome.is_some_and(|status| status.success()), "{arguments:?}: {outcome:?}");
     false
 }
 
@@ -117,6 +122,14 @@ impl Party {
         let ended = wait(&mut self.child, NEVER);
         assert!(ended.is_some());
         self.lines.iter().collect()
+    }
+
+    /// Stops it where it is, or lets it go on.
+    #[allow(dead_code)]
+    pub fn freeze(&self, stop: bool) {
+        let signal = if stop { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        let process = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(process, signal).unwrap();
     }
 
     /// Ends it as `kill -9` does.

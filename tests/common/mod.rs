@@ -168,8 +168,18 @@ impl Process {
 
     #[track_caller]
     pub fn start_as_set(command: &mut Command, watch: Watch) -> Process {
+        Process::spawn(command.stdout(Stdio::piped()), watch)
+    }
+
+    /// Its input and output are as the command has set them; what it says on standard error is read.
+    #[track_caller]
+    pub fn start_with_error_alone(command: &mut Command) -> Process {
+        Process::spawn(command, Watch::Stderr)
+    }
+
+    #[track_caller]
+    fn spawn(command: &mut Command, watch: Watch) -> Process {
         let mut child = command
-            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));

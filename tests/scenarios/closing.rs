@@ -27,7 +27,12 @@ fn stranger<R: Send + 'static>(
             let path = fresh_path("stranger");
             let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
             let address = path.to_str().unwrap().to_owned();
-            (address, std::thread::spawn(move || act(Box::new(listener.accept().unwrap().0))))
+            let peer = std::thread::spawn(move || {
+                let peer = listener.accept().unwrap().0;
+                std::fs::remove_file(path).unwrap();
+                act(Box::new(peer))
+            });
+            (address, peer)
         }
     }
 }
@@ -376,5 +381,31 @@ fn flushing_is_done_when_a_closed_connection_has_sent_everything() {
         let _ = client.close();
         until(|| log.len() == 1 && lines.len() == 1);
         assert_eq!(log.all(), ["Ok(())"]);
+    });
+}
+
+#[test]
+fn what_was_lost_is_no_clean_end_for_the_peer() {
+    for_each_kind(|kind| {
+        // A unix socket has no way to tell.
+        if kind == Kind::Unix {
+            return;
+        }
+        for aborts in [true, false] {
+            let (go, wait) = std::sync::mpsc::channel::<()>();
+            let (address, thread) = stranger(kind, move |mut peer| {
+                wait.recv().unwrap();
+                std::io::copy(&mut peer, &mut std::io::sink()).map_err(|error| error.kind())
+            });
+            let socket = Socket::builder().linger(Duration::from_millis(50)).connect(address.as_str()).unwrap();
+            socket.send(pattern(BIG)).unwrap();
+            assert!(socket.queued() > 0);
+            if aborts {
+                let _ = socket.abort();
+            }
+            drop(socket);
+            go.send(()).unwrap();
+            assert_eq!(thread.join().unwrap(), Err(std::io::ErrorKind::ConnectionReset));
+        }
     });
 }

@@ -1,11 +1,19 @@
 //! Scenarios: what a user does, and what must come of it, over real sockets.
 
+mod accepting;
 mod blocking;
 mod callbacks;
+mod cancelling;
 mod closing;
 mod connecting;
 mod descriptors;
+mod futures;
+mod incoming;
+mod lines;
 mod loops;
+mod options;
+mod pressure;
+mod receiving;
 mod regressions;
 mod secure;
 mod serving;

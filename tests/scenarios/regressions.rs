@@ -396,3 +396,100 @@ fn many_stalled_peers_hold_up_the_end_of_a_context_no_longer_than_one() {
     assert!(took >= Duration::from_millis(250), "what was queued gets its time: {took:?}");
     assert!(took < Duration::from_millis(1200), "{took:?}");
 }
+
+#[test]
+fn many_stalled_clients_hold_up_the_drop_of_a_server_no_longer_than_one() {
+    on_own_context(|| {
+        let (count, linger) = (20, Duration::from_millis(300));
+        let server = Server::builder().tls(false).linger(linger).address("127.0.0.1").listen(0, |_| Ok(())).unwrap();
+        let peers: Vec<_> =
+            (0..count).map(|_| std::net::TcpStream::connect(("127.0.0.1", server.port())).unwrap()).collect();
+        until(|| server.connections().len() == count);
+        for socket in server.connections() {
+            socket.send(vec![0; 8 << 20]).unwrap();
+        }
+        let started = Instant::now();
+        drop(server);
+        assert!(started.elapsed() < count as u32 / 2 * linger, "{:?}", started.elapsed());
+        drop(peers);
+    });
+}
+
+/// Runs a test of this program again, in a process of its own where every complaint of GLib is the end.
+fn strictly(name: &str, scenario: impl FnOnce()) {
+    const ASKED: &str = "NETWORK_TEST_STRICT";
+    if std::env::var_os(ASKED).is_some_and(|asked| asked == name) {
+        return scenario();
+    }
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", name]).env(ASKED, name).env("G_DEBUG", "fatal-criticals");
+    let output = again.output().unwrap();
+    let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("1 passed"), "{:?}\n{said}{complained}", output.status);
+}
+
+/// Makes a connection on a context of its own, whose last reference is dropped by another thread.
+fn lose_context() -> (Socket, std::os::unix::net::UnixStream) {
+    let context = glib::MainContext::new();
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let socket = context.with_thread_default(|| Socket::from_fd(ours).unwrap()).unwrap();
+    std::thread::spawn(move || drop(context)).join().unwrap();
+    (socket, theirs)
+}
+
+#[test]
+fn a_context_may_go_on_another_thread_before_that_of_its_sockets_ends() {
+    strictly("regressions::a_context_may_go_on_another_thread_before_that_of_its_sockets_ends", || {
+        std::thread::spawn(|| drop(lose_context())).join().unwrap();
+        std::thread::spawn(|| std::mem::forget(lose_context().0)).join().unwrap();
+    });
+}
+
+#[test]
+fn a_socket_whose_context_went_on_another_thread_ends_with_the_next_one_made() {
+    strictly("regressions::a_socket_whose_context_went_on_another_thread_ends_with_the_next_one_made", || {
+        let (orphan, mut peer) = lose_context();
+        orphan.sendline("farewell").unwrap();
+        let (socket, other) = on_own_context(|| {
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+            (Socket::from_fd(ours).unwrap(), theirs)
+        });
+        assert!(!orphan.is_open());
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut peer, &mut said).unwrap();
+        assert_eq!(said, "farewell\n");
+        drop((socket, other));
+    });
+}
+
+#[test]
+fn word_of_room_is_not_lost_when_data_comes_with_it() {
+    on_own_context(|| {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let socket = Socket::try_from(ours).unwrap();
+        let told = Log::<String>::new();
+        let (data, room) = (told.clone(), told.clone());
+        socket.read(move |_, bytes| {
+            data.add(String::from_utf8_lossy(bytes));
+            Ok(())
+        });
+        socket.drain_cb(move |_| {
+            room.add("room");
+            Ok(())
+        });
+        settle();
+        // Fills the queue; it is emptied by a call that waits, so the loop has yet to tell of it.
+        socket.send(vec![b'x'; 2 << 20]).unwrap();
+        assert!(socket.is_full());
+        let peer = std::thread::spawn(move || {
+            let mut rest = vec![0; 2 << 20];
+            std::io::Read::read_exact(&mut &theirs, &mut rest).unwrap();
+            (&theirs).write_all(b"data").unwrap();
+            theirs
+        });
+        socket.flush().unwrap();
+        let _theirs = peer.join().unwrap();
+        until(|| told.len() == 2);
+        assert_eq!(told.all(), ["room", "data"]);
+    });
+}

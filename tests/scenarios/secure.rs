@@ -444,3 +444,42 @@ fn who_shakes_hands_with_a_server_that_closes_is_let_go() {
         assert_eq!(server.connections().len(), 1);
     });
 }
+
+/// Between a client and a server: holds the client's words back, after the first, until it is told to go on, and brings the
+/// next in one piece.
+fn holding_relay(server: u16) -> (u16, std::sync::mpsc::Sender<()>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (go, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut upstream = TcpStream::connect(("127.0.0.1", server)).unwrap();
+        let mut buffer = vec![0; 64 << 10];
+        let hello = client.read(&mut buffer).unwrap();
+        upstream.write_all(&buffer[..hello]).unwrap();
+        let (mut from, mut to) = (upstream.try_clone().unwrap(), client.try_clone().unwrap());
+        std::thread::spawn(move || drop(std::io::copy(&mut from, &mut to)));
+        told.recv().unwrap();
+        let rest = client.read(&mut buffer).unwrap();
+        upstream.write_all(&buffer[..rest]).unwrap();
+    });
+    (port, go)
+}
+
+#[test]
+fn what_comes_with_the_last_of_a_hand_shake_is_delivered() {
+    on_own_context(|| {
+        let user = User::new();
+        let server = echo(user.serves());
+        for _ in 0..5 {
+            let (port, go) = holding_relay(server.port());
+            let address = format!("localhost:{port}");
+            let client = try_connect(Socket::builder().tls(user.trusts(ClientTls::new())), &address).unwrap();
+            let lines = log_lines(&client);
+            client.sendline("hello").unwrap();
+            go.send(()).unwrap();
+            until(|| lines.len() == 1);
+            client.abort();
+        }
+    });
+}

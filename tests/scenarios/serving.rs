@@ -252,3 +252,29 @@ fn descriptors_are_not_inherited_by_children() {
         }
     });
 }
+
+#[test]
+fn connections_are_listed_oldest_first_whoever_has_left() {
+    on_own_context(|| {
+        let numbers = Rc::new(RefCell::new(Vec::new()));
+        let (server, address) = serve(Kind::Unix, |_| Ok(()));
+        let mut clients = Vec::new();
+        for n in 0..20usize {
+            clients.push(Some(connect(&address)));
+            until(|| server.connections().len() == n + 1);
+            numbers.borrow_mut().push(server.connections()[n].clone());
+        }
+        // Those in the middle leave first, then others here and there.
+        let mut left: Vec<usize> = (0..20).collect();
+        for gone in (5..15).chain([0, 19, 3, 16, 1, 2]) {
+            numbers.borrow()[gone].close();
+            clients[gone] = None;
+            left.retain(|n| *n != gone);
+            until(|| server.connections().len() == left.len());
+            let expected: Vec<_> = left.iter().map(|n| numbers.borrow()[*n].clone()).collect();
+            assert!(server.connections() == expected, "after {gone} has gone");
+        }
+        connect(&address);
+        until(|| server.connections().len() <= 5);
+    });
+}

@@ -54,8 +54,9 @@ pub const KINDS: [Kind; 3] = [Kind::Tcp, Kind::Unix, Kind::Tls];
 
 /// Where this run's certificates are.
 pub fn certificates() -> &'static std::path::Path {
+    // Statics are not dropped: where cargo keeps such things, what stays behind is out of the way.
     static DIRECTORY: std::sync::LazyLock<tempfile::TempDir> =
-        std::sync::LazyLock::new(|| tempfile::tempdir().unwrap());
+        std::sync::LazyLock::new(|| tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
     DIRECTORY.path()
 }
 

@@ -170,8 +170,8 @@ fn a_certificate_cannot_be_made_where_a_file_is_in_the_way() {
 fn a_program_that_hangs_does_not_hang_the_others() {
     let user = User::new();
     let made = user.identity("made");
-    let _held = user.store().lock().unwrap();
+    let _held = user.store().lock(Duration::ZERO).unwrap();
     assert_eq!(user.identity("made"), made, "what is there needs no lock");
-    let error = Identity::named_in(user.home.path(), "new").unwrap_err();
+    let error = user.store().pin_first("host:1", made.fingerprint()).unwrap_err();
     assert!(error.to_string().contains("held this lock"), "{error}");
 }

@@ -1,12 +1,5 @@
-//! Server CPU of TLS beside bare rustls on a level-triggered epoll loop, and memory of idle connections.
-//!
-//! `cargo bench --bench tls` prints the table. The load comes from this process by blocking rustls clients; each server is
-//! a process of its own on another CPU, with the same certificate. The bare one reads what was decrypted into a buffer and
-//! answers the end mark, as any server does. Rounds alternate; ratios are of their medians.
-
-#![allow(unsafe_code)]
-
-mod support;
+//! TLS beside bare rustls on a level-triggered epoll loop, and beside tokio-rustls. All have the same certificate. The bare
+//! server reads what was decrypted into a buffer and answers the end mark, as any server does. The load is rustls clients that block.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -23,37 +16,24 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection, SignatureScheme};
 
-use support::{Result, Served, announce, median, pin, raise_limits};
+use crate::Result;
+use crate::load::BACKLOG;
+use crate::process::{Kind, Served, announce};
+use crate::report::{Goal, Row, Unit};
+use crate::scenarios::{Bench, Samples};
 
-const ROUNDS: usize = 7;
-const ROUND: Duration = Duration::from_millis(300);
-const IDLE: usize = 2000;
 /// Clients that shake hands at the same time.
 const CLIENTS: usize = 16;
-/// The server answers with one byte after so many.
+/// The server answers with one byte after so many. The tokio peer has the same number.
 const BLOCK: usize = 16 << 20;
-
-fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    raise_limits();
-    match arguments[..] {
-        ["serve", "bare", directory] => bare(Path::new(directory)),
-        ["serve", "ours", directory] => ours(directory),
-        ["--bench"] => table(),
-        _ => {
-            println!("to run this: cargo bench --bench tls");
-            Ok(())
-        }
-    }
-}
+const CHUNK: usize = 64 << 10;
 
 // ---- the servers ----
 
-fn ours(directory: &str) -> Result<()> {
-    pin(false);
+pub fn ours(directory: &str) -> network::Result<network::Server> {
     let tls = network::ServerTls::named("bench").directory(directory);
-    let server = network::Server::builder().tls(tls).address("127.0.0.1").listen(0, |socket| {
+    let builder = network::Server::builder().backlog(BACKLOG).disconnect_cb(|_, _| ());
+    builder.tls(tls).address("127.0.0.1").listen(0, |socket| {
         let mut seen = 0;
         socket.read(move |socket, data| {
             seen += data.len();
@@ -64,10 +44,7 @@ fn ours(directory: &str) -> Result<()> {
             socket.send(b".")
         });
         Ok(())
-    })?;
-    announce(server.port());
-    glib::MainLoop::new(None, false).run();
-    Ok(())
+    })
 }
 
 struct Peer {
@@ -76,8 +53,7 @@ struct Peer {
     seen: usize,
 }
 
-fn bare(directory: &Path) -> Result<()> {
-    pin(false);
+pub fn bare(directory: &Path) -> Result<()> {
     let certificate = CertificateDer::from_pem_file(directory.join("certs/bench.pem"))?;
     let key = PrivateKeyDer::from_pem_file(directory.join("private/bench.key"))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -89,7 +65,8 @@ fn bare(directory: &Path) -> Result<()> {
     let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
-    announce(listener.local_addr()?.port());
+    rustix::net::listen(&listener, BACKLOG as i32)?;
+    announce(listener.local_addr()?.port(), 0);
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &listener, EventData::new_u64(listener.as_raw_fd() as u64), EventFlags::IN)?;
     let mut peers: HashMap<u64, Peer> = HashMap::new();
@@ -212,10 +189,11 @@ fn connect(config: &Arc<ClientConfig>, port: u16) -> Result<Stream> {
 }
 
 /// Full or resumed hand-shakes for one round, several at a time; how many.
-fn hand_shakes(config: &Arc<ClientConfig>, port: u16) -> Result<u32> {
+fn hand_shakes(config: &Arc<ClientConfig>, port: u16, time: Duration) -> Result<u32> {
     std::thread::scope(|scope| {
-        let clients: Vec<_> =
-            (0..CLIENTS).map(|_| scope.spawn(|| one_client(config, port).map_err(|error| error.to_string()))).collect();
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| scope.spawn(|| one_client(config, port, time).map_err(|error| error.to_string())))
+            .collect();
         let mut count = 0;
         for client in clients {
             count += client.join().map_err(|_| "a client panicked")??;
@@ -224,8 +202,8 @@ fn hand_shakes(config: &Arc<ClientConfig>, port: u16) -> Result<u32> {
     })
 }
 
-fn one_client(config: &Arc<ClientConfig>, port: u16) -> Result<u32> {
-    let end = Instant::now() + ROUND;
+fn one_client(config: &Arc<ClientConfig>, port: u16, time: Duration) -> Result<u32> {
+    let end = Instant::now() + time;
     let mut count = 0;
     while Instant::now() < end {
         let mut stream = connect(config, port)?;
@@ -240,9 +218,9 @@ fn one_client(config: &Arc<ClientConfig>, port: u16) -> Result<u32> {
 }
 
 /// Bulk data for one round; how many blocks of 64 KiB.
-fn bulk(stream: &mut Stream) -> Result<u32> {
-    let chunk = vec![7; 64 << 10];
-    let end = Instant::now() + ROUND;
+fn bulk(stream: &mut Stream, time: Duration) -> Result<u32> {
+    let chunk = vec![7; CHUNK];
+    let end = Instant::now() + time;
     let mut count = 0;
     while Instant::now() < end {
         for _ in 0..BLOCK / chunk.len() {
@@ -256,61 +234,47 @@ fn bulk(stream: &mut Stream) -> Result<u32> {
 
 // ---- the table ----
 
-fn table() -> Result<()> {
-    pin(true);
-    let directory = std::env::temp_dir().join(format!("network-bench-{}", std::process::id()));
-    network::Identity::named_in(&directory, "bench")?;
-    let text = directory.to_str().ok_or("a strange name")?;
-    let servers = [Served::start(&[], &["serve", "bare", text])?, Served::start(&[], &["serve", "ours", text])?];
-
-    println!("Server CPU in µs per operation, medians of {ROUNDS} rounds\n");
-    println!("| {:<20} | {:>12} | {:>9} | ratio | spread      |", "", "bare rustls", "network");
-    println!("|{:-<22}|{:->13}:|{:->10}:|------:|-------------|", "", "", "");
-    let (full, resumed) = (client(false)?, client(true)?);
-    row("full hand-shake", &servers, |server| hand_shakes(&full, server.port))?;
-    row("resumed hand-shake", &servers, |server| hand_shakes(&resumed, server.port))?;
-    let mut streams = HashMap::new();
-    for server in &servers {
-        streams.insert(server.port, connect(&full, server.port)?);
-    }
-    row("64 KiB in", &servers, |server| bulk(streams.get_mut(&server.port).ok_or("no stream")?))?;
-    drop(streams);
-
-    println!("\nResident bytes of the server per idle connection, {IDLE} connections");
-    for (name, server) in ["bare rustls", "network"].iter().zip(&servers) {
-        let before = server.resident()?;
-        let idle: Result<Vec<Stream>> = (0..IDLE).map(|_| connect(&full, server.port)).collect();
-        let idle = idle?;
-        // Whoever is served next comes after them: by then they are all there.
-        let _ = connect(&full, server.port)?;
-        println!("{name}: {}", (server.resident()? - before) / IDLE as u64);
-        drop(idle);
-    }
-    drop(servers);
-    std::fs::remove_dir_all(directory)?;
-    Ok(())
-}
-
-fn row(name: &str, servers: &[Served; 2], mut round: impl FnMut(&Served) -> Result<u32>) -> Result<()> {
-    let mut times = [Vec::new(), Vec::new()];
-    for _ in 0..=ROUNDS {
-        for (server, times) in servers.iter().zip(&mut times) {
-            let before = server.cpu();
-            let count = round(server)?;
-            times.push((server.cpu() - before).as_secs_f64() * 1e6 / f64::from(count));
+/// Starts the servers that are there; `load` makes what each is given to do.
+fn sides_of<L>(directory: &str, load: impl Fn(&Served) -> Result<L>) -> Result<Vec<(Served, L)>> {
+    let mut sides = Vec::new();
+    for kind in [Kind::Raw, Kind::Network, Kind::Tokio] {
+        if let Some(server) = Served::start(kind, &[], "tls", None, &[directory])? {
+            let load = load(&server)?;
+            sides.push((server, load));
         }
     }
-    // The first round is for warming up.
-    let [bare, ours] = times.map(|times| times[1..].to_vec());
-    let mut ratios: Vec<f64> = bare.iter().zip(&ours).map(|(bare, ours)| ours / bare).collect();
-    ratios.sort_by(f64::total_cmp);
-    println!(
-        "| {name:<20} | {:>12.1} | {:>9.1} | {:>5.2} | {:.2} – {:.2} |",
-        median(&bare),
-        median(&ours),
-        ratios[ratios.len() / 2],
-        ratios[0],
-        ratios[ratios.len() - 1]
-    );
+    Ok(sides)
+}
+
+pub fn run(bench: &mut Bench) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    network::Identity::named_in(directory.path(), "bench")?;
+    let directory = directory.path().to_str().ok_or("a strange name")?;
+    let goals = || [Goal::at_most(1.05), Goal::not_above(Kind::Tokio)];
+    let time = 2 * bench.time;
+    let full = client(false)?;
+    for (name, config) in [("full", full.clone()), ("resumed", client(true)?)] {
+        let mut sides = sides_of(directory, |_| Ok(()))?;
+        let run = |server: &Served, (): &mut ()| Ok(f64::from(hand_shakes(&config, server.port(), time)?));
+        let outcome = bench.measure(&mut sides, run)?;
+        bench.add(outcome.row(format!("TLS: {name} hand-shake (raw: rustls)"), goals()));
+    }
+    let mut sides = sides_of(directory, |server| connect(&full, server.port()))?;
+    let outcome = bench.measure(&mut sides, |_, stream| Ok(f64::from(bulk(stream, time)?)))?;
+    bench.add(outcome.row("TLS: 64 KiB in (raw: rustls)", goals()));
+
+    let idle = if bench.quick { 200 } else { 2000 };
+    let mut resident = Samples::new();
+    for (server, _) in sides_of(directory, |server| connect(&full, server.port()))? {
+        let before = server.resident()?;
+        let held: Result<Vec<Stream>> = (0..idle).map(|_| connect(&full, server.port())).collect();
+        let held = held?;
+        // Whoever is served next comes after them: by then they are all there.
+        let _ = connect(&full, server.port())?;
+        resident.insert(server.kind, vec![(server.resident()? - before) as f64 / idle as f64]);
+        drop(held);
+    }
+    let limit = f64::from(9 << 10);
+    bench.add(Row::new("TLS: resident per idle connection", Unit::Bytes, resident, [Goal::at_most(limit)]));
     Ok(())
 }

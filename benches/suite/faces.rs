@@ -1,0 +1,83 @@
+//! The other ways to use the library: by futures, and by blocking calls, beside those of std.
+
+use std::hint::black_box;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+use network::Socket;
+
+use crate::Result;
+use crate::load::{LINE, REPLY, chunk, repeat};
+use crate::process::{Kind, announce};
+use crate::report::Goal;
+use crate::scenarios::{Bench, sides_of};
+
+const CHUNK: usize = 64 << 10;
+
+/// What a connection of an awaiting server does.
+pub async fn awaiting(task: String, socket: Socket) -> network::Result {
+    if task == "await-replies" {
+        let mut lines = socket.lines();
+        while let Some(line) = lines.next().await {
+            black_box(line?);
+            socket.send_future(REPLY).await?;
+        }
+        return Ok(());
+    }
+    loop {
+        let data = socket.recv_future(CHUNK).await?;
+        socket.send_future(data).await?;
+    }
+}
+
+/// One client after the other, by blocking calls.
+pub fn blocking() -> Result<()> {
+    let server = network::Server::builder().tls(false).address("127.0.0.1").bind(0)?;
+    announce(server.port(), 0);
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let socket = server.accept()?;
+        while let Ok(count) = socket.recv_into(&mut buffer) {
+            socket.send(&buffer[..count])?;
+        }
+    }
+}
+
+/// The same by std.
+pub fn raw_blocking() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    announce(listener.local_addr()?.port(), 0);
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let (mut socket, _) = listener.accept()?;
+        socket.set_nodelay(true)?;
+        loop {
+            match socket.read(&mut buffer)? {
+                0 => break,
+                count => socket.write_all(&buffer[..count])?,
+            }
+        }
+    }
+}
+
+pub fn run(bench: &mut Bench) -> Result<()> {
+    let time = bench.time;
+    let ours = [Kind::Network, Kind::Fgloop];
+    for connections in [1, 16, 256] {
+        let mut sides = sides_of(&[Kind::Raw, Kind::Tokio], "echo", None, connections)?;
+        sides.extend(sides_of(&ours, "await", None, connections)?);
+        let outcome = bench.measure(&mut sides, |_, load| Ok(load.echo_for(time, false)? as f64))?;
+        bench.add(outcome.row(format!("futures: echo, {connections} conn."), [Goal::not_above(Kind::Tokio)]));
+    }
+    let lines = chunk(true);
+    let mut sides = sides_of(&[Kind::Raw, Kind::Tokio], "replies", None, 1)?;
+    sides.extend(sides_of(&ours, "await-replies", None, 1)?);
+    let outcome =
+        bench.measure(&mut sides, |_, load| Ok(repeat(time, || load.send_lines(&lines))? as f64 / LINE as f64))?;
+    bench.add(outcome.row("futures: line of 80 B in, a reply each", [Goal::not_above(Kind::Tokio)]));
+
+    let mut sides = sides_of(&[Kind::Raw, Kind::Network, Kind::Python], "blocking", None, 1)?;
+    let outcome = bench.measure(&mut sides, |_, load| Ok(load.echo_for(time, false)? as f64))?;
+    bench.add(outcome.row("blocking calls: echo, 1 conn. (raw: std)", []));
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! What all is measured against: a level-triggered epoll loop that knows nothing but its task.
+
+use std::hint::black_box;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, SocketFlags};
+
+use crate::load::{BACKLOG, BLOCK, REPLY};
+use crate::process::announce;
+use crate::{Result, datagrams, faces};
+
+const CHUNK: usize = 64 << 10;
+
+struct Connection {
+    fd: OwnedFd,
+    /// The start of a line.
+    carry: Vec<u8>,
+    seen: u64,
+    /// Still to be sent.
+    owed: usize,
+}
+
+pub fn serve(task: &str, address: &str) -> Result<()> {
+    match task {
+        "udp" | "udp-in" => return datagrams::raw(task),
+        "blocking" => return faces::raw_blocking(),
+        _ => {}
+    }
+    let listener: OwnedFd = if address == "tcp" {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        announce(listener.local_addr()?.port(), 0);
+        listener.into()
+    } else {
+        let listener = UnixListener::bind(address)?;
+        announce(0, 0);
+        listener.into()
+    };
+    rustix::net::listen(&listener, BACKLOG as i32)?;
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(&epoll, &listener, EventData::new_u64(listener.as_raw_fd() as u64), EventFlags::IN)?;
+    // By descriptor.
+    let mut connections: Vec<Option<Connection>> = Vec::new();
+    let mut events = Vec::with_capacity(256);
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        events.clear();
+        epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None)?;
+        for event in &events {
+            let fd = { event.data }.u64() as usize;
+            if fd == listener.as_raw_fd() as usize {
+                let accepted = rustix::net::accept_with(&listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+                if address == "tcp" {
+                    rustix::net::sockopt::set_tcp_nodelay(&accepted, true)?;
+                }
+                let fd = accepted.as_raw_fd() as usize;
+                epoll::add(&epoll, &accepted, EventData::new_u64(fd as u64), EventFlags::IN)?;
+                if connections.len() <= fd {
+                    connections.resize_with(fd + 1, || None);
+                }
+                connections[fd] = Some(Connection { fd: accepted, carry: Vec::new(), seen: 0, owed: 0 });
+                continue;
+            }
+            let Some(connection) = &mut connections[fd] else { continue };
+            let open = match { event.flags }.contains(EventFlags::IN) {
+                true => readable(task, connection, &epoll, &mut buffer)?,
+                false => true,
+            };
+            if !open {
+                connections[fd] = None;
+            } else if connection.owed > 0 {
+                writable(connection, &epoll, &buffer)?;
+            }
+        }
+    }
+}
+
+/// False when it has ended.
+fn readable(task: &str, connection: &mut Connection, epoll: &OwnedFd, buffer: &mut [u8]) -> Result<bool> {
+    let count = match rustix::net::recv(&connection.fd, &mut *buffer, RecvFlags::empty()) {
+        Ok((0, _)) | Err(_) => return Ok(false),
+        Ok((count, _)) => count,
+    };
+    let data = &buffer[..count];
+    let full = match task {
+        "echo" => {
+            rustix::net::send(&connection.fd, data, SendFlags::NOSIGNAL)?;
+            false
+        }
+        "out" => {
+            connection.owed += BLOCK as usize;
+            epoll::modify(
+                epoll,
+                &connection.fd,
+                EventData::new_u64(connection.fd.as_raw_fd() as u64),
+                EventFlags::OUT,
+            )?;
+            false
+        }
+        "replies" => {
+            let (lines, _) = split(data, connection);
+            if lines > 0 {
+                rustix::net::send(&connection.fd, &REPLY.repeat(lines), SendFlags::NOSIGNAL)?;
+            }
+            false
+        }
+        "in" => passes(&mut connection.seen, count),
+        _ => split(data, connection).1,
+    };
+    if full {
+        rustix::net::send(&connection.fd, b".", SendFlags::NOSIGNAL)?;
+    }
+    Ok(true)
+}
+
+fn writable(connection: &mut Connection, epoll: &OwnedFd, chunk: &[u8]) -> Result<()> {
+    while connection.owed > 0 {
+        let part = &chunk[..chunk.len().min(connection.owed)];
+        match rustix::net::send(connection.fd.as_fd(), part, SendFlags::NOSIGNAL) {
+            Ok(count) => connection.owed -= count,
+            Err(Errno::AGAIN) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    epoll::modify(epoll, &connection.fd, EventData::new_u64(connection.fd.as_raw_fd() as u64), EventFlags::IN)?;
+    Ok(())
+}
+
+/// Lines as bytes, the rest carried over: what any line server does at the least. How many, and whether a block is full.
+fn split(mut data: &[u8], Connection { carry, seen, .. }: &mut Connection) -> (usize, bool) {
+    let (mut count, mut full) = (0, false);
+    while let Some(at) = memchr::memchr(b'\n', data) {
+        if carry.is_empty() {
+            black_box(&data[..at]);
+            full |= passes(seen, at + 1);
+        } else {
+            carry.extend_from_slice(&data[..at]);
+            black_box(&carry[..]);
+            full |= passes(seen, carry.len() + 1);
+            carry.clear();
+        }
+        count += 1;
+        data = &data[at + 1..];
+    }
+    carry.extend_from_slice(data);
+    (count, full)
+}
+
+/// Counts on; true when another block is full.
+pub fn passes(seen: &mut u64, more: usize) -> bool {
+    let before = *seen / BLOCK;
+    *seen += more as u64;
+    *seen / BLOCK > before
+}

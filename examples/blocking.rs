@@ -1,0 +1,69 @@
+//! A script by blocking calls, without a main loop: a server that serves one client after the other, and a client that asks
+//! and does not wait for ever.
+//!
+//! `cargo run --example blocking -- --listen 1234`, then `cargo run --example blocking -- localhost:1234 6x7 2x21`.
+
+use std::io::BufRead;
+use std::time::Duration;
+
+use network::{Error, Result, Server, Socket};
+
+/// Nobody waits longer than this for the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn main() -> Result {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["--listen", address] => serve(address),
+        [address, ref questions @ ..] if !questions.is_empty() => ask(address, questions),
+        _ => Err(Error::other("expected: --listen ADDRESS, or ADDRESS QUESTION…, such as 6x7")),
+    }
+}
+
+fn ask(address: &str, questions: &[&str]) -> Result {
+    let server = Socket::builder().timeout(PATIENCE).connect_timeout(PATIENCE).connect(address)?;
+    for question in questions {
+        server.sendline(question)?;
+        match server.recv_line() {
+            Ok(answer) => println!("{question} is {answer}"),
+            // What has come of the answer is still there, for whoever asks again.
+            Err(Error::TimedOut { .. }) => println!("{question} is too difficult"),
+            Err(error) => return Err(error),
+        }
+    }
+    // No more questions. What the server says to that, up to its end, and no more than a page of it.
+    server.shutdown_write()?;
+    print!("{}", String::from_utf8_lossy(&server.recv_to_end(4096)?));
+    Ok(())
+}
+
+fn serve(address: &str) -> Result {
+    let server = Server::builder().timeout(PATIENCE).bind(address)?;
+    for place in server.local() {
+        println!("listening on {place}");
+    }
+    loop {
+        let client = server.accept()?;
+        // Who is slow or rude loses the connection, which closes as the socket is dropped. The next one is served.
+        if let Err(error) = answer(&client) {
+            eprintln!("{}: {error}", client.remote());
+        }
+    }
+}
+
+fn answer(client: &Socket) -> Result {
+    let mut count = 0;
+    // Any code for std's traits reads from a socket.
+    for question in client.reader().lines() {
+        client.sendline(product(&question?).unwrap_or("no product of two numbers".into()))?;
+        count += 1;
+    }
+    client.sendline(format!("{count} answered"))
+}
+
+fn product(question: &str) -> Option<String> {
+    let (one, other) = question.split_once('x')?;
+    let product = one.trim().parse::<u64>().ok()?.checked_mul(other.trim().parse().ok()?)?;
+    Some(product.to_string())
+}

@@ -1,0 +1,59 @@
+//! Finds servers of the local network by broadcast: `cargo run --example udp_discovery -- serve "the kitchen"` on some
+//! machines, `cargo run --example udp_discovery` on another. Each server says its name to whoever asks.
+//!
+//! With an address at the end (`udp_discovery ask 127.255.255.255:4242`, `udp_discovery serve NAME 127.0.0.1:4242`) it
+//! uses that instead of all networks and port 4242.
+
+use std::time::{Duration, Instant};
+
+use network::{Error, UdpSocket};
+
+const QUESTION: &str = "who is there?";
+
+/// How long to wait for answers.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+fn main() -> network::Result {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] | ["ask"] => ask("255.255.255.255:4242"),
+        ["ask", address] => ask(address),
+        ["serve", name] => serve(name, "0.0.0.0:4242"),
+        ["serve", name, address] => serve(name, address),
+        _ => Err(Error::other("usage: udp_discovery [ask [ADDRESS] | serve NAME [ADDRESS]]")),
+    }
+}
+
+/// Answers by callback, on the main loop, until it is interrupted.
+fn serve(name: &str, address: &str) -> network::Result {
+    let name = name.to_owned();
+    // Several of them may run on one machine.
+    let socket = UdpSocket::builder().reuse_address(true).bind(address)?;
+    println!("listening on {}", socket.local());
+    socket.read(move |socket, data, from| {
+        if data == QUESTION.as_bytes() {
+            println!("{from} asks");
+            socket.send_to(&name, from)?;
+        }
+        Ok(())
+    });
+    network::fgloop();
+    Ok(())
+}
+
+/// Asks all, and lists who answers in time.
+fn ask(address: &str) -> network::Result {
+    let socket = UdpSocket::builder().broadcast(true).bind("0.0.0.0:0")?;
+    socket.send_to(QUESTION, address)?;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        socket.set_timeout(end.saturating_duration_since(Instant::now()));
+        match socket.recv_from(1000) {
+            Ok((name, from)) => println!("{from} is {:?}", String::from_utf8_lossy(&name)),
+            Err(Error::TimedOut { .. } | Error::NotReady { .. }) => return Ok(()),
+            // Not one of ours.
+            Err(Error::DatagramCut { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,553 @@
+//! Avahi over D-Bus: where the daemon is, which of its signals go to whom, and what is asked of it. It survives restarts
+//! of the daemon and of the bus.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use gio::DBusMessage;
+use glib::variant::ToVariant;
+
+use super::backend::{Found, Heard, LOOPBACK, Place, Registered, Registration, Watcher};
+use super::bus::{ANSWER, BUS, Bus, CallError, Listener, Method};
+use super::names::{Kind, Txt};
+use crate::engine::{Engine, TimerKey};
+
+const NAME: &str = "org.freedesktop.Avahi";
+const SERVER: &str = "org.freedesktop.Avahi.Server";
+const BROWSER: &str = "org.freedesktop.Avahi.ServiceBrowser";
+const RESOLVER: &str = "org.freedesktop.Avahi.ServiceResolver";
+const GROUP: &str = "org.freedesktop.Avahi.EntryGroup";
+const COLLISION_ERROR: &str = "org.freedesktop.Avahi.CollisionError";
+
+/// Any interface, any protocol.
+const ANY: i32 = -1;
+
+/// The state of Avahi's server in which it takes registrations: its host name is established.
+const RUNNING: i32 = 2;
+
+/// States of an entry group.
+const ESTABLISHED: i32 = 2;
+const COLLISION: i32 = 3;
+const FAILURE: i32 = 4;
+
+/// Flags of a look-up: what is asked without TXT is not kept up by a malformed one.
+const NO_TXT: u32 = 4;
+/// Of a look-up's answer: it is about this very machine.
+const LOCAL: u32 = 8;
+
+/// How long the bus may take to start the daemon. The bus itself gives up after 25 s.
+const START: Duration = Duration::from_secs(26);
+
+/// How soon a bus that is not there is looked for again; each time twice as long, up to the second. There is no event for
+/// its coming.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
+
+/// Signals that came before the answer that names their object.
+const ORPHANS: usize = 1024;
+
+/// All that a TXT record may hold can be published.
+pub(super) fn check_txt(_: &Txt) -> Result<(), String> {
+    Ok(())
+}
+
+/// There are no threads here.
+pub(crate) fn end_threads() {}
+
+pub(super) struct Link {
+    me: Weak<Link>,
+    engine: Rc<Engine>,
+    watcher: Weak<dyn Watcher>,
+    bus: RefCell<Option<Rc<Bus>>>,
+    /// The daemon's name on the bus, while it is there.
+    owner: RefCell<Option<String>>,
+    /// Whose which object of the daemon is.
+    routes: RefCell<HashMap<String, Weak<Object>>>,
+    /// Answers that will name an object, and signals that came before.
+    expected: Cell<usize>,
+    orphans: RefCell<Vec<DBusMessage>>,
+    /// Counts the daemons there have been: what answers a call to an earlier one is not heard.
+    life: Cell<u64>,
+    retry: Cell<Option<TimerKey>>,
+    pause: Cell<Duration>,
+}
+
+type Signal = Box<dyn Fn(&Rc<Engine>, &str, &glib::Variant)>;
+
+/// An object of the daemon's whose signals are heard. Dropping it has the daemon drop it as well.
+struct Object {
+    link: Weak<Link>,
+    life: u64,
+    interface: &'static str,
+    path: RefCell<Option<String>>,
+    signal: Signal,
+}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        if let (Some(link), Some(path)) = (self.link.upgrade(), self.path.take())
+            && link.life.get() == self.life
+        {
+            link.free(&path, self.interface);
+        }
+    }
+}
+
+/// Follows the services of a type while it lives.
+pub(super) struct Browsing {
+    kind: Kind,
+    object: Rc<Object>,
+}
+
+/// Follows one service while it lives.
+pub(super) struct Following {
+    _object: Rc<Object>,
+}
+
+/// A service that is registered while this lives.
+pub(super) struct Group {
+    _object: Rc<Object>,
+}
+
+impl Link {
+    pub(super) fn new(engine: &Rc<Engine>, watcher: Weak<dyn Watcher>) -> Rc<Link> {
+        Rc::new_cyclic(|me| Link {
+            me: me.clone(),
+            engine: engine.clone(),
+            watcher,
+            bus: RefCell::new(None),
+            owner: RefCell::new(None),
+            routes: RefCell::default(),
+            expected: Cell::new(0),
+            orphans: RefCell::default(),
+            life: Cell::new(0),
+            retry: Cell::new(None),
+            pause: Cell::new(RETRY.0),
+        })
+    }
+
+    // ---- the bus, and who is on it ----
+
+    /// Begins to find out whether the daemon is there.
+    pub(super) fn look(self: &Rc<Self>) {
+        if let Some(timer) = self.retry.take() {
+            self.engine.cancel_timer(timer);
+        }
+        if self.bus.borrow().is_none() {
+            let listener: Weak<dyn Listener> = self.me.clone();
+            let connected = Bus::connect(&self.engine, listener);
+            match connected {
+                Ok(bus) => {
+                    for rule in [
+                        format!(
+                            "type='signal',sender='{0}',interface='{0}',member='NameOwnerChanged',arg0='{NAME}'",
+                            BUS_NAME
+                        ),
+                        format!("type='signal',sender='{NAME}',interface='{SERVER}'"),
+                    ] {
+                        bus.call(BUS.method("AddMatch"), Some(&(rule,).to_variant()), ANSWER, |_, _| {});
+                    }
+                    self.bus.replace(Some(bus));
+                }
+                Err(cause) => {
+                    // Not from within join(): those who join are told on a later turn, as of everything else.
+                    let me = self.me.clone();
+                    self.engine.defer(move |_| {
+                        if let Some(me) = me.upgrade() {
+                            me.no_bus(cause);
+                        }
+                    });
+                    return;
+                }
+            }
+        }
+        self.ask_owner(true);
+    }
+
+    fn no_bus(self: &Rc<Self>, cause: String) {
+        self.set_down(format!("there is no D-Bus system bus ({cause})"));
+        let pause = self.pause.get();
+        self.pause.set((pause * 2).min(RETRY.1));
+        let me = self.me.clone();
+        let retry = self.engine.after(pause, move |_| {
+            if let Some(me) = me.upgrade() {
+                me.retry.set(None);
+                me.look();
+            }
+        });
+        if let Some(old) = self.retry.replace(Some(retry)) {
+            self.engine.cancel_timer(old);
+        }
+    }
+
+    /// Asks the bus who the daemon is, and if it is nobody, to start it.
+    fn ask_owner(self: &Rc<Self>, start: bool) {
+        let Some(bus) = self.bus.borrow().clone() else { return };
+        let me = self.me.clone();
+        bus.call(BUS.method("GetNameOwner"), Some(&(NAME,).to_variant()), ANSWER, move |_, answer| {
+            let Some(me) = me.upgrade() else { return };
+            me.pause.set(RETRY.0);
+            match answer.map(|body| body.get::<(String,)>()) {
+                Ok(Some((owner,))) => me.set_up(owner),
+                Ok(None) => me.set_down("the bus does not say who the Avahi daemon is".into()),
+                Err(_) if start => me.start_daemon(),
+                Err(error) => me.set_no_daemon(&error),
+            }
+        });
+    }
+
+    fn start_daemon(self: &Rc<Self>) {
+        let Some(bus) = self.bus.borrow().clone() else { return };
+        let me = self.me.clone();
+        bus.call(BUS.method("StartServiceByName"), Some(&(NAME, 0u32).to_variant()), START, move |_, answer| {
+            let Some(me) = me.upgrade() else { return };
+            match answer {
+                Ok(_) => me.ask_owner(false),
+                Err(error) => me.set_no_daemon(&error),
+            }
+        });
+    }
+
+    fn set_no_daemon(self: &Rc<Self>, error: &CallError) {
+        // It may have come by itself meanwhile.
+        if self.owner.borrow().is_some() {
+            return;
+        }
+        self.set_down(format!("the Avahi daemon is not running ({})", error.message));
+    }
+
+    fn set_up(&self, owner: String) {
+        let known = self.owner.replace(Some(owner.clone()));
+        if known.as_ref() == Some(&owner) {
+            return;
+        }
+        if known.is_some() {
+            self.set_down("the Avahi daemon was restarted".into());
+            self.owner.replace(Some(owner));
+        }
+        self.life.set(self.life.get() + 1);
+        self.tell(|watcher| watcher.up());
+        self.call("/", SERVER, "GetState", None, |_, me, answer| {
+            if let Some((state,)) = answer.ok().and_then(|body| body.get::<(i32,)>()) {
+                me.tell(|watcher| watcher.running(state == RUNNING));
+            }
+        });
+    }
+
+    fn set_down(&self, cause: String) {
+        self.owner.replace(None);
+        self.life.set(self.life.get() + 1);
+        self.routes.borrow_mut().clear();
+        self.orphans.borrow_mut().clear();
+        self.expected.set(0);
+        self.tell(|watcher| watcher.down(cause));
+    }
+
+    fn tell(&self, what: impl FnOnce(&dyn Watcher)) {
+        if let Some(watcher) = self.watcher.upgrade() {
+            what(&*watcher);
+        }
+    }
+
+    // ---- calls and objects ----
+
+    /// Calls the daemon. Not answered if that daemon goes first: then that is told instead.
+    fn call(
+        &self,
+        path: &str,
+        interface: &str,
+        name: &str,
+        body: Option<&glib::Variant>,
+        then: impl FnOnce(&Rc<Engine>, &Rc<Link>, Result<glib::Variant, CallError>) + 'static,
+    ) {
+        let Some((bus, destination)) = self.addressee() else { return };
+        let method = Method { destination: &destination, path, interface, name };
+        let (me, life) = (self.me.clone(), self.life.get());
+        bus.call(method, body, ANSWER, move |engine, answer| {
+            if let Some(me) = me.upgrade().filter(|me| me.life.get() == life) {
+                then(engine, &me, answer);
+            }
+        });
+    }
+
+    /// Has the daemon make an object whose signals are heard. `then` gets its path. If it is dropped by then, so is the
+    /// daemon's.
+    fn make(
+        &self,
+        name: &str,
+        interface: &'static str,
+        body: Option<&glib::Variant>,
+        signal: impl Fn(&Rc<Engine>, &str, &glib::Variant) + 'static,
+        then: impl FnOnce(&Rc<Engine>, &Rc<Link>, &Rc<Object>, Result<String, CallError>) + 'static,
+    ) -> Rc<Object> {
+        let (link, life) = (self.me.clone(), self.life.get());
+        let object = Rc::new(Object { link, life, interface, path: RefCell::new(None), signal: Box::new(signal) });
+        let made = Rc::downgrade(&object);
+        self.expected.set(self.expected.get() + 1);
+        self.call("/", SERVER, name, body, move |engine, me, answer| {
+            me.expected.set(me.expected.get().saturating_sub(1));
+            let path = answer.and_then(|body| {
+                let path = body.try_child_value(0).and_then(|path| path.str().map(str::to_owned));
+                path.ok_or_else(|| CallError { name: String::new(), message: "it names no object".into() })
+            });
+            let Some(made) = made.upgrade() else {
+                if let Ok(path) = path {
+                    me.free(&path, interface);
+                }
+                return;
+            };
+            let known = path.as_ref().ok().cloned();
+            if let Some(path) = &known {
+                made.path.replace(Some(path.clone()));
+                me.routes.borrow_mut().insert(path.clone(), Rc::downgrade(&made));
+            }
+            then(engine, me, &made, path);
+            let early = if me.expected.get() == 0 { me.orphans.take() } else { me.orphans.borrow().clone() };
+            for message in early.iter().filter(|message| message.path().as_deref() == known.as_deref()) {
+                me.pass_on(message);
+            }
+        });
+        object
+    }
+
+    /// Has the daemon drop an object.
+    fn free(&self, path: &str, interface: &'static str) {
+        let route = self.routes.borrow_mut().remove(path);
+        drop(route);
+        if let Some((bus, destination)) = self.addressee() {
+            bus.tell(Method { destination: &destination, path, interface, name: "Free" }, None);
+        }
+    }
+
+    fn addressee(&self) -> Option<(Rc<Bus>, String)> {
+        Some((self.bus.borrow().clone()?, self.owner.borrow().clone()?))
+    }
+
+    /// A signal of one of the daemon's objects.
+    fn pass_on(&self, message: &DBusMessage) {
+        let (Some(path), Some(member)) = (message.path(), message.member()) else { return };
+        let object = self.routes.borrow().get(path.as_str()).map(Weak::upgrade);
+        match object {
+            Some(Some(object)) => (object.signal)(&self.engine, &member, &body_of(message)),
+            Some(None) => {}
+            None if self.expected.get() > 0 && self.orphans.borrow().len() < ORPHANS => {
+                self.orphans.borrow_mut().push(message.clone());
+            }
+            None => {}
+        }
+    }
+
+    // ---- what is asked of the daemon ----
+
+    /// Follows the services of a type, and tells of them from the engine, until what is returned is dropped.
+    pub(super) fn browse(&self, kind: &Kind, hear: impl Fn(&Rc<Engine>, Heard) + 'static) -> Browsing {
+        let asked = (ANY, ANY, kind.as_str(), "", 0u32).to_variant();
+        let hear = Rc::new(hear);
+        let told = hear.clone();
+        let signal = move |engine: &Rc<Engine>, name: &str, body: &glib::Variant| {
+            if let Some(heard) = read_browser(name, body) {
+                told(engine, heard);
+            }
+        };
+        let object = self.make("ServiceBrowserNew", BROWSER, Some(&asked), signal, move |engine, _, _, path| {
+            if let Err(error) = path {
+                hear(engine, Heard::Failure(error.message));
+            }
+        });
+        Browsing { kind: kind.clone(), object }
+    }
+
+    /// Registers a service until what is returned is dropped, and tells what becomes of it.
+    pub(super) fn register(
+        &self,
+        what: &Registration,
+        name: &str,
+        told: impl Fn(&Rc<Engine>, Registered) + 'static,
+    ) -> Group {
+        let told = Rc::new(told);
+        let own = name.to_owned();
+        let tell = told.clone();
+        let signal = move |engine: &Rc<Engine>, name: &str, body: &glib::Variant| {
+            let Some((state, error)) = body.get::<(i32, String)>().filter(|_| name == "StateChanged") else { return };
+            match state {
+                ESTABLISHED => tell(engine, Registered::Established(own.clone())),
+                COLLISION => tell(engine, Registered::Collision),
+                FAILURE => tell(engine, Registered::Failure(error)),
+                _ => {}
+            }
+        };
+        let interface = what.interface.and_then(|interface| i32::try_from(interface).ok()).unwrap_or(ANY);
+        let service =
+            (interface, ANY, 0u32, name, what.kind.as_str(), "", "", what.port, what.txt.strings()).to_variant();
+        let object = self.make("EntryGroupNew", GROUP, None, signal, move |engine, me, object, path| {
+            let path = match path {
+                Ok(path) => path,
+                Err(error) => return told(engine, Registered::Failure(error.message)),
+            };
+            // The second call need not wait for the answer to the first: they are heard in order, and an empty group that
+            // is committed does nothing.
+            for (method, body) in [("AddService", Some(&service)), ("Commit", None)] {
+                let (told, object) = (told.clone(), Rc::downgrade(object));
+                me.call(&path, GROUP, method, body, move |engine, _, answer| {
+                    if object.strong_count() == 0 {
+                        return;
+                    }
+                    match answer {
+                        Ok(_) => {}
+                        Err(error) if error.name == COLLISION_ERROR => told(engine, Registered::Collision),
+                        Err(error) => told(engine, Registered::Failure(error.message)),
+                    }
+                });
+            }
+        });
+        Group { _object: object }
+    }
+}
+
+impl Browsing {
+    /// Tells where a service is to be reached and what its TXT record is, and that again when it changes; nothing, when
+    /// that cannot be found out. Until what is returned is dropped, if there can be so many.
+    pub(super) fn follow(
+        &self,
+        place: Place,
+        name: &str,
+        domain: &str,
+        told: impl Fn(&Rc<Engine>, Option<Found>) + 'static,
+    ) -> Option<Following> {
+        let link = self.object.link.upgrade()?;
+        let told = Rc::new(told);
+        let tell = told.clone();
+        let signal = move |engine: &Rc<Engine>, name: &str, body: &glib::Variant| match name {
+            "Found" => tell(engine, read_answer(body)),
+            "Failure" => tell(engine, None),
+            _ => {}
+        };
+        let asked = self.asked(place, name, domain, 0);
+        let object =
+            link.make("ServiceResolverNew", RESOLVER, Some(&asked.clone()), signal, move |_, link, _, path| {
+                if path.is_err() {
+                    // The daemon has too many of our objects: once is better than never.
+                    link.resolve(&asked, move |engine, found| told(engine, found));
+                }
+            });
+        Some(Following { _object: object })
+    }
+
+    /// Asks where a service is to be reached, and what its TXT record is if that is wanted. `then` is not called if the
+    /// daemon goes first.
+    pub(super) fn look_up(
+        &self,
+        place: Place,
+        name: &str,
+        domain: &str,
+        with_txt: bool,
+        then: impl FnOnce(&Rc<Engine>, Option<Found>) + 'static,
+    ) {
+        let Some(link) = self.object.link.upgrade() else { return };
+        link.resolve(&self.asked(place, name, domain, if with_txt { 0 } else { NO_TXT }), then);
+    }
+
+    fn asked(&self, place: Place, name: &str, domain: &str, flags: u32) -> glib::Variant {
+        let Place { interface, protocol } = place;
+        // What was found by IPv4 is reached by IPv4: each pair gives its own kind of address.
+        (interface, protocol, name, self.kind.as_str(), domain, protocol, flags).to_variant()
+    }
+}
+
+impl Link {
+    fn resolve(&self, asked: &glib::Variant, then: impl FnOnce(&Rc<Engine>, Option<Found>) + 'static) {
+        self.call("/", SERVER, "ResolveService", Some(asked), move |engine, _, answer| {
+            then(engine, answer.ok().and_then(|body| read_answer(&body)));
+        });
+    }
+}
+
+/// Reads a signal of a browser.
+pub(super) fn read_browser(name: &str, body: &glib::Variant) -> Option<Heard> {
+    type Item = (i32, i32, String, String, String, u32);
+    match name {
+        "ItemNew" => {
+            let (interface, protocol, name, _, domain, _) = body.get::<Item>()?;
+            Some(Heard::New { place: Place { interface, protocol }, name, domain })
+        }
+        "ItemRemove" => {
+            let (interface, protocol, name, ..) = body.get::<Item>()?;
+            Some(Heard::Gone { place: Place { interface, protocol }, name })
+        }
+        "AllForNow" => Some(Heard::AllForNow),
+        "Failure" => {
+            let cause = body.get::<(String,)>().map_or_else(|| "no cause given".into(), |(cause,)| cause);
+            Some(Heard::Failure(cause))
+        }
+        _ => None,
+    }
+}
+
+/// Reads a look-up's answer.
+pub(super) fn read_answer(body: &glib::Variant) -> Option<Found> {
+    type Answer = (i32, i32, String, String, String, String, i32, String, u16, Vec<Vec<u8>>, u32);
+    let (interface, _, _, _, _, host, _, address, port, txt, flags) = body.get::<Answer>()?;
+    // What was heard on our own loopback interface was said on this machine.
+    let is_ours = flags & LOCAL != 0 || u32::try_from(interface) == Ok(LOOPBACK);
+    Found::check(host, address.parse().ok()?, port, Txt::received(txt), interface, is_ours)
+}
+
+const BUS_NAME: &str = "org.freedesktop.DBus";
+
+fn body_of(message: &DBusMessage) -> glib::Variant {
+    message.body().unwrap_or_else(|| ().to_variant())
+}
+
+impl Listener for Link {
+    fn signal(&self, _engine: &Rc<Engine>, message: &DBusMessage) {
+        let Some(me) = self.me.upgrade() else { return };
+        let (Some(sender), Some(member)) = (message.sender(), message.member()) else { return };
+        let body = body_of(message);
+        if sender == BUS_NAME {
+            if member == "NameOwnerChanged"
+                && let Some((name, _, owner)) = body.get::<(String, String, String)>()
+                && name == NAME
+            {
+                match owner.is_empty() {
+                    true => me.set_down("the Avahi daemon has stopped".into()),
+                    false => me.set_up(owner),
+                }
+            }
+            return;
+        }
+        // Anybody on the bus can send us anything.
+        let genuine = self.owner.borrow().as_deref() == Some(sender.as_str());
+        if !genuine {
+            return;
+        }
+        if message.interface().as_deref() == Some(SERVER) {
+            if member == "StateChanged"
+                && let Some((state, _)) = body.get::<(i32, String)>()
+            {
+                me.tell(|watcher| watcher.running(state == RUNNING));
+            }
+            return;
+        }
+        me.pass_on(message);
+    }
+
+    fn closed(&self, _engine: &Rc<Engine>, cause: String) {
+        let bus = self.bus.take();
+        drop(bus);
+        if let Some(me) = self.me.upgrade() {
+            me.no_bus(cause);
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Some(timer) = self.retry.take() {
+            self.engine.cancel_timer(timer);
+        }
+        if let Some(bus) = self.bus.take() {
+            bus.close();
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Where the system's D-Bus is. Never blocks.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// The system bus, where the environment names no other.
+const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket;unix:path=/var/run/dbus/system_bus_socket";
+
+/// Connects to it, and no more than that.
+///
+/// # Errors
+/// Why it is not there, in words.
+pub(super) fn open() -> Result<OwnedFd, String> {
+    let addresses = std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS").filter(|value| !value.is_empty());
+    let addresses = addresses.unwrap_or_else(|| SYSTEM_BUS.into()).into_vec();
+    let mut cause = None;
+    for address in addresses.split(|&b| b == b';').filter(|address| !address.is_empty()) {
+        match open_one(address) {
+            Ok(fd) => return Ok(fd),
+            Err(error) => cause = cause.or(Some(error)),
+        }
+    }
+    Err(cause.unwrap_or_else(|| "DBUS_SYSTEM_BUS_ADDRESS names no address".into()))
+}
+
+fn open_one(address: &[u8]) -> Result<OwnedFd, String> {
+    let said = |error: Errno| format!("{}: {}", String::from_utf8_lossy(address), io::Error::from(error));
+    let to = socket_address(address)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(said)?;
+    rustix::net::connect(&fd, &to).map_err(said)?;
+    Ok(fd)
+}
+
+/// Reads `unix:path=…` and `unix:abstract=…`; the system bus has no other.
+fn socket_address(address: &[u8]) -> Result<SocketAddrUnix, String> {
+    let unknown = || format!("{}: expected unix:path=… as the address of a bus", String::from_utf8_lossy(address));
+    let pairs = address.strip_prefix(b"unix:").ok_or_else(unknown)?;
+    for pair in pairs.split(|&b| b == b',') {
+        let made = if let Some(path) = pair.strip_prefix(b"path=") {
+            SocketAddrUnix::new(OsStr::from_bytes(&unescape(path).ok_or_else(unknown)?))
+        } else if let Some(name) = pair.strip_prefix(b"abstract=") {
+            SocketAddrUnix::new_abstract_name(&unescape(name).ok_or_else(unknown)?)
+        } else {
+            continue;
+        };
+        return made.map_err(|_| unknown());
+    }
+    Err(unknown())
+}
+
+/// `%2f` and the like.
+fn unescape(text: &[u8]) -> Option<Vec<u8>> {
+    let mut plain = Vec::new();
+    let mut rest = text;
+    while let Some((&first, tail)) = rest.split_first() {
+        rest = tail;
+        if first != b'%' {
+            plain.push(first);
+            continue;
+        }
+        let (digits, tail) = rest.split_at_checked(2)?;
+        plain.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+        rest = tail;
+    }
+    Some(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_buses_are_read() {
+        let path = |text: &str| socket_address(text.as_bytes()).ok()?.path().map(|path| path.into_owned());
+        assert_eq!(path("unix:path=/run/a%20b,guid=12").unwrap().as_bytes(), b"/run/a b");
+        assert_eq!(path("unix:guid=12,path=/run/a").unwrap().as_bytes(), b"/run/a");
+        let hidden = socket_address(b"unix:abstract=/tmp/x").unwrap();
+        assert_eq!(hidden.abstract_name(), Some(&b"/tmp/x"[..]));
+        for wrong in ["", "tcp:host=localhost", "unix:", "unix:path=%2", "unix:path=%zz", "unix:dir=/tmp"] {
+            assert!(socket_address(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What a [`Selector`](crate::Selector) asks of a connection: whether receiving would wait, and what to poll until then.
+
+use std::io;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::Conn;
+use crate::transport::poll_for;
+
+impl Conn {
+    /// Would a receiving call return at once, with data, the end, or an error? Of TLS, what has come is taken in for that:
+    /// half a record, or a message of TLS itself, is nothing to receive.
+    pub(crate) fn is_readable(&self) -> bool {
+        let mut taken = false;
+        let readable = loop {
+            if !self.io.borrow().inbox.is_empty() || !self.is_open() || self.read_ended.get() {
+                break true;
+            }
+            match self.poll_input() {
+                Ok(flags) if flags.is_empty() => break false,
+                // An error is left for whoever receives.
+                Ok(flags) if self.is_tls() && !flags.intersects(PollFlags::ERR) => {}
+                _ => break true,
+            }
+            let mut held = None;
+            let read = self.read_session(&mut held, false);
+            self.give_back(&mut held);
+            taken = true;
+            match read {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break false,
+                Err(error) => {
+                    self.read_failed(error);
+                    break true;
+                }
+            }
+        };
+        if taken && (self.has_reader.get() || self.read_ended.get()) {
+            // It gives no further event to the loop.
+            self.wake();
+        }
+        readable
+    }
+
+    /// What the input polls as just now.
+    fn poll_input(&self) -> io::Result<PollFlags> {
+        let mut fds = Vec::with_capacity(1);
+        self.transport.watch(true, false, &mut fds)?;
+        poll_for(&mut fds, Some(Duration::ZERO))?;
+        Ok(fds.first().map_or(PollFlags::empty(), PollFd::revents))
+    }
+
+    /// Adds what a poll has to watch until there is something to receive; and for room, if something waits to be sent.
+    pub(crate) fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) -> io::Result<()> {
+        self.transport.watch(true, self.is_sending(), fds)
+    }
+
+    /// Sends what waits, as far as there is room.
+    pub(crate) fn send_on(&self) {
+        if self.is_sending() {
+            self.write_out();
+        }
+    }
+}

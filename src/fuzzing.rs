@@ -1,0 +1,89 @@
+//! The readers of what others send, by one entry each: fuzzed by the programs in `fuzz/`, and run by the tests on whatever
+//! proptest thinks of. No part of the library.
+
+use crate::address::Address;
+#[cfg(feature = "_services")]
+use crate::avahi::checks;
+use crate::conn::check_lines;
+
+/// Text as an address: it is one, and is shown as it was, or the error quotes it.
+pub fn address(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    match Address::parse(&text) {
+        Ok(address) => {
+            assert_eq!(address.to_string(), text);
+            let (key, _) = address.peer(1234);
+            assert!(!key.is_empty());
+        }
+        Err(error) => assert!(error.to_string().contains(&format!("{text:?}"))),
+    }
+    let _ = Address::try_from((&*text, 1234));
+}
+
+/// Received bytes, cut into lines.
+pub fn lines(data: &[u8]) {
+    check_lines(data);
+}
+
+/// Names and types of services, and the expressions that choose them.
+#[cfg(feature = "_services")]
+pub fn names(data: &[u8]) {
+    checks::names(data);
+}
+
+/// TXT records of services.
+#[cfg(feature = "_services")]
+pub fn txt(data: &[u8]) {
+    checks::txt(data);
+}
+
+/// What a D-Bus daemon sends.
+#[cfg(feature = "avahi")]
+pub fn bus(data: &[u8]) {
+    match data.split_first() {
+        Some((mode, data)) if mode % 2 == 0 => checks::bus::bytes(data),
+        Some((_, data)) => checks::bus::damaged(data),
+        None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    /// Bytes that readers look for, and any others.
+    fn bytes(known: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
+        vec(prop_oneof![proptest::sample::select(known), any::<u8>()], 0..600)
+    }
+
+    proptest! {
+        #[test]
+        fn any_address(data in bytes(b"|/:.[]%@#0a-")) {
+            crate::fuzzing::address(&data);
+        }
+
+        #[test]
+        fn any_lines(data in bytes(b"\n\n\r")) {
+            crate::fuzzing::lines(&data);
+        }
+
+        #[cfg(feature = "_services")]
+        #[test]
+        fn any_names(data in bytes(b"\0\0_.-a2 #(|)[^]*+\\")) {
+            crate::fuzzing::names(&data);
+        }
+
+        #[cfg(feature = "_services")]
+        #[test]
+        fn any_txt(data in bytes(b"\x01\x05==")) {
+            crate::fuzzing::txt(&data);
+        }
+
+        #[cfg(feature = "avahi")]
+        #[test]
+        fn any_message(data in bytes(b"l\x01\x02\x04\0\0\0")) {
+            crate::fuzzing::bus(&data);
+        }
+    }
+}

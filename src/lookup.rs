@@ -1,0 +1,274 @@
+//! Names: hosts to addresses and services to ports, for whoever wants the answer itself. By blocking call, by callback,
+//! by future.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use gio::prelude::*;
+
+use crate::address::{Address, Port, Target};
+use crate::conn::handler::call;
+use crate::engine::{Engine, TimerKey};
+use crate::error::{Error, Result};
+use crate::log;
+use crate::resolve::{LookUp, Plan, interleave, look_up_blocking, plan, port_number};
+
+/// How long a look-up may take.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+const OPERATION: &str = "looking up";
+
+/// Looks a host name up and waits for the answer, at most 30 s. **Blocks**; nothing of the main loop runs meanwhile. An
+/// address written as text, as `192.0.2.1` or `fe80::1%eth0`, is its own answer, at once, and so is `localhost`.
+///
+/// There is at least one answer. The families take turns, IPv6 first; [`Socket::connect`](crate::Socket::connect) takes
+/// all of them together, as they are.
+///
+/// # Errors
+/// [`Error::Address`] if that cannot be a host, [`Error::Lookup`], [`Error::TimedOut`].
+///
+/// ```
+/// let addresses = network::lookup("127.0.0.1", 80)?;
+/// assert_eq!(addresses, ["127.0.0.1:80".parse().unwrap()]);
+/// # Ok::<(), network::Error>(())
+/// ```
+pub fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
+    lookup_within(host, port, LIMIT)
+}
+
+/// As [`lookup`], at most that long. **Blocks**.
+///
+/// # Errors
+/// As there.
+pub fn lookup_within(host: &str, port: u16, limit: Duration) -> Result<Vec<SocketAddr>> {
+    blocking(&Address::try_from((host, port))?, limit)
+}
+
+/// As [`lookup`], in the background: calls `callback` with the outcome, on a later turn of the main loop. Never blocks.
+///
+/// Cancelling ends it with [`Error::Cancelled`].
+///
+/// ```
+/// network::lookup_async("localhost", 80, gio::Cancellable::NONE, |result| {
+///     match result {
+///         Ok(addresses) => println!("{addresses:?}"),
+///         Err(error) => eprintln!("{error}"),
+///     }
+///     network::endloop();
+/// });
+/// network::fgloop();
+/// ```
+pub fn lookup_async(
+    host: &str,
+    port: u16,
+    cancellable: Option<&impl IsA<gio::Cancellable>>,
+    callback: impl FnOnce(Result<Vec<SocketAddr>>) + 'static,
+) {
+    let cancelled = Error::Cancelled { operation: OPERATION, address: host.into() };
+    let future = lookup_future(host, port);
+    in_background("lookup_async", future, cancellable, cancelled, callback);
+}
+
+/// As [`lookup`], for whoever awaits it on the thread's main context. Never blocks. Dropping the future cancels.
+pub fn lookup_future(host: &str, port: u16) -> impl Future<Output = Result<Vec<SocketAddr>>> + use<> {
+    let address = Address::try_from((host, port));
+    async move { look_up(&address?, LIMIT).await }
+}
+
+/// The number of a port that is given by its name, as the services database of this system has it, or a small table of
+/// common ones where that has not. A number is its own answer. Reads at most a file; no traffic.
+///
+/// # Errors
+/// [`Error::Address`] if nobody knows it.
+///
+/// ```
+/// assert_eq!(network::lookup_port("http")?, 80);
+/// # Ok::<(), network::Error>(())
+/// ```
+pub fn lookup_port(name: &str) -> Result<u16> {
+    let address = Address::parse(name)?;
+    match address.target() {
+        Target::Inet { host: None, port, .. } => port_number(&address, port),
+        _ => Err(address.unfit("expected a port: a number, or a name like http")),
+    }
+}
+
+// ---- of addresses ----
+
+/// What needs no look-up is there already; else the host and port to ask for.
+fn known(address: &Address) -> Result<Result<Vec<SocketAddr>, (String, u16)>> {
+    // Port 0 has no place in an address to connect to. Here it stands for no port at all.
+    if let Target::Inet { host: Some(host), port: Port::Number(0), tls: None } = address.target() {
+        let stand_in = Target::Inet { host: Some(host.clone()), port: Port::Number(1), tls: None };
+        let stand_in = Address::of_target(address.to_string(), stand_in);
+        return Ok(match known(&stand_in)? {
+            Ok(mut addresses) => {
+                addresses.iter_mut().for_each(|address| address.set_port(0));
+                Ok(addresses)
+            }
+            Err((host, _)) => Err((host, 0)),
+        });
+    }
+    match plan(address)? {
+        Plan::Direct(addresses) => Ok(Ok(addresses)),
+        Plan::LookUp(host, port) => Ok(Err((host, port))),
+        Plan::Unix(_) | Plan::Service(_) => Err(address.unfit("expected a host and a port")),
+    }
+}
+
+/// Does this address take a look-up?
+pub(crate) fn needs_look_up(address: &Address) -> bool {
+    matches!(known(address), Ok(Err(_)))
+}
+
+/// **Blocks** if it is a name.
+pub(crate) fn blocking(address: &Address, limit: Duration) -> Result<Vec<SocketAddr>> {
+    match known(address)? {
+        Ok(addresses) => Ok(addresses),
+        Err((host, port)) => {
+            Engine::flush_here();
+            look_up_blocking(address, &host, port, limit)
+        }
+    }
+}
+
+pub(crate) async fn look_up(address: &Address, limit: Duration) -> Result<Vec<SocketAddr>> {
+    let (host, port) = match known(address)? {
+        Ok(addresses) => return Ok(addresses),
+        Err(asked) => asked,
+    };
+    let engine = Engine::current()?;
+    let failed = |cause: &str| Error::Lookup { address: address.to_string(), cause: cause.into() };
+    let asking = Asking(LookUp::start(&host, port));
+    let all = within(&engine, limit, async {
+        let mut found = Vec::new();
+        while let Some(address) = asking.next().await.map_err(|error| failed(error.message()))? {
+            if !found.contains(&address) {
+                found.push(address);
+            }
+        }
+        Ok::<_, Error>(found)
+    });
+    match all.await {
+        None => Err(Error::TimedOut { operation: OPERATION, address: address.to_string(), limit }),
+        Some(Ok(found)) if found.is_empty() => Err(failed("it has no addresses")),
+        Some(found) => Ok(interleave(found?)),
+    }
+}
+
+/// As [`look_up`], on a thread of its own, which is over when this is (unless the time is up): gio leaves one behind.
+pub(crate) async fn look_up_on_thread(address: &Address, limit: Duration) -> Result<Vec<SocketAddr>> {
+    if let Ok(addresses) = known(address)? {
+        return Ok(addresses);
+    }
+    let engine = Engine::current()?;
+    let (sender, answer) = oneshot::channel();
+    let asked = address.clone();
+    let thread = std::thread::Builder::new()
+        .name("network-lookup".into())
+        .spawn(move || {
+            // Whoever waited may have gone.
+            let _ = sender.send(blocking(&asked, limit));
+        })
+        .map_err(|source| Error::Io { operation: OPERATION, address: address.to_string(), source })?;
+    let late = || Err(Error::TimedOut { operation: OPERATION, address: address.to_string(), limit });
+    match within(&engine, limit, answer).await {
+        Some(Ok(answer)) => {
+            // It has sent its answer and does nothing more.
+            let _ = thread.join();
+            answer
+        }
+        _ => late(),
+    }
+}
+
+/// A look-up that ends when nobody awaits it any more.
+struct Asking(LookUp);
+
+impl Asking {
+    async fn next(&self) -> Result<Option<SocketAddr>, glib::Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.next(move |answer| {
+            // Whoever waited may have gone.
+            let _ = sender.send(answer);
+        });
+        let gone = |_| Err(glib::Error::new(gio::IOErrorEnum::Cancelled, "the main context is gone"));
+        receiver.await.unwrap_or_else(gone)
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+// ---- futures and time ----
+
+/// A stretch of time on the engine's own source. Dropping it ends it.
+pub(crate) struct Sleep {
+    engine: Rc<Engine>,
+    timer: TimerKey,
+    over: oneshot::Receiver<()>,
+}
+
+impl Sleep {
+    pub(crate) fn start(engine: &Rc<Engine>, time: Duration) -> Self {
+        let (sender, over) = oneshot::channel();
+        let timer = engine.after(time, move |_| {
+            let _ = sender.send(());
+        });
+        Sleep { engine: engine.clone(), timer, over }
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<()> {
+        std::pin::Pin::new(&mut self.over).poll(context).map(|_| ())
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.engine.cancel_timer(self.timer);
+    }
+}
+
+/// What the future gives, or `None` when the time is up.
+pub(crate) async fn within<T>(engine: &Rc<Engine>, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+    let (mut future, mut sleep) = (pin!(future), pin!(Sleep::start(engine, limit)));
+    std::future::poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending => sleep.as_mut().poll(context).map(|()| None),
+    })
+    .await
+}
+
+/// Drives a future on the thread-default main context and calls back with what it gives. `cancelled` is for when the
+/// cancellable comes first.
+pub(crate) fn in_background<T: 'static>(
+    name: &str,
+    future: impl Future<Output = Result<T>> + 'static,
+    cancellable: Option<&impl IsA<gio::Cancellable>>,
+    cancelled: Error,
+    callback: impl FnOnce(Result<T>) + 'static,
+) {
+    let engine = match Engine::current() {
+        Ok(engine) => engine,
+        Err(error) => {
+            // There is no loop here to call back from.
+            log::critical("look up").error(&error).say(format_args!("{name}: {error}"));
+            return;
+        }
+    };
+    let cancellable = cancellable.map_or_else(gio::Cancellable::new, |cancellable| cancellable.as_ref().clone());
+    glib::MainContext::ref_thread_default().spawn_local(async move {
+        let outcome = gio::CancellableFuture::new(future, cancellable).await.unwrap_or(Err(cancelled));
+        call(&engine, || callback(outcome));
+    });
+}

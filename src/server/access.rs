@@ -1,0 +1,106 @@
+//! Who may connect to a unix socket: users and groups, by number or name.
+
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+
+use crate::address::Address;
+use crate::engine::{group_id, peer_ids, user_id};
+use crate::error::{Error, Result};
+
+/// A user or a group of this machine, by its number or its name. Made from either: `1000`, `"www-data"`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Account {
+    /// Its number.
+    Id(u32),
+    /// Its name, looked up when the server starts.
+    Name(String),
+}
+
+impl From<u32> for Account {
+    fn from(id: u32) -> Self {
+        Account::Id(id)
+    }
+}
+
+impl From<&str> for Account {
+    fn from(name: &str) -> Self {
+        Account::Name(name.into())
+    }
+}
+
+impl From<String> for Account {
+    fn from(name: String) -> Self {
+        Account::Name(name)
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Account::Id(id) => id.fmt(f),
+            Account::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+impl Account {
+    pub(super) fn group(&self, address: &Address) -> Result<u32> {
+        self.number(address, "group", group_id)
+    }
+
+    fn user(&self, address: &Address) -> Result<u32> {
+        self.number(address, "user", user_id)
+    }
+
+    fn number(&self, address: &Address, kind: &str, ask: fn(&str) -> io::Result<Option<u32>>) -> Result<u32> {
+        match self {
+            Account::Id(id) => Ok(*id),
+            Account::Name(name) => match ask(name) {
+                Ok(Some(id)) => Ok(id),
+                Ok(None) => Err(address.unfit(format!("this system has no {kind} {name:?}"))),
+                Err(source) => Err(Error::Io { operation: "looking up the name", address: name.clone(), source }),
+            },
+        }
+    }
+}
+
+/// Who may connect, as the builder was told.
+#[derive(Debug, Default)]
+pub(super) struct AllowList {
+    pub(super) users: Option<Vec<Account>>,
+    pub(super) groups: Option<Vec<Account>>,
+}
+
+impl AllowList {
+    pub(super) fn is_empty(&self) -> bool {
+        self.users.is_none() && self.groups.is_none()
+    }
+
+    /// Turns names into numbers. `None` if everybody may.
+    pub(super) fn resolve(self, address: &Address) -> Result<Option<Allowed>> {
+        if self.is_empty() {
+            return Ok(None);
+        }
+        let users = self.users.unwrap_or_default().iter().map(|user| user.user(address)).collect::<Result<_>>()?;
+        let groups = self.groups.unwrap_or_default().iter().map(|group| group.group(address)).collect::<Result<_>>()?;
+        Ok(Some(Allowed { users, groups }))
+    }
+}
+
+/// The numbers of those who may connect.
+pub(super) struct Allowed {
+    users: Vec<u32>,
+    groups: Vec<u32>,
+}
+
+impl Allowed {
+    /// Why this client may not.
+    pub(super) fn check(&self, client: impl AsFd) -> Result<(), String> {
+        let peer = peer_ids(client).map_err(|error| format!("it cannot be told who it is: {error}"))?;
+        if self.users.contains(&peer.user) || peer.groups.iter().any(|group| self.groups.contains(group)) {
+            return Ok(());
+        }
+        Err(format!("user {} is not on the list of those allowed", peer.user))
+    }
+}

@@ -1,0 +1,88 @@
+//! The end of all servers of a main context: those who are connected may finish.
+
+use std::os::fd::OwnedFd;
+use std::rc::{Rc, Weak};
+
+use super::{Listed, SERVERS, Server, Shared};
+use crate::engine::Engine;
+
+/// Servers that have stopped listening, held until their connections have ended.
+pub(crate) struct Draining(Vec<Server>);
+
+fn all_of(engine: &Rc<Engine>) -> Vec<Rc<Shared>> {
+    let servers = SERVERS.with(|servers| servers.borrow().clone());
+    servers.iter().filter_map(Weak::upgrade).filter(|server| Rc::ptr_eq(&server.engine, engine)).collect()
+}
+
+/// What the servers of a main context listen on, as copies, each with the name to pass it on under.
+pub(crate) fn listening(engine: &Rc<Engine>) -> std::io::Result<Vec<(OwnedFd, String)>> {
+    let mut sockets = Vec::new();
+    for server in all_of(engine) {
+        for listener in &*server.listeners.borrow() {
+            if let Some(fd) = listener.fd.open() {
+                sockets.push((rustix::io::fcntl_dupfd_cloexec(fd, 0)?, listener.name.clone()));
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+/// Somebody else serves on the same sockets from now on: their paths are no longer ours to remove.
+pub(crate) fn give_paths(engine: &Rc<Engine>) {
+    for server in all_of(engine) {
+        let theirs = server.path.take();
+        drop(theirs);
+    }
+}
+
+/// The servers of a main context stop listening.
+pub(crate) fn drain_all(engine: &Rc<Engine>) -> Draining {
+    let servers = all_of(engine);
+    for server in &servers {
+        server.draining.set(true);
+        let publication = server.publication.take();
+        drop(publication);
+        server.stop_listening();
+        if let Some(asked) = &server.asked {
+            asked.wake();
+        }
+    }
+    Draining(servers.into_iter().map(|shared| Server { shared }).collect())
+}
+
+impl Draining {
+    /// Have all ended?
+    pub(crate) fn is_done(&self) -> bool {
+        self.connections() == 0 && self.0.iter().all(|server| server.shared.handshakes.get() == 0)
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        let is_live = |listed: &Listed| match listed {
+            // Until its end has been told.
+            Listed::Held(_) => true,
+            Listed::Given(_) => listed.socket().is_some_and(|socket| socket.is_open()),
+        };
+        let count =
+            |server: &Server| server.shared.connections.borrow().values().filter(|listed| is_live(listed)).count();
+        self.0.iter().map(count).sum()
+    }
+
+    /// Nobody new any more, and those that are left are closed: what was sent to them still goes out.
+    pub(crate) fn close(&self) {
+        self.each(|socket| drop(socket.close()));
+    }
+
+    /// As [`Draining::close`], but what was sent is discarded.
+    pub(crate) fn abort(&self) {
+        self.each(|socket| drop(socket.abort()));
+    }
+
+    fn each(&self, end: impl Fn(&crate::socket::Socket)) {
+        for server in &self.0 {
+            for socket in server.connections() {
+                end(&socket);
+            }
+            server.close();
+        }
+    }
+}

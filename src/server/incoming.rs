@@ -1,0 +1,153 @@
+//! Clients that are awaited: a future, and a stream of them.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use rustix::io::Errno;
+
+use super::listener::{ACCEPTS, is_of_system};
+use super::{Server, Shared};
+use crate::engine::now;
+use crate::error::{Error, Result};
+use crate::socket::Socket;
+
+/// What futures have taken since the loop last had its turn.
+#[derive(Default)]
+pub(super) struct Turn {
+    taken: Cell<usize>,
+    made_way: Cell<bool>,
+    /// Made way, and goes on now whatever others do.
+    granted: Cell<bool>,
+}
+
+impl Turn {
+    /// Those who wait are woken.
+    pub(super) fn begin(&self) {
+        if self.made_way.take() {
+            self.granted.set(true);
+        }
+    }
+
+    fn end(&self) {
+        self.taken.set(0);
+        self.granted.set(false);
+    }
+}
+
+impl Server {
+    /// Waits for a client of a server made by [`bind`](Server::bind), as [`accept`](Server::accept) does, on the main loop.
+    /// Does not block. To drop the future loses no client. Several at a time get one each.
+    ///
+    /// When the system has no room for more clients, or as many connections are open as
+    /// [there may be](crate::ServerBuilder::max_connections), it waits until that changes.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the server is closed; [`Error::Unsupported`] if it has a callback for its clients;
+    /// [`Error::Io`].
+    pub fn accept_future(&self) -> impl Future<Output = Result<Socket>> {
+        poll_fn(|context| self.shared.poll_client(context))
+    }
+
+    /// The clients of a server made by [`bind`](Server::bind), as they come: [`accept_future`](Server::accept_future) again
+    /// and again. It keeps the server listening. Does not block.
+    ///
+    /// ```
+    /// # glib::MainContext::default().block_on(async {
+    /// let server = network::Server::builder().tls(false).bind(0)?;
+    /// # let client = network::Socket::builder().tls(false).connect_future(("127.0.0.1", server.port())).await?;
+    /// # client.sendline("Hello")?;
+    /// let mut incoming = server.incoming();
+    /// while let Some(socket) = incoming.next().await {
+    ///     let socket = socket?;
+    ///     // Each client has a task of its own.
+    ///     glib::spawn_future_local(async move {
+    ///         while let Ok(line) = socket.recv_line_future().await {
+    ///             let _ = socket.send_future(format!("You said: {line}\n")).await;
+    ///         }
+    ///     });
+    /// #   break;
+    /// }
+    /// # assert_eq!(client.recv_line_future().await?, "You said: Hello");
+    /// # Ok::<(), network::Error>(())
+    /// # })?;
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    pub fn incoming(&self) -> Incoming {
+        Incoming { server: self.clone() }
+    }
+}
+
+/// The clients of a server, see [`Server::incoming`]: a stream that ends when the server is closed. To drop it loses no
+/// client.
+#[must_use = "no client is accepted unless it is awaited"]
+#[derive(Debug)]
+pub struct Incoming {
+    server: Server,
+}
+
+impl Incoming {
+    /// Waits for the next client. `None` when the server is closed. To drop the future loses none.
+    pub async fn next(&mut self) -> Option<Result<Socket>> {
+        poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+}
+
+impl Stream for Incoming {
+    type Item = Result<Socket>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Socket>>> {
+        self.server.shared.poll_client(context).map(|client| match client {
+            Err(Error::Closed { .. }) => None,
+            other => Some(other),
+        })
+    }
+}
+
+impl Shared {
+    fn poll_client(self: &Rc<Self>, context: &Context<'_>) -> Poll<Result<Socket>> {
+        let client = match &self.asked {
+            Some(asked) if self.makes_way(&asked.turn) => Ok(None),
+            _ => self.next_client(),
+        };
+        let client = match client {
+            Err(Error::Io { source, .. }) if self.has_no_room(&source) => Ok(None),
+            other => other,
+        };
+        match (client, &self.asked) {
+            (Ok(None), Some(asked)) => {
+                asked.turn.end();
+                self.when_acceptable(context.waker());
+                Poll::Pending
+            }
+            (client, asked) => {
+                if let Some(asked) = asked {
+                    asked.turn.taken.set(asked.turn.taken.get() + 1);
+                }
+                Poll::Ready(client.and_then(|client| client.ok_or_else(|| self.closed())))
+            }
+        }
+    }
+
+    /// A flood of clients must not keep the loop.
+    fn makes_way(&self, turn: &Turn) -> bool {
+        let has_credit = turn.granted.get() || self.engine.futures_have_credit(now());
+        if has_credit && turn.taken.get() < ACCEPTS {
+            return false;
+        }
+        let listeners = self.listeners.borrow();
+        let makes_way = listeners.first().is_some_and(|listener| listener.requeue_hot());
+        turn.made_way.set(makes_way);
+        makes_way
+    }
+
+    /// The system can take no more clients for now: those who wait are woken when it is to be asked again.
+    fn has_no_room(&self, why: &std::io::Error) -> bool {
+        let Some(why) = Errno::from_io_error(why).filter(|why| is_of_system(*why)) else { return false };
+        let listener = self.listeners.borrow().first().cloned();
+        listener.is_some_and(|listener| listener.pause::<()>(&Err(why)))
+    }
+}

@@ -1,0 +1,45 @@
+//! The connections of a server, the oldest first, in little memory.
+
+/// Numbers only grow, so what is added goes to the end, and what has gone leaves a hole until there are many.
+pub(super) struct List<T> {
+    all: Vec<(u64, Option<T>)>,
+    holes: usize,
+}
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        List { all: Vec::new(), holes: 0 }
+    }
+}
+
+impl<T> List<T> {
+    pub(super) fn len(&self) -> usize {
+        self.all.len() - self.holes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+        self.all.iter().filter_map(|(_, entry)| entry.as_ref())
+    }
+
+    /// The number is higher than any before.
+    pub(super) fn insert(&mut self, id: u64, entry: T) {
+        debug_assert!(self.all.last().is_none_or(|(last, _)| *last < id));
+        self.all.push((id, Some(entry)));
+    }
+
+    pub(super) fn remove(&mut self, id: &u64) -> Option<T> {
+        let place = self.all.binary_search_by_key(id, |(id, _)| *id).ok()?;
+        let entry = self.all[place].1.take()?;
+        self.holes += 1;
+        if self.holes > self.all.len() / 2 {
+            self.all.retain(|(_, entry)| entry.is_some());
+            self.all.shrink_to(self.all.len() * 2);
+            self.holes = 0;
+        }
+        Some(entry)
+    }
+}

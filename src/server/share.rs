@@ -1,0 +1,132 @@
+//! The same server several times, for one thread each: all listen on the same port, and the system spreads the clients.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use super::bind::{How, bind};
+use super::{Obj, Server, ServerBuilder};
+use crate::address::{Address, Endpoint, Target};
+use crate::conn::Options;
+use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
+use crate::tls::ServerSetup;
+use crate::transport::endpoint;
+
+/// What one of the threads makes its server of. It already listens.
+pub(crate) struct Share {
+    address: Address,
+    sockets: Vec<OwnedFd>,
+    options: Options,
+    max_connections: usize,
+    max_handshakes: usize,
+    setup: Option<Arc<ServerSetup>>,
+}
+
+impl ServerBuilder {
+    /// Listens, once for each of so many threads.
+    pub(crate) fn share(self, address: Address, threads: usize) -> Result<Vec<Share>> {
+        let unsupported = |what: &str, instead: &str| {
+            Err(Error::Unsupported(format!("a server of several threads has no {what}: {instead}")))
+        };
+        match address.target() {
+            Target::Unix(_) => return unsupported("unix socket", "its clients cannot be spread; listen on a port"),
+            Target::Service { .. } => return unsupported("published name", "listen on a port"),
+            _ => {}
+        }
+        let file = self.file_settings(&address)?;
+        let setup = self.prepare_tls(&address)?;
+        // Whoever adds a setting decides here what comes of it.
+        let ServerBuilder {
+            address: local,
+            backlog,
+            max_connections,
+            options,
+            on_disconnect,
+            service_name,
+            txt,
+            on_published,
+            tls: _,
+            max_handshakes,
+            // Of unix sockets alone.
+            mode: _,
+            group: _,
+            take_over: _,
+            allowed: _,
+            adopted: _,
+        } = self;
+        if on_disconnect.is_some() {
+            return unsupported("disconnect_cb", "set one for each socket, in the callback that is given it");
+        }
+        if service_name.is_some() || !txt.is_empty() || on_published.is_some() {
+            return unsupported("published name", "take the settings for it away");
+        }
+        let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+        // The first as any other server: where another program listens already, this fails.
+        let how = How { backlog, tuning: &options.tuning, file };
+        let (first, _) = bind(&address, &local, how)?;
+        let first: Vec<OwnedFd> = first.into_iter().map(|listening| listening.fd).collect();
+        let failed = |source: std::io::Error| Error::from_listen(&address, source);
+        let mut shares = Vec::with_capacity(threads);
+        for _ in 1..threads {
+            let sockets: std::io::Result<Vec<_>> = first.iter().map(|fd| beside(fd, how)).collect();
+            shares.push(sockets.map_err(failed)?);
+        }
+        shares.insert(0, first);
+        let share = |sockets| Share {
+            address: address.clone(),
+            sockets,
+            options: options.clone(),
+            max_connections,
+            max_handshakes,
+            setup: setup.clone(),
+        };
+        Ok(shares.into_iter().map(share).collect())
+    }
+}
+
+/// Another socket that listens where this one does.
+fn beside(fd: &OwnedFd, how: How<'_>) -> std::io::Result<OwnedFd> {
+    sockopt::set_socket_reuseport(fd, true)?;
+    let address = SocketAddr::try_from(rustix::net::getsockname(fd)?)?;
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let other = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&other, sockopt::ipv6_v6only(fd)?)?;
+    }
+    sockopt::set_socket_reuseaddr(&other, true)?;
+    sockopt::set_socket_reuseport(&other, true)?;
+    sockopt::set_tcp_nodelay(&other, true)?;
+    how.tuning.apply(other.as_fd(), family)?;
+    rustix::net::bind(&other, &address)?;
+    rustix::net::listen(&other, how.backlog)?;
+    Ok(other)
+}
+
+impl Share {
+    pub(crate) fn local(&self) -> Vec<Endpoint> {
+        self.sockets.iter().filter_map(|fd| rustix::net::getsockname(fd).ok()).map(endpoint).collect()
+    }
+
+    pub(crate) fn fingerprint(&self) -> Option<Fingerprint> {
+        self.setup.as_ref().map(|setup| setup.identity().fingerprint())
+    }
+
+    /// Serves, on the thread-default main context.
+    pub(crate) fn serve(self, obj: Obj) -> Result<Server> {
+        let Share { address, sockets, options, max_connections, max_handshakes, setup } = self;
+        let adopted = Some((sockets, setup));
+        let builder = ServerBuilder { options, max_connections, max_handshakes, adopted, ..ServerBuilder::new() };
+        builder.start(address, Some(obj))
+    }
+}
+
+impl Server {
+    /// Has no client left, not even one that is shaking hands?
+    pub(crate) fn is_deserted(&self) -> bool {
+        self.shared.connections.borrow().is_empty() && self.shared.handshakes.get() == 0
+    }
+}

@@ -1,0 +1,130 @@
+//! A socket as foreign protocols want one: a stream of bytes each way, the ways independent, with a buffer to look into.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_io::{AsyncBufRead, AsyncRead, AsyncWrite};
+
+use super::Socket;
+use crate::conn::waiting::Place;
+use crate::error::Error;
+
+/// The most that is looked at in one go.
+const BUFFER: usize = 64 << 10;
+
+/// Memory that it keeps while nothing is in it.
+const KEEP: usize = 16 << 10;
+
+/// A [`Socket`] for protocols that are written for futures-io: [`AsyncRead`], [`AsyncBufRead`] and [`AsyncWrite`]. See
+/// [`Socket::into_stream`].
+#[derive(Debug)]
+pub struct SocketStream {
+    socket: Socket,
+    /// Taken from the socket, and not consumed from `start` on.
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl Socket {
+    /// Makes a stream of this handle, with all of futures-io's traits. Its two directions end apart: when the peer ends
+    /// its own, reading gives `Ok(0)` and writing goes on, until the stream is closed, dropped or the connection fails.
+    /// (It takes the place of an [`end_cb`](Socket::end_cb) for that.) Never blocks.
+    ///
+    /// What it has received and nobody has consumed goes back to the socket when it is dropped.
+    ///
+    /// ```
+    /// # use futures_util::io::{AsyncBufReadExt, AsyncWriteExt};
+    /// # let server = network::Server::builder().tls(false).listen(0, |socket| socket.sendline("Hello"))?;
+    /// # let address = ("127.0.0.1", server.port());
+    /// # glib::MainContext::default().block_on(async move {
+    /// # let socket = network::Socket::builder().tls(false).connect_future(address).await?;
+    /// let mut stream = socket.into_stream();
+    /// let mut line = String::new();
+    /// stream.read_line(&mut line).await?;
+    /// stream.write_all(b"Goodbye\n").await?;
+    /// stream.close().await?;
+    /// # assert_eq!(line, "Hello\n");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn into_stream(self) -> SocketStream {
+        self.conn.set_on_end(Box::new(|_| Ok(())));
+        SocketStream { socket: self, buffer: Vec::new(), start: 0 }
+    }
+}
+
+impl SocketStream {
+    /// The connection. What was received and not consumed is not in it just now.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// The connection again, with what was received and not consumed.
+    pub fn into_socket(self) -> Socket {
+        self.socket.clone()
+    }
+
+    fn rest(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+}
+
+impl Drop for SocketStream {
+    fn drop(&mut self) {
+        self.socket.conn.give_back_input(self.rest());
+    }
+}
+
+impl AsyncRead for SocketStream {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.rest().is_empty() {
+            return Pin::new(&mut self.socket).poll_read(context, into);
+        }
+        let count = into.len().min(self.rest().len());
+        into[..count].copy_from_slice(&self.rest()[..count]);
+        self.as_mut().consume(count);
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl AsyncBufRead for SocketStream {
+    fn poll_fill_buf(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let me = self.get_mut();
+        if me.rest().is_empty() {
+            me.start = 0;
+            me.buffer.clear();
+            let SocketStream { socket, buffer, .. } = &mut *me;
+            let taken = socket.conn.poll_take(context, &mut Place::beside(), BUFFER, |inbox, _| {
+                Ok(inbox.next_chunk(BUFFER).map(|piece| buffer.extend_from_slice(piece.as_slice())))
+            });
+            if taken.is_pending() {
+                buffer.shrink_to(KEEP);
+            }
+            match ready!(taken) {
+                Ok(()) | Err(Error::Closed { .. }) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        Poll::Ready(Ok(me.rest()))
+    }
+
+    fn consume(mut self: Pin<&mut Self>, count: usize) {
+        self.start = (self.start + count).min(self.buffer.len());
+    }
+}
+
+impl AsyncWrite for SocketStream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_close(context)
+    }
+}

@@ -1,0 +1,346 @@
+//! One server on several threads: each runs a main context of its own, and nothing is shared but the port.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::address::{Address, Endpoint};
+use crate::engine::{Engine, Remote};
+use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
+use crate::mainloop::step;
+use crate::server::{Server, ServerBuilder, Share};
+use crate::socket::Socket;
+
+impl ServerBuilder {
+    /// Serves on `threads` threads, each with a main loop of its own, for when one CPU is not enough. 0 is as many as
+    /// there are CPUs for this process.
+    ///
+    /// `factory` is called once in each thread and makes its callback, which is given that thread's connections. What it
+    /// captures goes to every thread, so it is `Send` and `Sync`; what the callback captures stays in its thread. A
+    /// connection lives and dies in one thread. The system spreads clients evenly (by `SO_REUSEPORT`), not by load.
+    ///
+    /// Limits as [`max_connections`](Self::max_connections) and the backlog hold for each thread. One
+    /// certificate serves all, and sessions are resumed whichever thread made them. Not for unix sockets and services;
+    /// and [`disconnect_cb`](Self::disconnect_cb) is for the callback to set, on each socket. Make it after
+    /// [`bgloop`](crate::bgloop) would have forked: a process with threads cannot go into the background.
+    ///
+    /// ```
+    /// use network::{Server, Socket};
+    ///
+    /// let server = Server::builder()
+    ///     .tls(false)
+    ///     .threads(2, || {
+    ///         let mut clients = 0;
+    ///         move |socket: Socket| {
+    ///             clients += 1;
+    ///             socket.sendline(format!("you are client {clients} of this thread"))
+    ///         }
+    ///     })
+    ///     .listen(0)?;
+    /// # let client = Socket::builder().tls(false).connect(("127.0.0.1", server.port()))?;
+    /// # assert_eq!(client.recv_line()?, "you are client 1 of this thread");
+    /// server.close();
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    pub fn threads<F, C>(self, threads: usize, factory: F) -> ThreadsBuilder<F>
+    where
+        F: Fn() -> C + Send + Sync + 'static,
+        C: FnMut(Socket) -> Result + 'static,
+    {
+        ThreadsBuilder { server: self, threads, factory: Arc::new(factory) }
+    }
+}
+
+/// A server on several threads that does not listen yet, see [`ServerBuilder::threads`].
+#[must_use]
+pub struct ThreadsBuilder<F> {
+    server: ServerBuilder,
+    threads: usize,
+    factory: Arc<F>,
+}
+
+impl<F> fmt::Debug for ThreadsBuilder<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThreadsBuilder")
+            .field("server", &self.server)
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<F, C> ThreadsBuilder<F>
+where
+    F: Fn() -> C + Send + Sync + 'static,
+    C: FnMut(Socket) -> Result + 'static,
+{
+    /// Listens, and starts the threads. **Blocks** until all of them serve, which takes no longer than starting them.
+    ///
+    /// # Errors
+    /// As [`Server::new`]; [`Error::Unsupported`] for a unix socket, a service, or a server's `disconnect_cb`; and
+    /// [`Error::Io`] if the system starts no thread.
+    ///
+    /// # Panics
+    /// With the panic of `factory`.
+    pub fn listen<A>(self, address: A) -> Result<ServerThreads>
+    where
+        A: TryInto<Address>,
+        Error: From<A::Error>,
+    {
+        let engine = Engine::current()?;
+        let count = match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        };
+        let shares = self.server.share(address.try_into()?, count)?;
+        let local = shares.iter().flat_map(Share::local).collect::<Vec<_>>();
+        let fingerprint = shares.first().and_then(Share::fingerprint);
+        let local = local[..local.len() / count].to_vec();
+        let panics = Arc::new(Panics::default());
+        panics.listen(&engine);
+        let orders = Arc::new(Orders::default());
+        let mut server = ServerThreads { engine, local, fingerprint, panics, orders, workers: Vec::new() };
+        for (number, share) in shares.into_iter().enumerate() {
+            // Those before it end with `server`.
+            server.workers.push(server.start(number, share, self.factory.clone())?);
+        }
+        Ok(server)
+    }
+}
+
+/// One server on several threads, made by [`ServerBuilder::threads`].
+///
+/// A panic of a callback ends its connection and comes out where the thread that made the server runs its loop
+/// ([`fgloop`](crate::fgloop), [`iteration`](crate::iteration)), as if it had happened there; at the latest when this is
+/// closed. The threads go on.
+///
+/// Dropping it is [`close`](ServerThreads::close).
+#[must_use = "a server on threads closes when it is dropped"]
+pub struct ServerThreads {
+    engine: Rc<Engine>,
+    local: Vec<Endpoint>,
+    fingerprint: Option<Fingerprint>,
+    panics: Arc<Panics>,
+    orders: Arc<Orders>,
+    workers: Vec<Worker>,
+}
+
+impl ServerThreads {
+    /// The port that all threads listen on.
+    pub fn port(&self) -> u16 {
+        self.local.first().and_then(Endpoint::port).unwrap_or(0)
+    }
+
+    /// What is listened on: one address, or two where one socket cannot serve both families.
+    pub fn local(&self) -> Vec<Endpoint> {
+        self.local.clone()
+    }
+
+    /// How many threads there are.
+    pub fn threads(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// As [`Server::fingerprint`].
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.fingerprint
+    }
+
+    /// Stops listening, closes the connections as [`Socket::close`] does, and waits for the threads to end. **Blocks**, at
+    /// most for the [linger time](ServerBuilder::linger) and as long as callbacks run.
+    ///
+    /// # Panics
+    /// With the panic of a callback that has not come out of a loop before.
+    pub fn close(self) {
+        drop(self);
+    }
+
+    /// Stops listening, lets the connections come to their own end, and closes those that are left when the time is up.
+    /// **Blocks** until then. Otherwise as [`close`](ServerThreads::close).
+    ///
+    /// # Panics
+    /// As [`close`](ServerThreads::close).
+    pub fn drain(mut self, limit: Duration) {
+        self.end(limit);
+    }
+
+    fn start<F, C>(&self, number: usize, share: Share, factory: Arc<F>) -> Result<Worker>
+    where
+        F: Fn() -> C + Send + Sync + 'static,
+        C: FnMut(Socket) -> Result + 'static,
+    {
+        let (tell, outcome) = mpsc::channel();
+        let (orders, panics) = (self.orders.clone(), self.panics.clone());
+        let failed = |source| Error::Io { operation: "starting", address: "a thread of the server".into(), source };
+        let work = move || {
+            let context = glib::MainContext::new();
+            // It is new, so nobody else has it.
+            let _ = context.with_thread_default(|| work(&context, share, &*factory, &orders, &panics, &tell));
+        };
+        let thread = std::thread::Builder::new().name(format!("network {number}")).spawn(work).map_err(failed)?;
+        match outcome.recv() {
+            Ok(Ok(remote)) => Ok(Worker { thread, remote }),
+            Ok(Err(error)) => Err(error),
+            // It has gone without a word.
+            Err(_) => match thread.join() {
+                Err(panic) => resume_unwind(panic),
+                Ok(()) => Err(failed(std::io::Error::other("it has ended"))),
+            },
+        }
+    }
+
+    fn end(&mut self, limit: Duration) {
+        // Nothing of this thread goes out while it waits.
+        Engine::flush_here();
+        self.orders.end_at(Instant::now() + limit.min(LONG));
+        for worker in &self.workers {
+            worker.remote.call();
+        }
+        for worker in self.workers.drain(..) {
+            if let Err(panic) = worker.thread.join() {
+                self.panics.add(panic);
+            }
+        }
+        let (panic, remote) = self.panics.take();
+        if let Some(remote) = remote {
+            self.engine.forget_remote(remote.token());
+        }
+        if let Some(panic) = panic
+            && !std::thread::panicking()
+        {
+            resume_unwind(panic);
+        }
+    }
+}
+
+/// Longer than any program runs, and still a time that can be added to another.
+const LONG: Duration = Duration::from_secs(u32::MAX as u64);
+
+impl Drop for ServerThreads {
+    fn drop(&mut self) {
+        self.end(Duration::ZERO);
+    }
+}
+
+impl fmt::Debug for ServerThreads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerThreads")
+            .field("port", &self.port())
+            .field("threads", &self.threads())
+            .finish_non_exhaustive()
+    }
+}
+
+struct Worker {
+    thread: JoinHandle<()>,
+    /// Has it look at its orders.
+    remote: Remote,
+}
+
+/// When to end at the latest, once that is known.
+#[derive(Default)]
+struct Orders(Mutex<Option<Instant>>);
+
+impl Orders {
+    fn end_at(&self, deadline: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(deadline);
+    }
+
+    fn end(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Panic = Box<dyn Any + Send>;
+
+/// Panics of callbacks on their way to the thread that made the server.
+#[derive(Default)]
+struct Panics(Mutex<(Option<Panic>, Option<Remote>)>);
+
+impl Panics {
+    /// Has the next panic come out of the loop of this engine.
+    fn listen(self: &Arc<Self>, engine: &Engine) {
+        let me = self.clone();
+        let remote = engine.remote(move |engine| {
+            // The server may have been closed meanwhile: then it has come out already.
+            if let (Some(panic), _) = me.take() {
+                me.listen(engine);
+                engine.panicked(panic);
+            }
+        });
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(remote);
+    }
+
+    fn add(&self, panic: Panic) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of several the first is the cause.
+        waiting.0.get_or_insert(panic);
+        if let Some(remote) = &waiting.1 {
+            remote.call();
+        }
+    }
+
+    fn take(&self) -> (Option<Panic>, Option<Remote>) {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The life of one thread, on its own main context.
+fn work<F, C>(
+    context: &glib::MainContext,
+    share: Share,
+    factory: &F,
+    orders: &Arc<Orders>,
+    panics: &Panics,
+    tell: &mpsc::Sender<Result<Remote>>,
+) where
+    F: Fn() -> C,
+    C: FnMut(Socket) -> Result + 'static,
+{
+    let callback = Box::new(factory());
+    let started = Engine::current().and_then(|engine| Ok((share.serve(callback)?, engine)));
+    let (server, engine) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            let _ = tell.send(Err(error));
+            return;
+        }
+    };
+    let end = Rc::new(Cell::new(None));
+    let (told, orders) = (end.clone(), orders.clone());
+    let remote = engine.remote(move |_| told.set(orders.end()));
+    let _ = tell.send(Ok(remote));
+    let turn = || {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| step(context, &engine, true))) {
+            panics.add(panic);
+        }
+    };
+    let deadline = loop {
+        match end.get() {
+            Some(deadline) => break deadline,
+            None => turn(),
+        }
+    };
+    drain(&server, &engine, deadline, turn);
+}
+
+/// Lets the connections end, of themselves until the deadline.
+fn drain(server: &Server, engine: &Rc<Engine>, deadline: Instant, turn: impl Fn()) {
+    server.close();
+    let left = || deadline.saturating_duration_since(Instant::now());
+    // Wakes the loop at the end of the time.
+    let timer = engine.after(left(), |_| {});
+    while !server.is_deserted() && !left().is_zero() {
+        turn();
+    }
+    engine.cancel_timer(timer);
+    for socket in server.connections() {
+        socket.close();
+    }
+    // What they still have to send goes out at the end of the context, with the linger time for all together.
+}

@@ -1,0 +1,179 @@
+//! Options of the system's sockets: values, and how they are set and read. Unset, the system's own default holds.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, sockopt};
+
+use crate::engine::bind_to_interface;
+
+/// When the system asks an idle TCP connection's peer whether it is still there. Without an answer the connection ends
+/// with [`Error::Io`](crate::Error::Io) of the kind `TimedOut`.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let keep_alive = network::KeepAlive { idle: Duration::from_secs(60), ..network::KeepAlive::default() };
+/// let builder = network::Server::builder().keep_alive(keep_alive);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// How long nothing came before it asks for the first time. Two hours by default, as the system's; whole seconds, at
+    /// least one, at most 32767.
+    pub idle: Duration,
+    /// How long it waits for each answer before it asks again. 75 s by default; whole seconds, as `idle`.
+    pub interval: Duration,
+    /// After so many questions without an answer the peer is taken for gone. 9 by default; at most 127.
+    pub count: u32,
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        KeepAlive { idle: Duration::from_secs(7200), interval: Duration::from_secs(75), count: 9 }
+    }
+}
+
+/// Who is at the other end of a unix socket, as the system saw it when it connected or began to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Credentials {
+    /// The process. `None` if it is one that this process cannot see, as from within a container.
+    pub pid: Option<u32>,
+    /// The user.
+    pub uid: u32,
+    /// The user's group.
+    pub gid: u32,
+}
+
+/// What is set on a socket before it connects or listens.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tuning {
+    pub(crate) keep_alive: Option<Option<KeepAlive>>,
+    pub(crate) no_delay: Option<bool>,
+    pub(crate) recv_buffer: Option<usize>,
+    pub(crate) send_buffer: Option<usize>,
+    pub(crate) tos: Option<u8>,
+    pub(crate) reuse_port: bool,
+    pub(crate) interface: Option<String>,
+    pub(crate) source: Option<IpAddr>,
+    /// So many descriptors may wait that came over a unix socket.
+    pub(crate) descriptors: usize,
+}
+
+impl Tuning {
+    /// Sets what is to be set.
+    ///
+    /// # Errors
+    /// The system's, named after the option; `Unsupported` for an option that this kind of socket does not have.
+    pub(crate) fn apply(&self, fd: BorrowedFd<'_>, family: AddressFamily) -> io::Result<()> {
+        let is_unix = family == AddressFamily::UNIX;
+        let of_tcp = [
+            (self.keep_alive.is_some(), "keep-alive"),
+            (self.no_delay.is_some(), "no-delay"),
+            (self.tos.is_some(), "a traffic class"),
+            (self.reuse_port, "to share a port"),
+            (self.interface.is_some(), "an interface"),
+            (self.source.is_some(), "a source address"),
+        ];
+        let of_unix = [(self.descriptors > 0, "to accept descriptors")];
+        for (set, what) in if is_unix { &of_tcp[..] } else { &of_unix[..] } {
+            if *set {
+                return Err(unsupported(what, is_unix));
+            }
+        }
+        if let Some(size) = self.recv_buffer {
+            named("the receive buffer", sockopt::set_socket_recv_buffer_size(fd, clamp(size)))?;
+        }
+        if let Some(size) = self.send_buffer {
+            named("the send buffer", sockopt::set_socket_send_buffer_size(fd, clamp(size)))?;
+        }
+        if let Some(keep_alive) = self.keep_alive {
+            set_keep_alive(fd, keep_alive)?;
+        }
+        if let Some(no_delay) = self.no_delay {
+            named("no-delay", sockopt::set_tcp_nodelay(fd, no_delay))?;
+        }
+        if let Some(class) = self.tos {
+            set_tos(fd, class)?;
+        }
+        if self.reuse_port {
+            named("to share a port", sockopt::set_socket_reuseport(fd, true))?;
+        }
+        if let Some(name) = &self.interface {
+            bind_to_interface(fd, name).map_err(|error| name_it(format_args!("the interface {name:?}"), &error))?;
+        }
+        if let Some(source) = self.source {
+            if source.is_ipv6() != (family == AddressFamily::INET6) {
+                let text = format!("the source address {source} is of another family");
+                return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
+            }
+            let bound = rustix::net::bind(fd, &SocketAddr::new(source, 0));
+            bound.map_err(|error| name_it(format_args!("the source address {source}"), &error.into()))?;
+        }
+        Ok(())
+    }
+}
+
+fn clamp(size: usize) -> usize {
+    // The system's own type.
+    size.min(i32::MAX as usize)
+}
+
+fn unsupported(what: &str, is_unix: bool) -> io::Error {
+    let (own, this) = if is_unix { ("TCP", "a unix socket") } else { ("unix sockets", "TCP") };
+    io::Error::new(io::ErrorKind::Unsupported, format!("{what} was set, which is for {own}; this is {this}"))
+}
+
+fn name_it(what: impl fmt::Display, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("setting {what}: {error}"))
+}
+
+fn named<T>(what: &str, result: rustix::io::Result<T>) -> io::Result<T> {
+    result.map_err(|error| name_it(what, &error.into()))
+}
+
+/// The system counts whole seconds.
+fn seconds(time: Duration) -> Duration {
+    let whole = Duration::from_secs(time.as_secs());
+    if whole < time { whole.saturating_add(Duration::from_secs(1)) } else { whole }
+}
+
+pub(crate) fn set_keep_alive(fd: impl AsFd, keep_alive: Option<KeepAlive>) -> io::Result<()> {
+    let fd = fd.as_fd();
+    if let Some(KeepAlive { idle, interval, count }) = keep_alive {
+        named("keep-alive's idle time", sockopt::set_tcp_keepidle(fd, seconds(idle)))?;
+        named("keep-alive's interval", sockopt::set_tcp_keepintvl(fd, seconds(interval)))?;
+        named("keep-alive's count", sockopt::set_tcp_keepcnt(fd, count))?;
+    }
+    named("keep-alive", sockopt::set_socket_keepalive(fd, keep_alive.is_some()))
+}
+
+pub(crate) fn keep_alive(fd: impl AsFd) -> io::Result<Option<KeepAlive>> {
+    let fd = fd.as_fd();
+    if !sockopt::socket_keepalive(fd)? {
+        return Ok(None);
+    }
+    let (idle, interval) = (sockopt::tcp_keepidle(fd)?, sockopt::tcp_keepintvl(fd)?);
+    Ok(Some(KeepAlive { idle, interval, count: sockopt::tcp_keepcnt(fd)? }))
+}
+
+pub(crate) fn set_tos(fd: impl AsFd, class: u8) -> io::Result<()> {
+    let fd = fd.as_fd();
+    if sockopt::socket_domain(fd)? == AddressFamily::INET6 {
+        named("the traffic class", sockopt::set_ipv6_tclass(fd, class.into()))?;
+        // For the IPv4 clients of a socket that serves both; one of IPv6 alone has none of that.
+        let _ = sockopt::set_ip_tos(fd, class);
+        return Ok(());
+    }
+    named("the traffic class", sockopt::set_ip_tos(fd, class))
+}
+
+pub(crate) fn tos(fd: impl AsFd) -> io::Result<u8> {
+    let fd = fd.as_fd();
+    let is_v4 = rustix::net::getsockname(fd)?;
+    let is_v4 = SocketAddr::try_from(is_v4).is_ok_and(|local| local.ip().to_canonical().is_ipv4());
+    if is_v4 { Ok(sockopt::ip_tos(fd)?) } else { Ok(sockopt::ipv6_tclass(fd)?.try_into().unwrap_or(0)) }
+}

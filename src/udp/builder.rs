@@ -1,0 +1,227 @@
+//! Sets the options of a datagram socket, then binds it.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use super::UdpSocket;
+use super::core::Core;
+use crate::address::{Address, Host, Target};
+use crate::engine::{Engine, keep_refusals};
+use crate::error::{Error, Result};
+use crate::resolve::{local_addresses, port_number};
+
+/// Sets options, then binds. Each has a default; those of an open socket can be changed there as well.
+///
+/// ```
+/// let socket = network::UdpSocket::builder().broadcast(true).recv_buffer(1 << 20).bind(0)?;
+/// # Ok::<(), network::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct UdpBuilder {
+    reuse_address: bool,
+    reuse_port: bool,
+    only_v6: bool,
+    refusals: bool,
+    broadcast: bool,
+    recv_buffer: Option<usize>,
+    send_buffer: Option<usize>,
+    ttl: Option<u8>,
+    tos: Option<u8>,
+    timeout: Option<Duration>,
+}
+
+impl UdpBuilder {
+    /// Whether others may bind the same port, as all who listen to a multicast group do (`SO_REUSEADDR`). Off. A datagram
+    /// to a group reaches all of them, one to a single machine reaches one of them.
+    pub fn reuse_address(mut self, on: bool) -> Self {
+        self.reuse_address = on;
+        self
+    }
+
+    /// Whether several sockets of this user share the port, each with a part of the peers (`SO_REUSEPORT`). Off.
+    pub fn reuse_port(mut self, on: bool) -> Self {
+        self.reuse_port = on;
+        self
+    }
+
+    /// Whether a socket that is bound to all IPv6 addresses leaves IPv4 alone. Off: it serves both.
+    pub fn only_v6(mut self, on: bool) -> Self {
+        self.only_v6 = on;
+        self
+    }
+
+    /// Whether a socket without a fixed peer is told when a machine refuses what was sent to it: the next receiving call
+    /// fails with [`Error::Refused`] or [`Error::Unreachable`], which names that machine. Off, as a server should not
+    /// hear of each client that has gone. A socket with a fixed peer is told anyhow.
+    pub fn refusals(mut self, on: bool) -> Self {
+        self.refusals = on;
+        self
+    }
+
+    /// As [`UdpSocket::set_broadcast`]. Off.
+    pub fn broadcast(mut self, on: bool) -> Self {
+        self.broadcast = on;
+        self
+    }
+
+    /// As [`UdpSocket::set_recv_buffer`]. The system's default if not given.
+    pub fn recv_buffer(mut self, bytes: usize) -> Self {
+        self.recv_buffer = Some(bytes);
+        self
+    }
+
+    /// As [`UdpSocket::set_send_buffer`]. The system's default if not given.
+    pub fn send_buffer(mut self, bytes: usize) -> Self {
+        self.send_buffer = Some(bytes);
+        self
+    }
+
+    /// As [`UdpSocket::set_ttl`]. The system's default (64) if not given.
+    pub fn ttl(mut self, hops: u8) -> Self {
+        self.ttl = Some(hops);
+        self
+    }
+
+    /// As [`UdpSocket::set_tos`]. 0 if not given.
+    pub fn tos(mut self, tos: u8) -> Self {
+        self.tos = Some(tos);
+        self
+    }
+
+    /// As [`UdpSocket::set_timeout`]. Without end if not given.
+    pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.timeout = limit.into();
+        self
+    }
+
+    /// As [`UdpSocket::bind`].
+    ///
+    /// # Errors
+    /// As there; [`Error::Io`] if the system refuses an option.
+    pub fn bind<A>(self, address: A) -> Result<UdpSocket>
+    where
+        A: TryInto<Address>,
+        Error: From<A::Error>,
+    {
+        let engine = Engine::current()?;
+        let address = address.try_into()?;
+        let fd = match places(&address)? {
+            Some(places) => self.first_of(&places),
+            None => match self.open(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port_of(&address)?))) {
+                Err(error) if !self.only_v6 && is_missing_family(&error) => {
+                    self.open(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port_of(&address)?)))
+                }
+                opened => opened,
+            },
+        };
+        let fd = fd.map_err(|source| Error::from_listen(&address, source))?;
+        self.take(&engine, fd, &address.to_string())
+    }
+
+    /// As [`UdpSocket::from_fd`]. Of the options those that belong before binding are left as they are.
+    ///
+    /// # Errors
+    /// As there.
+    #[allow(clippy::wrong_self_convention)]
+    pub fn from_fd(self, fd: impl Into<OwnedFd>) -> Result<UdpSocket> {
+        let engine = Engine::current()?;
+        let fd = fd.into();
+        let name = "a file descriptor";
+        let wrong = |source: io::Error| Error::Io { operation: "wrapping", address: name.into(), source };
+        let family = sockopt::socket_domain(&fd).map_err(|error| wrong(error.into()))?;
+        let kind = sockopt::socket_type(&fd).map_err(|error| wrong(error.into()))?;
+        if kind != SocketType::DGRAM || ![AddressFamily::INET, AddressFamily::INET6].contains(&family) {
+            return Err(wrong(io::Error::new(io::ErrorKind::InvalidInput, "expected a UDP socket")));
+        }
+        self.take(&engine, fd, name)
+    }
+
+    fn take(&self, engine: &std::rc::Rc<Engine>, fd: OwnedFd, name: &str) -> Result<UdpSocket> {
+        let failed = |source: io::Error| Error::Io { operation: "setting up", address: name.into(), source };
+        if self.refusals {
+            let is_v6 = sockopt::socket_domain(&fd).map_err(io::Error::from).map_err(failed)? == AddressFamily::INET6;
+            keep_refusals(fd.as_fd(), is_v6).map_err(failed)?;
+        }
+        let socket = UdpSocket::from_core(Core::start(engine, fd, self.refusals).map_err(failed)?);
+        if self.broadcast {
+            socket.set_broadcast(true)?;
+        }
+        if let Some(bytes) = self.recv_buffer {
+            socket.set_recv_buffer(bytes)?;
+        }
+        if let Some(bytes) = self.send_buffer {
+            socket.set_send_buffer(bytes)?;
+        }
+        if let Some(hops) = self.ttl {
+            socket.set_ttl(hops)?;
+        }
+        if let Some(tos) = self.tos {
+            socket.set_tos(tos)?;
+        }
+        socket.set_timeout(self.timeout);
+        Ok(socket)
+    }
+
+    /// A socket has one address: the first that this machine has.
+    fn first_of(&self, places: &[SocketAddr]) -> io::Result<OwnedFd> {
+        let mut missing = None;
+        for place in places {
+            match self.open(*place) {
+                Err(error) if is_missing_family(&error) => missing = Some(error),
+                opened => return opened,
+            }
+        }
+        Err(missing.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
+    }
+
+    fn open(&self, place: SocketAddr) -> io::Result<OwnedFd> {
+        let family = if place.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+        let fd = rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        if place.is_ipv6() {
+            sockopt::set_ipv6_v6only(&fd, self.only_v6)?;
+        }
+        if self.reuse_address {
+            sockopt::set_socket_reuseaddr(&fd, true)?;
+        }
+        if self.reuse_port {
+            sockopt::set_socket_reuseport(&fd, true)?;
+        }
+        rustix::net::bind(&fd, &place)?;
+        Ok(fd)
+    }
+}
+
+/// The addresses that are named, `None` for all of this machine.
+fn places(address: &Address) -> Result<Option<Vec<SocketAddr>>> {
+    match address.target() {
+        Target::Direct(places) => Ok(Some(places.clone())),
+        Target::Inet { tls: Some(_), .. } => Err(address.unfit("a URL cannot be bound; expected a port")),
+        Target::Inet { host, .. } => {
+            let mut places = local_addresses(address, host.as_ref(), port_of(address)?)?;
+            if let (Some(places), Some(Host::Name(_))) = (&mut places, host) {
+                // As for those who send there.
+                places.sort_by_key(SocketAddr::is_ipv6);
+            }
+            Ok(places)
+        }
+        Target::Unix(_) | Target::Service { .. } => Err(address.unfit("expected a port, or an address and a port")),
+    }
+}
+
+fn port_of(address: &Address) -> Result<u16> {
+    match address.target() {
+        Target::Inet { port, .. } => port_number(address, port),
+        _ => Ok(0),
+    }
+}
+
+fn is_missing_family(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].iter().any(|known| code == Some(known.raw_os_error()))
+}

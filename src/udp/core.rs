@@ -1,0 +1,554 @@
+//! One datagram socket: its state, its descriptor, and what the loop and the callers have of it. Datagrams stay with the
+//! system until somebody takes them, so nothing is queued here.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::rc::{Rc, Weak};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvFlags, SendFlags, sockopt};
+
+use super::destination::clothed;
+use super::{MAX_DATAGRAM_SIZE, UdpSocket};
+use crate::address::plain;
+use crate::conn::handler::call;
+use crate::engine::{Descriptor, Engine, Handler, Key, Next, Ready, Registration};
+use crate::error::{Error, Result};
+use crate::log;
+use crate::transport::{poll_for, wait_for};
+
+/// Datagrams delivered in one turn of the loop, then others are served: one at a time costs three times as much and
+/// loses two thirds of a flood, and without an end a flood would have the loop to itself.
+const DATAGRAMS: usize = 64;
+
+/// The most refusals that wait to be told. Of more, which a sender that never receives can cause, the oldest go.
+const REFUSALS: usize = 64;
+
+type OnDatagram = Box<dyn FnMut(&UdpSocket, &[u8], SocketAddr) -> Result>;
+type OnError = Box<dyn FnMut(&UdpSocket, Error)>;
+
+/// Those who wait in futures.
+#[derive(Default)]
+struct Wakers {
+    next: u64,
+    waiting: Vec<(u64, Waker)>,
+}
+
+impl Wakers {
+    fn wake(this: &RefCell<Wakers>) {
+        if this.borrow().waiting.is_empty() {
+            return;
+        }
+        let waiting = std::mem::take(&mut this.borrow_mut().waiting);
+        // Nothing is borrowed: an executor may do what it likes.
+        waiting.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+}
+
+pub(super) struct Core {
+    me: Weak<Core>,
+    engine: Rc<Engine>,
+    fd: Descriptor,
+    key: Cell<Option<Key>>,
+    pub(super) is_v6: bool,
+    /// As it was before closing.
+    local: Cell<Option<SocketAddr>>,
+    peer: Cell<Option<SocketAddr>>,
+    keeps_refusals: bool,
+    refused: RefCell<VecDeque<(SocketAddr, Errno)>>,
+    pub(super) timeout: Cell<Option<Duration>>,
+    handles: Cell<u32>,
+    kept: Cell<bool>,
+    /// A callback is on the stack, and further ones wait.
+    busy: Cell<bool>,
+    /// Something happened meanwhile.
+    again: Cell<bool>,
+    reader: RefCell<Option<OnDatagram>>,
+    /// Counts the readers there have been, so that one that is on the stack knows whether it still is the one.
+    epoch: Cell<u32>,
+    has_reader: Cell<bool>,
+    on_error: RefCell<Option<OnError>>,
+    error_epoch: Cell<u32>,
+    write_armed: Cell<bool>,
+    receivers: RefCell<Wakers>,
+    senders: RefCell<Wakers>,
+}
+
+/// What a futures face waits for.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum For {
+    Input,
+    Room,
+}
+
+/// A place among those who wait. Dropped, it is given up.
+pub(super) struct Waiting {
+    core: Rc<Core>,
+    what: For,
+    id: Option<u64>,
+}
+
+impl Waiting {
+    pub(super) fn new(core: &Rc<Core>, what: For) -> Self {
+        Waiting { core: core.clone(), what, id: None }
+    }
+
+    pub(super) fn wait(&mut self, waker: &Waker) {
+        self.leave();
+        let mut wakers = self.core.wakers(self.what).borrow_mut();
+        let id = wakers.next;
+        wakers.next += 1;
+        wakers.waiting.push((id, waker.clone()));
+        self.id = Some(id);
+        drop(wakers);
+        if self.what == For::Room {
+            self.core.arm_write(true);
+        }
+    }
+
+    fn leave(&mut self) {
+        if let Some(id) = self.id.take() {
+            let mut wakers = self.core.wakers(self.what).borrow_mut();
+            let place = wakers.waiting.iter().position(|(known, _)| *known == id);
+            let gone = place.map(|place| wakers.waiting.swap_remove(place));
+            drop(wakers);
+            drop(gone);
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl Core {
+    pub(super) fn start(engine: &Rc<Engine>, fd: OwnedFd, keeps_refusals: bool) -> io::Result<Rc<Core>> {
+        let is_v6 = sockopt::socket_domain(&fd)? == AddressFamily::INET6;
+        let peer = rustix::net::getpeername(&fd).ok().flatten().and_then(inet);
+        let core = Rc::new_cyclic(|me| Core {
+            me: me.clone(),
+            engine: engine.clone(),
+            fd: Descriptor::new(fd),
+            key: Cell::new(None),
+            is_v6,
+            local: Cell::new(None),
+            peer: Cell::new(peer),
+            keeps_refusals,
+            refused: RefCell::default(),
+            timeout: Cell::new(None),
+            handles: Cell::new(0),
+            kept: Cell::new(false),
+            busy: Cell::new(false),
+            again: Cell::new(false),
+            reader: RefCell::default(),
+            epoch: Cell::new(0),
+            has_reader: Cell::new(false),
+            on_error: RefCell::default(),
+            error_epoch: Cell::new(0),
+            write_armed: Cell::new(false),
+            receivers: RefCell::default(),
+            senders: RefCell::default(),
+        });
+        let input = core.fd.open().ok_or(io::ErrorKind::NotConnected)?;
+        // Every call says for itself that it does not wait, so the descriptor's mode can be left as it is.
+        let registration = Registration { input, input_blocks: false, output: None, write: false };
+        core.key.set(Some(engine.register(registration, core.clone())?));
+        Ok(core)
+    }
+
+    fn wakers(&self, what: For) -> &RefCell<Wakers> {
+        match what {
+            For::Input => &self.receivers,
+            For::Room => &self.senders,
+        }
+    }
+
+    pub(super) fn engine(&self) -> &Rc<Engine> {
+        &self.engine
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.key.get().is_some()
+    }
+
+    pub(super) fn open(&self) -> Result<BorrowedFd<'_>> {
+        self.fd.open().ok_or_else(|| self.closed())
+    }
+
+    pub(super) fn lend(&self) -> BorrowedFd<'_> {
+        self.fd.lend()
+    }
+
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        let now = || rustix::net::getsockname(self.fd.open()?).ok().and_then(inet);
+        now().or(self.local.get())
+    }
+
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.peer.get()
+    }
+
+    /// For messages.
+    pub(super) fn name(&self) -> String {
+        match (self.peer.get(), self.local()) {
+            (Some(peer), _) => peer.to_string(),
+            (None, Some(local)) => format!("the UDP socket {local}"),
+            (None, None) => "a UDP socket".into(),
+        }
+    }
+
+    pub(super) fn closed(&self) -> Error {
+        Error::Closed { peer: self.name() }
+    }
+
+    /// The error of a call of ours that has to do with this peer.
+    pub(super) fn failed(&self, operation: &'static str, peer: Option<SocketAddr>, errno: Errno) -> Error {
+        let address = || peer.map_or_else(|| self.name(), |peer| plain(peer).to_string());
+        match errno {
+            Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::NETDOWN | Errno::ADDRNOTAVAIL => {
+                Error::from_connect(address(), errno.into())
+            }
+            _ => Error::Io { operation, address: address(), source: errno.into() },
+        }
+    }
+
+    // ---- handles ----
+
+    pub(super) fn add_handle(&self) {
+        self.handles.set(self.handles.get() + 1);
+    }
+
+    pub(super) fn drop_handle(&self) {
+        let left = self.handles.get() - 1;
+        self.handles.set(left);
+        if left == 0 {
+            self.close();
+        }
+    }
+
+    pub(super) fn has_handles(&self) -> bool {
+        self.handles.get() > 0
+    }
+
+    /// The loop keeps what it calls: a socket with a reader stays open without any handle.
+    fn keep(&self, keep: bool) {
+        if self.kept.replace(keep) != keep {
+            if keep {
+                self.add_handle();
+            } else {
+                self.drop_handle();
+            }
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.local.set(self.local());
+        let Some(fd) = self.let_go() else { return };
+        drop(fd);
+    }
+
+    /// Ends it all, and hands the descriptor out.
+    pub(super) fn let_go(&self) -> Option<OwnedFd> {
+        let key = self.key.take()?;
+        // The entry in the engine may be the last that holds this.
+        let me = self.me.upgrade();
+        self.engine.deregister(key);
+        let fd = self.fd.take();
+        self.has_reader.set(false);
+        self.epoch.set(self.epoch.get().wrapping_add(1));
+        self.error_epoch.set(self.error_epoch.get().wrapping_add(1));
+        let callbacks = (self.reader.take(), self.on_error.take());
+        Wakers::wake(&self.receivers);
+        Wakers::wake(&self.senders);
+        self.keep(false);
+        drop(callbacks);
+        drop(me);
+        fd
+    }
+
+    // ---- callbacks ----
+
+    pub(super) fn set_reader(&self, reader: Option<OnDatagram>) {
+        let Some(key) = self.key.get() else { return };
+        let some = reader.is_some();
+        self.epoch.set(self.epoch.get().wrapping_add(1));
+        self.has_reader.set(some);
+        let old = self.reader.replace(reader);
+        if some {
+            // What waits already gives no further event.
+            self.engine.requeue(key);
+        }
+        self.keep(some);
+        drop(old);
+    }
+
+    pub(super) fn set_on_error(&self, callback: Option<OnError>) {
+        if self.is_open() {
+            self.error_epoch.set(self.error_epoch.get().wrapping_add(1));
+            let old = self.on_error.replace(callback);
+            drop(old);
+        }
+    }
+
+    /// Delivers until nothing is left, or this socket's share of the turn is used up.
+    fn serve(self: &Rc<Self>) -> Next {
+        let mut buffer = self.engine.take_buffer();
+        let mut next = Next::Hot;
+        let socket = UdpSocket::from_core(self.clone());
+        for _ in 0..DATAGRAMS {
+            if !self.has_reader.get() {
+                next = Next::Idle;
+                break;
+            }
+            let Some(space) = Rc::get_mut(&mut buffer) else { break };
+            match self.receive(space) {
+                Ok((size, from)) => self.deliver(&socket, &buffer[..size.min(buffer.len())], from),
+                Err((_, Errno::AGAIN)) => {
+                    next = Next::Idle;
+                    break;
+                }
+                Err((peer, errno)) => self.tell_error(&socket, self.failed("receiving from", peer, errno)),
+            }
+            if self.engine.spent() {
+                break;
+            }
+        }
+        self.engine.give_buffer(buffer);
+        next
+    }
+
+    fn deliver(&self, socket: &UdpSocket, data: &[u8], from: SocketAddr) {
+        let epoch = self.epoch.get();
+        let Some(mut reader) = self.reader.take() else { return };
+        let result = call(&self.engine, || reader(socket, data, from));
+        if self.epoch.get() == epoch {
+            self.reader.replace(Some(reader));
+        } else {
+            // It captured who knows what: nothing is borrowed here.
+            drop(reader);
+        }
+        match result {
+            None => self.close(),
+            Some(Err(error)) => self.tell_error(socket, error),
+            Some(Ok(())) => {}
+        }
+    }
+
+    fn tell_error(&self, socket: &UdpSocket, error: Error) {
+        let epoch = self.error_epoch.get();
+        let Some(mut callback) = self.on_error.take() else {
+            let name = self.name();
+            log::warning("receive").peer(&name).error(&error).say(format_args!("{name}: {error}"));
+            return;
+        };
+        let told = call(&self.engine, || callback(socket, error));
+        if self.error_epoch.get() == epoch {
+            self.on_error.replace(Some(callback));
+        } else {
+            drop(callback);
+        }
+        if told.is_none() {
+            self.close();
+        }
+    }
+
+    // ---- the descriptor ----
+
+    /// One datagram, of the peer if there is one: how long it is, which may be more than the buffer, and from whom. Or
+    /// what is wrong, and with whom.
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> Result<(usize, SocketAddr), (Option<SocketAddr>, Errno)> {
+        if let Some((peer, errno)) = self.refused.borrow_mut().pop_front() {
+            return Err((Some(peer), errno));
+        }
+        let fd = self.fd.open().ok_or((None, Errno::NOTCONN))?;
+        loop {
+            match rustix::net::recvfrom(fd, &mut *buffer, RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
+                Ok((_, size, from)) => {
+                    let from = from.and_then(inet).ok_or((None, Errno::AFNOSUPPORT))?;
+                    // What strangers sent before the peer was fixed is still there.
+                    if self.is_stranger(from) {
+                        continue;
+                    }
+                    return Ok((size, from));
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) if errno != Errno::AGAIN && self.keeps_refusals => {
+                    return Err((self.refused_by().or(self.peer.get()), errno));
+                }
+                Err(errno) => return Err((self.peer.get(), errno)),
+            }
+        }
+    }
+
+    fn is_stranger(&self, from: SocketAddr) -> bool {
+        self.peer.get().is_some_and(|peer| (peer.ip(), peer.port()) != (from.ip(), from.port()))
+    }
+
+    /// Gives one datagram to the system. To the peer if no other address is named.
+    pub(super) fn transmit(&self, data: &[u8], to: Option<SocketAddr>) -> Result<(), Errno> {
+        let fd = self.fd.open().ok_or(Errno::NOTCONN)?;
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let mut failed = Errno::AGAIN;
+        for _ in 0..REFUSALS {
+            let sent = match to {
+                Some(to) => rustix::net::sendto(fd, data, flags, &to),
+                None => rustix::net::send(fd, data, flags),
+            };
+            match sent {
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                // Too long for the way there, whoever found that out. It is kept as a refusal would be.
+                Err(Errno::MSGSIZE) if self.keeps_refusals => {
+                    self.refused_by();
+                    return Err(Errno::MSGSIZE);
+                }
+                // It may be word of an earlier one, to somebody else; then this one has not been sent.
+                Err(errno) if errno != Errno::AGAIN && self.keeps_refusals => {
+                    let Some(peer) = self.refused_by() else { return Err(errno) };
+                    self.note_refusal(peer, errno);
+                    failed = errno;
+                }
+                Err(errno) => return Err(errno),
+            }
+        }
+        Err(failed)
+    }
+
+    fn note_refusal(&self, peer: SocketAddr, errno: Errno) {
+        let mut refused = self.refused.borrow_mut();
+        if refused.len() == REFUSALS {
+            refused.pop_front();
+        }
+        refused.push_back((peer, errno));
+        drop(refused);
+        Wakers::wake(&self.receivers);
+        if let (true, Some(key)) = (self.has_reader.get(), self.key.get()) {
+            self.engine.requeue(key);
+        }
+    }
+
+    /// To whom the datagram was to go of which the last error told.
+    fn refused_by(&self) -> Option<SocketAddr> {
+        let mut data = [0u8; 1];
+        let mut none = RecvAncillaryBuffer::default();
+        let flags = RecvFlags::ERRQUEUE | RecvFlags::DONTWAIT;
+        let told = rustix::net::recvmsg(self.fd.open()?, &mut [io::IoSliceMut::new(&mut data)], &mut none, flags);
+        told.ok()?.address.and_then(inet)
+    }
+
+    pub(super) fn fix_peer(&self, to: SocketAddr) -> Result<(), Errno> {
+        let fd = self.fd.open().ok_or(Errno::NOTCONN)?;
+        let to = clothed(to, self.is_v6).map_err(|_| Errno::AFNOSUPPORT)?;
+        rustix::net::connect(fd, &to)?;
+        self.peer.set(rustix::net::getpeername(fd)?.and_then(inet));
+        Ok(())
+    }
+
+    // ---- waiting ----
+
+    /// Room to write is watched for only while somebody waits for it.
+    fn arm_write(&self, armed: bool) {
+        if let Some(key) = self.key.get()
+            && self.write_armed.replace(armed) != armed
+        {
+            self.engine.set_interest(key, true, armed);
+        }
+    }
+
+    /// When a blocking call that starts now gives up. `NotReady` if it is not to wait at all.
+    pub(super) fn deadline(&self) -> Deadline {
+        let limit = self.timeout.get();
+        Deadline { end: limit.map(|limit| Instant::now() + limit), limit }
+    }
+
+    /// Waits, for as long as there is time.
+    pub(super) fn wait(&self, what: For, deadline: &Deadline) -> Result {
+        if deadline.limit == Some(Duration::ZERO) || (what == For::Room && self.engine.in_turn()) {
+            return Err(Error::NotReady { peer: self.name() });
+        }
+        Engine::flush_here();
+        let operation = if what == For::Input { "waiting for" } else { "sending to" };
+        let left = deadline.end.map(|end| end.saturating_duration_since(Instant::now()));
+        let flags = if what == For::Input { PollFlags::IN } else { PollFlags::OUT };
+        let waited = wait_for(vec![PollFd::from_borrowed_fd(self.open()?, flags)], left);
+        match (waited, deadline.limit) {
+            (Ok(false), Some(limit)) => Err(Error::TimedOut { operation, address: self.name(), limit }),
+            (Ok(_), _) => Ok(()),
+            (Err(source), _) => Err(Error::Io { operation, address: self.name(), source }),
+        }
+    }
+
+    /// Would a receiving call return without waiting? Datagrams of strangers do not count.
+    pub(super) fn is_readable(&self) -> bool {
+        let Some(fd) = self.fd.open() else { return true };
+        if !self.refused.borrow().is_empty() {
+            return true;
+        }
+        loop {
+            let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+            if poll_for(&mut fds, Some(Duration::ZERO)).is_ok() && fds[0].revents().is_empty() {
+                return false;
+            }
+            if self.peer.get().is_none() || fds[0].revents().intersects(PollFlags::ERR) {
+                return true;
+            }
+            match rustix::net::recvfrom(fd, &mut [0u8; 1], RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+                Ok((_, _, from)) if from.clone().and_then(inet).is_some_and(|from| self.is_stranger(from)) => {
+                    let _ = rustix::net::recvfrom(fd, &mut [0u8; 1], RecvFlags::DONTWAIT);
+                }
+                Err(Errno::AGAIN) => return false,
+                _ => return true,
+            }
+        }
+    }
+}
+
+pub(super) struct Deadline {
+    end: Option<Instant>,
+    limit: Option<Duration>,
+}
+
+/// Is it more than any datagram can hold?
+pub(super) fn check_size(size: usize, peer: impl ToString) -> Result {
+    if size > MAX_DATAGRAM_SIZE {
+        return Err(Error::TooLarge { peer: peer.to_string(), size, limit: MAX_DATAGRAM_SIZE });
+    }
+    Ok(())
+}
+
+fn inet(address: impl Into<rustix::net::SocketAddrAny>) -> Option<SocketAddr> {
+    SocketAddr::try_from(address.into()).ok().map(plain)
+}
+
+impl Handler for Core {
+    fn ready(self: Rc<Self>, _engine: &Rc<Engine>, ready: Ready) -> Next {
+        if ready.has(Ready::WRITE | Ready::ERROR) {
+            self.arm_write(false);
+            Wakers::wake(&self.senders);
+        }
+        Wakers::wake(&self.receivers);
+        if self.busy.get() {
+            self.again.set(true);
+            return Next::Idle;
+        }
+        if !self.has_reader.get() {
+            return Next::Idle;
+        }
+        self.busy.set(true);
+        let next = self.serve();
+        self.busy.set(false);
+        if self.again.take() { next.max(Next::Again) } else { next }
+    }
+
+    fn context_ended(self: Rc<Self>) {
+        self.close();
+    }
+}

@@ -1,0 +1,199 @@
+//! Options of an open socket, by their usual names.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Errno;
+use rustix::net::sockopt;
+
+use super::UdpSocket;
+use crate::error::{Error, Result};
+use crate::resolve::interface;
+
+/// Sets an option of IPv4 and its twin of IPv6, as far as the socket has both.
+macro_rules! both {
+    ($socket:expr, $v4:expr, $v6:expr) => {
+        $socket.set(|fd| {
+            $v4(fd)?;
+            if $socket.core.is_v6 { $v6(fd) } else { Ok(()) }
+        })
+    };
+}
+
+impl UdpSocket {
+    fn set(&self, set: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>) -> Result {
+        set(self.core.open()?).map_err(|errno| self.core.failed("setting an option of", None, errno))
+    }
+
+    /// Whether it may send to broadcast addresses, as 255.255.255.255 (`SO_BROADCAST`). Off by default.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Io`]; so with all options.
+    pub fn set_broadcast(&self, on: bool) -> Result {
+        self.set(|fd| sockopt::set_socket_broadcast(fd, on))
+    }
+
+    /// May it send to broadcast addresses?
+    pub fn is_broadcast(&self) -> bool {
+        self.core.open().is_ok_and(|fd| sockopt::socket_broadcast(fd).unwrap_or(false))
+    }
+
+    /// How many bytes of datagrams may wait to be read, their overhead included (`SO_RCVBUF`). Those for which there is
+    /// no room are lost. The system has a limit of its own (`net.core.rmem_max`), and counts double.
+    ///
+    /// # Errors
+    /// As [`set_broadcast`](UdpSocket::set_broadcast).
+    pub fn set_recv_buffer(&self, bytes: usize) -> Result {
+        self.set(|fd| sockopt::set_socket_recv_buffer_size(fd, at_most(bytes)))
+    }
+
+    /// What the system has made of [`set_recv_buffer`](UdpSocket::set_recv_buffer), in bytes.
+    ///
+    /// # Errors
+    /// As [`set_broadcast`](UdpSocket::set_broadcast).
+    pub fn recv_buffer(&self) -> Result<usize> {
+        let size = sockopt::socket_recv_buffer_size(self.core.open()?);
+        size.map_err(|errno| self.core.failed("asking for an option of", None, errno))
+    }
+
+    /// How many bytes may wait to go out (`SO_SNDBUF`). Beyond that there is no room, and sending waits. The system has a
+    /// limit of its own (`net.core.wmem_max`), and counts double.
+    ///
+    /// # Errors
+    /// As [`set_broadcast`](UdpSocket::set_broadcast).
+    pub fn set_send_buffer(&self, bytes: usize) -> Result {
+        self.set(|fd| sockopt::set_socket_send_buffer_size(fd, at_most(bytes)))
+    }
+
+    /// What the system has made of [`set_send_buffer`](UdpSocket::set_send_buffer), in bytes.
+    ///
+    /// # Errors
+    /// As [`set_broadcast`](UdpSocket::set_broadcast).
+    pub fn send_buffer(&self) -> Result<usize> {
+        let size = sockopt::socket_send_buffer_size(self.core.open()?);
+        size.map_err(|errno| self.core.failed("asking for an option of", None, errno))
+    }
+
+    /// How many routers a datagram may pass, 1 to 255 (`IP_TTL`, `IPV6_UNICAST_HOPS`). The system's default is 64.
+    ///
+    /// # Errors
+    /// As [`set_broadcast`](UdpSocket::set_broadcast).
+    pub fn set_ttl(&self, hops: u8) -> Result {
+        both!(self, |fd| sockopt::set_ip_ttl(fd, hops.into()), |fd| sockopt::set_ipv6_unicast_hops(fd, Some(hops)))
+    }
+
+    /// The type of service, or traffic class (`IP_TOS`, `IPV6_TCLASS`): the upper six bits are the DSCP. 0 by default.
+    ///
+    /// # Errors
+    /// As [`set_broadcast`](UdpSocket::set_broadcast).
+    pub fn set_tos(&self, tos: u8) -> Result {
+        both!(self, |fd| sockopt::set_ip_tos(fd, tos), |fd| sockopt::set_ipv6_tclass(fd, tos.into()))
+    }
+
+    // ---- multicast ----
+
+    /// Receives what is sent to a group, on one interface, named as `eth0` or by its number, or on the one that the
+    /// system chooses. A socket bound to all addresses can join groups of both families. For several programs to listen
+    /// on the group's port, each of them sets [`reuse_address`](super::UdpBuilder::reuse_address).
+    ///
+    /// ```no_run
+    /// let socket = network::UdpSocket::builder().reuse_address(true).bind(5353)?;
+    /// socket.join_multicast([224, 0, 0, 251], None)?;
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Address`] if that is no group, not of a family of this socket, or there is no such interface;
+    /// [`Error::Closed`]; [`Error::Io`], as with a group that it has joined already.
+    pub fn join_multicast(&self, group: impl Into<IpAddr>, interface: Option<&str>) -> Result {
+        let (group, number) = self.group(group.into(), interface)?;
+        self.membership("joining", group, |fd| match group {
+            IpAddr::V4(group) => {
+                sockopt::set_ip_add_membership_with_ifindex(fd, &group, &Ipv4Addr::UNSPECIFIED, number)
+            }
+            IpAddr::V6(group) => sockopt::set_ipv6_add_membership(fd, &group, number),
+        })
+    }
+
+    /// Leaves a group that was joined on that interface. Closing leaves them all.
+    ///
+    /// # Errors
+    /// As [`join_multicast`](UdpSocket::join_multicast); [`Error::Io`] also if it had not joined.
+    pub fn leave_multicast(&self, group: impl Into<IpAddr>, interface: Option<&str>) -> Result {
+        let (group, number) = self.group(group.into(), interface)?;
+        self.membership("leaving", group, |fd| match group {
+            IpAddr::V4(group) => {
+                sockopt::set_ip_drop_membership_with_ifindex(fd, &group, &Ipv4Addr::UNSPECIFIED, number)
+            }
+            IpAddr::V6(group) => sockopt::set_ipv6_drop_membership(fd, &group, number),
+        })
+    }
+
+    /// Sends to groups by that interface, named as `eth0` or by its number; by default the system chooses.
+    ///
+    /// # Errors
+    /// [`Error::Address`] if there is no such interface; [`Error::Closed`], [`Error::Io`].
+    pub fn set_multicast_interface(&self, name: &str) -> Result {
+        let number = number_of(name)?;
+        both!(
+            self,
+            |fd| sockopt::set_ip_multicast_if_with_ifindex(fd, &Ipv4Addr::UNSPECIFIED, &Ipv4Addr::UNSPECIFIED, number),
+            |fd| sockopt::set_ipv6_multicast_if(fd, number)
+        )
+    }
+
+    /// Whether what this socket sends to a group is heard by members on this machine too. On by default.
+    ///
+    /// # Errors
+    /// As [`set_broadcast`](UdpSocket::set_broadcast).
+    pub fn set_multicast_loop(&self, on: bool) -> Result {
+        both!(self, |fd| sockopt::set_ip_multicast_loop(fd, on), |fd| sockopt::set_ipv6_multicast_loop(fd, on))
+    }
+
+    /// How many routers a datagram to a group may pass: 0, it stays on this machine; 1, the default, on this network.
+    ///
+    /// # Errors
+    /// As [`set_broadcast`](UdpSocket::set_broadcast).
+    pub fn set_multicast_ttl(&self, hops: u8) -> Result {
+        both!(self, |fd| sockopt::set_ip_multicast_ttl(fd, hops.into()), |fd| sockopt::set_ipv6_multicast_hops(
+            fd,
+            hops.into()
+        ))
+    }
+
+    fn group(&self, group: IpAddr, interface: Option<&str>) -> Result<(IpAddr, u32)> {
+        let unfit = |problem: &str| Error::Address { address: group.to_string(), problem: problem.into() };
+        if !group.is_multicast() {
+            return Err(unfit("expected a multicast group: 224.0.0.0 to 239.255.255.255, or ff00::/8"));
+        }
+        if group.is_ipv6() && !self.core.is_v6 {
+            return Err(unfit("this socket is bound to IPv4 alone"));
+        }
+        Ok((group, interface.map_or(Ok(0), number_of)?))
+    }
+
+    fn membership(
+        &self,
+        operation: &'static str,
+        group: IpAddr,
+        change: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>,
+    ) -> Result {
+        change(self.core.open()?).map_err(|errno| Error::Io {
+            operation,
+            address: format!("the group {group}"),
+            source: errno.into(),
+        })
+    }
+}
+
+/// More than an int can say is a limit for nobody.
+fn at_most(bytes: usize) -> usize {
+    bytes.min(i32::MAX as usize)
+}
+
+fn number_of(name: &str) -> Result<u32> {
+    let known = name.parse().ok().or_else(|| interface(name));
+    known
+        .filter(|number| i32::try_from(*number).is_ok_and(|number| number > 0))
+        .ok_or_else(|| Error::Address { address: name.into(), problem: "there is no such network interface".into() })
+}

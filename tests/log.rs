@@ -1,0 +1,237 @@
+//! What the library says: the life of each connection, with fields for machines, to where the program wants it.
+
+mod common;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+use common::{LIMIT, Process, TempDir, Watch, command, example, on_own_context, until};
+use network::{ClientTls, Identity, LogLevel, Server, Socket};
+use rustix::process::Signal;
+
+/// There is one log in a process: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    keep_glibs();
+    GLIBS.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    turn
+}
+
+type Fields = HashMap<String, String>;
+
+static GLIBS: Mutex<Vec<Fields>> = Mutex::new(Vec::new());
+
+/// Keeps what goes to GLib's log, which can be redirected once in a process.
+fn keep_glibs() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        glib::log_set_writer_func(|_, fields| {
+            let text = |field: &glib::LogField| Some((field.key().to_owned(), field.value_str()?.to_owned()));
+            let fields = fields.iter().filter_map(text).collect();
+            GLIBS.lock().unwrap_or_else(PoisonError::into_inner).push(fields);
+            glib::LogWriterOutput::Handled
+        });
+    });
+}
+
+fn glibs() -> Vec<Fields> {
+    GLIBS.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+#[derive(Clone, Debug)]
+struct Said {
+    level: LogLevel,
+    operation: String,
+    peer: Option<String>,
+    error: Option<String>,
+    message: String,
+}
+
+static SAID: Mutex<Vec<Said>> = Mutex::new(Vec::new());
+
+fn said() -> Vec<Said> {
+    SAID.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Keeps what is said, as long as the guard lives.
+struct Listening;
+
+impl Listening {
+    fn to(level: LogLevel) -> Listening {
+        SAID.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        network::set_log(level, |record| {
+            assert!(record.time.elapsed().unwrap() < LIMIT);
+            let said = Said {
+                level: record.level,
+                operation: record.operation.into(),
+                peer: record.peer.map(String::from),
+                error: record.error.map(String::from),
+                message: record.message.into(),
+            };
+            SAID.lock().unwrap_or_else(PoisonError::into_inner).push(said);
+        });
+        Listening
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        network::unset_log();
+    }
+}
+
+/// A client of a server with TLS, from its beginning to its end.
+fn a_whole_life() -> u16 {
+    on_own_context(|| {
+        let home = TempDir::new();
+        let identity = Identity::named_in(home.path(""), "desk").unwrap();
+        let builder = Server::builder().address("127.0.0.1").tls(identity);
+        let server = builder.listen(0, |socket| {
+            socket.readlines(|socket, line| socket.sendline(line));
+            Ok(())
+        });
+        let server = server.unwrap();
+        let trust = ClientTls::pinned(server.fingerprint().unwrap().to_string());
+        let done = std::rc::Rc::new(std::cell::Cell::new(false));
+        let flag = done.clone();
+        let address = format!("127.0.0.1:{}", server.port());
+        Socket::builder().tls(trust).connect_async(address, gio::Cancellable::NONE, move |result| {
+            let socket = result.unwrap();
+            socket.sendline("hello").unwrap();
+            socket.readlines(|socket, _| {
+                socket.close();
+                Ok(())
+            });
+            socket.disconnect_cb(move |_, _| flag.set(true));
+        });
+        until(|| done.get() && server.connections().is_empty());
+        server.port()
+    })
+}
+
+#[test]
+fn the_life_of_a_connection_can_be_followed() {
+    let _alone = alone();
+    let listening = Listening::to(LogLevel::Debug);
+    let port = a_whole_life();
+    drop(listening);
+    let all = said();
+    let find = |operation: &str, part: &str| {
+        let fits = |one: &&Said| one.operation == operation && one.message.contains(part);
+        let found = all.iter().find(fits).unwrap_or_else(|| panic!("{operation}, {part}: {all:#?}"));
+        assert_eq!(found.level, LogLevel::Debug);
+        assert!(found.error.is_none());
+        found.peer.clone().expect("somebody")
+    };
+    let client = find("accept", &format!("has connected to port {port}"));
+    assert!(client.starts_with("127.0.0.1:"));
+    assert_eq!(find("connect", "connected to"), format!("127.0.0.1:{port}"));
+    assert_eq!(find("hand-shake", &format!("TLSv1.3 with {client}, TLS_")), client);
+    assert_eq!(find("end", &format!("{client} has ended: closed by the peer")), client);
+    assert_eq!(find("end", &format!("127.0.0.1:{port} has ended: closed here")), format!("127.0.0.1:{port}"));
+    assert!(glibs().is_empty(), "it went nowhere else");
+}
+
+#[test]
+fn what_is_less_important_than_wanted_is_not_said() {
+    let _alone = alone();
+    let listening = Listening::to(LogLevel::Info);
+    a_whole_life();
+    drop(listening);
+    let all = said();
+    assert!(all.iter().any(|one| one.level == LogLevel::Info && one.message.contains("has the fingerprint")));
+    assert!(all.iter().all(|one| one.level <= LogLevel::Info), "{all:?}");
+    // By default warnings alone, and of those there were none.
+    a_whole_life();
+    assert!(glibs().is_empty() && said().len() == all.len());
+}
+
+/// A client that is turned away: it speaks no TLS.
+fn a_warning() -> u16 {
+    on_own_context(|| {
+        let home = TempDir::new();
+        let identity = Identity::named_in(home.path(""), "desk").unwrap();
+        let server = Server::builder().address("127.0.0.1").tls(identity).listen(0, |_| Ok(())).unwrap();
+        let mut client = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+        client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        let before = (said().len(), glibs().len());
+        until(|| (said().len(), glibs().len()) != before);
+        server.port()
+    })
+}
+
+#[test]
+fn glibs_log_gets_fields_for_machines() {
+    let _alone = alone();
+    let port = a_warning();
+    let all = glibs();
+    let [record] = &all[..] else { panic!("{all:?}") };
+    let field = |name: &str| record.get(name).map_or("", String::as_str);
+    assert_eq!(field("GLIB_DOMAIN"), "network");
+    assert_eq!(field("PRIORITY"), "4");
+    assert_eq!(field("NETWORK_OPERATION"), "accept");
+    assert_eq!(field("NETWORK_PEER"), format!("port {port}"));
+    assert!(field("NETWORK_ERROR").contains("TLS"), "{record:?}");
+    assert_eq!(field("MESSAGE"), format!("a client of port {port} was turned away: {}", field("NETWORK_ERROR")));
+}
+
+#[test]
+fn a_log_callback_may_panic_or_cause_more_to_be_said() {
+    let _alone = alone();
+    network::set_log(LogLevel::Warning, |_| panic!("on purpose"));
+    let port = a_warning();
+    assert_eq!(glibs().len(), 1, "what it did not take");
+    assert!(glibs()[0]["MESSAGE"].contains(&format!("port {port} ")));
+
+    network::set_log(LogLevel::Warning, |record| {
+        assert!(record.message.contains("turned away"));
+        a_nested_warning();
+    });
+    a_warning();
+    network::unset_log();
+    let all = glibs();
+    assert_eq!(all.len(), 2, "{all:?}");
+    assert!(all[1]["MESSAGE"].contains("desk.key"), "what was said inside it: {all:?}");
+}
+
+/// Something that the library complains of within the call.
+fn a_nested_warning() {
+    let home = TempDir::new();
+    // A key that others can read is warned of.
+    let _ = Identity::named_in(home.path(""), "desk").unwrap();
+    let key = home.path("private/desk.key");
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    on_own_context(|| {
+        let identity = Identity::named_in(home.path(""), "desk").unwrap();
+        drop(Server::builder().address("127.0.0.1").tls(identity).listen(0, |_| Ok(())).unwrap());
+    });
+}
+
+#[test]
+fn the_environment_makes_a_program_talkative() {
+    for talkative in [true, false] {
+        let directory = TempDir::new();
+        let address = directory.address("socket");
+        let mut daemon = command(example("daemon"), [&address]);
+        daemon.env("NETWORK_NO_FORK", "1").env("G_MESSAGES_DEBUG", if talkative { "other network" } else { "other" });
+        // Debugging goes to standard output, where that is no journal.
+        let mut daemon = Process::start(&mut daemon, Watch::Stdout);
+        daemon.line_with("listening");
+        let client = UnixStream::connect(&address).unwrap();
+        client.set_read_timeout(Some(LIMIT)).unwrap();
+        assert!(BufReader::new(client).lines().next().unwrap().unwrap().starts_with("daemon "));
+        if talkative {
+            assert!(daemon.line_with("network-DEBUG").contains(&format!("has connected to {address}")));
+            assert!(daemon.line_with("network-DEBUG").contains("has ended: closed by the peer"));
+        }
+        daemon.signal(Signal::TERM);
+        let output = daemon.await_end();
+        assert!(output.status.success());
+        assert_eq!(output.text().contains("network-"), talkative, "{}", output.text());
+    }
+}

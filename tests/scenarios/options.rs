@@ -1,0 +1,320 @@
+//! Options of sockets, the idle time-out, and descriptors that go along with bytes.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use network::{Error, KeepAlive, Server, Socket};
+
+use crate::util::*;
+
+const KEEP_ALIVE: KeepAlive = KeepAlive { idle: Duration::from_secs(11), interval: Duration::from_secs(3), count: 4 };
+
+#[test]
+fn tcp_options_are_set_at_any_time_and_read_back() {
+    for kind in [Kind::Tcp, Kind::Tls] {
+        on_own_context(|| {
+            let Joined { client, server: _server, .. } = join(kind);
+            assert_eq!(client.keep_alive().unwrap(), None);
+            client.set_keep_alive(KEEP_ALIVE).unwrap();
+            assert_eq!(client.keep_alive().unwrap(), Some(KEEP_ALIVE));
+            client.set_keep_alive(None).unwrap();
+            assert_eq!(client.keep_alive().unwrap(), None);
+            assert!(client.no_delay().unwrap());
+            client.set_no_delay(false).unwrap();
+            assert!(!client.no_delay().unwrap());
+            client.set_tos(0x10).unwrap();
+            assert_eq!(client.tos().unwrap(), 0x10);
+            client.set_recv_buffer(20_000).unwrap();
+            client.set_send_buffer(30_000).unwrap();
+            assert_eq!((client.recv_buffer().unwrap(), client.send_buffer().unwrap()), (40_000, 60_000));
+
+            let bad = KeepAlive { count: 1000, ..KEEP_ALIVE };
+            assert_eq!(client.set_keep_alive(bad).unwrap_err().kind(), ErrorKind::InvalidInput);
+            client.abort();
+            assert!(matches!(client.no_delay(), Err(Error::Closed { .. })));
+        });
+    }
+}
+
+#[test]
+fn builders_set_them_before_and_for_all_that_a_server_accepts() {
+    for (kind, address) in [(Kind::Tcp, "127.0.0.1"), (Kind::Tcp, ""), (Kind::Tls, "")] {
+        on_own_context(|| {
+            let server = server(kind)
+                .address(address)
+                .keep_alive(KEEP_ALIVE)
+                .no_delay(false)
+                .tos(0x20)
+                .recv_buffer(20_000)
+                .send_buffer(30_000)
+                .bind(0)
+                .unwrap();
+            let port = server.port();
+            let client = std::thread::spawn(move || {
+                on_own_context(|| {
+                    let socket = client(kind)
+                        .tls(if kind == Kind::Tls { network::Tls::On(trust()) } else { network::Tls::Off })
+                        .keep_alive(KeepAlive { idle: Duration::from_millis(1500), ..KEEP_ALIVE })
+                        .tos(0x08)
+                        .recv_buffer(25_000)
+                        .connect(("127.0.0.1", port))
+                        .unwrap();
+                    let found = (socket.keep_alive().unwrap().unwrap().idle, socket.tos().unwrap());
+                    (found, socket.recv_buffer().unwrap(), socket.no_delay().unwrap())
+                })
+            });
+            server.set_timeout(Duration::from_secs(20));
+            let socket = server.accept().unwrap();
+            assert_eq!(socket.keep_alive().unwrap(), Some(KEEP_ALIVE));
+            assert_eq!((socket.no_delay().unwrap(), socket.tos().unwrap()), (false, 0x20));
+            assert_eq!((socket.recv_buffer().unwrap(), socket.send_buffer().unwrap()), (40_000, 60_000));
+            let rounded_up = Duration::from_secs(2);
+            assert_eq!(client.join().unwrap(), ((rounded_up, 0x08), 50_000, true));
+        });
+    }
+}
+
+#[test]
+fn what_a_kind_of_socket_does_not_have_is_an_error() {
+    on_own_context(|| {
+        let Joined { client, server: _server, .. } = join(Kind::Unix);
+        assert!(matches!(client.set_keep_alive(None), Err(Error::Unsupported(_))));
+        assert!(matches!(client.no_delay(), Err(Error::Unsupported(_))));
+        assert!(matches!(client.tos(), Err(Error::Unsupported(_))));
+        client.set_send_buffer(30_000).unwrap();
+        assert_eq!(client.send_buffer().unwrap(), 60_000);
+        let path = fresh_path("options");
+        let error = Server::builder().no_delay(true).bind(path.as_path()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(!path.exists());
+
+        let Joined { client, server, .. } = join(Kind::Tcp);
+        assert!(matches!(client.peer_credentials(), Err(Error::Unsupported(_))));
+        assert!(matches!(client.send_fd("x", std::io::stdin()), Err(Error::Unsupported(_))));
+        assert!(matches!(client.recv_fd(), Err(Error::Unsupported(_))));
+        let builder = Socket::builder().tls(false).accept_descriptors(1);
+        assert_eq!(builder.connect(server.port()).unwrap_err().kind(), ErrorKind::Unsupported);
+
+        let (input, output) = std::io::pipe().unwrap();
+        let pipes = Socket::wrap(input, output).unwrap();
+        assert!(matches!(pipes.recv_buffer(), Err(Error::Unsupported(_))));
+    });
+}
+
+#[test]
+fn unix_connections_that_a_server_accepts_get_its_buffers() {
+    on_own_context(|| {
+        let path = fresh_path("buffers");
+        let server = Server::builder().send_buffer(30_000).bind(path.as_path()).unwrap();
+        let _client = UnixStream::connect(&path).unwrap();
+        assert_eq!(server.accept().unwrap().send_buffer().unwrap(), 60_000);
+    });
+}
+
+#[test]
+fn a_client_comes_from_where_it_is_told_to() {
+    on_own_context(|| {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        let source = Ipv4Addr::new(127, 1, 2, 3);
+        let client = Socket::builder().tls(false).source(source).interface("lo").connect(("127.0.0.1", port)).unwrap();
+        assert_eq!(server.accept().unwrap().1.ip(), IpAddr::from(source));
+        assert_eq!(client.local().inet().unwrap().ip(), IpAddr::from(source));
+
+        let error = Socket::builder().tls(false).source(Ipv6Addr::LOCALHOST).connect(("127.0.0.1", port)).unwrap_err();
+        assert!(error.to_string().contains("of another family"), "{error}");
+        let nowhere = Socket::builder().tls(false).source(Ipv4Addr::new(192, 0, 2, 1)).connect(("127.0.0.1", port));
+        assert!(nowhere.unwrap_err().to_string().contains("192.0.2.1"));
+        let missing = Socket::builder().tls(false).interface("no-such-one").connect(("127.0.0.1", port)).unwrap_err();
+        assert!(missing.to_string().contains("no-such-one"), "{missing}");
+    });
+}
+
+#[test]
+fn servers_share_a_port_if_all_of_them_allow_it() {
+    on_own_context(|| {
+        let builder = || Server::builder().tls(false).address("127.0.0.1");
+        let one = builder().reuse_port(true).bind(0).unwrap();
+        assert!(matches!(builder().bind(one.port()), Err(Error::InUse { .. })));
+        let two = builder().reuse_port(true).bind(one.port()).unwrap();
+        assert_eq!(one.port(), two.port());
+    });
+}
+
+// ---- the idle time-out ----
+
+#[test]
+fn a_connection_without_traffic_ends_and_one_with_it_does_not() {
+    const IDLE: Duration = Duration::from_millis(200);
+    for_each_kind(|kind| {
+        let place = Log::<Socket>::new();
+        let seen = place.clone();
+        let address = listen_address(kind);
+        let server = server(kind).idle_timeout(IDLE).listen(address.as_str(), move |socket| {
+            socket.readlines(|socket, line| socket.sendline(line));
+            seen.add(socket);
+            Ok(())
+        });
+        let server = server.unwrap();
+        let address = match kind {
+            Kind::Unix => address,
+            _ => format!("{}://localhost:{}", if kind == Kind::Tls { "tls" } else { "tcp" }, server.port()),
+        };
+        let (busy, quiet) = (connect(&address), connect(&address));
+        until(|| place.len() == 2);
+        let ends: Vec<_> = place.all().iter().map(log_end).collect();
+        let quiet_end = log_end(&quiet);
+        // A ball that is played to and fro for three times as long as the limit.
+        let started = Instant::now();
+        busy.readlines(|socket, line| socket.sendline(line));
+        busy.sendline("ball").unwrap();
+        until(|| started.elapsed() > 3 * IDLE);
+        assert!(busy.is_open());
+        until(|| quiet_end.len() == 1);
+        assert_eq!(ends.iter().map(Log::len).sum::<usize>(), 1);
+        let told = ends.iter().flat_map(Log::all).next().unwrap().0;
+        assert!(told.starts_with("waiting for traffic with") && told.ends_with("not done within 200ms"), "{told}");
+        // Taken back, it may be silent for as long as it likes.
+        place.all().iter().for_each(|socket| socket.set_idle_timeout(None));
+        busy.unread();
+        settle();
+        assert!(busy.is_open());
+    });
+}
+
+#[test]
+fn the_idle_time_out_starts_when_it_is_set() {
+    on_own_context(|| {
+        let Joined { client, served, server: _server } = join(Kind::Tcp);
+        let end = log_end(&client);
+        let started = Instant::now();
+        client.set_idle_timeout(Duration::from_secs(1000));
+        client.set_idle_timeout(Duration::from_millis(50));
+        until(|| end.len() == 1);
+        assert!(started.elapsed() >= Duration::from_millis(50));
+        until(|| !served.is_open());
+    });
+}
+
+// ---- descriptors ----
+
+fn pair(most: usize) -> (Socket, Socket) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let builder = || Socket::builder().timeout(Duration::from_secs(20));
+    (builder().from_fd(ours).unwrap(), builder().accept_descriptors(most).from_fd(theirs).unwrap())
+}
+
+/// A pipe to read from that holds this.
+fn filled(text: &str) -> OwnedFd {
+    let (input, mut output) = std::io::pipe().unwrap();
+    output.write_all(text.as_bytes()).unwrap();
+    input.into()
+}
+
+fn content(fd: OwnedFd) -> String {
+    let flags = rustix::io::fcntl_getfd(&fd).unwrap();
+    assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "children would inherit it");
+    std::io::read_to_string(File::from(fd)).unwrap()
+}
+
+#[test]
+fn descriptors_go_along_with_bytes_in_order() {
+    on_own_context(|| {
+        let (sender, receiver) = pair(8);
+        sender.sendline("before").unwrap();
+        sender.send_fd("first\n", filled("one")).unwrap();
+        let (two, three) = (filled("two"), filled("three"));
+        sender.send_fds("next\n", &[two.as_fd(), three.as_fd()]).unwrap();
+        assert_eq!(content(receiver.recv_fd().unwrap()), "one");
+        assert_eq!(receiver.recv_line().unwrap(), "before");
+        assert_eq!(receiver.recv_line().unwrap(), "first");
+        assert_eq!(receiver.recv_line().unwrap(), "next");
+        let rest: Vec<_> = receiver.take_descriptors().into_iter().map(content).collect();
+        assert_eq!(rest, ["two", "three"]);
+        receiver.set_timeout(Duration::ZERO);
+        assert!(matches!(receiver.recv_fd(), Err(Error::NotReady { .. })));
+        assert_eq!(sender.send_fd("", filled("")).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert!(sender.is_open());
+    });
+}
+
+#[test]
+fn a_callback_finds_those_that_were_sent_with_its_line() {
+    on_own_context(|| {
+        let (sender, receiver) = pair(8);
+        let (lines, came) = (Log::<String>::new(), Log::<String>::new());
+        let (seen, taken) = (lines.clone(), came.clone());
+        receiver.readlines(move |socket, line| {
+            socket.take_descriptors().into_iter().for_each(|fd| taken.add(content(fd)));
+            assert!(line == "none" || taken.all().contains(&line.into()), "{line} is late");
+            seen.add(line);
+            Ok(())
+        });
+        let sent = ["one", "two", "three"];
+        for text in sent {
+            sender.send_fd(format!("{text}\n"), filled(text)).unwrap();
+            sender.sendline("none").unwrap();
+        }
+        until(|| lines.len() == 6);
+        assert_eq!(lines.all(), ["one", "none", "two", "none", "three", "none"]);
+        assert_eq!(came.all(), sent);
+    });
+}
+
+#[test]
+fn too_many_are_closed_and_none_are_taken_unasked() {
+    on_own_context(|| {
+        let (sender, receiver) = pair(2);
+        let mut kept = Vec::new();
+        for text in ["1", "2", "3"] {
+            let (input, output) = std::io::pipe().unwrap();
+            sender.send_fd(text, input).unwrap();
+            kept.push(output);
+        }
+        assert_eq!(receiver.recv_exact(3).unwrap(), b"123");
+        assert_eq!(kept[2].write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe, "nobody holds it");
+        assert_eq!(kept[1].write(b"x").unwrap(), 1);
+        assert_eq!(receiver.take_descriptors().len(), 2);
+
+        let (sender, receiver) = pair(0);
+        let (input, mut output) = std::io::pipe().unwrap();
+        sender.send_fd("data", input).unwrap();
+        assert_eq!(receiver.recv(10).unwrap(), b"data");
+        assert!(receiver.take_descriptors().is_empty());
+        assert!(matches!(receiver.recv_fd(), Err(Error::Unsupported(_))));
+        assert_eq!(output.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+    });
+}
+
+#[test]
+fn a_descriptor_waits_for_room_and_for_what_was_sent_before() {
+    on_own_context(|| {
+        let (sender, receiver) = pair(1);
+        let before = pattern(4 << 20);
+        sender.send(&before).unwrap();
+        assert!(sender.queued() > 0);
+        sender.set_timeout(Duration::ZERO);
+        assert!(matches!(sender.send_fd("x", filled("y")), Err(Error::NotReady { .. })));
+        receiver.set_line_limit(usize::MAX);
+        let mut all = Vec::new();
+        receiver.set_timeout(Duration::ZERO);
+        loop {
+            match receiver.recv(64 << 10) {
+                Ok(bytes) => all.extend(bytes),
+                Err(Error::NotReady { .. }) if sender.queued() == 0 => break,
+                Err(Error::NotReady { .. }) => sender.flush().unwrap_or(()),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(all, before, "nothing went out with what did not");
+        sender.send_fd("x", filled("y")).unwrap();
+        assert_eq!(content(receiver.recv_fd().unwrap()), "y");
+        let mut end = [0];
+        assert_eq!(Read::read(&mut &receiver, &mut end).unwrap(), 1);
+        assert_eq!(&end, b"x");
+    });
+}
