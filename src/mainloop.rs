@@ -153,6 +153,7 @@ pub(crate) fn run_entered(mut entered: Entered) -> bool {
     let context = glib::MainContext::ref_thread_default();
     let engine = entered.engine.clone();
     let _own = context.acquire();
+    let _direct = engine.poll_directly();
     let _watchdog = entered.is_outermost.then(|| {
         systemd::ready();
         Watchdog::start(&engine)

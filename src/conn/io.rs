@@ -18,6 +18,7 @@ thread_local! {
     static SPARES: Spares = const { Spares(RefCell::new(Vec::new())) };
 }
 
+#[expect(clippy::vec_box, reason = "they go in and out of here as they are")]
 struct Spares(RefCell<Vec<Box<Io>>>);
 
 impl Drop for Spares {

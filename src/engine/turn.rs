@@ -63,7 +63,7 @@ impl Engine {
             self.arm_low();
         }
         let may_work = self.fairness.has_credit() && !self.is_panicking();
-        if self.inbound.is_pending() {
+        if self.inbound.is_pending() || self.poller.borrow().has_fetched() {
             return Wait::Not;
         }
         if may_work && !(self.ready.borrow().is_empty() && self.deferred.borrow().is_empty()) {
