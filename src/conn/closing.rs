@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::handler::{Disconnect, OnDisconnect, Reason, call};
 use super::{Conn, Phase};
 use crate::engine::{Next, Ready, main_depth};
-use crate::error::Error;
+use crate::error::{Error, count};
 use crate::log::{self, LogLevel};
 use crate::socket::Socket;
 
@@ -215,7 +215,7 @@ impl Conn {
             let peer = self.peer_name();
             log::info("end")
                 .peer(&peer)
-                .say(format_args!("{lost} bytes for {peer} were still queued when the connection was given up"));
+                .say(format_args!("the connection to {peer} was given up with {} still queued", count(lost, "byte")));
             // Or the peer would take what it got for all there is.
             self.transport.break_off();
         }
