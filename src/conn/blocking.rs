@@ -5,7 +5,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use super::Conn;
-use super::inbox::{Mark, Piece, TooLong};
+use super::flags::Flag;
+use super::inbox::{Inbox, Mark, Piece, TooLong};
 use crate::engine::{Engine, READ_BUFFER, Ready, interrupts_here};
 use crate::error::{Error, Result};
 
@@ -18,7 +19,7 @@ impl Conn {
         let max = max.clamp(1, READ_BUFFER);
         let deadline = self.deadline();
         loop {
-            if let Some(piece) = self.io.borrow_mut().inbox.next_chunk(max) {
+            if let Some(piece) = self.io.inbox(|inbox| inbox.next_chunk(max)).flatten() {
                 self.taken();
                 return Ok(piece.as_slice().to_vec());
             }
@@ -28,10 +29,10 @@ impl Conn {
 
     /// Waits for a whole line. What comes after it stays for the next call.
     pub(crate) fn recv_line(&self) -> Result<String> {
-        let limit = self.options.borrow().line_limit;
+        let limit = self.options(|options| options.line_limit);
         let deadline = self.deadline();
         loop {
-            let line = self.io.borrow_mut().inbox.next_line(limit);
+            let line = self.io.inbox(|inbox| inbox.next_line(limit)).unwrap_or(Ok(None));
             match line {
                 Ok(Some(line)) => {
                     self.taken();
@@ -52,11 +53,11 @@ impl Conn {
             return Ok(0);
         }
         let deadline = self.deadline();
-        if !self.is_tls() && self.io.borrow().inbox.is_empty() {
+        if !self.is_tls() && !self.io.has_input() {
             return self.receive_into(space, deadline);
         }
         loop {
-            if let Some(piece) = self.io.borrow_mut().inbox.next_chunk(space.len()) {
+            if let Some(piece) = self.io.inbox(|inbox| inbox.next_chunk(space.len())).flatten() {
                 self.taken();
                 let bytes = piece.as_slice();
                 space[..bytes.len()].copy_from_slice(bytes);
@@ -70,7 +71,8 @@ impl Conn {
     pub(crate) fn recv_exact(&self, count: usize) -> Result<Piece> {
         let deadline = self.deadline();
         loop {
-            if let Some(piece) = self.io.borrow_mut().inbox.take(count) {
+            let piece = self.io.open().inbox.take(count);
+            if let Some(piece) = piece {
                 self.taken();
                 return Ok(piece);
             }
@@ -80,12 +82,12 @@ impl Conn {
 
     /// Waits for these bytes and returns what is before them.
     pub(crate) fn recv_until(&self, what: &[u8]) -> Result<Vec<u8>> {
-        let limit = self.options.borrow().line_limit;
+        let limit = self.options(|options| options.line_limit);
         let deadline = self.deadline();
         // So many bytes are known to be others. Nobody else takes any during this call.
         let mut searched = 0;
         loop {
-            let mut io = self.io.borrow_mut();
+            let mut io = self.io.open();
             let found = io.inbox.find(what, searched);
             let length = found.unwrap_or((io.inbox.len() + 1).saturating_sub(what.len()));
             if length > limit {
@@ -111,7 +113,7 @@ impl Conn {
     pub(crate) fn recv_to_end(&self, limit: usize) -> Result<Vec<u8>> {
         let deadline = self.deadline();
         loop {
-            if self.io.borrow().inbox.len() > limit {
+            if self.io.received() > limit {
                 return Err(Error::LimitExceeded { peer: self.peer_name(), limit });
             }
             if let Err(error) = self.receive(READ_BUFFER, deadline) {
@@ -124,7 +126,7 @@ impl Conn {
     pub(crate) fn lend(&self) -> Result<Option<(Piece, Mark)>> {
         let deadline = self.deadline();
         loop {
-            if let Some(lent) = self.io.borrow_mut().inbox.lend() {
+            if let Some(lent) = self.io.inbox(Inbox::lend).flatten() {
                 return Ok(Some(lent));
             }
             if let Err(error) = self.receive(READ_BUFFER, deadline) {
@@ -134,13 +136,13 @@ impl Conn {
     }
 
     pub(crate) fn skip(&self, mark: Mark, count: usize) {
-        self.io.borrow_mut().inbox.skip(mark, count);
+        self.io.inbox(|inbox| inbox.skip(mark, count));
         self.taken();
     }
 
     /// Waits for a descriptor. Bytes that come before it stay.
     pub(crate) fn recv_fd(&self) -> Result<OwnedFd> {
-        let limit = self.options.borrow().line_limit;
+        let limit = self.options(|options| options.line_limit);
         let deadline = self.deadline();
         loop {
             if let Some(fd) = self.transport.next_descriptor() {
@@ -151,7 +153,7 @@ impl Conn {
                 let text = format!("descriptors of {peer} are turned away; accept_descriptors lets them in");
                 return Err(Error::Unsupported(text));
             }
-            if self.io.borrow().inbox.len() > limit {
+            if self.io.received() > limit {
                 return Err(Error::LimitExceeded { peer: self.peer_name(), limit });
             }
             self.receive(READ_BUFFER, deadline)?;
@@ -161,7 +163,7 @@ impl Conn {
     /// Waits for room and gives the system what it takes, after all that was sent before.
     pub(crate) fn send_some(&self, bytes: &[u8]) -> Result<usize> {
         if bytes.is_empty() {
-            return if self.is_open() && !self.write_ending.get() {
+            return if self.is_open() && !self.flags.has(Flag::WRITE_ENDING) {
                 self.check_sent().map(|()| 0)
             } else {
                 Err(self.closed())
@@ -172,7 +174,7 @@ impl Conn {
 
     /// Waits for room and gives the system descriptors and bytes, of which the rest is queued.
     pub(crate) fn send_fds(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result {
-        let limit = self.options.borrow().send_limit;
+        let limit = self.options(|options| options.send_limit);
         if bytes.len() > limit {
             return Err(Error::QueueFull { peer: self.peer_name(), size: bytes.len(), queued: self.queued(), limit });
         }
@@ -187,7 +189,7 @@ impl Conn {
         use std::io::ErrorKind as Kind;
         let deadline = self.deadline();
         loop {
-            if !self.is_open() || self.write_ending.get() {
+            if !self.is_open() || self.flags.has(Flag::WRITE_ENDING) {
                 return Err(self.closed());
             }
             self.check_sent()?;
@@ -228,7 +230,7 @@ impl Conn {
             self.give_back(&mut held);
             // The connection stays open for sending until the loop's next turn, or for good where none runs. And TLS has
             // more to say than data.
-            if self.has_read(read, deadline)?.is_some() && !self.io.borrow().inbox.is_empty() {
+            if self.has_read(read, deadline)?.is_some() && self.io.has_input() {
                 return Ok(());
             }
         }
@@ -240,7 +242,7 @@ impl Conn {
             let waits = self.before_read(deadline)?;
             let read = if waits { self.transport.read_waiting(space) } else { self.transport.read(space) };
             match read {
-                Ok(0) => self.read_ended.set(true),
+                Ok(0) => self.flags.raise(Flag::READ_ENDED),
                 Ok(count) => self.note_read(count == space.len()),
                 Err(_) => {}
             }
@@ -253,7 +255,7 @@ impl Conn {
     /// What comes before the read of a blocking call. True if the read itself is to wait, which saves a call. Else it
     /// waits here, if nothing is known to be there.
     fn before_read(&self, deadline: Deadline) -> Result<bool> {
-        if !self.is_open() || self.read_ended.get() {
+        if !self.is_open() || self.flags.has(Flag::READ_ENDED) {
             return Err(self.end_for_caller());
         }
         if self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) {
@@ -289,12 +291,12 @@ impl Conn {
 
     /// Has the peer said all that it had to say? Not if it was cut off, nor if this end was closed first.
     pub(crate) fn has_ended_cleanly(&self) -> bool {
-        self.read_ended.get() && self.rare.borrow().as_ref().is_none_or(|rare| rare.read_error.is_none())
+        self.flags.has(Flag::READ_ENDED) && self.if_rare(|rare| rare.read_error.as_ref().map(drop)).is_none()
     }
 
     /// When a blocking call that starts now gives up, and after how long that is.
     pub(super) fn deadline(&self) -> Deadline {
-        let limit = self.options.borrow().timeout;
+        let limit = self.options(|options| options.timeout);
         limit.map(|limit| (Instant::now() + limit, limit))
     }
 
@@ -320,9 +322,9 @@ impl Conn {
     pub(super) fn wait(&self, read: bool, write: bool, deadline: Deadline, operation: &'static str) -> Result {
         let left = deadline.map(|(end, _)| end.saturating_duration_since(Instant::now()));
         let waited = self.transport.wait(read, write, left);
-        if self.watches_idleness.get() && matches!(waited, Ok(true)) {
+        if self.flags.has(Flag::WATCHES_IDLENESS) && matches!(waited, Ok(true)) {
             // The turn may have begun long ago.
-            self.touched.set(glib::monotonic_time());
+            self.more().touched.set(glib::monotonic_time());
         }
         match (waited, deadline) {
             (Ok(true), _) | (Ok(false), None) => Ok(()),

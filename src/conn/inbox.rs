@@ -7,6 +7,9 @@ use std::rc::Rc;
 /// Up to this many bytes are copied out of the shared buffer rather than keeping it.
 const COPY: usize = 16 << 10;
 
+/// Memory that an empty one may keep.
+const KEEP: usize = 4 << 10;
+
 /// Received bytes: first those carried over from earlier, then the batch that the last read brought.
 ///
 /// The batch is shared, so that a line can be lent to a callback while that very callback takes the rest away.
@@ -18,6 +21,8 @@ pub(crate) struct Inbox {
     batch: Option<Batch>,
     /// All bytes that there have ever been, round and round.
     pushed: usize,
+    /// Somebody may have a mark.
+    lent: bool,
 }
 
 struct Batch {
@@ -59,6 +64,18 @@ pub(crate) struct TooLong;
 impl Inbox {
     pub(crate) fn is_empty(&self) -> bool {
         self.carry.is_empty() && self.batch.is_none()
+    }
+
+    /// Is there nothing in it, and nobody who knows it by its place? Then it keeps little memory.
+    #[inline]
+    pub(crate) fn is_at_rest(&mut self) -> bool {
+        if !self.is_empty() || self.lent {
+            return false;
+        }
+        if self.carry.capacity() > KEEP {
+            self.carry = Vec::new();
+        }
+        true
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -229,6 +246,7 @@ impl Inbox {
     /// All there is, lent, and left where it is. To be taken by [`Inbox::skip`].
     pub(crate) fn lend(&mut self) -> Option<(Piece, Mark)> {
         self.unite();
+        self.lent = true;
         let mark = self.mark();
         let batch = self.batch.as_ref()?;
         Some((Piece::Shared(batch.bytes.clone(), batch.start..batch.end), mark))

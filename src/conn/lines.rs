@@ -3,7 +3,8 @@
 
 use std::ops::{Index, Range};
 
-use super::io::LazyIo;
+use super::inbox::Inbox;
+use super::io::Queues;
 
 /// So many bytes are looked at in one go. A callback may set another reader after each line, and then the rest is looked
 /// at anew: with a window that costs a little for each line, without one a little for each byte of the batch.
@@ -15,18 +16,19 @@ const WINDOW: usize = 4 << 10;
 ///
 /// `None`: what comes next, if anything, is for `Inbox::next_line` to decide.
 #[inline]
-pub(super) fn each_line<T, R>(io: &LazyIo, limit: usize, mut each: impl FnMut(&T) -> Option<R>) -> Option<R>
+pub(super) fn each_line<T, R>(io: &Queues, limit: usize, mut each: impl FnMut(&T) -> Option<R>) -> Option<R>
 where
     T: Text + ?Sized,
 {
-    let (bytes, mut range) = io.borrow().inbox.batch()?;
+    let (bytes, mut range) = io.inbox(|inbox| inbox.batch()).flatten()?;
     loop {
         let window = &bytes[range.start..range.end.min(range.start + WINDOW)];
         let text = T::whole_lines(window)?;
         let mut from = 0;
         for at in memchr::memchr_iter(b'\n', text.as_ref()) {
             let start = range.start + from;
-            if at - from > limit || !io.borrow_mut().inbox.take_from_batch(&bytes, start..range.start + at + 1) {
+            let take = |inbox: &mut Inbox| inbox.take_from_batch(&bytes, start..range.start + at + 1);
+            if at - from > limit || io.inbox(take) != Some(true) {
                 return None;
             }
             if let Some(enough) = each(&text[from..at]) {
@@ -84,8 +86,8 @@ mod tests {
 
     /// What a reader gets to see that takes one byte out of the inbox itself after every `taking` lines. The rest at the end.
     fn deliver<T: Text + ?Sized>(bytes: &[u8], taking: usize) -> Vec<Vec<u8>> {
-        let io = LazyIo::default();
-        io.borrow_mut().inbox.push_batch(Rc::new(bytes.to_vec()), bytes.len());
+        let io = Queues::default();
+        io.open().inbox.push_batch(Rc::new(bytes.to_vec()), bytes.len());
         let mut seen: Vec<Vec<u8>> = Vec::new();
         let mut count = 0;
         loop {
@@ -93,17 +95,17 @@ mod tests {
                 seen.push([line.as_ref(), b"\n"].concat());
                 count += 1;
                 if count % taking == 0 {
-                    seen.extend(io.borrow_mut().inbox.next_chunk(1).map(|piece| piece.as_slice().to_vec()));
+                    seen.extend(io.open().inbox.next_chunk(1).map(|piece| piece.as_slice().to_vec()));
                 }
                 None
             });
-            let line = io.borrow_mut().inbox.next_line(usize::MAX).unwrap();
+            let line = io.open().inbox.next_line(usize::MAX).unwrap();
             match line {
                 Some(line) => seen.push([line.as_slice(), b"\n"].concat()),
                 None => break,
             }
         }
-        seen.push(io.borrow_mut().inbox.take_all());
+        seen.push(io.open().inbox.take_all());
         seen
     }
 
@@ -117,23 +119,23 @@ mod tests {
 
     #[test]
     fn it_ends_when_that_is_enough_with_the_rest_in_the_inbox() {
-        let io = LazyIo::default();
+        let io = Queues::default();
         let bytes = b"one\ntwo\nthree\n";
-        io.borrow_mut().inbox.push_batch(Rc::new(bytes.to_vec()), bytes.len());
+        io.open().inbox.push_batch(Rc::new(bytes.to_vec()), bytes.len());
         let mut left = 2;
         let enough = each_line(&io, 10, |_: &str| {
             left -= 1;
             (left == 0).then_some("enough")
         });
         assert_eq!(enough, Some("enough"));
-        assert_eq!(io.borrow_mut().inbox.take_all(), b"three\n");
+        assert_eq!(io.open().inbox.take_all(), b"three\n");
     }
 
     #[test]
     fn a_line_over_the_limit_is_left_alone() {
-        let io = LazyIo::default();
+        let io = Queues::default();
         let bytes = b"one\nthree\n";
-        io.borrow_mut().inbox.push_batch(Rc::new(bytes.to_vec()), bytes.len());
+        io.open().inbox.push_batch(Rc::new(bytes.to_vec()), bytes.len());
         let mut lines = 0;
         each_line(&io, 3, |line: &str| -> Option<()> {
             assert_eq!(line, "one");
@@ -141,6 +143,6 @@ mod tests {
             None
         });
         assert_eq!(lines, 1);
-        assert_eq!(io.borrow_mut().inbox.take_all(), b"three\n");
+        assert_eq!(io.open().inbox.take_all(), b"three\n");
     }
 }

@@ -206,18 +206,18 @@ impl Engine {
 
     #[inline]
     fn serve(self: &Rc<Self>, key: Key) {
-        let (handler, ready) = {
+        let (handler, ready, was_hot) = {
             let mut entries = self.entries.borrow_mut();
             let Some(entry) = entries.get_mut(key) else { return };
             entry.queued = false;
-            (entry.handler.clone(), std::mem::replace(&mut entry.ready, Ready::NONE))
+            (entry.handler.clone(), std::mem::replace(&mut entry.ready, Ready::NONE), entry.hot)
         };
         let next = handler.ready(self, ready);
-        let mut entries = self.entries.borrow_mut();
-        let Some(entry) = entries.get_mut(key) else { return };
-        if next == Next::Idle && !entry.hot {
+        if next == Next::Idle && !was_hot {
             return;
         }
+        let mut entries = self.entries.borrow_mut();
+        let Some(entry) = entries.get_mut(key) else { return };
         entry.hot = next == Next::Hot;
         if !entry.hot {
             self.mute(key, entry, false);
