@@ -1,6 +1,7 @@
 //! What has been received and not yet handed over: cut into lines or chunks, never losing a byte. Pure: no descriptor,
 //! no main loop.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -23,12 +24,43 @@ pub(crate) struct Inbox {
     pushed: usize,
     /// Somebody may have a mark.
     lent: bool,
+    /// Somebody takes from the batch without asking here, and how far that has come.
+    leased: bool,
+    lease: Rc<Cell<usize>>,
 }
 
 struct Batch {
     bytes: Rc<Vec<u8>>,
     start: usize,
     end: usize,
+}
+
+/// What a lease says that has been called back.
+const RECALLED: usize = usize::MAX;
+
+/// The batch, for one who takes many small pieces of it and does not want to ask the inbox for each. It is called back by
+/// whoever else takes from the inbox or adds to it.
+pub(crate) struct Lease {
+    bytes: Rc<Vec<u8>>,
+    batch: Range<usize>,
+    taken: Rc<Cell<usize>>,
+}
+
+impl Lease {
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[self.batch.clone()]
+    }
+
+    /// Takes a piece. False if that is not what comes next any more.
+    #[inline]
+    pub(crate) fn take(&self, piece: Range<usize>) -> bool {
+        let is_next = self.taken.get() == self.batch.start + piece.start;
+        if is_next {
+            self.taken.set(self.batch.start + piece.end);
+        }
+        is_next
+    }
 }
 
 /// A piece handed out.
@@ -63,12 +95,13 @@ pub(crate) struct TooLong;
 
 impl Inbox {
     pub(crate) fn is_empty(&self) -> bool {
-        self.carry.is_empty() && self.batch.is_none()
+        self.len() == 0
     }
 
     /// Is there nothing in it, and nobody who knows it by its place? Then it keeps little memory.
     #[inline]
     pub(crate) fn is_at_rest(&mut self) -> bool {
+        self.recall();
         if !self.is_empty() || self.lent {
             return false;
         }
@@ -79,7 +112,8 @@ impl Inbox {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.carry.len() + self.batch.as_ref().map_or(0, |batch| batch.end - batch.start)
+        let start = |batch: &Batch| if self.leased { self.lease.get() } else { batch.start };
+        self.carry.len() + self.batch.as_ref().map_or(0, |batch| batch.end - start(batch))
     }
 
     /// Adds what a read brought: the first `len` bytes of the buffer. The batch before must be used up or settled.
@@ -98,6 +132,7 @@ impl Inbox {
     /// The next line, without its newline.
     #[inline]
     pub(crate) fn next_line(&mut self, limit: usize) -> Result<Option<Piece>, TooLong> {
+        self.recall();
         if !self.carry.is_empty() {
             return self.next_line_from_carry(limit);
         }
@@ -161,31 +196,36 @@ impl Inbox {
         }
     }
 
-    /// The batch, to be cut up by whoever takes from it, if nothing was carried over from before it.
-    #[inline]
-    pub(crate) fn batch(&self) -> Option<(Rc<Vec<u8>>, Range<usize>)> {
+    /// Leases the batch out, if nothing was carried over from before it.
+    pub(crate) fn lease(&mut self) -> Option<Lease> {
+        self.recall();
         let batch = self.batch.as_ref().filter(|_| self.carry.is_empty())?;
-        Some((batch.bytes.clone(), batch.start..batch.end))
+        if Rc::strong_count(&self.lease) > 1 {
+            // Somebody holds one that has been called back, and must not take this for it.
+            self.lease = Rc::default();
+        }
+        self.lease.set(batch.start);
+        self.leased = true;
+        Some(Lease { bytes: batch.bytes.clone(), batch: batch.start..batch.end, taken: self.lease.clone() })
     }
 
-    /// Takes a piece out of the batch. False if that is not what comes next any more.
+    /// Calls the lease back.
     #[inline]
-    pub(crate) fn take_from_batch(&mut self, bytes: &Rc<Vec<u8>>, piece: Range<usize>) -> bool {
-        match &mut self.batch {
-            Some(batch) if batch.start == piece.start && Rc::ptr_eq(&batch.bytes, bytes) => {
-                batch.start = piece.end;
-                if batch.start == batch.end {
-                    self.batch = None;
-                }
-                true
+    fn recall(&mut self) {
+        if std::mem::take(&mut self.leased)
+            && let Some(batch) = &mut self.batch
+        {
+            batch.start = self.lease.replace(RECALLED);
+            if batch.start == batch.end {
+                self.batch = None;
             }
-            _ => false,
         }
     }
 
     /// Up to `max` bytes, as they come.
     #[inline]
     pub(crate) fn next_chunk(&mut self, max: usize) -> Option<Piece> {
+        self.recall();
         let max = max.max(1);
         if !self.carry.is_empty() {
             self.searched = 0;
@@ -208,6 +248,7 @@ impl Inbox {
 
     /// Makes a batch of all there is: to take parts of it costs no moving about of the rest.
     fn unite(&mut self) {
+        self.recall();
         if !self.carry.is_empty() {
             self.carry_batch();
             self.searched = 0;
@@ -233,6 +274,7 @@ impl Inbox {
 
     /// How far away these bytes are, which are not among the first `from`.
     pub(crate) fn find(&mut self, what: &[u8], from: usize) -> Option<usize> {
+        self.recall();
         if !self.carry.is_empty() {
             self.carry_batch();
         }
@@ -267,6 +309,7 @@ impl Inbox {
 
     /// Puts bytes back before all others.
     pub(crate) fn push_front(&mut self, bytes: &[u8]) {
+        self.recall();
         self.searched = 0;
         self.carry.splice(..0, bytes.iter().copied());
     }
@@ -281,12 +324,14 @@ impl Inbox {
     /// The turn ends: lets go of the shared buffer, unless so much of it is left that copying would cost more than
     /// another buffer.
     pub(crate) fn settle(&mut self) {
+        self.recall();
         if self.batch.as_ref().is_some_and(|batch| batch.end - batch.start <= COPY) {
             self.carry_batch();
         }
     }
 
     fn carry_batch(&mut self) {
+        self.recall();
         if let Some(batch) = self.batch.take() {
             self.carry.extend_from_slice(&batch.bytes[batch.start..batch.end]);
         }

@@ -20,15 +20,14 @@ pub(super) fn each_line<T, R>(io: &Queues, limit: usize, mut each: impl FnMut(&T
 where
     T: Text + ?Sized,
 {
-    let (bytes, mut range) = io.inbox(|inbox| inbox.batch()).flatten()?;
+    let lease = io.inbox(Inbox::lease).flatten()?;
+    let mut rest = lease.bytes();
+    let mut start = 0;
     loop {
-        let window = &bytes[range.start..range.end.min(range.start + WINDOW)];
-        let text = T::whole_lines(window)?;
+        let text = T::whole_lines(&rest[..rest.len().min(WINDOW)])?;
         let mut from = 0;
         for at in memchr::memchr_iter(b'\n', text.as_ref()) {
-            let start = range.start + from;
-            let take = |inbox: &mut Inbox| inbox.take_from_batch(&bytes, start..range.start + at + 1);
-            if at - from > limit || io.inbox(take) != Some(true) {
+            if at - from > limit || !lease.take(start + from..start + at + 1) {
                 return None;
             }
             if let Some(enough) = each(&text[from..at]) {
@@ -36,7 +35,8 @@ where
             }
             from = at + 1;
         }
-        range.start += from;
+        rest = &rest[from..];
+        start += from;
     }
 }
 
