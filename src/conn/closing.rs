@@ -9,7 +9,7 @@ use super::Conn;
 use super::flags::Flag;
 use super::handler::{Disconnect, OnDisconnect, Reason, call};
 use crate::engine::{Next, Ready, main_depth};
-use crate::error::Error;
+use crate::error::{Error, count};
 use crate::log::{self, LogLevel};
 use crate::socket::Socket;
 
@@ -226,7 +226,7 @@ impl Conn {
             let peer = self.peer_name();
             log::info("end")
                 .peer(&peer)
-                .say(format_args!("{lost} bytes for {peer} were still queued when the connection was given up"));
+                .say(format_args!("the connection to {peer} was given up with {} still queued", count(lost, "byte")));
             // Or the peer would take what it got for all there is.
             self.transport.break_off();
         }
