@@ -221,6 +221,10 @@ fn the_example_says_where_it_listens() {
     let server = Process::start(&mut command(example("websocket"), &places), Watch::Stdout);
     assert_eq!(server.line(), format!("websockets on {}", places[0]));
     assert_eq!(server.line(), format!("lines on {}", places[1]));
+    // An answer shows that its loop runs: before that a signal just ends it.
+    let client = Socket::connect(places[1].as_str()).unwrap();
+    client.sendline("hello").unwrap();
+    assert_eq!(client.recv_line().unwrap(), "hello");
     server.signal(Signal::TERM);
     server.finish().assert_clean();
 }
