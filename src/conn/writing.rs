@@ -322,8 +322,7 @@ impl Conn {
         if self.has_lost() { Err(self.closed()) } else { self.check_sent() }
     }
 
-    /// Calls on a later turn, when the kernel has everything or the connection has failed. Gives a number for
-    /// [`Conn::forget_flushed`].
+    /// Calls on a later turn, when the kernel has everything or the connection has failed.
     pub(crate) fn when_flushed(&self, done: Flushed) {
         if !self.is_sending() {
             let result = self.was_sent();
