@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::Result;
-use crate::load::{Load, chunk};
+use crate::load::{LINE, Load, chunk};
 use crate::process::{Kind, Served};
 use crate::report::{Goal, Row, Unit};
 use crate::scenarios::{Bench, Samples};
@@ -64,7 +64,7 @@ fn instructions(bench: &mut Bench) -> Result<()> {
         for _ in 0..blocks {
             bytes += load.send_block(&lines)?;
         }
-        Ok(bytes / crate::load::LINE as u64)
+        Ok(bytes / LINE as u64)
     };
     let mut cells = Samples::new();
     for kind in [Kind::Raw, Kind::Network, Kind::Tokio, Kind::PerFd] {
@@ -87,6 +87,20 @@ pub fn of_an_echo() -> Result<()> {
         let count = per_operation(kind, "echo", 64, (2_000, 12_000), &tool, &echoes, &total)?;
         println!("{name} {:.0}", count.ok_or("no such server")?);
     }
+    for (name, task) in [("futures", "await"), ("one-task", "await-one")] {
+        let count = per_operation(Kind::Network, task, 16, (1_000, 5_000), &tool, &echoes, &total)?;
+        println!("{name} {:.0}", count.ok_or("no such server")?);
+    }
+    let lines = chunk(true);
+    let replies = |load: &mut Load, rounds: u64| {
+        let mut bytes = 0;
+        for _ in 0..rounds {
+            bytes += load.send_lines(&lines)?;
+        }
+        Ok(bytes / LINE as u64)
+    };
+    let count = per_operation(Kind::Network, "await-replies", 1, (10, 50), &tool, &replies, &total)?;
+    println!("lines {:.0}", count.ok_or("no such server")?);
     let _ = std::fs::remove_file(&file);
     Ok(())
 }

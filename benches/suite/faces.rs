@@ -4,10 +4,11 @@ use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
+use futures_util::StreamExt;
 use network::Socket;
 
 use crate::Result;
-use crate::load::{LINE, REPLY, chunk, repeat};
+use crate::load::{BACKLOG, LINE, REPLY, chunk, repeat};
 use crate::process::{Kind, announce};
 use crate::report::Goal;
 use crate::scenarios::{Bench, sides_of};
@@ -28,6 +29,20 @@ pub async fn awaiting(task: String, socket: Socket) -> network::Result {
         let data = socket.recv_future(CHUNK).await?;
         socket.send_future(data).await?;
     }
+}
+
+/// All connections in one task.
+pub fn await_as_one(address: &str) -> Result<u16> {
+    if address != "tcp" {
+        return Err("only by TCP".into());
+    }
+    let server = network::Server::builder().tls(false).address("127.0.0.1").backlog(BACKLOG).bind(0)?;
+    let port = server.port();
+    drop(glib::spawn_future_local(async move {
+        let clients = server.incoming().filter_map(|socket| std::future::ready(socket.ok()));
+        clients.for_each_concurrent(None, |socket| async { drop(awaiting("await".into(), socket).await) }).await;
+    }));
+    Ok(port)
 }
 
 /// One client after the other, by blocking calls.
