@@ -5,6 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use super::Conn;
+use super::flags::Flag;
 use super::inbox::{Mark, Piece, TooLong};
 use crate::engine::{Engine, READ_BUFFER, Ready, interrupts_here};
 use crate::error::{Error, Result};
@@ -28,7 +29,7 @@ impl Conn {
 
     /// Waits for a whole line. What comes after it stays for the next call.
     pub(crate) fn recv_line(&self) -> Result<String> {
-        let limit = self.options.borrow().line_limit;
+        let limit = self.options(|options| options.line_limit);
         let deadline = self.deadline();
         loop {
             let line = self.io.borrow_mut().inbox.next_line(limit);
@@ -80,7 +81,7 @@ impl Conn {
 
     /// Waits for these bytes and returns what is before them.
     pub(crate) fn recv_until(&self, what: &[u8]) -> Result<Vec<u8>> {
-        let limit = self.options.borrow().line_limit;
+        let limit = self.options(|options| options.line_limit);
         let deadline = self.deadline();
         // So many bytes are known to be others. Nobody else takes any during this call.
         let mut searched = 0;
@@ -140,7 +141,7 @@ impl Conn {
 
     /// Waits for a descriptor. Bytes that come before it stay.
     pub(crate) fn recv_fd(&self) -> Result<OwnedFd> {
-        let limit = self.options.borrow().line_limit;
+        let limit = self.options(|options| options.line_limit);
         let deadline = self.deadline();
         loop {
             if let Some(fd) = self.transport.next_descriptor() {
@@ -161,7 +162,7 @@ impl Conn {
     /// Waits for room and gives the system what it takes, after all that was sent before.
     pub(crate) fn send_some(&self, bytes: &[u8]) -> Result<usize> {
         if bytes.is_empty() {
-            return if self.is_open() && !self.write_ending.get() {
+            return if self.is_open() && !self.flags.has(Flag::WRITE_ENDING) {
                 self.check_sent().map(|()| 0)
             } else {
                 Err(self.closed())
@@ -172,7 +173,7 @@ impl Conn {
 
     /// Waits for room and gives the system descriptors and bytes, of which the rest is queued.
     pub(crate) fn send_fds(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result {
-        let limit = self.options.borrow().send_limit;
+        let limit = self.options(|options| options.send_limit);
         if bytes.len() > limit {
             return Err(Error::QueueFull { peer: self.peer_name(), size: bytes.len(), queued: self.queued(), limit });
         }
@@ -187,7 +188,7 @@ impl Conn {
         use std::io::ErrorKind as Kind;
         let deadline = self.deadline();
         loop {
-            if !self.is_open() || self.write_ending.get() {
+            if !self.is_open() || self.flags.has(Flag::WRITE_ENDING) {
                 return Err(self.closed());
             }
             self.check_sent()?;
@@ -240,7 +241,7 @@ impl Conn {
             let waits = self.before_read(deadline)?;
             let read = if waits { self.transport.read_waiting(space) } else { self.transport.read(space) };
             match read {
-                Ok(0) => self.read_ended.set(true),
+                Ok(0) => self.flags.raise(Flag::READ_ENDED),
                 Ok(count) => self.note_read(count == space.len()),
                 Err(_) => {}
             }
@@ -253,7 +254,7 @@ impl Conn {
     /// What comes before the read of a blocking call. True if the read itself is to wait, which saves a call. Else it
     /// waits here, if nothing is known to be there.
     fn before_read(&self, deadline: Deadline) -> Result<bool> {
-        if !self.is_open() || self.read_ended.get() {
+        if !self.is_open() || self.flags.has(Flag::READ_ENDED) {
             return Err(self.end_for_caller());
         }
         if self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) {
@@ -289,12 +290,12 @@ impl Conn {
 
     /// Has the peer said all that it had to say? Not if it was cut off, nor if this end was closed first.
     pub(crate) fn has_ended_cleanly(&self) -> bool {
-        self.read_ended.get() && self.rare.borrow().as_ref().is_none_or(|rare| rare.read_error.is_none())
+        self.flags.has(Flag::READ_ENDED) && self.if_rare(|rare| rare.read_error.as_ref().map(drop)).is_none()
     }
 
     /// When a blocking call that starts now gives up, and after how long that is.
     pub(super) fn deadline(&self) -> Deadline {
-        let limit = self.options.borrow().timeout;
+        let limit = self.options(|options| options.timeout);
         limit.map(|limit| (Instant::now() + limit, limit))
     }
 
@@ -320,9 +321,9 @@ impl Conn {
     pub(super) fn wait(&self, read: bool, write: bool, deadline: Deadline, operation: &'static str) -> Result {
         let left = deadline.map(|(end, _)| end.saturating_duration_since(Instant::now()));
         let waited = self.transport.wait(read, write, left);
-        if self.watches_idleness.get() && matches!(waited, Ok(true)) {
+        if self.flags.has(Flag::WATCHES_IDLENESS) && matches!(waited, Ok(true)) {
             // The turn may have begun long ago.
-            self.touched.set(glib::monotonic_time());
+            self.more().touched.set(glib::monotonic_time());
         }
         match (waited, deadline) {
             (Ok(true), _) | (Ok(false), None) => Ok(()),

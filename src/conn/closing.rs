@@ -2,10 +2,12 @@
 //! is closed, then the peer's end is awaited with its data discarded: closing with unread input would make the kernel
 //! send a reset and throw away what it had accepted.
 
+use std::rc::Weak;
 use std::time::{Duration, Instant};
 
+use super::Conn;
+use super::flags::Flag;
 use super::handler::{Disconnect, OnDisconnect, Reason, call};
-use super::{Conn, Phase};
 use crate::engine::{Next, Ready, main_depth};
 use crate::error::Error;
 use crate::log::{self, LogLevel};
@@ -24,14 +26,28 @@ impl Conn {
     /// Closes at once, discarding what is queued.
     pub(crate) fn abort(&self) -> Vec<u8> {
         self.finish(Reason::Local, false);
-        if self.phase.get() == Phase::Lingering {
+        if self.flags.has(Flag::LINGERING) {
             self.let_go();
         }
         self.leftover_of_close()
     }
 
     fn leftover_of_close(&self) -> Vec<u8> {
-        if self.on_disconnect.borrow().is_none() { self.io.borrow_mut().inbox.take_all() } else { Vec::new() }
+        if self.is_told_to_somebody() { Vec::new() } else { self.io.borrow_mut().inbox.take_all() }
+    }
+
+    /// Does somebody want to hear of the end?
+    fn is_told_to_somebody(&self) -> bool {
+        let own = || self.more.get().is_some_and(|more| more.on_disconnect.borrow().is_some());
+        self.flags.has(Flag::TELLS_SERVER) || own()
+    }
+
+    /// Who is to be told of the end, once.
+    fn take_on_disconnect(&self) -> Option<OnDisconnect> {
+        if self.flags.take(Flag::TELLS_SERVER) {
+            return self.common.on_disconnect.clone().map(OnDisconnect::Shared);
+        }
+        self.more.get()?.on_disconnect.take().map(OnDisconnect::Own)
     }
 
     /// The connection is at its end, for this reason unless it had one already. It is told on this turn if the loop is
@@ -43,19 +59,19 @@ impl Conn {
         let traced = log::is_wanted(LogLevel::Debug).then(|| reason.to_string());
         let failed = if let Reason::Failed(error) = &reason { error.again() } else { None };
         self.rare(|rare| (rare.end, rare.failed) = (Some(reason), failed));
-        self.tell.set(true);
-        self.phase.set(Phase::Lingering);
+        self.flags.raise(Flag::TELL);
+        self.flags.raise(Flag::LINGERING);
         self.forget_handshake();
         if !graceful {
             self.let_go();
-        } else if !self.dirty.get() {
+        } else if !self.flags.has(Flag::DIRTY) {
             self.linger_on();
         }
-        if self.phase.get() == Phase::Lingering {
+        if self.flags.has(Flag::LINGERING) {
             self.start_linger_timer();
             self.wake();
         }
-        self.has_reader.set(false);
+        self.flags.lower(Flag::HAS_READER | Flag::READS_DATA | Flag::READS_RAW);
         let reader = self.reader.take();
         let others = self.rare(|rare| (rare.on_end.take(), rare.on_drain.take()));
         self.keep(false);
@@ -71,41 +87,37 @@ impl Conn {
     pub(crate) fn abort_silently(&self) {
         self.finish(Reason::Local, false);
         self.let_go();
-        self.tell.set(false);
+        self.flags.lower(Flag::TELL);
         self.rare(|rare| rare.end = None);
         self.leave_roster();
-        let callback = self.on_disconnect.take();
+        let callback = self.take_on_disconnect();
         drop(callback);
     }
 
     /// Calls the disconnect callback, or logs what it would have been told.
     pub(super) fn tell_end(&self) {
-        self.tell.set(false);
+        self.flags.lower(Flag::TELL);
         self.leave_roster();
-        let callback = self.on_disconnect.take();
-        if callback.is_none() {
-            self.log_end();
-            return;
-        }
+        let callback = self.take_on_disconnect();
+        let Some(callback) = callback else { return self.log_end() };
         let Some(reason) = self.rare(|rare| rare.end.take()) else { return };
         let Some(me) = self.strong() else { return };
         let end = Disconnect { leftover: self.io.borrow_mut().inbox.take_all(), reason };
         let socket = Socket::from_conn(me);
-        self.busy.set(true);
+        self.flags.raise(Flag::BUSY);
         call(&self.engine, || match callback {
-            OnDisconnect::None => {}
             OnDisconnect::Own(user) => user(&socket, end),
             OnDisconnect::Shared(user) => user(&socket, end),
         });
-        self.busy.set(false);
+        self.flags.lower(Flag::BUSY);
     }
 
     fn log_end(&self) {
         // Of those that ended well, `finish` has told.
-        let failed = match self.rare.borrow().as_ref().and_then(|rare| rare.end.as_ref()) {
+        let failed = self.if_rare(|rare| match &rare.end {
             Some(Reason::Failed(error)) => Some(error.to_string()),
             _ => None,
-        };
+        });
         // Nothing is borrowed: whoever listens to the log may call anything.
         if let Some(reason) = failed {
             let peer = self.peer_name();
@@ -115,11 +127,9 @@ impl Conn {
     }
 
     fn leave_roster(&self) {
-        let roster = self.roster.take();
-        if let Some((roster, id)) = roster
-            && let Some(roster) = roster.upgrade()
-        {
-            roster.leave(id);
+        let roster = self.common.roster.as_ref().and_then(Weak::upgrade);
+        if let (Some(number), Some(roster)) = (self.number.take(), roster) {
+            roster.leave(number);
         }
     }
 
@@ -133,24 +143,24 @@ impl Conn {
 
     /// One step towards the end: send, half-close, discard.
     pub(super) fn linger_on(&self) -> Next {
-        if self.phase.get() != Phase::Lingering {
+        if !self.flags.has(Flag::LINGERING) {
             return Next::Idle;
         }
         if self.is_sending() {
             let next = self.write_out();
-            if self.phase.get() != Phase::Lingering || self.is_sending() {
+            if !self.flags.has(Flag::LINGERING) || self.is_sending() {
                 return next;
             }
         }
         if self.is_tls() {
             // The end mark goes out whoever closed first.
             self.end_writing();
-            if !self.write_ended.get() {
+            if !self.flags.has(Flag::WRITE_ENDED) {
                 return Next::Idle;
             }
         }
         // After damage in what came the peer's end is still to come; closing before it could destroy the alert.
-        let has_end = self.read_ended.get() && !self.damaged.get();
+        let has_end = self.flags.has(Flag::READ_ENDED) && !self.flags.has(Flag::DAMAGED);
         if has_end || !self.transport.is_socket() || self.linger().is_zero() {
             self.let_go();
             return Next::Idle;
@@ -176,7 +186,7 @@ impl Conn {
                     break;
                 }
                 _ => {
-                    self.read_ended.set(true);
+                    self.flags.raise(Flag::READ_ENDED);
                     self.let_go();
                     next = Next::Idle;
                     break;
@@ -188,7 +198,7 @@ impl Conn {
     }
 
     fn linger(&self) -> Duration {
-        self.options.borrow().linger
+        self.options(|options| options.linger)
     }
 
     fn start_linger_timer(&self) {
@@ -203,12 +213,13 @@ impl Conn {
 
     /// Closes the descriptor. Deregistered first, always.
     pub(super) fn let_go(&self) {
-        if self.phase.replace(Phase::Gone) == Phase::Gone {
+        if self.flags.replace(Flag::GONE, true) {
             return;
         }
+        self.flags.lower(Flag::LINGERING);
         let lost = self.io.borrow().outbox.len();
         // Of what a session holds, the end mark alone is no loss.
-        if lost > 0 || (self.session_waits() && !self.write_ended.get()) {
+        if lost > 0 || (self.session_waits() && !self.flags.has(Flag::WRITE_ENDED)) {
             self.rare(|rare| rare.lost = true);
         }
         if lost > 0 {
@@ -227,13 +238,13 @@ impl Conn {
         self.forget_idleness();
         self.transport.close();
         self.io.borrow_mut().outbox.clear();
-        let timer = self.rare.borrow_mut().as_mut().and_then(|rare| rare.linger_timer.take());
+        let timer = self.if_rare(|rare| rare.linger_timer.take());
         if let Some(timer) = timer {
             self.engine.cancel_timer(timer);
         }
-        let lost = self.rare.borrow().as_ref().is_some_and(|rare| rare.lost);
+        let lost = self.has_lost();
         self.tell_flushed(!lost);
-        if self.tell.get() {
+        if self.flags.has(Flag::TELL) {
             // Without a registration it takes a call of its own.
             self.wake();
         }
@@ -244,9 +255,9 @@ impl Conn {
     /// Nobody holds the connection any more: it closes, in the background while a loop runs, else within this call.
     pub(super) fn last_drop(&self) {
         if self.is_open() {
-            let callback = self.on_disconnect.take();
+            let callback = self.take_on_disconnect();
             self.finish(Reason::Local, true);
-            self.tell.set(false);
+            self.flags.lower(Flag::TELL);
             self.leave_roster();
             drop(callback);
         }
@@ -254,14 +265,14 @@ impl Conn {
     }
 
     pub(super) fn drain_if_lingering(&self) {
-        if self.phase.get() == Phase::Lingering && main_depth() == 0 && !std::thread::panicking() {
+        if self.flags.has(Flag::LINGERING) && main_depth() == 0 && !std::thread::panicking() {
             self.drain();
         }
     }
 
     /// Closes without waiting for the peer's end, where no loop runs that would.
     pub(crate) fn part(&self) {
-        if self.phase.get() == Phase::Lingering && main_depth() == 0 {
+        if self.flags.has(Flag::LINGERING) && main_depth() == 0 {
             self.linger_on();
             self.discard(&mut false);
             self.let_go();
@@ -278,7 +289,7 @@ impl Conn {
             }
             self.write_out();
         }
-        if self.phase.get() == Phase::Lingering && !self.is_sending() {
+        if self.flags.has(Flag::LINGERING) && !self.is_sending() {
             self.end_writing();
             let mut pause = Duration::from_micros(50);
             let mut talks = false;

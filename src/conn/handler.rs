@@ -23,7 +23,7 @@ pub(crate) fn call<R>(engine: &Engine, user: impl FnOnce() -> R) -> Option<R> {
 type OnData = Box<dyn FnMut(&Socket, &[u8]) -> Result>;
 type OnLine = Box<dyn FnMut(&Socket, &str) -> Result>;
 type OnReady = Box<dyn FnMut(&Socket) -> Result>;
-type OwnDisconnect = Box<dyn FnOnce(&Socket, Disconnect)>;
+pub(crate) type OwnDisconnect = Box<dyn FnOnce(&Socket, Disconnect)>;
 /// The callback for the end of what the peer sends.
 pub(crate) type OnEnd = Box<dyn FnOnce(&Socket) -> Result>;
 /// The callback for room in the queue.
@@ -42,19 +42,10 @@ pub(crate) enum Reader {
 }
 
 /// The callback for the end of a connection.
-#[derive(Default)]
 pub(crate) enum OnDisconnect {
-    #[default]
-    None,
     Own(OwnDisconnect),
     /// A server's, for all its connections.
     Shared(SharedDisconnect),
-}
-
-impl OnDisconnect {
-    pub(crate) fn is_none(&self) -> bool {
-        matches!(self, OnDisconnect::None)
-    }
 }
 
 /// How a connection ended, as its disconnect callback is told.

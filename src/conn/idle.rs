@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::Conn;
+use super::flags::Flag;
 use super::handler::Reason;
 use crate::error::Error;
 
@@ -11,15 +12,15 @@ impl Conn {
     /// Something came or went.
     #[inline]
     pub(super) fn touch(&self) {
-        if self.watches_idleness.get() {
-            self.touched.set(self.engine.turn_time());
+        if self.flags.has(Flag::WATCHES_IDLENESS) {
+            self.more().touched.set(self.engine.turn_time());
         }
     }
 
     /// Starts to watch, or stops, as the options say.
     pub(crate) fn watch_idleness(&self) {
-        let limit = self.options.borrow().idle_timeout;
-        if self.watches_idleness.replace(limit.is_some()) || limit.is_some() {
+        let limit = self.options(|options| options.idle_timeout);
+        if self.flags.replace(Flag::WATCHES_IDLENESS, limit.is_some()) || limit.is_some() {
             self.forget_idleness();
         }
         if let (Some(limit), true) = (limit, self.is_open()) {
@@ -40,15 +41,15 @@ impl Conn {
     }
 
     fn look_for_traffic(&self) {
-        let Some(limit) = self.options.borrow().idle_timeout else { return };
+        let Some(limit) = self.options(|options| options.idle_timeout) else { return };
         if !self.is_open() {
             return;
         }
-        let since = u64::try_from(self.engine.turn_time() - self.touched.get()).unwrap_or(0);
+        let since = u64::try_from(self.engine.turn_time() - self.more().touched.get()).unwrap_or(0);
         let left = limit.saturating_sub(Duration::from_micros(since));
         if !left.is_zero() {
             self.look_after(left);
-        } else if self.shaking.get() {
+        } else if self.flags.has(Flag::SHAKING) {
             // That has a limit of its own.
             self.look_after(limit);
         } else {
@@ -58,7 +59,7 @@ impl Conn {
     }
 
     pub(super) fn forget_idleness(&self) {
-        let timer = self.rare.borrow_mut().as_mut().and_then(|rare| rare.idle_timer.take());
+        let timer = self.if_rare(|rare| rare.idle_timer.take());
         if let Some(timer) = timer {
             self.engine.cancel_timer(timer);
         }

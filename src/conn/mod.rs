@@ -6,6 +6,7 @@
 
 mod blocking;
 mod closing;
+mod flags;
 pub(crate) mod handler;
 mod idle;
 pub(crate) mod inbox;
@@ -20,8 +21,9 @@ mod selecting;
 pub(crate) mod waiting;
 mod writing;
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::net::{SocketAddr, SocketAddrV4};
+use std::num::NonZeroU64;
 use std::rc::{Rc, Weak};
 
 use crate::address::Endpoint;
@@ -30,29 +32,46 @@ use crate::error::{Error, Result};
 use crate::socket::Socket;
 use crate::tls::Session;
 use crate::transport::Transport;
-use handler::{OnDisconnect, OnDrain, OnEnd, Reader, Reason};
+use flags::{Flag, Flags};
+use handler::{OnDrain, OnEnd, OwnDisconnect, Reader, Reason, SharedDisconnect};
 #[cfg(any(test, fuzzing))]
 pub(crate) use inbox::check_lines;
 pub(crate) use inbox::{Inbox, Mark, Piece, TooLong};
 use io::LazyIo;
 pub(crate) use options::{Options, limit_setters};
 
-/// Where a connection is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// Ended for the user; the rest of the queue goes out, and the peer's end is awaited, in the background.
-    Lingering,
-    /// The descriptor is closed.
-    Gone,
-}
-
-/// Who lists this connection, and under which number.
+/// Who lists connections, each under a number.
 pub(crate) trait Roster {
-    fn leave(&self, id: u64);
+    fn leave(&self, id: NonZeroU64);
 }
 
-/// What most connections never have.
+/// What all connections of a server have in common. One that was made here has it to itself.
+pub(crate) struct Common {
+    pub(crate) options: Options,
+    /// Where they are listed.
+    pub(crate) roster: Option<Weak<dyn Roster>>,
+    pub(crate) on_disconnect: Option<SharedDisconnect>,
+}
+
+impl From<Options> for Rc<Common> {
+    fn from(options: Options) -> Self {
+        Rc::new(Common { options, roster: None, on_disconnect: None })
+    }
+}
+
+/// What few connections have. Each comes with its first use.
+#[derive(Default)]
+struct More {
+    session: RefCell<Option<Box<Session>>>,
+    rare: RefCell<Option<Box<Rare>>>,
+    /// In place of those that it has in common with others.
+    options: RefCell<Option<Box<Options>>>,
+    on_disconnect: RefCell<Option<OwnDisconnect>>,
+    /// When something came or went last.
+    touched: Cell<i64>,
+}
+
+/// What hardly any has, or only at its end.
 #[derive(Default)]
 struct Rare {
     /// The end, from when it is known until it is told.
@@ -94,63 +113,28 @@ impl From<Endpoint> for Peer {
     }
 }
 
+/// In little memory: a server may have ten thousand of them that are idle.
 pub(crate) struct Conn {
     me: Weak<Conn>,
     engine: Rc<Engine>,
     key: Cell<Option<Key>>,
     transport: Transport,
+    common: Rc<Common>,
+    /// Under which it is listed.
+    number: Cell<Option<NonZeroU64>>,
     remote: OnceCell<Peer>,
-    options: RefCell<Rc<Options>>,
     /// How many [`Socket`]s there are, one more while the loop keeps it for its reader.
     handles: Cell<u32>,
-    kept: Cell<bool>,
-    phase: Cell<Phase>,
-    /// A callback of this connection is on the stack, and further ones wait.
-    busy: Cell<bool>,
-    /// Something happened meanwhile.
-    again: Cell<bool>,
-    /// The disconnect callback is due.
-    tell: Cell<bool>,
-    /// What the descriptor was said to be ready for, and has not been found unready for since.
-    sticky: Cell<Ready>,
-    read_ended: Cell<bool>,
-    /// The peer's end has been told, and the sending half lives on.
-    half_open: Cell<bool>,
-    /// What came was no TLS any more. That ends the connection, but it is not the peer's end.
-    damaged: Cell<bool>,
-    /// A blocking call has told its caller of the end.
-    caller_knows: Cell<bool>,
-    /// The sending half is to be closed once the queue is empty, or is closed.
-    write_ending: Cell<bool>,
-    write_ended: Cell<bool>,
-    dirty: Cell<bool>,
-    write_armed: Cell<bool>,
-    /// Input, and either of input and output, that tell their readiness only when asked.
-    input_by_hand: Cell<bool>,
-    armed_by_hand: Cell<bool>,
-    /// Whoever reads our output has gone, which is not a socket. The end comes once there is nothing to read.
-    output_gone: Cell<bool>,
-    io: LazyIo,
-    session: RefCell<Option<Box<Session>>>,
-    /// The hand-shake of TLS is going on.
-    shaking: Cell<bool>,
-    reader: RefCell<Reader>,
+    flags: Flags,
     /// Counts the readers there have been, so that one that is on the stack knows whether it still is the one.
     epoch: Cell<u32>,
-    has_reader: Cell<bool>,
-    /// When something came or went last, if that is to be known.
-    touched: Cell<i64>,
-    watches_idleness: Cell<bool>,
-    /// The reader is given nothing for now.
-    paused: Cell<bool>,
-    /// The queue has reached its high mark, and not fallen to the low one since.
-    full: Cell<bool>,
-    /// It has fallen to the low one, and that is to be told.
-    drained: Cell<bool>,
-    on_disconnect: RefCell<OnDisconnect>,
-    roster: Cell<Option<(Weak<dyn Roster>, u64)>>,
-    rare: RefCell<Option<Box<Rare>>>,
+    /// What the descriptor was said to be ready for, and has not been found unready for since.
+    sticky: Cell<Ready>,
+    io: LazyIo,
+    /// Out of here while it is on the stack.
+    reader: Cell<Reader>,
     waiting: RefCell<Option<Box<waiting::Waiting>>>,
+    more: OnceCell<Box<More>>,
 }
 
 impl Conn {
@@ -158,7 +142,7 @@ impl Conn {
     pub(crate) fn new(
         engine: &Rc<Engine>,
         transport: Transport,
-        options: Rc<Options>,
+        common: Rc<Common>,
         remote: Option<Endpoint>,
     ) -> Result<Rc<Conn>> {
         let conn = Rc::new_cyclic(|me| Conn {
@@ -166,41 +150,17 @@ impl Conn {
             engine: engine.clone(),
             key: Cell::new(None),
             transport,
+            common,
+            number: Cell::new(None),
             remote: remote.map(|remote| OnceCell::from(Peer::from(remote))).unwrap_or_default(),
-            options: RefCell::new(options),
             handles: Cell::new(0),
-            kept: Cell::new(false),
-            phase: Cell::new(Phase::Open),
-            busy: Cell::new(false),
-            again: Cell::new(false),
-            tell: Cell::new(false),
-            sticky: Cell::new(Ready::NONE),
-            read_ended: Cell::new(false),
-            half_open: Cell::new(false),
-            damaged: Cell::new(false),
-            caller_knows: Cell::new(false),
-            write_ending: Cell::new(false),
-            write_ended: Cell::new(false),
-            dirty: Cell::new(false),
-            write_armed: Cell::new(false),
-            input_by_hand: Cell::new(false),
-            armed_by_hand: Cell::new(false),
-            output_gone: Cell::new(false),
-            io: LazyIo::default(),
-            session: RefCell::new(None),
-            shaking: Cell::new(false),
-            reader: RefCell::default(),
+            flags: Flags::default(),
             epoch: Cell::new(0),
-            has_reader: Cell::new(false),
-            touched: Cell::new(0),
-            watches_idleness: Cell::new(false),
-            paused: Cell::new(false),
-            full: Cell::new(false),
-            drained: Cell::new(false),
-            on_disconnect: RefCell::default(),
-            roster: Cell::new(None),
-            rare: RefCell::new(None),
+            sticky: Cell::new(Ready::NONE),
+            io: LazyIo::default(),
+            reader: Cell::default(),
             waiting: RefCell::new(None),
+            more: OnceCell::new(),
         });
         let registration = conn.transport.registration().ok_or_else(|| conn.closed())?;
         let key = engine
@@ -208,14 +168,11 @@ impl Conn {
             .map_err(|source| Error::from_io("watching", conn.peer_name(), source))?;
         conn.key.set(Some(key));
         let (input, output) = engine.armed_by_hand(key);
-        conn.input_by_hand.set(input);
-        conn.armed_by_hand.set(input || output);
-        let (descriptors, idle_timeout) = {
-            let options = conn.options.borrow();
-            (options.tuning.descriptors, options.idle_timeout)
-        };
-        conn.transport.accept_descriptors(descriptors);
-        if idle_timeout.is_some() {
+        conn.flags.put(Flag::INPUT_BY_HAND, input);
+        conn.flags.put(Flag::ARMED_BY_HAND, input || output);
+        conn.flags.put(Flag::FILES, !conn.transport.is_socket());
+        conn.transport.accept_descriptors(conn.common.options.tuning.descriptors);
+        if conn.common.options.idle_timeout.is_some() {
             conn.watch_idleness();
         }
         Ok(conn)
@@ -227,11 +184,30 @@ impl Conn {
 
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
-        self.phase.get() == Phase::Open
+        !self.flags.has(Flag::ENDED)
     }
 
     pub(crate) fn change_options(&self, change: impl FnOnce(&mut Options)) {
-        change(Rc::make_mut(&mut self.options.borrow_mut()));
+        let mut options = self.more().options.borrow_mut();
+        change(options.get_or_insert_with(|| Box::new(self.common.options.clone())));
+        self.flags.raise(Flag::OWN_OPTIONS);
+    }
+
+    /// Looks at the options, which nothing changes meanwhile.
+    #[inline]
+    fn options<R>(&self, look: impl FnOnce(&Options) -> R) -> R {
+        match self.own_options() {
+            None => look(&self.common.options),
+            Some(own) => look(&own),
+        }
+    }
+
+    #[inline]
+    fn own_options(&self) -> Option<Ref<'_, Options>> {
+        if !self.flags.has(Flag::OWN_OPTIONS) {
+            return None;
+        }
+        Ref::filter_map(self.more().options.borrow(), Option::as_deref).ok()
     }
 
     pub(crate) fn queued(&self) -> usize {
@@ -258,18 +234,32 @@ impl Conn {
         self.me.upgrade()
     }
 
-    fn rare<R>(&self, change: impl FnOnce(&mut Rare) -> R) -> R {
-        change(self.rare.borrow_mut().get_or_insert_default())
+    fn more(&self) -> &More {
+        self.more.get_or_init(Box::default)
     }
 
-    pub(crate) fn join_roster(&self, roster: Weak<dyn Roster>, id: u64) {
-        self.roster.replace(Some((roster, id)));
+    fn rare<R>(&self, change: impl FnOnce(&mut Rare) -> R) -> R {
+        change(self.more().rare.borrow_mut().get_or_insert_default())
+    }
+
+    /// The same where there is nothing to do if nothing of it was ever used.
+    fn if_rare<R>(&self, change: impl FnOnce(&mut Rare) -> Option<R>) -> Option<R> {
+        self.more.get().and_then(|more| more.rare.borrow_mut().as_deref_mut().and_then(change))
+    }
+
+    /// Its server lists it under this number until its end, which is told to the server's callback.
+    pub(crate) fn join_roster(&self, number: NonZeroU64) {
+        self.number.set(Some(number));
+        if self.common.on_disconnect.is_some() {
+            self.flags.raise(Flag::TELLS_SERVER);
+            self.tell_late();
+        }
     }
 
     /// Has [`Handler::ready`] called on the next turn.
     fn wake(&self) {
-        if self.busy.get() {
-            self.again.set(true);
+        if self.flags.has(Flag::BUSY) {
+            self.flags.raise(Flag::AGAIN);
         } else if let Some(key) = self.key.get() {
             self.engine.requeue(key);
         } else if let Some(me) = self.strong() {
@@ -301,7 +291,7 @@ impl Conn {
 
     /// The loop keeps what it calls: a connection with a reader stays open without any handle.
     fn keep(&self, keep: bool) {
-        if self.kept.replace(keep) != keep {
+        if self.flags.replace(Flag::KEPT, keep) != keep {
             if keep {
                 self.add_handle();
             } else {
@@ -312,14 +302,16 @@ impl Conn {
 
     // ---- callbacks ----
 
-    /// Sets who gets the input, and returns who got it before, to be dropped when nothing is borrowed.
+    /// Sets who gets the input. Whoever got it before is dropped when nothing is borrowed.
     pub(crate) fn set_reader(&self, reader: Reader) {
         if !self.is_open() {
             return;
         }
         let some = !matches!(reader, Reader::None);
         self.epoch.set(self.epoch.get().wrapping_add(1));
-        self.has_reader.set(some);
+        self.flags.put(Flag::HAS_READER, some);
+        self.flags.put(Flag::READS_DATA, matches!(reader, Reader::Data(_)));
+        self.flags.put(Flag::READS_RAW, matches!(reader, Reader::Raw(_)));
         let old = self.reader.replace(reader);
         if some {
             self.wake();
@@ -336,44 +328,52 @@ impl Conn {
         }
     }
 
-    pub(crate) fn set_on_disconnect(&self, callback: OnDisconnect) {
-        let some = !callback.is_none();
-        let old = self.on_disconnect.replace(callback);
-        // The end may have come before its callback, and then nobody was told.
-        if some && !self.is_open() && !self.tell.get() && self.rare(|rare| rare.end.is_some()) {
-            self.tell.set(true);
-            self.wake();
+    /// Sets who is told of the end, in place of the server's callback, if there is one.
+    pub(crate) fn set_on_disconnect(&self, callback: Option<OwnDisconnect>) {
+        let some = callback.is_some();
+        self.flags.lower(Flag::TELLS_SERVER);
+        let old = self.more().on_disconnect.replace(callback);
+        if some {
+            self.tell_late();
         }
         drop(old);
     }
 
+    /// The end may have come before its callback, and then nobody was told.
+    fn tell_late(&self) {
+        if !self.is_open() && !self.flags.has(Flag::TELL) && self.rare(|rare| rare.end.is_some()) {
+            self.flags.raise(Flag::TELL);
+            self.wake();
+        }
+    }
+
     /// Delivers nothing, the end included, before [`Conn::introduce`].
     pub(crate) fn hold(&self) {
-        self.busy.set(true);
+        self.flags.raise(Flag::BUSY);
         // There may be something to serve already: what came with the last of a hand-shake.
-        self.again.set(true);
+        self.flags.raise(Flag::AGAIN);
     }
 
     /// Ends what [`Conn::hold`] began, where no callback is to be introduced.
     pub(crate) fn release(&self) {
-        self.busy.set(false);
-        if self.again.take() {
+        self.flags.lower(Flag::BUSY);
+        if self.flags.take(Flag::AGAIN) {
             self.wake();
         }
     }
 
     /// Runs `user` as the callback for the new connection: nothing else is delivered meanwhile.
     pub(crate) fn introduce(self: &Rc<Self>, user: impl FnOnce(Socket) -> Result) {
-        self.busy.set(true);
+        self.flags.raise(Flag::BUSY);
         let socket = Socket::from_conn(self.clone());
         let result = handler::call(&self.engine, || user(socket));
-        self.busy.set(false);
+        self.flags.lower(Flag::BUSY);
         match result {
             None => self.abort_silently(),
             Some(Err(error)) => self.finish(Reason::Failed(error), true),
             Some(Ok(())) => {}
         }
-        if self.again.take() {
+        if self.flags.take(Flag::AGAIN) {
             self.wake();
         }
     }
@@ -392,13 +392,13 @@ impl Handler for Conn {
     }
 
     fn flush(&self, _engine: &Rc<Engine>) {
-        self.dirty.set(false);
+        self.flags.lower(Flag::DIRTY);
         self.flush_now();
     }
 
     fn context_ended(self: Rc<Self>) {
         // Not everything has gone out yet.
-        if self.is_open() && self.is_sending() && !self.shaking.get() {
+        if self.is_open() && self.is_sending() && !self.flags.has(Flag::SHAKING) {
             self.finish(Reason::Local, true);
         }
         self.drain_if_lingering();
@@ -419,35 +419,35 @@ impl Conn {
         if ready.has(Ready::WRITE) {
             self.write_or_requeue();
         }
-        if self.busy.get() {
-            self.again.set(true);
+        if self.flags.has(Flag::BUSY) {
+            self.flags.raise(Flag::AGAIN);
             return Next::Idle;
         }
-        if self.drained.get() {
+        if self.flags.has(Flag::DRAINED) {
             self.tell_drained();
         }
-        if self.is_open() && self.shaking.get() {
+        if self.is_open() && self.flags.has(Flag::SHAKING) {
             next = next.max(self.shake());
         }
-        if self.is_open() && !self.shaking.get() && !self.busy.get() {
-            self.busy.set(true);
+        if self.is_open() && !self.flags.has(Flag::SHAKING) && !self.flags.has(Flag::BUSY) {
+            self.flags.raise(Flag::BUSY);
             next = next.max(self.serve(reads, held));
-            self.busy.set(false);
+            self.flags.lower(Flag::BUSY);
             self.flush_own();
-            if self.output_gone.get() && !self.sticky.get().has(Ready::READ) {
+            if self.flags.has(Flag::OUTPUT_GONE) && !self.sticky.get().has(Ready::READ) {
                 self.finish_without_output();
             }
         }
-        if self.tell.get() {
+        if self.flags.has(Flag::TELL) {
             self.tell_end();
         }
-        if self.phase.get() == Phase::Lingering {
+        if self.flags.has(Flag::LINGERING) {
             next = self.linger_on();
         }
-        if self.again.take() {
+        if self.flags.take(Flag::AGAIN) {
             next = next.max(Next::Again);
         }
-        if self.armed_by_hand.get() && next == Next::Idle {
+        if self.flags.has(Flag::ARMED_BY_HAND) && next == Next::Idle {
             self.arm();
         }
         next
@@ -457,18 +457,18 @@ impl Conn {
     /// but what others send, and that is gathered as ever.
     #[inline]
     fn flush_own(&self) {
-        if self.dirty.get()
+        if self.flags.has(Flag::DIRTY)
             && let Some(key) = self.key.get()
             && self.engine.unmark_dirty(key)
         {
-            self.dirty.set(false);
+            self.flags.lower(Flag::DIRTY);
             self.flush_now();
         }
     }
 
     #[inline]
     fn flush_now(&self) {
-        if self.phase.get() == Phase::Open {
+        if self.is_open() {
             if self.write_message().is_none() {
                 self.write_or_requeue();
             }
@@ -478,12 +478,12 @@ impl Conn {
     }
 
     fn flush_at_end(&self) {
-        if self.phase.get() == Phase::Lingering && self.queued() == 0 {
+        if self.flags.has(Flag::LINGERING) && self.queued() == 0 {
             // The end mark goes with what the session still holds.
             self.close_notify();
         }
         self.write_or_requeue();
-        if self.phase.get() == Phase::Lingering {
+        if self.flags.has(Flag::LINGERING) {
             self.linger_on();
         }
     }

@@ -1,5 +1,6 @@
 //! Back-pressure, both ways: the marks of the queue of what is to be sent, and the pause of what is delivered.
 
+use super::flags::Flag;
 use super::handler::{OnDrain, Reason, call};
 use super::{Conn, Options};
 use crate::socket::Socket;
@@ -17,12 +18,12 @@ impl Conn {
 
     /// Has the queue reached its high mark, and not fallen to the low one since?
     pub(crate) fn is_full(&self) -> bool {
-        self.full.get()
+        self.flags.has(Flag::FULL)
     }
 
     /// So much more may be queued before the high mark.
     pub(super) fn room(&self) -> usize {
-        let (high, _) = self.options.borrow().marks();
+        let (high, _) = self.options(Options::marks);
         high.saturating_sub(self.queued())
     }
 
@@ -34,29 +35,29 @@ impl Conn {
 
     /// The queue has grown.
     pub(super) fn note_queued(&self) {
-        let (high, _) = self.options.borrow().marks();
+        let (high, _) = self.options(Options::marks);
         if self.queued() >= high {
-            self.full.set(true);
+            self.flags.raise(Flag::FULL);
         }
     }
 
     /// The queue has shrunk.
     #[inline]
     pub(super) fn note_sent(&self) {
-        if self.full.get() {
+        if self.flags.has(Flag::FULL) {
             self.note_drained();
         }
     }
 
     fn note_drained(&self) {
-        let (_, low) = self.options.borrow().marks();
+        let (_, low) = self.options(Options::marks);
         if self.queued() > low {
             return;
         }
-        self.full.set(false);
+        self.flags.lower(Flag::FULL);
         self.wake_for_room();
-        if self.is_open() && self.rare.borrow().as_ref().is_some_and(|rare| rare.on_drain.is_some()) {
-            self.drained.set(true);
+        if self.is_open() && self.if_rare(|rare| rare.on_drain.as_ref().map(drop)).is_some() {
+            self.flags.raise(Flag::DRAINED);
             self.wake();
         }
     }
@@ -73,15 +74,15 @@ impl Conn {
 
     /// Calls back: there is room again. Unless it has been used up meanwhile; then this comes again.
     pub(super) fn tell_drained(&self) {
-        if !self.drained.take() || self.full.get() || !self.is_open() {
+        if !self.flags.take(Flag::DRAINED) || self.flags.has(Flag::FULL) || !self.is_open() {
             return;
         }
         let (callback, epoch) = self.rare(|rare| (rare.on_drain.take(), rare.drain_epoch));
         let (Some(mut callback), Some(me)) = (callback, self.strong()) else { return };
         let socket = Socket::from_conn(me);
-        self.busy.set(true);
+        self.flags.raise(Flag::BUSY);
         let result = call(&self.engine, || callback(&socket));
-        self.busy.set(false);
+        self.flags.lower(Flag::BUSY);
         match result {
             None => self.abort_silently(),
             Some(Err(error)) => self.finish(Reason::Failed(error), true),
@@ -96,19 +97,19 @@ impl Conn {
 
     /// Is there a callback that is to be given what comes?
     pub(super) fn delivers(&self) -> bool {
-        self.has_reader.get() && !self.paused.get()
+        self.flags.has(Flag::HAS_READER) && !self.flags.has(Flag::PAUSED)
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.paused.get()
+        self.flags.has(Flag::PAUSED)
     }
 
     pub(crate) fn pause(&self) {
-        self.paused.set(true);
+        self.flags.raise(Flag::PAUSED);
     }
 
     pub(crate) fn resume(&self) {
-        if self.paused.replace(false) && self.is_open() {
+        if self.flags.replace(Flag::PAUSED, false) && self.is_open() {
             self.wake();
             self.wake_everybody();
         }

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::Conn;
+use super::flags::Flag;
 use super::handler::{Reader, Reason, call, with_text};
 use super::inbox::TooLong;
 use super::lines::each_line;
@@ -42,15 +43,10 @@ impl Conn {
     /// does has its mark here.
     #[inline]
     pub(super) fn expects_a_message(&self) -> bool {
-        !self.busy.get()
-            && self.is_open()
-            && !self.read_ended.get()
+        !self.flags.has(Flag::BESIDES_DATA)
+            && self.flags.has(Flag::READS_DATA)
             && !self.sticky.get().has(Ready::HANGUP | Ready::ERROR)
-            && self.transport.is_socket()
-            && !self.is_tls()
-            && !self.drained.get()
-            && self.waiting.borrow().is_none()
-            && self.passes(1)
+            && self.io.borrow().inbox.is_empty()
     }
 
     /// The way of most messages: one read, one call, one write. `None` when there is more to it than that; the state says
@@ -60,9 +56,9 @@ impl Conn {
         self.sticky.set(Ready::READ);
         let mut buffer = self.engine.take_buffer();
         let read = self.transport.read(Rc::get_mut(&mut buffer)?);
-        self.busy.set(true);
+        self.flags.raise(Flag::BUSY);
         let filled = match read {
-            Ok(count) if count > 0 && count <= self.options.borrow().read_size => {
+            Ok(count) if count > 0 && count <= self.options(|options| options.read_size) => {
                 self.note_read(count == READ_BUFFER);
                 let delivered = self.pass(&buffer[..count]);
                 self.engine.give_buffer(buffer);
@@ -70,15 +66,15 @@ impl Conn {
             }
             read => self.filled(read, buffer, held),
         };
-        self.busy.set(false);
+        self.flags.lower(Flag::BUSY);
         self.flush_own();
         if !self.is_open() {
             return None;
         }
-        let is_all = !self.sticky.get().has(Ready::READ) && !self.again.get();
+        let is_all = !self.sticky.get().has(Ready::READ) && !self.flags.has(Flag::AGAIN);
         match filled {
             Filled::Passed(Delivered::All) | Filled::Nothing if is_all => Some(Next::Idle),
-            Filled::Passed(Delivered::TimeUp) if !self.again.get() => Some(Next::Hot),
+            Filled::Passed(Delivered::TimeUp) if !self.flags.has(Flag::AGAIN) => Some(Next::Hot),
             _ => None,
         }
     }
@@ -102,12 +98,12 @@ impl Conn {
                     continue;
                 }
                 Delivered::Raw => {
-                    let more = self.sticky.get().has(Ready::READ) && !self.read_ended.get();
+                    let more = self.sticky.get().has(Ready::READ) && !self.flags.has(Flag::READ_ENDED);
                     let waiting = !self.io.borrow().inbox.is_empty() || more;
                     break if waiting { Next::Again } else { Next::Idle };
                 }
             }
-            if self.read_ended.get() {
+            if self.flags.has(Flag::READ_ENDED) {
                 self.end_of_stream();
                 break Next::Idle;
             }
@@ -205,7 +201,7 @@ impl Conn {
     pub(super) fn note_read(&self, full: bool) {
         self.touch();
         let sticky = self.sticky.get();
-        let by_hand = self.input_by_hand.get() && !self.output_gone.get();
+        let by_hand = self.flags.has(Flag::INPUT_BY_HAND) && !self.flags.has(Flag::OUTPUT_GONE);
         if by_hand || (!full && !sticky.has(Ready::HANGUP | Ready::ERROR) && !self.transport.stopped_short()) {
             self.sticky.set(sticky.without(Ready::READ));
         }
@@ -224,8 +220,8 @@ impl Conn {
 
     /// Nothing more comes. If TLS found something wrong, or sending has failed before, that is the reason.
     fn end_of_stream(&self) {
-        self.read_ended.set(true);
-        let failed = self.rare.borrow_mut().as_mut().and_then(|rare| {
+        self.flags.raise(Flag::READ_ENDED);
+        let failed = self.if_rare(|rare| {
             // A copy stays for whoever asks later, who must not take it for a clean end.
             let stays = rare.read_error.as_ref().and_then(Error::again);
             let failed = std::mem::replace(&mut rare.read_error, stays);
@@ -239,9 +235,9 @@ impl Conn {
 
     /// Tells of the peer's end, if somebody wants to know. True if the connection goes on in the other direction.
     fn stays_half_open(&self) -> bool {
-        let callback = self.rare.borrow_mut().as_mut().and_then(|rare| rare.on_end.take());
+        let callback = self.if_rare(|rare| rare.on_end.take());
         if let (Some(callback), Some(me)) = (callback, self.strong()) {
-            self.half_open.set(true);
+            self.flags.raise(Flag::HALF_OPEN);
             let socket = Socket::from_conn(me);
             match call(&self.engine, || callback(&socket)) {
                 None => self.abort_silently(),
@@ -250,18 +246,18 @@ impl Conn {
             }
         }
         let broken = self.sticky.get().has(Ready::ERROR);
-        !self.is_open() || (self.half_open.get() && !self.write_ended.get() && !broken)
+        !self.is_open() || (self.flags.has(Flag::HALF_OPEN) && !self.flags.has(Flag::WRITE_ENDED) && !broken)
     }
 
     /// Nobody reads: nothing is taken, but the end is noticed once nothing lies before it.
     fn notice_end(&self) -> Next {
-        if !self.sticky.get().has(Ready::HANGUP | Ready::ERROR) && !self.read_ended.get() {
+        if !self.sticky.get().has(Ready::HANGUP | Ready::ERROR) && !self.flags.has(Flag::READ_ENDED) {
             return Next::Idle;
         }
-        if !self.io.borrow().inbox.is_empty() && !self.caller_knows.get() {
+        if !self.io.borrow().inbox.is_empty() && !self.flags.has(Flag::CALLER_KNOWS) {
             return Next::Idle;
         }
-        if self.read_ended.get() {
+        if self.flags.has(Flag::READ_ENDED) {
             self.end_of_stream();
             return Next::Idle;
         }
@@ -300,10 +296,10 @@ impl Conn {
     /// May so much that was just read go to the reader without a stay in the inbox?
     #[inline]
     fn passes(&self, count: usize) -> bool {
-        !self.paused.get()
-            && matches!(*self.reader.borrow(), Reader::Data(_))
+        !self.flags.has(Flag::PAUSED)
+            && self.flags.has(Flag::READS_DATA)
             && self.io.borrow().inbox.is_empty()
-            && count <= self.options.borrow().read_size
+            && count <= self.options(|options| options.read_size)
     }
 
     /// Hands over what was just read.
@@ -327,16 +323,12 @@ impl Conn {
     /// Hands over what the inbox holds. After every call the state is looked at anew: the callback may have closed the
     /// connection, set another reader, or taken the rest away.
     fn deliver(self: &Rc<Self>) -> Delivered {
-        if (self.io.is_fresh() || self.io.borrow().inbox.is_empty()) && !matches!(*self.reader.borrow(), Reader::Raw(_))
-        {
+        if (self.io.is_fresh() || self.io.borrow().inbox.is_empty()) && !self.flags.has(Flag::READS_RAW) {
             return Delivered::All;
         }
         let epoch = self.epoch.get();
         let mut reader = self.reader.take();
-        let (line_limit, read_size) = {
-            let options = self.options.borrow();
-            (options.line_limit, options.read_size)
-        };
+        let (line_limit, read_size) = self.options(|options| (options.line_limit, options.read_size));
         let socket = Socket::from_conn(self.clone());
         let delivered = loop {
             // Most lines go this way, with one passage through the door for all of a batch.
@@ -426,7 +418,7 @@ impl Conn {
             Some(Delivered::Stop)
         } else if time_up {
             Some(Delivered::TimeUp)
-        } else if self.epoch.get() != epoch || self.paused.get() {
+        } else if self.epoch.get() != epoch || self.flags.has(Flag::PAUSED) {
             Some(Delivered::Stop)
         } else {
             None
@@ -438,7 +430,7 @@ impl Conn {
         if !self.io.borrow().inbox.is_empty() {
             return true;
         }
-        if self.read_ended.get() {
+        if self.flags.has(Flag::READ_ENDED) {
             self.end_of_stream();
             return false;
         }
@@ -448,7 +440,7 @@ impl Conn {
         if !self.is_tls() {
             return self.look_into_kernel();
         }
-        while self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) && !self.read_ended.get() {
+        while self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) && !self.flags.has(Flag::READ_ENDED) {
             let mut held = None;
             let filled = self.fill_from_session(&mut held);
             self.give_back(&mut held);
@@ -459,7 +451,7 @@ impl Conn {
                 return false;
             }
         }
-        if self.read_ended.get() {
+        if self.flags.has(Flag::READ_ENDED) {
             self.end_of_stream();
         }
         false
@@ -478,7 +470,7 @@ impl Conn {
 
     /// Somebody has taken data that may have lain before the end.
     pub(super) fn taken(&self) {
-        let at_end = self.sticky.get().has(Ready::HANGUP | Ready::ERROR) || self.read_ended.get();
+        let at_end = self.sticky.get().has(Ready::HANGUP | Ready::ERROR) || self.flags.has(Flag::READ_ENDED);
         if self.is_open() && (at_end || self.awaits_input()) {
             self.wake();
         }
@@ -497,7 +489,7 @@ impl Conn {
         let space = &mut space[..max];
         let read = if waits { self.transport.read_waiting(space) } else { self.transport.read(space) };
         match read {
-            Ok(0) => self.read_ended.set(true),
+            Ok(0) => self.flags.raise(Flag::READ_ENDED),
             Ok(count) => {
                 self.note_read(count == max);
                 self.io.borrow_mut().inbox.push_batch(buffer.clone(), count);
@@ -510,11 +502,10 @@ impl Conn {
 
     /// What a blocking call gets at the end. The loop is told as well.
     pub(super) fn end_for_caller(&self) -> Error {
-        self.caller_knows.set(true);
+        self.flags.raise(Flag::CALLER_KNOWS);
         self.wake();
-        let rare = self.rare.borrow();
-        let failed = rare.as_ref().and_then(|rare| rare.read_error.as_ref().or(rare.failed.as_ref()));
-        failed.and_then(Error::again).unwrap_or_else(|| self.closed())
+        let failed = self.if_rare(|rare| rare.read_error.as_ref().or(rare.failed.as_ref()).and_then(Error::again));
+        failed.unwrap_or_else(|| self.closed())
     }
 
     /// A line over the limit is the end of the connection. Gives the error for whoever asked.

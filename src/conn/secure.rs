@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use rustix::event::PollFd;
 
+use super::flags::Flag;
 use super::handler::Reason;
-use super::{Conn, Options};
+use super::{Common, Conn};
 use crate::address::Endpoint;
 use crate::engine::{Engine, Next, Ready, TimerKey};
 use crate::error::{Error, Result};
@@ -55,15 +56,15 @@ impl Conn {
     pub(crate) fn with_session(
         engine: &Rc<Engine>,
         transport: Transport,
-        options: Rc<Options>,
+        common: Rc<Common>,
         remote: Option<Endpoint>,
         session: Session,
         done: Shaken,
     ) -> Result<Rc<Conn>> {
-        let limit = options.handshake_timeout;
-        let conn = Conn::new(engine, transport, options, remote)?;
-        conn.session.replace(Some(Box::new(session)));
-        conn.shaking.set(true);
+        let limit = common.options.handshake_timeout;
+        let conn = Conn::new(engine, transport, common, remote)?;
+        conn.more().session.replace(Some(Box::new(session)));
+        conn.flags.raise(Flag::TLS | Flag::SHAKING);
         let me = conn.me.clone();
         let timer = engine.after(limit, move |_| {
             if let Some(me) = me.upgrade() {
@@ -78,11 +79,11 @@ impl Conn {
 
     #[inline]
     pub(crate) fn is_tls(&self) -> bool {
-        self.session.borrow().is_some()
+        self.flags.has(Flag::TLS)
     }
 
     pub(crate) fn session<R>(&self, ask: impl FnOnce(&Session) -> R) -> Option<R> {
-        self.session.borrow().as_deref().map(ask)
+        self.more.get()?.session.borrow().as_deref().map(ask)
     }
 
     pub(crate) fn peer_fingerprint(&self) -> Option<Fingerprint> {
@@ -102,7 +103,7 @@ impl Conn {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Idle,
                 Err(error) => self.shaken(Err(error)),
             }
-            if !self.shaking.get() {
+            if !self.flags.has(Flag::SHAKING) {
                 return Next::Idle;
             }
         }
@@ -132,7 +133,7 @@ impl Conn {
 
     /// The hand-shake is over, one way or the other.
     pub(super) fn shaken(self: &Rc<Self>, result: Result) {
-        if !self.shaking.replace(false) {
+        if !self.flags.replace(Flag::SHAKING, false) {
             return;
         }
         // The last of it, or the alert that says what is wrong; with what the program says first, if this is a turn.
@@ -145,7 +146,7 @@ impl Conn {
         self.engine.cancel_timer(shaking.timer);
         let failed = result.is_err();
         if self.session(Session::peer_closed) == Some(true) {
-            self.read_ended.set(true);
+            self.flags.raise(Flag::READ_ENDED);
         }
         if !failed && log::is_wanted(LogLevel::Debug) {
             let (peer, session) = (self.peer_name(), |ask: fn(&Session) -> Option<String>| self.session(ask).flatten());
@@ -159,7 +160,7 @@ impl Conn {
         if failed {
             // Closed in the background, so that the alert arrives; whoever waited knows already.
             self.finish(Reason::Local, true);
-            self.tell.set(false);
+            self.flags.lower(Flag::TELL);
         } else if !self.has_handles() {
             // Whoever wanted it has gone meanwhile.
             self.last_drop();
@@ -167,7 +168,7 @@ impl Conn {
     }
 
     pub(crate) fn is_shaking(&self) -> bool {
-        self.shaking.get()
+        self.flags.has(Flag::SHAKING)
     }
 
     /// Adds what a poll has to watch for the hand-shake to go on.
@@ -177,7 +178,7 @@ impl Conn {
 
     /// The hand-shake is of no interest any more.
     pub(crate) fn forget_handshake(&self) {
-        self.shaking.set(false);
+        self.flags.lower(Flag::SHAKING);
         if let Some(shaking) = self.rare(|rare| rare.shaking.take()) {
             self.engine.cancel_timer(shaking.timer);
         }
@@ -194,14 +195,14 @@ impl Conn {
             self.write_out();
         }
         self.sticky.set(self.sticky.get() | Ready::READ);
-        while self.shaking.get() && self.shake() == Next::Again {}
+        while self.flags.has(Flag::SHAKING) && self.shake() == Next::Again {}
     }
 
     /// Waits for the end of the hand-shake. `done` is called from here.
     pub(crate) fn shake_blocking(self: &Rc<Self>) {
-        let limit = self.options.borrow().handshake_timeout;
+        let limit = self.options(|options| options.handshake_timeout);
         let deadline = Some((std::time::Instant::now() + limit, limit));
-        while self.shaking.get() {
+        while self.flags.has(Flag::SHAKING) {
             if let Err(error) = self.wait(true, self.session_waits(), deadline, HANDSHAKE) {
                 self.shaken(Err(error));
                 return;
@@ -229,7 +230,7 @@ impl Conn {
 
     fn decrypt(&self, cipher: &[u8], held: &mut Option<Rc<Vec<u8>>>) -> usize {
         let mut plain = self.engine.take_plain();
-        let mut session = self.session.borrow_mut();
+        let mut session = self.more().session.borrow_mut();
         let (Some(session), Some(space)) = (session.as_deref_mut(), Rc::get_mut(&mut plain)) else { return 0 };
         let outcome = if cipher.is_empty() { session.end() } else { session.receive(cipher, space) };
         let failed = outcome.is_err();
@@ -238,21 +239,21 @@ impl Conn {
         let answers = session.wants_write();
         self.note_read(cipher.len() == crate::engine::READ_BUFFER);
         if let Err(error) = outcome {
-            self.damaged.set(!cipher.is_empty());
+            self.flags.put(Flag::DAMAGED, !cipher.is_empty());
             self.rare(|rare| {
                 rare.read_error.get_or_insert(error);
             });
         }
-        if ended && !self.shaking.get() {
-            self.read_ended.set(true);
+        if ended && !self.flags.has(Flag::SHAKING) {
+            self.flags.raise(Flag::READ_ENDED);
         }
         let length = plain.len();
         self.io.borrow_mut().inbox.push_batch(plain.clone(), length);
         *held = Some(plain);
-        if answers && !self.shaking.get() {
+        if answers && !self.flags.has(Flag::SHAKING) {
             self.mark_dirty();
         }
-        if failed && self.shaking.get() { 0 } else { cipher.len() }
+        if failed && self.flags.has(Flag::SHAKING) { 0 } else { cipher.len() }
     }
 
     // ---- writing ----
@@ -268,10 +269,10 @@ impl Conn {
     }
 
     fn write_sealed(&self, bytes: &[u8]) -> io::Result<usize> {
-        let mut session = self.session.borrow_mut();
+        let mut session = self.more().session.borrow_mut();
         let Some(session) = session.as_deref_mut() else { return Ok(0) };
         write_all_of(session, &self.transport)?;
-        if self.shaking.get() {
+        if self.flags.has(Flag::SHAKING) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let count = session.send(bytes);
@@ -287,8 +288,12 @@ impl Conn {
     /// Has the session write what it holds. `WouldBlock` if some is left.
     #[inline]
     pub(super) fn write_session(&self) -> io::Result<()> {
-        match self.session.borrow_mut().as_deref_mut() {
-            Some(session) => write_all_of(session, &self.transport),
+        match self.more.get().filter(|_| self.is_tls()) {
+            Some(more) => more
+                .session
+                .borrow_mut()
+                .as_deref_mut()
+                .map_or(Ok(()), |session| write_all_of(session, &self.transport)),
             None => Ok(()),
         }
     }
@@ -296,12 +301,14 @@ impl Conn {
     /// Does the session hold something that is to be written?
     #[inline]
     pub(super) fn session_waits(&self) -> bool {
-        self.session(Session::wants_write).unwrap_or(false)
+        self.is_tls() && self.session(Session::wants_write).unwrap_or(false)
     }
 
     /// Queues the end mark of TLS.
     pub(super) fn close_notify(&self) {
-        if let Some(session) = self.session.borrow_mut().as_deref_mut() {
+        if self.is_tls()
+            && let Some(session) = self.more().session.borrow_mut().as_deref_mut()
+        {
             session.close_notify();
         }
     }

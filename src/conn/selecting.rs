@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags};
 
 use super::Conn;
+use super::flags::Flag;
 use crate::transport::poll_for;
 
 impl Conn {
@@ -14,7 +15,7 @@ impl Conn {
     pub(crate) fn is_readable(&self) -> bool {
         let mut taken = false;
         let readable = loop {
-            if !self.io.borrow().inbox.is_empty() || !self.is_open() || self.read_ended.get() {
+            if !self.io.borrow().inbox.is_empty() || !self.is_open() || self.flags.has(Flag::READ_ENDED) {
                 break true;
             }
             match self.poll_input() {
@@ -36,7 +37,7 @@ impl Conn {
                 }
             }
         };
-        if taken && (self.has_reader.get() || self.read_ended.get()) {
+        if taken && (self.flags.has(Flag::HAS_READER) || self.flags.has(Flag::READ_ENDED)) {
             // It gives no further event to the loop.
             self.wake();
         }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::Conn;
+use super::flags::Flag;
 use super::inbox::{Inbox, TooLong};
 use super::reading::READS;
 use crate::engine::{Next, READ_BUFFER, Ready, main_depth, now};
@@ -191,6 +192,7 @@ impl Waiting {
 
 impl Conn {
     fn waiting<R>(&self, change: impl FnOnce(&mut Waiting) -> R) -> R {
+        self.flags.raise(Flag::AWAITED);
         change(self.waiting.borrow_mut().get_or_insert_default())
     }
 
@@ -219,7 +221,7 @@ impl Conn {
         if !self.awaits_input() {
             return None;
         }
-        if !self.may_read() && !self.read_ended.get() && self.io.borrow().inbox.is_empty() {
+        if !self.may_read() && !self.flags.has(Flag::READ_ENDED) && self.io.borrow().inbox.is_empty() {
             return Some(Next::Idle);
         }
         self.if_waiting(|waiting, awake| waiting.input.next(awake));
@@ -315,7 +317,7 @@ impl Conn {
             }
             waiting.line(what).enter(place, context.waker());
         });
-        if self.armed_by_hand.get() {
+        if self.flags.has(Flag::ARMED_BY_HAND) {
             self.arm();
         }
         Poll::Pending
@@ -371,7 +373,7 @@ impl Conn {
         if !self.is_turn_of(For::Input, place) {
             return self.wait_in(For::Input, place, context, true);
         }
-        let limit = self.options.borrow().line_limit;
+        let limit = self.options(|options| options.line_limit);
         let mut held = None;
         let outcome = loop {
             let waits = !self.io.borrow().inbox.is_empty();
@@ -387,7 +389,7 @@ impl Conn {
                 }
             }
             self.give_back(&mut held);
-            if !self.is_open() || self.read_ended.get() {
+            if !self.is_open() || self.flags.has(Flag::READ_ENDED) {
                 break Poll::Ready(Err(self.end_for_caller()));
             }
             if !self.may_read() {
@@ -409,7 +411,7 @@ impl Conn {
 
     /// Reads into the caller's memory.
     pub(crate) fn poll_read(&self, context: &Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize>> {
-        let is_direct = !self.is_tls() && self.may_read() && !self.read_ended.get() && self.is_open();
+        let is_direct = !self.is_tls() && self.may_read() && !self.flags.has(Flag::READ_ENDED) && self.is_open();
         let mut place = Place::beside();
         if !is_direct || !self.io.borrow().inbox.is_empty() || self.delivers() || !self.is_turn_of(For::Input, &place) {
             let max = buffer.len();
@@ -427,7 +429,7 @@ impl Conn {
         self.note_work(CALL);
         match self.transport.read(buffer) {
             Ok(0) => {
-                self.read_ended.set(true);
+                self.flags.raise(Flag::READ_ENDED);
                 Poll::Ready(Err(self.end_for_caller()))
             }
             Ok(count) => {
@@ -467,10 +469,10 @@ impl Conn {
             if self.makes_way() {
                 return self.wait_in(For::Room, place, context, true);
             }
-            let limit = self.options.borrow().send_limit;
+            let limit = self.options(|options| options.send_limit);
             let fits = bytes.len() <= limit.saturating_sub(self.queued());
             if self.is_full() || (!fits && bytes.len() <= limit) {
-                self.full.set(true);
+                self.flags.raise(Flag::FULL);
                 return self.wait_in(For::Room, place, context, false);
             }
         }
@@ -500,17 +502,22 @@ impl Conn {
 
     /// Could anything be sent, if there is room?
     fn is_sendable(&self) -> bool {
-        self.is_open() && !self.write_ending.get()
+        self.is_open() && !self.flags.has(Flag::WRITE_ENDING)
     }
 
     /// Waits until the system has taken everything.
     pub(crate) fn poll_flush(&self, context: &Context<'_>) -> Poll<Result> {
-        if self.is_sending() && !self.write_armed.get() {
+        if self.is_sending() && !self.flags.has(Flag::WRITE_ARMED) {
             self.write_or_requeue();
         }
         if !self.is_sending() {
             return Poll::Ready(self.was_sent());
         }
+        self.wait_flushed(context)
+    }
+
+    fn wait_flushed(&self, context: &Context<'_>) -> Poll<Result> {
+        self.flags.raise(Flag::FLUSH_AWAITED);
         self.waiting(|waiting| waiting.flushed.add_once(context.waker()));
         Poll::Pending
     }
@@ -520,9 +527,8 @@ impl Conn {
         if self.is_open() {
             self.shutdown_write()?;
         }
-        if self.is_sending() || (self.is_open() && !self.write_ended.get()) {
-            self.waiting(|waiting| waiting.flushed.add_once(context.waker()));
-            return Poll::Pending;
+        if self.is_sending() || (self.is_open() && !self.flags.has(Flag::WRITE_ENDED)) {
+            return self.wait_flushed(context);
         }
         Poll::Ready(self.was_sent())
     }

@@ -1,8 +1,9 @@
 //! The sending half: what is sent inside a turn of the loop is gathered and goes out at its end, with everything else;
 //! outside of one it goes out at once, and what the kernel does not take waits.
 
+use super::flags::Flag;
 use super::handler::Reason;
-use super::{Conn, Flushed, Phase};
+use super::{Conn, Flushed};
 use crate::engine::{Engine, Next, Ready};
 use crate::error::{Error, Result};
 
@@ -27,12 +28,12 @@ impl Conn {
     /// The way of most messages: queued until the turn ends. False if there is more to it than that; nothing is queued then.
     #[inline]
     fn gather(&self, bytes: &[u8], newline: bool) -> bool {
-        let is_usual =
-            self.engine.in_turn() && self.is_open() && !self.write_ending.get() && self.rare.borrow().is_none();
+        if self.flags.has(Flag::NOT_JUST_QUEUED) || !self.engine.in_turn() {
+            return false;
+        }
         let mut io = self.io.borrow_mut();
         let size = io.outbox.len() + bytes.len() + usize::from(newline);
-        let options = self.options.borrow();
-        if !is_usual || size >= GATHER.min(options.send_limit).min(options.high_mark) {
+        if size >= self.options(|options| GATHER.min(options.send_limit).min(options.high_mark)) {
             return false;
         }
         io.outbox.push(bytes);
@@ -45,20 +46,17 @@ impl Conn {
     /// What is gathered goes out before the loop sleeps.
     #[inline(never)]
     pub(super) fn send_gathered(&self, bytes: &[u8], newline: bool, gathered: bool) -> Result {
-        if !self.is_open() || self.write_ending.get() {
+        if !self.is_open() || self.flags.has(Flag::WRITE_ENDING) {
             return Err(self.closed());
         }
         let size = bytes.len() + usize::from(newline);
         self.check_sent()?;
         let mut io = self.io.borrow_mut();
         let queued = io.outbox.len();
-        let (limit, high_mark) = {
-            let options = self.options.borrow();
-            (options.send_limit, options.high_mark)
-        };
+        let (limit, high_mark) = self.options(|options| (options.send_limit, options.high_mark));
         if size > limit.saturating_sub(queued) {
             // Whoever waits for room now is to hear of it.
-            self.full.set(queued > 0);
+            self.flags.put(Flag::FULL, queued > 0);
             return Err(Error::QueueFull { peer: self.peer_name(), size, queued, limit });
         }
         let gathers = gathered && queued + size < GATHER;
@@ -92,7 +90,7 @@ impl Conn {
             if !gathers {
                 self.write_out();
             }
-        } else if !self.write_armed.get() {
+        } else if !self.flags.has(Flag::WRITE_ARMED) {
             self.write_or_requeue();
         }
         if queued + size >= high_mark.min(limit) {
@@ -104,7 +102,7 @@ impl Conn {
     #[inline]
     pub(super) fn mark_dirty(&self) {
         if let Some(key) = self.key.get()
-            && !self.dirty.replace(true)
+            && !self.flags.replace(Flag::DIRTY, true)
         {
             self.engine.mark_dirty(key);
         }
@@ -113,12 +111,7 @@ impl Conn {
     /// The way of most messages: all of the queue goes out in one call. `None` if some is left, or there is more to it.
     #[inline]
     pub(super) fn write_message(&self) -> Option<()> {
-        if self.is_tls()
-            || self.write_ending.get()
-            || self.write_armed.get()
-            || self.full.get()
-            || self.rare.borrow().is_some()
-        {
+        if self.flags.has(Flag::NOT_JUST_WRITTEN) {
             return None;
         }
         let mut io = self.io.borrow_mut();
@@ -184,7 +177,7 @@ impl Conn {
     fn not_written(&self, error: std::io::Error) {
         if error.kind() == std::io::ErrorKind::WouldBlock {
             // During the hand-shake it is the peer's turn, unless we have something to say.
-            self.arm_write(!self.shaking.get() || self.session_waits());
+            self.arm_write(!self.flags.has(Flag::SHAKING) || self.session_waits());
         } else {
             self.write_failed(error);
         }
@@ -193,12 +186,8 @@ impl Conn {
     /// Is there anything that the kernel has not taken yet?
     pub(super) fn is_sending(&self) -> bool {
         // What a session holds when sending has failed, or the descriptor is closed, stays there.
-        let may_send = || self.phase.get() != Phase::Gone && !self.has_write_error();
+        let may_send = || !self.flags.has(Flag::GONE | Flag::WRITE_FAILED);
         !self.io.borrow().outbox.is_empty() || (self.session_waits() && may_send())
-    }
-
-    fn has_write_error(&self) -> bool {
-        self.rare.borrow().as_ref().is_some_and(|rare| rare.write_error.is_some())
     }
 
     /// Gives the kernel what it takes, on later turns too.
@@ -213,7 +202,7 @@ impl Conn {
     #[inline]
     fn queue_is_empty(&self) {
         self.arm_write(false);
-        if self.write_ending.get() {
+        if self.flags.has(Flag::WRITE_ENDING) {
             self.end_writing();
         }
         self.tell_flushed(true);
@@ -221,7 +210,7 @@ impl Conn {
 
     #[inline]
     pub(super) fn arm_write(&self, armed: bool) {
-        if self.write_armed.replace(armed) != armed {
+        if self.flags.replace(Flag::WRITE_ARMED, armed) != armed {
             self.arm();
         }
     }
@@ -230,9 +219,9 @@ impl Conn {
     pub(super) fn arm(&self) {
         if let Some(key) = self.key.get() {
             // A descriptor that is at its end tells so for ever.
-            let discards = self.phase.get() == Phase::Lingering && self.transport.is_socket();
-            let read = (self.delivers() || self.awaits_input() || discards) && !self.read_ended.get();
-            self.engine.set_interest(key, read, self.write_armed.get());
+            let discards = self.flags.has(Flag::LINGERING) && self.transport.is_socket();
+            let read = (self.delivers() || self.awaits_input() || discards) && !self.flags.has(Flag::READ_ENDED);
+            self.engine.set_interest(key, read, self.flags.has(Flag::WRITE_ARMED));
         }
     }
 
@@ -258,6 +247,7 @@ impl Conn {
             self.rare(|rare| {
                 rare.write_error.get_or_insert(error);
             });
+            self.flags.raise(Flag::WRITE_FAILED);
             if !self.transport.is_socket() {
                 self.lose_output();
             }
@@ -269,7 +259,7 @@ impl Conn {
     /// Whoever reads our output has gone. What waits in the input is another matter, as the last words of a child are: it
     /// is read first, see [`Conn::finish_without_output`].
     pub(super) fn lose_output(&self) {
-        self.output_gone.set(true);
+        self.flags.raise(Flag::OUTPUT_GONE);
         // Until a read finds nothing.
         self.sticky.set(self.sticky.get() | Ready::READ | Ready::ERROR);
     }
@@ -289,7 +279,7 @@ impl Conn {
         if !self.is_open() {
             return Err(self.closed());
         }
-        if !self.write_ending.replace(true) {
+        if !self.flags.replace(Flag::WRITE_ENDING, true) {
             self.wake_everybody();
             if !self.is_sending() {
                 self.end_writing();
@@ -299,15 +289,15 @@ impl Conn {
     }
 
     pub(super) fn end_writing(&self) {
-        if self.write_ended.replace(true) {
+        if self.flags.replace(Flag::WRITE_ENDED, true) {
             return;
         }
-        self.write_ending.set(true);
+        self.flags.raise(Flag::WRITE_ENDING);
         self.close_notify();
         match self.write_session() {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 // Once that is out this comes again.
-                self.write_ended.set(false);
+                self.flags.lower(Flag::WRITE_ENDED);
                 self.arm_write(true);
                 return;
             }
@@ -319,11 +309,12 @@ impl Conn {
         {
             self.engine.deregister_output(key);
         }
-        let closes_at_once = self.phase.get() == Phase::Lingering && self.read_ended.get() && !self.damaged.get();
+        let closes_at_once =
+            self.flags.has(Flag::LINGERING) && self.flags.has(Flag::READ_ENDED) && !self.flags.has(Flag::DAMAGED);
         if !closes_at_once {
             let _ = self.transport.shutdown_write();
         }
-        if self.half_open.get() {
+        if self.flags.has(Flag::HALF_OPEN) {
             // Both directions have ended.
             self.wake();
         }
@@ -344,21 +335,23 @@ impl Conn {
 
     #[inline]
     pub(super) fn check_sent(&self) -> Result {
-        if self.rare.borrow().is_none() { Ok(()) } else { self.check_rare() }
+        if self.flags.has(Flag::WRITE_FAILED) { self.check_write_error() } else { Ok(()) }
     }
 
     #[cold]
-    fn check_rare(&self) -> Result {
-        match self.rare.borrow().as_ref().and_then(|rare| rare.write_error.as_ref()) {
-            Some(error) => Err(error.again().unwrap_or_else(|| self.closed())),
-            None => Ok(()),
-        }
+    fn check_write_error(&self) -> Result {
+        let error = self.if_rare(|rare| rare.write_error.as_ref().map(Error::again));
+        error.map_or(Ok(()), |error| Err(error.unwrap_or_else(|| self.closed())))
+    }
+
+    /// Has some of what was sent never left?
+    pub(super) fn has_lost(&self) -> bool {
+        self.if_rare(|rare| rare.lost.then_some(())).is_some()
     }
 
     /// The queue is empty: did everything that was in it go out?
     pub(super) fn was_sent(&self) -> Result {
-        let lost = self.rare.borrow().as_ref().is_some_and(|rare| rare.lost);
-        if lost { Err(self.closed()) } else { self.check_sent() }
+        if self.has_lost() { Err(self.closed()) } else { self.check_sent() }
     }
 
     /// Calls on a later turn, when the kernel has everything or the connection has failed. Gives a number for
@@ -368,6 +361,7 @@ impl Conn {
             let result = self.was_sent();
             self.engine.defer(move |engine| done(engine, result));
         } else {
+            self.flags.raise(Flag::FLUSH_AWAITED);
             self.rare(|rare| rare.flushed.push(done));
         }
     }
@@ -379,14 +373,14 @@ impl Conn {
         } else {
             self.wake_everybody();
         }
-        if self.rare.borrow().is_some() {
+        if self.flags.take(Flag::FLUSH_AWAITED) {
             self.tell_those_who_wait(sent);
         }
     }
 
     #[cold]
     fn tell_those_who_wait(&self, sent: bool) {
-        for done in self.rare(|rare| std::mem::take(&mut rare.flushed)) {
+        for done in self.if_rare(|rare| Some(std::mem::take(&mut rare.flushed))).unwrap_or_default() {
             let result = if sent { Ok(()) } else { Err(self.closed()) };
             self.engine.defer(move |engine| done(engine, result));
         }

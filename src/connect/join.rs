@@ -7,7 +7,7 @@ use std::rc::{Rc, Weak};
 
 use super::race::{Race, Won};
 use crate::address::{Address, Endpoint, Target};
-use crate::conn::{Conn, Options};
+use crate::conn::{Common, Conn};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::resolve::{Plan, plan};
@@ -58,14 +58,14 @@ pub(super) struct Request {
     pub(super) address: Address,
     pub(super) plan: Plan,
     pub(super) secure: Secure,
-    pub(super) options: Rc<Options>,
+    pub(super) common: Rc<Common>,
 }
 
 impl Request {
-    pub(super) fn new(address: Address, options: Rc<Options>, tls: Option<&Tls<ClientTls>>) -> Result<Self> {
+    pub(super) fn new(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<Self> {
         let plan = plan(&address)?;
         let secure = secure(&address, &plan, tls)?;
-        Ok(Request { address, plan, secure, options })
+        Ok(Request { address, plan, secure, common })
     }
 }
 
@@ -76,7 +76,7 @@ pub(super) type Joined = Box<dyn FnOnce(&Rc<Engine>, Result<Socket>)>;
 pub(super) struct Joining {
     engine: Rc<Engine>,
     pub(super) address: Address,
-    pub(super) options: Rc<Options>,
+    pub(super) common: Rc<Common>,
     pub(super) secure: Secure,
     /// Its timer keeps it while it is on.
     race: RefCell<Weak<Race>>,
@@ -86,12 +86,12 @@ pub(super) struct Joining {
 
 impl Joining {
     pub(super) fn start(engine: &Rc<Engine>, request: Request, done: Joined) -> Rc<Self> {
-        let Request { address, plan, secure, options } = request;
-        let limit = options.connect_timeout;
+        let Request { address, plan, secure, common } = request;
+        let limit = common.options.connect_timeout;
         let joining = Rc::new(Joining {
             engine: engine.clone(),
             address,
-            options,
+            common,
             secure,
             race: RefCell::default(),
             conn: RefCell::new(None),
@@ -101,7 +101,7 @@ impl Joining {
         let race = Race::start(
             engine,
             &joining.address,
-            &joining.options.tuning,
+            &joining.common.options.tuning,
             plan,
             limit,
             Box::new(move |_, result| me.connected(result)),
@@ -151,9 +151,9 @@ impl Joining {
     fn shake(self: &Rc<Self>, won: Won) {
         let remote = remote(&won.fd);
         let transport = Transport::socket(won.fd, remote.as_ref());
-        let options = self.options.clone();
+        let common = self.common.clone();
         let Some((settings, peer)) = &self.secure else {
-            let conn = Conn::new(&self.engine, transport, options, remote);
+            let conn = Conn::new(&self.engine, transport, common, remote);
             return self.finish(conn.map(Socket::from_conn));
         };
         let peer = found_peer(&self.address, peer, won.service.as_deref());
@@ -163,7 +163,7 @@ impl Joining {
             me.finish(result.map(|()| Socket::from_conn(conn.clone())));
         });
         let started = Session::client(settings, &peer)
-            .and_then(|session| Conn::with_session(&self.engine, transport, options, remote, session, done));
+            .and_then(|session| Conn::with_session(&self.engine, transport, common, remote, session, done));
         match started {
             Ok(conn) => drop(self.conn.replace(Some(conn))),
             Err(error) => self.finish(Err(error)),

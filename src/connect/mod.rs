@@ -17,7 +17,7 @@ use gio::prelude::*;
 
 use crate::address::Address;
 use crate::conn::handler::call;
-use crate::conn::{Conn, Options};
+use crate::conn::{Common, Conn};
 use crate::engine::{Engine, Handler, Next, Ready, Registration, interrupts_here};
 use crate::error::{Error, Result};
 use crate::log;
@@ -30,12 +30,12 @@ pub(crate) use race::unix_address;
 use race::{Race, Won};
 
 /// Connects on a main context of its own, then moves to the caller's.
-pub(crate) fn blocking(address: Address, options: Rc<Options>, tls: Option<&Tls<ClientTls>>) -> Result<Socket> {
+pub(crate) fn blocking(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<Socket> {
     let engine = Engine::current()?;
-    let Request { address, plan, secure, options } = Request::new(address, options, tls)?;
+    let Request { address, plan, secure, common } = Request::new(address, common, tls)?;
     Engine::flush_here();
     let started = Instant::now();
-    let limit = options.connect_timeout;
+    let limit = common.options.connect_timeout;
     let plan = match plan {
         Plan::LookUp(host, port) => Plan::Direct(look_up_blocking(&address, &host, port, limit)?),
         plan => plan,
@@ -49,7 +49,7 @@ pub(crate) fn blocking(address: Address, options: Rc<Options>, tls: Option<&Tls<
         let race = Race::start(
             &private,
             &address,
-            &options.tuning,
+            &common.options.tuning,
             plan,
             left,
             Box::new(move |_, result| place.set(Some(result))),
@@ -73,7 +73,7 @@ pub(crate) fn blocking(address: Address, options: Rc<Options>, tls: Option<&Tls<
     let Some((settings, peer)) = secure else {
         let remote = remote(&fd);
         let transport = Transport::socket(fd, remote.as_ref());
-        return Ok(Socket::from_conn(Conn::new(&engine, transport, options, remote)?));
+        return Ok(Socket::from_conn(Conn::new(&engine, transport, common, remote)?));
     };
     if is_own_server(&fd) {
         return Err(Error::Unsupported(format!(
@@ -91,7 +91,7 @@ pub(crate) fn blocking(address: Address, options: Rc<Options>, tls: Option<&Tls<
     let session = Session::client(&settings, &peer)?;
     let remote = remote(&fd);
     let transport = Transport::socket(fd, remote.as_ref());
-    let conn = Conn::with_session(&engine, transport, options, remote, session, done)?;
+    let conn = Conn::with_session(&engine, transport, common, remote, session, done)?;
     conn.shake_blocking();
     outcome.take().unwrap_or_else(|| Err(conn.closed()))
 }
@@ -131,7 +131,7 @@ impl Handler for Interruption {
 /// Connects in the background and calls back.
 pub(crate) fn in_background(
     address: Result<Address>,
-    options: Rc<Options>,
+    common: Rc<Common>,
     tls: Option<&Tls<ClientTls>>,
     cancellable: Option<gio::Cancellable>,
     callback: impl FnOnce(Result<Socket>) + 'static,
@@ -144,7 +144,7 @@ pub(crate) fn in_background(
             return;
         }
     };
-    let request = match address.and_then(|address| Request::new(address, options, tls)) {
+    let request = match address.and_then(|address| Request::new(address, common, tls)) {
         Ok(request) => request,
         Err(error) => {
             engine.defer(move |engine| {
@@ -192,9 +192,9 @@ impl Drop for Watch {
 }
 
 /// Connects for whoever awaits it.
-pub(crate) fn future(address: Address, options: Rc<Options>, tls: Option<&Tls<ClientTls>>) -> Result<Connecting> {
+pub(crate) fn future(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<Connecting> {
     let engine = Engine::current()?;
-    let request = Request::new(address, options, tls)?;
+    let request = Request::new(address, common, tls)?;
     let (sender, receiver) = oneshot::channel();
     let done = Box::new(move |_: &Rc<Engine>, result| {
         // Whoever waited may have gone.

@@ -1,30 +1,37 @@
 //! Numbered slots whose keys grow stale: a key names one registration and never its successor in the same slot.
 
+use std::num::NonZeroU32;
+
 /// Names one registration. Fits into the 64 bits that epoll hands back, beside the bit that tells which descriptor it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     index: u32,
-    generation: u32,
+    generation: NonZeroU32,
 }
 
 /// Generations take 31 bits, so that one bit stays free for [`Key::to_bits`].
 const GENERATIONS: u32 = (1 << 31) - 1;
 
+/// The one after it.
+fn next(generation: NonZeroU32) -> NonZeroU32 {
+    NonZeroU32::new((generation.get() + 1) & GENERATIONS).unwrap_or(NonZeroU32::MIN)
+}
+
 impl Key {
     /// Packs the key and one bit of the caller's.
     pub(super) fn to_bits(self, flag: bool) -> u64 {
-        u64::from(self.index) | u64::from(self.generation) << 32 | u64::from(flag) << 63
+        u64::from(self.index) | u64::from(self.generation.get()) << 32 | u64::from(flag) << 63
     }
 
     /// Takes apart what [`Key::to_bits`] packed.
     pub(super) fn from_bits(bits: u64) -> (Key, bool) {
-        let key = Key { index: bits as u32, generation: (bits >> 32) as u32 & GENERATIONS };
-        (key, bits >> 63 != 0)
+        let generation = NonZeroU32::new((bits >> 32) as u32 & GENERATIONS).unwrap_or(NonZeroU32::MIN);
+        (Key { index: bits as u32, generation }, bits >> 63 != 0)
     }
 }
 
 struct Slot<T> {
-    generation: u32,
+    generation: NonZeroU32,
     value: Option<T>,
 }
 
@@ -42,7 +49,7 @@ impl<T> Slab<T> {
     pub(super) fn next_key(&self) -> Key {
         match self.free.last() {
             Some(&index) => Key { index, generation: self.slots[index as usize].generation },
-            None => Key { index: self.slots.len() as u32, generation: 0 },
+            None => Key { index: self.slots.len() as u32, generation: NonZeroU32::MIN },
         }
     }
 
@@ -50,7 +57,7 @@ impl<T> Slab<T> {
         let key = self.next_key();
         match self.free.pop() {
             Some(index) => self.slots[index as usize].value = Some(value),
-            None => self.slots.push(Slot { generation: 0, value: Some(value) }),
+            None => self.slots.push(Slot { generation: NonZeroU32::MIN, value: Some(value) }),
         }
         key
     }
@@ -67,7 +74,7 @@ impl<T> Slab<T> {
             return None;
         }
         let value = slot.value.take()?;
-        slot.generation = slot.generation.wrapping_add(1) & GENERATIONS;
+        slot.generation = next(slot.generation);
         self.free.push(key.index);
         Some(value)
     }

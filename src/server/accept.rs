@@ -187,7 +187,7 @@ impl Shared {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let left = |until: Instant| until.saturating_duration_since(Instant::now());
         loop {
-            asked.shake(self.options.handshake_timeout);
+            asked.shake(self.common.options.handshake_timeout);
             if let Some(client) = self.next_client()? {
                 return Ok(client);
             }
@@ -224,10 +224,10 @@ impl Shared {
     /// Would [`Shared::accept`] return at once? Takes clients in only where that shows it, which is with TLS.
     fn has_client(self: &Rc<Self>) -> bool {
         if let (Some(asked), Some(_)) = (&self.asked, &self.setup) {
-            asked.shake(self.options.handshake_timeout);
+            asked.shake(self.common.options.handshake_timeout);
             while asked.waiting() == 0 && !self.is_full() {
                 match self.take_in(asked) {
-                    Ok(true) => asked.shake(self.options.handshake_timeout),
+                    Ok(true) => asked.shake(self.common.options.handshake_timeout),
                     Ok(false) => break,
                     // Which is what it would return.
                     Err(_) => return true,
@@ -278,7 +278,7 @@ impl Shared {
             match listener.next() {
                 Ok(Some((fd, remote))) => {
                     if let Some(conn) = self.admit(fd, remote) {
-                        let deadline = Instant::now() + self.options.handshake_timeout;
+                        let deadline = Instant::now() + self.common.options.handshake_timeout;
                         if asked.shaking.borrow().len() > 2 * self.handshakes.get() {
                             asked.shaking();
                         }

@@ -2,8 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::unix::FileSettings;
 use super::{Obj, OnPublished, SERVERS, Server, Shared};
 use crate::address::{Address, Target, UnixName};
 use crate::conn::handler::{Disconnect, SharedDisconnect};
-use crate::conn::{Options, limit_setters};
+use crate::conn::{Common, Options, Roster, limit_setters};
 use crate::connect::note_listening;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -253,7 +254,8 @@ impl ServerBuilder {
         };
         let port = sockets.first().and_then(|listening| rustix::net::getsockname(&listening.fd).ok());
         let port = port.and_then(|local| endpoint(local).port()).unwrap_or(0);
-        let shared = Rc::new(Shared {
+        let (options, on_disconnect) = (self.options, self.on_disconnect);
+        let shared = Rc::new_cyclic(|me: &Weak<Shared>| Shared {
             engine: engine.clone(),
             address,
             listeners: RefCell::default(),
@@ -264,10 +266,9 @@ impl ServerBuilder {
             obj: RefCell::new(obj),
             connections: RefCell::default(),
             waiting: RefCell::default(),
-            next_id: Cell::new(0),
+            next_number: Cell::new(NonZeroU64::MIN),
             max_connections: self.max_connections,
-            options: Rc::new(self.options),
-            on_disconnect: self.on_disconnect,
+            common: Rc::new(Common { options, roster: Some(me.clone() as Weak<dyn Roster>), on_disconnect }),
             setup,
             handshakes: Cell::new(0),
             max_handshakes: self.max_handshakes,

@@ -1,8 +1,10 @@
 //! The connections of a server, the oldest first, in little memory.
 
+use std::num::NonZeroU64;
+
 /// Numbers only grow, so what is added goes to the end, and what has gone leaves a hole until there are many.
 pub(super) struct List<T> {
-    all: Vec<(u64, Option<T>)>,
+    all: Vec<(NonZeroU64, Option<T>)>,
     holes: usize,
 }
 
@@ -26,12 +28,12 @@ impl<T> List<T> {
     }
 
     /// The number is higher than any before.
-    pub(super) fn insert(&mut self, id: u64, entry: T) {
+    pub(super) fn insert(&mut self, id: NonZeroU64, entry: T) {
         debug_assert!(self.all.last().is_none_or(|(last, _)| *last < id));
         self.all.push((id, Some(entry)));
     }
 
-    pub(super) fn remove(&mut self, id: &u64) -> Option<T> {
+    pub(super) fn remove(&mut self, id: &NonZeroU64) -> Option<T> {
         let place = self.all.binary_search_by_key(id, |(id, _)| *id).ok()?;
         let entry = self.all[place].1.take()?;
         self.holes += 1;

@@ -16,14 +16,15 @@ mod unix;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use crate::address::{Address, Endpoint};
 use crate::avahi::{Publication, Published, Registration as Announcement, publish};
-use crate::conn::handler::{SharedDisconnect, call};
-use crate::conn::{Conn, Options, Roster};
+use crate::conn::handler::call;
+use crate::conn::{Common, Conn, Roster};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
@@ -110,10 +111,10 @@ struct Shared {
     asked: Option<Asked>,
     /// Those that `obj` has not seen yet, because it is on the stack.
     waiting: RefCell<VecDeque<Rc<Conn>>>,
-    next_id: Cell<u64>,
+    next_number: Cell<NonZeroU64>,
     max_connections: usize,
-    options: Rc<Options>,
-    on_disconnect: Option<SharedDisconnect>,
+    /// What its connections have in common.
+    common: Rc<Common>,
     setup: Option<Arc<ServerSetup>>,
     handshakes: Cell<usize>,
     max_handshakes: usize,
@@ -353,10 +354,10 @@ impl Shared {
             event.say(format_args!("{remote} has connected to {}", self.name()));
         }
         let transport = Transport::socket(fd, Some(&remote));
-        let options = self.options.clone();
-        transport.tune_accepted(&options.tuning);
+        let common = self.common.clone();
+        transport.tune_accepted(&common.options.tuning);
         let admitted = match &self.setup {
-            None => Conn::new(&self.engine, transport, options, Some(remote)).map(|conn| {
+            None => Conn::new(&self.engine, transport, common, Some(remote)).map(|conn| {
                 self.welcome(&conn);
                 None
             }),
@@ -369,7 +370,7 @@ impl Shared {
                     }
                 });
                 let started = Session::server(setup, &remote.to_string()).and_then(|session| {
-                    Conn::with_session(&self.engine, transport, options, Some(remote), session, shaken).map(Some)
+                    Conn::with_session(&self.engine, transport, common, Some(remote), session, shaken).map(Some)
                 });
                 if started.is_err() {
                     self.handshakes.set(self.handshakes.get() - 1);
@@ -410,15 +411,11 @@ impl Shared {
 
     /// Lists a connection, from now until its end.
     fn list(self: &Rc<Self>, conn: &Rc<Conn>, listed: impl FnOnce(&Socket) -> Listed) -> Socket {
-        let id = self.next_id.get();
-        self.next_id.set(id + 1);
-        let roster: Rc<dyn Roster> = self.clone();
-        conn.join_roster(Rc::downgrade(&roster), id);
+        let number = self.next_number.get();
+        self.next_number.set(number.saturating_add(1));
         let socket = Socket::from_conn(conn.clone());
-        if let Some(callback) = &self.on_disconnect {
-            socket.share_disconnect_cb(callback.clone());
-        }
-        self.connections.borrow_mut().insert(id, listed(&socket));
+        self.connections.borrow_mut().insert(number, listed(&socket));
+        conn.join_roster(number);
         socket
     }
 
@@ -494,8 +491,8 @@ impl Shared {
 }
 
 impl Roster for Shared {
-    fn leave(&self, id: u64) {
-        let gone = self.connections.borrow_mut().remove(&id);
+    fn leave(&self, number: NonZeroU64) {
+        let gone = self.connections.borrow_mut().remove(&number);
         drop(gone);
         self.room();
     }

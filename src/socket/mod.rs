@@ -17,7 +17,7 @@ use gio::prelude::*;
 
 use crate::address::{Address, Endpoint};
 use crate::conn::Conn;
-use crate::conn::handler::{Disconnect, OnDisconnect, Reader, SharedDisconnect, call};
+use crate::conn::handler::{Disconnect, Reader, call};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::tls::Session;
@@ -301,16 +301,12 @@ impl Socket {
     /// had been received and not handed over. Replaces the one before. A socket that ends because its last handle was
     /// dropped tells nobody.
     pub fn disconnect_cb(&self, callback: impl FnOnce(&Socket, Disconnect) + 'static) {
-        self.conn.set_on_disconnect(OnDisconnect::Own(Box::new(callback)));
+        self.conn.set_on_disconnect(Some(Box::new(callback)));
     }
 
     /// Takes the disconnect callback away. Then an error that ends the connection is logged.
     pub fn unset_disconnect_cb(&self) {
-        self.conn.set_on_disconnect(OnDisconnect::None);
-    }
-
-    pub(crate) fn share_disconnect_cb(&self, callback: SharedDisconnect) {
-        self.conn.set_on_disconnect(OnDisconnect::Shared(callback));
+        self.conn.set_on_disconnect(None);
     }
 
     // ---- receiving by asking ----
@@ -419,7 +415,7 @@ impl Socket {
 
     /// Changes the [read size](SocketBuilder::read_size) from now on.
     pub fn set_read_size(&self, bytes: usize) {
-        self.conn.change_options(|options| options.read_size = bytes);
+        self.conn.change_options(|options| options.read_size = bytes.max(1));
     }
 
     /// Changes the [linger time](SocketBuilder::linger) from now on.
