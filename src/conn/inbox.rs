@@ -105,6 +105,23 @@ impl Inbox {
         }
     }
 
+    /// Shows the next line, without its newline, and takes it.
+    #[inline]
+    pub(crate) fn read_line<R>(&mut self, limit: usize, read: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, TooLong> {
+        if let Some(batch) = self.batch.as_mut().filter(|_| self.carry.is_empty())
+            && let Some(length) = memchr::memchr(b'\n', &batch.bytes[batch.start..batch.end])
+            && length <= limit
+        {
+            let given = read(&batch.bytes[batch.start..batch.start + length]);
+            batch.start += length + 1;
+            if batch.start == batch.end {
+                self.batch = None;
+            }
+            return Ok(Some(given));
+        }
+        Ok(self.next_line(limit)?.map(|line| read(line.as_slice())))
+    }
+
     fn next_line_from_carry(&mut self, limit: usize) -> Result<Option<Piece>, TooLong> {
         if let Some(at) = memchr::memchr(b'\n', &self.carry[self.searched..]) {
             let length = self.searched + at;

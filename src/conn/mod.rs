@@ -14,6 +14,7 @@ mod io;
 mod lines;
 mod options;
 mod outbox;
+mod polling;
 mod pressure;
 mod reading;
 mod secure;
@@ -382,6 +383,9 @@ impl Conn {
 impl Handler for Conn {
     fn ready(self: Rc<Self>, _engine: &Rc<Engine>, ready: Ready) -> Next {
         if ready != Ready::READ || !self.expects_a_message() {
+            if ready == Ready::READ && self.wake_reader() {
+                return Next::Idle;
+            }
             return self.serve_all(ready, 0, None);
         }
         let mut held = None;

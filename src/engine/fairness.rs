@@ -85,6 +85,8 @@ pub(super) struct Budget {
     guard: Cell<i64>,
     /// Since when futures have been at work, between two turns of the loop. 0: they have not.
     futures: Cell<i64>,
+    /// Units of their work before the clock is read again.
+    futures_left: Cell<u32>,
 }
 
 /// What is put back when a nested dispatch ends.
@@ -102,6 +104,7 @@ impl Budget {
             stride: Cell::new(1),
             guard: Cell::new(0),
             futures: Cell::new(0),
+            futures_left: Cell::new(0),
         }
     }
 
@@ -150,10 +153,28 @@ impl Budget {
         now - self.futures.get() < self.credit.get()
     }
 
+    /// May they go on without a look at the clock? Not at the beginning of a turn.
+    #[inline]
+    pub(super) fn futures_in_stride(&self) -> bool {
+        self.futures_left.get() > 0
+    }
+
+    /// They may go on. The clock need not be read again for a while.
+    pub(super) fn start_futures_stride(&self) {
+        self.futures_left.set(STRIDE);
+    }
+
+    /// They have done so many units of work.
+    #[inline]
+    pub(super) fn futures_worked(&self, units: u32) {
+        self.futures_left.set(self.futures_left.get().saturating_sub(units));
+    }
+
     /// The loop begins another turn: charges what futures took in the last one.
     #[inline]
     pub(super) fn charge_futures(&self) -> bool {
         let started = self.futures.take();
+        self.futures_left.set(0);
         if started == 0 {
             return false;
         }

@@ -116,11 +116,10 @@ impl Socket {
 }
 
 fn next_line(inbox: &mut Inbox, limit: usize) -> std::result::Result<Option<String>, TooLong> {
-    let line = inbox.next_line(limit)?;
-    Ok(line.map(|line| {
-        String::from_utf8(line.into_vec())
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
-    }))
+    inbox.read_line(limit, |line| match std::str::from_utf8(line) {
+        Ok(text) => text.to_owned(),
+        Err(_) => String::from_utf8_lossy(line).into_owned(),
+    })
 }
 
 /// Waits in line for input.
