@@ -78,11 +78,13 @@ pub fn raw_blocking() -> Result<()> {
 pub fn run(bench: &mut Bench) -> Result<()> {
     let time = bench.time;
     let ours = [Kind::Network, Kind::Fgloop];
-    for connections in [1, 16, 256] {
-        let mut sides = sides_of(&[Kind::Raw, Kind::Tokio], "echo", None, connections)?;
-        sides.extend(sides_of(&ours, "await", None, connections)?);
-        let outcome = bench.measure(&mut sides, |_, load| Ok(load.echo_for(time, false)? as f64))?;
-        bench.add(outcome.row(format!("futures: echo, {connections} conn."), [Goal::not_above(Kind::Tokio)]));
+    for (task, how) in [("await", "a task each"), ("await-one", "one task")] {
+        for connections in [1, 16, 256] {
+            let mut sides = sides_of(&[Kind::Raw, Kind::Tokio], "echo", None, connections)?;
+            sides.extend(sides_of(&ours, task, None, connections)?);
+            let outcome = bench.measure(&mut sides, |_, load| Ok(load.echo_for(time, false)? as f64))?;
+            bench.add(outcome.row(format!("futures: echo, {connections} conn., {how}"), [Goal::not_above(Kind::Tokio)]));
+        }
     }
     let lines = chunk(true);
     let mut sides = sides_of(&[Kind::Raw, Kind::Tokio], "replies", None, 1)?;

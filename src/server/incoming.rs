@@ -109,6 +109,10 @@ impl Stream for Incoming {
 
 impl Shared {
     fn poll_client(self: &Rc<Self>, context: &Context<'_>) -> Poll<Result<Socket>> {
+        if self.still_waits(context.waker()) {
+            // A task that does other things besides. The system need not be asked each time.
+            return Poll::Pending;
+        }
         let client = match &self.asked {
             Some(asked) if self.makes_way(&asked.turn) => Ok(None),
             _ => self.next_client(),
