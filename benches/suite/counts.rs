@@ -99,8 +99,10 @@ pub fn of_an_echo() -> Result<()> {
         }
         Ok(bytes / LINE as u64)
     };
-    let count = per_operation(Kind::Network, "await-replies", 1, (10, 50), &tool, &replies, &total)?;
-    println!("lines {:.0}", count.ok_or("no such server")?);
+    for (name, task) in [("lines", "await-replies"), ("lent-lines", "await-lent-replies")] {
+        let count = per_operation(Kind::Network, task, 1, (10, 50), &tool, &replies, &total)?;
+        println!("{name} {:.0}", count.ok_or("no such server")?);
+    }
     let _ = std::fs::remove_file(&file);
     Ok(())
 }

@@ -25,6 +25,14 @@ pub async fn awaiting(task: String, socket: Socket) -> network::Result {
         }
         return Ok(());
     }
+    if task == "await-lent-replies" {
+        let mut lines = socket.lines();
+        while let Some(line) = lines.next_str().await {
+            black_box(line?);
+            socket.send_future(REPLY).await?;
+        }
+        return Ok(());
+    }
     loop {
         let data = socket.recv_future(CHUNK).await?;
         socket.send_future(data).await?;
@@ -87,11 +95,14 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         }
     }
     let lines = chunk(true);
-    let mut sides = sides_of(&[Kind::Raw, Kind::Tokio], "replies", None, 1)?;
-    sides.extend(sides_of(&ours, "await-replies", None, 1)?);
-    let outcome =
-        bench.measure(&mut sides, |_, load| Ok(repeat(time, || load.send_lines(&lines))? as f64 / LINE as f64))?;
-    bench.add(outcome.row("futures: line of 80 B in, a reply each", [Goal::not_above(Kind::Tokio)]));
+    for (task, how) in [("await-replies", "String"), ("await-lent-replies", "&str")] {
+        let mut sides = sides_of(&[Kind::Raw, Kind::Tokio], "replies", None, 1)?;
+        sides.extend(sides_of(&ours, task, None, 1)?);
+        let outcome =
+            bench.measure(&mut sides, |_, load| Ok(repeat(time, || load.send_lines(&lines))? as f64 / LINE as f64))?;
+        let name = format!("futures: line of 80 B in as {how}, a reply each");
+        bench.add(outcome.row(name, [Goal::not_above(Kind::Tokio)]));
+    }
 
     let mut sides = sides_of(&[Kind::Raw, Kind::Network, Kind::Python], "blocking", None, 1)?;
     let outcome = bench.measure(&mut sides, |_, load| Ok(load.echo_for(time, false)? as f64))?;

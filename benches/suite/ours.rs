@@ -85,7 +85,7 @@ pub fn listen(address: &str, task: &str, count: impl Fn(usize) + Clone + 'static
                 black_box(line);
                 socket.send(REPLY)
             }),
-            "await" | "await-replies" => {
+            "await" | "await-replies" | "await-lent-replies" => {
                 drop(glib::spawn_future_local(faces::awaiting(task.clone(), socket)));
             }
             _ => socket.read(|socket, data| socket.send(data)),

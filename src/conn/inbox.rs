@@ -18,6 +18,8 @@ pub(crate) struct Inbox {
     batch: Option<Batch>,
     /// All bytes that there have ever been, round and round.
     pushed: usize,
+    /// How often bytes were put back.
+    put_back: u32,
 }
 
 struct Batch {
@@ -49,8 +51,23 @@ impl Piece {
 }
 
 /// A place in the stream of bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mark(usize);
+
+/// What comes next: as long as that is the same, so are the bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Front {
+    mark: usize,
+    put_back: u32,
+}
+
+impl Front {
+    /// After so many bytes more were taken.
+    #[inline]
+    pub(super) fn after(self, count: usize) -> Front {
+        Front { mark: self.mark.wrapping_add(count), ..self }
+    }
+}
 
 /// A line is longer than the limit.
 #[derive(Debug, PartialEq, Eq)]
@@ -183,6 +200,29 @@ impl Inbox {
         }
     }
 
+    /// The batch, and which it is, if nothing was carried over from before it.
+    #[inline]
+    pub(super) fn front(&self) -> Option<(&[u8], Front)> {
+        let batch = self.batch.as_ref().filter(|_| self.carry.is_empty())?;
+        let mark = self.pushed.wrapping_sub(batch.end - batch.start);
+        Some((&batch.bytes[batch.start..batch.end], Front { mark, put_back: self.put_back }))
+    }
+
+    /// Takes so many bytes, if this is still what comes next. False if it is not.
+    #[inline]
+    pub(super) fn take_front(&mut self, front: Front, count: usize) -> bool {
+        if !self.front().is_some_and(|(bytes, is)| is == front && count <= bytes.len()) {
+            return false;
+        }
+        if let Some(batch) = &mut self.batch {
+            batch.start += count;
+            if batch.start == batch.end {
+                self.batch = None;
+            }
+        }
+        true
+    }
+
     /// Up to `max` bytes, as they come.
     #[inline]
     pub(crate) fn next_chunk(&mut self, max: usize) -> Option<Piece> {
@@ -267,6 +307,7 @@ impl Inbox {
     /// Puts bytes back before all others.
     pub(crate) fn push_front(&mut self, bytes: &[u8]) {
         self.searched = 0;
+        self.put_back = self.put_back.wrapping_add(1);
         self.carry.splice(..0, bytes.iter().copied());
     }
 

@@ -3,6 +3,8 @@
 
 use std::ops::{Index, Range};
 
+use super::handler::with_text;
+use super::inbox::{Front, Inbox, TooLong};
 use super::io::LazyIo;
 
 /// So many bytes are looked at in one go. A callback may set another reader after each line, and then the rest is looked
@@ -35,6 +37,92 @@ where
             from = at + 1;
         }
         range.start += from;
+    }
+}
+
+/// Lines for one who awaits them: text is checked to be text, and copied, many lines at a time. The lines stay in the inbox
+/// until each is handed out, so that nothing is lost with this, and if somebody else takes bytes meanwhile, that is noticed.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    text: String,
+    /// What of the text is not handed out yet, from `at` on, which is what comes next in the inbox.
+    at: usize,
+    front: Front,
+}
+
+impl Window {
+    /// The next line, as [`Inbox::next_line`] gives it.
+    #[inline]
+    pub(crate) fn next(&mut self, inbox: &mut Inbox, limit: usize) -> Result<Option<String>, TooLong> {
+        match self.cut(inbox, limit) {
+            Some(line) => Ok(Some(self.text[line].to_owned())),
+            None => inbox.read_line(limit, |line| match std::str::from_utf8(line) {
+                Ok(text) => text.to_owned(),
+                Err(_) => String::from_utf8_lossy(line).into_owned(),
+            }),
+        }
+    }
+
+    /// The same, to be had by [`Window::text`].
+    #[inline]
+    pub(crate) fn lend(&mut self, inbox: &mut Inbox, limit: usize) -> Result<Option<Range<usize>>, TooLong> {
+        match self.cut(inbox, limit) {
+            Some(line) => Ok(Some(line)),
+            None => inbox.read_line(limit, |line| {
+                self.text.clear();
+                with_text(line, |line| self.text.push_str(line));
+                self.at = self.text.len();
+                0..self.at
+            }),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn text(&self, line: Range<usize>) -> &str {
+        &self.text[line]
+    }
+
+    /// Nobody has lines just now: lets go of the memory.
+    pub(crate) fn clear(&mut self) {
+        if self.text.capacity() > 0 {
+            *self = Window::default();
+        }
+    }
+
+    /// The next line, if it is one of many.
+    #[inline]
+    fn cut(&mut self, inbox: &mut Inbox, limit: usize) -> Option<Range<usize>> {
+        self.cut_here(inbox, limit).or_else(|| {
+            self.fill(inbox);
+            self.cut_here(inbox, limit)
+        })
+    }
+
+    #[inline]
+    fn cut_here(&mut self, inbox: &mut Inbox, limit: usize) -> Option<Range<usize>> {
+        let length = memchr::memchr(b'\n', &self.text.as_bytes()[self.at..])?;
+        if length > limit || !inbox.take_front(self.front, length + 1) {
+            return None;
+        }
+        self.front = self.front.after(length + 1);
+        let line = self.at..self.at + length;
+        self.at = line.end + 1;
+        Some(line)
+    }
+
+    #[inline(never)]
+    fn fill(&mut self, inbox: &Inbox) {
+        self.text.clear();
+        self.at = 0;
+        let Some((bytes, front)) = inbox.front() else { return };
+        let bytes = &bytes[..bytes.len().min(WINDOW)];
+        // For a single one it is not worth it.
+        if memchr::memchr(b'\n', bytes).is_some_and(|first| first + 1 < bytes.len())
+            && let Some(text) = str::whole_lines(bytes)
+        {
+            self.text.push_str(text);
+            self.front = front;
+        }
     }
 }
 

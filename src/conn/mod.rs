@@ -39,6 +39,7 @@ use handler::{OnDrain, OnEnd, OwnDisconnect, Reader, Reason, SharedDisconnect};
 pub(crate) use inbox::check_lines;
 pub(crate) use inbox::{Inbox, Mark, Piece, TooLong};
 use io::LazyIo;
+pub(crate) use lines::Window;
 pub(crate) use options::{Options, limit_setters};
 
 /// Who lists connections, each under a number.

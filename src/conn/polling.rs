@@ -13,7 +13,7 @@ use crate::engine::{READ_BUFFER, Ready, main_depth};
 use crate::error::{Error, Result};
 
 /// What a call of the system counts as work, of which a line is one unit.
-const CALL: u32 = 4;
+const CALL: u32 = 8;
 
 impl Conn {
     // ---- input ----

@@ -192,7 +192,7 @@ impl Waiting {
             let started = *self.started.get_or_insert(now);
             let has_credit = engine.futures_have_credit(now) || self.granted;
             if has_credit && now - started < SLICE {
-                engine.start_futures_stride();
+                engine.start_futures_stride(now);
                 return false;
             }
         }

@@ -39,8 +39,8 @@ impl Engine {
         self.fairness.futures_in_stride()
     }
 
-    pub(crate) fn start_futures_stride(&self) {
-        self.fairness.start_futures_stride();
+    pub(crate) fn start_futures_stride(&self, now: i64) {
+        self.fairness.start_futures_stride(now);
     }
 
     #[inline]

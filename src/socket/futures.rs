@@ -10,7 +10,7 @@ use futures_io::{AsyncRead, AsyncWrite};
 
 use super::Socket;
 use crate::conn::waiting::{For, Place};
-use crate::conn::{Conn, Inbox, Piece, TooLong};
+use crate::conn::{Conn, Inbox, Piece, TooLong, Window};
 use crate::error::{Error, Result};
 
 /// The most that is taken at a time of what has come.
@@ -106,7 +106,7 @@ impl Socket {
     /// # }
     /// ```
     pub fn lines(&self) -> Lines {
-        Lines { socket: self.clone(), ended: false }
+        Lines { socket: self.clone(), ended: false, window: Window::default() }
     }
 
     /// What comes, in pieces of up to `max` bytes, as [`recv_future`](Socket::recv_future) gives them. Does not block.
@@ -200,6 +200,7 @@ fn item<R>(received: Result<R>, ended: &mut bool) -> Option<Result<R>> {
 pub struct Lines {
     socket: Socket,
     ended: bool,
+    window: Window,
 }
 
 impl Lines {
@@ -207,17 +208,49 @@ impl Lines {
     pub async fn next(&mut self) -> Option<Result<String>> {
         poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
+
+    /// Waits for the next line and lends it, until the next one is asked for. Where lines come fast, that takes half the
+    /// time: none of them gets memory of its own. `None` at the end. To drop the future loses nothing.
+    ///
+    /// ```
+    /// # async fn add(socket: network::Socket) -> network::Result<u64> {
+    /// let mut lines = socket.lines();
+    /// let mut sum = 0;
+    /// while let Some(line) = lines.next_str().await {
+    ///     sum += line?.parse::<u64>().map_err(network::Error::other)?;
+    /// }
+    /// # Ok(sum)
+    /// # }
+    /// ```
+    pub async fn next_str(&mut self) -> Option<Result<&str>> {
+        let line = poll_fn(|context| self.poll_line(context, Window::lend)).await?;
+        Some(line.map(|line| self.window.text(line)))
+    }
+
+    #[inline]
+    fn poll_line<R>(
+        &mut self,
+        context: &Context<'_>,
+        take: impl Fn(&mut Window, &mut Inbox, usize) -> std::result::Result<Option<R>, TooLong>,
+    ) -> Poll<Option<Result<R>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let window = &mut self.window;
+        let take = |inbox: &mut Inbox, limit: usize| take(window, inbox, limit);
+        let line = self.socket.conn.poll_take(context, &mut Place::beside(), CHUNK, take);
+        if line.is_pending() {
+            self.window.clear();
+        }
+        line.map(|line| item(line, &mut self.ended))
+    }
 }
 
 impl Stream for Lines {
     type Item = Result<String>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<String>>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let line = self.socket.conn.poll_take(context, &mut Place::beside(), CHUNK, next_line);
-        line.map(|line| item(line, &mut self.ended))
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<String>>> {
+        self.get_mut().poll_line(context, Window::next)
     }
 }
 
