@@ -91,7 +91,8 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             let mut sides = sides_of(&[Kind::Raw, Kind::Tokio], "echo", None, connections)?;
             sides.extend(sides_of(&ours, task, None, connections)?);
             let outcome = bench.measure(&mut sides, |_, load| Ok(load.echo_for(time, false)? as f64))?;
-            bench.add(outcome.row(format!("futures: echo, {connections} conn., {how}"), [Goal::not_above(Kind::Tokio)]));
+            bench
+                .add(outcome.row(format!("futures: echo, {connections} conn., {how}"), [Goal::not_above(Kind::Tokio)]));
         }
     }
     let lines = chunk(true);

@@ -142,6 +142,9 @@ impl Inbox {
     fn next_line_from_carry(&mut self, limit: usize) -> Result<Option<Piece>, TooLong> {
         if let Some(at) = memchr::memchr(b'\n', &self.carry[self.searched..]) {
             let length = self.searched + at;
+            if length > limit {
+                return Err(TooLong);
+            }
             if length + 1 < self.carry.len() {
                 // More than one line has been carried over.
                 self.unite();
@@ -150,7 +153,7 @@ impl Inbox {
             self.searched = 0;
             let mut line = std::mem::take(&mut self.carry);
             line.truncate(length);
-            return if length > limit { Err(TooLong) } else { Ok(Some(Piece::Owned(line))) };
+            return Ok(Some(Piece::Owned(line)));
         }
         self.searched = self.carry.len();
         let Some(batch) = &mut self.batch else {

@@ -45,41 +45,43 @@ where
 #[derive(Debug, Default)]
 pub(crate) struct Window {
     text: String,
-    /// What of the text is not handed out yet, from `at` on, which is what comes next in the inbox.
+    /// Where its newlines are: at most [`WINDOW`].
+    ends: Vec<u16>,
+    /// So many lines were handed out, and so many bytes. What is left is what comes next in the inbox.
+    lines: usize,
     at: usize,
     front: Front,
+    /// Where the last one that was cut lies in the text.
+    start: usize,
+    end: usize,
 }
 
 impl Window {
     /// The next line, as [`Inbox::next_line`] gives it.
     #[inline]
     pub(crate) fn next(&mut self, inbox: &mut Inbox, limit: usize) -> Result<Option<String>, TooLong> {
-        match self.cut(inbox, limit) {
-            Some(line) => Ok(Some(self.text[line].to_owned())),
-            None => inbox.read_line(limit, |line| match std::str::from_utf8(line) {
-                Ok(text) => text.to_owned(),
-                Err(_) => String::from_utf8_lossy(line).into_owned(),
-            }),
+        if self.cut(inbox, limit) {
+            return Ok(Some(self.lent().to_owned()));
         }
+        inbox.read_line(limit, |line| with_text(line, str::to_owned))
     }
 
-    /// The same, to be had by [`Window::text`].
+    /// The same, to be had by [`Window::lent`].
     #[inline]
-    pub(crate) fn lend(&mut self, inbox: &mut Inbox, limit: usize) -> Result<Option<Range<usize>>, TooLong> {
-        match self.cut(inbox, limit) {
-            Some(line) => Ok(Some(line)),
-            None => inbox.read_line(limit, |line| {
-                self.text.clear();
-                with_text(line, |line| self.text.push_str(line));
-                self.at = self.text.len();
-                0..self.at
-            }),
+    pub(crate) fn lend(&mut self, inbox: &mut Inbox, limit: usize) -> Result<Option<()>, TooLong> {
+        if self.cut(inbox, limit) {
+            return Ok(Some(()));
         }
+        inbox.read_line(limit, |line| {
+            self.empty();
+            with_text(line, |line| self.text.push_str(line));
+            (self.start, self.end) = (0, self.text.len());
+        })
     }
 
     #[inline]
-    pub(crate) fn text(&self, line: Range<usize>) -> &str {
-        &self.text[line]
+    pub(crate) fn lent(&self) -> &str {
+        &self.text[self.start..self.end]
     }
 
     /// Nobody has lines just now: lets go of the memory.
@@ -89,31 +91,42 @@ impl Window {
         }
     }
 
-    /// The next line, if it is one of many.
+    /// Takes the next line, if it is one of many.
     #[inline]
-    fn cut(&mut self, inbox: &mut Inbox, limit: usize) -> Option<Range<usize>> {
-        self.cut_here(inbox, limit).or_else(|| {
-            self.fill(inbox);
-            self.cut_here(inbox, limit)
-        })
+    fn cut(&mut self, inbox: &mut Inbox, limit: usize) -> bool {
+        if self.cut_here(inbox, limit) {
+            return true;
+        }
+        self.fill(inbox);
+        self.cut_here(inbox, limit)
     }
 
     #[inline]
-    fn cut_here(&mut self, inbox: &mut Inbox, limit: usize) -> Option<Range<usize>> {
-        let length = memchr::memchr(b'\n', &self.text.as_bytes()[self.at..])?;
+    fn cut_here(&mut self, inbox: &mut Inbox, limit: usize) -> bool {
+        let Some(&end) = self.ends.get(self.lines) else { return false };
+        let (start, end) = (self.at, usize::from(end));
+        let length = end - start;
         if length > limit || !inbox.take_front(self.front, length + 1) {
-            return None;
+            return false;
         }
         self.front = self.front.after(length + 1);
-        let line = self.at..self.at + length;
-        self.at = line.end + 1;
-        Some(line)
+        self.lines += 1;
+        self.at = end + 1;
+        self.start = start;
+        self.end = end;
+        true
+    }
+
+    fn empty(&mut self) {
+        self.text.clear();
+        self.ends.clear();
+        self.lines = 0;
+        self.at = 0;
     }
 
     #[inline(never)]
     fn fill(&mut self, inbox: &Inbox) {
-        self.text.clear();
-        self.at = 0;
+        self.empty();
         let Some((bytes, front)) = inbox.front() else { return };
         let bytes = &bytes[..bytes.len().min(WINDOW)];
         // For a single one it is not worth it.
@@ -121,6 +134,7 @@ impl Window {
             && let Some(text) = str::whole_lines(bytes)
         {
             self.text.push_str(text);
+            self.ends.extend(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at as u16));
             self.front = front;
         }
     }

@@ -56,7 +56,7 @@ impl Conn {
         mut take: impl FnMut(&mut Inbox, usize) -> std::result::Result<Option<R>, TooLong>,
     ) -> Poll<Result<R>> {
         match self.take_at_once(&mut take) {
-            Some(taken) => Poll::Ready(taken),
+            Some(taken) => Poll::Ready(Ok(taken)),
             None => self.read_and_take(context, place, max, take),
         }
     }
@@ -64,10 +64,10 @@ impl Conn {
     /// The way of most lines: they have come already, nobody else waits for them, and neither the end nor a look at the
     /// clock is due. `None` if there is more to it.
     #[inline]
-    fn take_at_once<R>(
+    pub(crate) fn take_at_once<R>(
         &self,
         take: &mut impl FnMut(&mut Inbox, usize) -> std::result::Result<Option<R>, TooLong>,
-    ) -> Option<Result<R>> {
+    ) -> Option<R> {
         if self.flags.has(Flag::NOT_JUST_TAKEN)
             || self.sticky.get().has(Ready::HANGUP | Ready::ERROR)
             || !self.engine.futures_in_stride()
@@ -80,13 +80,9 @@ impl Conn {
             return None;
         }
         let limit = self.options(|options| options.line_limit);
-        let taken = take(&mut io.inbox, limit);
-        drop(io);
+        let taken = take(&mut io.inbox, limit).ok().flatten()?;
         self.engine.futures_worked(1);
-        match taken {
-            Ok(taken) => taken.map(Ok),
-            Err(TooLong) => Some(Err(self.refuse_line(limit))),
-        }
+        Some(taken)
     }
 
     #[inline(never)]
@@ -193,7 +189,7 @@ impl Conn {
     /// The way of most messages: queued until the loop sleeps. False if there is more to it; nothing is queued then.
     #[inline]
     fn send_at_once(&self, bytes: &[u8]) -> bool {
-        let queued = !self.flags.has(Flag::FULL)
+        let queued = !self.flags.has(Flag::FULL | Flag::NOT_JUST_QUEUED)
             && self.engine.futures_in_stride()
             && !self.awaits_room()
             && self.gathers()

@@ -9,6 +9,7 @@ use futures_core::Stream;
 use futures_io::{AsyncRead, AsyncWrite};
 
 use super::Socket;
+use crate::conn::handler::with_text;
 use crate::conn::waiting::{For, Place};
 use crate::conn::{Conn, Inbox, Piece, TooLong, Window};
 use crate::error::{Error, Result};
@@ -116,10 +117,7 @@ impl Socket {
 }
 
 fn next_line(inbox: &mut Inbox, limit: usize) -> std::result::Result<Option<String>, TooLong> {
-    inbox.read_line(limit, |line| match std::str::from_utf8(line) {
-        Ok(text) => text.to_owned(),
-        Err(_) => String::from_utf8_lossy(line).into_owned(),
-    })
+    inbox.read_line(limit, |line| with_text(line, str::to_owned))
 }
 
 /// Waits in line for input.
@@ -222,9 +220,8 @@ impl Lines {
     /// # Ok(sum)
     /// # }
     /// ```
-    pub async fn next_str(&mut self) -> Option<Result<&str>> {
-        let line = poll_fn(|context| self.poll_line(context, Window::lend)).await?;
-        Some(line.map(|line| self.window.text(line)))
+    pub fn next_str(&mut self) -> impl Future<Output = Option<Result<&str>>> {
+        Lending(Some(self))
     }
 
     #[inline]
@@ -236,13 +233,47 @@ impl Lines {
         if self.ended {
             return Poll::Ready(None);
         }
-        let window = &mut self.window;
+        let Lines { socket, window, .. } = self;
+        if let Some(line) = socket.conn.take_at_once(&mut |inbox, limit| take(window, inbox, limit)) {
+            return Poll::Ready(Some(Ok(line)));
+        }
+        self.wait_for_line(context, take)
+    }
+
+    #[inline(never)]
+    fn wait_for_line<R>(
+        &mut self,
+        context: &Context<'_>,
+        take: impl Fn(&mut Window, &mut Inbox, usize) -> std::result::Result<Option<R>, TooLong>,
+    ) -> Poll<Option<Result<R>>> {
+        let Lines { socket, window, .. } = self;
         let take = |inbox: &mut Inbox, limit: usize| take(window, inbox, limit);
-        let line = self.socket.conn.poll_take(context, &mut Place::beside(), CHUNK, take);
+        let line = socket.conn.poll_take(context, &mut Place::beside(), CHUNK, take);
         if line.is_pending() {
             self.window.clear();
         }
         line.map(|line| item(line, &mut self.ended))
+    }
+}
+
+/// Waits for a line that is lent.
+struct Lending<'a>(Option<&'a mut Lines>);
+
+impl<'a> Future for Lending<'a> {
+    type Output = Option<Result<&'a str>>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(lines) = self.0.take() else { return Poll::Ready(None) };
+        match lines.poll_line(context, Window::lend) {
+            Poll::Ready(Some(Ok(()))) => Poll::Ready(Some(Ok(lines.window.lent()))),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => {
+                self.0 = Some(lines);
+                Poll::Pending
+            }
+        }
     }
 }
 
