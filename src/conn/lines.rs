@@ -57,18 +57,10 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// The next line, as [`Inbox::next_line`] gives it.
+    /// Takes the next line, as [`Inbox::next_line`] gives it. It is to be had by [`Window::lent`] or [`Window::own`]: a result
+    /// of some words that is handed through several calls costs as much as all the rest.
     #[inline]
-    pub(crate) fn next(&mut self, inbox: &mut Inbox, limit: usize) -> Result<Option<String>, TooLong> {
-        if self.cut(inbox, limit) {
-            return Ok(Some(self.lent().to_owned()));
-        }
-        inbox.read_line(limit, |line| with_text(line, str::to_owned))
-    }
-
-    /// The same, to be had by [`Window::lent`].
-    #[inline]
-    pub(crate) fn lend(&mut self, inbox: &mut Inbox, limit: usize) -> Result<Option<()>, TooLong> {
+    pub(crate) fn next(&mut self, inbox: &mut Inbox, limit: usize) -> Result<Option<()>, TooLong> {
         if self.cut(inbox, limit) {
             return Ok(Some(()));
         }
@@ -82,6 +74,12 @@ impl Window {
     #[inline]
     pub(crate) fn lent(&self) -> &str {
         &self.text[self.start..self.end]
+    }
+
+    #[inline]
+    pub(crate) fn own(&mut self) -> String {
+        // A single line is there by itself.
+        if self.ends.is_empty() { std::mem::take(&mut self.text) } else { self.lent().to_owned() }
     }
 
     /// Nobody has lines just now: lets go of the memory.

@@ -203,11 +203,11 @@ pub struct Lines {
 
 impl Lines {
     /// Waits for the next line. `None` at the end. To drop the future loses nothing.
-    pub async fn next(&mut self) -> Option<Result<String>> {
-        poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    pub fn next(&mut self) -> impl Future<Output = Option<Result<String>>> {
+        poll_fn(|context| Pin::new(&mut *self).poll_next(context))
     }
 
-    /// Waits for the next line and lends it, until the next one is asked for. Where lines come fast, that takes half the
+    /// Waits for the next line and lends it, until the next one is asked for. Where lines come fast that takes a third less
     /// time: none of them gets memory of its own. `None` at the end. To drop the future loses nothing.
     ///
     /// ```
@@ -224,30 +224,23 @@ impl Lines {
         Lending(Some(self))
     }
 
+    /// A line is in the window then.
     #[inline]
-    fn poll_line<R>(
-        &mut self,
-        context: &Context<'_>,
-        take: impl Fn(&mut Window, &mut Inbox, usize) -> std::result::Result<Option<R>, TooLong>,
-    ) -> Poll<Option<Result<R>>> {
+    fn poll_line(&mut self, context: &Context<'_>) -> Poll<Option<Result>> {
         if self.ended {
             return Poll::Ready(None);
         }
         let Lines { socket, window, .. } = self;
-        if let Some(line) = socket.conn.take_at_once(&mut |inbox, limit| take(window, inbox, limit)) {
-            return Poll::Ready(Some(Ok(line)));
+        match socket.conn.take_at_once(&mut |inbox, limit| window.next(inbox, limit)) {
+            Some(()) => Poll::Ready(Some(Ok(()))),
+            None => self.wait_for_line(context),
         }
-        self.wait_for_line(context, take)
     }
 
     #[inline(never)]
-    fn wait_for_line<R>(
-        &mut self,
-        context: &Context<'_>,
-        take: impl Fn(&mut Window, &mut Inbox, usize) -> std::result::Result<Option<R>, TooLong>,
-    ) -> Poll<Option<Result<R>>> {
+    fn wait_for_line(&mut self, context: &Context<'_>) -> Poll<Option<Result>> {
         let Lines { socket, window, .. } = self;
-        let take = |inbox: &mut Inbox, limit: usize| take(window, inbox, limit);
+        let take = |inbox: &mut Inbox, limit: usize| window.next(inbox, limit);
         let line = socket.conn.poll_take(context, &mut Place::beside(), CHUNK, take);
         if line.is_pending() {
             self.window.clear();
@@ -265,7 +258,7 @@ impl<'a> Future for Lending<'a> {
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(lines) = self.0.take() else { return Poll::Ready(None) };
-        match lines.poll_line(context, Window::lend) {
+        match lines.poll_line(context) {
             Poll::Ready(Some(Ok(()))) => Poll::Ready(Some(Ok(lines.window.lent()))),
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
             Poll::Ready(None) => Poll::Ready(None),
@@ -280,8 +273,15 @@ impl<'a> Future for Lending<'a> {
 impl Stream for Lines {
     type Item = Result<String>;
 
+    #[inline]
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<String>>> {
-        self.get_mut().poll_line(context, Window::next)
+        let lines = self.get_mut();
+        match lines.poll_line(context) {
+            Poll::Ready(Some(Ok(()))) => Poll::Ready(Some(Ok(lines.window.own()))),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 
@@ -296,8 +296,8 @@ pub struct Chunks {
 
 impl Chunks {
     /// Waits for the next piece. `None` at the end. To drop the future loses nothing.
-    pub async fn next(&mut self) -> Option<Result<Vec<u8>>> {
-        poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    pub fn next(&mut self) -> impl Future<Output = Option<Result<Vec<u8>>>> {
+        poll_fn(|context| Pin::new(&mut *self).poll_next(context))
     }
 }
 
