@@ -77,7 +77,8 @@ fn instructions(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// For `tests/instructions.rs`: those of an echo with 64 connections, of the bare loop and of this library.
+/// For `tests/instructions.rs`: those of an echo with 64 connections, of the bare loop and of this library, and of what is done
+/// by futures.
 pub fn of_an_echo() -> Result<()> {
     let file = temporary("callgrind");
     let out = format!("--callgrind-out-file={}", file.display());

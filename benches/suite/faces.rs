@@ -46,10 +46,11 @@ pub fn await_as_one(address: &str) -> Result<u16> {
     }
     let server = network::Server::builder().tls(false).address("127.0.0.1").backlog(BACKLOG).bind(0)?;
     let port = server.port();
-    drop(glib::spawn_future_local(async move {
-        let clients = server.incoming().filter_map(|socket| std::future::ready(socket.ok()));
-        clients.for_each_concurrent(None, |socket| async { drop(awaiting("await".into(), socket).await) }).await;
-    }));
+    drop(glib::spawn_future_local(server.incoming().for_each_concurrent(None, async |client| {
+        if let Ok(socket) = client {
+            drop(awaiting("await".into(), socket).await);
+        }
+    })));
     Ok(port)
 }
 

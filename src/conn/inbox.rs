@@ -424,6 +424,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_line_over_a_new_limit_stays_where_it_was_carried() {
+        let mut inbox = Inbox::default();
+        feed(&mut inbox, b"abcdef\n");
+        inbox.settle();
+        for _ in 0..2 {
+            assert!(inbox.next_line(3).is_err());
+        }
+        assert_eq!(inbox.take_all(), b"abcdef\n");
+    }
+
     /// Feeds the bytes in two parts; the lines that come out, and whether one was too long.
     fn lines_of(bytes: &[u8], split: usize, limit: usize) -> (Vec<String>, bool) {
         let mut inbox = Inbox::default();

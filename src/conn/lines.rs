@@ -172,6 +172,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::conn::Piece;
 
     /// Lines with all kinds of bytes, some longer than the window.
     fn batch() -> impl Strategy<Value = Vec<u8>> {
@@ -212,6 +213,46 @@ mod tests {
         fn every_byte_is_seen_once_and_in_order(bytes in batch(), taking in 1usize..5) {
             prop_assert_eq!(deliver::<[u8]>(&bytes, taking).concat(), bytes.clone());
             prop_assert_eq!(deliver::<str>(&bytes, taking).concat(), bytes);
+        }
+    }
+
+    /// The same by a window, with bytes taken, put back, and carried over in between.
+    fn await_lines(pieces: &[Vec<u8>], what: usize) -> Vec<Vec<u8>> {
+        let (mut inbox, mut window) = (Inbox::default(), Window::default());
+        let mut seen: Vec<Vec<u8>> = Vec::new();
+        let mut count = 0;
+        for piece in pieces {
+            inbox.push_batch(Rc::new(piece.clone()), piece.len());
+            while let Some(()) = window.next(&mut inbox, usize::MAX).unwrap() {
+                let lent = window.lent().to_owned();
+                assert!(count % 3 > 0 || window.own() == lent);
+                seen.push([lent.as_bytes(), b"\n"].concat());
+                count += 1;
+                match count % (what + 4) {
+                    0 => seen.extend(inbox.next_chunk(what).map(Piece::into_vec)),
+                    1 => {
+                        let bytes = inbox.next_chunk(what).map(Piece::into_vec).unwrap_or_default();
+                        inbox.push_front(&bytes);
+                    }
+                    2 => inbox.settle(),
+                    _ => {}
+                }
+            }
+        }
+        seen.push(inbox.take_all());
+        seen
+    }
+
+    proptest! {
+        #[test]
+        fn who_awaits_lines_sees_every_byte_once_and_in_order(
+            pieces in proptest::collection::vec(batch(), 0..4),
+            what in 1usize..5,
+        ) {
+            // Who takes bytes may cut a character in two, and its halves are no text.
+            let ascii = |piece: &Vec<u8>| piece.iter().map(|byte| byte & 0x7f).collect();
+            let pieces: Vec<Vec<u8>> = pieces.iter().map(ascii).collect();
+            prop_assert_eq!(await_lines(&pieces, what).concat(), pieces.concat());
         }
     }
 
