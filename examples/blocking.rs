@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use network::{Error, Result, Server, Socket};
 
+const USAGE: &str = "blocking --listen ADDRESS, or blocking ADDRESS QUESTION…, such as 6x7";
+
 /// Nobody waits longer than this for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -15,9 +17,13 @@ fn main() -> Result {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
+        ["-h" | "--help", ..] => {
+            println!("usage: {USAGE}");
+            Ok(())
+        }
         ["--listen", address] => serve(address),
         [address, ref questions @ ..] if !questions.is_empty() => ask(address, questions),
-        _ => Err(Error::other("expected: --listen ADDRESS, or ADDRESS QUESTION…, such as 6x7")),
+        _ => Err(Error::other(format!("usage: {USAGE}"))),
     }
 }
 

@@ -8,11 +8,20 @@ use std::rc::Rc;
 
 use network::{Address, ClientTls, Error, Result, Server, Socket};
 
+const USAGE: &str = "chat ROOM NICKNAME";
+
 fn main() -> Result {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [room, nick] = &arguments[..] else {
-        eprintln!("usage: chat ROOM NICKNAME");
-        std::process::exit(2);
+    let (room, nick) = match &arguments[..] {
+        [help, ..] if help == "-h" || help == "--help" => {
+            println!("usage: {USAGE}");
+            return Ok(());
+        }
+        [room, nick] => (room, nick),
+        _ => {
+            eprintln!("usage: {USAGE}");
+            std::process::exit(2);
+        }
     };
     let terminal = Socket::wrap(stdin().as_fd().try_clone_to_owned()?, stdout().as_fd().try_clone_to_owned()?)?;
     // The end of the input.

@@ -71,7 +71,9 @@ fn serve(args: Args) -> network::Result {
         socket.readlines(move |socket, line| socket.sendline(format!("{} {line}", answer.borrow().trim_end())));
         Ok(())
     })?;
-    println!("listening on port {}", server.port());
+    for place in server.local() {
+        println!("listening on {place}");
+    }
     daemon.run()
 }
 

@@ -13,6 +13,7 @@ async fn serve(server: Server) {
             Ok(socket) => {
                 let remote = socket.remote();
                 match talk(socket).await {
+                    Ok(1) => println!("{remote}: 1 line"),
                     Ok(count) => println!("{remote}: {count} lines"),
                     Err(error) => println!("{remote}: {error}"),
                 }
@@ -45,6 +46,10 @@ async fn ask(port: u16) -> network::Result {
 }
 
 fn main() -> network::Result {
+    if std::env::args().len() > 1 {
+        println!("usage: futures, without arguments");
+        return Ok(());
+    }
     let server = Server::builder().tls(false).address("127.0.0.1").bind(0)?;
     let port = server.port();
     glib::spawn_future_local(serve(server));

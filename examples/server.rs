@@ -2,6 +2,10 @@
 
 fn main() -> network::Result {
     let address = std::env::args().nth(1).unwrap_or_else(|| "1234".into());
+    if matches!(address.as_str(), "-h" | "--help") {
+        println!("usage: server [ADDRESS]");
+        return Ok(());
+    }
     let server = network::Server::new(address.as_str(), |socket| {
         println!("{} is here", socket.remote());
         socket.sendline("Welcome to this server!")?;

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use network::{Error, UdpSocket};
 
+const USAGE: &str = "udp_discovery [ask [ADDRESS] | serve NAME [ADDRESS]]";
+
 const QUESTION: &str = "who is there?";
 
 /// How long to wait for answers.
@@ -16,11 +18,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 fn main() -> network::Result {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["-h" | "--help", ..] => {
+            println!("usage: {USAGE}");
+            Ok(())
+        }
         [] | ["ask"] => ask("255.255.255.255:4242"),
         ["ask", address] => ask(address),
         ["serve", name] => serve(name, "0.0.0.0:4242"),
         ["serve", name, address] => serve(name, address),
-        _ => Err(Error::other("usage: udp_discovery [ask [ADDRESS] | serve NAME [ADDRESS]]")),
+        _ => Err(Error::other(format!("usage: {USAGE}"))),
     }
 }
 

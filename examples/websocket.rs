@@ -55,12 +55,16 @@ async fn talk(socket: Socket, members: Members) -> network::Result {
     }
 }
 
+fn places(server: &Server) -> String {
+    server.local().iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}
+
 fn serve(web: &str, line: &str) -> network::Result {
     let members = Members::default();
     let builder = || Server::builder().tls(false).address("127.0.0.1");
 
     let web = builder().bind(web)?;
-    println!("websockets on port {}", web.port());
+    println!("websockets on {}", places(&web));
     let all = members.clone();
     glib::spawn_future_local(async move {
         let mut incoming = web.incoming();
@@ -86,21 +90,24 @@ fn serve(web: &str, line: &str) -> network::Result {
         });
         Ok(())
     })?;
-    println!("lines on port {}", lines.port());
+    println!("lines on {}", places(&lines));
     network::fgloop();
     Ok(())
 }
 
 async fn ask(url: String, texts: Vec<String>) -> network::Result {
-    let socket = Socket::connect_future(url.as_str()).await?;
     let request = url.replacen("wss://", "ws://", 1);
+    let socket = Socket::connect_future(url.as_str()).await.map_err(|error| match error {
+        Error::Tls { .. } | Error::Plaintext { .. } => Error::other(format!("{error}. Without TLS it is {request}")),
+        error => error,
+    })?;
     let (mut peer, _) = client_async(request, socket.into_stream()).await.map_err(Error::other)?;
     for text in texts {
         peer.send(Message::text(text)).await.map_err(Error::other)?;
         let answer = peer.next().await.transpose().map_err(Error::other)?;
         match answer.ok_or_else(|| Error::other("the server said no more"))? {
             Message::Text(text) => println!("{text}"),
-            other => println!("{} bytes", other.len()),
+            other => println!("binary, bytes: {}", other.len()),
         }
     }
     let bye = CloseFrame { code: CloseCode::Normal, reason: "".into() };
@@ -110,6 +117,10 @@ async fn ask(url: String, texts: Vec<String>) -> network::Result {
 fn main() -> network::Result {
     let mut arguments = std::env::args().skip(1);
     let first = arguments.next().unwrap_or_else(|| "0".into());
+    if matches!(first.as_str(), "-h" | "--help") {
+        println!("usage: websocket [WS-PORT [LINE-PORT]], or websocket ws://HOST:PORT TEXT…, or wss:// for TLS");
+        return Ok(());
+    }
     if !first.starts_with("ws") {
         return serve(&first, &arguments.next().unwrap_or_else(|| "0".into()));
     }

@@ -124,6 +124,11 @@ impl Address {
         (key, Some(host))
     }
 
+    /// Is it a URL of that scheme?
+    pub(crate) fn has_scheme(&self, scheme: &str) -> bool {
+        self.text.split_once("://").is_some_and(|(given, _)| given.eq_ignore_ascii_case(scheme))
+    }
+
     /// The error of using this address for something it is not fit for.
     pub(crate) fn unfit(&self, problem: impl Into<String>) -> Error {
         Error::Address { address: self.text.clone(), problem: problem.into() }
@@ -141,7 +146,7 @@ type Parsed<T> = std::result::Result<T, String>;
 
 fn parse_target(text: &str) -> Parsed<Target> {
     if text.is_empty() {
-        return Err("it is empty; expected host:port, a port, a path with a slash, or service|name".into());
+        return Err("it is empty; expected host:port, a port, a path with a slash, @name, or service|name".into());
     }
     if text.contains('\0') {
         return Err("it holds a NUL byte".into());
@@ -302,7 +307,7 @@ fn parse_host(host: &str) -> Parsed<Host> {
     Ok(Host::Name(host.into()))
 }
 
-fn parse_port(port: &str) -> Parsed<Port> {
+pub(crate) fn parse_port(port: &str) -> Parsed<Port> {
     if port.is_empty() {
         return Err("expected a port after the :, a number or a name like http".into());
     }

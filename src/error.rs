@@ -31,12 +31,17 @@ pub enum Error {
         problem: String,
     },
 
-    /// The host name of an address could not be turned into network addresses.
+    /// What was given beside an address cannot be used: the system has no such group, user or network interface, a mode is
+    /// none, a list is empty. Found before anything touches the network.
+    #[error("{0}")]
+    Setting(String),
+
+    /// The host name of an address could not be turned into network addresses, or a name into the number of a port.
     #[error("cannot look up {address:?}: {cause}")]
     Lookup {
-        /// The address as it was given.
+        /// The address or name as it was given.
         address: String,
-        /// What the resolver said.
+        /// What the resolver said, or what was expected.
         cause: String,
     },
 
@@ -103,7 +108,7 @@ pub enum Error {
     },
 
     /// A send would have taken the queue of unsent data over its limit. Nothing of that call was queued.
-    #[error("cannot queue {size} bytes for {peer}: {queued} of at most {limit} bytes are waiting to be sent")]
+    #[error("cannot queue {} for {peer}: {queued} of at most {} wait to be sent", bytes(*size), bytes(*limit))]
     QueueFull {
         /// The peer.
         peer: String,
@@ -117,7 +122,8 @@ pub enum Error {
 
     /// The data does not fit into one datagram. Nothing was sent.
     #[error(
-        "cannot send {size} bytes to {peer} in one datagram: at most {limit} bytes fit, and fewer on some ways there"
+        "cannot send {} to {peer} in one datagram: at most {limit} bytes fit, and fewer on some ways there",
+        bytes(*size)
     )]
     TooLarge {
         /// The peer.
@@ -129,7 +135,7 @@ pub enum Error {
     },
 
     /// A datagram was longer than what the caller has room for. The rest of it is lost; the next call gets the next one.
-    #[error("a datagram of {size} bytes came from {from}, with room for {limit} bytes: the rest is lost")]
+    #[error("a datagram of {} came from {from}, with room for {}: the rest is lost", bytes(*size), bytes(*limit))]
     DatagramCut {
         /// Who sent it.
         from: SocketAddr,
@@ -142,7 +148,7 @@ pub enum Error {
     },
 
     /// The peer sent more than the line limit without a newline. The lines before it were delivered.
-    #[error("{peer} sent a line of more than {limit} bytes")]
+    #[error("{peer} sent a line of more than {}", bytes(*limit))]
     LineTooLong {
         /// The peer.
         peer: String,
@@ -151,7 +157,7 @@ pub enum Error {
     },
 
     /// The peer sent more than the limit that the caller had set. Nothing is lost: it can be received otherwise.
-    #[error("{peer} sent more than {limit} bytes")]
+    #[error("{peer} sent more than {}", bytes(*limit))]
     LimitExceeded {
         /// The peer.
         peer: String,
@@ -196,9 +202,9 @@ pub enum Error {
 
     /// [`bgloop`](crate::bgloop) was called in a process that already has other threads, which would not survive the fork.
     #[error(
-        "cannot go into the background: the process already has {others} other thread(s) ({names}); go first, and start \
-         threads afterwards. GLib has started gmain, gdbus and pool-… for D-Bus, GTK, sources of unix signals, or gio's \
-         look-ups and files"
+        "cannot go into the background: the process already has {} ({names}); go first, and start threads afterwards. \
+         GLib has started gmain, gdbus and pool-… for D-Bus, GTK, sources of unix signals, or gio's look-ups and files",
+        count(*others, "other thread")
     )]
     Threads {
         /// How many threads there are besides the calling one.
@@ -391,7 +397,7 @@ impl Error {
     pub fn kind(&self) -> io::ErrorKind {
         use io::ErrorKind as Kind;
         match self {
-            Error::Address { .. } => Kind::InvalidInput,
+            Error::Address { .. } | Error::Setting(_) => Kind::InvalidInput,
             Error::Lookup { .. } | Error::ServiceNotFound { .. } => Kind::NotFound,
             Error::TimedOut { .. } => Kind::TimedOut,
             Error::Cancelled { .. } => Kind::Interrupted,
@@ -430,6 +436,15 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// So many of them, in words: "1 connection", "2 connections".
+pub(crate) fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+fn bytes(number: usize) -> String {
+    count(number, "byte")
 }
 
 fn of_process(pid: Option<i32>) -> String {
@@ -510,6 +525,16 @@ mod tests {
         assert_eq!(foreign.kind(), io::ErrorKind::StorageFull);
         let foreign = Error::from(glib::Error::new(gio::IOErrorEnum::Busy, "not now"));
         assert_eq!(foreign.to_string(), "not now");
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        let line = |limit| Error::LineTooLong { peer: "x".into(), limit }.to_string();
+        assert_eq!(line(1), "x sent a line of more than 1 byte");
+        assert_eq!(line(2), "x sent a line of more than 2 bytes");
+        let threads = |others| Error::Threads { others, names: "gmain".into() }.to_string();
+        assert!(threads(1).contains(" 1 other thread (gmain)"), "{}", threads(1));
+        assert!(threads(2).contains(" 2 other threads (gmain)"), "{}", threads(2));
     }
 
     #[test]

@@ -10,12 +10,12 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use gio::prelude::*;
 
-use crate::address::{Address, Port, Target};
+use crate::address::{Address, Port, Target, parse_port};
 use crate::conn::handler::call;
 use crate::engine::{Engine, TimerKey};
 use crate::error::{Error, Result};
 use crate::log;
-use crate::resolve::{LookUp, Plan, interleave, look_up_blocking, plan, port_number};
+use crate::resolve::{LookUp, Plan, interleave, look_up_blocking, plan, service_port};
 
 /// How long a look-up may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -83,18 +83,20 @@ pub fn lookup_future(host: &str, port: u16) -> impl Future<Output = Result<Vec<S
 /// common ones where that has not. A number is its own answer. Reads at most a file; no traffic.
 ///
 /// # Errors
-/// [`Error::Address`] if nobody knows it.
+/// [`Error::Lookup`] if nobody knows it, or it cannot be one.
 ///
 /// ```
 /// assert_eq!(network::lookup_port("http")?, 80);
 /// # Ok::<(), network::Error>(())
 /// ```
 pub fn lookup_port(name: &str) -> Result<u16> {
-    let address = Address::parse(name)?;
-    match address.target() {
-        Target::Inet { host: None, port, .. } => port_number(&address, port),
-        _ => Err(address.unfit("expected a port: a number, or a name like http")),
-    }
+    const EXPECTED: &str = "expected a number up to 65535, or the name of a service, a name like http";
+    let number = match parse_port(name) {
+        Ok(Port::Number(number)) => Ok(number),
+        Ok(Port::Name(name)) => service_port(&name).ok_or("this system knows no service of that name"),
+        Err(_) => Err("no port can be named so"),
+    };
+    number.map_err(|problem| Error::Lookup { address: name.into(), cause: format!("{problem}; {EXPECTED}") })
 }
 
 // ---- of addresses ----

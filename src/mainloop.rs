@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::engine::{Engine, Fairness, Handler, Interrupts, Key, Next, Ready, Registration, TimerKey, main_depth};
-use crate::error::Result;
+use crate::error::{Result, count};
 use crate::log;
 use crate::server::{self, Draining};
 use crate::systemd::{self, Watchdog};
@@ -153,6 +153,7 @@ pub(crate) fn run_entered(mut entered: Entered) -> bool {
     let context = glib::MainContext::ref_thread_default();
     let engine = entered.engine.clone();
     let _own = context.acquire();
+    let _direct = engine.poll_directly();
     let _watchdog = entered.is_outermost.then(|| {
         systemd::ready();
         Watchdog::start(&engine)
@@ -260,15 +261,15 @@ impl Entered {
         }
         let draining = Rc::new(server::drain_all(&self.engine));
         let limit = Duration::from_millis(DRAIN.load(Ordering::Relaxed));
-        let connections = draining.connections();
+        let connections = count(draining.connections(), "connection");
         if limit.is_zero() || draining.is_done() {
-            log::info("stop").say(format_args!("ending with {connections} connections"));
+            log::info("stop").say(format_args!("ending with {connections}"));
             return true;
         }
-        log::info("stop").say(format_args!("{connections} connections may finish within {limit:?}"));
+        log::info("stop").say(format_args!("{connections} may finish within {limit:?}"));
         let late = draining.clone();
         let timer = self.engine.after(limit, move |_| {
-            log::info("stop").say(format_args!("{} connections have not finished in time", late.connections()));
+            log::info("stop").say(format_args!("not finished in time: {}", count(late.connections(), "connection")));
             late.close();
         });
         self.drain = Some((draining, timer));

@@ -93,22 +93,33 @@ pub(crate) fn interface(name: &str) -> Option<u32> {
     netdevice::name_to_index(any, name).ok()
 }
 
+/// The error of a setting that names none.
+pub(crate) fn unknown_interface(name: &str) -> Error {
+    Error::Setting(format!("unknown interface {name:?}"))
+}
+
 /// The number of a port, by the services database if it has a name.
 pub(crate) fn port_number(address: &Address, port: &Port) -> Result<u16> {
     let name = match port {
         Port::Number(number) => return Ok(*number),
         Port::Name(name) => name,
     };
-    let known = gio::NetworkAddress::parse(&format!("localhost:{name}"), 0).map(|found| found.port());
-    match known {
-        Ok(number) if number > 0 => Ok(number),
-        _ => well_known_port(name).ok_or_else(|| {
-            address.unfit(format!(
+    service_port(name).ok_or_else(|| {
+        address.unfit(if address.has_scheme(name) {
+            format!("the scheme {name:?} is no service that this system knows the port of; expected host:port")
+        } else {
+            format!(
                 "{name:?} is neither a port number nor a service that this system knows; expected host:port, a port, or a \
                  path with a slash"
-            ))
-        }),
-    }
+            )
+        })
+    })
+}
+
+/// The number of a port that is known by that name.
+pub(crate) fn service_port(name: &str) -> Option<u16> {
+    let known = gio::NetworkAddress::parse(&format!("localhost:{name}"), 0).map(|found| found.port());
+    known.ok().filter(|number| *number > 0).or_else(|| well_known_port(name))
 }
 
 /// Asks the resolver. **Blocks**, at most for that long.

@@ -16,6 +16,7 @@ use rustix::net::{
 
 use crate::address::{Endpoint, plain};
 use crate::engine::{Backlog, Descriptor, Registration, backlog, interrupts_here, without_sigpipe};
+use crate::error::count;
 use crate::log;
 use crate::tuning::Tuning;
 
@@ -154,7 +155,6 @@ impl Transport {
         }
     }
 
-    #[inline]
     /// From now on closing resets the connection, which is how TCP tells that something was lost. What the kernel has not
     /// sent yet is lost with it.
     pub(crate) fn break_off(&self) {
@@ -164,6 +164,7 @@ impl Transport {
         }
     }
 
+    #[inline]
     fn open_input(&self) -> io::Result<BorrowedFd<'_>> {
         self.input.open().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
@@ -253,13 +254,14 @@ impl Transport {
             .collect();
         let cut = message.flags.contains(ReturnFlags::CTRUNC);
         self.stopped_short.set(cut || !came.is_empty());
-        let count = came.len();
+        let number = came.len();
         let room = passed.most.saturating_sub(passed.waiting.borrow().len());
         passed.waiting.borrow_mut().extend(came.into_iter().take(room));
-        if count > room {
+        if number > room {
             log::warning("receive").say(format_args!(
-                "{} of {count} descriptors that came over a unix socket were turned away: {} may wait",
-                count - room,
+                "of {} that came over a unix socket {} had no room: {} may wait",
+                count(number, "descriptor"),
+                number - room,
                 passed.most
             ));
         }

@@ -45,7 +45,7 @@ fn accepts_from_the_moment_the_shell_goes_on() {
         let daemon = Other::new(pid);
         output.assert_clean();
         let expected = format!(
-            "listening on port 0\nThe server said: daemon {pid}\nThe server replied: You said: This is data.\n"
+            "listening on {address}\nThe server said: daemon {pid}\nThe server replied: You said: This is data.\n"
         );
         assert_eq!(output.text(), expected, "round {round}");
         daemon.signal(Signal::TERM);
@@ -58,7 +58,7 @@ fn accepts_from_the_moment_the_shell_goes_on() {
 fn accepts_over_tcp() {
     let output = run(&mut command(example("daemon"), ["127.0.0.1:0"]), "");
     output.assert_clean();
-    let port: u16 = output.text().trim().rsplit(' ').next().unwrap().parse().unwrap();
+    let port: u16 = output.text().trim().strip_prefix("listening on 127.0.0.1:").unwrap().parse().unwrap();
     let daemon = Other::new(pid_by_environment());
     // It speaks TLS, and this is the same user.
     let mut client = Process::start(&mut command(example("netcat"), [format!("127.0.0.1:{port}")]), Watch::Stdout);

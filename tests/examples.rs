@@ -73,3 +73,18 @@ fn the_futures_run_to_their_end() {
     assert_eq!(lines[..3], ["You said: Hello", "You said: How are you?", "nothing more"]);
     assert!(lines[3].ends_with(": 2 lines"), "{text}");
 }
+
+#[test]
+fn all_of_them_tell_how_they_are_used() {
+    let mut names = vec!["server", "client", "blocking", "futures", "private_context", "websocket", "udp_discovery"];
+    names.extend(["daemon", "netcat"]);
+    names.extend(cfg!(feature = "_services").then_some("chat"));
+    for name in names {
+        for option in ["--help", "-h"] {
+            let output = run(&mut command(example(name), [option]), "");
+            output.assert_clean();
+            let text = output.text().to_lowercase();
+            assert!(text.contains(&format!("usage: {name}")), "{name} {option}: {text}");
+        }
+    }
+}

@@ -232,6 +232,6 @@ fn the_environment_makes_a_program_talkative() {
         daemon.signal(Signal::TERM);
         let output = daemon.await_end();
         assert!(output.status.success());
-        assert_eq!(output.text().contains("network-"), talkative, "{}", output.text());
+        assert_eq!(output.text().contains("network-DEBUG"), talkative, "{}", output.text());
     }
 }

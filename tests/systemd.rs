@@ -290,7 +290,7 @@ fn a_socket_that_is_passed_is_listened_on_with_who_waited_there() {
         let early = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let text = if address == "0.0.0.0" { port.to_string() } else { format!("{address}:{port}") };
         let mut daemon = start(&mut activate(vec![listener.into()], "web", &[&text]));
-        daemon.line_with(&format!("listening on port {port}"));
+        daemon.line_with(&format!("listening on {address}:{port}"));
         early.set_read_timeout(Some(LIMIT)).unwrap();
         // A hello of TLS is answered: no plaintext greeting comes first.
         let mut early = early;
@@ -328,7 +328,7 @@ fn an_abstract_socket_that_is_passed_is_found_by_its_name() {
     let address = SocketAddr::from_abstract_name(&name).unwrap();
     let listener = UnixListener::bind_addr(&address).unwrap();
     let mut daemon = start(&mut activate(vec![listener.into()], "", &[&format!("@{name}")]));
-    daemon.line_with("listening on port");
+    daemon.line_with(&format!("listening on @{name}"));
     assert_eq!(greeting(UnixStream::connect_addr(&address).unwrap()), daemon.id());
     daemon.signal(Signal::TERM);
     assert!(daemon.await_end().status.success());

@@ -184,8 +184,8 @@ fn pythons_server_answers_our_client() {
 #[test]
 fn the_example_joins_the_web_and_lines() {
     let server = Process::start(&mut command(example("websocket"), [""; 0]), Watch::Stdout);
-    let web = server.port("websockets on port").to_string();
-    let lines = server.port("lines on port").to_string();
+    let web = server.port("websockets on").to_string();
+    let lines = server.port("lines on").to_string();
     let mut client = python(MEMBERS, &[&web, &lines]);
     let output = client.await_end();
     output.assert_clean();
@@ -202,4 +202,29 @@ fn the_example_is_a_client_too() {
     client.assert_clean();
     assert_eq!(client.text(), "HELLO\nHOW ARE YOU?\n");
     assert_eq!(server.line(), "closed with 1000");
+}
+
+#[test]
+fn the_example_says_how_to_reach_a_server_without_tls() {
+    let server = python(SERVER, &[]);
+    let port = server.port("listening on");
+    let client =
+        common::run(&mut command(example("websocket"), [format!("wss://127.0.0.1:{port}/"), "Hello".into()]), "");
+    let line = client.assert_failed();
+    assert!(line.contains(&format!("Without TLS it is ws://127.0.0.1:{port}/")), "{line}");
+}
+
+#[test]
+fn the_example_says_where_it_listens() {
+    let directory = common::TempDir::new();
+    let places = [directory.address("web"), directory.address("lines")];
+    let server = Process::start(&mut command(example("websocket"), &places), Watch::Stdout);
+    assert_eq!(server.line(), format!("websockets on {}", places[0]));
+    assert_eq!(server.line(), format!("lines on {}", places[1]));
+    // An answer shows that its loop runs: before that a signal just ends it.
+    let client = Socket::connect(places[1].as_str()).unwrap();
+    client.sendline("hello").unwrap();
+    assert_eq!(client.recv_line().unwrap(), "hello");
+    server.signal(Signal::TERM);
+    server.finish().assert_clean();
 }

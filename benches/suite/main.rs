@@ -17,6 +17,7 @@ mod process;
 mod raw;
 mod report;
 mod scenarios;
+mod threads;
 mod tls;
 
 use std::path::Path;
@@ -31,7 +32,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 type Group = (&'static str, fn(&mut Bench) -> Result<()>);
 
-const GROUPS: [Group; 11] = [
+const GROUPS: [Group; 12] = [
     ("echo", scenarios::echo),
     ("bulk", scenarios::bulk),
     ("lines", scenarios::lines),
@@ -42,6 +43,7 @@ const GROUPS: [Group; 11] = [
     ("faces", faces::run),
     ("tls", tls::run),
     ("counts", counts::run),
+    ("threads", threads::run),
     ("fairness", fairness::run),
 ];
 
@@ -51,6 +53,7 @@ fn main() -> Result<()> {
     let descriptors = raise_limits();
     match arguments[..] {
         ["serve", "raw", "tls", _, directory] => tls::bare(Path::new(directory)),
+        ["serve", "network", "threads", _, count] => threads::serve(count.parse()?),
         ["serve", "raw", task, address] => raw::serve(task, address),
         ["serve", kind, task, address, ref more @ ..] => {
             let kind = Kind::named(kind).ok_or("no such server")?;

@@ -211,6 +211,13 @@ pub fn place(load: bool) {
     let _ = rustix::process::setpriority_process(None, if load { LOAD } else { SERVER });
 }
 
+/// Lets this thread, and what it starts, run on every CPU.
+pub fn place_anywhere() {
+    let mut set = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|cpu| set.set(cpu));
+    let _ = rustix::thread::sched_setaffinity(None, &set);
+}
+
 /// Allows as many descriptors as the system lets us have; how many.
 pub fn raise_limits() -> u64 {
     let mut limit = rustix::process::getrlimit(Resource::Nofile);

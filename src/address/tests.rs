@@ -59,7 +59,7 @@ fn urls_bring_their_port_and_their_tls() {
 fn says_what_is_wrong_with_what() {
     let long = format!("/{}", "x".repeat(UNIX_PATH_MAX));
     for (text, word) in [
-        ("", "empty"),
+        ("", "empty; expected host:port, a port, a path with a slash, @name, or service|name"),
         ("@", "a name after the @"),
         (&format!("@{}", "x".repeat(UNIX_PATH_MAX + 1)), "at most 107 bytes"),
         (":", "host before"),

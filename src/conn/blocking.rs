@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Conn;
 use super::flags::Flag;
-use super::inbox::{Mark, Piece, TooLong};
+use super::inbox::{Inbox, Mark, Piece, TooLong};
 use crate::engine::{Engine, READ_BUFFER, Ready, interrupts_here};
 use crate::error::{Error, Result};
 
@@ -19,7 +19,7 @@ impl Conn {
         let max = max.clamp(1, READ_BUFFER);
         let deadline = self.deadline();
         loop {
-            if let Some(piece) = self.io.borrow_mut().inbox.next_chunk(max) {
+            if let Some(piece) = self.io.inbox(|inbox| inbox.next_chunk(max)).flatten() {
                 self.taken();
                 return Ok(piece.as_slice().to_vec());
             }
@@ -32,7 +32,7 @@ impl Conn {
         let limit = self.options(|options| options.line_limit);
         let deadline = self.deadline();
         loop {
-            let line = self.io.borrow_mut().inbox.next_line(limit);
+            let line = self.io.inbox(|inbox| inbox.next_line(limit)).unwrap_or(Ok(None));
             match line {
                 Ok(Some(line)) => {
                     self.taken();
@@ -53,11 +53,11 @@ impl Conn {
             return Ok(0);
         }
         let deadline = self.deadline();
-        if !self.is_tls() && self.io.borrow().inbox.is_empty() {
+        if !self.is_tls() && !self.io.has_input() {
             return self.receive_into(space, deadline);
         }
         loop {
-            if let Some(piece) = self.io.borrow_mut().inbox.next_chunk(space.len()) {
+            if let Some(piece) = self.io.inbox(|inbox| inbox.next_chunk(space.len())).flatten() {
                 self.taken();
                 let bytes = piece.as_slice();
                 space[..bytes.len()].copy_from_slice(bytes);
@@ -71,7 +71,8 @@ impl Conn {
     pub(crate) fn recv_exact(&self, count: usize) -> Result<Piece> {
         let deadline = self.deadline();
         loop {
-            if let Some(piece) = self.io.borrow_mut().inbox.take(count) {
+            let piece = self.io.open().inbox.take(count);
+            if let Some(piece) = piece {
                 self.taken();
                 return Ok(piece);
             }
@@ -86,7 +87,7 @@ impl Conn {
         // So many bytes are known to be others. Nobody else takes any during this call.
         let mut searched = 0;
         loop {
-            let mut io = self.io.borrow_mut();
+            let mut io = self.io.open();
             let found = io.inbox.find(what, searched);
             let length = found.unwrap_or((io.inbox.len() + 1).saturating_sub(what.len()));
             if length > limit {
@@ -112,7 +113,7 @@ impl Conn {
     pub(crate) fn recv_to_end(&self, limit: usize) -> Result<Vec<u8>> {
         let deadline = self.deadline();
         loop {
-            if self.io.borrow().inbox.len() > limit {
+            if self.io.received() > limit {
                 return Err(Error::LimitExceeded { peer: self.peer_name(), limit });
             }
             if let Err(error) = self.receive(READ_BUFFER, deadline) {
@@ -125,7 +126,7 @@ impl Conn {
     pub(crate) fn lend(&self) -> Result<Option<(Piece, Mark)>> {
         let deadline = self.deadline();
         loop {
-            if let Some(lent) = self.io.borrow_mut().inbox.lend() {
+            if let Some(lent) = self.io.inbox(Inbox::lend).flatten() {
                 return Ok(Some(lent));
             }
             if let Err(error) = self.receive(READ_BUFFER, deadline) {
@@ -135,7 +136,7 @@ impl Conn {
     }
 
     pub(crate) fn skip(&self, mark: Mark, count: usize) {
-        self.io.borrow_mut().inbox.skip(mark, count);
+        self.io.inbox(|inbox| inbox.skip(mark, count));
         self.taken();
     }
 
@@ -152,7 +153,7 @@ impl Conn {
                 let text = format!("descriptors of {peer} are turned away; accept_descriptors lets them in");
                 return Err(Error::Unsupported(text));
             }
-            if self.io.borrow().inbox.len() > limit {
+            if self.io.received() > limit {
                 return Err(Error::LimitExceeded { peer: self.peer_name(), limit });
             }
             self.receive(READ_BUFFER, deadline)?;
@@ -229,7 +230,7 @@ impl Conn {
             self.give_back(&mut held);
             // The connection stays open for sending until the loop's next turn, or for good where none runs. And TLS has
             // more to say than data.
-            if self.has_read(read, deadline)?.is_some() && !self.io.borrow().inbox.is_empty() {
+            if self.has_read(read, deadline)?.is_some() && self.io.has_input() {
                 return Ok(());
             }
         }

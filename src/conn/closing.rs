@@ -9,7 +9,7 @@ use super::Conn;
 use super::flags::Flag;
 use super::handler::{Disconnect, OnDisconnect, Reason, call};
 use crate::engine::{Next, Ready, main_depth};
-use crate::error::Error;
+use crate::error::{Error, count};
 use crate::log::{self, LogLevel};
 use crate::socket::Socket;
 
@@ -33,7 +33,7 @@ impl Conn {
     }
 
     fn leftover_of_close(&self) -> Vec<u8> {
-        if self.is_told_to_somebody() { Vec::new() } else { self.io.borrow_mut().inbox.take_all() }
+        if self.is_told_to_somebody() { Vec::new() } else { self.io.take_input() }
     }
 
     /// Does somebody want to hear of the end?
@@ -102,7 +102,7 @@ impl Conn {
         let Some(callback) = callback else { return self.log_end() };
         let Some(reason) = self.rare(|rare| rare.end.take()) else { return };
         let Some(me) = self.strong() else { return };
-        let end = Disconnect { leftover: self.io.borrow_mut().inbox.take_all(), reason };
+        let end = Disconnect { leftover: self.io.take_input(), reason };
         let socket = Socket::from_conn(me);
         self.flags.raise(Flag::BUSY);
         call(&self.engine, || match callback {
@@ -217,7 +217,7 @@ impl Conn {
             return;
         }
         self.flags.lower(Flag::LINGERING);
-        let lost = self.io.borrow().outbox.len();
+        let lost = self.io.queued();
         // Of what a session holds, the end mark alone is no loss.
         if lost > 0 || (self.session_waits() && !self.flags.has(Flag::WRITE_ENDED)) {
             self.rare(|rare| rare.lost = true);
@@ -226,7 +226,7 @@ impl Conn {
             let peer = self.peer_name();
             log::info("end")
                 .peer(&peer)
-                .say(format_args!("{lost} bytes for {peer} were still queued when the connection was given up"));
+                .say(format_args!("the connection to {peer} was given up with {} still queued", count(lost, "byte")));
             // Or the peer would take what it got for all there is.
             self.transport.break_off();
         }
@@ -237,7 +237,7 @@ impl Conn {
         }
         self.forget_idleness();
         self.transport.close();
-        self.io.borrow_mut().outbox.clear();
+        self.io.drop_output();
         let timer = self.if_rare(|rare| rare.linger_timer.take());
         if let Some(timer) = timer {
             self.engine.cancel_timer(timer);
@@ -323,7 +323,7 @@ impl Conn {
         if let Some(key) = self.key.take() {
             self.engine.deregister(key);
         }
-        let leftover = self.io.borrow_mut().inbox.take_all();
+        let leftover = self.io.take_input();
         let fd = self.transport.take().ok_or_else(|| self.closed())?;
         self.abort_silently();
         let _ = rustix::io::ioctl_fionbio(&fd, false);

@@ -1,11 +1,15 @@
 //! What has been received and not yet handed over: cut into lines or chunks, never losing a byte. Pure: no descriptor,
 //! no main loop.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
 /// Up to this many bytes are copied out of the shared buffer rather than keeping it.
 const COPY: usize = 16 << 10;
+
+/// Memory that an empty one may keep.
+const KEEP: usize = 4 << 10;
 
 /// Received bytes: first those carried over from earlier, then the batch that the last read brought.
 ///
@@ -18,14 +22,58 @@ pub(crate) struct Inbox {
     batch: Option<Batch>,
     /// All bytes that there have ever been, round and round.
     pushed: usize,
-    /// How often bytes were put back.
-    put_back: u32,
+    /// Somebody may have a mark.
+    lent: bool,
+    /// Somebody takes from the batch without asking here, and how far that has come.
+    leased: bool,
+    lease: Rc<Cell<usize>>,
 }
 
 struct Batch {
     bytes: Rc<Vec<u8>>,
     start: usize,
     end: usize,
+    /// Which one it is, once that has been asked.
+    serial: u64,
+}
+
+impl Batch {
+    fn new(bytes: Rc<Vec<u8>>, end: usize) -> Self {
+        Batch { bytes, start: 0, end, serial: 0 }
+    }
+}
+
+thread_local! {
+    /// Of batches that were asked for it. An inbox serves one connection after the other.
+    static SERIAL: Cell<u64> = const { Cell::new(0) };
+}
+
+/// What a lease says that has been called back.
+const RECALLED: usize = usize::MAX;
+
+/// The batch, for one who takes many small pieces of it and does not want to ask the inbox for each. It is called back by
+/// whoever else takes from the inbox or adds to it.
+pub(crate) struct Lease {
+    bytes: Rc<Vec<u8>>,
+    batch: Range<usize>,
+    taken: Rc<Cell<usize>>,
+}
+
+impl Lease {
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[self.batch.clone()]
+    }
+
+    /// Takes a piece. False if that is not what comes next any more.
+    #[inline]
+    pub(crate) fn take(&self, piece: Range<usize>) -> bool {
+        let is_next = self.taken.get() == self.batch.start + piece.start;
+        if is_next {
+            self.taken.set(self.batch.start + piece.end);
+        }
+        is_next
+    }
 }
 
 /// A piece handed out.
@@ -57,15 +105,15 @@ pub(crate) struct Mark(usize);
 /// What comes next: as long as that is the same, so are the bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Front {
-    mark: usize,
-    put_back: u32,
+    serial: u64,
+    start: usize,
 }
 
 impl Front {
     /// After so many bytes more were taken.
     #[inline]
     pub(super) fn after(self, count: usize) -> Front {
-        Front { mark: self.mark.wrapping_add(count), ..self }
+        Front { start: self.start + count, ..self }
     }
 }
 
@@ -75,11 +123,25 @@ pub(crate) struct TooLong;
 
 impl Inbox {
     pub(crate) fn is_empty(&self) -> bool {
-        self.carry.is_empty() && self.batch.is_none()
+        self.len() == 0
+    }
+
+    /// Is there nothing in it, and nobody who knows it by its place? Then it keeps little memory.
+    #[inline]
+    pub(crate) fn is_at_rest(&mut self) -> bool {
+        self.recall();
+        if !self.is_empty() || self.lent {
+            return false;
+        }
+        if self.carry.capacity() > KEEP {
+            self.carry = Vec::new();
+        }
+        true
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.carry.len() + self.batch.as_ref().map_or(0, |batch| batch.end - batch.start)
+        let start = |batch: &Batch| if self.leased { self.lease.get() } else { batch.start };
+        self.carry.len() + self.batch.as_ref().map_or(0, |batch| batch.end - start(batch))
     }
 
     /// Adds what a read brought: the first `len` bytes of the buffer. The batch before must be used up or settled.
@@ -91,13 +153,14 @@ impl Inbox {
         }
         self.pushed = self.pushed.wrapping_add(len);
         if len > 0 {
-            self.batch = Some(Batch { bytes, start: 0, end: len });
+            self.batch = Some(Batch::new(bytes, len));
         }
     }
 
     /// The next line, without its newline.
     #[inline]
     pub(crate) fn next_line(&mut self, limit: usize) -> Result<Option<Piece>, TooLong> {
+        self.recall();
         if !self.carry.is_empty() {
             return self.next_line_from_carry(limit);
         }
@@ -125,6 +188,7 @@ impl Inbox {
     /// Shows the next line, without its newline, and takes it.
     #[inline]
     pub(crate) fn read_line<R>(&mut self, limit: usize, read: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, TooLong> {
+        self.recall();
         if let Some(batch) = self.batch.as_mut().filter(|_| self.carry.is_empty())
             && let Some(length) = memchr::memchr(b'\n', &batch.bytes[batch.start..batch.end])
             && length <= limit
@@ -181,47 +245,56 @@ impl Inbox {
         }
     }
 
-    /// The batch, to be cut up by whoever takes from it, if nothing was carried over from before it.
-    #[inline]
-    pub(crate) fn batch(&self) -> Option<(Rc<Vec<u8>>, Range<usize>)> {
+    /// Leases the batch out, if nothing was carried over from before it.
+    pub(crate) fn lease(&mut self) -> Option<Lease> {
+        self.recall();
         let batch = self.batch.as_ref().filter(|_| self.carry.is_empty())?;
-        Some((batch.bytes.clone(), batch.start..batch.end))
+        if Rc::strong_count(&self.lease) > 1 {
+            // Somebody holds one that has been called back, and must not take this for it.
+            self.lease = Rc::default();
+        }
+        self.lease.set(batch.start);
+        self.leased = true;
+        Some(Lease { bytes: batch.bytes.clone(), batch: batch.start..batch.end, taken: self.lease.clone() })
     }
 
-    /// Takes a piece out of the batch. False if that is not what comes next any more.
+    /// Calls the lease back.
     #[inline]
-    pub(crate) fn take_from_batch(&mut self, bytes: &Rc<Vec<u8>>, piece: Range<usize>) -> bool {
-        match &mut self.batch {
-            Some(batch) if batch.start == piece.start && Rc::ptr_eq(&batch.bytes, bytes) => {
-                batch.start = piece.end;
-                if batch.start == batch.end {
-                    self.batch = None;
-                }
-                true
+    fn recall(&mut self) {
+        if std::mem::take(&mut self.leased)
+            && let Some(batch) = &mut self.batch
+        {
+            batch.start = self.lease.replace(RECALLED);
+            if batch.start == batch.end {
+                self.batch = None;
             }
-            _ => false,
         }
     }
 
     /// The batch, and which it is, if nothing was carried over from before it.
     #[inline]
-    pub(super) fn front(&self) -> Option<(&[u8], Front)> {
-        let batch = self.batch.as_ref().filter(|_| self.carry.is_empty())?;
-        let mark = self.pushed.wrapping_sub(batch.end - batch.start);
-        Some((&batch.bytes[batch.start..batch.end], Front { mark, put_back: self.put_back }))
+    pub(super) fn front(&mut self) -> Option<(&[u8], Front)> {
+        self.recall();
+        let batch = self.batch.as_mut().filter(|_| self.carry.is_empty())?;
+        if batch.serial == 0 {
+            batch.serial = SERIAL.get() + 1;
+            SERIAL.set(batch.serial);
+        }
+        let front = Front { serial: batch.serial, start: batch.start };
+        Some((&batch.bytes[batch.start..batch.end], front))
     }
 
     /// Takes so many bytes, if this is still what comes next. False if it is not.
     #[inline]
     pub(super) fn take_front(&mut self, front: Front, count: usize) -> bool {
-        if !self.front().is_some_and(|(bytes, is)| is == front && count <= bytes.len()) {
+        self.recall();
+        let Some(batch) = self.batch.as_mut().filter(|_| self.carry.is_empty()) else { return false };
+        if batch.serial != front.serial || batch.start != front.start || count > batch.end - batch.start {
             return false;
         }
-        if let Some(batch) = &mut self.batch {
-            batch.start += count;
-            if batch.start == batch.end {
-                self.batch = None;
-            }
+        batch.start += count;
+        if batch.start == batch.end {
+            self.batch = None;
         }
         true
     }
@@ -229,6 +302,7 @@ impl Inbox {
     /// Up to `max` bytes, as they come.
     #[inline]
     pub(crate) fn next_chunk(&mut self, max: usize) -> Option<Piece> {
+        self.recall();
         let max = max.max(1);
         if !self.carry.is_empty() {
             self.searched = 0;
@@ -251,12 +325,13 @@ impl Inbox {
 
     /// Makes a batch of all there is: to take parts of it costs no moving about of the rest.
     fn unite(&mut self) {
+        self.recall();
         if !self.carry.is_empty() {
             self.carry_batch();
             self.searched = 0;
             let bytes = std::mem::take(&mut self.carry);
             let end = bytes.len();
-            self.batch = Some(Batch { bytes: Rc::new(bytes), start: 0, end });
+            self.batch = Some(Batch::new(Rc::new(bytes), end));
         }
     }
 
@@ -276,6 +351,7 @@ impl Inbox {
 
     /// How far away these bytes are, which are not among the first `from`.
     pub(crate) fn find(&mut self, what: &[u8], from: usize) -> Option<usize> {
+        self.recall();
         if !self.carry.is_empty() {
             self.carry_batch();
         }
@@ -289,6 +365,7 @@ impl Inbox {
     /// All there is, lent, and left where it is. To be taken by [`Inbox::skip`].
     pub(crate) fn lend(&mut self) -> Option<(Piece, Mark)> {
         self.unite();
+        self.lent = true;
         let mark = self.mark();
         let batch = self.batch.as_ref()?;
         Some((Piece::Shared(batch.bytes.clone(), batch.start..batch.end), mark))
@@ -309,8 +386,8 @@ impl Inbox {
 
     /// Puts bytes back before all others.
     pub(crate) fn push_front(&mut self, bytes: &[u8]) {
+        self.recall();
         self.searched = 0;
-        self.put_back = self.put_back.wrapping_add(1);
         self.carry.splice(..0, bytes.iter().copied());
     }
 
@@ -324,12 +401,14 @@ impl Inbox {
     /// The turn ends: lets go of the shared buffer, unless so much of it is left that copying would cost more than
     /// another buffer.
     pub(crate) fn settle(&mut self) {
+        self.recall();
         if self.batch.as_ref().is_some_and(|batch| batch.end - batch.start <= COPY) {
             self.carry_batch();
         }
     }
 
     fn carry_batch(&mut self) {
+        self.recall();
         if let Some(batch) = self.batch.take() {
             self.carry.extend_from_slice(&batch.bytes[batch.start..batch.end]);
         }

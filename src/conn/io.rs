@@ -1,10 +1,31 @@
-//! The two queues of a connection. Their memory comes with the first bytes: most connections of a large server have
-//! nothing in either.
+//! The two queues of a connection. Their memory comes with the first bytes and goes with the last: most connections of a
+//! large server have nothing in either.
 
-use std::cell::{Ref, RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
+use std::io;
+use std::mem::ManuallyDrop;
+use std::rc::Rc;
 
 use super::inbox::Inbox;
 use super::outbox::Outbox;
+
+/// How many empty pairs of queues a thread keeps for the next that need them.
+const MOST: usize = 64;
+
+thread_local! {
+    /// The one that was given back last. Without a destructor it costs next to nothing to get at; [`Spares`] sees to its end.
+    static LAST: Cell<Option<ManuallyDrop<Box<Io>>>> = const { Cell::new(None) };
+    static SPARES: Spares = const { Spares(RefCell::new(Vec::new())) };
+}
+
+#[expect(clippy::vec_box, reason = "they go in and out of here as they are")]
+struct Spares(RefCell<Vec<Box<Io>>>);
+
+impl Drop for Spares {
+    fn drop(&mut self) {
+        drop(LAST.take().map(ManuallyDrop::into_inner));
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Io {
@@ -12,32 +33,203 @@ pub(super) struct Io {
     pub(super) outbox: Outbox,
 }
 
+impl Io {
+    #[inline]
+    fn is_at_rest(&mut self) -> bool {
+        self.outbox.is_empty() && self.inbox.is_at_rest()
+    }
+}
+
 #[derive(Default)]
-pub(super) struct LazyIo(RefCell<Option<Box<Io>>>);
+pub(super) struct Queues(RefCell<Option<Box<Io>>>);
 
-impl LazyIo {
-    /// Has there never been anything in it?
+impl Queues {
+    /// The queues, if anything is in them.
     #[inline]
-    pub(super) fn is_fresh(&self) -> bool {
-        self.0.borrow().is_none()
+    pub(super) fn get(&self) -> RefMut<'_, Option<Box<Io>>> {
+        self.0.borrow_mut()
+    }
+
+    /// The queues, to put something in. Whoever takes the last of it out calls [`Queues::rest`] some time.
+    #[inline]
+    pub(super) fn open(&self) -> RefMut<'_, Io> {
+        RefMut::map(self.get(), |io| &mut **io.get_or_insert_with(spare))
+    }
+
+    /// What waits to be handed over, if anything does.
+    #[inline]
+    pub(super) fn inbox<R>(&self, take: impl FnOnce(&mut Inbox) -> R) -> Option<R> {
+        self.get().as_deref_mut().map(|io| take(&mut io.inbox))
     }
 
     #[inline]
-    pub(super) fn borrow(&self) -> Ref<'_, Io> {
-        Ref::filter_map(self.0.borrow(), |io| io.as_deref()).unwrap_or_else(|none| {
-            drop(none);
-            self.fill();
-            self.borrow()
-        })
+    pub(super) fn has_input(&self) -> bool {
+        self.0.borrow().as_ref().is_some_and(|io| !io.inbox.is_empty())
     }
 
     #[inline]
-    pub(super) fn borrow_mut(&self) -> RefMut<'_, Io> {
-        RefMut::map(self.0.borrow_mut(), |io| &mut **io.get_or_insert_default())
+    pub(super) fn has_output(&self) -> bool {
+        self.0.borrow().as_ref().is_some_and(|io| !io.outbox.is_empty())
     }
 
-    #[cold]
-    fn fill(&self) {
-        drop(self.borrow_mut());
+    /// How many bytes wait to be handed over.
+    pub(super) fn received(&self) -> usize {
+        self.0.borrow().as_ref().map_or(0, |io| io.inbox.len())
+    }
+
+    /// How many bytes wait to be sent.
+    #[inline]
+    pub(super) fn queued(&self) -> usize {
+        self.0.borrow().as_ref().map_or(0, |io| io.outbox.len())
+    }
+
+    /// Adds what a read brought: the first `count` bytes of the buffer.
+    pub(super) fn receive(&self, buffer: Rc<Vec<u8>>, count: usize) {
+        if count > 0 {
+            self.open().inbox.push_batch(buffer, count);
+        }
+    }
+
+    /// Adds to what is to be sent, unless that came to so many bytes or more.
+    #[inline]
+    pub(super) fn push(&self, bytes: &[u8], newline: bool, bound: usize) -> bool {
+        let mut slot = self.get();
+        let queued = slot.as_ref().map_or(0, |io| io.outbox.len());
+        if queued + bytes.len() + usize::from(newline) >= bound {
+            return false;
+        }
+        let outbox = &mut slot.get_or_insert_with(spare).outbox;
+        outbox.push(bytes);
+        if newline {
+            outbox.push(b"\n");
+        }
+        true
+    }
+
+    /// Has what is to be sent written, as far as that goes. True if that was all. `None` if there is nothing.
+    #[inline]
+    pub(super) fn write(&self, write: impl FnOnce(&[u8]) -> io::Result<usize>) -> Option<io::Result<bool>> {
+        let mut slot = self.get();
+        let io = slot.as_deref_mut().filter(|io| !io.outbox.is_empty())?;
+        let written = write(io.outbox.front());
+        let Ok(count) = written else { return Some(written.map(|_| false)) };
+        io.outbox.advance(count);
+        if !io.outbox.is_empty() {
+            return Some(Ok(false));
+        }
+        if io.is_at_rest() {
+            give_back(slot.take());
+        }
+        Some(Ok(true))
+    }
+
+    /// Takes all that waits to be handed over.
+    pub(super) fn take_input(&self) -> Vec<u8> {
+        let input = self.inbox(Inbox::take_all).unwrap_or_default();
+        self.rest();
+        input
+    }
+
+    /// Drops all that waits to be sent.
+    pub(super) fn drop_output(&self) {
+        if let Some(io) = self.get().as_deref_mut() {
+            io.outbox.clear();
+        }
+        self.rest();
+    }
+
+    /// Gives the memory back if nothing is in the queues.
+    #[inline]
+    pub(super) fn rest(&self) {
+        let mut io = self.get();
+        if io.as_deref_mut().is_some_and(Io::is_at_rest) {
+            give_back(io.take());
+        }
+    }
+}
+
+impl Drop for Queues {
+    fn drop(&mut self) {
+        give_back(self.0.get_mut().take_if(|io| io.is_at_rest()));
+    }
+}
+
+#[inline]
+fn spare() -> Box<Io> {
+    LAST.take().map_or_else(one_more, ManuallyDrop::into_inner)
+}
+
+#[inline]
+fn give_back(io: Option<Box<Io>>) {
+    if let Some(io) = io
+        && let Some(last) = LAST.replace(Some(ManuallyDrop::new(io)))
+    {
+        put_by(ManuallyDrop::into_inner(last));
+    }
+}
+
+#[cold]
+fn one_more() -> Box<Io> {
+    SPARES.try_with(|spares| spares.0.borrow_mut().pop()).ok().flatten().unwrap_or_default()
+}
+
+#[cold]
+fn put_by(io: Box<Io>) {
+    let _ = SPARES.try_with(|spares| {
+        let mut spares = spares.0.borrow_mut();
+        if spares.len() < MOST {
+            spares.push(io);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spares() -> usize {
+        let last = LAST.take();
+        let count = SPARES.with(|spares| spares.0.borrow().len()) + usize::from(last.is_some());
+        LAST.set(last);
+        count
+    }
+
+    #[test]
+    fn empty_queues_keep_no_memory() {
+        let queues = Queues::default();
+        assert!(!queues.has_output() && !queues.has_input() && queues.get().is_none());
+        queues.open().outbox.push(b"some");
+        queues.receive(Rc::new(b"more".to_vec()), 4);
+        queues.drop_output();
+        assert_eq!((queues.queued(), queues.received()), (0, 4), "one of the two is not empty");
+        assert_eq!(queues.take_input(), b"more");
+        assert!(queues.get().is_none());
+        assert_eq!(spares(), 1);
+        // And what was given back is used again.
+        queues.open();
+        assert_eq!(spares(), 0);
+    }
+
+    #[test]
+    fn what_is_lent_is_known_by_its_place_until_it_is_taken() {
+        let queues = Queues::default();
+        queues.receive(Rc::new(b"one".to_vec()), 3);
+        let (_, mark) = queues.open().inbox.lend().unwrap();
+        assert_eq!(queues.take_input(), b"one", "somebody else takes it");
+        queues.receive(Rc::new(b"two".to_vec()), 3);
+        queues.open().inbox.skip(mark, 3);
+        assert_eq!(queues.take_input(), b"two");
+    }
+
+    #[test]
+    fn a_thread_keeps_few_spares() {
+        let many: Vec<Queues> = (0..2 * MOST).map(|_| Queues::default()).collect();
+        for queues in &many {
+            queues.open().outbox.push(b"x");
+        }
+        for queues in &many {
+            queues.drop_output();
+        }
+        assert_eq!(spares(), MOST + 1);
     }
 }

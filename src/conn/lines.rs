@@ -5,7 +5,7 @@ use std::ops::{Index, Range};
 
 use super::handler::with_text;
 use super::inbox::{Front, Inbox, TooLong};
-use super::io::LazyIo;
+use super::io::Queues;
 
 /// So many bytes are looked at in one go. A callback may set another reader after each line, and then the rest is looked
 /// at anew: with a window that costs a little for each line, without one a little for each byte of the batch.
@@ -17,18 +17,18 @@ const WINDOW: usize = 4 << 10;
 ///
 /// `None`: what comes next, if anything, is for `Inbox::next_line` to decide.
 #[inline]
-pub(super) fn each_line<T, R>(io: &LazyIo, limit: usize, mut each: impl FnMut(&T) -> Option<R>) -> Option<R>
+pub(super) fn each_line<T, R>(io: &Queues, limit: usize, mut each: impl FnMut(&T) -> Option<R>) -> Option<R>
 where
     T: Text + ?Sized,
 {
-    let (bytes, mut range) = io.borrow().inbox.batch()?;
+    let lease = io.inbox(Inbox::lease).flatten()?;
+    let mut rest = lease.bytes();
+    let mut start = 0;
     loop {
-        let window = &bytes[range.start..range.end.min(range.start + WINDOW)];
-        let text = T::whole_lines(window)?;
+        let text = T::whole_lines(&rest[..rest.len().min(WINDOW)])?;
         let mut from = 0;
         for at in memchr::memchr_iter(b'\n', text.as_ref()) {
-            let start = range.start + from;
-            if at - from > limit || !io.borrow_mut().inbox.take_from_batch(&bytes, start..range.start + at + 1) {
+            if at - from > limit || !lease.take(start + from..start + at + 1) {
                 return None;
             }
             if let Some(enough) = each(&text[from..at]) {
@@ -36,7 +36,8 @@ where
             }
             from = at + 1;
         }
-        range.start += from;
+        rest = &rest[from..];
+        start += from;
     }
 }
 
@@ -123,7 +124,7 @@ impl Window {
     }
 
     #[inline(never)]
-    fn fill(&mut self, inbox: &Inbox) {
+    fn fill(&mut self, inbox: &mut Inbox) {
         self.empty();
         let Some((bytes, front)) = inbox.front() else { return };
         let bytes = &bytes[..bytes.len().min(WINDOW)];
@@ -185,8 +186,8 @@ mod tests {
 
     /// What a reader gets to see that takes one byte out of the inbox itself after every `taking` lines. The rest at the end.
     fn deliver<T: Text + ?Sized>(bytes: &[u8], taking: usize) -> Vec<Vec<u8>> {
-        let io = LazyIo::default();
-        io.borrow_mut().inbox.push_batch(Rc::new(bytes.to_vec()), bytes.len());
+        let io = Queues::default();
+        io.open().inbox.push_batch(Rc::new(bytes.to_vec()), bytes.len());
         let mut seen: Vec<Vec<u8>> = Vec::new();
         let mut count = 0;
         loop {
@@ -194,17 +195,17 @@ mod tests {
                 seen.push([line.as_ref(), b"\n"].concat());
                 count += 1;
                 if count % taking == 0 {
-                    seen.extend(io.borrow_mut().inbox.next_chunk(1).map(|piece| piece.as_slice().to_vec()));
+                    seen.extend(io.open().inbox.next_chunk(1).map(|piece| piece.as_slice().to_vec()));
                 }
                 None
             });
-            let line = io.borrow_mut().inbox.next_line(usize::MAX).unwrap();
+            let line = io.open().inbox.next_line(usize::MAX).unwrap();
             match line {
                 Some(line) => seen.push([line.as_slice(), b"\n"].concat()),
                 None => break,
             }
         }
-        seen.push(io.borrow_mut().inbox.take_all());
+        seen.push(io.open().inbox.take_all());
         seen
     }
 
@@ -258,23 +259,23 @@ mod tests {
 
     #[test]
     fn it_ends_when_that_is_enough_with_the_rest_in_the_inbox() {
-        let io = LazyIo::default();
+        let io = Queues::default();
         let bytes = b"one\ntwo\nthree\n";
-        io.borrow_mut().inbox.push_batch(Rc::new(bytes.to_vec()), bytes.len());
+        io.open().inbox.push_batch(Rc::new(bytes.to_vec()), bytes.len());
         let mut left = 2;
         let enough = each_line(&io, 10, |_: &str| {
             left -= 1;
             (left == 0).then_some("enough")
         });
         assert_eq!(enough, Some("enough"));
-        assert_eq!(io.borrow_mut().inbox.take_all(), b"three\n");
+        assert_eq!(io.open().inbox.take_all(), b"three\n");
     }
 
     #[test]
     fn a_line_over_the_limit_is_left_alone() {
-        let io = LazyIo::default();
+        let io = Queues::default();
         let bytes = b"one\nthree\n";
-        io.borrow_mut().inbox.push_batch(Rc::new(bytes.to_vec()), bytes.len());
+        io.open().inbox.push_batch(Rc::new(bytes.to_vec()), bytes.len());
         let mut lines = 0;
         each_line(&io, 3, |line: &str| -> Option<()> {
             assert_eq!(line, "one");
@@ -282,6 +283,6 @@ mod tests {
             None
         });
         assert_eq!(lines, 1);
-        assert_eq!(io.borrow_mut().inbox.take_all(), b"three\n");
+        assert_eq!(io.open().inbox.take_all(), b"three\n");
     }
 }

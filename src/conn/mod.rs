@@ -38,7 +38,7 @@ use handler::{OnDrain, OnEnd, OwnDisconnect, Reader, Reason, SharedDisconnect};
 #[cfg(any(test, fuzzing))]
 pub(crate) use inbox::check_lines;
 pub(crate) use inbox::{Inbox, Mark, Piece, TooLong};
-use io::LazyIo;
+use io::Queues;
 pub(crate) use lines::Window;
 pub(crate) use options::{Options, limit_setters};
 
@@ -132,7 +132,7 @@ pub(crate) struct Conn {
     epoch: Cell<u32>,
     /// What the descriptor was said to be ready for, and has not been found unready for since.
     sticky: Cell<Ready>,
-    io: LazyIo,
+    io: Queues,
     /// Out of here while it is on the stack.
     reader: Cell<Reader>,
     waiting: RefCell<Option<Box<waiting::Waiting>>>,
@@ -159,7 +159,7 @@ impl Conn {
             flags: Flags::default(),
             epoch: Cell::new(0),
             sticky: Cell::new(Ready::NONE),
-            io: LazyIo::default(),
+            io: Queues::default(),
             reader: Cell::default(),
             waiting: RefCell::new(None),
             more: OnceCell::new(),
@@ -213,7 +213,7 @@ impl Conn {
     }
 
     pub(crate) fn queued(&self) -> usize {
-        self.io.borrow().outbox.len()
+        self.io.queued()
     }
 
     pub(crate) fn remote(&self) -> Endpoint {
@@ -439,6 +439,7 @@ impl Conn {
             next = next.max(self.serve(reads, held));
             self.flags.lower(Flag::BUSY);
             self.flush_own();
+            self.io.rest();
             if self.flags.has(Flag::OUTPUT_GONE) && !self.sticky.get().has(Ready::READ) {
                 self.finish_without_output();
             }

@@ -75,12 +75,9 @@ impl Conn {
         {
             return None;
         }
-        let mut io = self.io.borrow_mut();
-        if io.inbox.is_empty() {
-            return None;
-        }
         let limit = self.options(|options| options.line_limit);
-        let taken = take(&mut io.inbox, limit).ok().flatten()?;
+        let taken = self.io.inbox(|inbox| if inbox.is_empty() { None } else { take(inbox, limit).ok().flatten() });
+        let taken = taken.flatten()?;
         self.engine.futures_worked(1);
         Some(taken)
     }
@@ -102,11 +99,11 @@ impl Conn {
         let limit = self.options(|options| options.line_limit);
         let mut held = None;
         let outcome = loop {
-            let waits = !self.io.borrow().inbox.is_empty();
+            let waits = self.io.has_input();
             if (waits || self.may_read()) && held.is_none() && self.makes_way() {
                 return self.wait_in(For::Input, place, context, true);
             }
-            let taken = take(&mut self.io.borrow_mut().inbox, limit);
+            let taken = take(&mut self.io.open().inbox, limit);
             match taken {
                 Ok(Some(taken)) => break Poll::Ready(Ok(taken)),
                 Ok(None) => {}
@@ -127,6 +124,7 @@ impl Conn {
         };
         self.give_back(&mut held);
         if outcome.is_pending() {
+            self.io.rest();
             return self.wait_in(For::Input, place, context, false);
         }
         self.leave(For::Input, place);
@@ -139,7 +137,7 @@ impl Conn {
     pub(crate) fn poll_read(&self, context: &Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize>> {
         let is_direct = !self.is_tls() && self.may_read() && !self.flags.has(Flag::READ_ENDED) && self.is_open();
         let mut place = Place::beside();
-        if !is_direct || !self.io.borrow().inbox.is_empty() || self.delivers() || !self.is_turn_of(For::Input, &place) {
+        if !is_direct || self.io.has_input() || self.delivers() || !self.is_turn_of(For::Input, &place) {
             let max = buffer.len();
             return self.poll_take(context, &mut place, READ_BUFFER, |inbox, _| {
                 Ok(inbox.next_chunk(max).map(|piece| {
@@ -174,7 +172,7 @@ impl Conn {
     /// Gives bytes back that were taken: they come first again.
     pub(crate) fn give_back_input(&self, bytes: &[u8]) {
         if !bytes.is_empty() {
-            self.io.borrow_mut().inbox.push_front(bytes);
+            self.io.open().inbox.push_front(bytes);
             self.wake();
         }
     }

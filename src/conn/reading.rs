@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::Conn;
 use super::flags::Flag;
 use super::handler::{Reader, Reason, call, with_text};
-use super::inbox::TooLong;
+use super::inbox::{Inbox, TooLong};
 use super::lines::each_line;
 use crate::engine::{Next, READ_BUFFER, Ready};
 use crate::error::{Error, Result, again};
@@ -46,7 +46,7 @@ impl Conn {
         !self.flags.has(Flag::BESIDES_DATA)
             && self.flags.has(Flag::READS_DATA)
             && !self.sticky.get().has(Ready::HANGUP | Ready::ERROR)
-            && self.io.borrow().inbox.is_empty()
+            && !self.io.has_input()
     }
 
     /// The way of most messages: one read, one call, one write. `None` when there is more to it than that; the state says
@@ -99,7 +99,7 @@ impl Conn {
                 }
                 Delivered::Raw => {
                     let more = self.sticky.get().has(Ready::READ) && !self.flags.has(Flag::READ_ENDED);
-                    let waiting = !self.io.borrow().inbox.is_empty() || more;
+                    let waiting = self.io.has_input() || more;
                     break if waiting { Next::Again } else { Next::Idle };
                 }
             }
@@ -134,7 +134,7 @@ impl Conn {
 
     #[inline(never)]
     fn settle(&self, buffer: Rc<Vec<u8>>) {
-        self.io.borrow_mut().inbox.settle();
+        self.io.inbox(Inbox::settle);
         self.engine.give_buffer(buffer);
     }
 
@@ -170,7 +170,7 @@ impl Conn {
                     self.engine.give_buffer(buffer);
                     return Filled::Passed(delivered);
                 }
-                self.io.borrow_mut().inbox.push_batch(buffer.clone(), count);
+                self.io.receive(buffer.clone(), count);
                 *held = Some(buffer);
                 if count == READ_BUFFER { Filled::Full } else { Filled::Part }
             }
@@ -254,7 +254,7 @@ impl Conn {
         if !self.sticky.get().has(Ready::HANGUP | Ready::ERROR) && !self.flags.has(Flag::READ_ENDED) {
             return Next::Idle;
         }
-        if !self.io.borrow().inbox.is_empty() && !self.flags.has(Flag::CALLER_KNOWS) {
+        if self.io.has_input() && !self.flags.has(Flag::CALLER_KNOWS) {
             return Next::Idle;
         }
         if self.flags.has(Flag::READ_ENDED) {
@@ -298,7 +298,7 @@ impl Conn {
     fn passes(&self, count: usize) -> bool {
         !self.flags.has(Flag::PAUSED)
             && self.flags.has(Flag::READS_DATA)
-            && self.io.borrow().inbox.is_empty()
+            && !self.io.has_input()
             && count <= self.options(|options| options.read_size)
     }
 
@@ -323,7 +323,7 @@ impl Conn {
     /// Hands over what the inbox holds. After every call the state is looked at anew: the callback may have closed the
     /// connection, set another reader, or taken the rest away.
     fn deliver(self: &Rc<Self>) -> Delivered {
-        if (self.io.is_fresh() || self.io.borrow().inbox.is_empty()) && !self.flags.has(Flag::READS_RAW) {
+        if !self.io.has_input() && !self.flags.has(Flag::READS_RAW) {
             return Delivered::All;
         }
         let epoch = self.epoch.get();
@@ -351,8 +351,10 @@ impl Conn {
             }
             let piece = match &reader {
                 Reader::None => break Delivered::Stop,
-                Reader::Data(_) => Ok(self.io.borrow_mut().inbox.next_chunk(read_size)),
-                Reader::Lines(_) | Reader::ByteLines(_) => self.io.borrow_mut().inbox.next_line(line_limit),
+                Reader::Data(_) => Ok(self.io.inbox(|inbox| inbox.next_chunk(read_size)).flatten()),
+                Reader::Lines(_) | Reader::ByteLines(_) => {
+                    self.io.inbox(|inbox| inbox.next_line(line_limit)).unwrap_or(Ok(None))
+                }
                 Reader::Raw(_) => match self.look() {
                     true => Ok(None),
                     false => break Delivered::Raw,
@@ -427,7 +429,7 @@ impl Conn {
 
     /// Is there anything for a raw reader?
     fn look(&self) -> bool {
-        if !self.io.borrow().inbox.is_empty() {
+        if self.io.has_input() {
             return true;
         }
         if self.flags.has(Flag::READ_ENDED) {
@@ -444,7 +446,7 @@ impl Conn {
             let mut held = None;
             let filled = self.fill_from_session(&mut held);
             self.give_back(&mut held);
-            if !self.io.borrow().inbox.is_empty() {
+            if self.io.has_input() {
                 return true;
             }
             if matches!(filled, Filled::Nothing | Filled::Ended) {
@@ -461,7 +463,7 @@ impl Conn {
 
     /// Everything that has been received and not handed over.
     pub(crate) fn take_leftover(&self) -> Vec<u8> {
-        let leftover = self.io.borrow_mut().inbox.take_all();
+        let leftover = self.io.take_input();
         if !leftover.is_empty() {
             self.taken();
         }
@@ -470,6 +472,7 @@ impl Conn {
 
     /// Somebody has taken data that may have lain before the end.
     pub(super) fn taken(&self) {
+        self.io.rest();
         let at_end = self.sticky.get().has(Ready::HANGUP | Ready::ERROR) || self.flags.has(Flag::READ_ENDED);
         if self.is_open() && (at_end || self.awaits_input()) {
             self.wake();
@@ -492,7 +495,7 @@ impl Conn {
             Ok(0) => self.flags.raise(Flag::READ_ENDED),
             Ok(count) => {
                 self.note_read(count == max);
-                self.io.borrow_mut().inbox.push_batch(buffer.clone(), count);
+                self.io.receive(buffer.clone(), count);
             }
             Err(_) => {}
         }

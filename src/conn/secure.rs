@@ -248,7 +248,7 @@ impl Conn {
             self.flags.raise(Flag::READ_ENDED);
         }
         let length = plain.len();
-        self.io.borrow_mut().inbox.push_batch(plain.clone(), length);
+        self.io.receive(plain.clone(), length);
         *held = Some(plain);
         if answers && !self.flags.has(Flag::SHAKING) {
             self.mark_dirty();

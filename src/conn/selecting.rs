@@ -15,7 +15,7 @@ impl Conn {
     pub(crate) fn is_readable(&self) -> bool {
         let mut taken = false;
         let readable = loop {
-            if !self.io.borrow().inbox.is_empty() || !self.is_open() || self.flags.has(Flag::READ_ENDED) {
+            if self.io.has_input() || !self.is_open() || self.flags.has(Flag::READ_ENDED) {
                 break true;
             }
             match self.poll_input() {

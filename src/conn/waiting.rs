@@ -275,7 +275,7 @@ impl Conn {
         if !self.awaits_input() {
             return None;
         }
-        if !self.may_read() && !self.flags.has(Flag::READ_ENDED) && self.io.borrow().inbox.is_empty() {
+        if !self.may_read() && !self.flags.has(Flag::READ_ENDED) && !self.io.has_input() {
             return Some(Next::Idle);
         }
         self.if_waiting(|waiting, awake| waiting.input.next(awake));

@@ -30,18 +30,12 @@ impl Conn {
         if self.flags.has(Flag::NOT_JUST_QUEUED) {
             return false;
         }
-        let mut io = self.io.borrow_mut();
-        let size = io.outbox.len() + bytes.len() + usize::from(newline);
-        if size >= self.options(|options| GATHER.min(options.send_limit).min(options.high_mark)) {
-            return false;
+        let bound = self.options(|options| GATHER.min(options.send_limit).min(options.high_mark));
+        let gathered = self.io.push(bytes, newline, bound);
+        if gathered {
+            self.mark_dirty();
         }
-        io.outbox.push(bytes);
-        if newline {
-            io.outbox.push(b"\n");
-        }
-        drop(io);
-        self.mark_dirty();
-        true
+        gathered
     }
 
     /// What is gathered goes out before the loop sleeps.
@@ -52,8 +46,7 @@ impl Conn {
         }
         let size = bytes.len() + usize::from(newline);
         self.check_sent()?;
-        let mut io = self.io.borrow_mut();
-        let queued = io.outbox.len();
+        let queued = self.io.queued();
         let (limit, high_mark) = self.options(|options| (options.send_limit, options.high_mark));
         if size > limit.saturating_sub(queued) {
             // Whoever waits for room now is to hear of it.
@@ -67,13 +60,9 @@ impl Conn {
             match self.write_some(bytes) {
                 Ok(count) => rest = &bytes[count..],
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => {
-                    drop(io);
-                    return Err(self.write_failed(error));
-                }
+                Err(error) => return Err(self.write_failed(error)),
             }
             if rest.is_empty() {
-                drop(io);
                 if self.session_waits() {
                     // The session has taken it, the kernel has not.
                     self.arm_write(true);
@@ -81,11 +70,7 @@ impl Conn {
                 return Ok(());
             }
         }
-        io.outbox.push(rest);
-        if newline {
-            io.outbox.push(b"\n");
-        }
-        drop(io);
+        self.io.push(rest, newline, usize::MAX);
         if gathered {
             self.mark_dirty();
             if !gathers {
@@ -115,18 +100,11 @@ impl Conn {
         if self.flags.has(Flag::NOT_JUST_WRITTEN) {
             return None;
         }
-        let mut io = self.io.borrow_mut();
-        let front = io.outbox.front();
-        if front.is_empty() || front.len() > PORTION {
-            return None;
-        }
-        match self.transport.write(front) {
-            Ok(count) => {
-                io.outbox.advance(count);
-                io.outbox.is_empty().then_some(())
-            }
+        let written = self.io.write(|front| if front.len() > PORTION { Ok(0) } else { self.transport.write(front) })?;
+        match written {
+            Ok(true) => Some(()),
+            Ok(false) => None,
             Err(error) => {
-                drop(io);
                 self.not_written(error);
                 Some(())
             }
@@ -142,25 +120,17 @@ impl Conn {
     }
 
     fn write_queue(&self) -> Next {
-        let mut io = self.io.borrow_mut();
         for _ in 0..PORTIONS {
-            let front = io.outbox.front();
-            if front.is_empty() {
-                break;
-            }
-            let portion = &front[..front.len().min(PORTION)];
-            match self.write_some(portion) {
-                Ok(count) => io.outbox.advance(count),
-                Err(error) => {
-                    drop(io);
+            match self.io.write(|front| self.write_some(&front[..front.len().min(PORTION)])) {
+                None | Some(Ok(true)) => break,
+                Some(Ok(false)) => {}
+                Some(Err(error)) => {
                     self.not_written(error);
                     return Next::Idle;
                 }
             }
         }
-        let more = !io.outbox.is_empty();
-        drop(io);
-        if more {
+        if self.io.has_output() {
             return Next::Again;
         }
         match self.write_session() {
@@ -188,7 +158,7 @@ impl Conn {
     pub(super) fn is_sending(&self) -> bool {
         // What a session holds when sending has failed, or the descriptor is closed, stays there.
         let may_send = || !self.flags.has(Flag::GONE | Flag::WRITE_FAILED);
-        !self.io.borrow().outbox.is_empty() || (self.session_waits() && may_send())
+        self.io.has_output() || (self.session_waits() && may_send())
     }
 
     /// Gives the kernel what it takes, on later turns too.
@@ -234,7 +204,7 @@ impl Conn {
             _ => Error::Closed { peer: peer.clone() },
         };
         let error = Error::from_io("sending to", peer, error);
-        self.io.borrow_mut().outbox.clear();
+        self.io.drop_output();
         self.rare(|rare| rare.lost = true);
         self.arm_write(false);
         self.tell_flushed(false);

@@ -10,7 +10,7 @@ use crate::address::{Address, Endpoint, Target};
 use crate::conn::{Common, Conn};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::resolve::{Plan, plan};
+use crate::resolve::{Plan, interface, plan, unknown_interface};
 use crate::socket::Socket;
 use crate::tls::{ClientTls, PeerName, Session, Tls, load_system_roots};
 use crate::transport::{Transport, endpoint};
@@ -65,6 +65,16 @@ impl Request {
     pub(super) fn new(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<Self> {
         let plan = plan(&address)?;
         let secure = secure(&address, &plan, tls)?;
+        if let Some((settings, _)) = &secure {
+            settings.check()?;
+        }
+        match &common.options.tuning.interface {
+            // That a unix socket has none is told when it is set.
+            Some(name) if !matches!(plan, Plan::Unix(_)) && interface(name).is_none() => {
+                return Err(unknown_interface(name));
+            }
+            _ => {}
+        }
         Ok(Request { address, plan, secure, common })
     }
 }

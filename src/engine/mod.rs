@@ -5,6 +5,7 @@
 
 mod accounts;
 mod descriptor;
+mod direct;
 mod fairness;
 mod hangups;
 mod inherited;
@@ -24,6 +25,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::ops::{BitOr, BitOrAssign};
+use std::os::fd::RawFd;
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -36,8 +38,8 @@ pub(crate) use hangups::Hangups;
 pub(crate) use inherited::{Inherited, OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited};
 use poller::Poller;
 pub(crate) use process::{Forked, exit_now, fork, other_threads};
-use registry::Entry;
 pub(crate) use registry::Registration;
+use registry::{Entry, borrow};
 pub(crate) use remote::Remote;
 pub(crate) use signals::{Interrupts, interrupts_here, without_sigpipe};
 pub(crate) use slab::Key;
@@ -199,6 +201,8 @@ pub(crate) struct Engine {
     /// Since when several connections are being ended together.
     ending: Cell<Option<std::time::Instant>>,
     poller: RefCell<Poller>,
+    /// Its descriptor.
+    epoll: RawFd,
     entries: RefCell<Slab<Entry>>,
     /// What is to be served next, each entry once.
     ready: RefCell<VecDeque<Key>>,
@@ -256,6 +260,7 @@ impl Engine {
             ended: Cell::new(None),
             ending: Cell::new(None),
             poller: RefCell::new(poller),
+            epoll,
             entries: RefCell::new(Slab::new()),
             ready: RefCell::default(),
             hot: RefCell::default(),

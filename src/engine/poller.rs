@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 use super::Ready;
@@ -37,12 +38,19 @@ impl Watch {
 pub(super) struct Poller {
     epoll: OwnedFd,
     events: Vec<epoll::Event>,
+    /// They have been fetched and not been looked at yet.
+    fetched: bool,
+    /// GLib's wake-up, while it is watched here.
+    wakeup: Option<RawFd>,
 }
+
+/// What stands for the wake-up among the events: no key.
+const WAKEUP: u64 = u64::MAX;
 
 impl Poller {
     pub(super) fn new() -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        Ok(Poller { epoll, events: Vec::with_capacity(BATCH) })
+        Ok(Poller { epoll, events: Vec::with_capacity(BATCH), fetched: false, wakeup: None })
     }
 
     /// The descriptor that becomes readable when there are events.
@@ -65,10 +73,7 @@ impl Poller {
     /// Takes the events that are there, without waiting, and returns how many there were.
     #[inline]
     pub(super) fn poll(&mut self, mut each: impl FnMut(u64, Ready)) -> usize {
-        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        self.events.clear();
-        // Nothing can go wrong with a queue of our own but a signal in between; then the events are still there.
-        if epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), Some(&now)).is_err() {
+        if !std::mem::take(&mut self.fetched) && self.wait(0).is_err() {
             return 0;
         }
         for event in &self.events {
@@ -77,10 +82,47 @@ impl Poller {
         self.events.len()
     }
 
+    /// Nothing can go wrong with a queue of our own but a signal in between; then the events are still there.
+    fn wait(&mut self, timeout: i32) -> io::Result<()> {
+        let timeout = u64::try_from(timeout)
+            .ok()
+            .map(|timeout| Timespec { tv_sec: (timeout / 1000) as i64, tv_nsec: (timeout % 1000 * 1_000_000) as _ });
+        self.events.clear();
+        epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), timeout.as_ref())?;
+        Ok(())
+    }
+
+    /// Waits so many milliseconds, or without end if that is negative, for events, which are kept for the next
+    /// [`Poller::poll`], or for this descriptor to become readable, which is what it tells.
+    pub(super) fn fetch(&mut self, wakeup: RawFd, timeout: i32) -> io::Result<bool> {
+        if self.wakeup != Some(wakeup) {
+            self.forget_wakeup();
+            epoll::add(&self.epoll, super::borrow(wakeup), EventData::new_u64(WAKEUP), EventFlags::IN)?;
+            self.wakeup = Some(wakeup);
+        }
+        self.wait(timeout)?;
+        let count = self.events.len();
+        self.events.retain(|event| { event.data }.u64() != WAKEUP);
+        self.fetched = !self.events.is_empty();
+        Ok(self.events.len() < count)
+    }
+
+    pub(super) fn has_fetched(&self) -> bool {
+        self.fetched
+    }
+
+    /// No longer watches the wake-up.
+    pub(super) fn forget_wakeup(&mut self) {
+        if let Some(fd) = self.wakeup.take() {
+            let _ = epoll::delete(&self.epoll, super::borrow(fd));
+        }
+    }
+
     /// After a fork: a queue of this process's own, at the same descriptor number, with nothing in it. The old one is
     /// shared with the parent and must not be touched.
     pub(super) fn replace(&mut self) -> io::Result<()> {
         let fresh = epoll::create(CreateFlags::CLOEXEC)?;
+        self.wakeup = None;
         rustix::io::dup3(fresh.as_fd(), &mut self.epoll, rustix::io::DupFlags::CLOEXEC)?;
         Ok(())
     }

@@ -231,8 +231,9 @@ impl Engine {
     }
 }
 
-/// A descriptor of a registration, for a call to epoll.
-fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
-    // SAFETY: a handler deregisters before it closes or hands on its descriptor, so while the entry is there it is open.
+/// A descriptor of a registration, or the wake-up of a context that is being polled, for a call to epoll.
+pub(super) fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: a handler deregisters before it closes or hands on its descriptor, so while the entry is there it is open. A
+    // context keeps its wake-up as long as it lives.
     unsafe { BorrowedFd::borrow_raw(fd) }
 }

@@ -25,6 +25,9 @@ struct EngineSource {
     poll: GPollFD,
 }
 
+/// A poll function.
+pub(super) type Poll = unsafe extern "C" fn(*mut GPollFD, u32, i32) -> i32;
+
 /// Between an engine, which lives on one thread, and its sources, which end with their context on any.
 pub(super) struct Link {
     home: Home,
@@ -142,6 +145,25 @@ impl Sources {
                 // SAFETY: not null, and the context is this thread's default one: it lives, and its sources with it.
                 unsafe { ffi::g_source_set_priority(source, priority.into_glib()) };
             }
+        }
+    }
+
+    pub(super) fn priority(&self) -> i32 {
+        let source = self.main.get();
+        // SAFETY: not null, so the context lives, and the source with it.
+        if source.is_null() { 0 } else { unsafe { ffi::g_source_get_priority(source) } }
+    }
+
+    /// Has the context polled by `to`, if it is polled by `from`. The context lives: its loop is running, here.
+    pub(super) fn replace_poll(&self, from: Poll, to: Poll) -> bool {
+        // SAFETY: the context lives.
+        unsafe {
+            let is_so =
+                ffi::g_main_context_get_poll_func(self.context).is_some_and(|now| now as usize == from as usize);
+            if is_so {
+                ffi::g_main_context_set_poll_func(self.context, Some(to));
+            }
+            is_so
         }
     }
 
@@ -319,7 +341,7 @@ unsafe extern "C" fn dispatch(source: *mut GSource, _: ffi::GSourceFunc, _: gpoi
         let link = link_of(source);
         // Kept while it works, whatever callbacks do to its context.
         if let Some(engine) = link.engine() {
-            engine.dispatch((*source.cast::<EngineSource>()).poll.revents != 0);
+            engine.dispatch((*source.cast::<EngineSource>()).poll.revents != 0 || engine.poller.borrow().has_fetched());
         }
         (!link.has_ended()).into_glib()
     }

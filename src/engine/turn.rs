@@ -78,7 +78,7 @@ impl Engine {
             self.arm_low();
         }
         let may_work = self.fairness.has_credit() && !self.is_panicking();
-        if self.inbound.is_pending() {
+        if self.inbound.is_pending() || self.poller.borrow().has_fetched() {
             return Wait::Not;
         }
         if may_work && !(self.ready.borrow().is_empty() && self.deferred.borrow().is_empty()) {
@@ -221,18 +221,18 @@ impl Engine {
 
     #[inline]
     fn serve(self: &Rc<Self>, key: Key) {
-        let (handler, ready) = {
+        let (handler, ready, was_hot) = {
             let mut entries = self.entries.borrow_mut();
             let Some(entry) = entries.get_mut(key) else { return };
             entry.queued = false;
-            (entry.handler.clone(), std::mem::replace(&mut entry.ready, Ready::NONE))
+            (entry.handler.clone(), std::mem::replace(&mut entry.ready, Ready::NONE), entry.hot)
         };
         let next = handler.ready(self, ready);
-        let mut entries = self.entries.borrow_mut();
-        let Some(entry) = entries.get_mut(key) else { return };
-        if next == Next::Idle && !entry.hot {
+        if next == Next::Idle && !was_hot {
             return;
         }
+        let mut entries = self.entries.borrow_mut();
+        let Some(entry) = entries.get_mut(key) else { return };
         entry.hot = next == Next::Hot;
         if !entry.hot {
             self.mute(key, entry, false);

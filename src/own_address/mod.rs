@@ -27,6 +27,8 @@ const STAGGER: Duration = Duration::from_secs(1);
 
 const OPERATION: &str = "asking for the public address at";
 
+const EXPECTED: &str = "expected stun:host, stun:host:port, or http://host/path";
+
 // ---- on the own network ----
 
 /// Addresses that nobody has (RFC 5737, RFC 3849). Nothing is sent there; they only ask for the way out.
@@ -104,8 +106,9 @@ fn way_out(from: SocketAddr, to: SocketAddr) -> Result<IpAddr> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Address`] if an endpoint cannot be read or there is none, [`Error::TimedOut`], [`Error::WrongThread`]; if all
-/// have failed, the error of the last: that of connecting, or [`Error::Lookup`] if its answer holds no address.
+/// [`Error::Address`] if an endpoint cannot be read, [`Error::Setting`] if there is none, [`Error::TimedOut`],
+/// [`Error::WrongThread`]; if all have failed, the error of the last: that of connecting, or [`Error::Lookup`] if its answer
+/// holds no address.
 pub fn public_address<I>(endpoints: I, limit: Duration) -> Result<IpAddr>
 where
     I: IntoIterator<Item: AsRef<str>>,
@@ -183,9 +186,13 @@ where
 {
     let services: Vec<_> = endpoints.into_iter().map(|text| Service::parse(text.as_ref())).collect::<Result<_>>()?;
     if services.is_empty() {
-        return Err(Error::Address { address: String::new(), problem: "expected at least one endpoint".into() });
+        return Err(no_endpoint());
     }
     Ok(services)
+}
+
+fn no_endpoint() -> Error {
+    Error::Setting(format!("no endpoint was given; {EXPECTED}"))
 }
 
 fn names(services: &[Service]) -> String {
@@ -208,7 +215,7 @@ impl Service {
             Some(("https" | "stuns", _)) => {
                 return Err(unfit("these are asked in the clear: expected http:// or stun:"));
             }
-            _ => return Err(unfit("expected stun:host, stun:host:port, or http://host/path")),
+            _ => return Err(unfit(EXPECTED)),
         };
         Ok(Service { text: text.into(), kind })
     }
@@ -281,8 +288,7 @@ async fn first_of(engine: &Rc<Engine>, services: &[Service], resolver: Resolver)
                 return Poll::Pending;
             }
             if asked.is_empty() && waiting.is_empty() {
-                let none = || Error::Address { address: String::new(), problem: "expected an endpoint".into() };
-                return Poll::Ready(Err(failed.take().unwrap_or_else(none)));
+                return Poll::Ready(Err(failed.take().unwrap_or_else(no_endpoint)));
             }
         }
     })

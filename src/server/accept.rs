@@ -17,7 +17,7 @@ use super::listener::Listener;
 use super::{Listed, Server, Shared};
 use crate::conn::Conn;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, count};
 use crate::socket::Socket;
 use crate::transport::wait_for;
 
@@ -193,9 +193,9 @@ impl Shared {
             }
             if self.is_full() && self.handshakes.get() == 0 {
                 return Err(Error::Unsupported(format!(
-                    "{}: all of its {} connections are open, and none can end while accept waits",
+                    "{}: no more than {} may be open, and none can end while accept waits",
                     self.name(),
-                    self.max_connections
+                    count(self.max_connections, "connection")
                 )));
             }
             let first = asked.shaking.borrow().iter().map(|shaking| shaking.deadline).min();

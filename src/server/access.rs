@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 
-use crate::address::Address;
 use crate::engine::{group_id, peer_ids, user_id};
 use crate::error::{Error, Result};
 
@@ -45,20 +44,20 @@ impl fmt::Display for Account {
 }
 
 impl Account {
-    pub(super) fn group(&self, address: &Address) -> Result<u32> {
-        self.number(address, "group", group_id)
+    pub(super) fn group(&self) -> Result<u32> {
+        self.number("group", group_id)
     }
 
-    fn user(&self, address: &Address) -> Result<u32> {
-        self.number(address, "user", user_id)
+    fn user(&self) -> Result<u32> {
+        self.number("user", user_id)
     }
 
-    fn number(&self, address: &Address, kind: &str, ask: fn(&str) -> io::Result<Option<u32>>) -> Result<u32> {
+    fn number(&self, kind: &str, ask: fn(&str) -> io::Result<Option<u32>>) -> Result<u32> {
         match self {
             Account::Id(id) => Ok(*id),
             Account::Name(name) => match ask(name) {
                 Ok(Some(id)) => Ok(id),
-                Ok(None) => Err(address.unfit(format!("this system has no {kind} {name:?}"))),
+                Ok(None) => Err(Error::Setting(format!("unknown {kind} {name:?}"))),
                 Err(source) => Err(Error::Io { operation: "looking up the name", address: name.clone(), source }),
             },
         }
@@ -78,12 +77,12 @@ impl AllowList {
     }
 
     /// Turns names into numbers. `None` if everybody may.
-    pub(super) fn resolve(self, address: &Address) -> Result<Option<Allowed>> {
+    pub(super) fn resolve(self) -> Result<Option<Allowed>> {
         if self.is_empty() {
             return Ok(None);
         }
-        let users = self.users.unwrap_or_default().iter().map(|user| user.user(address)).collect::<Result<_>>()?;
-        let groups = self.groups.unwrap_or_default().iter().map(|group| group.group(address)).collect::<Result<_>>()?;
+        let users = self.users.unwrap_or_default().iter().map(Account::user).collect::<Result<_>>()?;
+        let groups = self.groups.unwrap_or_default().iter().map(Account::group).collect::<Result<_>>()?;
         Ok(Some(Allowed { users, groups }))
     }
 }

@@ -56,7 +56,9 @@ pub(super) fn bind(address: &Address, local: &str, how: How<'_>) -> Result<(Vec<
             Ok((vec![listening], file))
         }
         Target::Direct(addresses) => Ok((bind_all(addresses, how).map_err(failed)?, None)),
-        Target::Inet { tls: Some(_), .. } => Err(address.unfit("a URL cannot be listened on; expected a port")),
+        Target::Inet { tls: Some(_), .. } => Err(address.unfit(
+            "what is listened on has no scheme; expected a port, host:port, a path with a slash, @name, or service|name",
+        )),
         Target::Inet { host, port, .. } => {
             Ok((bind_at(address, host.as_ref(), local, port_number(address, port)?, how)?, None))
         }

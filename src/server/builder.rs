@@ -247,7 +247,7 @@ impl ServerBuilder {
         let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
         let file = self.file_settings(&address)?;
         let announcement = announcement(&address, self.service_name, &self.txt)?;
-        let allowed = self.allowed.resolve(&address)?;
+        let allowed = self.allowed.resolve()?;
         let (sockets, path) = match adopted {
             Some(sockets) => (sockets.into_iter().map(Listening::from).collect(), None),
             None => bind(&address, &self.address, How { backlog, tuning: &self.options.tuning, file })?,
@@ -319,9 +319,9 @@ impl ServerBuilder {
             }
         }
         if let Some(mode) = self.mode.filter(|mode| mode & !0o777 != 0) {
-            return Err(address.unfit(format!("expected a mode of at most 0777, not {mode:04o}")));
+            return Err(Error::Setting(format!("expected a mode of at most 0777, not {mode:04o}")));
         }
-        let group = self.group.as_ref().map(|group| group.group(address)).transpose()?;
+        let group = self.group.as_ref().map(Account::group).transpose()?;
         Ok(FileSettings { mode: self.mode, group, take_over: self.take_over })
     }
 

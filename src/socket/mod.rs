@@ -339,6 +339,8 @@ impl Socket {
     /// [`flush`](Socket::flush) before.
     ///
     /// Returns what had been received and not handed over, unless there is a disconnect callback, which gets it.
+    ///
+    /// It hides futures' `AsyncWriteExt::close`, which ends one direction and waits: call that by its full name.
     pub fn close(&self) -> Vec<u8> {
         self.conn.close()
     }

@@ -32,8 +32,8 @@ use crate::fingerprint::Fingerprint;
 /// let strict = ClientTls::pinned("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08").alpn(["chat/1"]);
 /// ```
 ///
-/// Nothing is read or checked before the settings are used: a text that is no fingerprint, for example, is an error of
-/// the connection attempt.
+/// Nothing is read or checked before the settings are used. A text that is no fingerprint, for example, is an error of
+/// the connection attempt, [`Error::TlsSettings`](crate::Error::TlsSettings), before it looks anything up.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 #[must_use]
 pub struct ClientTls {
@@ -94,8 +94,8 @@ impl ClientTls {
     }
 
     /// Trusts the certificate with this fingerprint and no other: of its public key, as this crate shows it, or of the
-    /// certificate, both SHA-256 in hexadecimal, with or without colons. Neither names nor dates of the certificate
-    /// matter. Another one is [`Error::CertificateChanged`](crate::Error::CertificateChanged).
+    /// certificate, both SHA-256 in hexadecimal (64 digits, with or without colons). Neither names nor dates of the
+    /// certificate matter. Another one is [`Error::CertificateChanged`](crate::Error::CertificateChanged).
     pub fn pinned(fingerprint: impl ToString) -> Self {
         let fingerprint = fingerprint.to_string().parse::<Fingerprint>();
         Trust::Pinned(fingerprint.map_err(|error| error.to_string())).into()
@@ -146,6 +146,17 @@ impl ClientTls {
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.store = Some(Store::new(&directory.into()));
         self
+    }
+
+    /// Finds what cannot work with any peer.
+    pub(crate) fn check(&self) -> Result {
+        match &self.trust {
+            Trust::Pinned(Err(problem)) | Trust::Roots(GivenRoots { roots: Err(problem), .. }) => {
+                return Err(Error::TlsSettings(problem.clone()));
+            }
+            _ => {}
+        }
+        self.given_name().map(drop)
     }
 
     /// Whether the hand-shake with this peer may have to load the system's roots from disk, which takes a while: better
@@ -207,11 +218,16 @@ impl ClientTls {
         Ok(Prepared { config: Arc::new(config), name, verifier, identity })
     }
 
+    fn given_name(&self) -> Result<Option<ServerName<'static>>> {
+        let Some(name) = &self.server_name else { return Ok(None) };
+        ServerName::try_from(name.clone())
+            .map(Some)
+            .map_err(|_| Error::TlsSettings(format!("{name:?} cannot be the name of a server")))
+    }
+
     fn name_for(&self, peer: &PeerName) -> Result<Option<ServerName<'static>>> {
-        match (&self.server_name, &peer.host) {
-            (Some(name), _) => ServerName::try_from(name.clone())
-                .map(Some)
-                .map_err(|_| Error::TlsSettings(format!("{name:?} cannot be the name of a server"))),
+        match (self.given_name()?, &peer.host) {
+            (Some(name), _) => Ok(Some(name)),
             (None, Some(host)) => {
                 // The scope of a link-local address means something on this machine only.
                 let host = host.split('%').next().unwrap_or_default();

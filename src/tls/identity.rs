@@ -15,7 +15,7 @@ use rustls::sign::CertifiedKey;
 use super::certificate::{self, Fingerprints};
 use super::provider;
 use super::store::Store;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, count};
 use crate::fingerprint::Fingerprint;
 
 /// A certificate nearer to its end than this is renewed, or warned about where it is not ours to renew.
@@ -214,7 +214,8 @@ fn validity_warning(certificate: &CertificateDer<'_>, file: &Path, now: SystemTi
     match expires.duration_since(now) {
         Err(_) => Some(format!("{}: the certificate has expired", file.display())),
         Ok(left) if left < RENEW_BEFORE => {
-            Some(format!("{}: the certificate expires in {} days", file.display(), left.as_secs() / (24 * 3600)))
+            let days = usize::try_from(left.as_secs() / (24 * 3600)).unwrap_or(usize::MAX);
+            Some(format!("{}: the certificate expires in {}", file.display(), count(days, "day")))
         }
         Ok(_) => None,
     }

@@ -146,7 +146,11 @@ impl Session {
         if self.peer_closed {
             Ok(())
         } else if self.is_handshaking() {
-            Err(Error::Tls { peer, problem: "it closed the connection during the hand-shake".into() })
+            let hint = match self.tls {
+                Connection::Client(_) => ", as servers without TLS do",
+                Connection::Server(_) => "",
+            };
+            Err(Error::Tls { peer, problem: format!("it closed the connection during the hand-shake{hint}") })
         } else {
             Err(Error::Truncated { peer })
         }

@@ -8,7 +8,7 @@ use rustix::net::sockopt;
 
 use super::UdpSocket;
 use crate::error::{Error, Result};
-use crate::resolve::interface;
+use crate::resolve::{interface, unknown_interface};
 
 /// Sets an option of IPv4 and its twin of IPv6, as far as the socket has both.
 macro_rules! both {
@@ -103,7 +103,8 @@ impl UdpSocket {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Address`] if that is no group, not of a family of this socket, or there is no such interface;
+    /// [`Error::Address`] if that is no group, or not of a family of this socket; [`Error::Setting`] if there is no such
+    /// interface;
     /// [`Error::Closed`]; [`Error::Io`], as with a group that it has joined already.
     pub fn join_multicast(&self, group: impl Into<IpAddr>, interface: Option<&str>) -> Result {
         let (group, number) = self.group(group.into(), interface)?;
@@ -132,7 +133,7 @@ impl UdpSocket {
     /// Sends to groups by that interface, named as `eth0` or by its number; by default the system chooses.
     ///
     /// # Errors
-    /// [`Error::Address`] if there is no such interface; [`Error::Closed`], [`Error::Io`].
+    /// [`Error::Setting`] if there is no such interface; [`Error::Closed`], [`Error::Io`].
     pub fn set_multicast_interface(&self, name: &str) -> Result {
         let number = number_of(name)?;
         both!(
@@ -193,7 +194,5 @@ fn at_most(bytes: usize) -> usize {
 
 fn number_of(name: &str) -> Result<u32> {
     let known = name.parse().ok().or_else(|| interface(name));
-    known
-        .filter(|number| i32::try_from(*number).is_ok_and(|number| number > 0))
-        .ok_or_else(|| Error::Address { address: name.into(), problem: "there is no such network interface".into() })
+    known.filter(|number| i32::try_from(*number).is_ok_and(|number| number > 0)).ok_or_else(|| unknown_interface(name))
 }

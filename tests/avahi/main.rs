@@ -361,7 +361,7 @@ fn a_daemon_is_published_when_the_shell_goes_on() {
     assert!(early.iter().any(|line| line.contains(r#""early" of type chat is not published: the Avahi"#)), "{early:?}");
     let _avahi = HERE.avahi();
     let output = HERE.start(&example("daemon"), &["chat|in time"]).all();
-    assert!(output.len() == 1 && output[0].starts_with("listening on port"), "{output:?}");
+    assert!(output.len() == 1 && output[0].starts_with("listening on [::]:"), "{output:?}");
     // Both are there now: the first has noticed the Avahi daemon.
     for name in ["chat|time", "chat|early"] {
         let daemon = Socket::connect(name).unwrap();

@@ -10,6 +10,9 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
 /// No single test takes this long.
 const HANGS: Duration = Duration::from_secs(100);
 
@@ -47,16 +50,20 @@ pub fn enter_own_world(arguments: &[&str]) -> bool {
 
 /// Waits for a child, and ends it when it is late.
 pub fn wait(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> {
+    let ending = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).unwrap();
     let deadline = Instant::now() + limit;
-    while Instant::now() < deadline {
-        if let Some(status) = child.try_wait().unwrap() {
-            return Some(status);
+    let in_time = loop {
+        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).unwrap();
+        match poll(&mut [PollFd::new(&ending, PollFlags::IN)], Some(&left)) {
+            Err(rustix::io::Errno::INTR) => {}
+            ready => break ready.unwrap() > 0,
         }
-        thread::sleep(Duration::from_millis(10));
+    };
+    if !in_time {
+        child.kill().unwrap();
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    None
+    let status = child.wait().unwrap();
+    in_time.then_some(status)
 }
 
 #[track_caller]

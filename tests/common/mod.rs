@@ -274,6 +274,20 @@ impl Process {
     }
 }
 
+/// Two programs that join their standard streams to each other talk, and the server's input ends first. Of the client the
+/// standard output is watched.
+#[track_caller]
+pub fn assert_joined(mut server: Process, mut client: Process) {
+    client.send("from the client\n");
+    server.send("from the server\n");
+    assert_eq!(client.line(), "from the server");
+    server.end_input();
+    client.finish().assert_clean();
+    let server = server.finish();
+    assert!(server.status.success(), "{server:?}");
+    assert_eq!(server.text(), "from the client\n");
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();

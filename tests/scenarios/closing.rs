@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,7 @@ trait ReadWrite: Read + Write + Send {}
 impl ReadWrite for TcpStream {}
 impl ReadWrite for UnixStream {}
 
-/// Reads to the end, with pauses that let the other side's queue fill up.
+/// Reads to the end, in pieces, between which the other side has its turn.
 fn read_slowly(mut peer: Box<dyn ReadWrite>) -> Vec<u8> {
     let mut all = Vec::new();
     let mut buffer = vec![0; 256 << 10];
@@ -51,22 +52,30 @@ fn read_slowly(mut peer: Box<dyn ReadWrite>) -> Vec<u8> {
             0 => return all,
             count => all.extend_from_slice(&buffer[..count]),
         }
-        if all.len() < 4 << 20 {
-            std::thread::sleep(Duration::from_millis(5));
-        }
     }
+}
+
+/// A stranger who reads nothing before it is told to: until then what is sent to it has to wait in a queue.
+fn late_reader(kind: Kind) -> (String, Sender<()>, JoinHandle<Vec<u8>>) {
+    let (begin, told) = channel();
+    let (address, thread) = stranger(kind, move |peer| {
+        told.recv().unwrap();
+        read_slowly(peer)
+    });
+    (address, begin, thread)
 }
 
 #[test]
 fn close_loses_nothing_to_a_slow_reader() {
     for_each_kind(|kind| {
-        let (address, thread) = stranger(kind, read_slowly);
+        let (address, begin, thread) = late_reader(kind);
         let socket = connect(&address);
         let sent = pattern(BIG);
         socket.send(&sent).unwrap();
         assert!(socket.queued() > 0, "the kernel takes less than that");
         let _ = socket.close();
         assert!(matches!(socket.send("x"), Err(Error::Closed { .. })));
+        begin.send(()).unwrap();
         until(|| thread.is_finished() || thread_step());
         assert!(thread.join().unwrap() == sent);
     });
@@ -84,11 +93,12 @@ fn thread_step() -> bool {
 #[test]
 fn the_last_drop_in_a_running_loop_loses_nothing() {
     for_each_kind(|kind| {
-        let (address, thread) = stranger(kind, read_slowly);
+        let (address, begin, thread) = late_reader(kind);
         let sent = pattern(BIG);
         let data = sent.clone();
         Socket::connect_async(address.as_str(), gio::Cancellable::NONE, move |socket| {
             socket.unwrap().send(&data).unwrap();
+            begin.send(()).unwrap();
         });
         until(|| thread.is_finished() || thread_step());
         assert!(thread.join().unwrap() == sent);
@@ -98,11 +108,12 @@ fn the_last_drop_in_a_running_loop_loses_nothing() {
 #[test]
 fn the_last_drop_without_a_loop_waits_for_the_queue() {
     for_each_kind(|kind| {
-        let (address, thread) = stranger(kind, read_slowly);
+        let (address, begin, thread) = late_reader(kind);
         let sent = pattern(BIG);
         let socket = Socket::connect(address.as_str()).unwrap();
         socket.send(&sent).unwrap();
         assert!(socket.queued() > 0);
+        begin.send(()).unwrap();
         drop(socket);
         assert!(thread.join().unwrap() == sent);
     });
@@ -113,10 +124,12 @@ fn unread_input_does_not_reset_what_was_sent() {
     // Closing a TCP socket with unread input makes the kernel send a reset and discard what it had accepted.
     for_each_kind(|kind| {
         for in_loop in [true, false] {
-            let (address, thread) = stranger(kind, |mut peer| {
+            let (begin, told) = channel();
+            let (address, thread) = stranger(kind, move |mut peer| {
                 peer.write_all(&[7; 100_000]).unwrap();
                 let mut first = [0; 1];
                 peer.read_exact(&mut first).unwrap();
+                told.recv().unwrap();
                 // And more of it after the other side has closed.
                 peer.write_all(&[7; 1000]).unwrap();
                 let mut all = first.to_vec();
@@ -128,8 +141,11 @@ fn unread_input_does_not_reset_what_was_sent() {
             socket.send(&sent).unwrap();
             if in_loop {
                 let _ = socket.close();
+                begin.send(()).unwrap();
                 until(|| thread.is_finished() || thread_step());
             } else {
+                // The drop waits for whoever reads.
+                begin.send(()).unwrap();
                 drop(socket);
             }
             assert!(thread.join().unwrap() == sent, "in a loop: {in_loop}");
@@ -219,9 +235,11 @@ fn shutdown_write_half_closes_after_the_queue() {
 #[test]
 fn flush_waits_until_the_kernel_has_everything() {
     for_each_kind(|kind| {
-        let (address, thread) = stranger(kind, read_slowly);
+        let (address, begin, thread) = late_reader(kind);
         let socket = connect(&address);
         socket.send(pattern(BIG)).unwrap();
+        assert!(socket.queued() > 0);
+        begin.send(()).unwrap();
         socket.flush().unwrap();
         assert_eq!(socket.queued(), 0);
         socket.send(pattern(BIG)).unwrap();

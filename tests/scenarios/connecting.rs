@@ -67,6 +67,24 @@ fn malformed_addresses_are_errors_that_quote_them() {
 }
 
 #[test]
+fn a_scheme_without_a_port_of_its_own_says_what_an_address_looks_like() {
+    on_own_context(|| {
+        for text in ["foo://host", "TCP://host/path", "tls://[::1]"] {
+            let error = Socket::connect(text).unwrap_err();
+            assert!(matches!(error, Error::Address { .. }), "{error:?}");
+            let error = error.to_string();
+            assert!(error.contains("the scheme") && error.contains("expected host:port"), "{error}");
+        }
+        for text in ["foo://127.0.0.1:0", "http://127.0.0.1", "tcp://127.0.0.1:0"] {
+            let error = Server::builder().tls(false).bind(text).map(drop).unwrap_err();
+            assert!(matches!(error, Error::Address { .. }), "{error:?}");
+            let error = error.to_string();
+            assert!(error.contains("has no scheme") && error.contains("host:port"), "{error}");
+        }
+    });
+}
+
+#[test]
 fn a_name_that_does_not_exist_says_so() {
     on_own_context(|| {
         for result in

@@ -1,8 +1,12 @@
 //! Running, nesting and ending the loop.
 
 use std::cell::Cell;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+
+use gio::prelude::SocketExtManual;
 
 use crate::util::*;
 
@@ -179,5 +183,124 @@ fn how_the_network_shares_the_loop_can_be_set() {
         let lines = log_lines(&served);
         client.send("one\ntwo\nthree\n").unwrap();
         until(|| lines.len() == 3);
+    });
+}
+
+/// It polls by itself while there is nothing to watch but the network, and as GLib does otherwise: to and fro here.
+#[test]
+fn the_own_loop_hears_of_everything() {
+    on_own_context(|| {
+        let context = glib::MainContext::ref_thread_default();
+        let Joined { client, served, server: _server } = join(Kind::Tcp);
+        served.readlines(|socket, line| socket.sendline(line));
+        client.readlines(|_, _| {
+            network::endloop();
+            Ok(())
+        });
+        let echo = || {
+            client.sendline("and back").unwrap();
+            assert!(!network::fgloop_for(Duration::from_secs(20)), "nothing came back");
+        };
+        echo();
+
+        // Another thread, while the loop sleeps.
+        let other = context.clone();
+        let thread = std::thread::spawn(move || other.invoke(network::endloop));
+        assert!(!network::fgloop_for(Duration::from_secs(20)), "the other thread's call was not heard of");
+        thread.join().unwrap();
+        echo();
+
+        // A timer of the program's own.
+        let timer = glib::timeout_source_new(Duration::from_millis(5), None, glib::Priority::DEFAULT, || {
+            network::endloop();
+            glib::ControlFlow::Break
+        });
+        timer.attach(Some(&context));
+        assert!(!network::fgloop_for(Duration::from_secs(20)), "the timer did not fire");
+        echo();
+
+        // A descriptor of the program's own, until it is at its end.
+        let (reader, mut writer) = UnixStream::pair().unwrap();
+        let reader = gio::Socket::from_fd(reader.into()).unwrap();
+        let priority = glib::Priority::DEFAULT;
+        let watch = reader.create_source(glib::IOCondition::IN, None::<&gio::Cancellable>, None, priority, |_, _| {
+            network::endloop();
+            glib::ControlFlow::Continue
+        });
+        watch.attach(Some(&context));
+        echo();
+        writer.write_all(b"x").unwrap();
+        assert!(!network::fgloop_for(Duration::from_secs(20)), "the descriptor was not heard of");
+        watch.destroy();
+        echo();
+
+        // Something more urgent, in whose turns what has come waits.
+        let mut turns = 100;
+        let urgent = glib::idle_source_new(None, glib::Priority::HIGH, move || {
+            turns -= 1;
+            if turns > 0 { glib::ControlFlow::Continue } else { glib::ControlFlow::Break }
+        });
+        urgent.attach(Some(&context));
+        echo();
+        assert!(urgent.is_destroyed(), "it had its turns first");
+
+        // Another's loop within a callback, and after all.
+        served.readlines(|socket, line| {
+            let inner = glib::MainLoop::new(Some(&glib::MainContext::ref_thread_default()), false);
+            let quit = inner.clone();
+            glib::timeout_source_new(Duration::from_millis(1), None, glib::Priority::DEFAULT, move || {
+                quit.quit();
+                glib::ControlFlow::Break
+            })
+            .attach(Some(&glib::MainContext::ref_thread_default()));
+            inner.run();
+            socket.sendline(line)
+        });
+        echo();
+        let lines = log_lines(&client);
+        client.sendline("without it").unwrap();
+        until(|| lines.len() == 1);
+    });
+}
+
+/// What was fetched when something more urgent ended the loop is served by whichever runs next. That takes the same moment
+/// for both, so there are many tries.
+#[test]
+fn nothing_is_lost_between_two_loops() {
+    const MOMENT: Duration = Duration::from_millis(1);
+    on_own_context(|| {
+        let context = glib::MainContext::ref_thread_default();
+        let lines = Log::<String>::new();
+        let log = lines.clone();
+        let (server, _) = serve(Kind::Tcp, move |socket| {
+            let log = log.clone();
+            socket.readlines(move |_, line| {
+                log.add(line);
+                Ok(())
+            });
+            Ok(())
+        });
+        let mut client = std::net::TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+        client.set_nodelay(true).unwrap();
+        let (go, gone) = std::sync::mpsc::channel::<Instant>();
+        let thread = std::thread::spawn(move || {
+            for (round, started) in gone.iter().enumerate() {
+                let moment = MOMENT + Duration::from_micros(round as u64 % 100);
+                while started.elapsed() < moment {}
+                client.write_all(b"hello\n").unwrap();
+            }
+        });
+        for round in 0..300 {
+            let urgent = glib::timeout_source_new(MOMENT, None, glib::Priority::HIGH, || {
+                network::endloop();
+                glib::ControlFlow::Break
+            });
+            urgent.attach(Some(&context));
+            go.send(Instant::now()).unwrap();
+            network::fgloop();
+            until(|| lines.len() == round + 1);
+        }
+        drop(go);
+        thread.join().unwrap();
     });
 }

@@ -129,8 +129,12 @@ fn a_client_comes_from_where_it_is_told_to() {
         assert!(error.to_string().contains("of another family"), "{error}");
         let nowhere = Socket::builder().tls(false).source(Ipv4Addr::new(192, 0, 2, 1)).connect(("127.0.0.1", port));
         assert!(nowhere.unwrap_err().to_string().contains("192.0.2.1"));
-        let missing = Socket::builder().tls(false).interface("no-such-one").connect(("127.0.0.1", port)).unwrap_err();
-        assert!(missing.to_string().contains("no-such-one"), "{missing}");
+        let missing = || Socket::builder().tls(false).interface("no-such-one");
+        // Told before anything is looked up.
+        for result in [missing().connect(("127.0.0.1", port)), try_connect(missing(), "no.such.host.invalid:1")] {
+            assert!(matches!(result, Err(Error::Setting(_))), "{result:?}");
+            assert_eq!(result.unwrap_err().to_string(), r#"unknown interface "no-such-one""#);
+        }
     });
 }
 

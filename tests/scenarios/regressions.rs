@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use network::{Server, Socket};
@@ -17,12 +18,13 @@ use crate::util::*;
 /// Runs a scenario on a thread of its own, because it may never come back.
 #[track_caller]
 fn must_end(scenario: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(move || on_own_context(scenario));
-    let deadline = Instant::now() + Duration::from_secs(8);
-    while !thread.is_finished() {
-        assert!(Instant::now() < deadline, "it hangs");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let (running, ended) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        // Gone with the scenario, be it by a panic.
+        let _running = running;
+        on_own_context(scenario);
+    });
+    assert_ne!(ended.recv_timeout(Duration::from_secs(8)), Err(RecvTimeoutError::Timeout), "it hangs");
     thread.join().unwrap();
 }
 
@@ -167,6 +169,7 @@ fn a_raw_reader_may_set_itself_anew() {
 #[test]
 fn readers_that_set_each_other_do_not_hold_up_the_program() {
     fn line(socket: &Socket, seen: &Rc<Cell<u32>>) -> network::Result {
+        // Nothing is waited for: this is work, which the turns are measured by.
         std::thread::sleep(Duration::from_millis(1));
         seen.set(seen.get() + 1);
         let seen = seen.clone();
@@ -337,9 +340,10 @@ fn the_last_words_of_a_child_are_heard() {
 fn what_was_closed_still_goes_out_when_the_loop_has_ended() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    let (ended, told) = std::sync::mpsc::channel();
     let peer = std::thread::spawn(move || {
         let mut peer = listener.accept().unwrap().0;
-        std::thread::sleep(Duration::from_millis(100));
+        told.recv().unwrap();
         std::io::copy(&mut peer, &mut std::io::sink()).unwrap()
     });
     on_own_context(|| {
@@ -348,6 +352,7 @@ fn what_was_closed_still_goes_out_when_the_loop_has_ended() {
             network::endloop();
         });
         network::fgloop();
+        ended.send(()).unwrap();
     });
     assert_eq!(peer.join().unwrap(), 15 << 20);
 }

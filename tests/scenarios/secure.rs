@@ -93,6 +93,38 @@ fn a_stranger_is_refused_with_the_fingerprint_that_would_pin_it() {
 }
 
 #[test]
+fn settings_that_cannot_work_are_told_before_anybody_is_called() {
+    on_own_context(|| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        for (settings, problem) in [
+            (
+                ClientTls::pinned("abc"),
+                r#""abc" is not a fingerprint: 64 hexadecimal digits are expected, colons allowed"#,
+            ),
+            (ClientTls::roots("no certificate"), "certificate"),
+            (ClientTls::new().server_name("no name"), r#""no name" cannot be the name of a server"#),
+        ] {
+            let builder = || Socket::builder().tls(settings.clone());
+            let future = builder().connect_future(format!("127.0.0.1:{port}"));
+            for result in [
+                builder().connect(format!("127.0.0.1:{port}")),
+                try_connect(builder(), &format!("127.0.0.1:{port}")),
+                glib::MainContext::ref_thread_default().block_on(future),
+                // Nor is anything looked up.
+                builder().connect("no.such.host.invalid:1"),
+            ] {
+                assert!(matches!(result, Err(Error::TlsSettings(_))), "{result:?}");
+                let text = result.unwrap_err().to_string();
+                assert!(text.starts_with("TLS settings: ") && text.contains(problem), "{text}");
+            }
+        }
+        assert!(listener.accept().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+    });
+}
+
+#[test]
 fn first_use_pins_and_a_change_is_told() {
     on_own_context(|| {
         let user = User::new();

@@ -157,9 +157,15 @@ fn ports_have_names() {
     for (name, port) in [("http", 80), ("ipp", 631), ("8080", 8080), ("0", 0)] {
         assert_eq!(network::lookup_port(name).unwrap(), port);
     }
-    for bad in ["nosuchservice", "host:80", "", "65536", "/path", "-1"] {
-        assert!(matches!(network::lookup_port(bad), Err(Error::Address { .. })), "{bad}");
+    for bad in ["nosuchservice", "host:80", "", "65536", "/path", "-1", "@name", "chat|", "http://host"] {
+        let error = network::lookup_port(bad).unwrap_err();
+        assert!(matches!(error, Error::Lookup { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("cannot look up {bad:?}: ")), "{text}");
+        assert!(text.contains("65535") && !text.contains("host:port") && !text.contains("path with"), "{text}");
     }
+    let unknown = network::lookup_port("nosuchservice").unwrap_err().to_string();
+    assert!(unknown.contains("no service of that name") && unknown.contains("a name like http"), "{unknown}");
 }
 
 #[test]
@@ -362,7 +368,9 @@ fn pages_without_an_address_are_told_and_endless_ones_ended() {
 fn endpoints_that_cannot_be_are_told_before_anything_is_asked() {
     let nowhere: [&str; 0] = [];
     on_own_context(|| {
-        assert!(matches!(network::public_address(nowhere, LIMIT), Err(Error::Address { .. })));
+        let error = network::public_address(nowhere, LIMIT).unwrap_err();
+        assert!(matches!(error, Error::Setting(_)), "{error:?}");
+        assert_eq!(error.to_string(), "no endpoint was given; expected stun:host, stun:host:port, or http://host/path");
     });
     let (server, good) = stun("127.0.0.1", "good");
     for bad in

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::common::{Process, Watch, command, example, run, tool};
+use crate::common::{Process, Watch, assert_joined, command, example, run, tool};
 use crate::{in_own_network, local};
 
 fn netcat(arguments: &[&str], watch: Watch) -> Process {
@@ -21,17 +21,8 @@ fn listen(arguments: &[&str]) -> (Process, String) {
 
 #[test]
 fn two_netcats_are_joined() {
-    let (mut server, address) = listen(&[]);
-    let mut client = netcat(&[&address], Watch::Stdout);
-    client.send("from the client\n");
-    server.send("from the server\n");
-    assert_eq!(client.line(), "from the server");
-    server.end_input();
-    let client = client.finish();
-    client.assert_clean();
-    let server = server.finish();
-    assert!(server.status.success(), "{server:?}");
-    assert_eq!(server.text(), "from the client\n");
+    let (server, address) = listen(&[]);
+    assert_joined(server, netcat(&[&address], Watch::Stdout));
 }
 
 #[test]
