@@ -93,6 +93,7 @@ impl From<Options> for Rc<Common> {
 #[derive(Default)]
 struct More {
     session: RefCell<Option<Box<Session>>>,
+    waiting: RefCell<Option<Box<waiting::Waiting>>>,
     rare: RefCell<Option<Box<Rare>>>,
     /// In place of those that it has in common with others.
     options: RefCell<Option<Box<Options>>>,
@@ -163,7 +164,6 @@ pub(crate) struct Conn {
     io: Queues,
     /// Out of here while it is on the stack.
     reader: Cell<Reader>,
-    waiting: RefCell<Option<Box<waiting::Waiting>>>,
     more: OnceCell<Box<More>>,
 }
 
@@ -189,7 +189,6 @@ impl Conn {
             sticky: Cell::new(Ready::NONE),
             io: Queues::default(),
             reader: Cell::default(),
-            waiting: RefCell::new(None),
             more: OnceCell::new(),
         });
         let registration = conn.transport.registration().ok_or_else(|| conn.closed())?;

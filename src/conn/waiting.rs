@@ -220,19 +220,23 @@ impl Waiting {
 impl Conn {
     pub(super) fn waiting<R>(&self, change: impl FnOnce(&mut Waiting) -> R) -> R {
         self.flags.raise(Flag::AWAITED);
-        change(self.waiting.borrow_mut().get_or_insert_default())
+        change(self.more().waiting.borrow_mut().get_or_insert_default())
+    }
+
+    /// Those who wait, if anybody ever has.
+    #[inline]
+    fn who_waits<R>(&self, look: impl FnOnce(&mut Waiting) -> R) -> Option<R> {
+        if !self.flags.has(Flag::AWAITED) {
+            return None;
+        }
+        self.more.get()?.waiting.borrow_mut().as_deref_mut().map(look)
     }
 
     /// The same where there is nothing to do unless somebody waits.
     #[inline]
     fn if_waiting(&self, change: impl FnOnce(&mut Waiting, &mut Wakers)) {
-        if !self.flags.has(Flag::AWAITED) {
-            return;
-        }
         let mut awake = Wakers::default();
-        if let Some(waiting) = self.waiting.borrow_mut().as_deref_mut() {
-            change(waiting, &mut awake);
-        }
+        self.who_waits(|waiting| change(waiting, &mut awake));
         awake.wake();
     }
 
@@ -241,29 +245,32 @@ impl Conn {
     /// Does anybody wait for input?
     #[inline]
     pub(super) fn awaits_input(&self) -> bool {
-        self.waiting.borrow().as_ref().is_some_and(|waiting| !waiting.input.is_empty())
+        self.who_waits(|waiting| !waiting.input.is_empty()).unwrap_or(false)
     }
 
     /// Does anybody wait for room to send?
     #[inline]
     pub(super) fn awaits_room(&self) -> bool {
-        self.waiting.borrow().as_ref().is_some_and(|waiting| !waiting.room.is_empty())
+        self.who_waits(|waiting| !waiting.room.is_empty()).unwrap_or(false)
     }
 
     /// The way of most where futures read: there is input, and nothing else to do. False if there is more to it, or if
     /// nobody waits.
     #[inline]
     pub(super) fn wake_reader(&self) -> bool {
-        if !self.flags.has(Flag::AWAITED)
-            || self.flags.has(Flag::BESIDES_WAKING)
-            || self.sticky.get().has(Ready::HANGUP | Ready::ERROR)
-        {
+        if self.flags.has(Flag::BESIDES_WAKING) || self.sticky.get().has(Ready::HANGUP | Ready::ERROR) {
             return false;
         }
         let mut awake = Wakers::default();
-        match self.waiting.borrow_mut().as_deref_mut() {
-            Some(waiting) if !waiting.made_way && !waiting.input.is_empty() => waiting.input.next(&mut awake),
-            _ => return false,
+        let is_usual = self.who_waits(|waiting| {
+            let is_usual = !waiting.made_way && !waiting.input.is_empty();
+            if is_usual {
+                waiting.input.next(&mut awake);
+            }
+            is_usual
+        });
+        if is_usual != Some(true) {
+            return false;
         }
         self.sticky.set(Ready::READ);
         awake.wake();
@@ -370,6 +377,6 @@ impl Conn {
     }
 
     pub(super) fn is_turn_of(&self, what: For, place: &Place) -> bool {
-        self.waiting.borrow_mut().as_deref_mut().is_none_or(|waiting| waiting.line(what).is_turn_of(place))
+        self.who_waits(|waiting| waiting.line(what).is_turn_of(place)).unwrap_or(true)
     }
 }
