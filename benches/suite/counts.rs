@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::Result;
-use crate::load::{Load, chunk};
+use crate::load::{LINE, Load, chunk};
 use crate::process::{Kind, Served};
 use crate::report::{Goal, Row, Unit};
 use crate::scenarios::{Bench, Samples};
@@ -64,7 +64,7 @@ fn instructions(bench: &mut Bench) -> Result<()> {
         for _ in 0..blocks {
             bytes += load.send_block(&lines)?;
         }
-        Ok(bytes / crate::load::LINE as u64)
+        Ok(bytes / LINE as u64)
     };
     let mut cells = Samples::new();
     for kind in [Kind::Raw, Kind::Network, Kind::Tokio, Kind::PerFd] {
@@ -77,7 +77,8 @@ fn instructions(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// For `tests/instructions.rs`: those of an echo with 64 connections, of the bare loop and of this library.
+/// For `tests/instructions.rs`: those of an echo with 64 connections, of the bare loop and of this library, and of what is done
+/// by futures.
 pub fn of_an_echo() -> Result<()> {
     let file = temporary("callgrind");
     let out = format!("--callgrind-out-file={}", file.display());
@@ -85,6 +86,22 @@ pub fn of_an_echo() -> Result<()> {
     let total = || totals(&file);
     for (name, kind) in [("raw", Kind::Raw), ("network", Kind::Network)] {
         let count = per_operation(kind, "echo", 64, (2_000, 12_000), &tool, &echoes, &total)?;
+        println!("{name} {:.0}", count.ok_or("no such server")?);
+    }
+    for (name, task) in [("futures", "await"), ("one-task", "await-one")] {
+        let count = per_operation(Kind::Network, task, 16, (1_000, 5_000), &tool, &echoes, &total)?;
+        println!("{name} {:.0}", count.ok_or("no such server")?);
+    }
+    let lines = chunk(true);
+    let replies = |load: &mut Load, rounds: u64| {
+        let mut bytes = 0;
+        for _ in 0..rounds {
+            bytes += load.send_lines(&lines)?;
+        }
+        Ok(bytes / LINE as u64)
+    };
+    for (name, task) in [("lines", "await-replies"), ("lent-lines", "await-lent-replies")] {
+        let count = per_operation(Kind::Network, task, 1, (10, 50), &tool, &replies, &total)?;
         println!("{name} {:.0}", count.ok_or("no such server")?);
     }
     let _ = std::fs::remove_file(&file);

@@ -4,10 +4,11 @@ use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
+use futures_util::StreamExt;
 use network::Socket;
 
 use crate::Result;
-use crate::load::{LINE, REPLY, chunk, repeat};
+use crate::load::{BACKLOG, LINE, REPLY, chunk, repeat};
 use crate::process::{Kind, announce};
 use crate::report::Goal;
 use crate::scenarios::{Bench, sides_of};
@@ -24,10 +25,33 @@ pub async fn awaiting(task: String, socket: Socket) -> network::Result {
         }
         return Ok(());
     }
+    if task == "await-lent-replies" {
+        let mut lines = socket.lines();
+        while let Some(line) = lines.next_str().await {
+            black_box(line?);
+            socket.send_future(REPLY).await?;
+        }
+        return Ok(());
+    }
     loop {
         let data = socket.recv_future(CHUNK).await?;
         socket.send_future(data).await?;
     }
+}
+
+/// All connections in one task.
+pub fn await_as_one(address: &str) -> Result<u16> {
+    if address != "tcp" {
+        return Err("only by TCP".into());
+    }
+    let server = network::Server::builder().tls(false).address("127.0.0.1").backlog(BACKLOG).bind(0)?;
+    let port = server.port();
+    drop(glib::spawn_future_local(server.incoming().for_each_concurrent(None, async |client| {
+        if let Ok(socket) = client {
+            drop(awaiting("await".into(), socket).await);
+        }
+    })));
+    Ok(port)
 }
 
 /// One client after the other, by blocking calls.
@@ -63,18 +87,24 @@ pub fn raw_blocking() -> Result<()> {
 pub fn run(bench: &mut Bench) -> Result<()> {
     let time = bench.time;
     let ours = [Kind::Network, Kind::Fgloop];
-    for connections in [1, 16, 256] {
-        let mut sides = sides_of(&[Kind::Raw, Kind::Tokio], "echo", None, connections)?;
-        sides.extend(sides_of(&ours, "await", None, connections)?);
-        let outcome = bench.measure(&mut sides, |_, load| Ok(load.echo_for(time, false)? as f64))?;
-        bench.add(outcome.row(format!("futures: echo, {connections} conn."), [Goal::not_above(Kind::Tokio)]));
+    for (task, how) in [("await", "a task each"), ("await-one", "one task")] {
+        for connections in [1, 16, 256] {
+            let mut sides = sides_of(&[Kind::Raw, Kind::Tokio], "echo", None, connections)?;
+            sides.extend(sides_of(&ours, task, None, connections)?);
+            let outcome = bench.measure(&mut sides, |_, load| Ok(load.echo_for(time, false)? as f64))?;
+            bench
+                .add(outcome.row(format!("futures: echo, {connections} conn., {how}"), [Goal::not_above(Kind::Tokio)]));
+        }
     }
     let lines = chunk(true);
-    let mut sides = sides_of(&[Kind::Raw, Kind::Tokio], "replies", None, 1)?;
-    sides.extend(sides_of(&ours, "await-replies", None, 1)?);
-    let outcome =
-        bench.measure(&mut sides, |_, load| Ok(repeat(time, || load.send_lines(&lines))? as f64 / LINE as f64))?;
-    bench.add(outcome.row("futures: line of 80 B in, a reply each", [Goal::not_above(Kind::Tokio)]));
+    for (task, how) in [("await-replies", "String"), ("await-lent-replies", "&str")] {
+        let mut sides = sides_of(&[Kind::Raw, Kind::Tokio], "replies", None, 1)?;
+        sides.extend(sides_of(&ours, task, None, 1)?);
+        let outcome =
+            bench.measure(&mut sides, |_, load| Ok(repeat(time, || load.send_lines(&lines))? as f64 / LINE as f64))?;
+        let name = format!("futures: line of 80 B in as {how}, a reply each");
+        bench.add(outcome.row(name, [Goal::not_above(Kind::Tokio)]));
+    }
 
     let mut sides = sides_of(&[Kind::Raw, Kind::Network, Kind::Python], "blocking", None, 1)?;
     let outcome = bench.measure(&mut sides, |_, load| Ok(load.echo_for(time, false)? as f64))?;

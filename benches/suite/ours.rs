@@ -33,12 +33,20 @@ pub fn serve(kind: Kind, task: &str, address: &str, more: Option<&str>) -> Resul
     let (mut server, mut datagrams) = (None, None);
     match (task, more) {
         ("udp" | "udp-in", _) => datagrams = Some(datagrams::ours(task)?),
+        ("await-one", _) => {
+            announce(faces::await_as_one(address)?, 0);
+            return run(kind);
+        }
         ("tls", Some(directory)) => server = Some(tls::ours(directory)?),
         (_, Some(seconds)) => return Watch::new(seconds.parse()?).run(task),
         _ => server = Some(listen(address, task, |_| {})?),
     }
     let port = server.as_ref().map(Server::port).or(datagrams.as_ref().map(UdpSocket::port));
     announce(port.unwrap_or(0), 0);
+    run(kind)
+}
+
+fn run(kind: Kind) -> Result<()> {
     if kind == Kind::Fgloop {
         network::fgloop();
     } else {
@@ -77,7 +85,7 @@ pub fn listen(address: &str, task: &str, count: impl Fn(usize) + Clone + 'static
                 black_box(line);
                 socket.send(REPLY)
             }),
-            "await" | "await-replies" => {
+            "await" | "await-replies" | "await-lent-replies" => {
                 drop(glib::spawn_future_local(faces::awaiting(task.clone(), socket)));
             }
             _ => socket.read(|socket, data| socket.send(data)),

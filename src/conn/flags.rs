@@ -70,6 +70,12 @@ bitflags::bitflags! {
         /// Something else is to be looked after than data for the reader.
         const BESIDES_DATA = Self::ENDED.bits() | Self::BUSY.bits() | Self::READ_ENDED.bits() | Self::FILES.bits()
             | Self::TLS.bits() | Self::DRAINED.bits() | Self::AWAITED.bits() | Self::PAUSED.bits();
+        /// Something else is to be done than to wake those who wait for input.
+        const BESIDES_WAKING = Self::ENDED.bits() | Self::BUSY.bits() | Self::AGAIN.bits() | Self::TELL.bits()
+            | Self::READ_ENDED.bits() | Self::ARMED_BY_HAND.bits() | Self::FILES.bits() | Self::OUTPUT_GONE.bits()
+            | Self::SHAKING.bits() | Self::HAS_READER.bits() | Self::DRAINED.bits();
+        /// Whoever asks for input does not just get what has come.
+        const NOT_JUST_TAKEN = Self::ENDED.bits() | Self::READ_ENDED.bits() | Self::HAS_READER.bits();
         /// What is sent does not just go into the queue.
         const NOT_JUST_QUEUED = Self::ENDED.bits() | Self::WRITE_ENDING.bits() | Self::WRITE_FAILED.bits();
         /// What is queued does not just go out.

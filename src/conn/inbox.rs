@@ -33,6 +33,19 @@ struct Batch {
     bytes: Rc<Vec<u8>>,
     start: usize,
     end: usize,
+    /// Which one it is, once that has been asked.
+    serial: u64,
+}
+
+impl Batch {
+    fn new(bytes: Rc<Vec<u8>>, end: usize) -> Self {
+        Batch { bytes, start: 0, end, serial: 0 }
+    }
+}
+
+thread_local! {
+    /// Of batches that were asked for it. An inbox serves one connection after the other.
+    static SERIAL: Cell<u64> = const { Cell::new(0) };
 }
 
 /// What a lease says that has been called back.
@@ -86,8 +99,23 @@ impl Piece {
 }
 
 /// A place in the stream of bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mark(usize);
+
+/// What comes next: as long as that is the same, so are the bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Front {
+    serial: u64,
+    start: usize,
+}
+
+impl Front {
+    /// After so many bytes more were taken.
+    #[inline]
+    pub(super) fn after(self, count: usize) -> Front {
+        Front { start: self.start + count, ..self }
+    }
+}
 
 /// A line is longer than the limit.
 #[derive(Debug, PartialEq, Eq)]
@@ -125,7 +153,7 @@ impl Inbox {
         }
         self.pushed = self.pushed.wrapping_add(len);
         if len > 0 {
-            self.batch = Some(Batch { bytes, start: 0, end: len });
+            self.batch = Some(Batch::new(bytes, len));
         }
     }
 
@@ -157,9 +185,30 @@ impl Inbox {
         }
     }
 
+    /// Shows the next line, without its newline, and takes it.
+    #[inline]
+    pub(crate) fn read_line<R>(&mut self, limit: usize, read: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, TooLong> {
+        self.recall();
+        if let Some(batch) = self.batch.as_mut().filter(|_| self.carry.is_empty())
+            && let Some(length) = memchr::memchr(b'\n', &batch.bytes[batch.start..batch.end])
+            && length <= limit
+        {
+            let given = read(&batch.bytes[batch.start..batch.start + length]);
+            batch.start += length + 1;
+            if batch.start == batch.end {
+                self.batch = None;
+            }
+            return Ok(Some(given));
+        }
+        Ok(self.next_line(limit)?.map(|line| read(line.as_slice())))
+    }
+
     fn next_line_from_carry(&mut self, limit: usize) -> Result<Option<Piece>, TooLong> {
         if let Some(at) = memchr::memchr(b'\n', &self.carry[self.searched..]) {
             let length = self.searched + at;
+            if length > limit {
+                return Err(TooLong);
+            }
             if length + 1 < self.carry.len() {
                 // More than one line has been carried over.
                 self.unite();
@@ -168,7 +217,7 @@ impl Inbox {
             self.searched = 0;
             let mut line = std::mem::take(&mut self.carry);
             line.truncate(length);
-            return if length > limit { Err(TooLong) } else { Ok(Some(Piece::Owned(line))) };
+            return Ok(Some(Piece::Owned(line)));
         }
         self.searched = self.carry.len();
         let Some(batch) = &mut self.batch else {
@@ -222,6 +271,34 @@ impl Inbox {
         }
     }
 
+    /// The batch, and which it is, if nothing was carried over from before it.
+    #[inline]
+    pub(super) fn front(&mut self) -> Option<(&[u8], Front)> {
+        self.recall();
+        let batch = self.batch.as_mut().filter(|_| self.carry.is_empty())?;
+        if batch.serial == 0 {
+            batch.serial = SERIAL.get() + 1;
+            SERIAL.set(batch.serial);
+        }
+        let front = Front { serial: batch.serial, start: batch.start };
+        Some((&batch.bytes[batch.start..batch.end], front))
+    }
+
+    /// Takes so many bytes, if this is still what comes next. False if it is not.
+    #[inline]
+    pub(super) fn take_front(&mut self, front: Front, count: usize) -> bool {
+        self.recall();
+        let Some(batch) = self.batch.as_mut().filter(|_| self.carry.is_empty()) else { return false };
+        if batch.serial != front.serial || batch.start != front.start || count > batch.end - batch.start {
+            return false;
+        }
+        batch.start += count;
+        if batch.start == batch.end {
+            self.batch = None;
+        }
+        true
+    }
+
     /// Up to `max` bytes, as they come.
     #[inline]
     pub(crate) fn next_chunk(&mut self, max: usize) -> Option<Piece> {
@@ -254,7 +331,7 @@ impl Inbox {
             self.searched = 0;
             let bytes = std::mem::take(&mut self.carry);
             let end = bytes.len();
-            self.batch = Some(Batch { bytes: Rc::new(bytes), start: 0, end });
+            self.batch = Some(Batch::new(Rc::new(bytes), end));
         }
     }
 
@@ -424,6 +501,17 @@ mod tests {
             assert_eq!(lines_of(b"ok\nabcde\n", split, 4), (vec!["ok".into()], true), "split at {split}");
             assert_eq!(lines_of(b"ok\nabcde", split, 4), (vec!["ok".into()], true), "split at {split}");
         }
+    }
+
+    #[test]
+    fn a_line_over_a_new_limit_stays_where_it_was_carried() {
+        let mut inbox = Inbox::default();
+        feed(&mut inbox, b"abcdef\n");
+        inbox.settle();
+        for _ in 0..2 {
+            assert!(inbox.next_line(3).is_err());
+        }
+        assert_eq!(inbox.take_all(), b"abcdef\n");
     }
 
     /// Feeds the bytes in two parts; the lines that come out, and whether one was too long.

@@ -14,17 +14,10 @@ const MOST: usize = 64;
 
 thread_local! {
     /// The one that was given back last. Without a destructor it costs next to nothing to get at; [`Spares`] sees to its end.
-    static LAST: Cell<Last> = const { Cell::new(Last::None) };
-    static SPARES: Spares = const { Spares(RefCell::new(Vec::new())) };
-}
-
-#[derive(Default)]
-enum Last {
-    #[default]
-    None,
-    Some(ManuallyDrop<Box<Io>>),
+    static LAST: Cell<Option<ManuallyDrop<Box<Io>>>> = const { Cell::new(None) };
     /// The thread ends, and nothing is kept any more.
-    Over,
+    static OVER: Cell<bool> = const { Cell::new(false) };
+    static SPARES: Spares = const { Spares(RefCell::new(Vec::new())) };
 }
 
 #[expect(clippy::vec_box, reason = "they go in and out of here as they are")]
@@ -32,9 +25,8 @@ struct Spares(RefCell<Vec<Box<Io>>>);
 
 impl Drop for Spares {
     fn drop(&mut self) {
-        if let Last::Some(last) = LAST.replace(Last::Over) {
-            drop(ManuallyDrop::into_inner(last));
-        }
+        OVER.set(true);
+        drop(LAST.take().map(ManuallyDrop::into_inner));
     }
 }
 
@@ -171,38 +163,26 @@ impl Drop for Queues {
 
 #[inline]
 fn spare() -> Box<Io> {
-    match LAST.take() {
-        Last::Some(last) => ManuallyDrop::into_inner(last),
-        other => one_more(other),
-    }
+    LAST.take().map_or_else(one_more, ManuallyDrop::into_inner)
 }
 
 #[inline]
 fn give_back(io: Option<Box<Io>>) {
-    if let Some(io) = io {
-        match LAST.replace(Last::Some(ManuallyDrop::new(io))) {
-            Last::None => {}
-            last => put_by(last),
-        }
+    if let Some(io) = io
+        && !OVER.get()
+        && let Some(last) = LAST.replace(Some(ManuallyDrop::new(io)))
+    {
+        put_by(ManuallyDrop::into_inner(last));
     }
 }
 
 #[cold]
-fn one_more(last: Last) -> Box<Io> {
-    LAST.set(last);
+fn one_more() -> Box<Io> {
     SPARES.try_with(|spares| spares.0.borrow_mut().pop()).ok().flatten().unwrap_or_default()
 }
 
-/// There was something in [`LAST`] before.
 #[cold]
-fn put_by(before: Last) {
-    let Last::Some(io) = before else {
-        if let Last::Some(late) = LAST.replace(before) {
-            drop(ManuallyDrop::into_inner(late));
-        }
-        return;
-    };
-    let io = ManuallyDrop::into_inner(io);
+fn put_by(io: Box<Io>) {
     let _ = SPARES.try_with(|spares| {
         let mut spares = spares.0.borrow_mut();
         if spares.len() < MOST {
@@ -217,7 +197,7 @@ mod tests {
 
     fn is_kept() -> bool {
         let last = LAST.take();
-        let is_kept = matches!(last, Last::Some(_));
+        let is_kept = last.is_some();
         LAST.set(last);
         is_kept
     }

@@ -3,7 +3,8 @@
 
 use std::ops::{Index, Range};
 
-use super::inbox::Inbox;
+use super::handler::with_text;
+use super::inbox::{Front, Inbox, TooLong};
 use super::io::Queues;
 
 /// So many bytes are looked at in one go. A callback may set another reader after each line, and then the rest is looked
@@ -37,6 +38,104 @@ where
         }
         rest = &rest[from..];
         start += from;
+    }
+}
+
+/// Lines for one who awaits them: text is checked to be text, and copied, many lines at a time. The lines stay in the inbox
+/// until each is handed out, so that nothing is lost with this, and if somebody else takes bytes meanwhile, that is noticed.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    text: String,
+    /// Where its newlines are: at most [`WINDOW`].
+    ends: Vec<u16>,
+    /// So many lines were handed out, and so many bytes. What is left is what comes next in the inbox.
+    lines: usize,
+    at: usize,
+    front: Front,
+    /// Where the last one that was cut lies in the text.
+    start: usize,
+    end: usize,
+}
+
+impl Window {
+    /// Takes the next line, as [`Inbox::next_line`] gives it. It is to be had by [`Window::lent`] or [`Window::own`]: a result
+    /// of some words that is handed through several calls costs as much as all the rest.
+    #[inline]
+    pub(crate) fn next(&mut self, inbox: &mut Inbox, limit: usize) -> Result<Option<()>, TooLong> {
+        if self.cut(inbox, limit) {
+            return Ok(Some(()));
+        }
+        inbox.read_line(limit, |line| {
+            self.empty();
+            with_text(line, |line| self.text.push_str(line));
+            (self.start, self.end) = (0, self.text.len());
+        })
+    }
+
+    #[inline]
+    pub(crate) fn lent(&self) -> &str {
+        &self.text[self.start..self.end]
+    }
+
+    #[inline]
+    pub(crate) fn own(&mut self) -> String {
+        // A single line is there by itself.
+        if self.ends.is_empty() { std::mem::take(&mut self.text) } else { self.lent().to_owned() }
+    }
+
+    /// Nobody has lines just now: lets go of the memory.
+    pub(crate) fn clear(&mut self) {
+        if self.text.capacity() > 0 {
+            *self = Window::default();
+        }
+    }
+
+    /// Takes the next line, if it is one of many.
+    #[inline]
+    fn cut(&mut self, inbox: &mut Inbox, limit: usize) -> bool {
+        if self.cut_here(inbox, limit) {
+            return true;
+        }
+        self.fill(inbox);
+        self.cut_here(inbox, limit)
+    }
+
+    #[inline]
+    fn cut_here(&mut self, inbox: &mut Inbox, limit: usize) -> bool {
+        let Some(&end) = self.ends.get(self.lines) else { return false };
+        let (start, end) = (self.at, usize::from(end));
+        let length = end - start;
+        if length > limit || !inbox.take_front(self.front, length + 1) {
+            return false;
+        }
+        self.front = self.front.after(length + 1);
+        self.lines += 1;
+        self.at = end + 1;
+        self.start = start;
+        self.end = end;
+        true
+    }
+
+    fn empty(&mut self) {
+        self.text.clear();
+        self.ends.clear();
+        self.lines = 0;
+        self.at = 0;
+    }
+
+    #[inline(never)]
+    fn fill(&mut self, inbox: &mut Inbox) {
+        self.empty();
+        let Some((bytes, front)) = inbox.front() else { return };
+        let bytes = &bytes[..bytes.len().min(WINDOW)];
+        // For a single one it is not worth it.
+        if memchr::memchr(b'\n', bytes).is_some_and(|first| first + 1 < bytes.len())
+            && let Some(text) = str::whole_lines(bytes)
+        {
+            self.text.push_str(text);
+            self.ends.extend(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at as u16));
+            self.front = front;
+        }
     }
 }
 
@@ -74,6 +173,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::conn::Piece;
 
     /// Lines with all kinds of bytes, some longer than the window.
     fn batch() -> impl Strategy<Value = Vec<u8>> {
@@ -114,6 +214,46 @@ mod tests {
         fn every_byte_is_seen_once_and_in_order(bytes in batch(), taking in 1usize..5) {
             prop_assert_eq!(deliver::<[u8]>(&bytes, taking).concat(), bytes.clone());
             prop_assert_eq!(deliver::<str>(&bytes, taking).concat(), bytes);
+        }
+    }
+
+    /// The same by a window, with bytes taken, put back, and carried over in between.
+    fn await_lines(pieces: &[Vec<u8>], what: usize) -> Vec<Vec<u8>> {
+        let (mut inbox, mut window) = (Inbox::default(), Window::default());
+        let mut seen: Vec<Vec<u8>> = Vec::new();
+        let mut count = 0;
+        for piece in pieces {
+            inbox.push_batch(Rc::new(piece.clone()), piece.len());
+            while let Some(()) = window.next(&mut inbox, usize::MAX).unwrap() {
+                let lent = window.lent().to_owned();
+                assert!(count % 3 > 0 || window.own() == lent);
+                seen.push([lent.as_bytes(), b"\n"].concat());
+                count += 1;
+                match count % (what + 4) {
+                    0 => seen.extend(inbox.next_chunk(what).map(Piece::into_vec)),
+                    1 => {
+                        let bytes = inbox.next_chunk(what).map(Piece::into_vec).unwrap_or_default();
+                        inbox.push_front(&bytes);
+                    }
+                    2 => inbox.settle(),
+                    _ => {}
+                }
+            }
+        }
+        seen.push(inbox.take_all());
+        seen
+    }
+
+    proptest! {
+        #[test]
+        fn who_awaits_lines_sees_every_byte_once_and_in_order(
+            pieces in proptest::collection::vec(batch(), 0..4),
+            what in 1usize..5,
+        ) {
+            // Who takes bytes may cut a character in two, and its halves are no text.
+            let ascii = |piece: &Vec<u8>| piece.iter().map(|byte| byte & 0x7f).collect();
+            let pieces: Vec<Vec<u8>> = pieces.iter().map(ascii).collect();
+            prop_assert_eq!(await_lines(&pieces, what).concat(), pieces.concat());
         }
     }
 

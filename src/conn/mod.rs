@@ -14,6 +14,7 @@ mod io;
 mod lines;
 mod options;
 mod outbox;
+mod polling;
 mod pressure;
 mod reading;
 mod secure;
@@ -38,6 +39,7 @@ use handler::{OnDrain, OnEnd, OwnDisconnect, Reader, Reason, SharedDisconnect};
 pub(crate) use inbox::check_lines;
 pub(crate) use inbox::{Inbox, Mark, Piece, TooLong};
 use io::Queues;
+pub(crate) use lines::Window;
 pub(crate) use options::{Options, limit_setters};
 
 /// Who lists connections, each under a number.
@@ -91,6 +93,7 @@ impl From<Options> for Rc<Common> {
 #[derive(Default)]
 struct More {
     session: RefCell<Option<Box<Session>>>,
+    waiting: RefCell<Option<Box<waiting::Waiting>>>,
     rare: RefCell<Option<Box<Rare>>>,
     /// In place of those that it has in common with others.
     options: RefCell<Option<Box<Options>>>,
@@ -161,7 +164,6 @@ pub(crate) struct Conn {
     io: Queues,
     /// Out of here while it is on the stack.
     reader: Cell<Reader>,
-    waiting: RefCell<Option<Box<waiting::Waiting>>>,
     more: OnceCell<Box<More>>,
 }
 
@@ -187,7 +189,6 @@ impl Conn {
             sticky: Cell::new(Ready::NONE),
             io: Queues::default(),
             reader: Cell::default(),
-            waiting: RefCell::new(None),
             more: OnceCell::new(),
         });
         let registration = conn.transport.registration().ok_or_else(|| conn.closed())?;
@@ -422,6 +423,9 @@ impl Drop for Conn {
 impl Handler for Conn {
     fn ready(self: Rc<Self>, _engine: &Rc<Engine>, ready: Ready) -> Next {
         if ready != Ready::READ || !self.expects_a_message() {
+            if ready == Ready::READ && self.wake_reader() {
+                return Next::Idle;
+            }
             return self.serve_all(ready, 0, None);
         }
         let mut held = None;

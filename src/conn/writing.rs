@@ -18,8 +18,7 @@ const PORTIONS: usize = 4;
 impl Conn {
     #[inline]
     pub(crate) fn send(&self, bytes: &[u8], newline: bool) -> Result {
-        if self.gather(bytes, newline) {
-            self.mark_dirty();
+        if self.engine.in_turn() && self.gather(bytes, newline) {
             return Ok(());
         }
         self.send_gathered(bytes, newline, self.engine.in_turn())
@@ -27,12 +26,16 @@ impl Conn {
 
     /// The way of most messages: queued until the turn ends. False if there is more to it than that; nothing is queued then.
     #[inline]
-    fn gather(&self, bytes: &[u8], newline: bool) -> bool {
-        if self.flags.has(Flag::NOT_JUST_QUEUED) || !self.engine.in_turn() {
+    pub(super) fn gather(&self, bytes: &[u8], newline: bool) -> bool {
+        if self.flags.has(Flag::NOT_JUST_QUEUED) {
             return false;
         }
         let bound = self.options(|options| GATHER.min(options.send_limit).min(options.high_mark));
-        self.io.push(bytes, newline, bound)
+        let gathered = self.io.push(bytes, newline, bound);
+        if gathered {
+            self.mark_dirty();
+        }
+        gathered
     }
 
     /// What is gathered goes out before the loop sleeps.

@@ -56,6 +56,9 @@ impl From<&Fairness> for Times {
 /// The clock is read after this many units of work (a line, a datagram, an event) at most.
 const STRIDE: u32 = 16;
 
+/// The same for futures, whose units are smaller: a line taken, a message queued. A call of the system is several.
+const FUTURES_STRIDE: u32 = 64;
+
 /// A stride that took longer than this was too long: then the clock is read after every unit.
 const STRIDE_TIME: i64 = 100;
 
@@ -85,6 +88,10 @@ pub(super) struct Budget {
     guard: Cell<i64>,
     /// Since when futures have been at work, between two turns of the loop. 0: they have not.
     futures: Cell<i64>,
+    /// Units of their work before the clock is read again, of how many, and when it was.
+    futures_left: Cell<u32>,
+    futures_stride: Cell<u32>,
+    futures_looked: Cell<i64>,
 }
 
 /// What is put back when a nested dispatch ends.
@@ -102,6 +109,9 @@ impl Budget {
             stride: Cell::new(1),
             guard: Cell::new(0),
             futures: Cell::new(0),
+            futures_left: Cell::new(0),
+            futures_stride: Cell::new(1),
+            futures_looked: Cell::new(0),
         }
     }
 
@@ -146,8 +156,30 @@ impl Budget {
     pub(super) fn futures_have_credit(&self, now: i64) -> bool {
         if self.futures.get() == 0 {
             self.futures.set(now);
+            self.futures_looked.set(now);
         }
         now - self.futures.get() < self.credit.get()
+    }
+
+    /// May they go on without a look at the clock? Not at the beginning of a turn.
+    #[inline]
+    pub(super) fn futures_in_stride(&self) -> bool {
+        self.futures_left.get() > 0
+    }
+
+    /// They may go on, and the clock need not be read again for a while. What they do is not ours to count, so that while
+    /// is short when it took long before.
+    pub(super) fn start_futures_stride(&self, now: i64) {
+        let quick = now - self.futures_looked.replace(now) < STRIDE_TIME;
+        let stride = if quick { (self.futures_stride.get() * 2).min(FUTURES_STRIDE) } else { 1 };
+        self.futures_stride.set(stride);
+        self.futures_left.set(stride);
+    }
+
+    /// They have done so many units of work.
+    #[inline]
+    pub(super) fn futures_worked(&self, units: u32) {
+        self.futures_left.set(self.futures_left.get().saturating_sub(units));
     }
 
     /// The loop begins another turn: charges what futures took in the last one.
@@ -157,7 +189,12 @@ impl Budget {
         if started == 0 {
             return false;
         }
-        self.credit.set(self.credit.get() - (now() - started));
+        let now = now();
+        self.futures_left.set(0);
+        if now - self.futures_looked.get() >= STRIDE_TIME {
+            self.futures_stride.set(1);
+        }
+        self.credit.set(self.credit.get() - (now - started));
         self.wants_refill()
     }
 

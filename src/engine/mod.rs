@@ -346,20 +346,19 @@ impl Engine {
 
     // ---- the shared buffer ----
 
-    /// The read buffer, of [`READ_BUFFER`] bytes. A nested loop finds it taken and gets another.
+    /// The read buffer, of [`READ_BUFFER`] bytes, which nobody else has. A nested loop finds it taken and gets another.
     #[inline]
     pub(crate) fn take_buffer(&self) -> Rc<Vec<u8>> {
-        self.buffer.take().unwrap_or_else(|| Rc::new(vec![0; READ_BUFFER]))
+        let free = self.buffer.take().filter(|buffer| Rc::strong_count(buffer) == 1);
+        free.unwrap_or_else(|| Rc::new(vec![0; READ_BUFFER]))
     }
 
+    /// Some of it may still be in use: mostly that is over when it is taken again.
     #[inline]
     pub(crate) fn give_buffer(&self, buffer: Rc<Vec<u8>>) {
-        if Rc::strong_count(&buffer) != 1 {
-            return;
-        }
         if buffer.len() == READ_BUFFER {
             self.buffer.set(Some(buffer));
-        } else if buffer.capacity() <= 2 * READ_BUFFER {
+        } else if Rc::strong_count(&buffer) == 1 && buffer.capacity() <= 2 * READ_BUFFER {
             self.plain.set(Some(buffer));
         }
     }

@@ -33,6 +33,21 @@ impl Engine {
         self.fairness.futures_have_credit(now)
     }
 
+    /// May they go on without asking for that?
+    #[inline]
+    pub(crate) fn futures_in_stride(&self) -> bool {
+        self.fairness.futures_in_stride()
+    }
+
+    pub(crate) fn start_futures_stride(&self, now: i64) {
+        self.fairness.start_futures_stride(now);
+    }
+
+    #[inline]
+    pub(crate) fn futures_worked(&self, units: u32) {
+        self.fairness.futures_worked(units);
+    }
+
     /// When this turn began, or now, if this is none. In microseconds of GLib's monotonic clock.
     pub(crate) fn turn_time(&self) -> i64 {
         self.fairness.started().unwrap_or_else(fairness::now)

@@ -251,6 +251,12 @@ impl Shared {
         }
     }
 
+    /// Was this one not woken since?
+    pub(super) fn still_waits(&self, waker: &Waker) -> bool {
+        let still = |asked: &Asked| asked.wakers.borrow().iter().any(|known| known.will_wake(waker));
+        self.asked.as_ref().is_some_and(still)
+    }
+
     /// A client that is ready, if there is one: taken from the backlog, and with TLS one whose hand-shake is done. Never
     /// waits. `None`: poll what [`Shared::watch`] names, or see [`Shared::when_acceptable`].
     ///

@@ -55,27 +55,39 @@ impl Server {
     /// The clients of a server made by [`bind`](Server::bind), as they come: [`accept_future`](Server::accept_future) again
     /// and again. It keeps the server listening. Does not block.
     ///
+    /// One task may serve all clients, as by `for_each_concurrent` of futures-util:
+    ///
     /// ```
+    /// use futures_util::StreamExt;
+    ///
+    /// async fn talk(socket: network::Socket) -> network::Result {
+    ///     let mut lines = socket.lines();
+    ///     while let Some(line) = lines.next().await {
+    ///         socket.send_future(format!("You said: {}\n", line?)).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
     /// # glib::MainContext::default().block_on(async {
     /// let server = network::Server::builder().tls(false).bind(0)?;
-    /// # let client = network::Socket::builder().tls(false).connect_future(("127.0.0.1", server.port())).await?;
-    /// # client.sendline("Hello")?;
-    /// let mut incoming = server.incoming();
-    /// while let Some(socket) = incoming.next().await {
-    ///     let socket = socket?;
-    ///     // Each client has a task of its own.
-    ///     glib::spawn_future_local(async move {
-    ///         while let Ok(line) = socket.recv_line_future().await {
-    ///             let _ = socket.send_future(format!("You said: {line}\n")).await;
-    ///         }
-    ///     });
-    /// #   break;
-    /// }
+    /// # let port = server.port();
+    /// glib::spawn_future_local(server.incoming().for_each_concurrent(None, async |client| {
+    ///     if let Ok(socket) = client {
+    ///         let _ = talk(socket).await;
+    ///     }
+    /// }));
+    /// # let client = network::Socket::builder().tls(false).connect_future(("127.0.0.1", port)).await?;
+    /// # client.send_future("Hello\n").await?;
     /// # assert_eq!(client.recv_line_future().await?, "You said: Hello");
     /// # Ok::<(), network::Error>(())
     /// # })?;
     /// # Ok::<(), network::Error>(())
     /// ```
+    ///
+    /// Or each client has a task of its own, by `glib::spawn_future_local(talk(socket))` for each that comes. That keeps
+    /// them apart: a panic in one task ends that one, where it would end all clients of a common task. But GLib wakes
+    /// each task by a system call and looks at all of them in every turn of the loop, so with many clients one task takes
+    /// less time; `docs/performance.md` has figures.
     pub fn incoming(&self) -> Incoming {
         Incoming { server: self.clone() }
     }
@@ -109,6 +121,10 @@ impl Stream for Incoming {
 
 impl Shared {
     fn poll_client(self: &Rc<Self>, context: &Context<'_>) -> Poll<Result<Socket>> {
+        if self.still_waits(context.waker()) {
+            // A task that does other things besides. The system need not be asked each time.
+            return Poll::Pending;
+        }
         let client = match &self.asked {
             Some(asked) if self.makes_way(&asked.turn) => Ok(None),
             _ => self.next_client(),

@@ -123,6 +123,86 @@ fn lines_come_as_a_stream_and_the_rest_stays() {
 }
 
 #[test]
+fn lines_are_lent_between_others_that_are_taken() {
+    for_each_kind(|kind| {
+        let Joined { client, served, server: _server } = joined(kind);
+        let total = 3000;
+        let expected: Vec<String> =
+            (0..total).map(|n| format!("line {n} gr\u{fc}\u{df}t {}", "x".repeat(n % 90))).collect();
+        let sent: String = expected.iter().map(|line| format!("{line}\n")).collect();
+        spawn(async move {
+            for piece in sent.as_bytes().chunks(20_001) {
+                client.send_future(piece).await.unwrap();
+            }
+            client.send_future("b\u{fc}\n").await.unwrap();
+            client.send_future(b"f\xffur\nno line").await.unwrap();
+            let _ = client.close();
+        });
+        await_it(async {
+            let (mut lines, mut others) = (served.lines(), served.lines());
+            for (n, expected) in expected.iter().enumerate() {
+                match n % 11 {
+                    3 => assert_eq!(&served.recv_line_future().await.unwrap(), expected),
+                    5 => assert_eq!(&lines.next().await.unwrap().unwrap(), expected),
+                    7 => assert_eq!(others.next_str().await.unwrap().unwrap(), expected),
+                    // One that is looked at in bytes, and given back.
+                    9 => {
+                        let mut stream = served.clone().into_stream();
+                        let mut line = String::new();
+                        stream.read_line(&mut line).await.unwrap();
+                        drop(stream);
+                        assert_eq!(line.trim_end_matches('\n'), expected);
+                    }
+                    _ => assert_eq!(lines.next_str().await.unwrap().unwrap(), expected),
+                }
+            }
+            assert_eq!(lines.next_str().await.unwrap().unwrap(), "b\u{fc}");
+            assert_eq!(lines.next_str().await.unwrap().unwrap(), "f\u{fffd}ur");
+            assert!(lines.next_str().await.is_none());
+            assert!(lines.next_str().await.is_none());
+            assert_eq!(served.recv_future(100).await.unwrap(), b"no line");
+        });
+    });
+}
+
+#[test]
+fn a_lent_line_that_is_no_longer_awaited_is_lost_to_nobody() {
+    for_each_kind(|kind| {
+        let Joined { client, served, server: _server } = joined(kind);
+        await_it(async {
+            let mut lines = served.lines();
+            assert!(now(lines.next_str()).await.is_none());
+            client.send("one\ntwo\nthree\nfour\nfi").unwrap();
+            assert_eq!(lines.next_str().await.unwrap().unwrap(), "one");
+            drop(lines);
+            assert_eq!(served.recv_line_future().await.unwrap(), "two");
+            let mut lines = served.lines();
+            assert_eq!(lines.next_str().await.unwrap().unwrap(), "three");
+            // Somebody closes it, and gets what has come.
+            assert_eq!(served.close(), b"four\nfi");
+            assert!(lines.next_str().await.is_none());
+        });
+    });
+}
+
+#[test]
+fn a_line_over_the_limit_ends_the_lines_that_come_fast() {
+    for_each_kind(|kind| {
+        let Joined { client, served, server: _server } = joined(kind);
+        served.set_line_limit(10);
+        client.send("short\nten bytes!\nfar too long for it\nshort\n").unwrap();
+        await_it(async {
+            let mut lines = served.lines();
+            assert_eq!(lines.next_str().await.unwrap().unwrap(), "short");
+            assert_eq!(lines.next_str().await.unwrap().unwrap(), "ten bytes!");
+            let error = lines.next_str().await.unwrap().unwrap_err();
+            assert!(matches!(error, Error::LineTooLong { limit: 10, .. }), "{error}");
+            assert!(lines.next_str().await.is_none());
+        });
+    });
+}
+
+#[test]
 fn a_stream_that_is_dropped_leaves_the_rest_to_callbacks() {
     for_each_kind(|kind| {
         let Joined { client, served, server: _server } = joined(kind);

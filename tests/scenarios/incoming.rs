@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use futures_util::io::AsyncReadExt;
+use futures_util::stream::StreamExt;
 use network::{Error, Server, Socket};
 
 use crate::futures::{await_it, now, spawn};
@@ -62,6 +63,43 @@ fn clients_are_awaited() {
         bound.close();
         until(|| tasks.get() == 102);
         assert!(matches!(await_it(bound.accept_future()), Err(Error::Closed { .. })));
+    });
+}
+
+#[test]
+fn one_task_serves_all_clients() {
+    for_each_kind(|kind| {
+        let (bound, address) = bound(server(kind), kind);
+        let (ended, serving) = (Rc::new(Cell::new(0)), bound.incoming());
+        let count = ended.clone();
+        spawn(async move {
+            let serve_one = async |client: network::Result<Socket>| {
+                let socket = client.unwrap();
+                let mut lines = socket.lines();
+                while let Some(line) = lines.next_str().await {
+                    socket.send_future(format!("You said: {}\n", line.unwrap())).await.unwrap();
+                }
+                count.set(count.get() + 1);
+            };
+            serving.for_each_concurrent(None, serve_one).await;
+            count.set(count.get() + 100);
+        });
+        await_it(async {
+            let mut clients = Vec::new();
+            for round in 0..20 {
+                // New ones come while the others talk.
+                clients.push(connect_to(kind, &address).await);
+                for client in &clients {
+                    client.send_future(format!("{round}\n")).await.unwrap();
+                }
+                for client in &clients {
+                    assert_eq!(client.recv_line_future().await.unwrap(), format!("You said: {round}"));
+                }
+            }
+        });
+        until(|| ended.get() == 20);
+        bound.close();
+        until(|| ended.get() == 120);
     });
 }
 
