@@ -203,6 +203,7 @@ pub struct Lines {
 
 impl Lines {
     /// Waits for the next line. `None` at the end. To drop the future loses nothing.
+    #[expect(clippy::should_implement_trait, reason = "it is awaited, as that of streams is")]
     pub fn next(&mut self) -> impl Future<Output = Option<Result<String>>> {
         poll_fn(|context| Pin::new(&mut *self).poll_next(context))
     }
@@ -296,6 +297,7 @@ pub struct Chunks {
 
 impl Chunks {
     /// Waits for the next piece. `None` at the end. To drop the future loses nothing.
+    #[expect(clippy::should_implement_trait, reason = "it is awaited, as that of streams is")]
     pub fn next(&mut self) -> impl Future<Output = Option<Result<Vec<u8>>>> {
         poll_fn(|context| Pin::new(&mut *self).poll_next(context))
     }
