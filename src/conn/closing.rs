@@ -45,7 +45,9 @@ impl Conn {
     /// Who is to be told of the end, once.
     fn take_on_disconnect(&self) -> Option<OnDisconnect> {
         if self.flags.take(Flag::TELLS_SERVER) {
-            return self.common.on_disconnect.clone().map(OnDisconnect::Shared);
+            let callback = self.common.on_disconnect.borrow().clone();
+            self.common.leave();
+            return callback.map(OnDisconnect::Shared);
         }
         self.more.get()?.on_disconnect.take().map(OnDisconnect::Own)
     }

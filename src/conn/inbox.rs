@@ -365,9 +365,9 @@ impl Inbox {
     /// All there is, lent, and left where it is. To be taken by [`Inbox::skip`].
     pub(crate) fn lend(&mut self) -> Option<(Piece, Mark)> {
         self.unite();
-        self.lent = true;
         let mark = self.mark();
         let batch = self.batch.as_ref()?;
+        self.lent = true;
         Some((Piece::Shared(batch.bytes.clone(), batch.start..batch.end), mark))
     }
 
@@ -542,6 +542,13 @@ mod tests {
         }
         assert_eq!(chunks.concat(), b"abcdefgh");
         assert!(chunks.iter().all(|chunk| chunk.len() <= 2));
+    }
+
+    #[test]
+    fn where_nothing_is_lent_there_is_no_mark() {
+        let mut inbox = Inbox::default();
+        assert!(inbox.lend().is_none());
+        assert!(inbox.is_at_rest());
     }
 
     #[derive(Debug, Clone)]

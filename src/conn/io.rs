@@ -14,8 +14,17 @@ const MOST: usize = 64;
 
 thread_local! {
     /// The one that was given back last. Without a destructor it costs next to nothing to get at; [`Spares`] sees to its end.
-    static LAST: Cell<Option<ManuallyDrop<Box<Io>>>> = const { Cell::new(None) };
+    static LAST: Cell<Last> = const { Cell::new(Last::None) };
     static SPARES: Spares = const { Spares(RefCell::new(Vec::new())) };
+}
+
+#[derive(Default)]
+enum Last {
+    #[default]
+    None,
+    Some(ManuallyDrop<Box<Io>>),
+    /// The thread ends, and nothing is kept any more.
+    Over,
 }
 
 #[expect(clippy::vec_box, reason = "they go in and out of here as they are")]
@@ -23,7 +32,9 @@ struct Spares(RefCell<Vec<Box<Io>>>);
 
 impl Drop for Spares {
     fn drop(&mut self) {
-        drop(LAST.take().map(ManuallyDrop::into_inner));
+        if let Last::Some(last) = LAST.replace(Last::Over) {
+            drop(ManuallyDrop::into_inner(last));
+        }
     }
 }
 
@@ -95,8 +106,12 @@ impl Queues {
     pub(super) fn push(&self, bytes: &[u8], newline: bool, bound: usize) -> bool {
         let mut slot = self.get();
         let queued = slot.as_ref().map_or(0, |io| io.outbox.len());
-        if queued + bytes.len() + usize::from(newline) >= bound {
+        let size = bytes.len() + usize::from(newline);
+        if queued + size >= bound {
             return false;
+        }
+        if size == 0 {
+            return true;
         }
         let outbox = &mut slot.get_or_insert_with(spare).outbox;
         outbox.push(bytes);
@@ -156,25 +171,38 @@ impl Drop for Queues {
 
 #[inline]
 fn spare() -> Box<Io> {
-    LAST.take().map_or_else(one_more, ManuallyDrop::into_inner)
+    match LAST.take() {
+        Last::Some(last) => ManuallyDrop::into_inner(last),
+        other => one_more(other),
+    }
 }
 
 #[inline]
 fn give_back(io: Option<Box<Io>>) {
-    if let Some(io) = io
-        && let Some(last) = LAST.replace(Some(ManuallyDrop::new(io)))
-    {
-        put_by(ManuallyDrop::into_inner(last));
+    if let Some(io) = io {
+        match LAST.replace(Last::Some(ManuallyDrop::new(io))) {
+            Last::None => {}
+            last => put_by(last),
+        }
     }
 }
 
 #[cold]
-fn one_more() -> Box<Io> {
+fn one_more(last: Last) -> Box<Io> {
+    LAST.set(last);
     SPARES.try_with(|spares| spares.0.borrow_mut().pop()).ok().flatten().unwrap_or_default()
 }
 
+/// There was something in [`LAST`] before.
 #[cold]
-fn put_by(io: Box<Io>) {
+fn put_by(before: Last) {
+    let Last::Some(io) = before else {
+        if let Last::Some(late) = LAST.replace(before) {
+            drop(ManuallyDrop::into_inner(late));
+        }
+        return;
+    };
+    let io = ManuallyDrop::into_inner(io);
     let _ = SPARES.try_with(|spares| {
         let mut spares = spares.0.borrow_mut();
         if spares.len() < MOST {
@@ -187,11 +215,15 @@ fn put_by(io: Box<Io>) {
 mod tests {
     use super::*;
 
-    fn spares() -> usize {
+    fn is_kept() -> bool {
         let last = LAST.take();
-        let count = SPARES.with(|spares| spares.0.borrow().len()) + usize::from(last.is_some());
+        let is_kept = matches!(last, Last::Some(_));
         LAST.set(last);
-        count
+        is_kept
+    }
+
+    fn spares() -> usize {
+        SPARES.with(|spares| spares.0.borrow().len()) + usize::from(is_kept())
     }
 
     #[test]
@@ -219,6 +251,36 @@ mod tests {
         queues.receive(Rc::new(b"two".to_vec()), 3);
         queues.open().inbox.skip(mark, 3);
         assert_eq!(queues.take_input(), b"two");
+    }
+
+    #[test]
+    fn what_is_nothing_takes_no_memory() {
+        let queues = Queues::default();
+        assert!(queues.push(b"", false, usize::MAX));
+        assert!(queues.get().is_none());
+        assert!(queues.push(b"", true, usize::MAX));
+        assert_eq!(queues.queued(), 1);
+    }
+
+    #[test]
+    fn a_thread_that_ends_keeps_nothing() {
+        /// Goes after what it has drawn from, as the connections of a thread do that ends with them.
+        struct Late(Queues, std::sync::mpsc::Sender<usize>);
+        impl Drop for Late {
+            fn drop(&mut self) {
+                assert!(SPARES.try_with(|_| ()).is_err(), "those have gone");
+                self.0.drop_output();
+                let _ = self.1.send(usize::from(is_kept()));
+            }
+        }
+        thread_local!(static LATE: RefCell<Option<Late>> = const { RefCell::new(None) });
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            LATE.set(Some(Late(Queues::default(), tell)));
+            LATE.with_borrow(|late| late.as_ref().unwrap().0.push(b"x", false, usize::MAX));
+        });
+        thread.join().unwrap();
+        assert_eq!(told.recv(), Ok(0));
     }
 
     #[test]

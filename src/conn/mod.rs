@@ -51,13 +51,41 @@ pub(crate) trait Roster {
 pub(crate) struct Common {
     pub(crate) options: Options,
     /// Where they are listed.
-    pub(crate) roster: Option<Weak<dyn Roster>>,
-    pub(crate) on_disconnect: Option<SharedDisconnect>,
+    roster: Option<Weak<dyn Roster>>,
+    on_disconnect: RefCell<Option<SharedDisconnect>>,
+    /// The server, and those connections whose end is told to its callback. It goes with the last of them: a connection
+    /// that has ended may live on in what the callback holds.
+    tellers: Cell<usize>,
+}
+
+impl Common {
+    /// Of a server, which calls [`Common::leave`] at its end.
+    pub(crate) fn new(options: Options, roster: Weak<dyn Roster>, on_disconnect: Option<SharedDisconnect>) -> Rc<Self> {
+        let on_disconnect = RefCell::new(on_disconnect);
+        Rc::new(Common { options, roster: Some(roster), on_disconnect, tellers: Cell::new(1) })
+    }
+
+    /// One more may tell the callback, if there is one.
+    fn join(&self) -> bool {
+        let joins = self.on_disconnect.borrow().is_some();
+        self.tellers.set(self.tellers.get() + usize::from(joins));
+        joins
+    }
+
+    /// One less will.
+    pub(crate) fn leave(&self) {
+        let left = self.tellers.get() - 1;
+        self.tellers.set(left);
+        if left == 0 {
+            let callback = self.on_disconnect.take();
+            drop(callback);
+        }
+    }
 }
 
 impl From<Options> for Rc<Common> {
     fn from(options: Options) -> Self {
-        Rc::new(Common { options, roster: None, on_disconnect: None })
+        Rc::new(Common { options, roster: None, on_disconnect: RefCell::default(), tellers: Cell::new(0) })
     }
 }
 
@@ -252,7 +280,7 @@ impl Conn {
     /// Its server lists it under this number until its end, which is told to the server's callback.
     pub(crate) fn join_roster(&self, number: NonZeroU64) {
         self.number.set(Some(number));
-        if self.common.on_disconnect.is_some() {
+        if self.common.join() {
             self.flags.raise(Flag::TELLS_SERVER);
             self.tell_late();
         }
@@ -333,10 +361,13 @@ impl Conn {
     /// Sets who is told of the end, in place of the server's callback, if there is one.
     pub(crate) fn set_on_disconnect(&self, callback: Option<OwnDisconnect>) {
         let some = callback.is_some();
-        self.flags.lower(Flag::TELLS_SERVER);
+        let told_server = self.flags.take(Flag::TELLS_SERVER);
         let old = self.more().on_disconnect.replace(callback);
         if some {
             self.tell_late();
+        }
+        if told_server {
+            self.common.leave();
         }
         drop(old);
     }
@@ -377,6 +408,15 @@ impl Conn {
         }
         if self.flags.take(Flag::AGAIN) {
             self.wake();
+        }
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        // Its end was to be told on a turn of a loop that never came.
+        if self.flags.has(Flag::TELLS_SERVER) {
+            self.common.leave();
         }
     }
 }

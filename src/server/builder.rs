@@ -268,7 +268,7 @@ impl ServerBuilder {
             waiting: RefCell::default(),
             next_number: Cell::new(NonZeroU64::MIN),
             max_connections: self.max_connections,
-            common: Rc::new(Common { options, roster: Some(me.clone() as Weak<dyn Roster>), on_disconnect }),
+            common: Common::new(options, me.clone() as Weak<dyn Roster>, on_disconnect),
             setup,
             handshakes: Cell::new(0),
             max_handshakes: self.max_handshakes,

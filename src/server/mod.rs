@@ -503,5 +503,6 @@ impl Drop for Shared {
         self.close();
         let connections = self.connections.take();
         self.engine.end_together(|| drop(connections));
+        self.common.leave();
     }
 }

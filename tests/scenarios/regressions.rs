@@ -498,3 +498,42 @@ fn word_of_room_is_not_lost_when_data_comes_with_it() {
         assert_eq!(told.all(), ["room", "data"]);
     });
 }
+
+#[test]
+fn what_a_servers_disconnect_callback_holds_goes_with_the_server_and_its_connections() {
+    for server_ends_first in [true, false] {
+        on_own_context(|| {
+            // As a chat has it that never strikes anybody off its list.
+            let members = Rc::new(RefCell::new(Vec::<Socket>::new()));
+            let watched = Rc::downgrade(&members);
+            let told = Log::<()>::new();
+            let (tell, list) = (told.clone(), members.clone());
+            let server = server(Kind::Tcp).disconnect_cb(move |_, _| {
+                assert!(!list.borrow().is_empty());
+                tell.add(());
+            });
+            let joined = Rc::downgrade(&members);
+            let server = server.listen("0", move |socket| {
+                joined.upgrade().unwrap().borrow_mut().push(socket);
+                Ok(())
+            });
+            let server = server.unwrap();
+            let address = format!("tcp://localhost:{}", server.port());
+            let clients = [connect(&address), connect(&address)];
+            until(|| members.borrow().len() == 2);
+            // One tells of its end by itself.
+            members.borrow()[0].disconnect_cb(|_, _| {});
+            drop(members);
+            if server_ends_first {
+                drop(server);
+                drop(clients);
+            } else {
+                drop(clients);
+                until(|| told.len() == 1);
+                drop(server);
+            }
+            until(|| watched.strong_count() == 0);
+            assert_eq!(told.len(), 1);
+        });
+    }
+}
