@@ -112,10 +112,10 @@ impl Line {
             self.tickets = self.tickets.wrapping_add(1).max(1);
             *ticket = self.tickets;
             self.waiting.push_back(Waiter { ticket: self.tickets, waker: Some(waker.clone()) });
-        } else if let Some(own) = self.waiting.iter_mut().find(|waiter| waiter.ticket == *ticket) {
-            if own.waker.as_ref().is_none_or(|known| !known.will_wake(waker)) {
-                return own.waker.replace(waker.clone());
-            }
+        } else if let Some(own) = self.waiting.iter_mut().find(|waiter| waiter.ticket == *ticket)
+            && own.waker.as_ref().is_none_or(|known| !known.will_wake(waker))
+        {
+            return own.waker.replace(waker.clone());
         }
         None
     }

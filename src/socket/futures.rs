@@ -203,12 +203,13 @@ pub struct Lines {
 
 impl Lines {
     /// Waits for the next line. `None` at the end. To drop the future loses nothing.
+    #[expect(clippy::should_implement_trait, reason = "it is awaited, as that of streams is")]
     pub fn next(&mut self) -> impl Future<Output = Option<Result<String>>> {
         poll_fn(|context| Pin::new(&mut *self).poll_next(context))
     }
 
-    /// Waits for the next line and lends it, until the next one is asked for. Where lines come fast that takes a third less
-    /// time: none of them gets memory of its own. `None` at the end. To drop the future loses nothing.
+    /// Waits for the next line and lends it, until the next one is asked for. Where lines come fast that takes less time than
+    /// [`next`](Lines::next): none of them gets memory of its own. `None` at the end. To drop the future loses nothing.
     ///
     /// ```
     /// # async fn add(socket: network::Socket) -> network::Result<u64> {
@@ -296,6 +297,7 @@ pub struct Chunks {
 
 impl Chunks {
     /// Waits for the next piece. `None` at the end. To drop the future loses nothing.
+    #[expect(clippy::should_implement_trait, reason = "it is awaited, as that of streams is")]
     pub fn next(&mut self) -> impl Future<Output = Option<Result<Vec<u8>>>> {
         poll_fn(|context| Pin::new(&mut *self).poll_next(context))
     }
