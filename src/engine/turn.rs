@@ -77,6 +77,10 @@ impl Engine {
         if self.fairness.charge_futures() {
             self.arm_low();
         }
+        if !self.fairness.has_credit() {
+            // Futures have spent it, in no dispatch.
+            self.all_hot();
+        }
         let may_work = self.fairness.has_credit() && !self.is_panicking();
         if self.inbound.is_pending() || self.poller.borrow().has_fetched() {
             return Wait::Not;
@@ -85,7 +89,7 @@ impl Engine {
             return Wait::Not;
         }
         let mut wait = self.timers.borrow().next_deadline();
-        if !self.hot.borrow().is_empty() {
+        if self.needs_hot_slice() {
             let guard = self.fairness.guard();
             wait = Some(wait.map_or(guard, |wait| wait.min(guard)));
         }
@@ -96,7 +100,7 @@ impl Engine {
         let _default = self.sources.as_thread_default();
         self.turns.set(self.turns.get() + 1);
         self.gather_calls();
-        if !self.hot.borrow().is_empty() && self.fairness.guard() <= fairness::now() {
+        if self.needs_hot_slice() && self.fairness.guard() <= fairness::now() {
             self.hot_slice();
         }
         let batch = if has_events { self.poll() } else { 0 };
@@ -137,6 +141,11 @@ impl Engine {
         if self.hot.borrow().is_empty() && !self.fairness.wants_refill() {
             self.low_armed.set(false);
         }
+    }
+
+    /// Is there something that may never be served but for the guard, if the program is always busy?
+    fn needs_hot_slice(&self) -> bool {
+        !self.hot.borrow().is_empty() || (!self.fairness.has_credit() && !self.deferred.borrow().is_empty())
     }
 
     fn hot_slice(self: &Rc<Self>) {
@@ -247,7 +256,7 @@ impl Engine {
     /// The credit is spent: whatever waits, waits for the low source. Those that get more input meanwhile are muted then:
     /// most are served before that.
     fn all_hot(&self) {
-        let waiting = self.ready.take();
+        let waiting = if self.ready.borrow().is_empty() { VecDeque::new() } else { self.ready.take() };
         for key in waiting {
             match self.entries.borrow_mut().get_mut(key) {
                 Some(entry) => entry.hot = true,

@@ -150,3 +150,12 @@ proptest! {
         no_byte_is_lost(kind, sends, receives);
     }
 }
+
+/// The loop is always busy here, with what is more urgent than floods, and futures spend the credit of the network outside of
+/// its turns: once nobody was served any more.
+#[test]
+fn impatient_futures_in_a_busy_program_are_served() {
+    let sends = [(4097, 4), (702, 1), (2603, 3), (19069, 3), (6354, 5), (277, 5), (2804, 1), (6554, 3)];
+    let receives = [(Receive::Peek(194), 2), (Receive::Line, 3), (Receive::Peek(244), 1)];
+    no_byte_is_lost(Kind::Tcp, sends.to_vec(), receives.to_vec());
+}

@@ -669,3 +669,35 @@ fn a_future_beside_another_event_is_dropped_and_begun_again() {
         assert_eq!(*seen.borrow(), expected);
     });
 }
+
+#[test]
+fn calls_are_made_in_a_busy_program_although_futures_have_spent_the_credit() {
+    on_own_context(|| {
+        let context = glib::MainContext::ref_thread_default();
+        let Joined { client, served, server: _server } = joined(Kind::Unix);
+        // More urgent than what refills the credit, and always there.
+        let busy = glib::idle_source_new(None, glib::Priority::DEFAULT, || glib::ControlFlow::Continue);
+        busy.attach(Some(&context));
+        let told = Rc::new(Cell::new(0));
+        for round in 1..=5 {
+            client.send(vec![b'x'; 1 << 20]).unwrap();
+            let (reader, all) = (served.clone(), Rc::new(Cell::new(false)));
+            let done = all.clone();
+            drop(context.spawn_local(async move {
+                let mut left = 1 << 20;
+                while left > 0 {
+                    left -= reader.recv_future(1000).await.unwrap().len();
+                }
+                done.set(true);
+            }));
+            until(|| all.get());
+            let tell = told.clone();
+            served.flush_async(move |result| {
+                result.unwrap();
+                tell.set(tell.get() + 1);
+            });
+            until(|| told.get() == round);
+        }
+        busy.destroy();
+    });
+}
