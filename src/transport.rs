@@ -15,7 +15,7 @@ use rustix::net::{
 };
 
 use crate::address::{Endpoint, plain};
-use crate::engine::{Backlog, Descriptor, Registration, backlog, interrupts_here, without_sigpipe};
+use crate::engine::{Backlog, Descriptor, Registration, backlog, interrupts_here, receive_bytes, without_sigpipe};
 use crate::error::count;
 use crate::log;
 use crate::tuning::Tuning;
@@ -212,12 +212,10 @@ impl Transport {
                 if let Some(passed) = self.passed.get() {
                     return self.receive_with_descriptors(fd, passed, buffer, flags);
                 }
-                // Descriptors that come along are turned away, for lack of a place to put them, and that is told.
-                let mut none = RecvAncillaryBuffer::default();
-                let buffers = &mut [io::IoSliceMut::new(buffer)];
-                let message = rustix::net::recvmsg(fd, buffers, &mut none, flags)?;
-                self.stopped_short.set(message.flags.contains(ReturnFlags::CTRUNC));
-                return Ok(message.bytes);
+                // That descriptors came along, and were turned away, is told.
+                let (count, cut) = receive_bytes(fd, buffer, !flags.contains(RecvFlags::DONTWAIT))?;
+                self.stopped_short.set(cut);
+                return Ok(count);
             }
             Kind::Files { .. } => {}
         }
