@@ -28,13 +28,18 @@ pub(crate) const INTERRUPTED: &str = "interrupted by the signal that ends the lo
 
 pub(crate) struct Transport {
     input: Descriptor,
-    /// Where output goes to another descriptor.
-    output: Option<Descriptor>,
     kind: Kind,
     /// The last read ended before the data did: the kernel gives no more in one go than came with one set of descriptors.
     stopped_short: Cell<bool>,
     mode: Cell<Mode>,
-    passed: OnceCell<Box<Passed>>,
+    beside: OnceCell<Box<Beside>>,
+}
+
+/// What few have.
+enum Beside {
+    /// Where output goes to another descriptor.
+    Output(Descriptor),
+    Passed(Passed),
 }
 
 /// Descriptors that came over a unix socket.
@@ -83,14 +88,13 @@ impl Transport {
     }
 
     fn new(input: OwnedFd, output: Option<OwnedFd>, kind: Kind) -> Self {
-        let (input, output) = (Descriptor::new(input), output.map(Descriptor::new));
+        let output = output.map(|output| Box::new(Beside::Output(Descriptor::new(output))));
         Transport {
-            input,
-            output,
+            input: Descriptor::new(input),
             kind,
             stopped_short: Cell::new(false),
             mode: Cell::new(Mode::Ours),
-            passed: OnceCell::new(),
+            beside: output.map(OnceCell::from).unwrap_or_default(),
         }
     }
 
@@ -118,6 +122,21 @@ impl Transport {
         Ok(Transport::new(input, Some(output), kind))
     }
 
+    /// Where output goes to another descriptor, that.
+    fn output(&self) -> Option<&Descriptor> {
+        match &**self.beside.get()? {
+            Beside::Output(output) => Some(output),
+            Beside::Passed(_) => None,
+        }
+    }
+
+    fn passed(&self) -> Option<&Passed> {
+        match &**self.beside.get()? {
+            Beside::Passed(passed) => Some(passed),
+            Beside::Output(_) => None,
+        }
+    }
+
     #[inline]
     pub(crate) fn is_socket(&self) -> bool {
         matches!(self.kind, Kind::Tcp | Kind::Unix)
@@ -135,7 +154,7 @@ impl Transport {
             Kind::Tcp | Kind::Unix => (false, false),
             Kind::Files { input_blocks, output_blocks } => (input_blocks, output_blocks),
         };
-        let output = self.output.as_ref().and_then(Descriptor::open).map(|fd| (fd, output_blocks));
+        let output = self.output().and_then(Descriptor::open).map(|fd| (fd, output_blocks));
         Some(Registration { input: self.input.open()?, input_blocks, output, write: false })
     }
 
@@ -150,7 +169,7 @@ impl Transport {
 
     pub(crate) fn close(&self) {
         self.input.close();
-        if let Some(output) = &self.output {
+        if let Some(output) = self.output() {
             output.close();
         }
     }
@@ -171,7 +190,7 @@ impl Transport {
 
     #[inline]
     fn open_output(&self) -> io::Result<BorrowedFd<'_>> {
-        let output = self.output.as_ref().unwrap_or(&self.input);
+        let output = self.output().unwrap_or(&self.input);
         output.open().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
@@ -209,7 +228,7 @@ impl Transport {
         match self.kind {
             Kind::Tcp => return Ok(rustix::net::recv(fd, buffer, flags)?.0),
             Kind::Unix => {
-                if let Some(passed) = self.passed.get() {
+                if let Some(passed) = self.passed() {
                     return self.receive_with_descriptors(fd, passed, buffer, flags);
                 }
                 // That descriptors came along, and were turned away, is told.
@@ -269,20 +288,20 @@ impl Transport {
     /// From now on so many descriptors may wait that come along.
     pub(crate) fn accept_descriptors(&self, most: usize) {
         if most > 0 {
-            self.passed.get_or_init(|| Box::new(Passed { most, waiting: RefCell::default() }));
+            self.beside.get_or_init(|| Box::new(Beside::Passed(Passed { most, waiting: RefCell::default() })));
         }
     }
 
     pub(crate) fn accepts_descriptors(&self) -> bool {
-        self.passed.get().is_some()
+        self.passed().is_some()
     }
 
     pub(crate) fn next_descriptor(&self) -> Option<OwnedFd> {
-        self.passed.get()?.waiting.borrow_mut().pop_front()
+        self.passed()?.waiting.borrow_mut().pop_front()
     }
 
     pub(crate) fn take_descriptors(&self) -> Vec<OwnedFd> {
-        self.passed.get().map(|passed| passed.waiting.take().into()).unwrap_or_default()
+        self.passed().map(|passed| passed.waiting.take().into()).unwrap_or_default()
     }
 
     /// As [`Transport::write`], with descriptors that go along. For unix sockets.
@@ -375,7 +394,7 @@ impl Transport {
     /// Tells the peer that nothing more comes. A descriptor that is not a socket, and has one of its own for output, has
     /// that closed; the caller has deregistered it.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
-        match (&self.output, self.kind) {
+        match (self.output(), self.kind) {
             (_, Kind::Tcp | Kind::Unix) => {
                 Ok(rustix::net::shutdown(self.open_output()?, rustix::net::Shutdown::Write)?)
             }

@@ -20,9 +20,6 @@ pub(crate) fn call<R>(engine: &Engine, user: impl FnOnce() -> R) -> Option<R> {
     }
 }
 
-type OnData = Box<dyn FnMut(&Socket, &[u8]) -> Result>;
-type OnLine = Box<dyn FnMut(&Socket, &str) -> Result>;
-type OnReady = Box<dyn FnMut(&Socket) -> Result>;
 pub(crate) type OwnDisconnect = Box<dyn FnOnce(&Socket, Disconnect)>;
 /// The callback for the end of what the peer sends.
 pub(crate) type OnEnd = Box<dyn FnOnce(&Socket) -> Result>;
@@ -30,15 +27,79 @@ pub(crate) type OnEnd = Box<dyn FnOnce(&Socket) -> Result>;
 pub(crate) type OnDrain = Box<dyn FnMut(&Socket) -> Result>;
 pub(crate) type SharedDisconnect = Rc<dyn Fn(&Socket, Disconnect)>;
 
-/// The callback that a connection's input goes to.
-#[derive(Default)]
-pub(crate) enum Reader {
-    #[default]
-    None,
-    Data(OnData),
-    Lines(OnLine),
-    ByteLines(OnData),
-    Raw(OnReady),
+/// The callback that a connection's input goes to. Of the three calls it is given that of its kind.
+pub(crate) trait Reader {
+    fn kind(&self) -> Kind;
+
+    fn data(&mut self, _: &Socket, _: &[u8]) -> Result {
+        Ok(())
+    }
+
+    fn line(&mut self, _: &Socket, _: &str) -> Result {
+        Ok(())
+    }
+
+    fn ready(&mut self, _: &Socket) -> Result {
+        Ok(())
+    }
+}
+
+/// What a reader is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Data, as it comes.
+    Data,
+    /// Lines, as text.
+    Lines,
+    /// Lines, as bytes: the same call as data.
+    ByteLines,
+    /// Word that there is something.
+    Raw,
+}
+
+pub(crate) struct OnData<F>(pub(crate) F);
+pub(crate) struct OnLine<F>(pub(crate) F);
+pub(crate) struct OnByteLine<F>(pub(crate) F);
+pub(crate) struct OnReady<F>(pub(crate) F);
+
+impl<F: FnMut(&Socket, &[u8]) -> Result> Reader for OnData<F> {
+    fn kind(&self) -> Kind {
+        Kind::Data
+    }
+
+    fn data(&mut self, socket: &Socket, data: &[u8]) -> Result {
+        self.0(socket, data)
+    }
+}
+
+impl<F: FnMut(&Socket, &str) -> Result> Reader for OnLine<F> {
+    fn kind(&self) -> Kind {
+        Kind::Lines
+    }
+
+    fn line(&mut self, socket: &Socket, line: &str) -> Result {
+        self.0(socket, line)
+    }
+}
+
+impl<F: FnMut(&Socket, &[u8]) -> Result> Reader for OnByteLine<F> {
+    fn kind(&self) -> Kind {
+        Kind::ByteLines
+    }
+
+    fn data(&mut self, socket: &Socket, line: &[u8]) -> Result {
+        self.0(socket, line)
+    }
+}
+
+impl<F: FnMut(&Socket) -> Result> Reader for OnReady<F> {
+    fn kind(&self) -> Kind {
+        Kind::Raw
+    }
+
+    fn ready(&mut self, socket: &Socket) -> Result {
+        self.0(socket)
+    }
 }
 
 /// The callback for the end of a connection.

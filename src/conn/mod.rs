@@ -163,7 +163,7 @@ pub(crate) struct Conn {
     sticky: Cell<Ready>,
     io: Queues,
     /// Out of here while it is on the stack.
-    reader: Cell<Reader>,
+    reader: Cell<Option<Box<dyn Reader>>>,
     more: OnceCell<Box<More>>,
 }
 
@@ -332,15 +332,16 @@ impl Conn {
     // ---- callbacks ----
 
     /// Sets who gets the input. Whoever got it before is dropped when nothing is borrowed.
-    pub(crate) fn set_reader(&self, reader: Reader) {
+    pub(crate) fn set_reader(&self, reader: Option<Box<dyn Reader>>) {
         if !self.is_open() {
             return;
         }
-        let some = !matches!(reader, Reader::None);
+        let kind = reader.as_ref().map(|reader| reader.kind());
+        let some = kind.is_some();
         self.epoch.set(self.epoch.get().wrapping_add(1));
         self.flags.put(Flag::HAS_READER, some);
-        self.flags.put(Flag::READS_DATA, matches!(reader, Reader::Data(_)));
-        self.flags.put(Flag::READS_RAW, matches!(reader, Reader::Raw(_)));
+        self.flags.put(Flag::READS_DATA, kind == Some(handler::Kind::Data));
+        self.flags.put(Flag::READS_RAW, kind == Some(handler::Kind::Raw));
         let old = self.reader.replace(reader);
         if some {
             self.wake();

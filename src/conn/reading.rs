@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::Conn;
 use super::flags::Flag;
-use super::handler::{Reader, Reason, call, with_text};
+use super::handler::{Kind, Reader, Reason, call, with_text};
 use super::inbox::{Inbox, TooLong};
 use super::lines::each_line;
 use crate::engine::{Next, READ_BUFFER, Ready};
@@ -307,9 +307,9 @@ impl Conn {
     fn pass(self: &Rc<Self>, data: &[u8]) -> Delivered {
         let epoch = self.epoch.get();
         let mut reader = self.reader.take();
-        let Reader::Data(user) = &mut reader else { return Delivered::Stop };
+        let Some(user) = &mut reader else { return Delivered::Stop };
         let socket = Socket::from_conn(self.clone());
-        let delivered = match call(&self.engine, || self.enough(user(&socket, data), epoch)) {
+        let delivered = match call(&self.engine, || self.enough(user.data(&socket, data), epoch)) {
             Some(enough) => enough.unwrap_or(Delivered::All),
             None => {
                 self.abort_silently();
@@ -328,18 +328,20 @@ impl Conn {
         }
         let epoch = self.epoch.get();
         let mut reader = self.reader.take();
+        let Some(user) = &mut reader else { return Delivered::Stop };
+        let kind = user.kind();
         let (line_limit, read_size) = self.options(|options| (options.line_limit, options.read_size));
         let socket = Socket::from_conn(self.clone());
         let delivered = loop {
             // Most lines go this way, with one passage through the door for all of a batch.
-            let lines = call(&self.engine, || match &mut reader {
-                Reader::Lines(user) => {
-                    each_line(&self.io, line_limit, |line: &str| self.enough(user(&socket, line), epoch))
+            let lines = call(&self.engine, || match kind {
+                Kind::Lines => {
+                    each_line(&self.io, line_limit, |line: &str| self.enough(user.line(&socket, line), epoch))
                 }
-                Reader::ByteLines(user) => {
-                    each_line(&self.io, line_limit, |line: &[u8]| self.enough(user(&socket, line), epoch))
+                Kind::ByteLines => {
+                    each_line(&self.io, line_limit, |line: &[u8]| self.enough(user.data(&socket, line), epoch))
                 }
-                _ => None,
+                Kind::Data | Kind::Raw => None,
             });
             match lines {
                 Some(None) => {}
@@ -349,13 +351,10 @@ impl Conn {
                     break Delivered::Stop;
                 }
             }
-            let piece = match &reader {
-                Reader::None => break Delivered::Stop,
-                Reader::Data(_) => Ok(self.io.inbox(|inbox| inbox.next_chunk(read_size)).flatten()),
-                Reader::Lines(_) | Reader::ByteLines(_) => {
-                    self.io.inbox(|inbox| inbox.next_line(line_limit)).unwrap_or(Ok(None))
-                }
-                Reader::Raw(_) => match self.look() {
+            let piece = match kind {
+                Kind::Data => Ok(self.io.inbox(|inbox| inbox.next_chunk(read_size)).flatten()),
+                Kind::Lines | Kind::ByteLines => self.io.inbox(|inbox| inbox.next_line(line_limit)).unwrap_or(Ok(None)),
+                Kind::Raw => match self.look() {
                     true => Ok(None),
                     false => break Delivered::Raw,
                 },
@@ -368,21 +367,20 @@ impl Conn {
                     break Delivered::Stop;
                 }
             };
-            if piece.is_none() && !matches!(reader, Reader::Raw(_)) {
+            if piece.is_none() && kind != Kind::Raw {
                 break Delivered::All;
             }
-            let result = call(&self.engine, || match (&mut reader, &piece) {
-                (Reader::Data(user) | Reader::ByteLines(user), Some(piece)) => user(&socket, piece.as_slice()),
-                (Reader::Lines(user), Some(piece)) => with_text(piece.as_slice(), |text| user(&socket, text)),
-                (Reader::Raw(user), _) => user(&socket),
-                _ => Ok(()),
+            let result = call(&self.engine, || match &piece {
+                Some(piece) if kind == Kind::Lines => with_text(piece.as_slice(), |text| user.line(&socket, text)),
+                Some(piece) => user.data(&socket, piece.as_slice()),
+                None => user.ready(&socket),
             });
             let Some(result) = result else {
                 self.abort_silently();
                 break Delivered::Stop;
             };
             let enough = self.enough(result, epoch);
-            if matches!(reader, Reader::Raw(_)) && self.is_open() {
+            if kind == Kind::Raw && self.is_open() {
                 // Also if it has set itself anew: once each turn.
                 break Delivered::Raw;
             }
@@ -396,11 +394,11 @@ impl Conn {
 
     /// The reader is back from its calls. It stays, unless there is another by now.
     #[inline]
-    fn put_back(&self, reader: Reader, epoch: u32) {
+    fn put_back(&self, reader: Option<Box<dyn Reader>>, epoch: u32) {
         if self.epoch.get() == epoch && self.is_open() {
             let none = self.reader.replace(reader);
             // Dropping it would take a call for nothing.
-            if matches!(none, Reader::None) {
+            if none.is_none() {
                 std::mem::forget(none);
             }
         } else {

@@ -17,7 +17,7 @@ use gio::prelude::*;
 
 use crate::address::{Address, Endpoint};
 use crate::conn::Conn;
-use crate::conn::handler::{Disconnect, Reader, call};
+use crate::conn::handler::{Disconnect, OnByteLine, OnData, OnLine, OnReady, call};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::tls::Session;
@@ -235,7 +235,7 @@ impl Socket {
     /// Calls `callback` with data as it comes, at most [`read_size`](SocketBuilder::read_size) bytes at a time. Replaces
     /// any other read callback; what was received and not handed over goes to the new one.
     pub fn read(&self, callback: impl FnMut(&Socket, &[u8]) -> Result + 'static) {
-        self.conn.set_reader(Reader::Data(Box::new(callback)));
+        self.conn.set_reader(Some(Box::new(OnData(callback))));
     }
 
     /// Calls `callback` with each line as it comes, without its `\n`. Bytes that are not UTF-8 become U+FFFD. Replaces any
@@ -244,13 +244,13 @@ impl Socket {
     /// A line over the [limit](SocketBuilder::line_limit) (1 MiB) ends the connection with [`Error::LineTooLong`], after
     /// the lines before it.
     pub fn readlines(&self, callback: impl FnMut(&Socket, &str) -> Result + 'static) {
-        self.conn.set_reader(Reader::Lines(Box::new(callback)));
+        self.conn.set_reader(Some(Box::new(OnLine(callback))));
     }
 
     /// As [`readlines`](Socket::readlines), with the bytes of each line as they came: for protocols whose lines are not
     /// UTF-8, or to look at the text only where it is needed.
     pub fn readlines_bytes(&self, callback: impl FnMut(&Socket, &[u8]) -> Result + 'static) {
-        self.conn.set_reader(Reader::ByteLines(Box::new(callback)));
+        self.conn.set_reader(Some(Box::new(OnByteLine(callback))));
     }
 
     /// Calls `callback` when data waits, again and again while it does and others have had their turn, without taking it: the callback calls
@@ -260,14 +260,14 @@ impl Socket {
     #[must_use = "the bytes that were received already are not told again"]
     pub fn rawread(&self, callback: impl FnMut(&Socket) -> Result + 'static) -> Vec<u8> {
         let leftover = self.conn.take_leftover();
-        self.conn.set_reader(Reader::Raw(Box::new(callback)));
+        self.conn.set_reader(Some(Box::new(OnReady(callback))));
         leftover
     }
 
     /// Takes the read callback away and returns what had been received and not handed over. Within a callback that
     /// includes the lines that came after the present one.
     pub fn unread(&self) -> Vec<u8> {
-        self.conn.set_reader(Reader::None);
+        self.conn.set_reader(None);
         self.conn.take_leftover()
     }
 
