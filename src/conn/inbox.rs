@@ -144,7 +144,8 @@ impl Inbox {
         self.carry.len() + self.batch.as_ref().map_or(0, |batch| batch.end - start(batch))
     }
 
-    /// Adds what a read brought: the first `len` bytes of the buffer. The batch before must be used up or settled.
+    /// Adds what a read brought: the first `len` bytes of the buffer. What is left of the batch before is carried
+    /// over.
     #[inline]
     pub(crate) fn push_batch(&mut self, bytes: Rc<Vec<u8>>, len: usize) {
         self.settle();

@@ -477,7 +477,7 @@ impl Conn {
         }
     }
 
-    /// An error of a read that somebody has asked for. None if it only found nothing.
+    /// An error of a read that somebody has asked for. None, if the read only found nothing.
     pub(super) fn reading_failed(&self, error: std::io::Error) -> Result {
         let copy = again(&error);
         if self.read_failed(error) { Ok(()) } else { Err(Error::from_io("reading from", self.peer_name(), copy)) }

@@ -82,7 +82,8 @@ impl Poller {
         self.events.len()
     }
 
-    /// Nothing can go wrong with a queue of our own but a signal in between; then the events are still there.
+    /// Fetches the events there are, or waits for some. Nothing can go wrong with a queue of our own but a signal in between;
+    /// then the events are still there.
     fn wait(&mut self, timeout: i32) -> io::Result<()> {
         let timeout = u64::try_from(timeout)
             .ok()
