@@ -1,20 +1,25 @@
-//! What echoes and lines cost, counted: user instructions do not depend on the machine's speed or on who else uses it.
+//! What echoes and lines cost, counted: the instructions of user code do not depend on the machine's speed. How many events
+//! share a turn of GLib's loop does, and on who else uses the machine, so what is over its bound is counted anew.
 
+use std::collections::HashMap;
 use std::process::Command;
 
-/// Measured: 750 to 780 for each echo with 64 connections, of which GLib's share is some 50 to 90, by how many are ready at
-/// a time. A quarter more is allowed.
-const BOUND: f64 = 970.0;
+/// What is counted, what was measured, and what is allowed: of a bare loop, as a check of the count itself, and of this library
+/// an echo with 64 connections; then by futures an echo with 16 connections, by a task each, where GLib's share is more than
+/// half, and by one task for all; and a line of 80 bytes with a reply, as a `String` of its own and lent.
+const BOUNDS: [(&str, &str, f64); 6] = [
+    ("raw", "77", 200.0),
+    ("network", "700 to 780", 1000.0),
+    ("futures", "4900 to 6200", 8000.0),
+    ("one-task", "2600 to 3100", 4500.0),
+    ("lines", "850 to 950", 1250.0),
+    ("lent-lines", "630 to 690", 900.0),
+];
 
-/// By futures, of an echo with 16 connections: of one task for each, where GLib's share is more than half, and of one task for all
-/// (measured: 4900 to 5200, 2600 to 2850). And of a line of 80 bytes with a reply: as a `String` of its own (900 to 950), and
-/// lent (650 to 670). Under valgrind the loop runs out of credit sooner, so these vary.
-const AWAITED: [(&str, f64); 4] =
-    [("futures ", 6000.0), ("one-task ", 3300.0), ("lines ", 1150.0), ("lent-lines ", 820.0)];
+const TRIES: usize = 3;
 
 /// As `cargo bench` builds it. If that has not been done before, this builds it, which takes longer than the rest.
-#[test]
-fn echoes_and_lines_take_no_more_instructions_than_they_did() {
+fn count() -> HashMap<String, f64> {
     let mut bench = Command::new(env!("CARGO"));
     // What cargo tells this test of itself would make build scripts think that everything is new.
     let of_test = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
@@ -29,17 +34,29 @@ fn echoes_and_lines_take_no_more_instructions_than_they_did() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&counted.stdout);
-    let errors = String::from_utf8_lossy(&counted.stderr);
-    assert!(counted.status.success(), "{said}{errors}");
-    let of = |name: &str| -> f64 {
-        let count = said.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        count.unwrap_or_else(|| panic!("no count of {name} in {said:?}: {errors}"))
-    };
-    let (raw, ours) = (of("raw "), of("network "));
-    assert!(raw > 10.0 && raw < 200.0, "the bare loop itself takes {raw}: nothing is known");
-    assert!(ours < BOUND, "{ours} user instructions for each echo, where {BOUND} are allowed");
-    for (name, bound) in AWAITED {
-        let count = of(name);
-        assert!(count < bound, "{count} user instructions for each of {name}, where {bound} are allowed");
+    assert!(counted.status.success(), "{said}{}", String::from_utf8_lossy(&counted.stderr));
+    let counts = said.lines().filter_map(|line| {
+        let (name, count) = line.split_once(' ')?;
+        Some((name.to_owned(), count.trim().parse().ok()?))
+    });
+    counts.collect()
+}
+
+#[test]
+fn echoes_and_lines_take_no_more_instructions_than_they_did() {
+    let mut least: HashMap<String, f64> = HashMap::new();
+    for _ in 0..TRIES {
+        for (name, count) in count() {
+            let known = least.entry(name).or_insert(count);
+            *known = known.min(count);
+        }
+        assert!(least["raw"] > 10.0, "the bare loop itself takes {}: nothing is known", least["raw"]);
+        if BOUNDS.iter().all(|(name, _, bound)| least[*name] < *bound) {
+            return;
+        }
+    }
+    for (name, measured, bound) in BOUNDS {
+        let count = least[name];
+        assert!(count < bound, "{name}: {count} user instructions, measured {measured}, allowed {bound}");
     }
 }
