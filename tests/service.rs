@@ -349,7 +349,8 @@ fn who_does_not_finish_in_time_is_closed() {
     daemon.signal(Signal::TERM);
     client.assert_ended();
     daemon.await_end();
-    assert!(read(&log).contains("1 connection may finish within 1s"), "{}", read(&log));
+    // Whoever looked whether the daemon is there may still be counted.
+    assert!(read(&log).contains(" may finish within 1s"), "{}", read(&log));
     assert!(read(&log).contains("not finished in time: 1 connection\n"), "{}", read(&log));
 }
 
