@@ -121,6 +121,9 @@ impl Front {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TooLong;
 
+/// What was taken. `None`: not all of it has come yet.
+pub(crate) type Taken<R> = Result<Option<R>, TooLong>;
+
 impl Inbox {
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
@@ -160,7 +163,7 @@ impl Inbox {
 
     /// The next line, without its newline.
     #[inline]
-    pub(crate) fn next_line(&mut self, limit: usize) -> Result<Option<Piece>, TooLong> {
+    pub(crate) fn next_line(&mut self, limit: usize) -> Taken<Piece> {
         self.recall();
         if !self.carry.is_empty() {
             return self.next_line_from_carry(limit);
@@ -188,23 +191,20 @@ impl Inbox {
 
     /// Shows the next line, without its newline, and takes it.
     #[inline]
-    pub(crate) fn read_line<R>(&mut self, limit: usize, read: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, TooLong> {
+    pub(crate) fn read_line<R>(&mut self, limit: usize, read: impl FnOnce(&[u8]) -> R) -> Taken<R> {
         self.recall();
-        if let Some(batch) = self.batch.as_mut().filter(|_| self.carry.is_empty())
+        if let Some(batch) = self.batch.as_ref().filter(|_| self.carry.is_empty())
             && let Some(length) = memchr::memchr(b'\n', &batch.bytes[batch.start..batch.end])
             && length <= limit
         {
             let given = read(&batch.bytes[batch.start..batch.start + length]);
-            batch.start += length + 1;
-            if batch.start == batch.end {
-                self.batch = None;
-            }
+            self.advance(length + 1);
             return Ok(Some(given));
         }
         Ok(self.next_line(limit)?.map(|line| read(line.as_slice())))
     }
 
-    fn next_line_from_carry(&mut self, limit: usize) -> Result<Option<Piece>, TooLong> {
+    fn next_line_from_carry(&mut self, limit: usize) -> Taken<Piece> {
         if let Some(at) = memchr::memchr(b'\n', &self.carry[self.searched..]) {
             let length = self.searched + at;
             if length > limit {
@@ -221,7 +221,7 @@ impl Inbox {
             return Ok(Some(Piece::Owned(line)));
         }
         self.searched = self.carry.len();
-        let Some(batch) = &mut self.batch else {
+        let Some(batch) = &self.batch else {
             return if self.carry.len() > limit { Err(TooLong) } else { Ok(None) };
         };
         let fresh = &batch.bytes[batch.start..batch.end];
@@ -231,10 +231,7 @@ impl Inbox {
                 let mut line = std::mem::take(&mut self.carry);
                 self.searched = 0;
                 line.extend_from_slice(&fresh[..length]);
-                batch.start += length + 1;
-                if batch.start == batch.end {
-                    self.batch = None;
-                }
+                self.advance(length + 1);
                 Ok(Some(Piece::Owned(line)))
             }
             None if self.len() > limit => Err(TooLong),
@@ -266,6 +263,15 @@ impl Inbox {
             && let Some(batch) = &mut self.batch
         {
             batch.start = self.lease.replace(RECALLED);
+            self.advance(0);
+        }
+    }
+
+    /// Takes so many bytes of the batch, which goes with its last.
+    #[inline]
+    fn advance(&mut self, count: usize) {
+        if let Some(batch) = &mut self.batch {
+            batch.start += count;
             if batch.start == batch.end {
                 self.batch = None;
             }
@@ -289,14 +295,11 @@ impl Inbox {
     #[inline]
     pub(super) fn take_front(&mut self, front: Front, count: usize) -> bool {
         self.recall();
-        let Some(batch) = self.batch.as_mut().filter(|_| self.carry.is_empty()) else { return false };
+        let Some(batch) = self.batch.as_ref().filter(|_| self.carry.is_empty()) else { return false };
         if batch.serial != front.serial || batch.start != front.start || count > batch.end - batch.start {
             return false;
         }
-        batch.start += count;
-        if batch.start == batch.end {
-            self.batch = None;
-        }
+        self.advance(count);
         true
     }
 
@@ -454,201 +457,4 @@ pub(crate) fn check_lines(data: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn feed(inbox: &mut Inbox, bytes: &[u8]) {
-        inbox.push_batch(Rc::new(bytes.to_vec()), bytes.len());
-    }
-
-    fn line(inbox: &mut Inbox) -> Option<String> {
-        let line = inbox.next_line(1000).unwrap()?;
-        Some(String::from_utf8(line.as_slice().to_vec()).unwrap())
-    }
-
-    #[test]
-    fn lines_across_reads() {
-        let mut inbox = Inbox::default();
-        feed(&mut inbox, b"on");
-        assert_eq!(line(&mut inbox), None);
-        feed(&mut inbox, b"e\ntwo\n\nth");
-        assert_eq!(line(&mut inbox).unwrap(), "one");
-        assert_eq!(line(&mut inbox).unwrap(), "two");
-        assert_eq!(line(&mut inbox).unwrap(), "");
-        assert_eq!(line(&mut inbox), None);
-        assert_eq!(inbox.take_all(), b"th");
-        assert!(inbox.is_empty());
-    }
-
-    #[test]
-    fn what_is_taken_inside_a_batch_is_gone_from_it() {
-        let mut inbox = Inbox::default();
-        feed(&mut inbox, b"one\ntwo\nthree");
-        let lent = inbox.next_line(1000).unwrap().unwrap();
-        assert_eq!(inbox.take_all(), b"two\nthree");
-        assert_eq!(lent.as_slice(), b"one", "the line that is lent out stays whole");
-        assert_eq!(line(&mut inbox), None);
-    }
-
-    #[test]
-    fn a_line_of_the_limit_passes_and_one_more_byte_does_not() {
-        for split in 0..8 {
-            assert_eq!(
-                lines_of(b"ok\nabcd\n", split, 4),
-                (vec!["ok".into(), "abcd".into()], false),
-                "split at {split}"
-            );
-            assert_eq!(lines_of(b"ok\nabcde\n", split, 4), (vec!["ok".into()], true), "split at {split}");
-            assert_eq!(lines_of(b"ok\nabcde", split, 4), (vec!["ok".into()], true), "split at {split}");
-        }
-    }
-
-    #[test]
-    fn a_line_over_a_new_limit_stays_where_it_was_carried() {
-        let mut inbox = Inbox::default();
-        feed(&mut inbox, b"abcdef\n");
-        inbox.settle();
-        for _ in 0..2 {
-            assert!(inbox.next_line(3).is_err());
-        }
-        assert_eq!(inbox.take_all(), b"abcdef\n");
-    }
-
-    /// Feeds the bytes in two parts; the lines that come out, and whether one was too long.
-    fn lines_of(bytes: &[u8], split: usize, limit: usize) -> (Vec<String>, bool) {
-        let mut inbox = Inbox::default();
-        let mut lines = Vec::new();
-        for part in [&bytes[..split], &bytes[split..]] {
-            feed(&mut inbox, part);
-            loop {
-                match inbox.next_line(limit) {
-                    Ok(Some(line)) => lines.push(String::from_utf8(line.as_slice().to_vec()).unwrap()),
-                    Ok(None) => break,
-                    Err(TooLong) => return (lines, true),
-                }
-            }
-        }
-        (lines, false)
-    }
-
-    #[test]
-    fn chunks_respect_their_size() {
-        let mut inbox = Inbox::default();
-        feed(&mut inbox, b"abc");
-        feed(&mut inbox, b"defgh");
-        let mut chunks = Vec::new();
-        while let Some(chunk) = inbox.next_chunk(2) {
-            chunks.push(chunk.as_slice().to_vec());
-        }
-        assert_eq!(chunks.concat(), b"abcdefgh");
-        assert!(chunks.iter().all(|chunk| chunk.len() <= 2));
-    }
-
-    #[test]
-    fn where_nothing_is_lent_there_is_no_mark() {
-        let mut inbox = Inbox::default();
-        assert!(inbox.lend().is_none());
-        assert!(inbox.is_at_rest());
-    }
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        Feed(Vec<u8>),
-        Line,
-        Chunk(usize),
-        TakeAndGiveBack,
-        Settle,
-        Take(usize),
-        Until(Vec<u8>),
-        Lend(usize),
-        /// Lends, has others take some, then takes of what was lent.
-        LendAndLose(usize, usize),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        let bytes = proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'a'), any::<u8>()], 0..40);
-        prop_oneof![
-            bytes.prop_map(Step::Feed),
-            Just(Step::Line),
-            (1usize..20).prop_map(Step::Chunk),
-            Just(Step::TakeAndGiveBack),
-            Just(Step::Settle),
-            (0usize..30).prop_map(Step::Take),
-            proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'a')], 1..3).prop_map(Step::Until),
-            (0usize..30).prop_map(Step::Lend),
-            (0usize..20, 0usize..20).prop_map(|(lose, skip)| Step::LendAndLose(lose, skip)),
-        ]
-    }
-
-    proptest! {
-        /// Whatever is done in whatever order: every byte comes out once, in order.
-        #[test]
-        fn no_byte_is_lost_or_changes_place(steps in proptest::collection::vec(step(), 0..60)) {
-            let mut inbox = Inbox::default();
-            let (mut fed, mut seen) = (Vec::new(), Vec::new());
-            for step in steps {
-                match step {
-                    Step::Feed(bytes) => {
-                        fed.extend_from_slice(&bytes);
-                        feed(&mut inbox, &bytes);
-                    }
-                    Step::Line => {
-                        if let Some(line) = inbox.next_line(usize::MAX).unwrap() {
-                            prop_assert!(!line.as_slice().contains(&b'\n'));
-                            seen.extend_from_slice(line.as_slice());
-                            seen.push(b'\n');
-                        }
-                    }
-                    Step::Chunk(max) => {
-                        if let Some(chunk) = inbox.next_chunk(max) {
-                            prop_assert!(chunk.as_slice().len() <= max);
-                            seen.extend_from_slice(chunk.as_slice());
-                        }
-                    }
-                    Step::TakeAndGiveBack => {
-                        let all = inbox.take_all();
-                        feed(&mut inbox, &all);
-                    }
-                    Step::Settle => inbox.settle(),
-                    Step::Take(count) => match inbox.take(count) {
-                        Some(piece) => {
-                            prop_assert_eq!(piece.as_slice().len(), count);
-                            seen.extend(piece.into_vec());
-                        }
-                        None => prop_assert!(inbox.len() < count),
-                    },
-                    Step::Until(what) => {
-                        let rest = &fed[seen.len()..];
-                        let expected = rest.windows(what.len()).position(|window| window == what);
-                        prop_assert_eq!(inbox.find(&what, 0), expected);
-                        if let Some(at) = expected {
-                            prop_assert_eq!(inbox.find(&what, at), expected);
-                            seen.extend(inbox.take(at + what.len()).unwrap().as_slice());
-                        }
-                    }
-                    Step::Lend(count) => {
-                        if let Some((piece, mark)) = inbox.lend() {
-                            prop_assert_eq!(piece.as_slice(), &fed[seen.len()..]);
-                            let count = count.min(piece.as_slice().len());
-                            inbox.skip(mark, count);
-                            seen.extend(&piece.as_slice()[..count]);
-                        }
-                    }
-                    Step::LendAndLose(lose, skip) => {
-                        if let Some((piece, mark)) = inbox.lend() {
-                            let total = piece.as_slice().len();
-                            let lose = lose.min(total);
-                            inbox.take(lose).unwrap();
-                            inbox.skip(mark, skip.min(total));
-                            seen.extend(&piece.as_slice()[..lose.max(skip.min(total))]);
-                        }
-                    }
-                }
-                prop_assert_eq!(inbox.len() + seen.len(), fed.len());
-            }
-            seen.extend(inbox.take_all());
-            prop_assert_eq!(seen, fed);
-        }
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@
 use std::ops::{Index, Range};
 
 use super::handler::with_text;
-use super::inbox::{Front, Inbox, TooLong};
+use super::inbox::{Front, Inbox, Taken};
 use super::io::Queues;
 
 /// So many bytes are looked at in one go. A callback may set another reader after each line, and then the rest is looked
@@ -61,7 +61,7 @@ impl Window {
     /// Takes the next line, as [`Inbox::next_line`] gives it. It is to be had by [`Window::lent`] or [`Window::own`]: a result
     /// of some words that is handed through several calls costs as much as all the rest.
     #[inline]
-    pub(crate) fn next(&mut self, inbox: &mut Inbox, limit: usize) -> Result<Option<()>, TooLong> {
+    pub(crate) fn next(&mut self, inbox: &mut Inbox, limit: usize) -> Taken<()> {
         if self.cut(inbox, limit) {
             return Ok(Some(()));
         }

@@ -37,7 +37,7 @@ use flags::{Flag, Flags};
 use handler::{OnDrain, OnEnd, OwnDisconnect, Reader, Reason, SharedDisconnect};
 #[cfg(any(test, fuzzing))]
 pub(crate) use inbox::check_lines;
-pub(crate) use inbox::{Inbox, Mark, Piece, TooLong};
+pub(crate) use inbox::{Inbox, Mark, Piece, Taken};
 use io::Queues;
 pub(crate) use lines::Window;
 pub(crate) use options::{Options, limit_setters};

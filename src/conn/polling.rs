@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use super::Conn;
 use super::flags::Flag;
-use super::inbox::{Inbox, TooLong};
+use super::inbox::{Inbox, Taken, TooLong};
 use super::waiting::{For, Place};
 use crate::engine::{READ_BUFFER, Ready, main_depth};
 use crate::error::{Error, Result};
@@ -53,7 +53,7 @@ impl Conn {
         context: &Context<'_>,
         place: &mut Place,
         max: usize,
-        mut take: impl FnMut(&mut Inbox, usize) -> std::result::Result<Option<R>, TooLong>,
+        mut take: impl FnMut(&mut Inbox, usize) -> Taken<R>,
     ) -> Poll<Result<R>> {
         match self.take_at_once(&mut take) {
             Some(taken) => Poll::Ready(Ok(taken)),
@@ -64,10 +64,7 @@ impl Conn {
     /// The way of most lines: they have come already, nobody else waits for them, and neither the end nor a look at the
     /// clock is due. `None` if there is more to it.
     #[inline]
-    pub(crate) fn take_at_once<R>(
-        &self,
-        take: &mut impl FnMut(&mut Inbox, usize) -> std::result::Result<Option<R>, TooLong>,
-    ) -> Option<R> {
+    pub(crate) fn take_at_once<R>(&self, take: &mut impl FnMut(&mut Inbox, usize) -> Taken<R>) -> Option<R> {
         if self.flags.has(Flag::NOT_JUST_TAKEN)
             || self.sticky.get().has(Ready::HANGUP | Ready::ERROR)
             || !self.engine.futures_in_stride()
@@ -88,7 +85,7 @@ impl Conn {
         context: &Context<'_>,
         place: &mut Place,
         max: usize,
-        mut take: impl FnMut(&mut Inbox, usize) -> std::result::Result<Option<R>, TooLong>,
+        mut take: impl FnMut(&mut Inbox, usize) -> Taken<R>,
     ) -> Poll<Result<R>> {
         if self.delivers() {
             return Poll::Ready(Err(self.refuse_beside_reader()));

@@ -362,8 +362,7 @@ impl Conn {
             let piece = match piece {
                 Ok(piece) => piece,
                 Err(TooLong) => {
-                    let error = Error::LineTooLong { peer: self.peer_name(), limit: line_limit };
-                    self.finish(Reason::Failed(error), true);
+                    self.refuse_line(line_limit);
                     break Delivered::Stop;
                 }
             };

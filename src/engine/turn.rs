@@ -256,14 +256,14 @@ impl Engine {
     /// The credit is spent: whatever waits, waits for the low source. Those that get more input meanwhile are muted then:
     /// most are served before that.
     fn all_hot(&self) {
-        let waiting = if self.ready.borrow().is_empty() { VecDeque::new() } else { self.ready.take() };
-        for key in waiting {
-            match self.entries.borrow_mut().get_mut(key) {
-                Some(entry) => entry.hot = true,
-                None => continue,
+        let mut waiting = self.ready.borrow_mut();
+        while let Some(key) = waiting.pop_front() {
+            if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
+                entry.hot = true;
+                self.push_hot(key);
             }
-            self.push_hot(key);
         }
+        drop(waiting);
         if !self.deferred.borrow().is_empty() {
             self.arm_low();
         }

@@ -11,7 +11,7 @@ use futures_io::{AsyncRead, AsyncWrite};
 use super::Socket;
 use crate::conn::handler::with_text;
 use crate::conn::waiting::{For, Place};
-use crate::conn::{Conn, Inbox, Piece, TooLong, Window};
+use crate::conn::{Conn, Inbox, Piece, Taken, Window};
 use crate::error::{Error, Result};
 
 /// The most that is taken at a time of what has come.
@@ -116,7 +116,7 @@ impl Socket {
     }
 }
 
-fn next_line(inbox: &mut Inbox, limit: usize) -> std::result::Result<Option<String>, TooLong> {
+fn next_line(inbox: &mut Inbox, limit: usize) -> Taken<String> {
     inbox.read_line(limit, |line| with_text(line, str::to_owned))
 }
 
@@ -130,7 +130,7 @@ struct Receiving<'a, F> {
 
 fn receive<R, F>(conn: &Conn, max: usize, take: F) -> Receiving<'_, F>
 where
-    F: FnMut(&mut Inbox, usize) -> std::result::Result<Option<R>, TooLong>,
+    F: FnMut(&mut Inbox, usize) -> Taken<R>,
 {
     Receiving { conn, place: Place::in_line(), max, take }
 }
@@ -139,7 +139,7 @@ impl<F> Unpin for Receiving<'_, F> {}
 
 impl<R, F> Future for Receiving<'_, F>
 where
-    F: FnMut(&mut Inbox, usize) -> std::result::Result<Option<R>, TooLong>,
+    F: FnMut(&mut Inbox, usize) -> Taken<R>,
 {
     type Output = Result<R>;
 
