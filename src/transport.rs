@@ -15,7 +15,7 @@ use rustix::net::{
 };
 
 use crate::address::{Endpoint, plain};
-use crate::engine::{Backlog, Descriptor, Registration, backlog, interrupts_here, receive_bytes, without_sigpipe};
+use crate::engine::{Backlog, Descriptor, Incoming, Received, Registration, backlog, interrupts_here, receive_bytes, without_sigpipe};
 use crate::error::count;
 use crate::log;
 use crate::tuning::Tuning;
@@ -192,6 +192,30 @@ impl Transport {
     fn open_output(&self) -> io::Result<BorrowedFd<'_>> {
         let output = self.output().unwrap_or(&self.input);
         output.open().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// For the engine to receive from, if there is nothing to it but what that does.
+    #[inline]
+    pub(crate) fn incoming(&self) -> Option<Incoming<'_>> {
+        match self.kind {
+            Kind::Tcp => self.input.open().map(Incoming::Tcp),
+            Kind::Unix if self.beside.get().is_none() => self.input.open().map(Incoming::Unix),
+            _ => None,
+        }
+    }
+
+    /// What that came to.
+    #[inline]
+    pub(crate) fn received(&self, read: Received) -> rustix::io::Result<usize> {
+        let (count, cut) = read?;
+        self.stopped_short.set(cut);
+        Ok(count)
+    }
+
+    /// For the engine to send to.
+    #[inline]
+    pub(crate) fn outgoing(&self) -> Option<BorrowedFd<'_>> {
+        if self.is_socket() { self.input.open() } else { None }
     }
 
     /// Reads what is there. 0 is the end; `WouldBlock` means nothing yet.

@@ -67,9 +67,10 @@ bitflags::bitflags! {
 
         /// It has ended for the user.
         const ENDED = Self::LINGERING.bits() | Self::GONE.bits();
-        /// Something else is to be looked after than data for the reader.
-        const BESIDES_DATA = Self::ENDED.bits() | Self::BUSY.bits() | Self::READ_ENDED.bits() | Self::FILES.bits()
-            | Self::TLS.bits() | Self::DRAINED.bits() | Self::AWAITED.bits() | Self::PAUSED.bits();
+        /// Something else is to be looked after than input for the reader, who is given it.
+        const BESIDES_INPUT = Self::ENDED.bits() | Self::BUSY.bits() | Self::READ_ENDED.bits() | Self::FILES.bits()
+            | Self::TLS.bits() | Self::DRAINED.bits() | Self::AWAITED.bits() | Self::PAUSED.bits()
+            | Self::READS_RAW.bits();
         /// Something else is to be done than to wake those who wait for input.
         const BESIDES_WAKING = Self::ENDED.bits() | Self::BUSY.bits() | Self::AGAIN.bits() | Self::TELL.bits()
             | Self::READ_ENDED.bits() | Self::ARMED_BY_HAND.bits() | Self::FILES.bits() | Self::OUTPUT_GONE.bits()

@@ -1,7 +1,7 @@
 //! The two queues of a connection. Their memory comes with the first bytes and goes with the last: most connections of a
 //! large server have nothing in either.
 
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::io;
 use std::mem::ManuallyDrop;
 use std::rc::Rc;
@@ -113,21 +113,35 @@ impl Queues {
         true
     }
 
-    /// Has what is to be sent written, as far as that goes. True if that was all. `None` if there is nothing.
+    /// What is to be sent, unless it is nothing, or more than so many bytes.
     #[inline]
-    pub(super) fn write(&self, write: impl FnOnce(&[u8]) -> io::Result<usize>) -> Option<io::Result<bool>> {
+    pub(super) fn outgoing(&self, most: usize) -> Option<Ref<'_, [u8]>> {
+        Ref::filter_map(self.0.borrow(), |io| {
+            let front = io.as_ref()?.outbox.front();
+            (!front.is_empty() && front.len() <= most).then_some(front)
+        })
+        .ok()
+    }
+
+    /// So much of it is sent. True if that was all.
+    #[inline]
+    pub(super) fn sent(&self, count: usize) -> bool {
         let mut slot = self.get();
-        let io = slot.as_deref_mut().filter(|io| !io.outbox.is_empty())?;
-        let written = write(io.outbox.front());
-        let Ok(count) = written else { return Some(written.map(|_| false)) };
+        let Some(io) = slot.as_deref_mut() else { return true };
         io.outbox.advance(count);
         if !io.outbox.is_empty() {
-            return Some(Ok(false));
+            return false;
         }
         if io.is_at_rest() {
             give_back(slot.take());
         }
-        Some(Ok(true))
+        true
+    }
+
+    /// Has what is to be sent written, as far as that goes. True if that was all. `None` if there is nothing.
+    pub(super) fn write(&self, write: impl FnOnce(&[u8]) -> io::Result<usize>) -> Option<io::Result<bool>> {
+        let written = write(&self.outgoing(usize::MAX)?);
+        Some(written.map(|count| self.sent(count)))
     }
 
     /// Takes all that waits to be handed over.

@@ -25,10 +25,11 @@ mod writing;
 use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::num::NonZeroU64;
+use std::os::fd::BorrowedFd;
 use std::rc::{Rc, Weak};
 
 use crate::address::Endpoint;
-use crate::engine::{Engine, Handler, Key, Next, Ready, TimerKey};
+use crate::engine::{Engine, Handler, Incoming, Key, Next, Ready, Received, Served, TimerKey};
 use crate::error::{Error, Result};
 use crate::socket::Socket;
 use crate::tls::Session;
@@ -423,22 +424,38 @@ impl Drop for Conn {
 
 impl Handler for Conn {
     fn ready(self: Rc<Self>, _engine: &Rc<Engine>, ready: Ready) -> Next {
-        if ready != Ready::READ || !self.expects_a_message() {
-            if ready == Ready::READ && self.wake_reader() {
-                return Next::Idle;
-            }
-            return self.serve_all(ready, 0, None);
+        if ready == Ready::READ && self.wake_reader() {
+            return Next::Idle;
         }
-        let mut held = None;
-        match self.serve_message(&mut held) {
-            Some(next) => next,
-            None => self.serve_all(Ready::NONE, 1, held),
-        }
+        self.serve_all(ready, 0, None)
     }
 
-    fn flush(&self, _engine: &Rc<Engine>) {
+    fn incoming(&self, ready: Ready) -> Option<Incoming<'_>> {
+        if ready == Ready::READ && self.expects_a_message() { self.transport.incoming() } else { None }
+    }
+
+    fn received(self: Rc<Self>, _: &Rc<Engine>, read: Received, buffer: Rc<Vec<u8>>) -> Served {
+        self.serve_message(self.transport.received(read), buffer)
+    }
+
+    fn outgoing(&self) -> Option<(BorrowedFd<'_>, Ref<'_, [u8]>)> {
+        if self.flags.has(Flag::NOT_JUST_WRITTEN) {
+            return None;
+        }
+        let answer = self.io.outgoing(writing::PORTION)?;
+        let fd = self.transport.outgoing()?;
+        self.flags.lower(Flag::DIRTY);
+        Some((fd, answer))
+    }
+
+    fn sent(&self, sent: rustix::io::Result<usize>) -> bool {
+        self.message_sent(sent)
+    }
+
+    fn flush(&self) -> bool {
         self.flags.lower(Flag::DIRTY);
         self.flush_now();
+        self.is_open() && !self.flags.has(Flag::AGAIN)
     }
 
     fn context_ended(self: Rc<Self>) {
@@ -501,23 +518,22 @@ impl Conn {
 
     /// What was sent to this connection itself while it was served goes out at once: nothing more comes to it in this turn
     /// but what others send, and that is gathered as ever.
-    #[inline]
     fn flush_own(&self) {
-        if self.flags.has(Flag::DIRTY)
-            && let Some(key) = self.key.get()
-            && self.engine.unmark_dirty(key)
-        {
+        if self.unmark_dirty() {
             self.flags.lower(Flag::DIRTY);
             self.flush_now();
         }
     }
 
+    /// Takes this connection from those that are flushed when the turn ends, if it is the last of them.
     #[inline]
+    fn unmark_dirty(&self) -> bool {
+        self.flags.has(Flag::DIRTY) && self.key.get().is_some_and(|key| self.engine.unmark_dirty(key))
+    }
+
     fn flush_now(&self) {
         if self.is_open() {
-            if self.write_message().is_none() {
-                self.write_or_requeue();
-            }
+            self.write_or_requeue();
         } else {
             self.flush_at_end();
         }

@@ -7,7 +7,7 @@ use super::flags::Flag;
 use super::handler::{Kind, Reader, Reason, call, with_text};
 use super::inbox::{Inbox, TooLong};
 use super::lines::each_line;
-use crate::engine::{Next, READ_BUFFER, Ready};
+use crate::engine::{Next, READ_BUFFER, Ready, Served};
 use crate::error::{Error, Result, again};
 use crate::socket::Socket;
 use crate::transport::Peek;
@@ -39,44 +39,64 @@ enum Filled {
 }
 
 impl Conn {
-    /// Is there nothing to look out for but data, and a reader that takes it as it is? Whatever else [`Conn::serve_all`]
-    /// does has its mark here.
+    /// Is there nothing to look out for but input, and a reader that is given it? Whatever else [`Conn::serve_all`] does has
+    /// its mark here.
     #[inline]
     pub(super) fn expects_a_message(&self) -> bool {
-        !self.flags.has(Flag::BESIDES_DATA)
-            && self.flags.has(Flag::READS_DATA)
+        !self.flags.has(Flag::BESIDES_INPUT)
+            && self.flags.has(Flag::HAS_READER)
             && !self.sticky.get().has(Ready::HANGUP | Ready::ERROR)
             && !self.io.has_input()
     }
 
-    /// The way of most messages: one read, one call, one write. `None` when there is more to it than that; the state says
-    /// what.
+    /// The way of most messages: one read, one call, one write, of which the engine does the first and the last.
     #[inline]
-    pub(super) fn serve_message(self: &Rc<Self>, held: &mut Option<Rc<Vec<u8>>>) -> Option<Next> {
+    pub(super) fn serve_message(self: &Rc<Self>, read: rustix::io::Result<usize>, buffer: Rc<Vec<u8>>) -> Served {
         self.sticky.set(Ready::READ);
-        let mut buffer = self.engine.take_buffer();
-        let read = self.transport.read(Rc::get_mut(&mut buffer)?);
         self.flags.raise(Flag::BUSY);
-        let filled = match read {
-            Ok(count) if count > 0 && count <= self.options(|options| options.read_size) => {
+        let delivered = match read {
+            Ok(count) if count > 0 && self.passes(count) => {
                 self.note_read(count == READ_BUFFER);
                 let delivered = self.pass(&buffer[..count]);
                 self.engine.give_buffer(buffer);
-                Filled::Passed(delivered)
+                delivered
             }
-            read => self.filled(read, buffer, held),
+            read => self.deliver_read(read.map_err(Into::into), buffer),
         };
         self.flags.lower(Flag::BUSY);
+        let is_all = !self.sticky.get().has(Ready::READ);
+        let next = match delivered {
+            Delivered::All if is_all && !self.flags.has(Flag::ENDED | Flag::AGAIN) => Next::Idle,
+            Delivered::TimeUp if !self.flags.has(Flag::ENDED | Flag::AGAIN) => Next::Hot,
+            _ => return Served::Done(self.serve_rest()),
+        };
+        if !self.unmark_dirty() {
+            Served::Done(next)
+        } else {
+            Served::Answers(next)
+        }
+    }
+
+    /// The same where it goes through the inbox, or is no data.
+    #[inline(never)]
+    fn deliver_read(self: &Rc<Self>, read: std::io::Result<usize>, buffer: Rc<Vec<u8>>) -> Delivered {
+        let mut held = None;
+        let delivered = match self.filled(read, buffer, &mut held) {
+            Filled::Full | Filled::Part => self.deliver(),
+            Filled::Passed(delivered) => delivered,
+            Filled::Nothing => Delivered::All,
+            Filled::Ended => Delivered::Stop,
+        };
+        self.give_back(&mut held);
+        self.io.rest();
+        delivered
+    }
+
+    /// It has become more than a message.
+    #[inline(never)]
+    fn serve_rest(self: &Rc<Self>) -> Next {
         self.flush_own();
-        if !self.is_open() {
-            return None;
-        }
-        let is_all = !self.sticky.get().has(Ready::READ) && !self.flags.has(Flag::AGAIN);
-        match filled {
-            Filled::Passed(Delivered::All) | Filled::Nothing if is_all => Some(Next::Idle),
-            Filled::Passed(Delivered::TimeUp) if !self.flags.has(Flag::AGAIN) => Some(Next::Hot),
-            _ => None,
-        }
+        self.serve_all(Ready::NONE, 1, None)
     }
 
     /// Reads and delivers until nothing is left, or this connection's share of the turn is used up. Something may have been

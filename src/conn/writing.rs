@@ -12,7 +12,7 @@ const GATHER: usize = 64 << 10;
 
 /// The most that one call gives to the kernel, and so many calls in one turn: a queue of megabytes must not hold up the
 /// others.
-const PORTION: usize = 256 << 10;
+pub(super) const PORTION: usize = 256 << 10;
 const PORTIONS: usize = 4;
 
 impl Conn {
@@ -94,21 +94,15 @@ impl Conn {
         }
     }
 
-    /// The way of most messages: all of the queue goes out in one call. `None` if some is left, or there is more to it.
+    /// The engine has given the kernel what is queued, and it took so much of it. True if that is all there is to it.
     #[inline]
-    pub(super) fn write_message(&self) -> Option<()> {
-        if self.flags.has(Flag::NOT_JUST_WRITTEN) {
-            return None;
+    pub(super) fn message_sent(&self, sent: rustix::io::Result<usize>) -> bool {
+        match sent {
+            Ok(count) if self.io.sent(count) => return true,
+            Ok(_) => self.write_or_requeue(),
+            Err(error) => self.not_written(error.into()),
         }
-        let written = self.io.write(|front| if front.len() > PORTION { Ok(0) } else { self.transport.write(front) })?;
-        match written {
-            Ok(true) => Some(()),
-            Ok(false) => None,
-            Err(error) => {
-                self.not_written(error);
-                Some(())
-            }
-        }
+        self.is_open() && !self.flags.has(Flag::AGAIN)
     }
 
     /// Gives the kernel what it takes. `Again`: it takes more, but the share of this turn is used up.

@@ -22,11 +22,11 @@ mod timers;
 mod turn;
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::ops::{BitOr, BitOrAssign};
-use std::os::fd::RawFd;
-use std::rc::{Rc, Weak};
+use std::os::fd::{BorrowedFd, RawFd};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) use accounts::{group_id, peer_ids, user_id};
@@ -110,13 +110,58 @@ pub(crate) enum Next {
     Hot,
 }
 
+/// From where the engine is to receive.
+#[derive(Clone, Copy)]
+pub(crate) enum Incoming<'a> {
+    Tcp(BorrowedFd<'a>),
+    /// Descriptors may come along. They are turned away.
+    Unix(BorrowedFd<'a>),
+}
+
+/// So much has been received, and there was something that it stopped at: descriptors. Then there may be more.
+pub(crate) type Received = rustix::io::Result<(usize, bool)>;
+
+/// What a handler says to what the engine has received for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Served {
+    Done(Next),
+    /// So it would be, but there is an answer, which the engine sends: [`Handler::outgoing`].
+    Answers(Next),
+}
+
 /// Whoever holds a registered descriptor.
+///
+/// Most of what happens are messages, and perhaps answers to them, on stream sockets. For those the engine makes the system
+/// calls itself, see [`Engine::serve`].
 pub(crate) trait Handler {
     /// Serves what is ready. No engine state is borrowed meanwhile; anything may be called.
     fn ready(self: Rc<Self>, engine: &Rc<Engine>, ready: Ready) -> Next;
 
-    /// The turn ends: writes what was gathered. Calls no user code.
-    fn flush(&self, _engine: &Rc<Engine>) {}
+    /// Is nothing to be done, if it is ready for this, but to receive from a stream socket? Then that, and the engine does it.
+    fn incoming(&self, _ready: Ready) -> Option<Incoming<'_>> {
+        None
+    }
+
+    /// Serves what the engine has received into the beginning of this buffer. As [`Handler::ready`].
+    fn received(self: Rc<Self>, engine: &Rc<Engine>, _: Received, buffer: Rc<Vec<u8>>) -> Served {
+        engine.give_buffer(buffer);
+        Served::Done(Next::Idle)
+    }
+
+    /// Is nothing to be done to write what was gathered but to send this over that stream socket? Then the engine does it.
+    fn outgoing(&self) -> Option<(BorrowedFd<'_>, Ref<'_, [u8]>)> {
+        None
+    }
+
+    /// The engine has sent so much of it. False if there is more to do now: [`Handler::ready`]. Calls no user code.
+    fn sent(&self, _: rustix::io::Result<usize>) -> bool {
+        true
+    }
+
+    /// The turn ends: writes what was gathered, if [`Handler::outgoing`] gives nothing. As [`Handler::sent`].
+    fn flush(&self) -> bool {
+        true
+    }
 
     /// The main context is gone: lets go of the descriptor. Calls no user code.
     fn context_ended(self: Rc<Self>);
@@ -193,7 +238,6 @@ fn complain_of_thread() {
 }
 
 pub(crate) struct Engine {
-    me: Weak<Engine>,
     home: Home,
     sources: Sources,
     /// Since when the context is gone.
@@ -252,8 +296,7 @@ impl Engine {
         homes.push((id, Home::here()));
         drop(homes);
         let epoll = poller.as_raw_fd();
-        let engine = Rc::new_cyclic(|me| Engine {
-            me: me.clone(),
+        let engine = Rc::new(Engine {
             home: Home::here(),
             inbound: Arc::new(remote::Inbound::new(sources.wakeup())),
             sources,
@@ -303,10 +346,6 @@ impl Engine {
     pub(crate) fn set_fairness(&self, fairness: &Fairness) {
         self.fairness.set(fairness);
         self.sources.set_priorities(fairness.priority, fairness.flood_priority);
-    }
-
-    fn strong(&self) -> Option<Rc<Engine>> {
-        self.me.upgrade()
     }
 
     // ---- calls for later ----

@@ -3,10 +3,13 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::io::IoSliceMut;
 use std::rc::Rc;
 
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendFlags};
+
 use super::poller::BATCH;
-use super::{Engine, Key, Next, Ready, fairness};
+use super::{Engine, Handler, Incoming, Key, Next, Ready, Served, fairness};
 
 /// How long the loop may sleep, as far as the engine is concerned.
 pub(super) enum Wait {
@@ -58,18 +61,26 @@ impl Engine {
         if self.dirty.borrow().is_empty() {
             return;
         }
-        let Some(me) = self.strong() else { return };
         let mut dirty = self.dirty.take();
         for key in dirty.drain(..) {
             let handler = self.entries.borrow_mut().get_mut(key).map(|entry| entry.handler.clone());
             if let Some(handler) = handler {
-                handler.flush(&me);
+                self.send_gathered(&*handler);
             }
         }
         let mut new = self.dirty.borrow_mut();
         if new.is_empty() {
             *new = dirty;
         }
+    }
+
+    /// Sends what a handler has gathered. False if it has more to do after that.
+    #[inline(always)]
+    fn send_gathered(&self, handler: &dyn Handler) -> bool {
+        let Some((fd, bytes)) = handler.outgoing() else { return handler.flush() };
+        let sent = rustix::net::send(fd, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        drop(bytes);
+        handler.sent(sent)
     }
 
     pub(super) fn prepare(&self) -> Wait {
@@ -228,7 +239,13 @@ impl Engine {
         true
     }
 
-    #[inline]
+    /// Serves one entry.
+    ///
+    /// The system calls for a message and its answer are made here, in the frame of the loop that fetches the events: on
+    /// machines where the kernel leaves the processor's stack of return addresses in disorder, a return from a function that
+    /// was entered before the call costs far more than the function does (450 ns on an AMD EPYC of 2024, of 2200 ns that the call
+    /// takes). Returns from functions entered after it are as cheap as ever.
+    #[inline(always)]
     fn serve(self: &Rc<Self>, key: Key) {
         let (handler, ready, was_hot) = {
             let mut entries = self.entries.borrow_mut();
@@ -236,7 +253,31 @@ impl Engine {
             entry.queued = false;
             (entry.handler.clone(), std::mem::replace(&mut entry.ready, Ready::NONE), entry.hot)
         };
-        let next = handler.ready(self, ready);
+        let next = match handler.incoming(ready) {
+            None => handler.ready(self, ready),
+            Some(from) => {
+                let mut buffer = self.take_buffer();
+                let space = &mut Rc::make_mut(&mut buffer)[..];
+                let received = match from {
+                    Incoming::Tcp(fd) => {
+                        rustix::net::recv(fd, space, RecvFlags::DONTWAIT).map(|(_, count)| (count, false))
+                    }
+                    Incoming::Unix(fd) => {
+                        let none = &mut RecvAncillaryBuffer::default();
+                        let message =
+                            rustix::net::recvmsg(fd, &mut [IoSliceMut::new(space)], none, RecvFlags::DONTWAIT);
+                        message.map(|message| (message.bytes, message.flags.contains(ReturnFlags::CTRUNC)))
+                    }
+                };
+                match handler.clone().received(self, received, buffer) {
+                    Served::Done(next) => next,
+                    Served::Answers(next) => match self.send_gathered(&*handler) {
+                        true => next,
+                        false => next.max(handler.ready(self, Ready::NONE)),
+                    },
+                }
+            }
+        };
         if next == Next::Idle && !was_hot {
             return;
         }
