@@ -15,7 +15,9 @@ use rustix::net::{
 };
 
 use crate::address::{Endpoint, plain};
-use crate::engine::{Backlog, Descriptor, Incoming, Received, Registration, backlog, interrupts_here, receive_bytes, without_sigpipe};
+use crate::engine::{
+    Backlog, Descriptor, Incoming, Received, Registration, backlog, interrupts_here, receive_bytes, without_sigpipe,
+};
 use crate::error::count;
 use crate::log;
 use crate::tuning::Tuning;

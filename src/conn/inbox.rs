@@ -132,6 +132,9 @@ impl Inbox {
     /// Is there nothing in it, and nobody who knows it by its place? Then it keeps little memory.
     #[inline]
     pub(crate) fn is_at_rest(&mut self) -> bool {
+        if self.batch.is_none() && self.carry.capacity() == 0 && !self.lent && !self.leased {
+            return true;
+        }
         self.recall();
         if !self.is_empty() || self.lent {
             return false;

@@ -434,7 +434,7 @@ impl Handler for Conn {
         if ready == Ready::READ && self.expects_a_message() { self.transport.incoming() } else { None }
     }
 
-    fn received(self: Rc<Self>, _: &Rc<Engine>, read: Received, buffer: Rc<Vec<u8>>) -> Served {
+    fn received(self: Rc<Self>, read: Received, buffer: &mut Option<Rc<Vec<u8>>>) -> Served {
         self.serve_message(self.transport.received(read), buffer)
     }
 

@@ -51,45 +51,54 @@ impl Conn {
 
     /// The way of most messages: one read, one call, one write, of which the engine does the first and the last.
     #[inline]
-    pub(super) fn serve_message(self: &Rc<Self>, read: rustix::io::Result<usize>, buffer: Rc<Vec<u8>>) -> Served {
+    pub(super) fn serve_message(
+        self: &Rc<Self>,
+        read: rustix::io::Result<usize>,
+        held: &mut Option<Rc<Vec<u8>>>,
+    ) -> Served {
         self.sticky.set(Ready::READ);
         self.flags.raise(Flag::BUSY);
-        let delivered = match read {
-            Ok(count) if count > 0 && self.passes(count) => {
+        let delivered = match (read, held.as_ref()) {
+            (Ok(count), Some(buffer)) if count > 0 && self.passes(count) => {
                 self.note_read(count == READ_BUFFER);
-                let delivered = self.pass(&buffer[..count]);
-                self.engine.give_buffer(buffer);
-                delivered
+                self.pass(&buffer[..count])
             }
-            read => self.deliver_read(read.map_err(Into::into), buffer),
+            (read, buffer) => self.deliver_read(read, buffer),
         };
         self.flags.lower(Flag::BUSY);
         let is_all = !self.sticky.get().has(Ready::READ);
         let next = match delivered {
             Delivered::All if is_all && !self.flags.has(Flag::ENDED | Flag::AGAIN) => Next::Idle,
             Delivered::TimeUp if !self.flags.has(Flag::ENDED | Flag::AGAIN) => Next::Hot,
-            _ => return Served::Done(self.serve_rest()),
+            _ => {
+                self.engine.return_buffer(held);
+                return Served::Done(self.serve_rest());
+            }
         };
-        if !self.unmark_dirty() {
-            Served::Done(next)
-        } else {
-            Served::Answers(next)
-        }
+        if self.unmark_dirty() { Served::Answers(next) } else { Served::Done(next) }
     }
 
     /// The same where it goes through the inbox, or is no data.
     #[inline(never)]
-    fn deliver_read(self: &Rc<Self>, read: std::io::Result<usize>, buffer: Rc<Vec<u8>>) -> Delivered {
-        let mut held = None;
-        let delivered = match self.filled(read, buffer, &mut held) {
-            Filled::Full | Filled::Part => self.deliver(),
-            Filled::Passed(delivered) => delivered,
-            Filled::Nothing => Delivered::All,
-            Filled::Ended => Delivered::Stop,
-        };
-        self.give_back(&mut held);
-        self.io.rest();
-        delivered
+    fn deliver_read(self: &Rc<Self>, read: rustix::io::Result<usize>, buffer: Option<&Rc<Vec<u8>>>) -> Delivered {
+        match (read, buffer) {
+            (Err(error), _) => match self.read_failed(error.into()) {
+                true => Delivered::All,
+                false => Delivered::Stop,
+            },
+            (Ok(count), Some(buffer)) if count > 0 => {
+                self.note_read(count == READ_BUFFER);
+                self.io.receive(buffer.clone(), count);
+                let delivered = self.deliver();
+                self.io.inbox(Inbox::settle);
+                self.io.rest();
+                delivered
+            }
+            _ => {
+                self.end_of_stream();
+                Delivered::Stop
+            }
+        }
     }
 
     /// It has become more than a message.
@@ -165,19 +174,7 @@ impl Conn {
         }
         let mut buffer = self.engine.take_buffer();
         let Some(space) = Rc::get_mut(&mut buffer) else { return Filled::Nothing };
-        let read = self.transport.read(space);
-        self.filled(read, buffer, held)
-    }
-
-    /// What a read of a plain connection has brought.
-    #[inline(never)]
-    fn filled(
-        self: &Rc<Self>,
-        read: std::io::Result<usize>,
-        buffer: Rc<Vec<u8>>,
-        held: &mut Option<Rc<Vec<u8>>>,
-    ) -> Filled {
-        match read {
+        match self.transport.read(space) {
             Ok(0) => {
                 self.engine.give_buffer(buffer);
                 self.end_of_stream();
@@ -323,7 +320,7 @@ impl Conn {
     }
 
     /// Hands over what was just read.
-    #[inline]
+    #[inline(always)]
     fn pass(self: &Rc<Self>, data: &[u8]) -> Delivered {
         let epoch = self.epoch.get();
         let mut reader = self.reader.take();
@@ -412,7 +409,7 @@ impl Conn {
     }
 
     /// The reader is back from its calls. It stays, unless there is another by now.
-    #[inline]
+    #[inline(always)]
     fn put_back(&self, reader: Option<Box<dyn Reader>>, epoch: u32) {
         if self.epoch.get() == epoch && self.is_open() {
             let none = self.reader.replace(reader);

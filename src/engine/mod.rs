@@ -8,6 +8,7 @@ mod descriptor;
 mod direct;
 mod fairness;
 mod hangups;
+mod incoming;
 mod inherited;
 mod poller;
 mod process;
@@ -35,6 +36,7 @@ use fairness::Budget;
 pub use fairness::Fairness;
 pub(crate) use fairness::now;
 pub(crate) use hangups::Hangups;
+pub(crate) use incoming::{Incoming, Received};
 pub(crate) use inherited::{Inherited, OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited};
 use poller::Poller;
 pub(crate) use process::{Forked, exit_now, fork, other_threads};
@@ -110,17 +112,6 @@ pub(crate) enum Next {
     Hot,
 }
 
-/// From where the engine is to receive.
-#[derive(Clone, Copy)]
-pub(crate) enum Incoming<'a> {
-    Tcp(BorrowedFd<'a>),
-    /// Descriptors may come along. They are turned away.
-    Unix(BorrowedFd<'a>),
-}
-
-/// So much has been received, and there was something that it stopped at: descriptors. Then there may be more.
-pub(crate) type Received = rustix::io::Result<(usize, bool)>;
-
 /// What a handler says to what the engine has received for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Served {
@@ -142,9 +133,9 @@ pub(crate) trait Handler {
         None
     }
 
-    /// Serves what the engine has received into the beginning of this buffer. As [`Handler::ready`].
-    fn received(self: Rc<Self>, engine: &Rc<Engine>, _: Received, buffer: Rc<Vec<u8>>) -> Served {
-        engine.give_buffer(buffer);
+    /// Serves what the engine has received into the beginning of this buffer, of [`READ_BUFFER`] bytes. As [`Handler::ready`].
+    /// Whoever reads on gives the buffer back first.
+    fn received(self: Rc<Self>, _: Received, _buffer: &mut Option<Rc<Vec<u8>>>) -> Served {
         Served::Done(Next::Idle)
     }
 
@@ -253,7 +244,9 @@ pub(crate) struct Engine {
     hot: RefCell<VecDeque<Key>>,
     deferred: RefCell<VecDeque<Call>>,
     timers: RefCell<Timers<Call>>,
+    /// What was gathered for these is to be written; the last of them is beside the others, for mostly it is the only one.
     dirty: RefCell<Vec<Key>>,
+    last_dirty: Cell<Option<Key>>,
     buffer: Cell<Option<Rc<Vec<u8>>>>,
     plain: Cell<Option<Rc<Vec<u8>>>>,
     /// How many dispatches are on the stack.
@@ -310,6 +303,7 @@ impl Engine {
             deferred: RefCell::default(),
             timers: RefCell::new(Timers::new()),
             dirty: RefCell::default(),
+            last_dirty: Cell::new(None),
             buffer: Cell::default(),
             plain: Cell::default(),
             turns: Cell::new(0),
@@ -333,7 +327,7 @@ impl Engine {
     /// Writes out what was gathered on this thread: a blocking call is about to wait, perhaps for the answer to it.
     pub(crate) fn flush_here() {
         let gathered = |engines: &Engines| {
-            engines.0.borrow().iter().filter_map(|link| link.engine()).any(|engine| !engine.dirty.borrow().is_empty())
+            engines.0.borrow().iter().filter_map(|link| link.engine()).any(|engine| engine.has_gathered())
         };
         if ENGINES.try_with(gathered).unwrap_or(false) {
             for engine in Engine::all_here() {
@@ -384,6 +378,21 @@ impl Engine {
     }
 
     // ---- the shared buffer ----
+
+    /// A read buffer that nobody else has: this one if it still is, or another.
+    #[inline(always)]
+    fn usable<'a>(&self, buffer: &'a mut Option<Rc<Vec<u8>>>) -> &'a mut [u8] {
+        if buffer.as_mut().is_none_or(|buffer| Rc::get_mut(buffer).is_none()) {
+            *buffer = Some(self.take_buffer());
+        }
+        buffer.as_mut().and_then(Rc::get_mut).map_or(&mut [], Vec::as_mut_slice)
+    }
+
+    pub(crate) fn return_buffer(&self, buffer: &mut Option<Rc<Vec<u8>>>) {
+        if let Some(buffer) = buffer.take() {
+            self.give_buffer(buffer);
+        }
+    }
 
     /// The read buffer, of [`READ_BUFFER`] bytes, which nobody else has. A nested loop finds it taken and gets another.
     #[inline]

@@ -131,6 +131,9 @@ impl Poller {
 
 #[inline]
 fn ready(flags: EventFlags) -> Ready {
+    if flags == EventFlags::IN {
+        return Ready::READ;
+    }
     let mut ready = Ready::NONE;
     if flags.contains(EventFlags::IN) {
         ready |= Ready::READ;

@@ -190,15 +190,21 @@ impl Engine {
     }
 
     /// Marks a registration as having gathered output, to be flushed when the turn ends.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn mark_dirty(&self, key: Key) {
-        self.dirty.borrow_mut().push(key);
+        if let Some(other) = self.last_dirty.replace(Some(key)) {
+            self.dirty.borrow_mut().push(other);
+        }
     }
 
     /// Takes the mark back, if it is the last that was made: the output goes out now.
     #[inline]
     pub(crate) fn unmark_dirty(&self, key: Key) -> bool {
-        self.dirty.borrow_mut().pop_if(|last| *last == key).is_some()
+        let is_last = self.last_dirty.get() == Some(key);
+        if is_last {
+            self.last_dirty.set(None);
+        }
+        is_last
     }
 
     /// Drops or takes up the read interest of a hot entry. Taken up, epoll looks at the descriptor anew.

@@ -1,0 +1,32 @@
+//! What the engine receives itself.
+
+use std::io::IoSliceMut;
+use std::os::fd::BorrowedFd;
+
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags};
+
+/// From where.
+#[derive(Clone, Copy)]
+pub(crate) enum Incoming<'a> {
+    Tcp(BorrowedFd<'a>),
+    /// Descriptors may come along. They are turned away, for lack of a place to put them.
+    Unix(BorrowedFd<'a>),
+}
+
+/// So much has been received, and there was something that it stopped at: descriptors. Then there may be more.
+pub(crate) type Received = rustix::io::Result<(usize, bool)>;
+
+impl Incoming<'_> {
+    /// Receives what there is. In the caller's own frame, see [`Engine::serve`](super::Engine::serve).
+    #[inline(always)]
+    pub(super) fn receive(self, buffer: &mut [u8]) -> Received {
+        match self {
+            Incoming::Tcp(fd) => Ok((rustix::net::recv(fd, buffer, RecvFlags::DONTWAIT)?.1, false)),
+            Incoming::Unix(fd) => {
+                let mut none = RecvAncillaryBuffer::default();
+                let message = rustix::net::recvmsg(fd, &mut [IoSliceMut::new(buffer)], &mut none, RecvFlags::DONTWAIT)?;
+                Ok((message.bytes, message.flags.contains(ReturnFlags::CTRUNC)))
+            }
+        }
+    }
+}
