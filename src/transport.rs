@@ -196,14 +196,15 @@ impl Transport {
         output.open().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// For the engine to receive from, if there is nothing to it but what that does.
+    /// For the engine to receive from, so many bytes at most, if there is nothing to it but what that does.
     #[inline]
-    pub(crate) fn incoming(&self) -> Option<Incoming<'_>> {
-        match self.kind {
-            Kind::Tcp => self.input.open().map(Incoming::Tcp),
-            Kind::Unix if self.beside.get().is_none() => self.input.open().map(Incoming::Unix),
-            _ => None,
-        }
+    pub(crate) fn incoming(&self, most: usize) -> Option<Incoming<'_>> {
+        let is_unix = match self.kind {
+            Kind::Tcp => false,
+            Kind::Unix if self.beside.get().is_none() => true,
+            _ => return None,
+        };
+        Some(Incoming { fd: self.input.open()?, is_unix, most })
     }
 
     /// What that came to.

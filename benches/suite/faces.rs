@@ -17,17 +17,17 @@ const CHUNK: usize = 64 << 10;
 
 /// What a connection of an awaiting server does.
 pub async fn awaiting(task: String, socket: Socket) -> network::Result {
-    if task == "await-replies" {
+    if task.ends_with("-lent-replies") {
         let mut lines = socket.lines();
-        while let Some(line) = lines.next().await {
+        while let Some(line) = lines.next_str().await {
             black_box(line?);
             socket.send_future(REPLY).await?;
         }
         return Ok(());
     }
-    if task == "await-lent-replies" {
+    if task.ends_with("-replies") {
         let mut lines = socket.lines();
-        while let Some(line) = lines.next_str().await {
+        while let Some(line) = lines.next().await {
             black_box(line?);
             socket.send_future(REPLY).await?;
         }
@@ -37,6 +37,16 @@ pub async fn awaiting(task: String, socket: Socket) -> network::Result {
         let data = socket.recv_future(CHUNK).await?;
         socket.send_future(data).await?;
     }
+}
+
+/// All connections by a callback that awaits.
+pub fn serve(task: &str, address: &str) -> Result<network::Server> {
+    if address != "tcp" {
+        return Err("only by TCP".into());
+    }
+    let builder = network::Server::builder().tls(false).address("127.0.0.1").backlog(BACKLOG).disconnect_cb(|_, _| ());
+    let task = task.to_owned();
+    Ok(builder.serve(0, move |socket| awaiting(task.clone(), socket))?)
 }
 
 /// All connections in one task.
@@ -87,17 +97,25 @@ pub fn raw_blocking() -> Result<()> {
 pub fn run(bench: &mut Bench) -> Result<()> {
     let time = bench.time;
     let ours = [Kind::Network, Kind::Fgloop];
-    for (task, how) in [("await", "a task each"), ("await-one", "one task")] {
+    for (task, how) in [("serve", "served"), ("await", "a task each"), ("await-one", "one task")] {
         for connections in [1, 16, 256] {
             let mut sides = sides_of(&[Kind::Raw, Kind::Tokio], "echo", None, connections)?;
             sides.extend(sides_of(&ours, task, None, connections)?);
             let outcome = bench.measure(&mut sides, |_, load| Ok(load.echo_for(time, false)? as f64))?;
-            bench
-                .add(outcome.row(format!("futures: echo, {connections} conn., {how}"), [Goal::not_above(Kind::Tokio)]));
+            let mut goals = vec![Goal::not_above(Kind::Tokio)];
+            if task == "serve" {
+                goals.insert(0, Goal::at_most(1.3));
+            }
+            bench.add(outcome.row(format!("futures: echo, {connections} conn., {how}"), goals));
         }
     }
     let lines = chunk(true);
-    for (task, how) in [("await-replies", "String"), ("await-lent-replies", "&str")] {
+    for (task, how) in [
+        ("serve-replies", "String, served"),
+        ("serve-lent-replies", "&str, served"),
+        ("await-replies", "String, a task"),
+        ("await-lent-replies", "&str, a task"),
+    ] {
         let mut sides = sides_of(&[Kind::Raw, Kind::Tokio], "replies", None, 1)?;
         sides.extend(sides_of(&ours, task, None, 1)?);
         let outcome =

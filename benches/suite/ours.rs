@@ -37,6 +37,7 @@ pub fn serve(kind: Kind, task: &str, address: &str, more: Option<&str>) -> Resul
             announce(faces::await_as_one(address)?, 0);
             return run(kind);
         }
+        ("serve" | "serve-replies" | "serve-lent-replies", _) => server = Some(faces::serve(task, address)?),
         ("tls", Some(directory)) => server = Some(tls::ours(directory)?),
         (_, Some(seconds)) => return Watch::new(seconds.parse()?).run(task),
         _ => server = Some(listen(address, task, |_| {})?),

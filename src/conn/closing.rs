@@ -9,7 +9,7 @@ use super::Conn;
 use super::flags::Flag;
 use super::handler::{Disconnect, OnDisconnect, Reason, call};
 use crate::engine::{Next, Ready, main_depth};
-use crate::error::{Error, count};
+use crate::error::{Error, Result, count};
 use crate::log::{self, LogLevel};
 use crate::socket::Socket;
 
@@ -82,6 +82,21 @@ impl Conn {
         if let Some(reason) = traced {
             let peer = self.peer_name();
             log::debug("end").peer(&peer).say(format_args!("the connection to {peer} has ended: {reason}"));
+        }
+    }
+
+    /// Whoever serves it has nothing more to do with it, or has failed. If its end has come, that is told first, and not as a
+    /// failure of those who have heard of it.
+    pub(crate) fn was_served(&self, result: Result) {
+        let ends = self.flags.has(Flag::READ_ENDED) && !self.flags.has(Flag::HALF_OPEN);
+        match result {
+            _ if ends => {
+                // What is unread is left over.
+                self.flags.raise(Flag::CALLER_KNOWS);
+                self.wake();
+            }
+            Ok(()) => self.give_up(),
+            Err(error) => self.finish(Reason::Failed(error), true),
         }
     }
 

@@ -8,6 +8,9 @@ use std::rc::Rc;
 /// Up to this many bytes are copied out of the shared buffer rather than keeping it.
 const COPY: usize = 16 << 10;
 
+/// Up to so many bytes are a message rather than a stream.
+const SMALL: usize = 256;
+
 /// Memory that an empty one may keep.
 const KEEP: usize = 4 << 10;
 
@@ -161,6 +164,17 @@ impl Inbox {
         self.pushed = self.pushed.wrapping_add(len);
         if len > 0 {
             self.batch = Some(Batch::new(bytes, len));
+        }
+    }
+
+    /// Adds some bytes that are someone else's memory: a few are copied to those carried over, where they can be had without
+    /// another copy; of more, many pieces may be taken.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        if bytes.len() <= SMALL && self.batch.is_none() && !self.leased {
+            self.pushed = self.pushed.wrapping_add(bytes.len());
+            self.carry.extend_from_slice(bytes);
+        } else {
+            self.push_batch(Rc::new(bytes.to_vec()), bytes.len());
         }
     }
 

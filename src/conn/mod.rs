@@ -29,7 +29,7 @@ use std::os::fd::BorrowedFd;
 use std::rc::{Rc, Weak};
 
 use crate::address::Endpoint;
-use crate::engine::{Engine, Handler, Incoming, Key, Next, Ready, Received, Served, TimerKey};
+use crate::engine::{Engine, Handler, Incoming, Key, Next, READ_BUFFER, Ready, Received, Served, TimerKey};
 use crate::error::{Error, Result};
 use crate::socket::Socket;
 use crate::tls::Session;
@@ -46,6 +46,9 @@ pub(crate) use options::{Options, limit_setters};
 /// Who lists connections, each under a number.
 pub(crate) trait Roster {
     fn leave(&self, id: NonZeroU64);
+
+    /// Lists it on, and no longer keeps it open.
+    fn give_up(&self, id: NonZeroU64);
 }
 
 /// What all connections of a server have in common. One that was made here has it to itself.
@@ -208,6 +211,10 @@ impl Conn {
         Ok(conn)
     }
 
+    pub(crate) fn engine(&self) -> &Rc<Engine> {
+        &self.engine
+    }
+
     pub(crate) fn transport(&self) -> &Transport {
         &self.transport
     }
@@ -283,6 +290,14 @@ impl Conn {
         if self.common.join() {
             self.flags.raise(Flag::TELLS_SERVER);
             self.tell_late();
+        }
+    }
+
+    /// Its server no longer keeps it open.
+    fn give_up(&self) {
+        let roster = self.common.roster.as_ref().and_then(Weak::upgrade);
+        if let (Some(number), Some(roster)) = (self.number.get(), roster) {
+            roster.give_up(number);
         }
     }
 
@@ -431,11 +446,25 @@ impl Handler for Conn {
     }
 
     fn incoming(&self, ready: Ready) -> Option<Incoming<'_>> {
-        if ready == Ready::READ && self.expects_a_message() { self.transport.incoming() } else { None }
+        if ready != Ready::READ {
+            None
+        } else if self.expects_a_message() {
+            self.transport.incoming(READ_BUFFER)
+        } else if self.reads_ahead() {
+            self.transport.incoming(waiting::AHEAD)
+        } else {
+            None
+        }
     }
 
     fn received(self: Rc<Self>, read: Received, buffer: &mut Option<Rc<Vec<u8>>>) -> Served {
-        self.serve_message(self.transport.received(read), buffer)
+        let read = self.transport.received(read);
+        if self.flags.has(Flag::HAS_READER) {
+            self.serve_message(read, buffer)
+        } else {
+            self.keep_for_reader(read, buffer);
+            Served::Done(Next::Idle)
+        }
     }
 
     fn outgoing(&self) -> Option<(BorrowedFd<'_>, Ref<'_, [u8]>)> {

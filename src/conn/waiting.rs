@@ -2,6 +2,7 @@
 //! what they do then is in [`polling`](super::polling).
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::Conn;
@@ -13,6 +14,9 @@ use crate::engine::{Engine, Next, READ_BUFFER, Ready, now};
 /// others get their turn.
 const BYTES: usize = READS * READ_BUFFER;
 const SLICE: i64 = 1000;
+
+/// So much is received before those who wait for it are woken.
+pub(super) const AHEAD: usize = 2 << 10;
 
 /// Wakers to be woken when nothing is borrowed any more. Mostly there is one, which takes no memory.
 #[derive(Default)]
@@ -164,6 +168,8 @@ pub(super) struct Waiting {
     made_way: bool,
     /// Made way, and is served now whatever the others do.
     granted: bool,
+    /// More has come than is received ahead.
+    overflows: bool,
     /// Bytes.
     read: usize,
     started: Option<i64>,
@@ -254,27 +260,53 @@ impl Conn {
         self.who_waits(|waiting| !waiting.room.is_empty()).unwrap_or(false)
     }
 
+    /// Does somebody wait for input, and there is nothing else to do if it comes?
+    fn is_awaited(&self) -> bool {
+        !self.flags.has(Flag::BESIDES_WAKING)
+            && !self.sticky.get().has(Ready::HANGUP | Ready::ERROR)
+            && self.who_waits(|waiting| !waiting.made_way && !waiting.input.is_empty()).unwrap_or(false)
+    }
+
     /// The way of most where futures read: there is input, and nothing else to do. False if there is more to it, or if
     /// nobody waits.
-    #[inline]
     pub(super) fn wake_reader(&self) -> bool {
-        if self.flags.has(Flag::BESIDES_WAKING) || self.sticky.get().has(Ready::HANGUP | Ready::ERROR) {
-            return false;
+        let is_awaited = self.is_awaited();
+        if is_awaited {
+            self.sticky.set(Ready::READ);
+            self.if_waiting(|waiting, awake| waiting.input.next(awake));
         }
-        let mut awake = Wakers::default();
-        let is_usual = self.who_waits(|waiting| {
-            let is_usual = !waiting.made_way && !waiting.input.is_empty();
-            if is_usual {
-                waiting.input.next(&mut awake);
-            }
-            is_usual
-        });
-        if is_usual != Some(true) {
-            return false;
-        }
+        is_awaited
+    }
+
+    /// Is input to be received before those who wait for it are woken? That is cheap where the engine does it, but then there
+    /// is little room.
+    pub(super) fn reads_ahead(&self) -> bool {
+        self.is_awaited()
+            && !self.flags.has(Flag::TLS)
+            && !self.io.has_input()
+            && self.who_waits(|waiting| !waiting.overflows).unwrap_or(false)
+    }
+
+    /// Received ahead: for those who wait for it.
+    pub(super) fn keep_for_reader(&self, read: rustix::io::Result<usize>, buffer: &Option<Rc<Vec<u8>>>) {
         self.sticky.set(Ready::READ);
-        awake.wake();
-        true
+        let count = match (read, buffer) {
+            (Ok(count), Some(buffer)) if count > 0 => {
+                self.io.open().inbox.push(&buffer[..count]);
+                count
+            }
+            // It is told the same again.
+            (Ok(_), _) => AHEAD,
+            (Err(error), _) => {
+                self.read_failed(error.into());
+                return;
+            }
+        };
+        self.note_read(count == AHEAD);
+        self.if_waiting(|waiting, awake| {
+            waiting.overflows = count == AHEAD;
+            waiting.input.next(awake);
+        });
     }
 
     /// There may be input: it is for those who wait for it. `None` if nobody does.
@@ -358,7 +390,10 @@ impl Conn {
 
     /// So many bytes were read for a future.
     pub(super) fn note_bytes(&self, count: usize) {
-        self.waiting(|waiting| waiting.read += count);
+        self.waiting(|waiting| {
+            waiting.read += count;
+            waiting.overflows &= count >= AHEAD;
+        });
     }
 
     /// The loop gets its turn in any case.

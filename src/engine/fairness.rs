@@ -152,6 +152,11 @@ impl Budget {
         self.end(outer);
     }
 
+    /// Is the slice that is being worked in not over yet?
+    pub(super) fn lasts(&self, now: i64) -> bool {
+        now < self.slice.get().end
+    }
+
     /// Futures work outside of our dispatches, out of the same credit. Is there any left?
     pub(super) fn futures_have_credit(&self, now: i64) -> bool {
         if self.futures.get() == 0 {

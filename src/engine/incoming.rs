@@ -5,12 +5,13 @@ use std::os::fd::BorrowedFd;
 
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags};
 
-/// From where.
+/// From where, and the most bytes.
 #[derive(Clone, Copy)]
-pub(crate) enum Incoming<'a> {
-    Tcp(BorrowedFd<'a>),
+pub(crate) struct Incoming<'a> {
+    pub(crate) fd: BorrowedFd<'a>,
     /// Descriptors may come along. They are turned away, for lack of a place to put them.
-    Unix(BorrowedFd<'a>),
+    pub(crate) is_unix: bool,
+    pub(crate) most: usize,
 }
 
 /// So much has been received, and there was something that it stopped at: descriptors. Then there may be more.
@@ -20,13 +21,13 @@ impl Incoming<'_> {
     /// Receives what there is. In the caller's own frame, see [`Engine::serve`](super::Engine::serve).
     #[inline(always)]
     pub(super) fn receive(self, buffer: &mut [u8]) -> Received {
-        match self {
-            Incoming::Tcp(fd) => Ok((rustix::net::recv(fd, buffer, RecvFlags::DONTWAIT)?.1, false)),
-            Incoming::Unix(fd) => {
-                let mut none = RecvAncillaryBuffer::default();
-                let message = rustix::net::recvmsg(fd, &mut [IoSliceMut::new(buffer)], &mut none, RecvFlags::DONTWAIT)?;
-                Ok((message.bytes, message.flags.contains(ReturnFlags::CTRUNC)))
-            }
+        let most = self.most.min(buffer.len());
+        let buffer = &mut buffer[..most];
+        if !self.is_unix {
+            return Ok((rustix::net::recv(self.fd, buffer, RecvFlags::DONTWAIT)?.1, false));
         }
+        let mut none = RecvAncillaryBuffer::default();
+        let message = rustix::net::recvmsg(self.fd, &mut [IoSliceMut::new(buffer)], &mut none, RecvFlags::DONTWAIT)?;
+        Ok((message.bytes, message.flags.contains(ReturnFlags::CTRUNC)))
     }
 }

@@ -19,6 +19,7 @@ mod slab;
 mod sockopt;
 mod source;
 mod successor;
+mod tasks;
 mod timers;
 mod turn;
 
@@ -50,6 +51,8 @@ pub(crate) use sockopt::{bind_to_interface, peer_credentials, receive_bytes};
 pub(crate) use source::main_depth;
 use source::{Link, Sources};
 pub(crate) use successor::start_successor;
+pub(crate) use tasks::Task;
+use tasks::Tasks;
 pub(crate) use timers::TimerKey;
 use timers::Timers;
 
@@ -161,6 +164,12 @@ pub(crate) trait Handler {
 /// A call for later.
 pub(crate) type Call = Box<dyn FnOnce(&Rc<Engine>)>;
 
+/// What is due beside the descriptors.
+enum Due {
+    Call(Call),
+    Task(Key),
+}
+
 /// Marks the thread an engine lives on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Home(usize);
@@ -242,7 +251,8 @@ pub(crate) struct Engine {
     /// What is to be served next, each entry once.
     ready: RefCell<VecDeque<Key>>,
     hot: RefCell<VecDeque<Key>>,
-    deferred: RefCell<VecDeque<Call>>,
+    deferred: RefCell<VecDeque<Due>>,
+    tasks: Tasks,
     timers: RefCell<Timers<Call>>,
     /// What was gathered for these is to be written; the last of them is beside the others, for mostly it is the only one.
     dirty: RefCell<Vec<Key>>,
@@ -301,6 +311,7 @@ impl Engine {
             ready: RefCell::default(),
             hot: RefCell::default(),
             deferred: RefCell::default(),
+            tasks: Tasks::default(),
             timers: RefCell::new(Timers::new()),
             dirty: RefCell::default(),
             last_dirty: Cell::new(None),
@@ -350,7 +361,7 @@ impl Engine {
             // There are no more turns.
             return;
         }
-        self.deferred.borrow_mut().push_back(Box::new(call));
+        self.deferred.borrow_mut().push_back(Due::Call(Box::new(call)));
     }
 
     /// Calls when that time has passed.
@@ -471,6 +482,7 @@ impl Engine {
         let timers = self.timers.borrow_mut().clear();
         let calls = (timers, self.deferred.take(), self.remote_calls.take());
         drop(calls);
+        self.drop_tasks();
     }
 
     pub(crate) fn has_ended(&self) -> bool {

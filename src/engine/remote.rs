@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::source::Wakeup;
+use super::tasks::Woken;
 
 /// What an engine shares with other threads.
 pub(super) struct Inbound {
@@ -11,15 +12,16 @@ pub(super) struct Inbound {
     pub(super) context: Wakeup,
     pending: AtomicBool,
     tokens: Mutex<Vec<u64>>,
+    pub(super) woken: Woken,
 }
 
 impl Inbound {
     pub(super) fn new(context: Wakeup) -> Self {
-        Inbound { context, pending: AtomicBool::new(false), tokens: Mutex::default() }
+        Inbound { context, pending: AtomicBool::new(false), tokens: Mutex::default(), woken: Woken::default() }
     }
 
     pub(super) fn is_pending(&self) -> bool {
-        self.pending.load(Ordering::Acquire)
+        self.pending.load(Ordering::Acquire) || self.woken.is_some()
     }
 
     pub(super) fn take(&self) -> Vec<u64> {

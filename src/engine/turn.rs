@@ -8,7 +8,7 @@ use std::rc::Rc;
 use rustix::net::SendFlags;
 
 use super::poller::BATCH;
-use super::{Engine, Handler, Key, Next, Ready, Served, fairness};
+use super::{Due, Engine, Handler, Key, Next, Ready, Served, fairness};
 
 /// How long the loop may sleep, as far as the engine is concerned.
 pub(super) enum Wait {
@@ -32,7 +32,8 @@ impl Engine {
 
     /// May futures go on, as far as the rest of the program is concerned?
     pub(crate) fn futures_have_credit(&self, now: i64) -> bool {
-        self.fairness.futures_have_credit(now)
+        // Those that are polled by ourselves work in the slice of the turn.
+        if self.in_turn() { self.fairness.lasts(now) } else { self.fairness.futures_have_credit(now) }
     }
 
     /// May they go on without asking for that?
@@ -135,8 +136,13 @@ impl Engine {
         let outer = self.fairness.start_cold();
         let mut left = BATCH;
         // Only after a batch of several is another look worth a system call.
-        while !self.work(&self.ready, &mut left) && batch >= 2 {
-            batch = self.poll();
+        while !self.work(&self.ready, &mut left) {
+            // What they have brought may be what tasks wait for. Else, only after a batch of several another look is worth a
+            // system call.
+            if self.gather_tasks() {
+                continue;
+            }
+            batch = if batch >= 2 { self.poll() } else { 0 };
             if batch == 0 {
                 break;
             }
@@ -167,7 +173,7 @@ impl Engine {
         let outer = self.fairness.start_hot();
         // Round robin: those that stay hot go to the back.
         let mut left = usize::MAX;
-        self.work(&self.hot, &mut left);
+        while !self.work(&self.hot, &mut left) && self.gather_tasks() {}
         self.flush();
         self.fairness.end_hot(outer);
     }
@@ -218,12 +224,15 @@ impl Engine {
                 break true;
             }
             if calls > 0 {
-                let call = self.deferred.borrow_mut().pop_front();
-                match call {
-                    Some(call) => {
+                let due = self.deferred.borrow_mut().pop_front();
+                match due {
+                    Some(due) => {
                         calls -= 1;
                         self.return_buffer(&mut buffer);
-                        call(self);
+                        match due {
+                            Due::Call(call) => call(self),
+                            Due::Task(key) => self.poll_task(key),
+                        }
                         if self.fairness.spent() {
                             break true;
                         }
@@ -316,15 +325,16 @@ impl Engine {
         if self.inbound.is_pending() {
             for token in self.inbound.take() {
                 if let Some(call) = self.remote_calls.borrow_mut().remove(&token) {
-                    self.deferred.borrow_mut().push_back(call);
+                    self.deferred.borrow_mut().push_back(Due::Call(call));
                 }
             }
+            self.gather_tasks();
         }
         let mut timers = self.timers.borrow_mut();
         if timers.next_deadline().is_some() {
             let now = fairness::now();
             while let Some(call) = timers.pop_due(now) {
-                self.deferred.borrow_mut().push_back(call);
+                self.deferred.borrow_mut().push_back(Due::Call(call));
             }
         }
     }

@@ -33,6 +33,11 @@ impl<T> List<T> {
         self.all.push((id, Some(entry)));
     }
 
+    pub(super) fn get_mut(&mut self, id: &NonZeroU64) -> Option<&mut T> {
+        let place = self.all.binary_search_by_key(id, |(id, _)| *id).ok()?;
+        self.all[place].1.as_mut()
+    }
+
     pub(super) fn remove(&mut self, id: &NonZeroU64) -> Option<T> {
         let place = self.all.binary_search_by_key(id, |(id, _)| *id).ok()?;
         let entry = self.all[place].1.take()?;

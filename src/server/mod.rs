@@ -10,6 +10,7 @@ mod drain;
 mod incoming;
 mod list;
 mod listener;
+mod serve;
 mod share;
 mod unix;
 
@@ -491,6 +492,16 @@ impl Shared {
 }
 
 impl Roster for Shared {
+    fn give_up(&self, number: NonZeroU64) {
+        let mut connections = self.connections.borrow_mut();
+        let Some(listed) = connections.get_mut(&number) else { return };
+        let Listed::Held(socket) = listed else { return };
+        let given = Listed::Given(glib::clone::Downgrade::downgrade(socket));
+        let held = std::mem::replace(listed, given);
+        drop(connections);
+        drop(held);
+    }
+
     fn leave(&self, number: NonZeroU64) {
         let gone = self.connections.borrow_mut().remove(&number);
         drop(gone);

@@ -479,7 +479,7 @@ fn a_client_with_only_a_reader_stays_connected() {
 }
 
 /// Runs the loop until a panic comes out of it, and gives its message.
-fn panic_of_loop() -> String {
+pub fn panic_of_loop() -> String {
     let panic = catch_unwind(AssertUnwindSafe(|| until(|| false))).unwrap_err();
     panic.downcast_ref::<&str>().map(|text| text.to_string()).or(panic.downcast_ref::<String>().cloned()).unwrap()
 }

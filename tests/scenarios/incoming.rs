@@ -163,7 +163,7 @@ fn clients_of_a_callback_are_not_awaited() {
 const REDRAW: i32 = 120;
 
 /// Something to draw, every so often or all the time. Counts.
-fn draw(every: Option<Duration>) -> (Rc<Cell<u32>>, glib::Source) {
+pub fn draw(every: Option<Duration>) -> (Rc<Cell<u32>>, glib::Source) {
     let drawn = Rc::new(Cell::new(0));
     let count = glib::thread_guard::ThreadGuard::new(drawn.clone());
     let draw = move || {
@@ -181,10 +181,10 @@ fn draw(every: Option<Duration>) -> (Rc<Cell<u32>>, glib::Source) {
 }
 
 /// The ways to receive a flood.
-const WAYS: [&str; 5] = ["recv", "exact", "lines", "chunks", "read"];
+pub const WAYS: [&str; 5] = ["recv", "exact", "lines", "chunks", "read"];
 
 /// Receives all that comes, and counts it.
-async fn drink(mut socket: Socket, way: &str, count: &Cell<usize>) {
+pub async fn drink(mut socket: Socket, way: &str, count: &Cell<usize>) {
     let mut lines = socket.lines();
     let mut chunks = socket.chunks(1000);
     let mut buffer = vec![0; 1000];
@@ -201,7 +201,7 @@ async fn drink(mut socket: Socket, way: &str, count: &Cell<usize>) {
 }
 
 /// A peer that sends lines for as long as anybody takes them.
-fn flooding(address: std::net::SocketAddr) -> std::thread::JoinHandle<()> {
+pub fn flooding(address: std::net::SocketAddr) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         use std::io::Write;
         let mut stream = std::net::TcpStream::connect(address).unwrap();

@@ -1,6 +1,7 @@
 //! Scenarios: what a user does, and what must come of it, over real sockets.
 
 mod accepting;
+mod awaiting;
 mod blocking;
 mod callbacks;
 mod cancelling;

@@ -1,0 +1,130 @@
+//! Tasks: what is polled in the turn that brings what it waits for, instead of one later, as by GLib's executor, which is told
+//! by a write to a descriptor. That is for what the library itself awaits for its users, callbacks that return futures.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+
+use super::slab::{Key, Slab};
+use super::{Engine, Home, main_depth, remote};
+
+/// What is polled.
+pub(crate) trait Task {
+    /// No engine state is borrowed meanwhile; anything may be called. Once it is ready it is dropped.
+    fn poll(&self, engine: &Rc<Engine>, context: &mut Context<'_>) -> Poll<()>;
+}
+
+/// Wakes a task, from any thread.
+struct Alarm {
+    home: Home,
+    key: Key,
+    /// It has been woken, and not been polled since.
+    woken: AtomicBool,
+    inbound: Arc<remote::Inbound>,
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.woken.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.inbound.woken.add(self.key);
+        // Within a dispatch of its own thread the loop looks before it sleeps.
+        if !self.home.is_here() || main_depth() == 0 {
+            self.inbound.context.wake();
+        }
+    }
+}
+
+/// Those that were woken, in that order.
+#[derive(Default)]
+pub(super) struct Woken {
+    some: AtomicBool,
+    keys: Mutex<Vec<Key>>,
+}
+
+impl Woken {
+    fn add(&self, key: Key) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).push(key);
+        self.some.store(true, Ordering::Release);
+    }
+
+    #[inline]
+    pub(super) fn is_some(&self) -> bool {
+        self.some.load(Ordering::Acquire)
+    }
+
+    fn move_to(&self, keys: &mut Vec<Key>) {
+        self.some.store(false, Ordering::Release);
+        keys.append(&mut self.keys.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+struct Entry {
+    task: Rc<dyn Task>,
+    alarm: Arc<Alarm>,
+    waker: Waker,
+}
+
+#[derive(Default)]
+pub(super) struct Tasks {
+    all: RefCell<Slab<Rc<Entry>>>,
+    /// Kept for its memory.
+    keys: RefCell<Vec<Key>>,
+}
+
+impl Engine {
+    /// Takes a task in. It is polled for the first time before the loop sleeps.
+    pub(crate) fn spawn(&self, task: Rc<dyn Task>) {
+        if self.has_ended() {
+            return;
+        }
+        let mut all = self.tasks.all.borrow_mut();
+        let alarm = Alarm {
+            home: self.home,
+            key: all.next_key(),
+            woken: AtomicBool::new(false),
+            inbound: self.inbound.clone(),
+        };
+        let alarm = Arc::new(alarm);
+        let waker = Waker::from(alarm.clone());
+        all.insert(Rc::new(Entry { task, alarm: alarm.clone(), waker }));
+        drop(all);
+        alarm.wake();
+    }
+
+    /// Puts those that were woken among the calls that are due. False if there are none.
+    pub(super) fn gather_tasks(&self) -> bool {
+        if !self.inbound.woken.is_some() {
+            return false;
+        }
+        let mut keys = self.tasks.keys.take();
+        self.inbound.woken.move_to(&mut keys);
+        self.deferred.borrow_mut().extend(keys.drain(..).map(super::Due::Task));
+        self.tasks.keys.replace(keys);
+        true
+    }
+
+    pub(super) fn poll_task(self: &Rc<Self>, key: Key) {
+        let entry = self.tasks.all.borrow_mut().get_mut(key).cloned();
+        let Some(entry) = entry else { return };
+        // Before it is polled: whatever happens meanwhile may be news.
+        entry.alarm.woken.store(false, Ordering::Release);
+        if entry.task.poll(self, &mut Context::from_waker(&entry.waker)).is_ready() {
+            let gone = self.tasks.all.borrow_mut().remove(key);
+            drop(gone);
+        }
+    }
+
+    /// The context is gone: nothing is polled any more.
+    pub(super) fn drop_tasks(&self) {
+        let all = self.tasks.all.replace(Slab::new());
+        drop(all);
+    }
+}

@@ -1,0 +1,427 @@
+//! Servers whose callback awaits.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use network::{Error, Reason, Server, Socket};
+
+use crate::callbacks::panic_of_loop;
+use crate::incoming::{draw, drink, flooding};
+use crate::util::*;
+
+/// A server that awaits, and the address to reach it.
+fn served<F: Future<Output = network::Result> + 'static>(
+    builder: network::ServerBuilder,
+    kind: Kind,
+    obj: impl FnMut(Socket) -> F + 'static,
+) -> (Server, String) {
+    let path = listen_address(kind);
+    let server = builder.serve(path.as_str(), obj).unwrap();
+    let address = match kind {
+        Kind::Unix => path,
+        Kind::Tcp => format!("tcp://localhost:{}", server.port()),
+        Kind::Tls => format!("tls://localhost:{}", server.port()),
+    };
+    (server, address)
+}
+
+/// What comes over a connection, line by line, and at last how it ended.
+fn log_of(socket: &Socket) -> Rc<RefCell<Vec<String>>> {
+    let log = Rc::new(RefCell::new(Vec::new()));
+    let (lines, end) = (log.clone(), log.clone());
+    socket.readlines(move |_, line| {
+        lines.borrow_mut().push(line.to_owned());
+        Ok(())
+    });
+    socket.disconnect_cb(move |_, ended| end.borrow_mut().push(ended.reason.to_string()));
+    log
+}
+
+async fn answer(socket: Socket) -> network::Result {
+    let mut lines = socket.lines();
+    while let Some(line) = lines.next_str().await {
+        socket.send_future(format!("You said: {}\n", line?)).await?;
+    }
+    Ok(())
+}
+
+#[test]
+fn every_client_is_answered() {
+    for_each_kind(|kind| {
+        let (server, address) = served(server(kind), kind, answer);
+        let clients: Vec<Socket> = (0..5).map(|_| connect(&address)).collect();
+        let logs: Vec<_> = clients.iter().map(log_of).collect();
+        until(|| server.connections().len() == 5);
+        for round in 0..3 {
+            for (number, client) in clients.iter().enumerate() {
+                client.sendline(format!("{number}.{round}")).unwrap();
+            }
+        }
+        let all = |number| (0..3).map(move |round| format!("You said: {number}.{round}"));
+        until(|| logs.iter().enumerate().all(|(number, log)| all(number).eq(log.borrow().iter().cloned())));
+        drop(clients);
+        for log in &logs {
+            log.borrow_mut().clear();
+        }
+    });
+}
+
+#[test]
+fn the_connection_closes_when_it_returns() {
+    for_each_kind(|kind| {
+        let (server, address) = served(server(kind), kind, async |socket: Socket| socket.send_future("Bye\n").await);
+        let log = log_of(&connect(&address));
+        until(|| log.borrow().len() == 2);
+        assert_eq!(*log.borrow(), ["Bye", "closed by the peer"]);
+        until(|| server.connections().is_empty());
+    });
+}
+
+#[test]
+fn what_it_left_unread_holds_up_no_end() {
+    for_each_kind(|kind| {
+        let leftover = Rc::new(RefCell::new(Vec::new()));
+        let left = leftover.clone();
+        let builder = server(kind).disconnect_cb(move |_, end| left.borrow_mut().push(end.leftover));
+        let reads_one = async |socket: Socket| {
+            let line = socket.recv_line_future().await?;
+            // Until the end is there as well.
+            glib::timeout_future(Duration::from_millis(5)).await;
+            assert_eq!(line, "one");
+            Ok(())
+        };
+        let (server, address) = served(builder, kind, reads_one);
+        for end in [Socket::close, |socket: &Socket| socket.shutdown_write().map(|()| Vec::new()).unwrap()] {
+            let client = connect(&address);
+            client.send(b"one\ntwo\nthree").unwrap();
+            end(&client);
+            until(|| server.connections().len() == 1 || !leftover.borrow().is_empty());
+            until(|| server.connections().is_empty());
+            leftover.take();
+        }
+    });
+}
+
+#[test]
+fn it_stays_open_for_whoever_else_has_it_or_reads_from_it() {
+    for_each_kind(|kind| {
+        let kept = Rc::new(RefCell::new(Vec::new()));
+        let keep = kept.clone();
+        let (server, address) = served(server(kind), kind, move |socket| {
+            let keep = keep.clone();
+            async move {
+                match socket.recv_line_future().await?.as_str() {
+                    "keep" => keep.borrow_mut().push(socket.clone()),
+                    _ => socket.readlines(|socket, line| socket.sendline(format!("called with {line}"))),
+                }
+                socket.send_future("done\n").await
+            }
+        });
+        let (kept_one, called) = (connect(&address), connect(&address));
+        let (kept_log, called_log) = (log_of(&kept_one), log_of(&called));
+        kept_one.sendline("keep").unwrap();
+        called.sendline("call").unwrap();
+        until(|| !kept_log.borrow().is_empty() && !called_log.borrow().is_empty());
+        called.sendline("more").unwrap();
+        until(|| called_log.borrow().len() == 2);
+        assert_eq!(*called_log.borrow(), ["done", "called with more"]);
+        assert_eq!(server.connections().len(), 2);
+        kept.take();
+        until(|| kept_log.borrow().len() == 2);
+        assert_eq!(*kept_log.borrow(), ["done", "closed by the peer"]);
+    });
+}
+
+#[test]
+fn an_error_closes_that_connection_and_is_told() {
+    for_each_kind(|kind| {
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let tell = told.clone();
+        let builder = server(kind).disconnect_cb(move |_, end| {
+            let failed = matches!(end.reason, Reason::Failed(_));
+            tell.borrow_mut().push((failed, end.reason.to_string()));
+        });
+        let (_server, address) = served(builder, kind, async |socket: Socket| {
+            let number = socket.recv_line_future().await?;
+            number.parse::<u32>().map_err(Error::other)?;
+            socket.recv_line_future().await.map(drop)
+        });
+        let (wrong, gone) = (connect(&address), connect(&address));
+        let log = log_of(&wrong);
+        wrong.sendline("none").unwrap();
+        until(|| log.borrow().len() == 1 && told.borrow().len() == 1);
+        assert_eq!(*told.borrow(), [(true, "invalid digit found in string".to_owned())]);
+        // Of the end of the connection it has only heard: that is no failure.
+        gone.sendline("1").unwrap();
+        gone.close();
+        until(|| told.borrow().len() == 2);
+        assert_eq!(told.borrow()[1], (false, "closed by the peer".to_owned()));
+    });
+}
+
+#[test]
+fn a_panic_comes_out_of_the_loop_and_the_others_go_on() {
+    on_own_context(|| {
+        let (_server, address) = served(server(Kind::Tcp), Kind::Tcp, async |socket: Socket| {
+            let mut lines = socket.lines();
+            while let Some(line) = lines.next().await {
+                let line = line?;
+                assert!(line != "panic", "asked to");
+                socket.send_future(line + "\n").await?;
+            }
+            Ok(())
+        });
+        let (first, second) = (connect(&address), connect(&address));
+        let (first_log, second_log) = (log_of(&first), log_of(&second));
+        first.sendline("panic").unwrap();
+        assert_eq!(panic_of_loop(), "asked to");
+        second.sendline("still there").unwrap();
+        until(|| !second_log.borrow().is_empty() && !first_log.borrow().is_empty());
+        assert_eq!(*second_log.borrow(), ["still there"]);
+    });
+}
+
+#[test]
+fn it_awaits_whatever_there_is() {
+    for_each_kind(|kind| {
+        let (_server, address) = served(server(kind), kind, async |socket: Socket| {
+            // A timer of glib's, a task of glib's, another thread, and other sockets.
+            glib::timeout_future(Duration::from_millis(1)).await;
+            socket.send_future("timer\n").await?;
+            let task = glib::MainContext::ref_thread_default().spawn_local(async { "task\n" });
+            socket.send_future(task.await.unwrap()).await?;
+            let (tell, told) = futures_channel::oneshot::channel();
+            let thread = std::thread::spawn(move || tell.send("thread\n").unwrap());
+            socket.send_future(told.await.unwrap()).await?;
+            thread.join().unwrap();
+            let pair = crate::util::join(Kind::Unix);
+            pair.client.sendline("socket")?;
+            socket.send_future(pair.served.recv_line_future().await? + "\n").await
+        });
+        let log = log_of(&connect(&address));
+        until(|| log.borrow().len() == 5);
+        assert_eq!(*log.borrow(), ["timer", "task", "thread", "socket", "closed by the peer"]);
+    });
+}
+
+#[test]
+fn woken_from_another_thread_while_the_loop_sleeps() {
+    on_own_context(|| {
+        let (server, address) = served(server(Kind::Tcp), Kind::Tcp, async |socket: Socket| {
+            for round in 0..200 {
+                let (tell, told) = futures_channel::oneshot::channel();
+                let thread = std::thread::spawn(move || tell.send(round).unwrap());
+                let round = told.await.unwrap();
+                socket.send_future(format!("{round}\n")).await?;
+                thread.join().unwrap();
+            }
+            Ok(())
+        });
+        let log = log_of(&connect(&address));
+        until(|| log.borrow().len() == 201);
+        until(|| server.connections().is_empty());
+    });
+}
+
+#[test]
+fn a_nested_loop_in_it_keeps_the_others_alive_and_loses_no_wake() {
+    for_each_kind(|kind| {
+        let (_server, address) = served(server(kind), kind, async |socket: Socket| {
+            let mut lines = socket.lines();
+            while let Some(line) = lines.next().await {
+                let line = line?;
+                if line == "wait" {
+                    let (other, done) = (connect(&socket.recv_line_future().await?), Rc::new(Cell::new(false)));
+                    let seen = done.clone();
+                    other.sendline("hello")?;
+                    other.readlines(move |_, _| {
+                        seen.set(true);
+                        Ok(())
+                    });
+                    // What comes for this one meanwhile wakes it while it is on the stack.
+                    until(|| done.get());
+                }
+                socket.send_future(line + "\n").await?;
+            }
+            Ok(())
+        });
+        let client = connect(&address);
+        let log = log_of(&client);
+        client.sendline("wait").unwrap();
+        client.sendline(&address).unwrap();
+        client.sendline("after").unwrap();
+        until(|| log.borrow().len() == 2);
+        assert_eq!(*log.borrow(), ["wait", "after"]);
+    });
+}
+
+#[test]
+fn what_is_awaited_when_the_context_ends_is_dropped() {
+    struct Dropped(Rc<Cell<u32>>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+    for kind in KINDS {
+        let count = Rc::new(Cell::new(0));
+        on_own_context(|| {
+            let guard = count.clone();
+            let (server, address) = served(server(kind), kind, move |socket: Socket| {
+                let guard = Dropped(guard.clone());
+                async move {
+                    let line = socket.recv_line_future().await;
+                    drop(guard);
+                    line.map(drop)
+                }
+            });
+            let clients = [connect(&address), connect(&address)];
+            until(|| server.connections().len() == 2);
+            clients[0].sendline("enough").unwrap();
+            until(|| count.get() == 1);
+        });
+        assert_eq!(count.get(), 2, "over {kind:?}");
+    }
+}
+
+#[test]
+fn without_a_server_its_connections_go_on() {
+    for_each_kind(|kind| {
+        let (server, address) = served(server(kind), kind, answer);
+        let client = connect(&address);
+        let log = log_of(&client);
+        until(|| server.connections().len() == 1);
+        drop(server);
+        client.sendline("still there?").unwrap();
+        until(|| log.borrow().len() == 1);
+        assert_eq!(*log.borrow(), ["You said: still there?"]);
+    });
+}
+
+#[test]
+fn so_many_at_a_time_and_the_next_when_one_returns() {
+    for_each_kind(|kind| {
+        let (server, address) = served(server(kind).max_connections(2), kind, answer);
+        let clients: Vec<Socket> = (0..2).map(|_| connect(&address)).collect();
+        until(|| server.connections().len() == 2);
+        clients[0].close();
+        let next = connect(&address);
+        let log = log_of(&next);
+        next.sendline("third").unwrap();
+        until(|| log.borrow().len() == 1);
+    });
+}
+
+// ---- fairness ----
+
+#[test]
+fn a_flood_leaves_time_to_draw() {
+    for way in crate::incoming::WAYS {
+        eprintln!("by {way}");
+        let thread = on_own_context(|| {
+            let count = Rc::new(Cell::new(0));
+            let counted = count.clone();
+            let (server, _) = served(server(Kind::Tcp), Kind::Tcp, move |socket| {
+                let counted = counted.clone();
+                async move {
+                    drink(socket, way, &counted).await;
+                    Ok(())
+                }
+            });
+            let thread = flooding(([127, 0, 0, 1], server.port()).into());
+            until(|| count.get() > 0);
+            let (drawn, source) = draw(Some(Duration::from_millis(2)));
+            until(|| drawn.get() >= 50);
+            source.destroy();
+            // And however much is drawn, the flood goes on.
+            let (drawn, source) = draw(None);
+            let before = count.get();
+            until(|| count.get() > before + (4 << 20));
+            source.destroy();
+            assert!(drawn.get() > 0);
+            thread
+        });
+        // The context is gone, and the connection with it.
+        thread.join().unwrap();
+    }
+}
+
+#[test]
+fn one_that_never_waits_leaves_time_to_draw_and_to_the_others() {
+    on_own_context(|| {
+        let stop = Rc::new(Cell::new(false));
+        let until_stopped = stop.clone();
+        let (_server, address) = served(server(Kind::Tcp), Kind::Tcp, move |socket: Socket| {
+            let stop = until_stopped.clone();
+            async move {
+                if socket.recv_line_future().await? == "spin" {
+                    // Each poll finds it woken already.
+                    while !stop.get() {
+                        let mut first = true;
+                        std::future::poll_fn(|context| {
+                            context.waker().wake_by_ref();
+                            if std::mem::take(&mut first) {
+                                std::task::Poll::Pending
+                            } else {
+                                std::task::Poll::Ready(())
+                            }
+                        })
+                        .await;
+                    }
+                }
+                answer(socket).await
+            }
+        });
+        let (spins, asks) = (connect(&address), connect(&address));
+        let log = log_of(&asks);
+        spins.sendline("spin").unwrap();
+        asks.sendline("ask").unwrap();
+        let (drawn, source) = draw(Some(Duration::from_millis(2)));
+        let mut number = 0;
+        while drawn.get() < 20 || number < 20 {
+            number += 1;
+            asks.sendline(number.to_string()).unwrap();
+            until(|| log.borrow().len() == number);
+        }
+        source.destroy();
+        stop.set(true);
+        let log = log_of(&spins);
+        spins.sendline("over").unwrap();
+        until(|| log.borrow().len() == 1);
+    });
+}
+
+#[test]
+fn streams_are_awaited_beside_each_other() {
+    // Several wakers for one connection: lines come in, and an answer goes out when a channel says so.
+    for_each_kind(|kind| {
+        let (_server, address) = served(server(kind), kind, async |socket: Socket| {
+            let (tell, mut told) = futures_channel::mpsc::unbounded::<String>();
+            let read = async {
+                let mut lines = socket.lines();
+                while let Some(line) = lines.next().await {
+                    tell.unbounded_send(line?).map_err(Error::other)?;
+                }
+                tell.close_channel();
+                Ok::<(), Error>(())
+            };
+            let write = async {
+                while let Some(line) = told.next().await {
+                    socket.send_future(line + "\n").await?;
+                }
+                Ok::<(), Error>(())
+            };
+            let (read, written) = futures_util::future::join(read, write).await;
+            read.and(written)
+        });
+        let client = connect(&address);
+        let log = log_of(&client);
+        for number in 0..100 {
+            client.sendline(number.to_string()).unwrap();
+        }
+        until(|| log.borrow().len() == 100);
+        assert!(log.borrow().iter().enumerate().all(|(number, line)| *line == number.to_string()));
+    });
+}
