@@ -1,26 +1,18 @@
 //! A line server and its client in one program, both by futures: `cargo run --example futures`.
 //!
-//! One task on GLib's executor serves all clients, which takes less time than a task for each. Nothing blocks; a slow client
-//! holds up nobody else, because `send_future` waits until there is room.
+//! Each client is served by a callback that awaits. Nothing blocks; a slow client holds up nobody else, because `send_future`
+//! waits until there is room. The client is a task on GLib's executor, as it would be in a window.
 
-use futures_util::StreamExt;
 use network::{Server, Socket};
 
-async fn serve(server: Server) {
-    let clients = server.incoming();
-    clients
-        .for_each_concurrent(None, async |client| match client {
-            Ok(socket) => {
-                let remote = socket.remote();
-                match talk(socket).await {
-                    Ok(1) => println!("{remote}: 1 line"),
-                    Ok(count) => println!("{remote}: {count} lines"),
-                    Err(error) => println!("{remote}: {error}"),
-                }
-            }
-            Err(error) => println!("{error}"),
-        })
-        .await;
+async fn serve(socket: Socket) -> network::Result {
+    let remote = socket.remote();
+    match talk(socket).await {
+        Ok(1) => println!("{remote}: 1 line"),
+        Ok(count) => println!("{remote}: {count} lines"),
+        Err(error) => println!("{remote}: {error}"),
+    }
+    Ok(())
 }
 
 async fn talk(socket: Socket) -> network::Result<u32> {
@@ -50,9 +42,8 @@ fn main() -> network::Result {
         println!("usage: futures, without arguments");
         return Ok(());
     }
-    let server = Server::builder().tls(false).address("127.0.0.1").bind(0)?;
+    let server = Server::builder().tls(false).address("127.0.0.1").serve(0, serve)?;
     let port = server.port();
-    glib::spawn_future_local(serve(server));
     let asked = glib::spawn_future_local(async move {
         let asked = ask(port).await;
         // The server is to see the end of it.

@@ -88,7 +88,7 @@ pub fn of_an_echo() -> Result<()> {
         let count = per_operation(kind, "echo", 64, (2_000, 12_000), &tool, &echoes, &total)?;
         println!("{name} {:.0}", count.ok_or("no such server")?);
     }
-    for (name, task) in [("futures", "await"), ("one-task", "await-one")] {
+    for (name, task) in [("served", "serve"), ("futures", "await"), ("one-task", "await-one")] {
         let count = per_operation(Kind::Network, task, 16, (1_000, 5_000), &tool, &echoes, &total)?;
         println!("{name} {:.0}", count.ok_or("no such server")?);
     }
@@ -100,7 +100,7 @@ pub fn of_an_echo() -> Result<()> {
         }
         Ok(bytes / LINE as u64)
     };
-    for (name, task) in [("lines", "await-replies"), ("lent-lines", "await-lent-replies")] {
+    for (name, task) in [("lines", "serve-replies"), ("lent-lines", "serve-lent-replies")] {
         let count = per_operation(Kind::Network, task, 1, (10, 50), &tool, &replies, &total)?;
         println!("{name} {:.0}", count.ok_or("no such server")?);
     }
