@@ -22,8 +22,11 @@ fn main() -> Result {
             Ok(())
         }
         ["--listen", address] => serve(address),
-        [address, ref questions @ ..] if !questions.is_empty() => ask(address, questions),
-        _ => Err(Error::other(format!("usage: {USAGE}"))),
+        [address, ref questions @ ..] if !questions.is_empty() && !address.starts_with('-') => ask(address, questions),
+        _ => {
+            eprintln!("usage: {USAGE}");
+            std::process::exit(2);
+        }
     }
 }
 

@@ -1,12 +1,18 @@
 //! A client for `examples/server.rs`, by blocking calls: for scripts.
 
+use clap::Parser;
+
+/// A client for the line server.
+#[derive(Parser)]
+struct Args {
+    /// Where the server is: host:port, [IPv6]:port, a port, a path with a slash, @name, or service|name
+    #[arg(default_value = "localhost:1234")]
+    address: String,
+}
+
 fn main() -> network::Result {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "localhost:1234".into());
-    if matches!(address.as_str(), "-h" | "--help") {
-        println!("usage: client [ADDRESS]");
-        return Ok(());
-    }
-    let client = network::Socket::connect(address.as_str())?;
+    let args = Args::parse();
+    let client = network::Socket::connect(args.address)?;
     println!("The server said: {}", client.recv_line()?);
     client.sendline("This is data.")?;
     println!("The server replied: {}", client.recv_line()?);

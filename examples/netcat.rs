@@ -1,7 +1,8 @@
 //! Joins standard input and output to a peer: `netcat localhost:1234`, `netcat --listen /tmp/socket`.
 //!
 //! At the end of its input it half-closes and waits for the peer's end. If the peer ends first, it goes on sending until
-//! its input ends or pauses for half a second. Status 0: a clean end. Status 1: anything else, with one line that says why.
+//! its input ends or pauses for half a second. Status 0: a clean end. Status 2: options that cannot be. Status 1: anything
+//! else. One line says why.
 //! With `--udp` it is datagrams instead, see `netcat/udp.rs`.
 //! As a client it dies by SIGINT and SIGTERM as other tools do; as a listener it ends cleanly by them.
 
@@ -25,6 +26,10 @@ const MARK: usize = 1 << 20;
 
 /// After the peer's end, input that pauses this long is over as well.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// What the records of TLS begin with, those that end a connection and those that begin one.
+const ALERT: u8 = 0x15;
+const HANDSHAKE: u8 = 0x16;
 
 /// A slow reader gets all the time it wants.
 const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -93,6 +98,18 @@ impl std::str::FromStr for Mode {
 }
 
 impl Args {
+    /// What is wrong with options that cannot go together.
+    fn conflict(&self) -> Option<&'static str> {
+        match &self.tls {
+            Some(Mode::Off) if self.cert.is_some() || !self.require_client.is_empty() => {
+                Some("--cert and --require-client need TLS, and --tls is off")
+            }
+            None | Some(Mode::On | Mode::Off) => None,
+            Some(_) if self.listen => Some("with --listen, --tls is on or off: the other choices are a client's"),
+            Some(_) => None,
+        }
+    }
+
     fn identity(&self) -> network::Result<Option<Identity>> {
         self.cert.as_ref().zip(self.key.as_ref()).map(|(cert, key)| Identity::pem(cert, key)).transpose()
     }
@@ -102,7 +119,6 @@ impl Args {
         let identity = self.identity()?;
         let settings = match &self.tls {
             None if identity.is_none() => return Ok(None),
-            Some(Mode::Off) if identity.is_some() => return Err(Error::other("--cert needs TLS, and --tls is off")),
             Some(Mode::Off) => return Ok(Some(Tls::Off)),
             None | Some(Mode::On) => ClientTls::default(),
             Some(Mode::FirstUse) => ClientTls::on_first_use(),
@@ -123,13 +139,9 @@ impl Args {
         let identity = self.identity()?;
         let asked = identity.is_some() || !self.require_client.is_empty();
         match &self.tls {
-            Some(Mode::Off) if asked => {
-                return Err(Error::other("--cert and --require-client need TLS, and --tls is off"));
-            }
             Some(Mode::Off) => return Ok(Some(Tls::Off)),
             None if !asked => return Ok(None),
-            None | Some(Mode::On) => {}
-            Some(_) => return Err(Error::other("with --listen, --tls is on or off: the other choices are a client's")),
+            _ => {}
         }
         let settings = identity.map_or_else(ServerTls::default, ServerTls::from);
         Ok(Some(Tls::On(match self.require_client.as_slice() {
@@ -145,6 +157,13 @@ impl Args {
                 "the certificate of {peer} is not trusted: nothing vouches for it. If its owner confirms the fingerprint, \
                  use --tls pin:{fingerprint}, or --tls first-use to know it from then on"
             )),
+            (Error::CertificateChanged { peer, pinned, fingerprint, .. }, Some(Mode::Pin(_))) => Error::other(format!(
+                "the certificate of {peer} is not the one of --tls pin:{pinned}. Either that is wrong or out of date, or \
+                 somebody is intercepting. If its owner confirms the fingerprint, use --tls pin:{fingerprint}"
+            )),
+            (Error::Plaintext { peer, .. }, _) => {
+                Error::other(format!("{peer} speaks plaintext, not TLS: --tls off talks to it without encryption"))
+            }
             (Error::TlsSettings(_), Some(Mode::Ca(file))) => Error::other(format!("{}: {error}", file.display())),
             _ => error,
         }
@@ -164,13 +183,16 @@ fn main() -> ExitCode {
             // The first paragraph; the rest is advice.
             let text = error.to_string();
             let lines: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-            return fail(&lines.join(" ").trim_start_matches("error: "));
+            return misused(lines.join(" ").trim_start_matches("error: "));
         }
         Err(help) => {
             let _ = help.print();
             return ExitCode::SUCCESS;
         }
     };
+    if let Some(conflict) = args.conflict() {
+        return misused(conflict);
+    }
     let verbose = args.verbose;
     glib::log_set_writer_func(move |level, fields| {
         // What ends the program is told once, at the end. Whoever is turned away does not end it.
@@ -196,6 +218,18 @@ fn main() -> ExitCode {
 fn fail(why: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("netcat: {}", why.to_string().replace('\n', " "));
     ExitCode::FAILURE
+}
+
+fn misused(why: &str) -> ExitCode {
+    fail(&why);
+    ExitCode::from(2)
+}
+
+/// Says where something listens: with port 0 and with names, the address that was asked for does not tell.
+fn tell_places<T: std::fmt::Display>(places: impl IntoIterator<Item = T>) {
+    for place in places {
+        eprintln!("listening on {place}");
+    }
 }
 
 fn connect(args: &Args) -> network::Result {
@@ -230,7 +264,10 @@ fn browse(kind: &str) -> network::Result {
         }
         Event::Removed(service) => println!("- {:?}", service.name),
         Event::AllForNow => println!("all for now"),
-        Event::Down(error) => println!("down: {error}"),
+        Event::Down(error) => {
+            println!("down");
+            eprintln!("netcat: {error}; this goes on trying");
+        }
         Event::Up => println!("up"),
         _ => {}
     })?;
@@ -280,8 +317,7 @@ fn listen(args: Args) -> network::Result {
         if let Some(fingerprint) = server.fingerprint() {
             eprintln!("fingerprint {fingerprint}");
         }
-        let place = if server.port() == 0 { args.address.clone() } else { format!("port {}", server.port()) };
-        eprintln!("listening on {place}");
+        tell_places(server.local());
     }
     let _ = listening.server.set(server);
     network::fgloop();
@@ -302,7 +338,7 @@ impl Listening {
                 });
             });
         });
-        pump(peer, peer, Rc::new(|| {}));
+        pump(peer, peer, Rc::new(|_| Ok(())));
     }
 
     fn enqueue(self: &Rc<Self>, peer: Socket) {
@@ -342,6 +378,8 @@ struct Join {
     terminal: Socket,
     /// Input has come since this was last looked at.
     moved: Cell<bool>,
+    /// Whether the input is TLS that somebody else has made.
+    made_elsewhere: OnceCell<bool>,
     done: RefCell<Option<Done>>,
 }
 
@@ -351,7 +389,9 @@ impl Join {
     fn start(peer: Socket, done: impl FnOnce(network::Result) + 'static) -> network::Result {
         let (input, output) = (io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?);
         let terminal = Socket::wrap(input, output)?;
-        let me = Rc::new(Join { peer, terminal, moved: Cell::new(false), done: RefCell::new(Some(Box::new(done))) });
+        let (moved, made_elsewhere, done) =
+            (Cell::new(false), OnceCell::new(), RefCell::new(Some(Box::new(done) as Done)));
+        let me = Rc::new(Join { peer, terminal, moved, made_elsewhere, done });
 
         let it = me.clone();
         me.terminal.end_cb(move |_| {
@@ -375,9 +415,30 @@ impl Join {
         });
 
         let it = me.clone();
-        pump(&me.terminal, &me.peer, Rc::new(move || it.moved.set(true)));
-        pump(&me.peer, &me.terminal, Rc::new(|| {}));
+        let input = move |data: &[u8]| {
+            it.moved.set(true);
+            if let Some(first) = data.first() {
+                let _ = it.made_elsewhere.set(*first == HANDSHAKE);
+            }
+            Ok(())
+        };
+        pump(&me.terminal, &me.peer, Rc::new(input));
+        let (it, known) = (me.clone(), Cell::new(false));
+        let answer = move |data: &[u8]| if known.replace(true) { Ok(()) } else { it.first_answer(data) };
+        pump(&me.peer, &me.terminal, Rc::new(answer));
         Ok(())
+    }
+
+    /// Without TLS, a server that expects it answers with an alert, which is nothing to be shown.
+    fn first_answer(&self, data: &[u8]) -> network::Result {
+        let is_alert = matches!(data, [ALERT, 3, 0..=4, 0, 2, 1 | 2, _, ..]);
+        if self.peer.is_tls() || !is_alert || self.made_elsewhere.get() == Some(&true) {
+            return Ok(());
+        }
+        Err(Error::other(format!(
+            "{} answers with an alert of TLS: it speaks TLS, which is off here",
+            self.peer.remote()
+        )))
     }
 
     /// Both directions are at their end, or the connection has failed. What has come is written out first.
@@ -417,11 +478,14 @@ impl Join {
     }
 }
 
-/// Sends to one what the other reads, no faster than it goes out. `moved` is told of each piece.
-fn pump(from: &Socket, to: &Socket, moved: Rc<dyn Fn()>) {
+type Moved = Rc<dyn Fn(&[u8]) -> network::Result>;
+
+/// Sends to one what the other reads, no faster than it goes out. `moved` is told of each piece, and again with nothing when
+/// it had to wait.
+fn pump(from: &Socket, to: &Socket, moved: Moved) {
     let to = to.clone();
     from.read(move |from, data| {
-        moved();
+        moved(data)?;
         if to.send(data).is_err() {
             // The end of the connection that did not take it tells why.
             from.unread();
@@ -430,8 +494,7 @@ fn pump(from: &Socket, to: &Socket, moved: Rc<dyn Fn()>) {
             let sent = to.send(from.unread());
             let (from, into, moved) = (from.clone(), to.clone(), moved.clone());
             to.flush_async(move |flushed| {
-                if sent.and(flushed).is_ok() {
-                    moved();
+                if sent.and(flushed).is_ok() && moved(&[]).is_ok() {
                     pump(&from, &into, moved);
                 }
             });

@@ -2,10 +2,8 @@
 //! servers and sockets made in it end with it.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    if std::env::args().len() > 1 {
-        println!("usage: private_context, without arguments");
-        return Ok(());
-    }
+    // It takes no arguments, and says so.
+    clap::Command::new("private_context").get_matches();
     let context = glib::MainContext::new();
     context.with_thread_default(|| -> network::Result {
         let server = network::Server::builder().address("127.0.0.1").listen(0, |socket| {

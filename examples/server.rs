@@ -1,12 +1,18 @@
 //! A line server: `cargo run --example server`, then `cargo run --example client`. Both take an address.
 
+use clap::Parser;
+
+/// A line server.
+#[derive(Parser)]
+struct Args {
+    /// Where to listen: a port, host:port, [IPv6]:port, a path with a slash, @name, or service|name
+    #[arg(default_value = "1234")]
+    address: String,
+}
+
 fn main() -> network::Result {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "1234".into());
-    if matches!(address.as_str(), "-h" | "--help") {
-        println!("usage: server [ADDRESS]");
-        return Ok(());
-    }
-    let server = network::Server::new(address.as_str(), |socket| {
+    let args = Args::parse();
+    let server = network::Server::new(args.address, |socket| {
         println!("{} is here", socket.remote());
         socket.sendline("Welcome to this server!")?;
         socket.readlines(|socket, line| {

@@ -26,7 +26,10 @@ fn main() -> network::Result {
         ["ask", address] => ask(address),
         ["serve", name] => serve(name, "0.0.0.0:4242"),
         ["serve", name, address] => serve(name, address),
-        _ => Err(Error::other(format!("usage: {USAGE}"))),
+        _ => {
+            eprintln!("usage: {USAGE}");
+            std::process::exit(2);
+        }
     }
 }
 

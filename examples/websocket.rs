@@ -18,6 +18,8 @@ use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use network::{Error, Server, Socket};
 
+const USAGE: &str = "websocket [WS-PORT [LINE-PORT]], or websocket ws://HOST:PORT TEXT…, or wss:// for TLS";
+
 type Members = Rc<RefCell<Vec<Member>>>;
 
 /// Somebody to be told.
@@ -115,14 +117,21 @@ async fn ask(url: String, texts: Vec<String>) -> network::Result {
 }
 
 fn main() -> network::Result {
-    let mut arguments = std::env::args().skip(1);
-    let first = arguments.next().unwrap_or_else(|| "0".into());
-    if matches!(first.as_str(), "-h" | "--help") {
-        println!("usage: websocket [WS-PORT [LINE-PORT]], or websocket ws://HOST:PORT TEXT…, or wss:// for TLS");
-        return Ok(());
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["-h" | "--help", ..] => {
+            println!("usage: {USAGE}");
+            Ok(())
+        }
+        [url, ..] if url.starts_with("ws") => {
+            glib::MainContext::default().block_on(ask(url.into(), arguments[1..].to_vec()))
+        }
+        [] => serve("0", "0"),
+        [web] if !web.starts_with('-') => serve(web, "0"),
+        [web, line] if !web.starts_with('-') => serve(web, line),
+        _ => {
+            eprintln!("usage: {USAGE}");
+            std::process::exit(2);
+        }
     }
-    if !first.starts_with("ws") {
-        return serve(&first, &arguments.next().unwrap_or_else(|| "0".into()));
-    }
-    glib::MainContext::default().block_on(ask(first, arguments.collect()))
 }

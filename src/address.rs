@@ -15,6 +15,9 @@ const UNIX_PATH_MAX: usize = 107;
 /// The longest host name that the domain name system allows, in bytes.
 const HOST_MAX: usize = 253;
 
+/// What is said to be expected where an address is none at all.
+pub(crate) const FORMS: &str = "host:port, a port, a path with a slash, @name, or service|name";
+
 /// Where to connect to, or where to listen.
 ///
 /// Every call that wants one takes text, a port number, a `(host, port)` pair, a [`SocketAddr`], several of them, or a
@@ -146,7 +149,7 @@ type Parsed<T> = std::result::Result<T, String>;
 
 fn parse_target(text: &str) -> Parsed<Target> {
     if text.is_empty() {
-        return Err("it is empty; expected host:port, a port, a path with a slash, @name, or service|name".into());
+        return Err(format!("it is empty; expected {FORMS}"));
     }
     if text.contains('\0') {
         return Err("it holds a NUL byte".into());

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::fingerprint::Fingerprint;
@@ -241,11 +241,9 @@ pub enum Error {
         problem: String,
     },
 
-    /// The peer showed another certificate than the one pinned for it: it has a new key, or somebody stands between.
-    #[error(
-        "THE CERTIFICATE OF {peer} HAS CHANGED: pinned is {pinned}, but its public key has SHA-256 {fingerprint} (the \
-         certificate itself: {certificate}). Either it was given a new key, or somebody is intercepting. {hint}"
-    )]
+    /// The peer showed another certificate than the one pinned for it: it has a new key, or somebody stands between, or
+    /// the pin that the program gave was never its own.
+    #[error("{}", of_pin(peer, pinned, fingerprint, certificate, pin_file.as_deref()))]
     CertificateChanged {
         /// The peer.
         peer: String,
@@ -255,8 +253,8 @@ pub enum Error {
         fingerprint: Box<Fingerprint>,
         /// SHA-256 of the whole certificate it shows now.
         certificate: Box<Fingerprint>,
-        /// Where the pin is, for the case that the change was meant.
-        hint: Box<str>,
+        /// Where the pin was found, for the case that the change was meant. `None` if the program gave it.
+        pin_file: Option<Box<Path>>,
     },
 
     /// The peer ended the hand-shake, or the connection, with a TLS alert: it found something wrong with us. A client
@@ -315,7 +313,7 @@ pub enum Error {
     Unsupported(String),
 
     /// Any other failure of a system call.
-    #[error("{operation} {address}: {source}")]
+    #[error("{} {address}: {source}", failed(operation))]
     Io {
         /// What was being done, as in "reading from".
         operation: &'static str,
@@ -447,8 +445,35 @@ fn bytes(number: usize) -> String {
     count(number, "byte")
 }
 
+/// That an operation failed, in the words of the variants that a failure of it may also be.
+fn failed(operation: &'static str) -> &'static str {
+    match operation {
+        "listening on" => "cannot listen on",
+        "connecting to" => "cannot connect to",
+        "looking up" => "cannot look up",
+        other => other,
+    }
+}
+
 fn of_process(pid: Option<i32>) -> String {
     pid.map(|pid| format!(" as process {pid}")).unwrap_or_default()
+}
+
+/// A pin that was kept speaks of a change. One that was given may as well be mistyped.
+fn of_pin(peer: &str, pin: &Fingerprint, key: &Fingerprint, certificate: &Fingerprint, file: Option<&Path>) -> String {
+    match file {
+        Some(file) => format!(
+            "THE CERTIFICATE OF {peer} HAS CHANGED: pinned is {pin}, but its public key has SHA-256 {key} (the \
+             certificate itself: {certificate}). Either it was given a new key, or somebody is intercepting. If its owner \
+             confirms the new one, put that fingerprint into {} or delete this file",
+            file.display()
+        ),
+        None => format!(
+            "the certificate of {peer} is not the one that was pinned: expected was {pin}, but its public key has SHA-256 \
+             {key} (the certificate itself: {certificate}). Either the pin is wrong or out of date, or somebody is \
+             intercepting. If its owner confirms this one, give it to ClientTls::pinned"
+        ),
+    }
 }
 
 /// Names from the network, quoted: they may hold anything.
@@ -525,6 +550,19 @@ mod tests {
         assert_eq!(foreign.kind(), io::ErrorKind::StorageFull);
         let foreign = Error::from(glib::Error::new(gio::IOErrorEnum::Busy, "not now"));
         assert_eq!(foreign.to_string(), "not now");
+    }
+
+    #[test]
+    fn a_failure_has_one_wording_whatever_the_cause() {
+        let cause = |kind: io::ErrorKind| io::Error::from(kind);
+        for kind in [io::ErrorKind::AddrInUse, io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied] {
+            let error = Error::from_listen("/x", cause(kind)).to_string();
+            assert!(error.starts_with("cannot listen on /x: "), "{error}");
+        }
+        for kind in [io::ErrorKind::ConnectionRefused, io::ErrorKind::PermissionDenied] {
+            let error = Error::from_connect("/x", cause(kind)).to_string();
+            assert!(error.starts_with("cannot connect to /x: "), "{error}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use gio::prelude::*;
 use rustix::event::{PollFd, PollFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::address::{Address, Host, Port, Target, UnixName, well_known_port};
+use crate::address::{Address, FORMS, Host, Port, Target, UnixName, well_known_port};
 use crate::avahi::Query;
 use crate::error::{Error, Result};
 use crate::transport::wait_for;
@@ -104,14 +104,19 @@ pub(crate) fn port_number(address: &Address, port: &Port) -> Result<u16> {
         Port::Number(number) => return Ok(*number),
         Port::Name(name) => name,
     };
+    let is_alone = matches!(address.target(), Target::Inet { host: None, .. });
     service_port(name).ok_or_else(|| {
         address.unfit(if address.has_scheme(name) {
             format!("the scheme {name:?} is no service that this system knows the port of; expected host:port")
-        } else {
+        } else if is_alone && is_localhost(name) {
+            format!("the port is missing, as in {name}:1234; expected {FORMS}")
+        } else if is_alone {
+            // It was meant as the one or the other.
             format!(
-                "{name:?} is neither a port number nor a service that this system knows; expected host:port, a port, or a \
-                 path with a slash"
+                "no port of that name is known; if it is a host, the port is missing, as in {name}:1234; expected {FORMS}"
             )
+        } else {
+            format!("{name:?} is neither a port number nor a service that this system knows; expected {FORMS}")
         })
     })
 }
@@ -225,7 +230,18 @@ mod tests {
         assert_eq!(number("http"), Ok(80));
         assert_eq!(number("localhost:ipp"), Ok(631));
         assert_eq!(number("wss://host"), Ok(443));
-        assert!(number("nosuchservice").unwrap_err().contains("\"nosuchservice\": "));
+        let forms = format!("; expected {FORMS}");
+        for (text, word) in [
+            ("nosuchservice", "no port of that name is known"),
+            ("example.org", "the port is missing, as in example.org:1234"),
+            ("localhost", "\": the port is missing, as in localhost:1234"),
+            ("host:localhost", "\"localhost\" is neither a port number"),
+            ("host:nosuchservice", "\"nosuchservice\" is neither a port number"),
+        ] {
+            let error = number(text).unwrap_err();
+            assert!(error.contains(&format!("{text:?}: ")) && error.contains(word), "{error}");
+            assert!(error.ends_with(&forms), "{error}");
+        }
     }
 
     #[test]

@@ -58,6 +58,24 @@ fn a_script_asks_another_one() {
 }
 
 #[test]
+fn a_missing_port_and_a_place_that_is_none_are_told() {
+    let directory = TempDir::new();
+    for name in ["server", "client"] {
+        let output = run(&mut command(example(name), ["localhost"]), "");
+        let line = output.assert_failed();
+        assert!(line.contains("the port is missing, as in localhost:1234; expected host:port, a port, "), "{line}");
+    }
+    let nowhere = directory.address("no/such/directory");
+    let output = run(&mut command(example("server"), [&nowhere]), "");
+    assert!(output.assert_failed().starts_with(&format!("Error: cannot listen on {nowhere}: ")), "{}", output.stderr);
+    let output = run(command(example("server"), ["127.0.0.1:0"]).env("XDG_DATA_HOME", "/dev/null"), "");
+    assert!(
+        output.assert_failed().starts_with("Error: /dev/null/network: cannot make the TLS certificate "),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn the_private_context_runs_to_its_end() {
     let output = run(&mut command(example("private_context"), [""; 0]), "");
     output.assert_clean();
@@ -74,12 +92,39 @@ fn the_futures_run_to_their_end() {
     assert!(lines[3].ends_with(": 2 lines"), "{text}");
 }
 
-#[test]
-fn all_of_them_tell_how_they_are_used() {
+fn names() -> Vec<&'static str> {
     let mut names = vec!["server", "client", "blocking", "futures", "private_context", "websocket", "udp_discovery"];
     names.extend(["daemon", "netcat"]);
     names.extend(cfg!(feature = "_services").then_some("chat"));
-    for name in names {
+    names
+}
+
+#[test]
+fn all_of_them_know_misuse_from_failure() {
+    for name in names() {
+        // Questions it takes any number of.
+        let one_too_many = if name == "blocking" { &["--listen", "0", "1"][..] } else { &["a", "b", "c", "d"] };
+        for arguments in [&["--no-such-option"][..], one_too_many] {
+            let output = run(&mut command(example(name), arguments), "");
+            assert_eq!(output.status.code(), Some(2), "{name} {arguments:?}: {output:?}");
+            assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{name} {arguments:?}: {output:?}");
+        }
+    }
+}
+
+#[test]
+fn server_and_client_tell_their_default_and_the_forms_of_addresses() {
+    for (name, default) in [("server", "[default: 1234]"), ("client", "[default: localhost:1234]")] {
+        let text = run(&mut command(example(name), ["--help"]), "").text();
+        for part in [default, "host:port", "a path with a slash", "@name", "service|name"] {
+            assert!(text.contains(part), "{name}: {text}");
+        }
+    }
+}
+
+#[test]
+fn all_of_them_tell_how_they_are_used() {
+    for name in names() {
         for option in ["--help", "-h"] {
             let output = run(&mut command(example(name), [option]), "");
             output.assert_clean();

@@ -19,7 +19,7 @@ fn netcat<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
 fn listen<'a>(arguments: impl IntoIterator<Item = &'a str>) -> (Process, String) {
     let mut command = netcat(["--verbose", "--listen", "127.0.0.1:0"]);
     let process = Process::start(command.args(arguments), Watch::Stderr);
-    let address = format!("127.0.0.1:{}", process.port("listening on port"));
+    let address = format!("127.0.0.1:{}", process.port("listening on 127.0.0.1:"));
     (process, address)
 }
 
@@ -289,8 +289,7 @@ fn mistakes_are_told_in_one_line() {
     let directory = TempDir::new();
     let nowhere = directory.address("nowhere");
     let unlistenable = directory.address("no/such/directory");
-    let cases: &[&[&str]] = &[
-        &[],
+    let mistakes: &[&[&str]] = &[
         &[""],
         &[":"],
         &["host:"],
@@ -303,26 +302,30 @@ fn mistakes_are_told_in_one_line() {
         &["--listen", &unlistenable],
         &["--listen", ""],
         &["--listen", "203.0.113.1:1"],
-        &["--no-such-option", "1"],
-        &["--keep", "1"],
-        &["1", "2"],
         &["--", "--listen"],
         &["two\nlines"],
-        &["--tls", "perhaps", "1"],
-        &["--tls", "pin:12", "1"],
         &["--tls", "ca:/no/such/file", "1"],
         &["--tls", "ca:/etc/passwd", "1"],
         &["localhost"],
         &["--tls", "on", "/tmp/x"],
+        &["--cert", "/no/such", "--key", "/no/such", "--listen", "0"],
+    ];
+    let misuses: &[&[&str]] = &[
+        &[],
+        &["--no-such-option", "1"],
+        &["--keep", "1"],
+        &["1", "2"],
+        &["--tls", "perhaps", "1"],
+        &["--tls", "pin:12", "1"],
         &["--tls", "any", "--listen", "0"],
         &["--cert", "x", "1"],
-        &["--cert", "/no/such", "--key", "/no/such", "--listen", "0"],
         &["--tls", "off", "--cert", "x", "--key", "y", "1"],
         &["--require-client", "12", "--listen", "0"],
+        &["--tls", "off", "--require-client", &"0".repeat(64), "--listen", "0"],
     ];
-    for case in cases {
+    for case in mistakes.iter().chain(misuses) {
         let output = run(&mut netcat(case.iter().copied()), "");
-        let line = output.assert_failed();
+        let line = if misuses.contains(case) { output.assert_misused() } else { output.assert_failed() };
         assert!(line.starts_with("netcat: "), "{case:?}: {line}");
         assert_eq!(output.text(), "", "{case:?}");
         eprintln!("{case:?}: {line}");
@@ -372,7 +375,7 @@ fn listen_and_tell<'a>(arguments: impl IntoIterator<Item = &'a str>) -> (Process
     let process = Process::start(command.args(arguments), Watch::Stderr);
     let line = process.line_with("fingerprint ");
     let fingerprint = line.strip_prefix("fingerprint ").unwrap().to_string();
-    let address = format!("127.0.0.1:{}", process.port("listening on port"));
+    let address = format!("127.0.0.1:{}", process.port("listening on 127.0.0.1:"));
     (process, address, fingerprint)
 }
 
@@ -417,7 +420,8 @@ fn a_stranger_is_refused_and_can_be_pinned() {
     }
     let wrong = format!("pin:{}", "0".repeat(64));
     let line = run(&mut stranger(&home, ["--tls", &wrong, &address]), "").assert_failed().to_string();
-    assert!(line.contains("HAS CHANGED") && line.contains(&fingerprint), "{line}");
+    assert!(line.contains(&format!("is not the one of --tls {wrong}")), "{line}");
+    assert!(line.ends_with(&format!("use --tls pin:{fingerprint}")), "{line}");
     server.signal(Signal::TERM);
     assert!(server.finish().status.success());
 }
@@ -484,14 +488,75 @@ fn a_cut_connection_is_no_clean_end() {
 }
 
 #[test]
+fn without_tls_a_server_that_speaks_it_is_found_out() {
+    let (server, address, _) = listen_and_tell(["--echo", "--keep"]);
+    let client = run(&mut netcat(["--tls", "off", &address]), "hello\n");
+    assert_eq!(
+        client.assert_failed(),
+        format!("netcat: {address} answers with an alert of TLS: it speaks TLS, which is off here")
+    );
+    assert_eq!(client.text(), "", "the alert is nothing to be read");
+    server.signal(Signal::TERM);
+    assert!(server.finish().status.success());
+}
+
+#[test]
+fn an_alert_to_those_who_speak_tls_themselves_is_theirs() {
+    let directory = TempDir::new();
+    let address = directory.address("socket");
+    let alert = b"\x15\x03\x03\0\x02\x02\x28";
+    for sent in [&b"\x16\x03\x01 and so on"[..], b"hello"] {
+        let listener = UnixListener::bind(&address).unwrap();
+        let mut client = Process::start(&mut netcat([address.as_str()]), Watch::Stdout);
+        let (mut peer, _) = listener.accept().unwrap();
+        client.send(sent);
+        peer.read_exact(&mut vec![0; sent.len()]).unwrap();
+        peer.write_all(alert).unwrap();
+        drop(peer);
+        let client = client.await_end();
+        match sent[0] {
+            0x16 => {
+                client.assert_clean();
+                assert_eq!(client.stdout, alert);
+            }
+            _ => assert!(client.assert_failed().contains("it speaks TLS"), "{client:?}"),
+        }
+        std::fs::remove_file(&address).unwrap();
+    }
+}
+
+#[test]
+#[cfg(feature = "_services")]
+fn browsing_without_a_bus_says_that_it_goes_on_trying() {
+    let directory = TempDir::new();
+    let nowhere = format!("unix:path={}", directory.address("bus"));
+    let mut browser = netcat(["--browse", "chat"]);
+    let browser = Process::start(browser.env("DBUS_SYSTEM_BUS_ADDRESS", nowhere), Watch::Stderr);
+    let line = browser.line();
+    assert!(line.contains("no D-Bus system bus") && line.ends_with("; this goes on trying"), "{line}");
+    browser.signal(Signal::TERM);
+    let browser = browser.finish();
+    assert!(browser.status.success());
+    assert_eq!(browser.text(), "down\n");
+}
+
+#[test]
 fn plaintext_on_either_side_is_told() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let mut client = Process::start(&mut netcat([address.as_str()]), Watch::Stdout);
-    let (mut peer, _) = listener.accept().unwrap();
-    peer.write_all(b"220 welcome\r\n").unwrap();
-    let line = client.await_end().assert_failed().to_string();
-    assert!(line.contains("plaintext") && line.contains("tls(false)"), "{line}");
+    for greets in [true, false] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let mut client = Process::start(&mut netcat([address.as_str()]), Watch::Stdout);
+        let (mut peer, _) = listener.accept().unwrap();
+        if greets {
+            peer.write_all(b"220 welcome\r\n").unwrap();
+        } else {
+            // Or it sends back whatever comes.
+            let mut echo = peer.try_clone().unwrap();
+            std::thread::spawn(move || std::io::copy(&mut peer, &mut echo));
+        }
+        let line = client.await_end().assert_failed().to_string();
+        assert!(line.contains("plaintext, not TLS: --tls off"), "{line}");
+    }
 
     let (server, address, _) = listen_and_tell(["--echo", "--keep"]);
     let mut peer = std::net::TcpStream::connect(&address).unwrap();

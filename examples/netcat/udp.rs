@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use network::{Error, Reason, Socket, UdpSocket};
 
-use super::{MARK, PAUSE};
+use super::{MARK, PAUSE, tell_places};
 
 /// The most of the input that goes into one datagram, in bytes.
 const PORTION: usize = 8 << 10;
@@ -24,7 +24,7 @@ pub fn connect(address: &str) -> network::Result {
 pub fn listen(address: &str, echo: bool, verbose: bool) -> network::Result {
     let socket = UdpSocket::bind(address)?;
     if verbose {
-        eprintln!("listening on port {}", socket.port());
+        tell_places([socket.local()]);
     }
     let first = Rc::new(OnceCell::new());
     let place = first.clone();

@@ -21,6 +21,9 @@ use crate::transport::Transport;
 /// What is being done meanwhile, for messages.
 const HANDSHAKE: &str = "the TLS hand-shake with";
 
+/// The same while a server has said nothing at all. One without TLS may be waiting for a line.
+const UNANSWERED: &str = "the TLS hand-shake, which servers without TLS do not answer, with";
+
 /// Reads during a hand-shake in one turn.
 const READS: usize = 4;
 
@@ -186,7 +189,12 @@ impl Conn {
 
     /// The hand-shake has taken too long.
     pub(crate) fn handshake_is_late(self: &Rc<Self>, limit: Duration) {
-        self.shaken(Err(Error::TimedOut { operation: HANDSHAKE, address: self.peer_name(), limit }));
+        self.shaken(Err(Error::TimedOut { operation: self.handshake(), address: self.peer_name(), limit }));
+    }
+
+    /// What is being done, with a guess if it leads nowhere.
+    fn handshake(&self) -> &'static str {
+        if self.session(Session::is_unanswered) == Some(true) { UNANSWERED } else { HANDSHAKE }
     }
 
     /// Takes the hand-shake as far as it goes without waiting, where no loop does that. `done` is called from here.
@@ -203,7 +211,7 @@ impl Conn {
         let limit = self.options(|options| options.handshake_timeout);
         let deadline = Some((std::time::Instant::now() + limit, limit));
         while self.flags.has(Flag::SHAKING) {
-            if let Err(error) = self.wait(true, self.session_waits(), deadline, HANDSHAKE) {
+            if let Err(error) = self.wait(true, self.session_waits(), deadline, self.handshake()) {
                 self.shaken(Err(error));
                 return;
             }

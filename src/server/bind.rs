@@ -9,7 +9,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::adopt::{adopt_inet, adopt_unix};
 use super::unix::{FileSettings, SocketFile, bind_abstract, bind_path};
-use crate::address::{Address, Host, Target, UnixName, parse_listening};
+use crate::address::{Address, FORMS, Host, Target, UnixName, parse_listening};
 use crate::avahi::Registration as Announcement;
 use crate::engine::OWN_SOCKET;
 use crate::error::{Error, Result};
@@ -56,9 +56,9 @@ pub(super) fn bind(address: &Address, local: &str, how: How<'_>) -> Result<(Vec<
             Ok((vec![listening], file))
         }
         Target::Direct(addresses) => Ok((bind_all(addresses, how).map_err(failed)?, None)),
-        Target::Inet { tls: Some(_), .. } => Err(address.unfit(
-            "what is listened on has no scheme; expected a port, host:port, a path with a slash, @name, or service|name",
-        )),
+        Target::Inet { tls: Some(_), .. } => {
+            Err(address.unfit(format!("what is listened on has no scheme; expected {FORMS}")))
+        }
         Target::Inet { host, port, .. } => {
             Ok((bind_at(address, host.as_ref(), local, port_number(address, port)?, how)?, None))
         }

@@ -77,18 +77,6 @@ fn file_name(address: &str) -> String {
     name
 }
 
-/// What to do about a changed certificate: where its pin is.
-pub(super) fn hint_for(file: Option<PathBuf>) -> Box<str> {
-    match file {
-        Some(file) => format!(
-            "If its owner confirms the new one, put that fingerprint into {} or delete this file",
-            file.display()
-        ),
-        None => "If its owner confirms the new one, give that to ClientTls::pinned".to_owned(),
-    }
-    .into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,8 +3,8 @@
 
 use std::io::{self, BufRead, Write};
 
-use rustls::{AlertDescription, CertificateError, ClientConnection, Connection, HandshakeKind, ProtocolVersion};
-use rustls::{PeerMisbehaved, ServerConnection};
+use rustls::{AlertDescription, CertificateError, ClientConnection, Connection, HandshakeKind, HandshakeType};
+use rustls::{PeerMisbehaved, ProtocolVersion, ServerConnection};
 
 use super::certificate::Fingerprints;
 use super::client::{ClientTls, PeerName};
@@ -127,6 +127,11 @@ impl Session {
         self.tls.is_handshaking()
     }
 
+    /// Whether this is a client whose server has said nothing yet.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        matches!(self.tls, Connection::Client(_)) && self.first.is_none()
+    }
+
     /// Queues the end mark, after what was sent so far. Nothing can be sent after it; receiving goes on.
     pub(crate) fn close_notify(&mut self) {
         if !self.closing {
@@ -229,6 +234,13 @@ impl Session {
         }
         let peer = self.peer.to_string();
         let problem = match error {
+            rustls::Error::InappropriateHandshakeMessage { got_type: HandshakeType::ClientHello, .. }
+                if matches!(self.tls, Connection::Client(_)) =>
+            {
+                let problem = "sends back what it is sent, and seems not to speak TLS: connect with tls(false) to talk to \
+                               it without encryption";
+                return Error::Plaintext { peer, problem };
+            }
             rustls::Error::AlertReceived(alert) => return Error::Rejected { peer, problem: self.complaint(alert) },
             rustls::Error::NoCertificatesPresented => "it showed no certificate, and one is required".into(),
             rustls::Error::NoApplicationProtocol => {

@@ -78,7 +78,7 @@ impl Store {
         // Certificates appear after their keys and in one step, so whoever sees a certificate can load the pair without
         // the lock. That also lets a complete store lie on a read-only disk.
         if !exists(&self.certificate_file(name))? {
-            self.make(name, now)?;
+            self.make(name, now).map_err(|error| in_order_to(&format!("make the TLS certificate {name:?}"), error))?;
         }
         let identity = self.load(name, now)?;
         match self.renew(name, &identity, now) {
@@ -216,11 +216,22 @@ pub(super) fn check_name(name: &str) -> Result {
     Ok(())
 }
 
+/// What the system said about a file, with what it was for: nobody asked for the file itself.
+pub(super) fn in_order_to(purpose: &str, error: Error) -> Error {
+    match error {
+        Error::Identity { path, problem } => match problem.downcast::<io::Error>() {
+            Ok(cause) => trouble(&path, io::Error::new(cause.kind(), format!("cannot {purpose}: {cause}"))),
+            Err(problem) => Error::Identity { path, problem },
+        },
+        other => other,
+    }
+}
+
 /// Unlike [`Path::exists`], knows "not there" from "cannot tell".
 fn exists(path: &Path) -> Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
         Err(error) => Err(trouble(path, error)),
     }
 }

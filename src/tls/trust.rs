@@ -17,9 +17,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, SignatureScheme};
 
 use super::certificate::Fingerprints;
-use super::peers::hint_for;
 use super::provider;
-use super::store::{Store, make_directory};
+use super::store::{Store, in_order_to, make_directory};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 
@@ -160,7 +159,9 @@ impl ServerVerifier {
             return Ok(());
         }
         self.outdated.store(true, Ordering::Relaxed);
-        let pin = store.pin_first(&self.address, shown.key).map_err(carry)?;
+        let pin = store
+            .pin_first(&self.address, shown.key)
+            .map_err(|error| carry(in_order_to(&format!("pin the certificate of {}", self.address), error)))?;
         if shown.matches(&pin) { Ok(()) } else { Err(self.changed(&pin, &shown, Some(store))) }
     }
 
@@ -174,7 +175,7 @@ impl ServerVerifier {
             pinned: Box::new(*pin),
             fingerprint: Box::new(shown.key),
             certificate: Box::new(shown.certificate),
-            hint: hint_for(store.map(|store| store.pin_file(&self.address))),
+            pin_file: store.map(|store| store.pin_file(&self.address).into()),
         })
     }
 }

@@ -144,7 +144,18 @@ impl Output {
     /// It failed and said why, in one line.
     #[track_caller]
     pub fn assert_failed(&self) -> &str {
-        assert_eq!(self.status.code(), Some(1), "{self:?}");
+        self.assert_status(1)
+    }
+
+    /// It was called in a way that cannot be, and said so in one line.
+    #[track_caller]
+    pub fn assert_misused(&self) -> &str {
+        self.assert_status(2)
+    }
+
+    #[track_caller]
+    fn assert_status(&self, status: i32) -> &str {
+        assert_eq!(self.status.code(), Some(status), "{self:?}");
         let line = self.stderr.strip_suffix('\n').expect("a whole line");
         assert!(!line.is_empty() && !line.contains('\n'), "not exactly one line: {:?}", self.stderr);
         line

@@ -40,6 +40,20 @@ fn plaintext_is_told_by_name_and_with_what_to_set() {
 }
 
 #[test]
+fn whoever_sends_our_own_words_back_speaks_no_tls() {
+    for by_bytes in [false, true] {
+        let mut pair = pair();
+        let mut wire = Vec::new();
+        pair.client.take_output(&mut wire);
+        let pieces = if by_bytes { wire.chunks(1) } else { wire.chunks(wire.len()) };
+        let errors: Vec<_> = pieces.filter_map(|piece| pair.client.receive(piece, &mut Vec::new()).err()).collect();
+        let error = errors.first().expect("it is found out");
+        assert!(matches!(error, Error::Plaintext { .. }), "{error}");
+        assert!(error.to_string().contains("not to speak TLS: connect with tls(false)"), "{error}");
+    }
+}
+
+#[test]
 fn bytes_may_trickle() {
     let mut pair = pair();
     pair.client.send(b"one by one");

@@ -57,9 +57,15 @@ fn a_pin_alone_decides() {
     let setup = user.serve(); // which would be trusted as the user's own
     let pin = Fingerprint::of(b"another");
     pin_by_hand(&user, &peer().key, pin);
-    for tls in [user.default_client(), user.with(ClientTls::on_first_use()), ClientTls::pinned(pin)] {
+    let kept = ["HAS CHANGED", "/peers/"];
+    // One that was given may be mistyped: nothing is known to have changed.
+    let given = ["is not the one that was pinned", "ClientTls::pinned"];
+    for (tls, words) in
+        [(user.default_client(), kept), (user.with(ClientTls::on_first_use()), kept), (ClientTls::pinned(pin), given)]
+    {
         let (error, _) = Pair::refused(&tls, &peer(), &setup);
-        assert!(error.to_string().contains("HAS CHANGED"), "{error}");
+        assert!(words.iter().all(|word| error.to_string().contains(word)), "{error}");
+        assert_eq!(error.to_string().contains("HAS CHANGED"), words == kept, "{error}");
         let Error::CertificateChanged { pinned, fingerprint, .. } = error else { panic!("{error}") };
         assert_eq!((*pinned, *fingerprint), (pin, setup.identity().fingerprint()));
     }
@@ -113,6 +119,7 @@ fn first_use_that_cannot_pin_fails() {
     fs::write(user.home.path().join("peers"), "a file where the directory belongs").unwrap();
     let (error, _) = Pair::refused(&user.with(ClientTls::on_first_use()), &peer(), &stranger.serve());
     assert!(matches!(&error, Error::Identity { path, .. } if path.ends_with("peers")), "{error}");
+    assert!(error.to_string().contains(&format!(": cannot pin the certificate of {}: ", peer().key)), "{error}");
 }
 
 #[test]
