@@ -148,6 +148,12 @@ impl Inbox {
         true
     }
 
+    /// Is there nothing but the beginning of a line, which has been looked through?
+    #[inline]
+    pub(crate) fn is_partial_line(&self) -> bool {
+        self.batch.is_none() && self.searched == self.carry.len()
+    }
+
     pub(crate) fn len(&self) -> usize {
         let start = |batch: &Batch| if self.leased { self.lease.get() } else { batch.start };
         self.carry.len() + self.batch.as_ref().map_or(0, |batch| batch.end - start(batch))

@@ -70,6 +70,12 @@ impl Queues {
         self.0.borrow().as_ref().is_some_and(|io| !io.inbox.is_empty())
     }
 
+    /// As [`Inbox::is_partial_line`], or nothing at all.
+    #[inline]
+    pub(super) fn has_no_line(&self) -> bool {
+        self.0.borrow().as_ref().is_none_or(|io| io.inbox.is_partial_line())
+    }
+
     #[inline]
     pub(super) fn has_output(&self) -> bool {
         self.0.borrow().as_ref().is_some_and(|io| !io.outbox.is_empty())

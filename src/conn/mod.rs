@@ -446,7 +446,8 @@ impl Handler for Conn {
     }
 
     fn incoming(&self, ready: Ready) -> Option<Incoming<'_>> {
-        if ready != Ready::READ {
+        // Or it was not all read in its last turn.
+        if ready != Ready::READ && (ready != Ready::NONE || !self.sticky.get().has(Ready::READ)) {
             None
         } else if self.expects_a_message() {
             self.transport.incoming(READ_BUFFER)

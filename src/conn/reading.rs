@@ -7,13 +7,10 @@ use super::flags::Flag;
 use super::handler::{Kind, Reader, Reason, call, with_text};
 use super::inbox::{Inbox, TooLong};
 use super::lines::each_line;
-use crate::engine::{Next, READ_BUFFER, Ready, Served};
+use crate::engine::{Next, READ_BUFFER, READS, Ready, Served};
 use crate::error::{Error, Result, again};
 use crate::socket::Socket;
 use crate::transport::Peek;
-
-/// So many reads in one turn, then the others get theirs.
-pub(super) const READS: usize = 4;
 
 /// How far a delivery came.
 enum Delivered {
@@ -46,7 +43,7 @@ impl Conn {
         !self.flags.has(Flag::BESIDES_INPUT)
             && self.flags.has(Flag::HAS_READER)
             && !self.sticky.get().has(Ready::HANGUP | Ready::ERROR)
-            && !self.io.has_input()
+            && if self.flags.has(Flag::READS_DATA) { !self.io.has_input() } else { self.io.has_no_line() }
     }
 
     /// The way of most messages: one read, one call, one write, of which the engine does the first and the last.
@@ -70,6 +67,9 @@ impl Conn {
         let next = match delivered {
             Delivered::All if is_all && !self.flags.has(Flag::ENDED | Flag::AGAIN) => Next::Idle,
             Delivered::TimeUp if !self.flags.has(Flag::ENDED | Flag::AGAIN) => Next::Hot,
+            Delivered::All if !self.flags.has(Flag::DIRTY | Flag::AGAIN) && self.expects_a_message() => {
+                return Served::More;
+            }
             _ => {
                 self.engine.return_buffer(held);
                 return Served::Done(self.serve_rest());

@@ -7,8 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::Conn;
 use super::flags::Flag;
-use super::reading::READS;
-use crate::engine::{Engine, Next, READ_BUFFER, Ready, now};
+use crate::engine::{Engine, Next, READ_BUFFER, READS, Ready, now};
 
 /// So much a connection's futures may read, and for so many microseconds, as long as they find something to do. Then the
 /// others get their turn.

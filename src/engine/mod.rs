@@ -63,6 +63,9 @@ use crate::log;
 /// time), larger ones fall out of the cache (256 KiB 1.4 times).
 pub(crate) const READ_BUFFER: usize = 64 << 10;
 
+/// So many reads of one connection in one turn, then the others get theirs.
+pub(crate) const READS: usize = 4;
+
 /// What a descriptor is ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ready(u8);
@@ -121,6 +124,8 @@ pub(crate) enum Served {
     Done(Next),
     /// So it would be, but there is an answer, which the engine sends: [`Handler::outgoing`].
     Answers(Next),
+    /// There is more to receive.
+    More,
 }
 
 /// Whoever holds a registered descriptor.

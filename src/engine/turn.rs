@@ -8,7 +8,7 @@ use std::rc::Rc;
 use rustix::net::SendFlags;
 
 use super::poller::BATCH;
-use super::{Due, Engine, Handler, Key, Next, Ready, Served, fairness};
+use super::{Due, Engine, Handler, Key, Next, READS, Ready, Served, fairness};
 
 /// How long the loop may sleep, as far as the engine is concerned.
 pub(super) enum Wait {
@@ -272,20 +272,22 @@ impl Engine {
             entry.queued = false;
             (entry.handler.clone(), std::mem::replace(&mut entry.ready, Ready::NONE), entry.hot)
         };
-        let next = match handler.incoming(ready) {
-            None => {
+        let mut reads = 0;
+        let mut incoming = handler.incoming(ready);
+        let next = loop {
+            let Some(from) = incoming else {
                 self.return_buffer(buffer);
-                handler.ready(self, ready)
-            }
-            Some(from) => {
-                let received = from.receive(self.usable(buffer));
-                match handler.clone().received(received, buffer) {
-                    Served::Done(next) => next,
-                    Served::Answers(next) => match self.send_gathered(&*handler) {
-                        true => next,
-                        false => next.max(handler.ready(self, Ready::NONE)),
-                    },
-                }
+                // It has had what it was ready for, if that was not all.
+                break handler.ready(self, if reads == 0 { ready } else { Ready::NONE });
+            };
+            let received = from.receive(self.usable(buffer));
+            reads += 1;
+            match handler.clone().received(received, buffer) {
+                Served::Done(next) => break next,
+                Served::Answers(next) if self.send_gathered(&*handler) => break next,
+                Served::Answers(next) => break next.max(handler.ready(self, Ready::NONE)),
+                Served::More if reads == READS => break Next::Hot,
+                Served::More => incoming = handler.incoming(Ready::READ),
             }
         };
         if next == Next::Idle && !was_hot {
