@@ -33,7 +33,7 @@ impl Engine {
     /// May futures go on, as far as the rest of the program is concerned?
     pub(crate) fn futures_have_credit(&self, now: i64) -> bool {
         // Those that are polled by ourselves work in the slice of the turn.
-        if self.in_turn() { self.fairness.lasts(now) } else { self.fairness.futures_have_credit(now) }
+        if self.tasks.is_polling() { self.fairness.lasts(now) } else { self.fairness.futures_have_credit(now) }
     }
 
     /// May they go on without asking for that?
