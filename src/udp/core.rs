@@ -364,6 +364,8 @@ impl Core {
 
     /// One datagram, of the peer if there is one: how long it is, which may be more than the buffer, and from whom. Or
     /// what is wrong, and with whom.
+    // In the caller's frame, where there is a loop: see `Engine::serve` for what that saves.
+    #[inline(always)]
     pub(super) fn receive(&self, buffer: &mut [u8]) -> Result<(usize, SocketAddr), (Option<SocketAddr>, Errno)> {
         if let Some((peer, errno)) = self.refused.borrow_mut().pop_front() {
             return Err((Some(peer), errno));
