@@ -2,7 +2,7 @@
 //! share a turn of GLib's loop does, and on who else uses the machine, so what is over its bound is counted anew.
 
 use std::collections::HashMap;
-use std::process::Command;
+use std::process::{Command, Output};
 
 /// What is counted, what was measured, and what is allowed: of a bare loop, as a check of the count itself, and of this library
 /// an echo with 64 connections; then by futures an echo with 16 connections, by a callback that awaits, by a task of GLib's each,
@@ -21,7 +21,7 @@ const BOUNDS: [(&str, &str, f64); 7] = [
 const TRIES: usize = 3;
 
 /// As `cargo bench` builds it. If that has not been done before, this builds it, which takes longer than the rest.
-fn count() -> HashMap<String, f64> {
+fn bench(arguments: &[&str]) -> Output {
     let mut bench = Command::new(env!("CARGO"));
     // What cargo tells this test of itself would make build scripts think that everything is new.
     let of_test = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
@@ -30,13 +30,16 @@ fn count() -> HashMap<String, f64> {
             bench.env_remove(name);
         }
     }
-    let counted = bench
-        .args(["bench", "--bench", "suite", "--", "instructions"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&counted.stdout);
-    assert!(counted.status.success(), "{said}{}", String::from_utf8_lossy(&counted.stderr));
+    bench.args(["bench", "--bench", "suite"]).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = bench.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn count() -> HashMap<String, f64> {
+    let output = bench(&["--", "instructions"]);
+    let said = String::from_utf8_lossy(&output.stdout);
     let counts = said.lines().filter_map(|line| {
         let (name, count) = line.split_once(' ')?;
         Some((name.to_owned(), count.trim().parse().ok()?))
@@ -61,4 +64,25 @@ fn echoes_and_lines_take_no_more_instructions_than_they_did() {
         let count = least[name];
         assert!(count < bound, "{name}: {count} user instructions, measured {measured}, allowed {bound}");
     }
+}
+
+/// For what a function costs that returns past a system call, see docs/performance.md. Whether the compiler has kept to the one
+/// frame that the source has is seen in what it made of it: calls to receive, of both kinds, and to send.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn messages_are_received_and_sent_in_the_frame_of_the_loop() {
+    let built = bench(&["--no-run"]);
+    let said = String::from_utf8_lossy(&built.stderr);
+    let path = said.rsplit('(').next().and_then(|rest| rest.split(')').next()).unwrap();
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let listing = Command::new("objdump").args(["--disassemble", "--demangle", "--no-show-raw-insn"]).arg(path).output();
+    let listing = String::from_utf8_lossy(&listing.unwrap().stdout).into_owned();
+    let frame = |name: &str| {
+        let start = listing.lines().skip_while(|line| !(line.ends_with(">:") && line.contains(name)));
+        start.skip(1).take_while(|line| !line.is_empty()).filter(|line| line.contains("\tsyscall")).count()
+    };
+    let of_loop = frame("engine::Engine>::work");
+    assert_eq!(of_loop, 3, "system calls in the frame of the loop");
+    // And where there is nothing to be found, nothing is.
+    assert_eq!(frame("no::such::function"), 0);
 }
