@@ -79,7 +79,7 @@ pub use own_address::{
 };
 pub use reload::on_reload;
 pub use selector::{Selectable, Selector};
-pub use server::{Account, Incoming, Server, ServerBuilder, WeakServer};
+pub use server::{Account, Incoming, Server, ServerBuilder, WeakServer, awaiting};
 pub use socket::{Chunks, Lines, Socket, SocketBuilder, SocketReader, SocketStream, WeakSocket};
 pub use systemd::notify_systemd;
 pub use threads::{ServerThreads, ThreadsBuilder};

@@ -28,7 +28,8 @@ impl ServerBuilder {
     /// Limits as [`max_connections`](Self::max_connections) and the backlog hold for each thread. One
     /// certificate serves all, and sessions are resumed whichever thread made them. Not for unix sockets and services;
     /// and [`disconnect_cb`](Self::disconnect_cb) is for the callback to set, on each socket. Make it after
-    /// [`bgloop`](crate::bgloop) would have forked: a process with threads cannot go into the background.
+    /// [`bgloop`](crate::bgloop) would have forked: a process with threads cannot go into the background. For a callback that
+    /// awaits there is [`awaiting`](crate::awaiting).
     ///
     /// ```
     /// use network::{Server, Socket};

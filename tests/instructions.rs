@@ -75,7 +75,8 @@ fn messages_are_received_and_sent_in_the_frame_of_the_loop() {
     let said = String::from_utf8_lossy(&built.stderr);
     let path = said.rsplit('(').next().and_then(|rest| rest.split(')').next()).unwrap();
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    let listing = Command::new("objdump").args(["--disassemble", "--demangle", "--no-show-raw-insn"]).arg(path).output();
+    let listing =
+        Command::new("objdump").args(["--disassemble", "--demangle", "--no-show-raw-insn"]).arg(path).output();
     let listing = String::from_utf8_lossy(&listing.unwrap().stdout).into_owned();
     let frame = |name: &str| {
         let start = listing.lines().skip_while(|line| !(line.ends_with(">:") && line.contains(name)));

@@ -28,6 +28,27 @@ fn line(client: &mut BufReader<TcpStream>) -> String {
 
 /// Says in which thread it serves, then echoes lines; "panic" panics.
 fn serve(threads: usize) -> ServerThreads {
+    serve_by(threads, false)
+}
+
+/// By callbacks, or by one that awaits.
+fn serve_by(threads: usize, awaits: bool) -> ServerThreads {
+    let builder = Server::builder().tls(false).address("127.0.0.1");
+    if awaits {
+        let factory = || {
+            network::awaiting(async |socket: Socket| {
+                socket.send_future(format!("{:?}\n", std::thread::current().id())).await?;
+                let mut lines = socket.lines();
+                while let Some(line) = lines.next().await {
+                    let line = line?;
+                    assert_ne!(line, "panic", "as it was told");
+                    socket.send_future(line + "\n").await?;
+                }
+                Ok(())
+            })
+        };
+        return builder.threads(threads, factory).listen(0).unwrap();
+    }
     let factory = || {
         |socket: Socket| {
             socket.sendline(format!("{:?}", std::thread::current().id()))?;
@@ -38,26 +59,28 @@ fn serve(threads: usize) -> ServerThreads {
             Ok(())
         }
     };
-    Server::builder().tls(false).address("127.0.0.1").threads(threads, factory).listen(0).unwrap()
+    builder.threads(threads, factory).listen(0).unwrap()
 }
 
 #[test]
 fn clients_are_spread_and_all_are_served() {
-    on_own_context(|| {
-        let server = serve(2);
-        assert_eq!(server.threads(), 2);
-        assert_eq!(server.local().len(), 1);
-        let mut clients: Vec<_> = (0..64).map(|_| connect(server.port())).collect();
-        let threads: HashSet<_> = clients.iter_mut().map(line).collect();
-        assert_eq!(threads.len(), 2, "{threads:?}");
-        for client in &mut clients {
-            client.get_mut().write_all(b"hello\n").unwrap();
-        }
-        for client in &mut clients {
-            assert_eq!(line(client), "hello\n");
-        }
-        server.close();
-    });
+    for awaits in [false, true] {
+        on_own_context(|| {
+            let server = serve_by(2, awaits);
+            assert_eq!(server.threads(), 2);
+            assert_eq!(server.local().len(), 1);
+            let mut clients: Vec<_> = (0..64).map(|_| connect(server.port())).collect();
+            let threads: HashSet<_> = clients.iter_mut().map(line).collect();
+            assert_eq!(threads.len(), 2, "{threads:?}");
+            for client in &mut clients {
+                client.get_mut().write_all(b"hello\n").unwrap();
+            }
+            for client in &mut clients {
+                assert_eq!(line(client), "hello\n");
+            }
+            server.close();
+        });
+    }
 }
 
 #[test]
@@ -102,60 +125,67 @@ fn closing_sends_what_was_sent_and_joins_the_threads() {
 
 #[test]
 fn draining_waits_for_the_clients_and_no_longer_than_it_may() {
-    on_own_context(|| {
-        let server = serve(2);
-        let port = server.port();
-        let mut clients: Vec<_> = (0..8).map(|_| connect(port)).collect();
-        clients.iter_mut().for_each(|client| drop(line(client)));
-        let speakers = std::thread::spawn(move || {
-            // Nobody else is let in; those who are inside are served on.
-            while TcpStream::connect(("127.0.0.1", port)).is_ok() {}
-            for client in &mut clients {
-                client.get_mut().write_all(b"still there?\n").unwrap();
-                assert_eq!(line(client), "still there?\n");
-            }
-        });
-        server.drain(Duration::from_secs(60));
-        speakers.join().unwrap();
+    for awaits in [false, true] {
+        on_own_context(|| {
+            let server = serve_by(2, awaits);
+            let port = server.port();
+            let mut clients: Vec<_> = (0..8).map(|_| connect(port)).collect();
+            clients.iter_mut().for_each(|client| drop(line(client)));
+            let speakers = std::thread::spawn(move || {
+                // Nobody else is let in; those who are inside are served on.
+                while TcpStream::connect(("127.0.0.1", port)).is_ok() {}
+                for client in &mut clients {
+                    client.get_mut().write_all(b"still there?\n").unwrap();
+                    assert_eq!(line(client), "still there?\n");
+                }
+            });
+            server.drain(Duration::from_secs(60));
+            speakers.join().unwrap();
 
-        let server = serve(2);
-        let mut client = connect(server.port());
-        line(&mut client);
-        server.drain(Duration::from_millis(10));
-        assert_eq!(client.read(&mut [0]).unwrap(), 0, "one that never ends is closed");
-    });
+            let server = serve_by(2, awaits);
+            let mut client = connect(server.port());
+            line(&mut client);
+            server.drain(Duration::from_millis(10));
+            assert_eq!(client.read(&mut [0]).unwrap(), 0, "one that never ends is closed");
+        });
+    }
 }
 
 #[test]
 fn a_panic_comes_out_of_the_loop_of_who_made_it_and_the_threads_go_on() {
-    on_own_context(|| {
-        let server = serve(2);
-        for _ in 0..3 {
-            let mut client = connect(server.port());
-            line(&mut client);
-            client.get_mut().write_all(b"panic\n").unwrap();
-            let panic = catch_unwind(AssertUnwindSafe(|| network::fgloop_for(Duration::from_secs(20)))).unwrap_err();
-            assert!(panic.downcast_ref::<String>().unwrap().contains("as it was told"));
-        }
-        let mut others: Vec<_> = (0..32).map(|_| connect(server.port())).collect();
-        let threads: HashSet<_> = others.iter_mut().map(line).collect();
-        assert_eq!(threads.len(), 2, "both serve on");
-        server.close();
-    });
+    for awaits in [false, true] {
+        on_own_context(|| {
+            let server = serve_by(2, awaits);
+            for _ in 0..3 {
+                let mut client = connect(server.port());
+                line(&mut client);
+                client.get_mut().write_all(b"panic\n").unwrap();
+                let panic =
+                    catch_unwind(AssertUnwindSafe(|| network::fgloop_for(Duration::from_secs(20)))).unwrap_err();
+                assert!(panic.downcast_ref::<String>().unwrap().contains("as it was told"));
+            }
+            let mut others: Vec<_> = (0..32).map(|_| connect(server.port())).collect();
+            let threads: HashSet<_> = others.iter_mut().map(line).collect();
+            assert_eq!(threads.len(), 2, "both serve on");
+            server.close();
+        });
+    }
 }
 
 #[test]
 fn a_panic_comes_out_of_closing_at_the_latest() {
-    on_own_context(|| {
-        let server = serve(1);
-        let mut client = connect(server.port());
-        line(&mut client);
-        client.get_mut().write_all(b"panic\n").unwrap();
-        // A panic ends its connection; no loop has run here since.
-        let mut rest = Vec::new();
-        let _ = client.read_to_end(&mut rest);
-        assert!(catch_unwind(AssertUnwindSafe(|| server.close())).is_err());
-    });
+    for awaits in [false, true] {
+        on_own_context(|| {
+            let server = serve_by(1, awaits);
+            let mut client = connect(server.port());
+            line(&mut client);
+            client.get_mut().write_all(b"panic\n").unwrap();
+            // A panic ends its connection; no loop has run here since.
+            let mut rest = Vec::new();
+            let _ = client.read_to_end(&mut rest);
+            assert!(catch_unwind(AssertUnwindSafe(|| server.close())).is_err());
+        });
+    }
 }
 
 #[test]

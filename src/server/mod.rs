@@ -42,6 +42,7 @@ pub(crate) use drain::{Draining, drain_all, give_paths, listening};
 pub use incoming::Incoming;
 use list::List;
 use listener::Listener;
+pub use serve::awaiting;
 pub(crate) use share::Share;
 use unix::SocketFile;
 

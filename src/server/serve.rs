@@ -63,18 +63,46 @@ impl ServerBuilder {
     ///
     /// # Errors
     /// As there.
-    pub fn serve<A, F>(self, address: A, mut obj: impl FnMut(Socket) -> F + 'static) -> Result<Server>
+    pub fn serve<A, F>(self, address: A, obj: impl FnMut(Socket) -> F + 'static) -> Result<Server>
     where
         A: TryInto<Address>,
         Error: From<A::Error>,
         F: Future<Output = Result> + 'static,
     {
-        self.listen(address, move |socket| {
-            let conn = socket.conn().clone();
-            let future = RefCell::new(Some(Box::pin(obj(socket))));
-            conn.engine().spawn(Rc::new(Serving { future, again: Cell::new(false), conn: Rc::downgrade(&conn) }));
-            Ok(())
-        })
+        self.listen(address, awaiting(obj))
+    }
+}
+
+/// Makes an ordinary callback for connections of one that awaits, where a server wants the first:
+/// [`ServerBuilder::threads`]. Otherwise as [`Server::serve`].
+///
+/// ```
+/// use network::{Server, Socket};
+///
+/// let server = Server::builder()
+///     .tls(false)
+///     .threads(2, || {
+///         network::awaiting(async |socket: Socket| {
+///             let line = socket.recv_line_future().await?;
+///             socket.send_future(format!("You said: {line}\n")).await
+///         })
+///     })
+///     .listen(0)?;
+/// # let client = Socket::builder().tls(false).connect(("127.0.0.1", server.port()))?;
+/// # client.sendline("Hello")?;
+/// # assert_eq!(client.recv_line()?, "You said: Hello");
+/// server.close();
+/// # Ok::<(), network::Error>(())
+/// ```
+pub fn awaiting<F>(mut obj: impl FnMut(Socket) -> F + 'static) -> impl FnMut(Socket) -> Result + 'static
+where
+    F: Future<Output = Result> + 'static,
+{
+    move |socket| {
+        let conn = socket.conn().clone();
+        let future = RefCell::new(Some(Box::pin(obj(socket))));
+        conn.engine().spawn(Rc::new(Serving { future, again: Cell::new(false), conn: Rc::downgrade(&conn) }));
+        Ok(())
     }
 }
 
