@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection, SignatureScheme};
 
 use crate::Result;
-use crate::load::BACKLOG;
+use crate::load::{BACKLOG, MESSAGE};
 use crate::process::{Kind, Served, announce};
 use crate::report::{Goal, Row, Unit};
 use crate::scenarios::{Bench, Samples};
@@ -27,6 +27,8 @@ const CLIENTS: usize = 16;
 /// The server answers with one byte after so many. The tokio peer has the same number.
 const BLOCK: usize = 16 << 20;
 const CHUNK: usize = 64 << 10;
+/// What begins with this is sent back. The tokio peer has the same.
+const ECHOED: u8 = b'?';
 
 // ---- the servers ----
 
@@ -36,6 +38,9 @@ pub fn ours(directory: &str) -> network::Result<network::Server> {
     builder.tls(tls).address("127.0.0.1").listen(0, |socket| {
         let mut seen = 0;
         socket.read(move |socket, data| {
+            if data[0] == ECHOED {
+                return socket.send(data);
+            }
             seen += data.len();
             if seen < BLOCK {
                 return Ok(());
@@ -105,7 +110,11 @@ fn serve(peer: &mut Peer, buffer: &mut [u8], plain: &mut [u8]) -> io::Result<()>
         peer.seen += left;
         while left > 0 {
             let room = left.min(plain.len());
-            left -= peer.tls.reader().read(&mut plain[..room])?;
+            let count = peer.tls.reader().read(&mut plain[..room])?;
+            if plain[0] == ECHOED {
+                peer.tls.writer().write_all(&plain[..count])?;
+            }
+            left -= count;
         }
     }
     if peer.seen >= BLOCK {
@@ -232,6 +241,23 @@ fn bulk(stream: &mut Stream, time: Duration) -> Result<u32> {
     Ok(count)
 }
 
+/// Each sends a message, then all read what comes back; how many messages.
+fn echoes(streams: &mut [Stream], time: Duration) -> Result<u32> {
+    let end = Instant::now() + time;
+    let mut message = [ECHOED; MESSAGE];
+    let mut count = 0;
+    while Instant::now() < end {
+        for stream in &mut *streams {
+            stream.write_all(&message)?;
+        }
+        for stream in &mut *streams {
+            stream.read_exact(&mut message)?;
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
 // ---- the table ----
 
 /// Starts the servers that are there; `load` makes what each is given to do.
@@ -259,6 +285,10 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         let outcome = bench.measure(&mut sides, run)?;
         bench.add(outcome.row(format!("TLS: {name} hand-shake (raw: rustls)"), goals()));
     }
+    let mut sides = sides_of(directory, |server| (0..CLIENTS).map(|_| connect(&full, server.port())).collect())?;
+    let run = |_: &Served, streams: &mut Vec<Stream>| Ok(f64::from(echoes(streams, time)?));
+    let outcome = bench.measure(&mut sides, run)?;
+    bench.add(outcome.row(format!("TLS: echo, {CLIENTS} conn. (raw: rustls)"), goals()));
     let mut sides = sides_of(directory, |server| connect(&full, server.port()))?;
     let outcome = bench.measure(&mut sides, |_, stream| Ok(f64::from(bulk(stream, time)?)))?;
     bench.add(outcome.row("TLS: 64 KiB in (raw: rustls)", goals()));

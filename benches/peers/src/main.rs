@@ -19,6 +19,8 @@ use tokio_rustls::TlsAcceptor;
 
 // As in benches/suite/load.rs.
 const BLOCK: u64 = 8_192_000;
+/// What begins with this is sent back.
+const TLS_ECHOED: u8 = b'?';
 const TLS_BLOCK: u64 = 16 << 20;
 const CHUNK: usize = 64 << 10;
 const REPLY: &[u8] = b"ok\n";
@@ -103,6 +105,10 @@ async fn tls(directory: &Path) -> Result<()> {
                 let count = stream.read_buf(&mut buffer).await?;
                 if count == 0 {
                     return stream.shutdown().await;
+                }
+                if buffer[0] == TLS_ECHOED {
+                    stream.write_all(&buffer).await?;
+                    stream.flush().await?;
                 }
                 buffer.clear();
                 seen += count as u64;
