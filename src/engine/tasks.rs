@@ -114,9 +114,13 @@ impl Engine {
     pub(super) fn poll_task(self: &Rc<Self>, key: Key) {
         let entry = self.tasks.all.borrow_mut().get_mut(key).cloned();
         let Some(entry) = entry else { return };
-        // Before it is polled: whatever happens meanwhile may be news.
-        entry.alarm.woken.store(false, Ordering::Release);
-        if entry.task.poll(self, &mut Context::from_waker(&entry.waker)).is_ready() {
+        // Before it is polled: whatever happens meanwhile may be news. And what happened before those who have found it
+        // woken already went away is to be seen.
+        entry.alarm.woken.swap(false, Ordering::AcqRel);
+        let outer = self.polls_at.replace(main_depth());
+        let polled = entry.task.poll(self, &mut Context::from_waker(&entry.waker));
+        self.polls_at.set(outer);
+        if polled.is_ready() {
             let gone = self.tasks.all.borrow_mut().remove(key);
             drop(gone);
         }
