@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Conn;
 use super::flags::Flag;
 use super::handler::{Disconnect, OnDisconnect, Reason, call};
-use crate::engine::{Next, Ready, main_depth};
+use crate::engine::{Handler, Next, Ready, main_depth};
 use crate::error::{Error, Result, count};
 use crate::log::{self, LogLevel};
 use crate::socket::Socket;
@@ -91,9 +91,12 @@ impl Conn {
         let ends = self.flags.has(Flag::READ_ENDED) && !self.flags.has(Flag::HALF_OPEN);
         match result {
             _ if ends => {
-                // What is unread is left over.
+                // What is unread is left over. Not on a later turn: the last handle may be about to go, and then nobody is
+                // told.
                 self.flags.raise(Flag::CALLER_KNOWS);
-                self.wake();
+                if self.strong().is_some_and(|me| me.ready(&self.engine, Ready::NONE) != Next::Idle) {
+                    self.wake();
+                }
             }
             Ok(()) => self.give_up(),
             Err(error) => self.finish(Reason::Failed(error), true),

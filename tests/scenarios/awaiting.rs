@@ -428,6 +428,48 @@ fn streams_are_awaited_beside_each_other() {
 }
 
 #[test]
+fn an_error_is_told_after_the_server_has_gone_too() {
+    for_each_kind(|kind| {
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let tell = told.clone();
+        let builder = server(kind).disconnect_cb(move |_, end| tell.borrow_mut().push(end.reason.to_string()));
+        let (server, address) = served(builder, kind, async |socket: Socket| {
+            socket.recv_line_future().await?;
+            Err(Error::other("no more of this"))
+        });
+        let client = connect(&address);
+        until(|| server.connections().len() == 1);
+        drop(server);
+        client.sendline("go on").unwrap();
+        let log = log_of(&client);
+        until(|| log.borrow().len() == 1);
+        settle();
+        assert_eq!(*told.borrow(), ["no more of this"]);
+    });
+}
+
+#[test]
+fn the_peers_end_is_told_after_the_server_has_gone_too() {
+    for_each_kind(|kind| {
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let tell = told.clone();
+        let builder = server(kind).disconnect_cb(move |_, end| tell.borrow_mut().push(end.reason.to_string()));
+        let (server, address) = served(builder, kind, async |socket: Socket| {
+            loop {
+                socket.recv_line_future().await?;
+            }
+        });
+        let client = connect(&address);
+        until(|| server.connections().len() == 1);
+        drop(server);
+        client.close();
+        drop(client);
+        until(|| !told.borrow().is_empty());
+        assert_eq!(*told.borrow(), ["closed by the peer"]);
+    });
+}
+
+#[test]
 fn a_wake_beside_a_poll_is_not_lost() {
     const ROUNDS: usize = 50_000;
     on_own_context(|| {
