@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
+use futures_util::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use network::{Error, Reason, Server, Socket};
 
 use crate::callbacks::panic_of_loop;
@@ -105,6 +105,32 @@ fn what_it_left_unread_holds_up_no_end() {
             until(|| server.connections().len() == 1 || !leftover.borrow().is_empty());
             until(|| server.connections().is_empty());
             leftover.take();
+        }
+    });
+}
+
+#[test]
+fn a_half_open_connection_closes_when_it_returns() {
+    for_each_kind(|kind| {
+        let (server, address) = served(server(kind), kind, async |socket: Socket| {
+            // The peer's end is not that of the connection.
+            let mut stream = socket.into_stream();
+            let mut question = String::new();
+            stream.read_to_string(&mut question).await?;
+            stream.write_all(format!("{question}!\n").as_bytes()).await?;
+            match question.as_str() {
+                "wrong" => Err(Error::other("a wrong question")),
+                _ => Ok(()),
+            }
+        });
+        for question in ["right", "wrong"] {
+            let client = connect(&address);
+            let log = log_of(&client);
+            client.send(question).unwrap();
+            client.shutdown_write().unwrap();
+            until(|| log.borrow().len() == 2);
+            assert_eq!(*log.borrow(), [format!("{question}!").as_str(), "closed by the peer"]);
+            until(|| server.connections().is_empty());
         }
     });
 }
