@@ -128,6 +128,12 @@ impl Entry {
         self.instances.iter().all(|instance| instance.found.is_some() || instance.tries > 0)
     }
 
+    /// Has nothing been found, and one look-up failed, which will be repeated?
+    fn is_asked_again(&self) -> bool {
+        let is_asked = |instance: &Instance| instance.tries == 1 && instance.following.is_none();
+        self.instances.iter().all(|instance| instance.found.is_none()) && self.instances.iter().any(is_asked)
+    }
+
     fn service(&self, kind: &Kind, name: &str) -> Option<Service> {
         let first = self.instances.iter().find_map(|instance| instance.found.as_ref())?;
         let mut addresses: Vec<SocketAddr> = Vec::new();
@@ -211,10 +217,11 @@ impl Tracker {
         daemon.as_ref().map_or_else(|| "the main loop has not run".into(), |daemon| daemon.complaint())
     }
 
-    /// Has the daemon told all that it knows, and has each answered, or failed to?
+    /// Has the daemon told all that it knows, and has each answered, or failed to, twice? One lost packet must not make a
+    /// service unknown.
     pub(super) fn is_complete(&self) -> bool {
         let table = self.table.borrow();
-        let told = |entry: &Entry| entry.is_settled() || entry.told.is_some();
+        let told = |entry: &Entry| (entry.is_settled() && !entry.is_asked_again()) || entry.told.is_some();
         table.all_for_now && table.fresh.is_empty() && table.services.values().all(told)
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Conn;
 use super::flags::Flag;
 use super::handler::{Disconnect, OnDisconnect, Reason, call};
-use crate::engine::{Next, Ready, main_depth};
+use crate::engine::{Handler, Next, Ready, main_depth};
 use crate::error::{Error, Result, count};
 use crate::log::{self, LogLevel};
 use crate::socket::Socket;
@@ -88,13 +88,15 @@ impl Conn {
     /// Whoever serves it has nothing more to do with it, or has failed. If its end has come, that is told first, and not as a
     /// failure of those who have heard of it.
     pub(crate) fn was_served(&self, result: Result) {
-        let ends = self.flags.has(Flag::READ_ENDED) && !self.flags.has(Flag::HALF_OPEN);
-        match result {
-            _ if ends => {
-                // What is unread is left over.
-                self.flags.raise(Flag::CALLER_KNOWS);
+        if self.flags.has(Flag::READ_ENDED) && !self.flags.has(Flag::HALF_OPEN) {
+            // What is unread is left over. Not on a later turn: the last handle may be about to go, and then nobody is told.
+            self.flags.raise(Flag::CALLER_KNOWS);
+            if self.strong().is_some_and(|me| me.ready(&self.engine, Ready::NONE) != Next::Idle) {
                 self.wake();
             }
+        }
+        // It has not ended, or only for one direction.
+        match result {
             Ok(()) => self.give_up(),
             Err(error) => self.finish(Reason::Failed(error), true),
         }

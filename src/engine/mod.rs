@@ -258,6 +258,8 @@ pub(crate) struct Engine {
     hot: RefCell<VecDeque<Key>>,
     deferred: RefCell<VecDeque<Due>>,
     tasks: Tasks,
+    /// How deep in dispatches a task is being polled, or -1.
+    polls_at: Cell<i32>,
     timers: RefCell<Timers<Call>>,
     /// What was gathered for these is to be written; the last of them is beside the others, for mostly it is the only one.
     dirty: RefCell<Vec<Key>>,
@@ -317,6 +319,7 @@ impl Engine {
             hot: RefCell::default(),
             deferred: RefCell::default(),
             tasks: Tasks::default(),
+            polls_at: Cell::new(-1),
             timers: RefCell::new(Timers::new()),
             dirty: RefCell::default(),
             last_dirty: Cell::new(None),

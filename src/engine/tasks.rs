@@ -1,7 +1,7 @@
 //! Tasks: what is polled in the turn that brings what it waits for, instead of one later, as by GLib's executor, which is told
 //! by a write to a descriptor. That is for what the library itself awaits for its users, callbacks that return futures.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -77,14 +77,6 @@ pub(super) struct Tasks {
     all: RefCell<Slab<Rc<Entry>>>,
     /// Kept for its memory.
     keys: RefCell<Vec<Key>>,
-    polling: Cell<bool>,
-}
-
-impl Tasks {
-    /// Is one of them on the stack, or was before a nested loop?
-    pub(super) fn is_polling(&self) -> bool {
-        self.polling.get()
-    }
 }
 
 impl Engine {
@@ -122,11 +114,12 @@ impl Engine {
     pub(super) fn poll_task(self: &Rc<Self>, key: Key) {
         let entry = self.tasks.all.borrow_mut().get_mut(key).cloned();
         let Some(entry) = entry else { return };
-        // Before it is polled: whatever happens meanwhile may be news.
-        entry.alarm.woken.store(false, Ordering::Release);
-        let outer = self.tasks.polling.replace(true);
+        // Before it is polled: whatever happens meanwhile may be news. And what happened before those who have found it
+        // woken already went away is to be seen.
+        entry.alarm.woken.swap(false, Ordering::AcqRel);
+        let outer = self.polls_at.replace(main_depth());
         let polled = entry.task.poll(self, &mut Context::from_waker(&entry.waker));
-        self.tasks.polling.set(outer);
+        self.polls_at.set(outer);
         if polled.is_ready() {
             let gone = self.tasks.all.borrow_mut().remove(key);
             drop(gone);

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use rustix::net::SendFlags;
 
 use super::poller::BATCH;
-use super::{Due, Engine, Handler, Key, Next, READS, Ready, Served, fairness};
+use super::{Due, Engine, Handler, Key, Next, READS, Ready, Served, fairness, main_depth};
 
 /// How long the loop may sleep, as far as the engine is concerned.
 pub(super) enum Wait {
@@ -32,8 +32,9 @@ impl Engine {
 
     /// May futures go on, as far as the rest of the program is concerned?
     pub(crate) fn futures_have_credit(&self, now: i64) -> bool {
-        // Those that are polled by ourselves work in the slice of the turn.
-        if self.tasks.is_polling() { self.fairness.lasts(now) } else { self.fairness.futures_have_credit(now) }
+        // Those that are polled by ourselves work in the slice of the turn. In a nested loop within it others do not.
+        let are_ours = self.polls_at.get() == main_depth();
+        if are_ours { self.fairness.lasts(now) } else { self.fairness.futures_have_credit(now) }
     }
 
     /// May they go on without asking for that?

@@ -122,6 +122,8 @@ impl<F: Future<Output = Result>> Task for Serving<F> {
             self.again.set(true);
             return Poll::Pending;
         };
+        // It may drop the last handle when it returns, and whose last handle goes tells nobody of its end.
+        let socket = self.conn.upgrade().map(Socket::from_conn);
         let polled = call(engine, || future.as_mut().poll(context));
         if let Some(Poll::Pending) = polled {
             self.future.replace(Some(future));
@@ -130,11 +132,10 @@ impl<F: Future<Output = Result>> Task for Serving<F> {
             }
             return Poll::Pending;
         }
-        drop(future);
-        if let Some(conn) = self.conn.upgrade() {
+        if let Some(socket) = &socket {
             match polled {
-                Some(Poll::Ready(result)) => conn.was_served(result),
-                _ => conn.abort_silently(),
+                Some(Poll::Ready(result)) => socket.conn().was_served(result),
+                _ => socket.conn().abort_silently(),
             }
         }
         Poll::Ready(())

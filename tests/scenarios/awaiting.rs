@@ -1,13 +1,18 @@
 //! Servers whose callback awaits.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
+use futures_util::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use network::{Error, Reason, Server, Socket};
 
 use crate::callbacks::panic_of_loop;
+use crate::futures::spawn;
 use crate::incoming::{draw, drink, flooding};
 use crate::util::*;
 
@@ -100,6 +105,32 @@ fn what_it_left_unread_holds_up_no_end() {
             until(|| server.connections().len() == 1 || !leftover.borrow().is_empty());
             until(|| server.connections().is_empty());
             leftover.take();
+        }
+    });
+}
+
+#[test]
+fn a_half_open_connection_closes_when_it_returns() {
+    for_each_kind(|kind| {
+        let (server, address) = served(server(kind), kind, async |socket: Socket| {
+            // The peer's end is not that of the connection.
+            let mut stream = socket.into_stream();
+            let mut question = String::new();
+            stream.read_to_string(&mut question).await?;
+            stream.write_all(format!("{question}!\n").as_bytes()).await?;
+            match question.as_str() {
+                "wrong" => Err(Error::other("a wrong question")),
+                _ => Ok(()),
+            }
+        });
+        for question in ["right", "wrong"] {
+            let client = connect(&address);
+            let log = log_of(&client);
+            client.send(question).unwrap();
+            client.shutdown_write().unwrap();
+            until(|| log.borrow().len() == 2);
+            assert_eq!(*log.borrow(), [format!("{question}!").as_str(), "closed by the peer"]);
+            until(|| server.connections().is_empty());
         }
     });
 }
@@ -360,13 +391,9 @@ fn one_that_never_waits_leaves_time_to_draw_and_to_the_others() {
                     // Each poll finds it woken already.
                     while !stop.get() {
                         let mut first = true;
-                        std::future::poll_fn(|context| {
+                        poll_fn(|context| {
                             context.waker().wake_by_ref();
-                            if std::mem::take(&mut first) {
-                                std::task::Poll::Pending
-                            } else {
-                                std::task::Poll::Ready(())
-                            }
+                            if std::mem::take(&mut first) { Poll::Pending } else { Poll::Ready(()) }
                         })
                         .await;
                     }
@@ -423,5 +450,131 @@ fn streams_are_awaited_beside_each_other() {
         }
         until(|| log.borrow().len() == 100);
         assert!(log.borrow().iter().enumerate().all(|(number, line)| *line == number.to_string()));
+    });
+}
+
+#[test]
+fn an_error_is_told_after_the_server_has_gone_too() {
+    for_each_kind(|kind| {
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let tell = told.clone();
+        let builder = server(kind).disconnect_cb(move |_, end| tell.borrow_mut().push(end.reason.to_string()));
+        let (server, address) = served(builder, kind, async |socket: Socket| {
+            socket.recv_line_future().await?;
+            Err(Error::other("no more of this"))
+        });
+        let client = connect(&address);
+        until(|| server.connections().len() == 1);
+        drop(server);
+        client.sendline("go on").unwrap();
+        let log = log_of(&client);
+        until(|| log.borrow().len() == 1);
+        settle();
+        assert_eq!(*told.borrow(), ["no more of this"]);
+    });
+}
+
+#[test]
+fn the_peers_end_is_told_after_the_server_has_gone_too() {
+    for_each_kind(|kind| {
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let tell = told.clone();
+        let builder = server(kind).disconnect_cb(move |_, end| tell.borrow_mut().push(end.reason.to_string()));
+        let (server, address) = served(builder, kind, async |socket: Socket| {
+            loop {
+                socket.recv_line_future().await?;
+            }
+        });
+        let client = connect(&address);
+        until(|| server.connections().len() == 1);
+        drop(server);
+        client.close();
+        drop(client);
+        until(|| !told.borrow().is_empty());
+        assert_eq!(*told.borrow(), ["closed by the peer"]);
+    });
+}
+
+#[test]
+fn a_wake_beside_a_poll_is_not_lost() {
+    const ROUNDS: usize = 50_000;
+    on_own_context(|| {
+        let (asked, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (its_asked, its_seen) = (asked.clone(), seen.clone());
+        let place = Rc::new(RefCell::new(None::<Waker>));
+        let its_place = place.clone();
+        let (_server, address) = served(server(Kind::Tcp), Kind::Tcp, move |_: Socket| {
+            let (asked, seen, place) = (its_asked.clone(), its_seen.clone(), its_place.clone());
+            let mut last = 0;
+            poll_fn(move |context| {
+                let now = asked.load(Ordering::Acquire);
+                place.borrow_mut().get_or_insert_with(|| context.waker().clone());
+                if now != last {
+                    last = now;
+                    // Once more, at about the time of the next wake.
+                    context.waker().wake_by_ref();
+                    seen.store(now, Ordering::Release);
+                }
+                Poll::Pending
+            })
+        });
+        let _client = connect(&address);
+        until(|| place.borrow().is_some());
+        let waker = place.take().unwrap();
+        let context = glib::MainContext::ref_thread_default();
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let is_lost = (1..=ROUNDS).find(|round| {
+                asked.store(*round, Ordering::Release);
+                waker.wake_by_ref();
+                let start = Instant::now();
+                while seen.load(Ordering::Acquire) < *round && start.elapsed() < Duration::from_secs(5) {
+                    std::hint::spin_loop();
+                }
+                seen.load(Ordering::Acquire) < *round
+            });
+            tell.send(is_lost).unwrap();
+            context.wakeup();
+        });
+        let is_lost = Cell::new(None);
+        until(|| {
+            is_lost.set(told.try_recv().ok());
+            is_lost.get().is_some()
+        });
+        assert_eq!(is_lost.get(), Some(None));
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn in_a_nested_loop_futures_have_their_priority_as_ever() {
+    on_own_context(|| {
+        let pair = crate::util::join(Kind::Tcp);
+        let echo = pair.served.clone();
+        spawn(async move {
+            while let Ok(data) = echo.recv_future(1000).await {
+                echo.send_future(data).await.unwrap();
+            }
+        });
+        let drawn_meanwhile = Rc::new(Cell::new(None));
+        let result = drawn_meanwhile.clone();
+        let client = pair.client.clone();
+        let (_keeps, address) = serve(Kind::Tcp, move |_| {
+            // Whatever takes its time here.
+            std::thread::sleep(Duration::from_millis(10));
+            let log = log_of(&client);
+            let (drawn, source) = draw(None);
+            for number in 1..=50 {
+                client.sendline("ping").unwrap();
+                until(|| log.borrow().len() == number);
+            }
+            source.destroy();
+            result.set(Some(drawn.get()));
+            Ok(())
+        });
+        let _other = connect(&address);
+        until(|| drawn_meanwhile.get().is_some());
+        // With the priority of what is drawn, each answer would take as long as a guard.
+        assert!(drawn_meanwhile.get().unwrap() < 5000);
     });
 }
