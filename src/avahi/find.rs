@@ -135,7 +135,7 @@ impl Search {
         }
         let over = match tracker.status() {
             Some(Err(_)) => true,
-            Some(Ok(())) => self.patience.get().is_none() && tracker.is_complete(),
+            Some(Ok(())) => self.patience.get().is_none() && tracker.is_complete() && !tracker.asks_again(),
             None => false,
         };
         if over {

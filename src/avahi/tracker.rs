@@ -217,12 +217,16 @@ impl Tracker {
         daemon.as_ref().map_or_else(|| "the main loop has not run".into(), |daemon| daemon.complaint())
     }
 
-    /// Has the daemon told all that it knows, and has each answered, or failed to, twice? One lost packet must not make a
-    /// service unknown.
+    /// Has the daemon told all that it knows, and has each answered, or failed to?
     pub(super) fn is_complete(&self) -> bool {
         let table = self.table.borrow();
-        let told = |entry: &Entry| (entry.is_settled() && !entry.is_asked_again()) || entry.told.is_some();
+        let told = |entry: &Entry| entry.is_settled() || entry.told.is_some();
         table.all_for_now && table.fresh.is_empty() && table.services.values().all(told)
+    }
+
+    /// Is one that has not answered asked once more? One lost packet must not make a service unknown.
+    pub(super) fn asks_again(&self) -> bool {
+        self.table.borrow().services.values().any(Entry::is_asked_again)
     }
 
     /// The names there are, of the whole type.
