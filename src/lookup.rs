@@ -1,10 +1,11 @@
 //! Names: hosts to addresses and services to ports, for whoever wants the answer itself. By blocking call, by callback,
 //! by future.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_channel::oneshot;
@@ -12,7 +13,7 @@ use gio::prelude::*;
 
 use crate::address::{Address, Port, Target, parse_port};
 use crate::conn::handler::call;
-use crate::engine::{Engine, TimerKey};
+use crate::engine::{Engine, Task, TimerKey};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::resolve::{LookUp, Plan, interleave, look_up_blocking, plan, service_port};
@@ -230,8 +231,8 @@ impl Sleep {
 
 impl Future for Sleep {
     type Output = ();
-    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<()> {
-        std::pin::Pin::new(&mut self.over).poll(context).map(|_| ())
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.over).poll(context).map(|_| ())
     }
 }
 
@@ -269,8 +270,27 @@ pub(crate) fn in_background<T: 'static>(
         }
     };
     let cancellable = cancellable.map_or_else(gio::Cancellable::new, |cancellable| cancellable.as_ref().clone());
-    glib::MainContext::ref_thread_default().spawn_local(async move {
-        let outcome = gio::CancellableFuture::new(future, cancellable).await.unwrap_or(Err(cancelled));
-        call(&engine, || callback(outcome));
-    });
+    let outcome = async { gio::CancellableFuture::new(future, cancellable).await.unwrap_or(Err(cancelled)) };
+    // Not a task of GLib's: that has the default priority, and what asks again in its callback would stop a window's redraw.
+    engine.spawn(Rc::new(Background { parts: RefCell::new(Some((Box::pin(outcome), callback))) }));
+}
+
+/// What is looked up, and who is to be told.
+struct Background<F, C> {
+    /// Taken while it is on the stack.
+    parts: RefCell<Option<(Pin<Box<F>>, C)>>,
+}
+
+impl<T, F: Future<Output = T>, C: FnOnce(T)> Task for Background<F, C> {
+    fn poll(&self, engine: &Rc<Engine>, context: &mut Context<'_>) -> Poll<()> {
+        // Else a nested loop runs in the callback.
+        let Some((mut future, callback)) = self.parts.take() else { return Poll::Pending };
+        let Poll::Ready(outcome) = future.as_mut().poll(context) else {
+            self.parts.replace(Some((future, callback)));
+            return Poll::Pending;
+        };
+        drop(future);
+        call(engine, || callback(outcome));
+        Poll::Ready(())
+    }
 }

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use gio::prelude::SocketExtManual;
+use gio::prelude::{CancellableExt, SocketExtManual};
 
 use crate::util::*;
 
@@ -302,5 +302,34 @@ fn nothing_is_lost_between_two_loops() {
         }
         drop(go);
         thread.join().unwrap();
+    });
+}
+
+#[test]
+fn one_look_up_after_another_leaves_the_redraw_its_turn() {
+    fn look_up(count: Rc<Cell<u32>>, over: gio::Cancellable) {
+        let cancellable = over.clone();
+        network::lookup_async("127.0.0.1", 80, Some(&cancellable), move |result| {
+            if result.is_ok() {
+                count.set(count.get() + 1);
+                look_up(count, over);
+            }
+        });
+    }
+    on_own_context(|| {
+        let (count, over) = (Rc::new(Cell::new(0)), gio::Cancellable::new());
+        look_up(count.clone(), over.clone());
+        let ticks = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let tick = ticks.clone();
+        let paint = glib::source::timeout_source_new(FRAME, None, glib::Priority::from(120), move || {
+            tick.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            glib::ControlFlow::Continue
+        });
+        paint.attach(Some(&glib::MainContext::ref_thread_default()));
+        until(|| ticks.load(std::sync::atomic::Ordering::Relaxed) >= 10);
+        paint.destroy();
+        let before = count.get();
+        until(|| count.get() > before);
+        over.cancel();
     });
 }

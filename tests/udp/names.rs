@@ -153,6 +153,22 @@ fn a_panic_in_a_callback_comes_out_of_the_loop() {
 }
 
 #[test]
+fn a_callback_may_run_a_loop_that_looks_up() {
+    on_own_context(|| {
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let outer = told.clone();
+        network::lookup_async("127.0.0.1", 1, gio::Cancellable::NONE, move |_| {
+            let inner = outer.clone();
+            network::lookup_async("127.0.0.2", 1, gio::Cancellable::NONE, move |_| inner.borrow_mut().push("inner"));
+            until(|| !outer.borrow().is_empty());
+            outer.borrow_mut().push("outer");
+        });
+        until(|| told.borrow().len() == 2);
+        assert_eq!(told.take(), ["inner", "outer"]);
+    });
+}
+
+#[test]
 fn ports_have_names() {
     for (name, port) in [("http", 80), ("ipp", 631), ("8080", 8080), ("0", 0)] {
         assert_eq!(network::lookup_port(name).unwrap(), port);
