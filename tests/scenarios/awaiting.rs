@@ -578,3 +578,54 @@ fn in_a_nested_loop_futures_have_their_priority_as_ever() {
         assert!(drawn_meanwhile.get().unwrap() < 5000);
     });
 }
+
+#[test]
+fn whoever_wakes_late_or_after_the_end_does_no_harm() {
+    let (tell, told) = std::sync::mpsc::channel::<Waker>();
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stop = over.clone();
+    let thread = std::thread::spawn(move || {
+        let mut wakers = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            wakers.extend(told.try_iter());
+            for waker in &wakers {
+                waker.wake_by_ref();
+            }
+            std::thread::yield_now();
+        }
+        wakers.extend(told.try_iter());
+        wakers.len()
+    });
+    for _ in 0..20 {
+        on_own_context(|| {
+            let tell = tell.clone();
+            let (server, address) = served(server(Kind::Tcp), Kind::Tcp, move |socket| {
+                let tell = tell.clone();
+                async move {
+                    poll_fn(|context| {
+                        tell.send(context.waker().clone()).unwrap();
+                        Poll::Ready(())
+                    })
+                    .await;
+                    answer(socket).await
+                }
+            });
+            let clients: Vec<Socket> = (0..6).map(|_| connect(&address)).collect();
+            let logs: Vec<_> = clients.iter().map(log_of).collect();
+            for client in &clients {
+                client.sendline("there?").unwrap();
+            }
+            until(|| logs.iter().all(|log| log.borrow().len() == 1));
+            // Some have gone, and others take their slots.
+            for client in &clients[..3] {
+                client.close();
+            }
+            until(|| server.connections().len() == 3);
+            let more: Vec<Socket> = (0..2).map(|_| connect(&address)).collect();
+            until(|| server.connections().len() == 5);
+            drop(more);
+        });
+    }
+    over.store(true, Ordering::Relaxed);
+    assert_eq!(thread.join().unwrap(), 20 * 8);
+}
