@@ -85,7 +85,7 @@ impl Conn {
         }
     }
 
-    /// Whoever serves it has nothing more to do with it, or has failed. If its end has come, that is told first, and not as a
+    /// Whoever serves it, by a handle, has nothing more to do with it, or has failed. If its end has come, that is told first, and not as a
     /// failure of those who have heard of it.
     pub(crate) fn was_served(&self, result: Result) {
         if self.flags.has(Flag::READ_ENDED) && !self.flags.has(Flag::HALF_OPEN) {
@@ -97,7 +97,13 @@ impl Conn {
         }
         // It has not ended, or only for one direction.
         match result {
-            Ok(()) => self.give_up(),
+            Ok(()) => {
+                self.give_up();
+                // But for the caller's handle nobody has it: it would end without a word.
+                if self.handles.get() == 1 {
+                    self.finish(Reason::Local, true);
+                }
+            }
             Err(error) => self.finish(Reason::Failed(error), true),
         }
     }

@@ -15,7 +15,8 @@ use crate::socket::Socket;
 
 impl Server {
     /// As [`Server::new`], with an `obj` that awaits. An error that it returns closes that connection; when it returns
-    /// well, the connection closes unless somebody else has a handle to it or reads from it by a callback.
+    /// well, the connection closes, as by [`Socket::close`], unless somebody else has a handle to it or reads from it by a
+    /// callback.
     ///
     /// What it awaits may be anything: the [futures](Socket#futures) of sockets, those of glib, a channel's. It goes on in the
     /// same turn of the loop that brings what it waits for, with the connections' priority and within their share of the

@@ -76,11 +76,15 @@ fn every_client_is_answered() {
 #[test]
 fn the_connection_closes_when_it_returns() {
     for_each_kind(|kind| {
-        let (server, address) = served(server(kind), kind, async |socket: Socket| socket.send_future("Bye\n").await);
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let tell = told.clone();
+        let builder = server(kind).disconnect_cb(move |_, end| tell.borrow_mut().push(end.reason.to_string()));
+        let (server, address) = served(builder, kind, async |socket: Socket| socket.send_future("Bye\n").await);
         let log = log_of(&connect(&address));
         until(|| log.borrow().len() == 2);
         assert_eq!(*log.borrow(), ["Bye", "closed by the peer"]);
         until(|| server.connections().is_empty());
+        assert_eq!(*told.borrow(), ["closed here"]);
     });
 }
 
