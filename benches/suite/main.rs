@@ -55,6 +55,7 @@ fn main() -> Result<()> {
         ["serve", "raw", "tls", _, directory] => tls::bare(Path::new(directory)),
         ["serve", "network", "threads", _, count] => threads::serve(count.parse()?),
         ["serve", "raw", task, address] => raw::serve(task, address),
+        ["serve", "libc", "echo", address] => raw::serve("echo-by-libc", address),
         ["serve", kind, task, address, ref more @ ..] => {
             let kind = Kind::named(kind).ok_or("no such server")?;
             ours::serve(kind, task, address, more.first().copied())

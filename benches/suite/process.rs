@@ -22,6 +22,8 @@ pub const PROMPT: i32 = -20;
 pub enum Kind {
     /// A level-triggered epoll loop that knows nothing but its task; for TLS, rustls on one.
     Raw,
+    /// The same loop, its messages received and sent by libc's functions, as in a program in C.
+    Libc,
     /// This library on `glib::MainLoop`, as in a program with a window.
     Network,
     /// This library under its own `fgloop`.
@@ -38,15 +40,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 8] = {
+    pub const ALL: [Kind; 9] = {
         use Kind::*;
-        [Raw, Network, Fgloop, Unfair, Tokio, PerFd, Gio, Python]
+        [Raw, Libc, Network, Fgloop, Unfair, Tokio, PerFd, Gio, Python]
     };
 
     /// As it is called on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Raw => "raw",
+            Kind::Libc => "libc",
             Kind::Network => "network",
             Kind::Fgloop => "fgloop",
             Kind::Unfair => "unfair",

@@ -66,6 +66,7 @@ pub fn serve(task: &str, address: &str) -> Result<()> {
             }
             let Some(connection) = &mut connections[fd] else { continue };
             let open = match { event.flags }.contains(EventFlags::IN) {
+                true if task == "echo-by-libc" => echo_by_libc(connection, &mut buffer),
                 true => readable(task, connection, &epoll, &mut buffer)?,
                 false => true,
             };
@@ -76,6 +77,17 @@ pub fn serve(task: &str, address: &str) -> Result<()> {
             }
         }
     }
+}
+
+/// By functions that return past their system call, which costs something, see docs/performance.md.
+fn echo_by_libc(connection: &Connection, buffer: &mut [u8]) -> bool {
+    let fd = connection.fd.as_raw_fd();
+    // SAFETY: writes at most as many bytes as there is room for.
+    let count = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+    let Ok(count @ 1..) = usize::try_from(count) else { return false };
+    // SAFETY: so many bytes have just been written there.
+    unsafe { libc::send(fd, buffer.as_ptr().cast(), count, libc::MSG_NOSIGNAL) };
+    true
 }
 
 /// False when it has ended.

@@ -150,6 +150,7 @@ fn median(values: &[f64]) -> f64 {
 fn header(kind: Kind) -> &'static str {
     match kind {
         Kind::Raw => "raw epoll",
+        Kind::Libc => "… by libc",
         Kind::Network => "network",
         Kind::Fgloop => "fgloop",
         Kind::Unfair => "unfair",
@@ -166,6 +167,8 @@ Server CPU per operation: for `raw epoll`, a level-triggered epoll loop that kno
 others that time divided by the raw loop's of the same round. Rows with another unit tell it. Each figure is the median of the
 rounds, ± half the distance between the quartiles. Smaller is better, but for redraws and throughput.
 
+- `… by libc`: the same loop, its messages received and sent by libc's functions, as C programs do, instead of by system calls in
+  its own frame; `performance.md` tells what that costs.
 - `network`: this library on `glib::MainLoop`, as in a program with a window; `fgloop`: the same under its own loop.
 - `tokio`: current-thread runtime. `fd sources`: GLib's main loop with a source for each descriptor, in C. `GIO`: GSocketService
   and its asynchronous streams, in C. `python`: Debian's python3-network.
@@ -338,7 +341,7 @@ impl Report {
 /// None for what has no point in the plot.
 fn colour(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::Raw | Kind::Unfair => None,
+        Kind::Raw | Kind::Libc | Kind::Unfair => None,
         Kind::Network => Some("#0550ae"),
         Kind::Fgloop => Some("#54aeff"),
         Kind::Tokio => Some("#d4730b"),

@@ -16,6 +16,10 @@ pub type Samples = BTreeMap<Kind, Vec<f64>>;
 pub const SERVERS: [Kind; 7] =
     [Kind::Raw, Kind::Network, Kind::Fgloop, Kind::Tokio, Kind::PerFd, Kind::Gio, Kind::Python];
 
+/// The same for echoes.
+const ECHOING: [Kind; 8] =
+    [Kind::Raw, Kind::Libc, Kind::Network, Kind::Fgloop, Kind::Tokio, Kind::PerFd, Kind::Gio, Kind::Python];
+
 pub struct Bench {
     pub quick: bool,
     pub rounds: usize,
@@ -139,7 +143,7 @@ pub fn echo(bench: &mut Bench) -> Result<()> {
     let levels: &[usize] = if bench.quick { &[0, 200, 400] } else { &[0, 1_000, 5_000, 10_000] };
     let (time, step) = (bench.time, PART * (bench.rounds + 1));
     let mut sides = Vec::new();
-    for (server, mut load) in sides_of(&SERVERS, "echo", None, 1)? {
+    for (server, mut load) in sides_of(&ECHOING, "echo", None, 1)? {
         load.echo_for(time, false)?;
         sides.push((server, Mixed { load, idle: None }));
     }
@@ -288,7 +292,7 @@ pub fn unix(bench: &mut Bench) -> Result<()> {
         let directory = tempfile::tempdir()?;
         let name = format!("unix socket: echo, {connections} conn.");
         let goals = echo_goals(connections);
-        compare(bench, &name, ("echo", Traffic::Echo), &SERVERS, Some(directory.path()), connections, goals)?;
+        compare(bench, &name, ("echo", Traffic::Echo), &ECHOING, Some(directory.path()), connections, goals)?;
     }
     let directory = tempfile::tempdir()?;
     let goals = [Goal::at_most(1.02), Goal::not_above(Kind::Tokio)];
