@@ -16,7 +16,7 @@ use rustix::net::{
 
 use crate::address::{Endpoint, plain};
 use crate::engine::{
-    Backlog, Descriptor, Incoming, Received, Registration, backlog, interrupts_here, receive_bytes, without_sigpipe,
+    Backlog, Descriptor, Incoming, Received, Registration, backlog, interrupts_here, receive_alone, without_sigpipe,
 };
 use crate::error::count;
 use crate::log;
@@ -258,10 +258,7 @@ impl Transport {
                 if let Some(passed) = self.passed() {
                     return self.receive_with_descriptors(fd, passed, buffer, flags);
                 }
-                // That descriptors came along, and were turned away, is told.
-                let (count, cut) = receive_bytes(fd, buffer, !flags.contains(RecvFlags::DONTWAIT))?;
-                self.stopped_short.set(cut);
-                return Ok(count);
+                return Ok(self.received(receive_alone(fd, buffer, flags))?);
             }
             Kind::Files { .. } => {}
         }

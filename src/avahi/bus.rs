@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::system_bus;
-use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, TimerKey};
+use crate::engine::{Engine, Handler, Key, Next, READS, Ready, Registration, TimerKey};
 use crate::log;
 
 /// No message of ours comes near it, nor does any of Avahi's: the longest holds a TXT record. D-Bus itself allows 128 MiB.
@@ -24,9 +24,6 @@ const MESSAGE_MAX: usize = 1 << 20;
 
 /// What D-Bus demands of every message: so much of it tells its length.
 const HEAD: usize = 16;
-
-/// How much is read before others get their turn.
-const READS: usize = 4;
 
 /// How long an answer may take. Avahi gives up on a name after 5 s by itself.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);

@@ -442,7 +442,7 @@ impl Handler for Conn {
         if ready == Ready::READ && self.wake_reader() {
             return Next::Idle;
         }
-        self.serve_all(ready, 0, None)
+        self.serve_all(ready, 0)
     }
 
     fn incoming(&self, ready: Ready) -> Option<Incoming<'_>> {
@@ -501,7 +501,7 @@ impl Handler for Conn {
 impl Conn {
     /// Whatever it is ready for, and whatever else there is to do.
     #[inline(never)]
-    fn serve_all(self: &Rc<Self>, ready: Ready, reads: usize, held: Option<Rc<Vec<u8>>>) -> Next {
+    fn serve_all(self: &Rc<Self>, ready: Ready, reads: usize) -> Next {
         self.sticky.set(self.sticky.get() | ready.without(Ready::WRITE));
         let mut next = Next::Idle;
         self.wake_who_made_way();
@@ -523,7 +523,7 @@ impl Conn {
         }
         if self.is_open() && !self.flags.has(Flag::SHAKING) && !self.flags.has(Flag::BUSY) {
             self.flags.raise(Flag::BUSY);
-            next = next.max(self.serve(reads, held));
+            next = next.max(self.serve(reads));
             self.flags.lower(Flag::BUSY);
             self.flush_own();
             self.io.rest();

@@ -105,13 +105,13 @@ impl Conn {
     #[inline(never)]
     fn serve_rest(self: &Rc<Self>) -> Next {
         self.flush_own();
-        self.serve_all(Ready::NONE, 1, None)
+        self.serve_all(Ready::NONE, 1)
     }
 
-    /// Reads and delivers until nothing is left, or this connection's share of the turn is used up. Something may have been
-    /// read before, and if it is in the inbox, in a buffer that is held.
-    pub(super) fn serve(self: &Rc<Self>, mut reads: usize, held: Option<Rc<Vec<u8>>>) -> Next {
-        let mut buffer = held;
+    /// Reads and delivers until nothing is left, or this connection's share of the turn is used up, so many reads of
+    /// which it has had.
+    pub(super) fn serve(self: &Rc<Self>, mut reads: usize) -> Next {
+        let mut buffer = None;
         let mut delivered = Delivered::Stop;
         let next = loop {
             match delivered {

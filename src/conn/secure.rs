@@ -11,7 +11,7 @@ use super::flags::Flag;
 use super::handler::Reason;
 use super::{Common, Conn};
 use crate::address::Endpoint;
-use crate::engine::{Engine, Next, Ready, TimerKey};
+use crate::engine::{Engine, Next, READ_BUFFER, READS, Ready, TimerKey};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::log::{self, LogLevel};
@@ -23,9 +23,6 @@ const HANDSHAKE: &str = "the TLS hand-shake with";
 
 /// The same while a server has said nothing at all. One without TLS may be waiting for a line.
 const UNANSWERED: &str = "the TLS hand-shake, which servers without TLS do not answer, with";
-
-/// Reads during a hand-shake in one turn.
-const READS: usize = 4;
 
 /// Called once, from the loop, when the hand-shake is done or has failed. Not user code: that has a door of its own.
 pub(crate) type Shaken = Box<dyn FnOnce(&Rc<Conn>, Result)>;
@@ -245,7 +242,7 @@ impl Conn {
         let ended = cipher.is_empty() || failed || session.peer_closed();
         // Answers that TLS itself gives, such as new keys.
         let answers = session.wants_write();
-        self.note_read(cipher.len() == crate::engine::READ_BUFFER);
+        self.note_read(cipher.len() == READ_BUFFER);
         if let Err(error) = outcome {
             self.flags.put(Flag::DAMAGED, !cipher.is_empty());
             self.rare(|rare| {

@@ -260,16 +260,16 @@ impl Conn {
     }
 
     /// Does somebody wait for input, and there is nothing else to do if it comes?
-    fn is_awaited(&self) -> bool {
+    fn is_awaited(&self, and: impl FnOnce(&Waiting) -> bool) -> bool {
         !self.flags.has(Flag::BESIDES_WAKING)
             && !self.sticky.get().has(Ready::HANGUP | Ready::ERROR)
-            && self.who_waits(|waiting| !waiting.made_way && !waiting.input.is_empty()).unwrap_or(false)
+            && self.who_waits(|waiting| !waiting.made_way && !waiting.input.is_empty() && and(waiting)) == Some(true)
     }
 
     /// The way of most where futures read: there is input, and nothing else to do. False if there is more to it, or if
     /// nobody waits.
     pub(super) fn wake_reader(&self) -> bool {
-        let is_awaited = self.is_awaited();
+        let is_awaited = self.is_awaited(|_| true);
         if is_awaited {
             self.sticky.set(Ready::READ);
             self.if_waiting(|waiting, awake| waiting.input.next(awake));
@@ -280,10 +280,7 @@ impl Conn {
     /// Is input to be received before those who wait for it are woken? That is cheap where the engine does it, but then there
     /// is little room.
     pub(super) fn reads_ahead(&self) -> bool {
-        self.is_awaited()
-            && !self.flags.has(Flag::TLS)
-            && !self.io.has_input()
-            && self.who_waits(|waiting| !waiting.overflows).unwrap_or(false)
+        !self.flags.has(Flag::TLS) && self.is_awaited(|waiting| !waiting.overflows) && !self.io.has_input()
     }
 
     /// Received ahead: for those who wait for it.

@@ -26,8 +26,14 @@ impl Incoming<'_> {
         if !self.is_unix {
             return Ok((rustix::net::recv(self.fd, buffer, RecvFlags::DONTWAIT)?.1, false));
         }
-        let mut none = RecvAncillaryBuffer::default();
-        let message = rustix::net::recvmsg(self.fd, &mut [IoSliceMut::new(buffer)], &mut none, RecvFlags::DONTWAIT)?;
-        Ok((message.bytes, message.flags.contains(ReturnFlags::CTRUNC)))
+        receive_alone(self.fd, buffer, RecvFlags::DONTWAIT)
     }
+}
+
+/// Receives bytes from a unix socket. Descriptors that came along are turned away, and that is told.
+#[inline(always)]
+pub(crate) fn receive_alone(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -> Received {
+    let mut none = RecvAncillaryBuffer::default();
+    let message = rustix::net::recvmsg(fd, &mut [IoSliceMut::new(buffer)], &mut none, flags)?;
+    Ok((message.bytes, message.flags.contains(ReturnFlags::CTRUNC)))
 }
