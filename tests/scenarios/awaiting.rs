@@ -13,7 +13,7 @@ use network::{Error, Reason, Server, Socket};
 
 use crate::callbacks::panic_of_loop;
 use crate::futures::spawn;
-use crate::incoming::{draw, drink, flooding};
+use crate::incoming::{draw, draws_beside_a_flood, drink};
 use crate::util::*;
 
 /// A server that awaits, and the address to reach it.
@@ -353,34 +353,16 @@ fn so_many_at_a_time_and_the_next_when_one_returns() {
 
 #[test]
 fn a_flood_leaves_time_to_draw() {
-    for way in crate::incoming::WAYS {
-        eprintln!("by {way}");
-        let thread = on_own_context(|| {
-            let count = Rc::new(Cell::new(0));
-            let counted = count.clone();
-            let (server, _) = served(server(Kind::Tcp), Kind::Tcp, move |socket| {
-                let counted = counted.clone();
-                async move {
-                    drink(socket, way, &counted).await;
-                    Ok(())
-                }
-            });
-            let thread = flooding(([127, 0, 0, 1], server.port()).into());
-            until(|| count.get() > 0);
-            let (drawn, source) = draw(Some(Duration::from_millis(2)));
-            until(|| drawn.get() >= 50);
-            source.destroy();
-            // And however much is drawn, the flood goes on.
-            let (drawn, source) = draw(None);
-            let before = count.get();
-            until(|| count.get() > before + (4 << 20));
-            source.destroy();
-            assert!(drawn.get() > 0);
-            thread
+    draws_beside_a_flood(|way, count| {
+        let (server, _) = served(server(Kind::Tcp), Kind::Tcp, move |socket| {
+            let count = count.clone();
+            async move {
+                drink(socket, way, &count).await;
+                Ok(())
+            }
         });
-        // The context is gone, and the connection with it.
-        thread.join().unwrap();
-    }
+        server
+    });
 }
 
 #[test]

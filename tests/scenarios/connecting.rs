@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use gio::prelude::*;
 use network::{Address, Error, Server, Socket};
 
+use crate::common::black_hole;
 use crate::util::*;
 
 /// A port where nobody listens.

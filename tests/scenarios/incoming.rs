@@ -181,7 +181,7 @@ pub fn draw(every: Option<Duration>) -> (Rc<Cell<u32>>, glib::Source) {
 }
 
 /// The ways to receive a flood.
-pub const WAYS: [&str; 5] = ["recv", "exact", "lines", "chunks", "read"];
+const WAYS: [&str; 5] = ["recv", "exact", "lines", "chunks", "read"];
 
 /// Receives all that comes, and counts it.
 pub async fn drink(mut socket: Socket, way: &str, count: &Cell<usize>) {
@@ -201,7 +201,7 @@ pub async fn drink(mut socket: Socket, way: &str, count: &Cell<usize>) {
 }
 
 /// A peer that sends lines for as long as anybody takes them.
-pub fn flooding(address: std::net::SocketAddr) -> std::thread::JoinHandle<()> {
+fn flooding(address: std::net::SocketAddr) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         use std::io::Write;
         let mut stream = std::net::TcpStream::connect(address).unwrap();
@@ -210,24 +210,18 @@ pub fn flooding(address: std::net::SocketAddr) -> std::thread::JoinHandle<()> {
     })
 }
 
-#[test]
-fn a_flood_that_is_awaited_leaves_time_to_draw() {
+/// A flood, which a server receives in each of the ways and counts, leaves time to draw; and however much is drawn, it goes on.
+pub fn draws_beside_a_flood(receive: impl Fn(&'static str, Rc<Cell<usize>>) -> Server) {
     for way in WAYS {
         eprintln!("by {way}");
         let thread = on_own_context(|| {
-            let (server, _) = bound(server(Kind::Tcp), Kind::Tcp);
-            let thread = flooding(([127, 0, 0, 1], server.port()).into());
             let count = Rc::new(Cell::new(0));
-            let counted = count.clone();
-            spawn(async move {
-                let socket = server.accept_future().await.unwrap();
-                drink(socket, way, &counted).await;
-            });
+            let server = receive(way, count.clone());
+            let thread = flooding(([127, 0, 0, 1], server.port()).into());
             until(|| count.get() > 0);
             let (drawn, source) = draw(Some(Duration::from_millis(2)));
             until(|| drawn.get() >= 50);
             source.destroy();
-            // And however much is drawn, the flood goes on.
             let (drawn, source) = draw(None);
             let before = count.get();
             until(|| count.get() > before + (4 << 20));
@@ -238,6 +232,19 @@ fn a_flood_that_is_awaited_leaves_time_to_draw() {
         // The context is gone, and the connection with it.
         thread.join().unwrap();
     }
+}
+
+#[test]
+fn a_flood_that_is_awaited_leaves_time_to_draw() {
+    draws_beside_a_flood(|way, count| {
+        let (server, _) = bound(server(Kind::Tcp), Kind::Tcp);
+        let accepting = server.clone();
+        spawn(async move {
+            let socket = accepting.accept_future().await.unwrap();
+            drink(socket, way, &count).await;
+        });
+        server
+    });
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use gio::prelude::{CancellableExt, SocketExtManual};
 
+use crate::incoming::draw;
 use crate::util::*;
 
 #[test]
@@ -110,19 +111,13 @@ fn other_sources_of_the_program_run_beside_a_flood() {
                 }
             }
         });
-        let ticks = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
-        let tick = ticks.clone();
-        let paint = glib::source::timeout_source_new(FRAME, None, glib::Priority::from(120), move || {
-            tick.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            glib::ControlFlow::Continue
-        });
-        paint.attach(Some(&glib::MainContext::ref_thread_default()));
+        let (ticks, paint) = draw(Some(FRAME));
         let started = Instant::now();
         until(|| received.get() == 200 << 20);
         let frames = started.elapsed().as_millis() / FRAME.as_millis();
         paint.destroy();
         flood.join().unwrap();
-        let ticks = u128::from(ticks.load(std::sync::atomic::Ordering::Relaxed));
+        let ticks = u128::from(ticks.get());
         assert!(ticks * 2 >= frames, "a frame timer ran {ticks} of {frames} times during the flood");
     });
 }
@@ -319,14 +314,8 @@ fn one_look_up_after_another_leaves_the_redraw_its_turn() {
     on_own_context(|| {
         let (count, over) = (Rc::new(Cell::new(0)), gio::Cancellable::new());
         look_up(count.clone(), over.clone());
-        let ticks = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
-        let tick = ticks.clone();
-        let paint = glib::source::timeout_source_new(FRAME, None, glib::Priority::from(120), move || {
-            tick.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            glib::ControlFlow::Continue
-        });
-        paint.attach(Some(&glib::MainContext::ref_thread_default()));
-        until(|| ticks.load(std::sync::atomic::Ordering::Relaxed) >= 10);
+        let (ticks, paint) = draw(Some(FRAME));
+        until(|| ticks.get() >= 10);
         paint.destroy();
         let before = count.get();
         until(|| count.get() > before);

@@ -1,5 +1,8 @@
 //! Scenarios: what a user does, and what must come of it, over real sockets.
 
+#[path = "../common/mod.rs"]
+mod common;
+
 mod accepting;
 mod awaiting;
 mod blocking;

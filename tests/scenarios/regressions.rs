@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use network::{Server, Socket};
 use rustix::net::{SendFlags, sockopt};
 
+use crate::common::black_hole;
 use crate::util::*;
 
 /// Runs a scenario on a thread of its own, because it may never come back.

@@ -1,8 +1,6 @@
 //! What the scenarios share: private main contexts, waiting for events, and joined pairs of sockets of each kind.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use network::{Server, Socket};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 /// Nothing here takes this long; whatever does hangs.
 const HANGS: Duration = Duration::from_secs(20);
@@ -216,20 +213,4 @@ pub fn log_end(socket: &Socket) -> Log<(String, Vec<u8>)> {
 
 pub fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|n| (n / 251 + n) as u8).collect()
-}
-
-/// An address whose host answers nothing: the backlog is full. Alive while the descriptors are.
-pub fn black_hole() -> (SocketAddr, Vec<OwnedFd>) {
-    let listener = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    rustix::net::bind(&listener, &"127.0.0.1:0".parse::<SocketAddr>().unwrap()).unwrap();
-    rustix::net::listen(&listener, 0).unwrap();
-    let address = SocketAddr::try_from(rustix::net::getsockname(&listener).unwrap()).unwrap();
-    let mut held = vec![listener];
-    for _ in 0..8 {
-        let client =
-            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
-        let _ = rustix::net::connect(&client, &address);
-        held.push(client);
-    }
-    (address, held)
 }

@@ -13,9 +13,8 @@ use std::time::Duration;
 
 use gio::prelude::*;
 use network::{ClientTls, Server, ServerBuilder, Socket};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use crate::common::TempDir;
+use crate::common::{TempDir, black_hole};
 
 const CHUNK: usize = 256 << 10;
 const LINE: usize = 80;
@@ -206,7 +205,7 @@ impl Load {
     /// Connects to a host that does not answer, hand-shakes with one that says nothing, and one look-up after another.
     pub fn unanswered() -> Load {
         let mut load = Load::default();
-        let (full, held) = full_backlog();
+        let (full, held) = black_hole();
         let mute = TcpListener::bind("127.0.0.1:0").unwrap();
         let waits = [format!("tcp://{full}"), format!("tls://{}", mute.local_addr().unwrap())];
         for address in waits.iter().flat_map(|address| std::iter::repeat_n(address, WAITING)) {
@@ -268,20 +267,4 @@ fn look_up(done: Done, over: gio::Cancellable) {
             look_up(done, over);
         }
     });
-}
-
-/// The address of a listener whose backlog is full, so that who connects gets no answer while these descriptors live.
-fn full_backlog() -> (SocketAddr, Vec<OwnedFd>) {
-    let listener = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    rustix::net::bind(&listener, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-    rustix::net::listen(&listener, 0).unwrap();
-    let address = SocketAddr::try_from(rustix::net::getsockname(&listener).unwrap()).unwrap();
-    let mut held = vec![listener];
-    for _ in 0..8 {
-        let client =
-            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
-        let _ = rustix::net::connect(&client, &address);
-        held.push(client);
-    }
-    (address, held)
 }
