@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 /// lent.
 const BOUNDS: [(&str, &str, f64); 7] = [
     ("raw", "77", 200.0),
-    ("network", "700 to 780", 1000.0),
+    ("network", "700 to 740", 1000.0),
     ("served", "2800", 4500.0),
     ("futures", "4900 to 6200", 8000.0),
     ("one-task", "2600 to 3100", 4500.0),
@@ -67,7 +67,7 @@ fn echoes_and_lines_take_no_more_instructions_than_they_did() {
 }
 
 /// For what a function costs that returns past a system call, see docs/performance.md. Whether the compiler has kept to the one
-/// frame that the source has is seen in what it made of it: calls to receive, of both kinds, and to send.
+/// frame that the source has is seen in what it made of it: calls to receive, of both kinds, and to send, in two places.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn messages_are_received_and_sent_in_the_frame_of_the_loop() {
@@ -83,7 +83,7 @@ fn messages_are_received_and_sent_in_the_frame_of_the_loop() {
         start.skip(1).take_while(|line| !line.is_empty()).filter(|line| line.contains("\tsyscall")).count()
     };
     let of_loop = frame("engine::Engine>::work");
-    assert_eq!(of_loop, 3, "system calls in the frame of the loop");
+    assert_eq!(of_loop, 4, "system calls in the frame of the loop");
     // And where there is nothing to be found, nothing is.
     assert_eq!(frame("no::such::function"), 0);
 }

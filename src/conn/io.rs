@@ -10,23 +10,23 @@ use super::inbox::Inbox;
 use super::outbox::Outbox;
 
 /// How many empty pairs of queues a thread keeps for the next that need them.
-const MOST: usize = 64;
+const MOST: u32 = 64;
 
 thread_local! {
-    /// The one that was given back last. Without a destructor it costs next to nothing to get at; [`Spares`] sees to its end.
-    static LAST: Cell<Option<ManuallyDrop<Box<Io>>>> = const { Cell::new(None) };
+    /// Those that were given back, the last of them first. Without a destructor they cost next to nothing to get at; [`End`]
+    /// sees to theirs.
+    static SPARES: Cell<Option<ManuallyDrop<Box<Io>>>> = const { Cell::new(None) };
     /// The thread ends, and nothing is kept any more.
     static OVER: Cell<bool> = const { Cell::new(false) };
-    static SPARES: Spares = const { Spares(RefCell::new(Vec::new())) };
+    static END: End = const { End };
 }
 
-#[expect(clippy::vec_box, reason = "they go in and out of here as they are")]
-struct Spares(RefCell<Vec<Box<Io>>>);
+struct End;
 
-impl Drop for Spares {
+impl Drop for End {
     fn drop(&mut self) {
         OVER.set(true);
-        drop(LAST.take().map(ManuallyDrop::into_inner));
+        drop(SPARES.take().map(ManuallyDrop::into_inner));
     }
 }
 
@@ -34,12 +34,24 @@ impl Drop for Spares {
 pub(super) struct Io {
     pub(super) inbox: Inbox,
     pub(super) outbox: Outbox,
+    /// While it is a spare: the next one, and how many there are from there on.
+    next: Option<ManuallyDrop<Box<Io>>>,
+    behind: u32,
 }
 
 impl Io {
     #[inline]
     fn is_at_rest(&mut self) -> bool {
         self.outbox.is_empty() && self.inbox.is_at_rest()
+    }
+}
+
+impl Drop for Io {
+    fn drop(&mut self) {
+        let mut next = self.next.take();
+        while let Some(mut io) = next.map(ManuallyDrop::into_inner) {
+            next = io.next.take();
+        }
     }
 }
 
@@ -183,47 +195,40 @@ impl Drop for Queues {
 
 #[inline]
 fn spare() -> Box<Io> {
-    LAST.take().map_or_else(one_more, ManuallyDrop::into_inner)
+    let Some(mut io) = SPARES.take().map(ManuallyDrop::into_inner) else { return one_more() };
+    SPARES.set(io.next.take());
+    io
 }
 
 #[inline]
 fn give_back(io: Option<Box<Io>>) {
-    if let Some(io) = io
-        && !OVER.get()
-        && let Some(last) = LAST.replace(Some(ManuallyDrop::new(io)))
-    {
-        put_by(ManuallyDrop::into_inner(last));
+    let Some(mut io) = io else { return };
+    let next = SPARES.take();
+    let behind = next.as_ref().map_or(0, |next| next.behind + 1);
+    if behind > MOST || OVER.get() {
+        SPARES.set(next);
+    } else {
+        (io.next, io.behind) = (next, behind);
+        SPARES.set(Some(ManuallyDrop::new(io)));
     }
 }
 
 #[cold]
 fn one_more() -> Box<Io> {
-    SPARES.try_with(|spares| spares.0.borrow_mut().pop()).ok().flatten().unwrap_or_default()
-}
-
-#[cold]
-fn put_by(io: Box<Io>) {
-    let _ = SPARES.try_with(|spares| {
-        let mut spares = spares.0.borrow_mut();
-        if spares.len() < MOST {
-            spares.push(io);
-        }
-    });
+    // Whatever is given back from now on has an end.
+    let _ = END.try_with(|_| ());
+    Box::default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn is_kept() -> bool {
-        let last = LAST.take();
-        let is_kept = last.is_some();
-        LAST.set(last);
-        is_kept
-    }
-
-    fn spares() -> usize {
-        SPARES.with(|spares| spares.0.borrow().len()) + usize::from(is_kept())
+    fn spares() -> u32 {
+        let first = SPARES.take();
+        let count = first.as_ref().map_or(0, |first| first.behind + 1);
+        SPARES.set(first);
+        count
     }
 
     #[test]
@@ -265,12 +270,12 @@ mod tests {
     #[test]
     fn a_thread_that_ends_keeps_nothing() {
         /// Goes after what it has drawn from, as the connections of a thread do that ends with them.
-        struct Late(Queues, std::sync::mpsc::Sender<usize>);
+        struct Late(Queues, std::sync::mpsc::Sender<u32>);
         impl Drop for Late {
             fn drop(&mut self) {
-                assert!(SPARES.try_with(|_| ()).is_err(), "those have gone");
+                assert!(END.try_with(|_| ()).is_err(), "those have gone");
                 self.0.drop_output();
-                let _ = self.1.send(usize::from(is_kept()));
+                let _ = self.1.send(spares());
             }
         }
         thread_local!(static LATE: RefCell<Option<Late>> = const { RefCell::new(None) });

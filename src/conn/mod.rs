@@ -478,14 +478,13 @@ impl Handler for Conn {
         Some((fd, answer))
     }
 
-    fn sent(&self, sent: rustix::io::Result<usize>) -> bool {
-        self.message_sent(sent)
+    fn sent(&self, sent: rustix::io::Result<usize>) {
+        self.message_sent(sent);
     }
 
-    fn flush(&self) -> bool {
+    fn flush(&self) {
         self.flags.lower(Flag::DIRTY);
         self.flush_now();
-        self.is_open() && !self.flags.has(Flag::AGAIN)
     }
 
     fn context_ended(self: Rc<Self>) {
@@ -555,8 +554,7 @@ impl Conn {
         }
     }
 
-    /// Takes this connection from those that are flushed when the turn ends, if it is the last of them.
-    #[inline]
+    /// Takes this connection from those that are flushed within the turn, if it is the last of them.
     fn unmark_dirty(&self) -> bool {
         self.flags.has(Flag::DIRTY) && self.key.get().is_some_and(|key| self.engine.unmark_dirty(key))
     }

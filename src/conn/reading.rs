@@ -56,8 +56,16 @@ impl Conn {
         self.sticky.set(Ready::READ);
         self.flags.raise(Flag::BUSY);
         let delivered = match (read, held.as_ref()) {
-            (Ok(count), Some(buffer)) if count > 0 && self.passes(count) => {
-                self.note_read(count == READ_BUFFER);
+            // Of what `passes` and `note_read` look at, the rest is known from `expects_a_message`.
+            (Ok(count), Some(buffer))
+                if count > 0
+                    && self.flags.has(Flag::READS_DATA)
+                    && count <= self.options(|options| options.read_size) =>
+            {
+                self.touch();
+                if count < READ_BUFFER && !self.transport.stopped_short() {
+                    self.sticky.set(Ready::NONE);
+                }
                 self.pass(&buffer[..count])
             }
             (read, buffer) => self.deliver_read(read, buffer),
@@ -75,7 +83,7 @@ impl Conn {
                 return Served::Done(self.serve_rest());
             }
         };
-        if self.unmark_dirty() { Served::Answers(next) } else { Served::Done(next) }
+        Served::Done(next)
     }
 
     /// The same where it goes through the inbox, or is no data.
@@ -326,8 +334,10 @@ impl Conn {
         let mut reader = self.reader.take();
         let Some(user) = &mut reader else { return Delivered::Stop };
         let socket = Socket::from_conn(self.clone());
-        let delivered = match call(&self.engine, || self.enough(user.data(&socket, data), epoch)) {
-            Some(enough) => enough.unwrap_or(Delivered::All),
+        // The time is looked at by who serves: this is all there is just now.
+        let delivered = match call(&self.engine, || self.goes_on(user.data(&socket, data), epoch)) {
+            Some(true) => Delivered::All,
+            Some(false) => Delivered::Stop,
             None => {
                 self.abort_silently();
                 Delivered::Stop
@@ -426,19 +436,24 @@ impl Conn {
     /// A callback has returned this: is nothing more to go to it just now?
     #[inline]
     fn enough(&self, result: Result, epoch: u32) -> Option<Delivered> {
+        let goes_on = self.goes_on(result, epoch);
+        let time_up = self.engine.spent();
+        if time_up && self.is_open() {
+            Some(Delivered::TimeUp)
+        } else if goes_on {
+            None
+        } else {
+            Some(Delivered::Stop)
+        }
+    }
+
+    /// The same, but for the time.
+    #[inline]
+    fn goes_on(&self, result: Result, epoch: u32) -> bool {
         if let Err(error) = result {
             self.finish(Reason::Failed(error), true);
         }
-        let time_up = self.engine.spent();
-        if !self.is_open() {
-            Some(Delivered::Stop)
-        } else if time_up {
-            Some(Delivered::TimeUp)
-        } else if self.epoch.get() != epoch || self.flags.has(Flag::PAUSED) {
-            Some(Delivered::Stop)
-        } else {
-            None
-        }
+        self.epoch.get() == epoch && !self.flags.has(Flag::ENDED | Flag::PAUSED)
     }
 
     /// Is there anything for a raw reader?

@@ -94,15 +94,14 @@ impl Conn {
         }
     }
 
-    /// The engine has given the kernel what is queued, and it took so much of it. True if that is all there is to it.
+    /// The engine has given the kernel what is queued, and it took so much of it.
     #[inline]
-    pub(super) fn message_sent(&self, sent: rustix::io::Result<usize>) -> bool {
+    pub(super) fn message_sent(&self, sent: rustix::io::Result<usize>) {
         match sent {
-            Ok(count) if self.io.sent(count) => return true,
+            Ok(count) if self.io.sent(count) => {}
             Ok(_) => self.write_or_requeue(),
             Err(error) => self.not_written(error.into()),
         }
-        self.is_open() && !self.flags.has(Flag::AGAIN)
     }
 
     /// Gives the kernel what it takes. `Again`: it takes more, but the share of this turn is used up.

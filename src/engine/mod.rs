@@ -122,8 +122,6 @@ pub(crate) enum Next {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Served {
     Done(Next),
-    /// So it would be, but there is an answer, which the engine sends: [`Handler::outgoing`].
-    Answers(Next),
     /// There is more to receive.
     More,
 }
@@ -152,15 +150,11 @@ pub(crate) trait Handler {
         None
     }
 
-    /// The engine has sent so much of it. False if there is more to do now: [`Handler::ready`]. Calls no user code.
-    fn sent(&self, _: rustix::io::Result<usize>) -> bool {
-        true
-    }
+    /// The engine has sent so much of it. Calls no user code.
+    fn sent(&self, _: rustix::io::Result<usize>) {}
 
-    /// The turn ends: writes what was gathered, if [`Handler::outgoing`] gives nothing. As [`Handler::sent`].
-    fn flush(&self) -> bool {
-        true
-    }
+    /// Writes what was gathered, if [`Handler::outgoing`] gives nothing. Calls no user code.
+    fn flush(&self) {}
 
     /// The main context is gone: lets go of the descriptor. Calls no user code.
     fn context_ended(self: Rc<Self>);
@@ -261,9 +255,8 @@ pub(crate) struct Engine {
     /// How deep in dispatches a task is being polled, or -1.
     polls_at: Cell<i32>,
     timers: RefCell<Timers<Call>>,
-    /// What was gathered for these is to be written; the last of them is beside the others, for mostly it is the only one.
+    /// What was gathered for these is to be written.
     dirty: RefCell<Vec<Key>>,
-    last_dirty: Cell<Option<Key>>,
     buffer: Cell<Option<Rc<Vec<u8>>>>,
     plain: Cell<Option<Rc<Vec<u8>>>>,
     /// How many dispatches are on the stack.
@@ -322,7 +315,6 @@ impl Engine {
             polls_at: Cell::new(-1),
             timers: RefCell::new(Timers::new()),
             dirty: RefCell::default(),
-            last_dirty: Cell::new(None),
             buffer: Cell::default(),
             plain: Cell::default(),
             turns: Cell::new(0),

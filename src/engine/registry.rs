@@ -189,22 +189,15 @@ impl Engine {
         self.low_armed.set(true);
     }
 
-    /// Marks a registration as having gathered output, to be flushed when the turn ends.
+    /// Marks a registration as having gathered output, to be flushed within the turn.
     #[inline]
     pub(crate) fn mark_dirty(&self, key: Key) {
-        if let Some(other) = self.last_dirty.replace(Some(key)) {
-            self.dirty.borrow_mut().push(other);
-        }
+        self.dirty.borrow_mut().push(key);
     }
 
     /// Takes the mark back, if it is the last that was made: the output goes out now.
-    #[inline]
     pub(crate) fn unmark_dirty(&self, key: Key) -> bool {
-        let is_last = self.last_dirty.get() == Some(key);
-        if is_last {
-            self.last_dirty.set(None);
-        }
-        is_last
+        self.dirty.borrow_mut().pop_if(|last| *last == key).is_some()
     }
 
     /// Drops or takes up the read interest of a hot entry. Taken up, epoll looks at the descriptor anew.
