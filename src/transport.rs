@@ -16,7 +16,8 @@ use rustix::net::{
 
 use crate::address::{Endpoint, plain};
 use crate::engine::{
-    Backlog, Descriptor, Incoming, Received, Registration, backlog, interrupts_here, receive_alone, without_sigpipe,
+    Backlog, Descriptor, Incoming, Received, Registration, backlog, interrupts_here, pass_descriptors,
+    passes_descriptors, receive_alone, without_sigpipe,
 };
 use crate::error::count;
 use crate::log;
@@ -67,7 +68,10 @@ enum Mode {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Tcp,
-    Unix,
+    Unix {
+        /// Descriptors may come along, and then a read stops at them.
+        descriptors: bool,
+    },
     /// Which of the two block: their mode is left as it is.
     Files {
         input_blocks: bool,
@@ -85,7 +89,10 @@ pub(crate) enum Peek {
 impl Transport {
     /// A connected stream socket, to a peer of that kind.
     pub(crate) fn socket(fd: OwnedFd, remote: Option<&Endpoint>) -> Self {
-        let kind = if matches!(remote, Some(Endpoint::Inet(_))) { Kind::Tcp } else { Kind::Unix };
+        let kind = match remote {
+            Some(Endpoint::Inet(_)) => Kind::Tcp,
+            _ => Kind::Unix { descriptors: passes_descriptors(fd.as_fd()) },
+        };
         Transport::new(fd, None, kind)
     }
 
@@ -106,8 +113,12 @@ impl Transport {
             return match sockopt::socket_type(&fd)? {
                 SocketType::STREAM => {
                     let remote = rustix::net::getpeername(&fd).ok().flatten().map(endpoint);
-                    let transport = Transport::socket(fd, remote.as_ref());
+                    let mut transport = Transport::socket(fd, remote.as_ref());
                     transport.mode.set(Mode::Shared);
+                    if let Kind::Unix { descriptors } = &mut transport.kind {
+                        // Whatever is so by now, some may have come before.
+                        *descriptors = true;
+                    }
                     Ok(transport)
                 }
                 _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "expected a stream socket")),
@@ -141,7 +152,7 @@ impl Transport {
 
     #[inline]
     pub(crate) fn is_socket(&self) -> bool {
-        matches!(self.kind, Kind::Tcp | Kind::Unix)
+        matches!(self.kind, Kind::Tcp | Kind::Unix { .. })
     }
 
     /// Is there more to read although the last read was short?
@@ -153,7 +164,7 @@ impl Transport {
     /// What to give the engine. `None` when closed.
     pub(crate) fn registration(&self) -> Option<Registration<'_>> {
         let (input_blocks, output_blocks) = match self.kind {
-            Kind::Tcp | Kind::Unix => (false, false),
+            Kind::Tcp | Kind::Unix { .. } => (false, false),
             Kind::Files { input_blocks, output_blocks } => (input_blocks, output_blocks),
         };
         let output = self.output().and_then(Descriptor::open).map(|fd| (fd, output_blocks));
@@ -200,8 +211,8 @@ impl Transport {
     #[inline]
     pub(crate) fn incoming(&self, most: usize) -> Option<Incoming<'_>> {
         let is_unix = match self.kind {
-            Kind::Tcp => false,
-            Kind::Unix if self.beside.get().is_none() => true,
+            Kind::Tcp | Kind::Unix { descriptors: false } => false,
+            Kind::Unix { .. } if self.beside.get().is_none() => true,
             _ => return None,
         };
         Some(Incoming { fd: self.input.open()?, is_unix, most })
@@ -225,7 +236,9 @@ impl Transport {
     #[inline]
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match (self.kind, self.input.open()) {
-            (Kind::Tcp, Some(fd)) => Ok(rustix::net::recv(fd, buffer, RecvFlags::DONTWAIT)?.0),
+            (Kind::Tcp | Kind::Unix { descriptors: false }, Some(fd)) => {
+                Ok(rustix::net::recv(fd, buffer, RecvFlags::DONTWAIT)?.0)
+            }
             _ => self.receive(buffer, RecvFlags::DONTWAIT),
         }
     }
@@ -253,8 +266,8 @@ impl Transport {
     fn receive(&self, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
         let fd = self.open_input()?;
         match self.kind {
-            Kind::Tcp => return Ok(rustix::net::recv(fd, buffer, flags)?.0),
-            Kind::Unix => {
+            Kind::Tcp | Kind::Unix { descriptors: false } => return Ok(rustix::net::recv(fd, buffer, flags)?.0),
+            Kind::Unix { .. } => {
                 if let Some(passed) = self.passed() {
                     return self.receive_with_descriptors(fd, passed, buffer, flags);
                 }
@@ -312,6 +325,10 @@ impl Transport {
     /// From now on so many descriptors may wait that come along.
     pub(crate) fn accept_descriptors(&self, most: usize) {
         if most > 0 {
+            if let (Kind::Unix { descriptors: false }, Some(fd)) = (self.kind, self.input.open()) {
+                // It was accepted from a listening socket that had been made for less.
+                pass_descriptors(fd, true);
+            }
             self.beside.get_or_init(|| Box::new(Beside::Passed(Passed { most, waiting: RefCell::default() })));
         }
     }
@@ -337,20 +354,25 @@ impl Transport {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        Ok(rustix::net::sendmsg(self.open_output()?, &[io::IoSlice::new(bytes)], &mut ancillary, flags)?)
+        match rustix::net::sendmsg(self.open_output()?, &[io::IoSlice::new(bytes)], &mut ancillary, flags) {
+            Err(rustix::io::Errno::PERM) => {
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer accepts no descriptors"))
+            }
+            sent => Ok(sent?),
+        }
     }
 
     /// Sets options on a socket that was connected by somebody else.
     pub(crate) fn tune(&self, tuning: &Tuning) -> io::Result<()> {
         match (self.kind, self.input.open()) {
-            (Kind::Tcp | Kind::Unix, Some(fd)) => tuning.apply(fd, sockopt::socket_domain(fd)?),
+            (Kind::Tcp | Kind::Unix { .. }, Some(fd)) => tuning.apply(fd, sockopt::socket_domain(fd)?),
             _ => Ok(()),
         }
     }
 
     /// Sets what a unix socket does not take over from the one that listens. A TCP socket takes over everything.
     pub(crate) fn tune_accepted(&self, tuning: &Tuning) {
-        if self.kind == Kind::Unix && (tuning.recv_buffer.is_some() || tuning.send_buffer.is_some()) {
+        if matches!(self.kind, Kind::Unix { .. }) && (tuning.recv_buffer.is_some() || tuning.send_buffer.is_some()) {
             // The one that listens has taken the same.
             let _ = self.tune(tuning);
         }
@@ -419,7 +441,7 @@ impl Transport {
     /// that closed; the caller has deregistered it.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         match (self.output(), self.kind) {
-            (_, Kind::Tcp | Kind::Unix) => {
+            (_, Kind::Tcp | Kind::Unix { .. }) => {
                 Ok(rustix::net::shutdown(self.open_output()?, rustix::net::Shutdown::Write)?)
             }
             (Some(output), _) => {

@@ -101,8 +101,9 @@ macro_rules! limit_setters {
         }
 
         /// How many descriptors that the peer has [sent along](Socket::send_fd) may wait to be
-        /// [taken](Socket::take_descriptors). 0, the default, turns all away. What would be more is closed, and logged.
-        /// Unix sockets alone.
+        /// [taken](Socket::take_descriptors). What would be more is closed, and logged. 0, the default, turns all away: whoever
+        /// sends one gets an error (`EPERM`) since Linux 6.16; before, and on sockets made elsewhere ([`Socket::from_fd`]),
+        /// they are closed, and the bytes that they came with are taken. Unix sockets alone.
         pub fn accept_descriptors(mut self, most: usize) -> Self {
             self.options.tuning.descriptors = most;
             self

@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::address::{Address, UnixName};
 use crate::avahi::{Find, Finding, find};
-use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, TimerKey};
+use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, TimerKey, pass_descriptors};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::resolve::{LookUp, Plan};
@@ -223,6 +223,7 @@ impl Race {
     fn attempt_unix(self: &Rc<Self>, name: UnixName) -> io::Result<bool> {
         let fd = stream_socket(AddressFamily::UNIX)?;
         self.tuning.apply(fd.as_fd(), AddressFamily::UNIX)?;
+        pass_descriptors(fd.as_fd(), self.tuning.descriptors > 0);
         match rustix::net::connect(&fd, &unix_address(&name)?) {
             Ok(()) => {
                 self.won(fd, None);

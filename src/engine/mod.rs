@@ -47,7 +47,7 @@ pub(crate) use remote::Remote;
 pub(crate) use signals::{Interrupts, interrupts_here, without_sigpipe};
 pub(crate) use slab::Key;
 use slab::Slab;
-pub(crate) use sockopt::{bind_to_interface, peer_credentials};
+pub(crate) use sockopt::{bind_to_interface, pass_descriptors, passes_descriptors, peer_credentials};
 pub(crate) use source::main_depth;
 use source::{Link, Sources};
 pub(crate) use successor::start_successor;

@@ -1,4 +1,4 @@
-//! Two options of sockets that no safe interface gives us.
+//! Options of sockets that no safe interface gives us.
 
 use std::io;
 use std::mem::size_of;
@@ -25,4 +25,30 @@ pub(crate) fn bind_to_interface(fd: BorrowedFd<'_>, name: &str) -> io::Result<()
         libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE, name.as_ptr().cast(), length)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Where that is 0, those who send descriptors get an error. Since Linux 6.16.
+const SO_PASSRIGHTS: libc::c_int = if cfg!(any(target_arch = "sparc", target_arch = "sparc64")) { 0x5c } else { 83 };
+
+/// Lets the peer of a unix socket send descriptors along, as it may by default, or has the system refuse them to it. What is
+/// accepted from a listening socket takes that over. Older systems know of no such thing, and pass them.
+pub(crate) fn pass_descriptors(fd: BorrowedFd<'_>, pass: bool) {
+    let pass = libc::c_int::from(pass);
+    // SAFETY: reads as many bytes as an int has.
+    unsafe {
+        let place = (&raw const pass).cast();
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, place, size_of_val(&pass) as libc::socklen_t);
+    }
+}
+
+/// Can the peer of a unix socket send descriptors along?
+pub(crate) fn passes_descriptors(fd: BorrowedFd<'_>) -> bool {
+    let mut passes: libc::c_int = 1;
+    let mut length = size_of_val(&passes) as libc::socklen_t;
+    // SAFETY: writes at most `length` bytes into an int, for which any bits are valid.
+    let result = unsafe {
+        let place = (&raw mut passes).cast();
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, place, &raw mut length)
+    };
+    result != 0 || passes != 0
 }

@@ -11,7 +11,7 @@ use super::adopt::{adopt_inet, adopt_unix};
 use super::unix::{FileSettings, SocketFile, bind_abstract, bind_path};
 use crate::address::{Address, FORMS, Host, Target, UnixName, parse_listening};
 use crate::avahi::Registration as Announcement;
-use crate::engine::OWN_SOCKET;
+use crate::engine::{OWN_SOCKET, pass_descriptors};
 use crate::error::{Error, Result};
 use crate::resolve::{local_addresses, port_number};
 use crate::transport::endpoint;
@@ -67,6 +67,9 @@ pub(super) fn bind(address: &Address, local: &str, how: How<'_>) -> Result<(Vec<
 
 fn bind_unix(name: &UnixName, how: How<'_>) -> io::Result<(Listening, Option<SocketFile>)> {
     if let Some(adopted) = adopt_unix(name)? {
+        if how.tuning.descriptors > 0 {
+            pass_descriptors(adopted.0.fd.as_fd(), true);
+        }
         return Ok(adopted);
     }
     match name {

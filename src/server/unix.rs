@@ -15,6 +15,7 @@ use rustix::net::AddressFamily;
 use super::bind::{How, listening_socket};
 use crate::address::UnixName;
 use crate::connect::unix_address;
+use crate::engine::pass_descriptors;
 
 /// How long another server may take to take a path over, before we give up waiting for our turn to look.
 const TURN: Duration = Duration::from_secs(2);
@@ -117,6 +118,7 @@ pub(super) fn bind_abstract(name: &UnixName, how: How<'_>) -> io::Result<OwnedFd
 fn bind(name: &UnixName, how: How<'_>) -> io::Result<OwnedFd> {
     let fd = listening_socket(AddressFamily::UNIX)?;
     how.tuning.apply(fd.as_fd(), AddressFamily::UNIX)?;
+    pass_descriptors(fd.as_fd(), how.tuning.descriptors > 0);
     if how.file.restricts() {
         rustix::fs::fchmod(&fd, Mode::empty())?;
     }

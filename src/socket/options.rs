@@ -133,7 +133,7 @@ impl Socket {
     ///
     /// # Errors
     /// As [`send_some`](Socket::send_some), and then nothing was sent; [`Error::QueueFull`]; [`Error::Unsupported`];
-    /// [`Error::Io`] if `data` is empty.
+    /// [`Error::Io`] if `data` is empty, or, of the kind `PermissionDenied`, if the peer accepts none and says so.
     ///
     /// ```
     /// use network::Socket;

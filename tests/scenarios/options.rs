@@ -294,6 +294,83 @@ fn too_many_are_closed_and_none_are_taken_unasked() {
     });
 }
 
+/// A peer that knows nothing of this library sends one. Does the system refuse that?
+fn send_by_hand(peer: &UnixStream, text: &str, fd: OwnedFd) -> bool {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = rustix::net::SendAncillaryBuffer::new(&mut space);
+    let fds = [fd.as_fd()];
+    assert!(control.push(rustix::net::SendAncillaryMessage::ScmRights(&fds)));
+    let text = [std::io::IoSlice::new(text.as_bytes())];
+    match rustix::net::sendmsg(peer, &text, &mut control, rustix::net::SendFlags::empty()) {
+        Err(rustix::io::Errno::PERM) => true,
+        sent => sent.map(|_| false).unwrap(),
+    }
+}
+
+#[test]
+fn whoever_sends_a_descriptor_that_nobody_accepts_is_told() {
+    on_own_context(|| {
+        for most in [0, 1] {
+            let path = fresh_path("socket");
+            let (lines, came) = (Log::<String>::new(), Log::<String>::new());
+            let (seen, taken) = (lines.clone(), came.clone());
+            let builder = Server::builder().accept_descriptors(most);
+            let server = builder.listen(&path, move |socket| {
+                let (seen, taken) = (seen.clone(), taken.clone());
+                socket.readlines(move |socket, line| {
+                    seen.add(line);
+                    socket.take_descriptors().into_iter().for_each(|fd| taken.add(content(fd)));
+                    Ok(())
+                });
+                Ok(())
+            });
+            let _server = server.unwrap();
+            // Before it is accepted as well as after.
+            let peer = UnixStream::connect(&path).unwrap();
+            let early = send_by_hand(&peer, "early\n", filled("1"));
+            (&peer).write_all(b"then\n").unwrap();
+            until(|| lines.all().last().is_some_and(|line| line == "then"));
+            let late = send_by_hand(&peer, "late\n", filled("2"));
+            (&peer).write_all(b"last\n").unwrap();
+            until(|| lines.all().last().is_some_and(|line| line == "last"));
+            assert_eq!(early, late);
+            assert!(most == 0 || !early, "one may come");
+            let arrived = if early { vec!["then", "last"] } else { vec!["early", "then", "late", "last"] };
+            assert_eq!(lines.all(), arrived);
+            assert_eq!(came.all(), if most > 0 { vec!["1", "2"] } else { vec![] });
+        }
+    });
+}
+
+#[test]
+fn a_client_turns_descriptors_away_as_well() {
+    on_own_context(|| {
+        for most in [0, 1] {
+            let path = fresh_path("socket");
+            let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+            let client = Socket::builder().accept_descriptors(most).connect(&path).unwrap();
+            let (peer, _) = listener.accept().unwrap();
+            let lines = log_lines(&client);
+            let refused = send_by_hand(&peer, "one\n", filled("1"));
+            (&peer).write_all(b"two\n").unwrap();
+            until(|| lines.all().last().is_some_and(|line| line == "two"));
+            assert_eq!(lines.len(), if refused { 1 } else { 2 });
+            assert_eq!(client.take_descriptors().len(), most);
+            // And as this library sends them.
+            let sender = Socket::from_fd(peer).unwrap();
+            match sender.send_fd("three\n", filled("3")) {
+                Err(error) => {
+                    assert!(refused && error.kind() == ErrorKind::PermissionDenied, "{error}");
+                    assert!(error.to_string().contains("accepts no descriptors"), "{error}");
+                    assert!(sender.is_open());
+                }
+                Ok(()) => assert!(!refused),
+            }
+            std::fs::remove_file(path).unwrap();
+        }
+    });
+}
+
 #[test]
 fn a_descriptor_waits_for_room_and_for_what_was_sent_before() {
     on_own_context(|| {
