@@ -228,7 +228,7 @@ impl Engine {
         let mut buffer = None;
         loop {
             let is_over = self.step(queue, left, &mut calls, &mut buffer);
-            if self.dirty.borrow().len() >= GATHERED {
+            if self.dirty.borrow().len() >= queue.borrow().len().clamp(1, GATHERED) {
                 self.send_gathered();
             }
             if let Some(is_over) = is_over {
