@@ -3,7 +3,7 @@
 use std::io::IoSliceMut;
 use std::os::fd::BorrowedFd;
 
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, SocketAddrAny};
 
 /// From where, and the most bytes.
 #[derive(Clone, Copy)]
@@ -16,6 +16,9 @@ pub(crate) struct Incoming<'a> {
 
 /// So much has been received, and there was something that it stopped at: descriptors. Then there may be more.
 pub(crate) type Received = rustix::io::Result<(usize, bool)>;
+
+/// How long a datagram is, which may be more than the buffer, and from whom.
+pub(crate) type Datagram = rustix::io::Result<(usize, Option<SocketAddrAny>)>;
 
 impl Incoming<'_> {
     /// Receives what there is. In the caller's own frame, see [`Engine::serve`](super::Engine::serve).
@@ -36,4 +39,11 @@ pub(crate) fn receive_alone(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFl
     let mut none = RecvAncillaryBuffer::default();
     let message = rustix::net::recvmsg(fd, &mut [IoSliceMut::new(buffer)], &mut none, flags)?;
     Ok((message.bytes, message.flags.contains(ReturnFlags::CTRUNC)))
+}
+
+/// Receives a datagram, if there is one.
+#[inline(always)]
+pub(crate) fn receive_datagram(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Datagram {
+    let (_, size, from) = rustix::net::recvfrom(fd, buffer, RecvFlags::DONTWAIT | RecvFlags::TRUNC)?;
+    Ok((size, from))
 }

@@ -37,7 +37,7 @@ use fairness::Budget;
 pub use fairness::Fairness;
 pub(crate) use fairness::now;
 pub(crate) use hangups::Hangups;
-pub(crate) use incoming::{Incoming, Received, receive_alone};
+pub(crate) use incoming::{Datagram, Incoming, Received, receive_alone, receive_datagram};
 pub(crate) use inherited::{Inherited, OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited};
 use poller::Poller;
 pub(crate) use process::{Forked, exit_now, fork, other_threads};
@@ -65,6 +65,10 @@ pub(crate) const READ_BUFFER: usize = 64 << 10;
 
 /// So many reads of one connection in one turn, then the others get theirs.
 pub(crate) const READS: usize = 4;
+
+/// So many datagrams of one socket in one turn: one at a time costs three times as much and loses two thirds of a flood, and
+/// without an end a flood would have the loop to itself.
+const DATAGRAMS: usize = 64;
 
 /// What a descriptor is ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,14 +126,14 @@ pub(crate) enum Next {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Served {
     Done(Next),
-    /// There is more to receive.
+    /// There may be more to receive.
     More,
 }
 
 /// Whoever holds a registered descriptor.
 ///
-/// Most of what happens are messages, and perhaps answers to them, on stream sockets. For those the engine makes the system
-/// calls itself, see [`Engine::serve`].
+/// Most of what happens are messages, and perhaps answers to them, on stream sockets, and datagrams. For those the engine makes
+/// the system calls itself, see [`Engine::serve`].
 pub(crate) trait Handler {
     /// Serves what is ready. No engine state is borrowed meanwhile; anything may be called.
     fn ready(self: Rc<Self>, engine: &Rc<Engine>, ready: Ready) -> Next;
@@ -155,6 +159,16 @@ pub(crate) trait Handler {
 
     /// Writes what was gathered, if [`Handler::outgoing`] gives nothing. Calls no user code.
     fn flush(&self) {}
+
+    /// Are datagrams to be received? Then from this socket, one after another, and the engine does it.
+    fn datagrams(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Serves a datagram, as [`Handler::received`].
+    fn datagram(self: Rc<Self>, _: Datagram, _buffer: &mut Option<Rc<Vec<u8>>>) -> Served {
+        Served::Done(Next::Idle)
+    }
 
     /// The main context is gone: lets go of the descriptor. Calls no user code.
     fn context_ended(self: Rc<Self>);

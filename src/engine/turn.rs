@@ -8,7 +8,7 @@ use std::rc::Rc;
 use rustix::net::SendFlags;
 
 use super::poller::BATCH;
-use super::{Due, Engine, Key, Next, READS, Ready, Served, fairness, main_depth};
+use super::{DATAGRAMS, Due, Engine, Handler, Key, Next, READS, Ready, Served, fairness, main_depth, receive_datagram};
 
 /// What so many connections have to send is gathered before it goes out. More gain nothing.
 const GATHERED: usize = 16;
@@ -298,7 +298,8 @@ impl Engine {
             let Some(from) = handler.incoming(ready) else {
                 self.return_buffer(buffer);
                 // It has had what it was ready for, if that was not all.
-                break handler.ready(self, if reads == 0 { ready } else { Ready::NONE });
+                let next = handler.clone().ready(self, if reads == 0 { ready } else { Ready::NONE });
+                break next.max(self.receive_datagrams(&handler, buffer));
             };
             let received = from.receive(self.usable(buffer));
             match handler.clone().received(received, buffer) {
@@ -323,6 +324,18 @@ impl Engine {
         if queue {
             self.requeue(key);
         }
+    }
+
+    #[inline(always)]
+    fn receive_datagrams(&self, handler: &Rc<dyn Handler>, buffer: &mut Option<Rc<Vec<u8>>>) -> Next {
+        for _ in 0..DATAGRAMS {
+            let Some(fd) = handler.datagrams() else { return Next::Idle };
+            let received = receive_datagram(fd, self.usable(buffer));
+            if let Served::Done(next) = handler.clone().datagram(received, buffer) {
+                return next;
+            }
+        }
+        Next::Hot
     }
 
     /// The credit is spent: whatever waits, waits for the low source. Those that get more input meanwhile are muted then:

@@ -18,14 +18,10 @@ use super::destination::clothed;
 use super::{MAX_DATAGRAM_SIZE, UdpSocket};
 use crate::address::plain;
 use crate::conn::handler::call;
-use crate::engine::{Descriptor, Engine, Handler, Key, Next, Ready, Registration};
+use crate::engine::{Datagram, Descriptor, Engine, Handler, Key, Next, Ready, Registration, Served, receive_datagram};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::transport::{poll_for, wait_for};
-
-/// Datagrams delivered in one turn of the loop, then others are served: one at a time costs three times as much and
-/// loses two thirds of a flood, and without an end a flood would have the loop to itself.
-const DATAGRAMS: usize = 64;
 
 /// The most refusals that wait to be told. Of more, which a sender that never receives can cause, the oldest go.
 const REFUSALS: usize = 64;
@@ -79,6 +75,9 @@ pub(super) struct Core {
     receivers: RefCell<Wakers>,
     senders: RefCell<Wakers>,
 }
+
+/// A datagram's length and sender, or what is wrong, and with whom.
+type Outcome = Result<(usize, SocketAddr), (Option<SocketAddr>, Errno)>;
 
 /// What a futures face waits for.
 #[derive(Clone, Copy, PartialEq)]
@@ -298,31 +297,20 @@ impl Core {
         }
     }
 
-    /// Delivers until nothing is left, or this socket's share of the turn is used up.
-    fn serve(self: &Rc<Self>) -> Next {
-        let mut buffer = self.engine.take_buffer();
-        let mut next = Next::Hot;
-        let socket = UdpSocket::from_core(self.clone());
-        for _ in 0..DATAGRAMS {
-            if !self.has_reader.get() {
-                next = Next::Idle;
-                break;
-            }
-            let Some(space) = Rc::get_mut(&mut buffer) else { break };
-            match self.receive(space) {
-                Ok((size, from)) => self.deliver(&socket, &buffer[..size.min(buffer.len())], from),
-                Err((_, Errno::AGAIN)) => {
-                    next = Next::Idle;
-                    break;
-                }
-                Err((peer, errno)) => self.tell_error(&socket, self.failed("receiving from", peer, errno)),
-            }
-            if self.engine.spent() {
-                break;
-            }
+    /// Calls user code, of which there is one call at a time: what is ready meanwhile is looked at when it is over.
+    fn occupied(self: &Rc<Self>, user: impl FnOnce(&UdpSocket)) {
+        self.busy.set(true);
+        user(&UdpSocket::from_core(self.clone()));
+        self.busy.set(false);
+        if let (true, Some(key)) = (self.again.take(), self.key.get()) {
+            self.engine.requeue(key);
         }
-        self.engine.give_buffer(buffer);
-        next
+    }
+
+    fn tell_refusals(&self, socket: &UdpSocket) {
+        while let (true, Some((peer, errno))) = (self.has_reader.get(), self.refused.borrow_mut().pop_front()) {
+            self.tell_error(socket, self.failed("receiving from", Some(peer), errno));
+        }
     }
 
     fn deliver(&self, socket: &UdpSocket, data: &[u8], from: SocketAddr) {
@@ -364,29 +352,32 @@ impl Core {
 
     /// One datagram, of the peer if there is one: how long it is, which may be more than the buffer, and from whom. Or
     /// what is wrong, and with whom.
-    // In the caller's frame, where there is a loop: see `Engine::serve` for what that saves.
-    #[inline(always)]
-    pub(super) fn receive(&self, buffer: &mut [u8]) -> Result<(usize, SocketAddr), (Option<SocketAddr>, Errno)> {
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> Outcome {
         if let Some((peer, errno)) = self.refused.borrow_mut().pop_front() {
             return Err((Some(peer), errno));
         }
         let fd = self.fd.open().ok_or((None, Errno::NOTCONN))?;
         loop {
-            match rustix::net::recvfrom(fd, &mut *buffer, RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
-                Ok((_, size, from)) => {
-                    let from = from.and_then(inet).ok_or((None, Errno::AFNOSUPPORT))?;
-                    // What strangers sent before the peer was fixed is still there.
-                    if self.is_stranger(from) {
-                        continue;
-                    }
-                    return Ok((size, from));
-                }
-                Err(Errno::INTR) => {}
-                Err(errno) if errno != Errno::AGAIN && self.keeps_refusals => {
-                    return Err((self.refused_by().or(self.peer.get()), errno));
-                }
-                Err(errno) => return Err((self.peer.get(), errno)),
+            if let Some(outcome) = self.outcome(receive_datagram(fd, buffer)) {
+                return outcome;
             }
+        }
+    }
+
+    /// What that comes to. `None` if it is nothing for us, and the next is to be received.
+    fn outcome(&self, received: Datagram) -> Option<Outcome> {
+        match received {
+            Ok((size, from)) => match from.and_then(inet) {
+                // What strangers sent before the peer was fixed is still there.
+                Some(from) if self.is_stranger(from) => None,
+                Some(from) => Some(Ok((size, from))),
+                None => Some(Err((None, Errno::AFNOSUPPORT))),
+            },
+            Err(Errno::INTR) => None,
+            Err(errno) if errno != Errno::AGAIN && self.keeps_refusals => {
+                Some(Err((self.refused_by().or(self.peer.get()), errno)))
+            }
+            Err(errno) => Some(Err((self.peer.get(), errno))),
         }
     }
 
@@ -541,13 +532,28 @@ impl Handler for Core {
             self.again.set(true);
             return Next::Idle;
         }
-        if !self.has_reader.get() {
-            return Next::Idle;
+        if !self.refused.borrow().is_empty() {
+            self.occupied(|socket| self.tell_refusals(socket));
         }
-        self.busy.set(true);
-        let next = self.serve();
-        self.busy.set(false);
-        if self.again.take() { next.max(Next::Again) } else { next }
+        Next::Idle
+    }
+
+    fn datagrams(&self) -> Option<BorrowedFd<'_>> {
+        if self.has_reader.get() && !self.busy.get() { self.fd.open() } else { None }
+    }
+
+    fn datagram(self: Rc<Self>, received: Datagram, buffer: &mut Option<Rc<Vec<u8>>>) -> Served {
+        match (self.outcome(received), buffer) {
+            (Some(Ok((size, from))), Some(buffer)) => {
+                self.occupied(|socket| self.deliver(socket, &buffer[..size.min(buffer.len())], from));
+            }
+            (Some(Err((_, Errno::AGAIN))), _) => return Served::Done(Next::Idle),
+            (Some(Err((peer, errno))), _) => {
+                self.occupied(|socket| self.tell_error(socket, self.failed("receiving from", peer, errno)));
+            }
+            (None | Some(Ok(_)), _) => {}
+        }
+        if self.engine.spent() { Served::Done(Next::Hot) } else { Served::More }
     }
 
     fn context_ended(self: Rc<Self>) {
