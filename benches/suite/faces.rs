@@ -110,13 +110,14 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         }
     }
     let lines = chunk(true);
-    for (task, how) in [
-        ("serve-replies", "String, served"),
-        ("serve-lent-replies", "&str, served"),
-        ("await-replies", "String, a task"),
-        ("await-lent-replies", "&str, a task"),
+    for (task, peers, how) in [
+        ("serve-replies", "own-replies", "String, served"),
+        ("serve-lent-replies", "replies", "&str, served"),
+        ("await-replies", "own-replies", "String, a task"),
+        ("await-lent-replies", "replies", "&str, a task"),
     ] {
-        let mut sides = sides_of(&[Kind::Raw, Kind::Tokio], "replies", None, 1)?;
+        let mut sides = sides_of(&[Kind::Raw], "replies", None, 1)?;
+        sides.extend(sides_of(&[Kind::Tokio], peers, None, 1)?);
         sides.extend(sides_of(&ours, task, None, 1)?);
         let outcome =
             bench.measure(&mut sides, |_, load| Ok(repeat(time, || load.send_lines(&lines))? as f64 / LINE as f64))?;

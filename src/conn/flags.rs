@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 bitflags::bitflags! {
     #[derive(Clone, Copy, Debug, Default)]
-    pub(super) struct Flag: u32 {
+    pub(super) struct Flag: u64 {
         /// Ended for the user; the rest of the queue goes out, and the peer's end is awaited, in the background.
         const LINGERING = 1;
         /// The descriptor is closed.
@@ -64,6 +64,10 @@ bitflags::bitflags! {
         const KEPT = 1 << 30;
         /// It has options of its own.
         const OWN_OPTIONS = 1 << 31;
+        /// Some of the futures wait for input just now.
+        const INPUT_AWAITED = 1 << 32;
+        /// Some wait for room.
+        const ROOM_AWAITED = 1 << 33;
 
         /// It has ended for the user.
         const ENDED = Self::LINGERING.bits() | Self::GONE.bits();

@@ -73,8 +73,7 @@ impl Conn {
             return None;
         }
         let limit = self.options(|options| options.line_limit);
-        let taken = self.io.inbox(|inbox| if inbox.is_empty() { None } else { take(inbox, limit).ok().flatten() });
-        let taken = taken.flatten()?;
+        let taken = self.io.inbox(|inbox| take(inbox, limit).ok().flatten()).flatten()?;
         self.engine.futures_worked(1);
         Some(taken)
     }
@@ -177,8 +176,9 @@ impl Conn {
     // ---- output ----
 
     /// What a future sends goes out with everything else before the loop sleeps, if there is a loop.
+    #[inline]
     fn gathers(&self) -> bool {
-        main_depth() > 0
+        self.engine.in_turn() || main_depth() > 0
     }
 
     /// The way of most messages: queued until the loop sleeps. False if there is more to it; nothing is queued then.

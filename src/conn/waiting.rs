@@ -225,16 +225,29 @@ impl Waiting {
 impl Conn {
     pub(super) fn waiting<R>(&self, change: impl FnOnce(&mut Waiting) -> R) -> R {
         self.flags.raise(Flag::AWAITED);
-        change(self.more().waiting.borrow_mut().get_or_insert_default())
+        let mut waiting = self.more().waiting.borrow_mut();
+        let waiting = waiting.get_or_insert_default();
+        let result = change(waiting);
+        self.note_lines(waiting);
+        result
     }
 
     /// Those who wait, if anybody ever has.
-    #[inline]
-    fn who_waits<R>(&self, look: impl FnOnce(&mut Waiting) -> R) -> Option<R> {
+    fn who_waits<R>(&self, change: impl FnOnce(&mut Waiting) -> R) -> Option<R> {
         if !self.flags.has(Flag::AWAITED) {
             return None;
         }
-        self.more.get()?.waiting.borrow_mut().as_deref_mut().map(look)
+        let mut waiting = self.more.get()?.waiting.borrow_mut();
+        let waiting = waiting.as_deref_mut()?;
+        let result = change(waiting);
+        self.note_lines(waiting);
+        Some(result)
+    }
+
+    /// So that whether anybody waits is known at a glance.
+    fn note_lines(&self, waiting: &Waiting) {
+        self.flags.put(Flag::INPUT_AWAITED, !waiting.input.is_empty());
+        self.flags.put(Flag::ROOM_AWAITED, !waiting.room.is_empty());
     }
 
     /// The same where there is nothing to do unless somebody waits.
@@ -250,20 +263,21 @@ impl Conn {
     /// Does anybody wait for input?
     #[inline]
     pub(super) fn awaits_input(&self) -> bool {
-        self.who_waits(|waiting| !waiting.input.is_empty()).unwrap_or(false)
+        self.flags.has(Flag::INPUT_AWAITED)
     }
 
     /// Does anybody wait for room to send?
     #[inline]
     pub(super) fn awaits_room(&self) -> bool {
-        self.who_waits(|waiting| !waiting.room.is_empty()).unwrap_or(false)
+        self.flags.has(Flag::ROOM_AWAITED)
     }
 
     /// Does somebody wait for input, and there is nothing else to do if it comes?
     fn is_awaited(&self, and: impl FnOnce(&Waiting) -> bool) -> bool {
         !self.flags.has(Flag::BESIDES_WAKING)
             && !self.sticky.get().has(Ready::HANGUP | Ready::ERROR)
-            && self.who_waits(|waiting| !waiting.made_way && !waiting.input.is_empty() && and(waiting)) == Some(true)
+            && self.awaits_input()
+            && self.who_waits(|waiting| !waiting.made_way && and(waiting)) == Some(true)
     }
 
     /// The way of most where futures read: there is input, and nothing else to do. False if there is more to it, or if

@@ -150,7 +150,7 @@ ready!(UnixStream);
 
 async fn serve(task: &str, stream: impl Ready, buffer: Rc<RefCell<Vec<u8>>>) -> io::Result<()> {
     match task {
-        "text" | "lines" | "replies" => lines(task, stream).await,
+        "text" | "lines" | "replies" | "own-replies" => lines(task, stream).await,
         _ => data(task, stream, &buffer).await,
     }
 }
@@ -202,6 +202,11 @@ async fn lines(task: &str, stream: impl Ready) -> io::Result<()> {
                 bytes.clear();
                 reader.read_until(b'\n', &mut bytes).await?
             }
+            // As `AsyncBufReadExt::lines` does.
+            "own-replies" => {
+                text = String::new();
+                reader.read_line(&mut text).await?
+            }
             _ => {
                 text.clear();
                 reader.read_line(&mut text).await?
@@ -211,7 +216,7 @@ async fn lines(task: &str, stream: impl Ready) -> io::Result<()> {
             return Ok(());
         }
         black_box((&text, &bytes));
-        if task == "replies" {
+        if task.ends_with("replies") {
             writer.write_all(REPLY).await?;
             if memchr::memchr(b'\n', reader.buffer()).is_none() {
                 writer.flush().await?;
