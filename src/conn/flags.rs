@@ -49,6 +49,8 @@ bitflags::bitflags! {
         const READS_DATA = 1 << 22;
         /// The reader is told of data and left to take it.
         const READS_RAW = 1 << 23;
+        /// There is another reader, or none, since the one that is on the stack was called.
+        const CHANGED = 1 << 34;
         /// The reader is given nothing for now.
         const PAUSED = 1 << 24;
         const WATCHES_IDLENESS = 1 << 25;

@@ -161,8 +161,6 @@ pub(crate) struct Conn {
     /// How many [`Socket`]s there are, one more while the loop keeps it for its reader.
     handles: Cell<u32>,
     flags: Flags,
-    /// Counts the readers there have been, so that one that is on the stack knows whether it still is the one.
-    epoch: Cell<u32>,
     /// What the descriptor was said to be ready for, and has not been found unready for since.
     sticky: Cell<Ready>,
     io: Queues,
@@ -189,7 +187,6 @@ impl Conn {
             remote: remote.map(|remote| OnceCell::from(Peer::from(remote))).unwrap_or_default(),
             handles: Cell::new(0),
             flags: Flags::default(),
-            epoch: Cell::new(0),
             sticky: Cell::new(Ready::NONE),
             io: Queues::default(),
             reader: Cell::default(),
@@ -354,7 +351,7 @@ impl Conn {
         }
         let kind = reader.as_ref().map(|reader| reader.kind());
         let some = kind.is_some();
-        self.epoch.set(self.epoch.get().wrapping_add(1));
+        self.flags.raise(Flag::CHANGED);
         self.flags.put(Flag::HAS_READER, some);
         self.flags.put(Flag::READS_DATA, kind == Some(handler::Kind::Data));
         self.flags.put(Flag::READS_RAW, kind == Some(handler::Kind::Raw));

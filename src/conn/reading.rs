@@ -330,12 +330,12 @@ impl Conn {
     /// Hands over what was just read.
     #[inline(always)]
     fn pass(self: &Rc<Self>, data: &[u8]) -> Delivered {
-        let epoch = self.epoch.get();
+        self.flags.lower(Flag::CHANGED);
         let mut reader = self.reader.take();
         let Some(user) = &mut reader else { return Delivered::Stop };
         let socket = Socket::from_conn(self.clone());
         // The time is looked at by who serves: this is all there is just now.
-        let delivered = match call(&self.engine, || self.goes_on(user.data(&socket, data), epoch)) {
+        let delivered = match call(&self.engine, || self.goes_on(user.data(&socket, data))) {
             Some(true) => Delivered::All,
             Some(false) => Delivered::Stop,
             None => {
@@ -343,7 +343,7 @@ impl Conn {
                 Delivered::Stop
             }
         };
-        self.put_back(reader, epoch);
+        self.put_back(reader);
         delivered
     }
 
@@ -353,7 +353,7 @@ impl Conn {
         if !self.io.has_input() && !self.flags.has(Flag::READS_RAW) {
             return Delivered::All;
         }
-        let epoch = self.epoch.get();
+        self.flags.lower(Flag::CHANGED);
         let mut reader = self.reader.take();
         let Some(user) = &mut reader else { return Delivered::Stop };
         let kind = user.kind();
@@ -362,12 +362,8 @@ impl Conn {
         let delivered = loop {
             // Most lines go this way, with one passage through the door for all of a batch.
             let lines = call(&self.engine, || match kind {
-                Kind::Lines => {
-                    each_line(&self.io, line_limit, |line: &str| self.enough(user.line(&socket, line), epoch))
-                }
-                Kind::ByteLines => {
-                    each_line(&self.io, line_limit, |line: &[u8]| self.enough(user.data(&socket, line), epoch))
-                }
+                Kind::Lines => each_line(&self.io, line_limit, |line: &str| self.enough(user.line(&socket, line))),
+                Kind::ByteLines => each_line(&self.io, line_limit, |line: &[u8]| self.enough(user.data(&socket, line))),
                 Kind::Data | Kind::Raw => None,
             });
             match lines {
@@ -405,7 +401,7 @@ impl Conn {
                 self.abort_silently();
                 break Delivered::Stop;
             };
-            let enough = self.enough(result, epoch);
+            let enough = self.enough(result);
             if kind == Kind::Raw && self.is_open() {
                 // Also if it has set itself anew: once each turn.
                 break Delivered::Raw;
@@ -414,14 +410,14 @@ impl Conn {
                 break enough;
             }
         };
-        self.put_back(reader, epoch);
+        self.put_back(reader);
         delivered
     }
 
     /// The reader is back from its calls. It stays, unless there is another by now.
     #[inline(always)]
-    fn put_back(&self, reader: Option<Box<dyn Reader>>, epoch: u32) {
-        if self.epoch.get() == epoch && self.is_open() {
+    fn put_back(&self, reader: Option<Box<dyn Reader>>) {
+        if !self.flags.has(Flag::CHANGED | Flag::ENDED) {
             let none = self.reader.replace(reader);
             // Dropping it would take a call for nothing.
             if none.is_none() {
@@ -435,8 +431,8 @@ impl Conn {
 
     /// A callback has returned this: is nothing more to go to it just now?
     #[inline]
-    fn enough(&self, result: Result, epoch: u32) -> Option<Delivered> {
-        let goes_on = self.goes_on(result, epoch);
+    fn enough(&self, result: Result) -> Option<Delivered> {
+        let goes_on = self.goes_on(result);
         let time_up = self.engine.spent();
         if time_up && self.is_open() {
             Some(Delivered::TimeUp)
@@ -449,11 +445,11 @@ impl Conn {
 
     /// The same, but for the time.
     #[inline]
-    fn goes_on(&self, result: Result, epoch: u32) -> bool {
+    fn goes_on(&self, result: Result) -> bool {
         if let Err(error) = result {
             self.finish(Reason::Failed(error), true);
         }
-        self.epoch.get() == epoch && !self.flags.has(Flag::ENDED | Flag::PAUSED)
+        !self.flags.has(Flag::ENDED | Flag::PAUSED | Flag::CHANGED)
     }
 
     /// Is there anything for a raw reader?
