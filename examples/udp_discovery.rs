@@ -50,16 +50,24 @@ fn serve(name: &str, address: &str) -> network::Result {
     Ok(())
 }
 
-/// Asks all, and lists who answers in time.
+/// Asks all, and lists who answers in time. That nobody does is a failure.
 fn ask(address: &str) -> network::Result {
     let socket = UdpSocket::builder().broadcast(true).bind("0.0.0.0:0")?;
     socket.send_to(QUESTION, address)?;
     let end = Instant::now() + PATIENCE;
+    let mut answers = 0;
     loop {
         socket.set_timeout(end.saturating_duration_since(Instant::now()));
         match socket.recv_from(1000) {
-            Ok((name, from)) => println!("{from} is {:?}", String::from_utf8_lossy(&name)),
-            Err(Error::TimedOut { .. } | Error::NotReady { .. }) => return Ok(()),
+            Ok((name, from)) => {
+                println!("{from} is {:?}", String::from_utf8_lossy(&name));
+                answers += 1;
+            }
+            Err(Error::TimedOut { .. } | Error::NotReady { .. }) if answers > 0 => return Ok(()),
+            Err(Error::TimedOut { .. } | Error::NotReady { .. }) => {
+                eprintln!("udp_discovery: nobody at {address} has answered within {PATIENCE:?}");
+                std::process::exit(1);
+            }
             // Not one of ours.
             Err(Error::DatagramCut { .. }) => {}
             Err(error) => return Err(error),

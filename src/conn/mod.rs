@@ -485,9 +485,14 @@ impl Handler for Conn {
     }
 
     fn context_ended(self: Rc<Self>) {
-        // Not everything has gone out yet.
-        if self.is_open() && self.is_sending() && !self.flags.has(Flag::SHAKING) {
-            self.finish(Reason::Local, true);
+        if self.is_open() && !self.flags.has(Flag::SHAKING) {
+            if self.is_sending() {
+                self.finish(Reason::Local, true);
+            } else if self.is_tls() {
+                // The end mark, or the peer would have to think that something is missing.
+                self.finish(Reason::Local, true);
+                self.part();
+            }
         }
         self.drain_if_lingering();
         self.abort_silently();

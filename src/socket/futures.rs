@@ -95,7 +95,8 @@ impl Socket {
         poll_fn(|context| self.conn.poll_flush(context))
     }
 
-    /// The lines that come, as [`recv_line_future`](Socket::recv_line_future) gives them. Does not block.
+    /// The lines that come, as [`recv_line_future`](Socket::recv_line_future) gives them. Does not block. What comes after the
+    /// last newline is no line: [`unread`](Socket::unread) returns it when the stream has ended.
     ///
     /// ```
     /// # async fn show(socket: network::Socket) -> network::Result {

@@ -127,6 +127,11 @@ impl Session {
         self.tls.is_handshaking()
     }
 
+    /// Whether this is a client whose server has not even agreed on a version.
+    fn has_said_nothing_of_sense(&self) -> bool {
+        matches!(self.tls, Connection::Client(_)) && self.tls.protocol_version().is_none()
+    }
+
     /// Whether this is a client whose server has said nothing yet.
     pub(crate) fn is_unanswered(&self) -> bool {
         matches!(self.tls, Connection::Client(_)) && self.first.is_none()
@@ -152,7 +157,7 @@ impl Session {
             Ok(())
         } else if self.is_handshaking() {
             let hint = match self.tls {
-                Connection::Client(_) => ", as servers without TLS do",
+                Connection::Client(_) => ", as servers without TLS do: tls(false) talks to those without encryption",
                 Connection::Server(_) => "",
             };
             Err(Error::Tls { peer, problem: format!("it closed the connection during the hand-shake{hint}") })
@@ -235,10 +240,11 @@ impl Session {
         let peer = self.peer.to_string();
         let problem = match error {
             rustls::Error::InappropriateHandshakeMessage { got_type: HandshakeType::ClientHello, .. }
-                if matches!(self.tls, Connection::Client(_)) =>
+            | rustls::Error::InvalidMessage(_)
+                if self.has_said_nothing_of_sense() =>
             {
-                let problem = "sends back what it is sent, and seems not to speak TLS: connect with tls(false) to talk to \
-                               it without encryption";
+                // Some send back what they are sent, as it was or not quite.
+                let problem = "answers with no TLS, and seems not to speak it: connect with tls(false) to talk to it without encryption";
                 return Error::Plaintext { peer, problem };
             }
             rustls::Error::AlertReceived(alert) => return Error::Rejected { peer, problem: self.complaint(alert) },
@@ -264,9 +270,7 @@ impl Session {
     fn complaint(&self, alert: AlertDescription) -> String {
         use AlertDescription as Alert;
         match alert {
-            Alert::CertificateRequired => {
-                "it asks for a certificate, and we showed none: give it one with ClientTls::identity".into()
-            }
+            Alert::CertificateRequired => "it asks for a certificate, and none was set to be shown to it".into(),
             Alert::BadCertificate
             | Alert::UnsupportedCertificate
             | Alert::CertificateRevoked

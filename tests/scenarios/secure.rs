@@ -374,6 +374,45 @@ fn a_blocking_connect_works_with_a_server_of_another_thread_only() {
 }
 
 #[test]
+fn clients_of_a_program_that_ends_know_that_nothing_is_missing() {
+    let user = User::new();
+    let (send_port, port) = std::sync::mpsc::channel();
+    let tls = user.serves();
+    let thread = std::thread::spawn(move || {
+        on_own_context(|| {
+            let serve = |socket: Socket| {
+                socket.readlines(|socket, line| if line == "end" { end_loop() } else { socket.sendline(line) });
+                Ok(())
+            };
+            let server = Server::builder().tls(tls).listen(0, serve).unwrap();
+            send_port.send(server.port()).unwrap();
+            assert!(!network::fgloop_for(Duration::from_secs(20)));
+            // As by a signal: nobody closes the connections.
+        });
+    });
+    on_own_context(|| {
+        let port = port.recv().unwrap();
+        let builder = || Socket::builder().tls(user.trusts(ClientTls::new())).timeout(Duration::from_secs(10));
+        let (idle, socket) = (builder().connect(port).unwrap(), builder().connect(port).unwrap());
+        for socket in [&idle, &socket] {
+            socket.sendline("hello").unwrap();
+            assert_eq!(socket.recv_line().unwrap(), "hello");
+        }
+        socket.sendline("end").unwrap();
+        for socket in [socket, idle] {
+            let error = socket.recv(1).unwrap_err();
+            assert!(matches!(error, Error::Closed { .. }), "{error}");
+        }
+        thread.join().unwrap();
+    });
+}
+
+fn end_loop() -> network::Result {
+    network::endloop();
+    Ok(())
+}
+
+#[test]
 fn tls_is_never_used_on_unix_sockets_nor_silently_left_out() {
     on_own_context(|| {
         let path = fresh_path("plain");

@@ -115,4 +115,6 @@ fn servers_are_discovered_by_broadcast() {
         server.signal(Signal::TERM);
         server.finish().assert_clean();
     }
+    let asked = Process::start_as_set(&mut discovery(&[]), Watch::Stdout).await_end();
+    assert!(asked.assert_failed().contains("nobody at 255.255.255.255:4242 has answered"), "{}", asked.stderr);
 }

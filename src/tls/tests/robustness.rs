@@ -49,8 +49,25 @@ fn whoever_sends_our_own_words_back_speaks_no_tls() {
         let errors: Vec<_> = pieces.filter_map(|piece| pair.client.receive(piece, &mut Vec::new()).err()).collect();
         let error = errors.first().expect("it is found out");
         assert!(matches!(error, Error::Plaintext { .. }), "{error}");
-        assert!(error.to_string().contains("not to speak TLS: connect with tls(false)"), "{error}");
+        assert!(error.to_string().contains("connect with tls(false)"), "{error}");
     }
+}
+
+#[test]
+fn whoever_answers_with_what_only_looks_like_tls_speaks_none() {
+    let long = [22, 3, 1, 0, 5, 1, 255, 255, 255, 255];
+    let empty = [22, 3, 3, 0, 0];
+    let huge = [22, 3, 3, 255, 255];
+    for answer in [&long[..], &empty, &huge] {
+        let error = pair().client.receive(answer, &mut Vec::new()).unwrap_err();
+        assert!(matches!(error, Error::Plaintext { .. }), "{error}");
+        // Clients may be broken in any way: they have no such advice to follow.
+        let error = pair().server.receive(answer, &mut Vec::new()).unwrap_err();
+        assert!(matches!(error, Error::Tls { .. }), "{error}");
+    }
+    // Once TLS is agreed on, it is damage.
+    let error = connected().client.receive(&long, &mut Vec::new()).unwrap_err();
+    assert!(matches!(error, Error::Tls { .. }), "{error}");
 }
 
 #[test]
