@@ -48,7 +48,7 @@ fn instructions(bench: &mut Bench) -> Result<()> {
     let out = format!("--callgrind-out-file={}", file.display());
     let tool = ["valgrind", "-q", "--tool=callgrind", &out];
     let total = || totals(&file);
-    let kinds = [Kind::Raw, Kind::Network, Kind::Fgloop, Kind::Tokio, Kind::PerFd, Kind::Gio];
+    let kinds = [Kind::Raw, Kind::InGlib, Kind::Network, Kind::Fgloop, Kind::Tokio, Kind::PerFd, Kind::Gio];
     for (connections, goals) in [(1, vec![]), (64, vec![Goal::at_most(300.0)])] {
         let mut cells = Samples::new();
         for kind in kinds {

@@ -1,12 +1,15 @@
 //! UDP: datagrams that are sent back, one or several on their way at a time, and datagrams of which only some are answered.
 
 use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::Result;
+use crate::in_glib::Turns;
 use crate::load::{MESSAGE, repeat};
 use crate::process::{Kind, Served, announce};
 use crate::report::Goal;
@@ -29,25 +32,45 @@ pub fn ours(task: &str) -> Result<network::UdpSocket> {
     Ok(socket)
 }
 
-pub fn raw(task: &str) -> Result<()> {
+pub struct Raw {
+    all: bool,
+    socket: UdpSocket,
+    epoll: OwnedFd,
+    events: Vec<epoll::Event>,
+    buffer: Vec<u8>,
+}
+
+pub fn raw(task: &str) -> Result<Raw> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.set_nonblocking(true)?;
     announce(socket.local_addr()?.port(), 0);
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &socket, EventData::new_u64(0), EventFlags::IN)?;
-    let mut events = Vec::with_capacity(256);
-    let mut buffer = vec![0; 64 << 10];
-    loop {
+    Ok(Raw { all: task == "udp", socket, epoll, events: Vec::with_capacity(256), buffer: vec![0; 64 << 10] })
+}
+
+impl Turns for Raw {
+    fn epoll(&self) -> &OwnedFd {
+        &self.epoll
+    }
+
+    #[inline(always)]
+    fn turn(&mut self, waits: bool) -> Result<()> {
+        let Raw { all, socket, epoll, events, buffer } = self;
         events.clear();
-        epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None)?;
+        let at_once = Timespec::default();
+        let timeout = if waits { None } else { Some(&at_once) };
+        epoll::wait(&*epoll, rustix::buffer::spare_capacity(events), timeout)?;
         for _ in 0..64 {
-            let Ok((count, _, Some(from))) = rustix::net::recvfrom(&socket, &mut buffer[..], RecvFlags::empty()) else {
+            let Ok((count, _, Some(from))) = rustix::net::recvfrom(&*socket, &mut buffer[..], RecvFlags::empty())
+            else {
                 break;
             };
-            if task == "udp" || buffer[0] == ASKS {
-                rustix::net::sendto(&socket, &buffer[..count], SendFlags::NOSIGNAL, &from)?;
+            if *all || buffer[0] == ASKS {
+                rustix::net::sendto(&*socket, &buffer[..count], SendFlags::NOSIGNAL, &from)?;
             }
         }
+        Ok(())
     }
 }
 
@@ -67,7 +90,7 @@ fn start(kinds: &[Kind], task: &str) -> Result<Vec<(Served, UdpSocket)>> {
 }
 
 pub fn run(bench: &mut Bench) -> Result<()> {
-    let kinds = [Kind::Raw, Kind::Network, Kind::Fgloop, Kind::Tokio, Kind::PerFd, Kind::Gio];
+    let kinds = [Kind::Raw, Kind::InGlib, Kind::Network, Kind::Fgloop, Kind::Tokio, Kind::PerFd, Kind::Gio];
     let time = bench.time;
     let mut buffer = [0; MESSAGE];
     for window in [1, 32] {

@@ -11,6 +11,7 @@ mod counts;
 mod datagrams;
 mod faces;
 mod fairness;
+mod in_glib;
 mod load;
 mod ours;
 mod process;
@@ -54,8 +55,9 @@ fn main() -> Result<()> {
     match arguments[..] {
         ["serve", "raw", "tls", _, directory] => tls::bare(Path::new(directory)),
         ["serve", "network", "threads", _, count] => threads::serve(count.parse()?),
-        ["serve", "raw", task, address] => raw::serve(task, address),
-        ["serve", "libc", "echo", address] => raw::serve("echo-by-libc", address),
+        ["serve", "raw", task, address] => raw::serve(task, address, false),
+        ["serve", "libc", "echo", address] => raw::serve("echo-by-libc", address, false),
+        ["serve", "in-glib", task, address] => raw::serve(task, address, true),
         ["serve", kind, task, address, ref more @ ..] => {
             let kind = Kind::named(kind).ok_or("no such server")?;
             ours::serve(kind, task, address, more.first().copied())

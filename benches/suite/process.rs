@@ -24,6 +24,8 @@ pub enum Kind {
     Raw,
     /// The same loop, its messages received and sent by libc's functions, as in a program in C.
     Libc,
+    /// The same loop, watched by GLib's: the least that costs.
+    InGlib,
     /// This library on `glib::MainLoop`, as in a program with a window.
     Network,
     /// This library under its own `fgloop`.
@@ -40,9 +42,9 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 9] = {
+    pub const ALL: [Kind; 10] = {
         use Kind::*;
-        [Raw, Libc, Network, Fgloop, Unfair, Tokio, PerFd, Gio, Python]
+        [Raw, Libc, InGlib, Network, Fgloop, Unfair, Tokio, PerFd, Gio, Python]
     };
 
     /// As it is called on the command line.
@@ -50,6 +52,7 @@ impl Kind {
         match self {
             Kind::Raw => "raw",
             Kind::Libc => "libc",
+            Kind::InGlib => "in-glib",
             Kind::Network => "network",
             Kind::Fgloop => "fgloop",
             Kind::Unfair => "unfair",

@@ -5,13 +5,15 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 
+use crate::in_glib::Turns;
 use crate::load::{BACKLOG, BLOCK, REPLY};
 use crate::process::announce;
-use crate::{Result, datagrams, faces};
+use crate::{Result, datagrams, faces, in_glib};
 
 const CHUNK: usize = 64 << 10;
 
@@ -24,13 +26,26 @@ struct Connection {
     owed: usize,
 }
 
-pub fn serve(task: &str, address: &str) -> Result<()> {
+struct Loop<'a> {
+    task: &'a str,
+    is_tcp: bool,
+    listener: OwnedFd,
+    epoll: OwnedFd,
+    /// By descriptor.
+    connections: Vec<Option<Connection>>,
+    events: Vec<epoll::Event>,
+    buffer: Vec<u8>,
+}
+
+/// By itself, or watched by GLib.
+pub fn serve(task: &str, address: &str, in_glib: bool) -> Result<()> {
     match task {
-        "udp" | "udp-in" => return datagrams::raw(task),
+        "udp" | "udp-in" => return in_glib::run(datagrams::raw(task)?, in_glib),
         "blocking" => return faces::raw_blocking(),
         _ => {}
     }
-    let listener: OwnedFd = if address == "tcp" {
+    let is_tcp = address == "tcp";
+    let listener: OwnedFd = if is_tcp {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         announce(listener.local_addr()?.port(), 0);
         listener.into()
@@ -42,22 +57,31 @@ pub fn serve(task: &str, address: &str) -> Result<()> {
     rustix::net::listen(&listener, BACKLOG as i32)?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &listener, EventData::new_u64(listener.as_raw_fd() as u64), EventFlags::IN)?;
-    // By descriptor.
-    let mut connections: Vec<Option<Connection>> = Vec::new();
-    let mut events = Vec::with_capacity(256);
-    let mut buffer = vec![0; CHUNK];
-    loop {
+    let (events, buffer) = (Vec::with_capacity(256), vec![0; CHUNK]);
+    in_glib::run(Loop { task, is_tcp, listener, epoll, connections: Vec::new(), events, buffer }, in_glib)
+}
+
+impl Turns for Loop<'_> {
+    fn epoll(&self) -> &OwnedFd {
+        &self.epoll
+    }
+
+    #[inline(always)]
+    fn turn(&mut self, waits: bool) -> Result<()> {
+        let Loop { task, is_tcp, listener, epoll, connections, events, buffer } = self;
         events.clear();
-        epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None)?;
-        for event in &events {
+        let at_once = Timespec::default();
+        let timeout = if waits { None } else { Some(&at_once) };
+        epoll::wait(&*epoll, rustix::buffer::spare_capacity(events), timeout)?;
+        for event in &*events {
             let fd = { event.data }.u64() as usize;
             if fd == listener.as_raw_fd() as usize {
-                let accepted = rustix::net::accept_with(&listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
-                if address == "tcp" {
+                let accepted = rustix::net::accept_with(&*listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+                if *is_tcp {
                     rustix::net::sockopt::set_tcp_nodelay(&accepted, true)?;
                 }
                 let fd = accepted.as_raw_fd() as usize;
-                epoll::add(&epoll, &accepted, EventData::new_u64(fd as u64), EventFlags::IN)?;
+                epoll::add(&*epoll, &accepted, EventData::new_u64(fd as u64), EventFlags::IN)?;
                 if connections.len() <= fd {
                     connections.resize_with(fd + 1, || None);
                 }
@@ -66,16 +90,17 @@ pub fn serve(task: &str, address: &str) -> Result<()> {
             }
             let Some(connection) = &mut connections[fd] else { continue };
             let open = match { event.flags }.contains(EventFlags::IN) {
-                true if task == "echo-by-libc" => echo_by_libc(connection, &mut buffer),
-                true => readable(task, connection, &epoll, &mut buffer)?,
+                true if *task == "echo-by-libc" => echo_by_libc(connection, buffer),
+                true => readable(task, connection, epoll, buffer)?,
                 false => true,
             };
             if !open {
                 connections[fd] = None;
             } else if connection.owed > 0 {
-                writable(connection, &epoll, &buffer)?;
+                writable(connection, epoll, buffer)?;
             }
         }
+        Ok(())
     }
 }
 
@@ -90,7 +115,8 @@ fn echo_by_libc(connection: &Connection, buffer: &mut [u8]) -> bool {
     true
 }
 
-/// False when it has ended.
+/// False when it has ended. In the frame of the loop, as all that makes system calls: docs/performance.md tells why.
+#[inline(always)]
 fn readable(task: &str, connection: &mut Connection, epoll: &OwnedFd, buffer: &mut [u8]) -> Result<bool> {
     let count = match rustix::net::recv(&connection.fd, &mut *buffer, RecvFlags::empty()) {
         Ok((0, _)) | Err(_) => return Ok(false),
@@ -128,6 +154,7 @@ fn readable(task: &str, connection: &mut Connection, epoll: &OwnedFd, buffer: &m
     Ok(true)
 }
 
+#[inline(always)]
 fn writable(connection: &mut Connection, epoll: &OwnedFd, chunk: &[u8]) -> Result<()> {
     while connection.owed > 0 {
         let part = &chunk[..chunk.len().min(connection.owed)];

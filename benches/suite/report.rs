@@ -151,6 +151,7 @@ fn header(kind: Kind) -> &'static str {
     match kind {
         Kind::Raw => "raw epoll",
         Kind::Libc => "… by libc",
+        Kind::InGlib => "… in GLib",
         Kind::Network => "network",
         Kind::Fgloop => "fgloop",
         Kind::Unfair => "unfair",
@@ -169,6 +170,8 @@ rounds, ± half the distance between the quartiles. Smaller is better, but for r
 
 - `… by libc`: the same loop, its messages received and sent by libc's functions, as C programs do, instead of by system calls in
   its own frame; `performance.md` tells what that costs.
+- `… in GLib`: the same loop as the first, but it is watched by GLib's main loop, by a single source that does no more than it
+  must: no program on that loop can cost less.
 - `network`: this library on `glib::MainLoop`, as in a program with a window; `fgloop`: the same under its own loop.
 - `tokio`: current-thread runtime. `fd sources`: GLib's main loop with a source for each descriptor, in C. `GIO`: GSocketService
   and its asynchronous streams, in C. `python`: Debian's python3-network.
@@ -341,7 +344,7 @@ impl Report {
 /// None for what has no point in the plot.
 fn colour(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::Raw | Kind::Libc | Kind::Unfair => None,
+        Kind::Raw | Kind::Libc | Kind::InGlib | Kind::Unfair => None,
         Kind::Network => Some("#0550ae"),
         Kind::Fgloop => Some("#54aeff"),
         Kind::Tokio => Some("#d4730b"),

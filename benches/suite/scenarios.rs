@@ -13,12 +13,21 @@ use crate::report::{Goal, Report, Row, Unit};
 pub type Samples = BTreeMap<Kind, Vec<f64>>;
 
 /// Those that all plain scenarios compare.
-pub const SERVERS: [Kind; 7] =
-    [Kind::Raw, Kind::Network, Kind::Fgloop, Kind::Tokio, Kind::PerFd, Kind::Gio, Kind::Python];
+pub const SERVERS: [Kind; 8] =
+    [Kind::Raw, Kind::InGlib, Kind::Network, Kind::Fgloop, Kind::Tokio, Kind::PerFd, Kind::Gio, Kind::Python];
 
 /// The same for echoes.
-const ECHOING: [Kind; 8] =
-    [Kind::Raw, Kind::Libc, Kind::Network, Kind::Fgloop, Kind::Tokio, Kind::PerFd, Kind::Gio, Kind::Python];
+const ECHOING: [Kind; 9] = [
+    Kind::Raw,
+    Kind::Libc,
+    Kind::InGlib,
+    Kind::Network,
+    Kind::Fgloop,
+    Kind::Tokio,
+    Kind::PerFd,
+    Kind::Gio,
+    Kind::Python,
+];
 
 pub struct Bench {
     pub quick: bool,
@@ -108,7 +117,8 @@ pub fn sides_of(
 }
 
 /// Those whose lines may be had as bytes.
-const BYTE_LINES: [Kind; 6] = [Kind::Raw, Kind::Network, Kind::Fgloop, Kind::Tokio, Kind::PerFd, Kind::Gio];
+const BYTE_LINES: [Kind; 7] =
+    [Kind::Raw, Kind::InGlib, Kind::Network, Kind::Fgloop, Kind::Tokio, Kind::PerFd, Kind::Gio];
 
 // ---- echo ----
 
