@@ -8,7 +8,9 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::engine::{Engine, Fairness, Handler, Interrupts, Key, Next, Ready, Registration, TimerKey, main_depth};
+use crate::engine::{
+    Engine, Fairness, Handler, Interrupts, Key, Next, Ready, Registration, TimerKey, Turns, main_depth,
+};
 use crate::error::{Result, count};
 use crate::log;
 use crate::server::{self, Draining};
@@ -126,10 +128,16 @@ pub fn set_fairness(fairness: &Fairness) -> Result {
     Ok(())
 }
 
-/// One step of a loop of ours: the panic of a callback comes out of it.
+/// A turn by GLib's own means.
 pub(crate) fn step(context: &glib::MainContext, engine: &Rc<Engine>, may_block: bool) -> bool {
+    turn(engine, || context.iteration(may_block))
+}
+
+/// A turn of a loop of ours: the panic of a callback comes out of it.
+#[inline(always)]
+pub(crate) fn turn<R>(engine: &Rc<Engine>, turn: impl FnOnce() -> R) -> R {
     let outer = engine.enter_loop(Some(main_depth()));
-    let done = context.iteration(may_block);
+    let done = turn();
     engine.enter_loop(outer);
     if let Some(panic) = engine.take_panic() {
         resume_unwind(panic);
@@ -152,8 +160,7 @@ fn run(limit: Option<Duration>) -> bool {
 pub(crate) fn run_entered(mut entered: Entered) -> bool {
     let context = glib::MainContext::ref_thread_default();
     let engine = entered.engine.clone();
-    let _own = context.acquire();
-    let _direct = engine.poll_directly();
+    let Some(mut turns) = Turns::new(&engine, &context) else { return false };
     let _watchdog = entered.is_outermost.then(|| {
         systemd::ready();
         Watchdog::start(&engine)
@@ -163,7 +170,7 @@ pub(crate) fn run_entered(mut entered: Entered) -> bool {
         if entered.running.ended.get() {
             break;
         }
-        step(&context, &engine, true);
+        turn(&engine, || turns.next());
     }
     let running = entered.running.clone();
     let is_outermost = entered.is_outermost;

@@ -10,10 +10,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::address::{Address, Endpoint};
-use crate::engine::{Engine, Remote};
+use crate::engine::{Engine, Remote, Turns};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::mainloop::step;
+use crate::mainloop::turn;
 use crate::server::{Server, ServerBuilder, Share};
 use crate::socket::Socket;
 
@@ -316,8 +316,10 @@ fn work<F, C>(
     let (told, orders) = (end.clone(), orders.clone());
     let remote = engine.remote(move |_| told.set(orders.end()));
     let _ = tell.send(Ok(remote));
-    let turn = || {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| step(context, &engine, true))) {
+    // The context is this thread's own.
+    let Some(mut turns) = Turns::new(&engine, context) else { return };
+    let mut turn = || {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| turn(&engine, || turns.next()))) {
             panics.add(panic);
         }
     };
@@ -331,7 +333,7 @@ fn work<F, C>(
 }
 
 /// Lets the connections end, of themselves until the deadline.
-fn drain(server: &Server, engine: &Rc<Engine>, deadline: Instant, turn: impl Fn()) {
+fn drain(server: &Server, engine: &Rc<Engine>, deadline: Instant, mut turn: impl FnMut()) {
     server.close();
     let left = || deadline.saturating_duration_since(Instant::now());
     // Wakes the loop at the end of the time.

@@ -1,90 +1,106 @@
-//! The poll function of our own loops. GLib polls the engine's descriptor, and the engine then asks it for its events: two
-//! calls of the system for each turn. Where nothing is to be watched but that descriptor and GLib's own wake-up, one call
-//! waits and brings the events along.
+//! The turns of our own loops. Those of GLib's poll the engine's descriptor, and the engine then asks it for its events: two
+//! calls of the system for each turn. Where nothing is to be watched but that descriptor and GLib's own wake-up, one call waits
+//! and brings the events along. It is made in the frame of the loop, see [`Engine::serve`].
 
-use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
-use std::slice;
 
-use glib::ffi::{self, GPollFD};
+use glib::ffi::{self, GMainContext, GPollFD};
+use glib::translate::ToGlibPtr;
 
 use super::Engine;
 
-thread_local! {
-    /// Those of the loops that are running here, the innermost last.
-    static ENGINES: RefCell<Vec<Rc<Engine>>> = const { RefCell::new(Vec::new()) };
+/// A loop of ours that is on the stack.
+pub(crate) struct Turns<'a> {
+    engine: &'a Rc<Engine>,
+    context: &'a glib::MainContext,
+    /// What GLib wants to have polled.
+    records: Vec<GPollFD>,
+    _owned: glib::MainContextAcquireGuard<'a>,
 }
 
-/// While this lives, the engine's context is polled directly.
-pub(crate) struct Direct(Rc<Engine>);
-
-impl Engine {
-    /// Has the context polled directly, unless the program has given it a poll function.
-    pub(crate) fn poll_directly(self: &Rc<Self>) -> Option<Direct> {
-        if !self.sources.replace_poll(ffi::g_poll, poll) {
-            return None;
-        }
-        ENGINES.with(|engines| engines.borrow_mut().push(self.clone()));
-        Some(Direct(self.clone()))
+impl<'a> Turns<'a> {
+    /// `None` if another thread runs the context.
+    pub(crate) fn new(engine: &'a Rc<Engine>, context: &'a glib::MainContext) -> Option<Self> {
+        Some(Turns { engine, context, records: Vec::new(), _owned: context.acquire().ok()? })
     }
 
-    /// Waits for events and for GLib's wake-up. `None` if that is for GLib to do.
-    fn wait_directly(&self, fds: &mut [GPollFD], timeout: i32) -> Option<i32> {
-        let mut poller = self.poller.try_borrow_mut().ok()?;
-        let (own, wakeup) = match fds {
+    /// One turn: waits for something, and does it.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) {
+        let context: *mut GMainContext = self.context.to_glib_none().0;
+        let (mut priority, mut timeout) = (0, 0);
+        // SAFETY: the context lives, and belongs to this thread.
+        unsafe { ffi::g_main_context_prepare(context, &raw mut priority) };
+        let count = loop {
+            let (records, room) = (self.records.as_mut_ptr(), self.records.len());
+            // SAFETY: as above, and GLib writes no more records than there is room for.
+            let count = unsafe { ffi::g_main_context_query(context, priority, &raw mut timeout, records, room as i32) }
+                as usize;
+            if count <= room {
+                break count;
+            }
+            self.records.resize(count, GPollFD { fd: -1, events: 0, revents: 0 });
+        };
+        let records = &mut self.records[..count];
+        if !self.engine.wait_directly(context, records, timeout) {
+            poll(context, records, timeout);
+        }
+        // SAFETY: as above; these are the records that were asked for.
+        unsafe {
+            if ffi::g_main_context_check(context, priority, records.as_mut_ptr(), count as i32) != ffi::GFALSE {
+                ffi::g_main_context_dispatch(context);
+            }
+        }
+    }
+}
+
+impl Drop for Turns<'_> {
+    fn drop(&mut self) {
+        self.engine.poller.borrow_mut().forget_wakeup();
+    }
+}
+
+impl Engine {
+    /// Waits for events and for GLib's wake-up. False if that is for GLib to do.
+    #[inline(always)]
+    fn wait_directly(&self, context: *mut GMainContext, records: &mut [GPollFD], timeout: i32) -> bool {
+        let Ok(mut poller) = self.poller.try_borrow_mut() else { return false };
+        let (own, wakeup) = match records {
             // Of a lower priority than the wake-up, or the same, the engine is never polled without it.
             [a, b] if a.fd == self.epoll && self.sources.priority() >= 0 => (a, b),
             [a, b] if b.fd == self.epoll && self.sources.priority() >= 0 => (b, a),
             _ => {
                 poller.forget_wakeup();
-                return None;
+                return false;
             }
         };
-        if own.events == 0 || poller.has_fetched() {
-            return None;
+        if own.events == 0 || poller.has_fetched() || !polls_itself(context) {
+            return false;
         }
         let woken = match poller.fetch(wakeup.fd, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => false,
-            woken => woken.ok()?,
+            Err(_) => return false,
+            Ok(woken) => woken,
         };
         own.revents = if poller.has_fetched() { ffi::G_IO_IN as u16 } else { 0 };
         wakeup.revents = if woken { ffi::G_IO_IN as u16 } else { 0 };
-        Some(i32::from(own.revents != 0) + i32::from(woken))
+        true
     }
 }
 
-impl Drop for Direct {
-    fn drop(&mut self) {
-        self.0.sources.replace_poll(poll, ffi::g_poll);
-        self.0.poller.borrow_mut().forget_wakeup();
-        ENGINES.with(|engines| engines.borrow_mut().retain(|engine| !Rc::ptr_eq(engine, &self.0)));
-    }
+/// Has the program given the context no poll function of its own?
+fn polls_itself(context: *mut GMainContext) -> bool {
+    // SAFETY: the context lives, as its loop does that calls this.
+    let poll = unsafe { ffi::g_main_context_get_poll_func(context) };
+    poll.is_some_and(|poll| poll as usize == ffi::g_poll as *const () as usize)
 }
 
-unsafe extern "C" fn poll(fds: *mut GPollFD, count: u32, timeout: i32) -> i32 {
-    let records = match fds.is_null() {
-        true => &mut [],
-        // SAFETY: GLib gives so many records, which nobody else touches meanwhile.
-        false => unsafe { slice::from_raw_parts_mut(fds, count as usize) },
-    };
-    let done = ENGINES.try_with(|engines| {
-        let engines = engines.borrow();
-        let own = engines.iter().rev().find(|engine| records.iter().any(|record| record.fd == engine.epoll));
-        own.and_then(|engine| engine.wait_directly(records, timeout))
-    });
-    let done = done.ok().flatten();
+fn poll(context: *mut GMainContext, records: &mut [GPollFD], timeout: i32) {
     // SAFETY: as GLib itself would have called it.
-    done.unwrap_or_else(|| unsafe { ffi::g_poll(fds, count, timeout) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whoever_calls_it_for_nothing_but_the_time_may() {
-        // SAFETY: no records, which is what it says.
-        assert_eq!(unsafe { poll(std::ptr::null_mut(), 0, 0) }, 0);
+    unsafe {
+        if let Some(poll) = ffi::g_main_context_get_poll_func(context) {
+            poll(records.as_mut_ptr(), records.len() as u32, timeout);
+        }
     }
 }

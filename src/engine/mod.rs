@@ -33,6 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) use accounts::{group_id, peer_ids, user_id};
 pub(crate) use descriptor::{Backlog, Descriptor, backlog, keep_refusals};
+pub(crate) use direct::Turns;
 use fairness::Budget;
 pub use fairness::Fairness;
 pub(crate) use fairness::now;

@@ -84,6 +84,7 @@ impl Poller {
 
     /// Fetches the events there are, or waits for some. Nothing can go wrong with a queue of our own but a signal in between;
     /// then the events are still there.
+    #[inline(always)]
     fn wait(&mut self, timeout: i32) -> io::Result<()> {
         let timeout = u64::try_from(timeout)
             .ok()
@@ -95,6 +96,7 @@ impl Poller {
 
     /// Waits so many milliseconds, or without end if that is negative, for events, which are kept for the next
     /// [`Poller::poll`], or for this descriptor to become readable, which is what it tells.
+    #[inline(always)]
     pub(super) fn fetch(&mut self, wakeup: RawFd, timeout: i32) -> io::Result<bool> {
         if self.wakeup != Some(wakeup) {
             self.forget_wakeup();

@@ -25,9 +25,6 @@ struct EngineSource {
     poll: GPollFD,
 }
 
-/// A poll function.
-pub(super) type Poll = unsafe extern "C" fn(*mut GPollFD, u32, i32) -> i32;
-
 /// Between an engine, which lives on one thread, and its sources, which end with their context on any.
 pub(super) struct Link {
     home: Home,
@@ -152,19 +149,6 @@ impl Sources {
         let source = self.main.get();
         // SAFETY: not null, so the context lives, and the source with it.
         if source.is_null() { 0 } else { unsafe { ffi::g_source_get_priority(source) } }
-    }
-
-    /// Has the context polled by `to`, if it is polled by `from`. The context lives: its loop is running, here.
-    pub(super) fn replace_poll(&self, from: Poll, to: Poll) -> bool {
-        // SAFETY: the context lives.
-        unsafe {
-            let is_so =
-                ffi::g_main_context_get_poll_func(self.context).is_some_and(|now| now as usize == from as usize);
-            if is_so {
-                ffi::g_main_context_set_poll_func(self.context, Some(to));
-            }
-            is_so
-        }
     }
 
     /// From now on the context may be gone.

@@ -270,7 +270,9 @@ impl Session {
     fn complaint(&self, alert: AlertDescription) -> String {
         use AlertDescription as Alert;
         match alert {
-            Alert::CertificateRequired => "it asks for a certificate, and none was set to be shown to it".into(),
+            Alert::CertificateRequired => {
+                "it asks for a certificate, and we showed none: give it one with ClientTls::identity".into()
+            }
             Alert::BadCertificate
             | Alert::UnsupportedCertificate
             | Alert::CertificateRevoked
