@@ -104,3 +104,37 @@ fn poll(context: *mut GMainContext, records: &mut [GPollFD], timeout: i32) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+
+    unsafe extern "C" fn counting(records: *mut GPollFD, count: u32, timeout: i32) -> i32 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: handed on.
+        unsafe { ffi::g_poll(records, count, timeout) }
+    }
+
+    #[test]
+    fn a_poll_function_of_the_programs_own_is_called() {
+        let context = glib::MainContext::new();
+        let of_its_own = context.with_thread_default(|| {
+            let engine = Engine::current().unwrap();
+            let mut turns = Turns::new(&engine, &context).unwrap();
+            for (own, calls) in [(false, 0), (true, 1), (false, 1), (true, 2)] {
+                let poll = if own { counting } else { ffi::g_poll };
+                // SAFETY: the context lives.
+                unsafe { ffi::g_main_context_set_poll_func(context.to_glib_none().0, Some(poll)) };
+                // So that there is nothing to wait for.
+                engine.defer(|_| ());
+                turns.next();
+                assert_eq!(CALLS.load(Ordering::Relaxed), calls);
+            }
+        });
+        of_its_own.unwrap();
+    }
+}
