@@ -10,7 +10,7 @@ use rustix::net::SendFlags;
 use super::poller::BATCH;
 use super::{DATAGRAMS, Due, Engine, Handler, Key, Next, READS, Ready, Served, fairness, main_depth, receive_datagram};
 
-/// What so many connections have to send is gathered before it goes out. More gain nothing.
+/// The most connections whose output waits to go out together. More would gain nothing.
 const GATHERED: usize = 16;
 
 /// How long the loop may sleep, as far as the engine is concerned.
@@ -151,7 +151,6 @@ impl Engine {
                 break;
             }
         }
-        self.flush();
         self.fairness.end_cold(outer);
     }
 
@@ -178,7 +177,6 @@ impl Engine {
         // Round robin: those that stay hot go to the back.
         let mut left = usize::MAX;
         while !self.work(&self.hot, &mut left) && self.gather_tasks() {}
-        self.flush();
         self.fairness.end_hot(outer);
     }
 
@@ -220,19 +218,20 @@ impl Engine {
     /// Serves a queue and makes the calls that are due, in turns, so that neither holds up the other. True when the time
     /// of this dispatch, or the number it may serve, is used up.
     ///
-    /// What they send goes out every now and then, for sixteen connections at a time: a kind of system call costs less when
-    /// the one before was of the same kind. The slice bounds how long that waits for callbacks of others.
+    /// What they send goes out for several connections at a time: a system call costs less when the one before was of the same
+    /// kind. But when as many wait to be sent as wait to be served, they go out, so that the peers have something to do
+    /// meanwhile. The slice bounds how long that can take.
     fn work(self: &Rc<Self>, queue: &RefCell<VecDeque<Key>>, left: &mut usize) -> bool {
         // Those that are there now: a call that defers another must not keep the loop here.
         let mut calls = self.deferred.borrow().len();
         let mut buffer = None;
         loop {
             let is_over = self.step(queue, left, &mut calls, &mut buffer);
-            if self.dirty.borrow().len() >= queue.borrow().len().clamp(1, GATHERED) {
+            let enough = if is_over.is_some() { 1 } else { queue.borrow().len().clamp(1, GATHERED) };
+            if self.dirty.borrow().len() >= enough {
                 self.send_gathered();
             }
             if let Some(is_over) = is_over {
-                self.send_gathered();
                 self.return_buffer(&mut buffer);
                 return is_over;
             }
