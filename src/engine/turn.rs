@@ -227,7 +227,8 @@ impl Engine {
         let mut buffer = None;
         loop {
             let is_over = self.step(queue, left, &mut calls, &mut buffer);
-            let enough = if is_over.is_some() { 1 } else { queue.borrow().len().clamp(1, GATHERED) };
+            let waiting = if is_over.is_some() { 0 } else { queue.borrow().len() + calls };
+            let enough = waiting.clamp(1, GATHERED);
             if self.dirty.borrow().len() >= enough {
                 self.send_gathered();
             }
@@ -325,6 +326,7 @@ impl Engine {
         }
     }
 
+    /// If it is datagrams that it wants. In the same frame.
     #[inline(always)]
     fn receive_datagrams(&self, handler: &Rc<dyn Handler>, buffer: &mut Option<Rc<Vec<u8>>>) -> Next {
         for _ in 0..DATAGRAMS {
