@@ -128,7 +128,12 @@ pub fn set_fairness(fairness: &Fairness) -> Result {
 
 /// One step of a loop of ours: the panic of a callback comes out of it.
 pub(crate) fn step(context: &glib::MainContext, engine: &Rc<Engine>, may_block: bool) -> bool {
-    let outer = engine.enter_loop(Some(main_depth()));
+    let depth = main_depth();
+    if depth > 0 {
+        // Of other contexts as well: this one may wait for the answer. Its own goes out before it sleeps.
+        Engine::flush_here();
+    }
+    let outer = engine.enter_loop(Some(depth));
     let done = context.iteration(may_block);
     engine.enter_loop(outer);
     if let Some(panic) = engine.take_panic() {
