@@ -136,7 +136,12 @@ pub(crate) fn step(context: &glib::MainContext, engine: &Rc<Engine>, may_block: 
 /// A turn of a loop of ours: the panic of a callback comes out of it.
 #[inline(always)]
 pub(crate) fn turn<R>(engine: &Rc<Engine>, turn: impl FnOnce() -> R) -> R {
-    let outer = engine.enter_loop(Some(main_depth()));
+    let depth = main_depth();
+    if depth > 0 {
+        // Of other contexts as well: this one may wait for the answer. Its own goes out before it sleeps.
+        Engine::flush_here();
+    }
+    let outer = engine.enter_loop(Some(depth));
     let done = turn();
     engine.enter_loop(outer);
     if let Some(panic) = engine.take_panic() {

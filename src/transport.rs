@@ -31,7 +31,7 @@ pub(crate) const INTERRUPTED: &str = "interrupted by the signal that ends the lo
 
 pub(crate) struct Transport {
     input: Descriptor,
-    kind: Kind,
+    kind: Cell<Kind>,
     /// The last read ended before the data did: the kernel gives no more in one go than came with one set of descriptors.
     stopped_short: Cell<bool>,
     mode: Cell<Mode>,
@@ -100,7 +100,7 @@ impl Transport {
         let output = output.map(|output| Box::new(Beside::Output(Descriptor::new(output))));
         Transport {
             input: Descriptor::new(input),
-            kind,
+            kind: Cell::new(kind),
             stopped_short: Cell::new(false),
             mode: Cell::new(Mode::Ours),
             beside: output.map(OnceCell::from).unwrap_or_default(),
@@ -113,11 +113,11 @@ impl Transport {
             return match sockopt::socket_type(&fd)? {
                 SocketType::STREAM => {
                     let remote = rustix::net::getpeername(&fd).ok().flatten().map(endpoint);
-                    let mut transport = Transport::socket(fd, remote.as_ref());
+                    let transport = Transport::socket(fd, remote.as_ref());
                     transport.mode.set(Mode::Shared);
-                    if let Kind::Unix { descriptors } = &mut transport.kind {
+                    if let Kind::Unix { .. } = transport.kind.get() {
                         // Whatever is so by now, some may have come before.
-                        *descriptors = true;
+                        transport.kind.set(Kind::Unix { descriptors: true });
                     }
                     Ok(transport)
                 }
@@ -152,7 +152,7 @@ impl Transport {
 
     #[inline]
     pub(crate) fn is_socket(&self) -> bool {
-        matches!(self.kind, Kind::Tcp | Kind::Unix { .. })
+        matches!(self.kind.get(), Kind::Tcp | Kind::Unix { .. })
     }
 
     /// Is there more to read although the last read was short?
@@ -163,7 +163,7 @@ impl Transport {
 
     /// What to give the engine. `None` when closed.
     pub(crate) fn registration(&self) -> Option<Registration<'_>> {
-        let (input_blocks, output_blocks) = match self.kind {
+        let (input_blocks, output_blocks) = match self.kind.get() {
             Kind::Tcp | Kind::Unix { .. } => (false, false),
             Kind::Files { input_blocks, output_blocks } => (input_blocks, output_blocks),
         };
@@ -177,6 +177,10 @@ impl Transport {
 
     /// Takes a socket's descriptor out.
     pub(crate) fn take(&self) -> Option<OwnedFd> {
+        if let (Kind::Unix { descriptors: false }, Some(fd)) = (self.kind.get(), self.input.open()) {
+            // Whoever has it from now on may accept some, as from any other.
+            pass_descriptors(fd, true);
+        }
         self.input.take()
     }
 
@@ -190,7 +194,7 @@ impl Transport {
     /// From now on closing resets the connection, which is how TCP tells that something was lost. What the kernel has not
     /// sent yet is lost with it.
     pub(crate) fn break_off(&self) {
-        if let (Kind::Tcp, Some(fd)) = (self.kind, self.input.open()) {
+        if let (Kind::Tcp, Some(fd)) = (self.kind.get(), self.input.open()) {
             // A descriptor that has no such option closes as ever.
             let _ = sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
         }
@@ -210,7 +214,7 @@ impl Transport {
     /// For the engine to receive from, so many bytes at most, if there is nothing to it but what that does.
     #[inline]
     pub(crate) fn incoming(&self, most: usize) -> Option<Incoming<'_>> {
-        let is_unix = match self.kind {
+        let is_unix = match self.kind.get() {
             Kind::Tcp | Kind::Unix { descriptors: false } => false,
             Kind::Unix { .. } if self.beside.get().is_none() => true,
             _ => return None,
@@ -235,7 +239,7 @@ impl Transport {
     /// Reads what is there. 0 is the end; `WouldBlock` means nothing yet.
     #[inline]
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match (self.kind, self.input.open()) {
+        match (self.kind.get(), self.input.open()) {
             (Kind::Tcp | Kind::Unix { descriptors: false }, Some(fd)) => {
                 Ok(rustix::net::recv(fd, buffer, RecvFlags::DONTWAIT)?.0)
             }
@@ -265,7 +269,7 @@ impl Transport {
     #[inline(never)]
     fn receive(&self, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
         let fd = self.open_input()?;
-        match self.kind {
+        match self.kind.get() {
             Kind::Tcp | Kind::Unix { descriptors: false } => return Ok(rustix::net::recv(fd, buffer, flags)?.0),
             Kind::Unix { .. } => {
                 if let Some(passed) = self.passed() {
@@ -275,7 +279,7 @@ impl Transport {
             }
             Kind::Files { .. } => {}
         }
-        if matches!(self.kind, Kind::Files { input_blocks: true, .. }) && !is_ready(fd, PollFlags::IN)? {
+        if matches!(self.kind.get(), Kind::Files { input_blocks: true, .. }) && !is_ready(fd, PollFlags::IN)? {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         loop {
@@ -325,9 +329,10 @@ impl Transport {
     /// From now on so many descriptors may wait that come along.
     pub(crate) fn accept_descriptors(&self, most: usize) {
         if most > 0 {
-            if let (Kind::Unix { descriptors: false }, Some(fd)) = (self.kind, self.input.open()) {
-                // It was accepted from a listening socket that had been made for less.
+            if let (Kind::Unix { .. }, Some(fd)) = (self.kind.get(), self.input.open()) {
+                // It was made for less, or accepted from a listening socket that was.
                 pass_descriptors(fd, true);
+                self.kind.set(Kind::Unix { descriptors: true });
             }
             self.beside.get_or_init(|| Box::new(Beside::Passed(Passed { most, waiting: RefCell::default() })));
         }
@@ -364,7 +369,7 @@ impl Transport {
 
     /// Sets options on a socket that was connected by somebody else.
     pub(crate) fn tune(&self, tuning: &Tuning) -> io::Result<()> {
-        match (self.kind, self.input.open()) {
+        match (self.kind.get(), self.input.open()) {
             (Kind::Tcp | Kind::Unix { .. }, Some(fd)) => tuning.apply(fd, sockopt::socket_domain(fd)?),
             _ => Ok(()),
         }
@@ -372,7 +377,9 @@ impl Transport {
 
     /// Sets what a unix socket does not take over from the one that listens. A TCP socket takes over everything.
     pub(crate) fn tune_accepted(&self, tuning: &Tuning) {
-        if matches!(self.kind, Kind::Unix { .. }) && (tuning.recv_buffer.is_some() || tuning.send_buffer.is_some()) {
+        if matches!(self.kind.get(), Kind::Unix { .. })
+            && (tuning.recv_buffer.is_some() || tuning.send_buffer.is_some())
+        {
             // The one that listens has taken the same.
             let _ = self.tune(tuning);
         }
@@ -395,7 +402,7 @@ impl Transport {
     #[inline(never)]
     fn write_file(&self, bytes: &[u8]) -> io::Result<usize> {
         let fd = self.open_output()?;
-        let blocks = matches!(self.kind, Kind::Files { output_blocks: true, .. });
+        let blocks = matches!(self.kind.get(), Kind::Files { output_blocks: true, .. });
         let mut bytes = bytes;
         if blocks {
             if !is_ready(fd, PollFlags::OUT)? {
@@ -440,7 +447,7 @@ impl Transport {
     /// Tells the peer that nothing more comes. A descriptor that is not a socket, and has one of its own for output, has
     /// that closed; the caller has deregistered it.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
-        match (self.output(), self.kind) {
+        match (self.output(), self.kind.get()) {
             (_, Kind::Tcp | Kind::Unix { .. }) => {
                 Ok(rustix::net::shutdown(self.open_output()?, rustix::net::Shutdown::Write)?)
             }
@@ -573,5 +580,26 @@ fn is_ready(fd: BorrowedFd<'_>, what: PollFlags) -> io::Result<bool> {
             Err(rustix::io::Errno::INTR) => {}
             result => return Ok(result? > 0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn descriptors_are_accepted_over_a_socket_that_was_made_for_none() {
+        let (ours, peer) = UnixStream::pair().unwrap();
+        pass_descriptors(ours.as_fd(), false);
+        let transport = Transport::socket(ours.into(), None);
+        transport.accept_descriptors(1);
+        let peer = Transport::socket(peer.into(), None);
+        let (input, _) = std::io::pipe().unwrap();
+        assert_eq!(peer.write_with_descriptors(b"one", &[input.as_fd()]).unwrap(), 3);
+        assert!(transport.incoming(10).is_none(), "the engine would drop it");
+        assert_eq!(transport.read(&mut [0; 10]).unwrap(), 3);
+        assert!(transport.next_descriptor().is_some());
     }
 }

@@ -147,7 +147,7 @@ impl Conn {
             if !self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) {
                 break Next::Idle;
             }
-            if reads >= READS {
+            if reads >= READS || (reads > 0 && self.engine.spent()) {
                 break Next::Hot;
             }
             reads += 1;
@@ -334,7 +334,7 @@ impl Conn {
         let mut reader = self.reader.take();
         let Some(user) = &mut reader else { return Delivered::Stop };
         let socket = Socket::from_conn(self.clone());
-        // The time is looked at by who serves: this is all there is just now.
+        // The time is looked at by who serves, before the next read: this is all there is just now.
         let delivered = match call(&self.engine, || self.goes_on(user.data(&socket, data))) {
             Some(true) => Delivered::All,
             Some(false) => Delivered::Stop,

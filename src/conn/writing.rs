@@ -46,6 +46,10 @@ impl Conn {
         }
         let size = bytes.len() + usize::from(newline);
         self.check_sent()?;
+        if size == 0 {
+            // A session that takes nothing is taken for broken.
+            return Ok(());
+        }
         let queued = self.io.queued();
         let (limit, high_mark) = self.options(|options| (options.send_limit, options.high_mark));
         if size > limit.saturating_sub(queued) {

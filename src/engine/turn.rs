@@ -304,7 +304,7 @@ impl Engine {
             let received = from.receive(self.usable(buffer));
             match handler.clone().received(received, buffer) {
                 Served::Done(next) => break next,
-                Served::More if reads + 1 == READS => break Next::Hot,
+                Served::More if reads + 1 == READS || self.fairness.spent() => break Next::Hot,
                 Served::More => {}
             }
             reads += 1;

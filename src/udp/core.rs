@@ -298,19 +298,28 @@ impl Core {
     }
 
     /// Calls user code, of which there is one call at a time: what is ready meanwhile is looked at when it is over.
-    fn occupied(self: &Rc<Self>, user: impl FnOnce(&UdpSocket)) {
+    fn occupied<R>(self: &Rc<Self>, user: impl FnOnce(&UdpSocket) -> R) -> R {
         self.busy.set(true);
-        user(&UdpSocket::from_core(self.clone()));
+        let result = user(&UdpSocket::from_core(self.clone()));
         self.busy.set(false);
         if let (true, Some(key)) = (self.again.take(), self.key.get()) {
             self.engine.requeue(key);
         }
+        result
     }
 
-    fn tell_refusals(&self, socket: &UdpSocket) {
-        while let (true, Some((peer, errno))) = (self.has_reader.get(), self.refused.borrow_mut().pop_front()) {
+    /// Those that wait now, while there is time. What a callback sends may be refused as well, which wakes this once more.
+    fn tell_refusals(&self, socket: &UdpSocket) -> Next {
+        let waiting = self.refused.borrow().len();
+        for _ in 0..waiting {
+            let refused = if self.has_reader.get() { self.refused.borrow_mut().pop_front() } else { None };
+            let Some((peer, errno)) = refused else { break };
             self.tell_error(socket, self.failed("receiving from", Some(peer), errno));
+            if self.engine.spent() {
+                return Next::Hot;
+            }
         }
+        Next::Idle
     }
 
     fn deliver(&self, socket: &UdpSocket, data: &[u8], from: SocketAddr) {
@@ -532,10 +541,7 @@ impl Handler for Core {
             self.again.set(true);
             return Next::Idle;
         }
-        if !self.refused.borrow().is_empty() {
-            self.occupied(|socket| self.tell_refusals(socket));
-        }
-        Next::Idle
+        if self.refused.borrow().is_empty() { Next::Idle } else { self.occupied(|socket| self.tell_refusals(socket)) }
     }
 
     fn datagrams(&self) -> Option<BorrowedFd<'_>> {

@@ -248,6 +248,40 @@ fn a_flood_that_is_awaited_leaves_time_to_draw() {
 }
 
 #[test]
+fn slow_callbacks_of_a_flood_leave_time_to_draw() {
+    use std::io::Write;
+    let thread = on_own_context(|| {
+        let (drawn, source) = draw(None);
+        // How often it was called, and how often of those with something drawn since the last.
+        let (calls, pictures) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let (count, after) = (calls.clone(), pictures.clone());
+        let server = server(Kind::Tcp).listen("127.0.0.1:0", move |socket| {
+            let (drawn, count, after) = (drawn.clone(), count.clone(), after.clone());
+            let mut before = 0;
+            socket.read(move |_, _| {
+                // One call takes more than the network's share of the time.
+                let end = std::time::Instant::now() + Duration::from_millis(4);
+                while std::time::Instant::now() < end {}
+                after.set(after.get() + u32::from(before != drawn.get()));
+                before = drawn.get();
+                count.set(count.get() + 1);
+                Ok(())
+            });
+            Ok(())
+        });
+        let server = server.unwrap();
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+        let thread = std::thread::spawn(move || while stream.write_all(&[b'x'; 1 << 20]).is_ok() {});
+        until(|| calls.get() >= 60);
+        source.destroy();
+        assert!(3 * pictures.get() >= calls.get(), "drawn {} times in {} calls", pictures.get(), calls.get());
+        thread
+    });
+    // The context is gone, and the connection with it.
+    thread.join().unwrap();
+}
+
+#[test]
 fn many_busy_connections_that_are_awaited_leave_time_to_draw() {
     use std::io::{Read, Write};
     let threads = on_own_context(|| {

@@ -322,3 +322,35 @@ fn one_look_up_after_another_leaves_the_redraw_its_turn() {
         over.cancel();
     });
 }
+
+#[test]
+fn what_a_callback_sent_goes_out_before_it_runs_the_loop_of_another_context() {
+    use std::io::{BufRead, BufReader};
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (other, others) = UnixStream::pair().unwrap();
+    let peer = std::thread::spawn(move || {
+        let mut line = String::new();
+        (&theirs).write_all(b"go\n").unwrap();
+        BufReader::new(&theirs).read_line(&mut line).unwrap();
+        // Told to the other one.
+        (&others).write_all(line.as_bytes()).unwrap();
+        BufReader::new(&theirs).read_line(&mut line).unwrap();
+    });
+    on_own_context(|| {
+        let socket = network::Socket::from_fd(ours).unwrap();
+        let done = Rc::new(Cell::new(false));
+        let (set, mut other) = (done.clone(), Some(other));
+        socket.readlines(move |socket, _| {
+            socket.sendline("question")?;
+            on_own_context(|| {
+                let other = network::Socket::from_fd(other.take().unwrap()).unwrap();
+                let answers = log_lines(&other);
+                until(|| answers.len() == 1);
+            });
+            set.set(true);
+            socket.sendline("thanks")
+        });
+        until(|| done.get());
+    });
+    peer.join().unwrap();
+}

@@ -372,6 +372,24 @@ fn a_client_turns_descriptors_away_as_well() {
 }
 
 #[test]
+fn a_connection_that_is_handed_over_passes_descriptors_as_others_do() {
+    on_own_context(|| {
+        let path = fresh_path("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let client = Socket::connect(&path).unwrap();
+        let (peer, _) = listener.accept().unwrap();
+        let (ours, _) = client.into_unix().unwrap();
+        assert!(!send_by_hand(&peer, "one\n", filled("1")), "nothing of this library is in its way");
+        let client = Socket::builder().accept_descriptors(8).from_fd(ours).unwrap();
+        assert!(!send_by_hand(&peer, "two\n", filled("2")));
+        assert_eq!(client.recv_exact(8).unwrap(), b"one\ntwo\n");
+        let came: Vec<_> = client.take_descriptors().into_iter().map(content).collect();
+        assert_eq!(came, ["1", "2"]);
+        std::fs::remove_file(path).unwrap();
+    });
+}
+
+#[test]
 fn a_descriptor_waits_for_room_and_for_what_was_sent_before() {
     on_own_context(|| {
         let (sender, receiver) = pair(1);

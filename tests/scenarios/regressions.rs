@@ -538,3 +538,17 @@ fn what_a_servers_disconnect_callback_holds_goes_with_the_server_and_its_connect
         });
     }
 }
+
+#[test]
+fn to_send_nothing_harms_nothing() {
+    // Outside of a turn, where it goes straight to the session of TLS.
+    for_each_kind(|kind| {
+        let Joined { client, served, server: _server } = join(kind);
+        let lines = log_lines(&served);
+        client.send("").unwrap();
+        client.sendline("something").unwrap();
+        client.send("").unwrap();
+        until(|| lines.len() == 1);
+        assert!(client.is_open() && served.is_open());
+    });
+}

@@ -283,6 +283,36 @@ fn refusals_go_to_the_hook() {
 }
 
 #[test]
+fn a_hook_that_sends_once_more_leaves_the_loop_to_others() {
+    on_own_context(|| {
+        let nobody = StdSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let socket = UdpSocket::builder().refusals(true).bind("127.0.0.1:0").unwrap();
+        socket.read(|_, data, _| panic!("{data:?}"));
+        let told = Rc::new(Cell::new(0));
+        let count = told.clone();
+        socket.error_cb(move |socket, error| {
+            assert!(matches!(error, Error::Refused { .. }), "{error}");
+            count.set(count.get() + 1);
+            assert!(count.get() < 10_000, "the loop is kept");
+            // Each of them is refused as well.
+            socket.send_to("still nobody?", nobody).unwrap();
+        });
+        socket.send_to("anybody?", nobody).unwrap();
+        socket.send_to("anybody else?", nobody).unwrap();
+        let others = Rc::new(Cell::new(0));
+        let count = others.clone();
+        let count = glib::thread_guard::ThreadGuard::new(count);
+        let idle = glib::source::idle_source_new(None, glib::Priority::DEFAULT_IDLE, move || {
+            count.get_ref().set(count.get_ref().get() + 1);
+            glib::ControlFlow::Continue
+        });
+        idle.attach(Some(&glib::MainContext::ref_thread_default()));
+        until(|| told.get() > 200 && others.get() > 2);
+        idle.destroy();
+    });
+}
+
+#[test]
 fn a_panic_comes_out_of_the_loop_and_closes_the_socket() {
     on_own_context(|| {
         for in_hook in [false, true] {
