@@ -173,8 +173,13 @@ impl Conn {
         }
         if self.is_sending() {
             let next = self.write_out();
-            if !self.flags.has(Flag::LINGERING) || self.is_sending() {
+            if !self.flags.has(Flag::LINGERING) {
                 return next;
+            }
+            if self.is_sending() {
+                // A peer that has ended as well gets rid of what it has only if we take it.
+                let discards = self.transport.is_socket() && !self.flags.has(Flag::READ_ENDED);
+                return if discards { next.max(self.discard(&mut false)) } else { next };
             }
         }
         if self.is_tls() {
@@ -207,6 +212,12 @@ impl Conn {
                 Ok(count) if count > 0 => *talks = true,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     self.sticky.set(Ready::NONE);
+                    next = Next::Idle;
+                    break;
+                }
+                Ok(_) if self.is_sending() => {
+                    // It still listens.
+                    self.flags.raise(Flag::READ_ENDED);
                     next = Next::Idle;
                     break;
                 }

@@ -427,3 +427,23 @@ fn what_was_lost_is_no_clean_end_for_the_peer() {
         }
     });
 }
+
+#[test]
+fn both_ends_may_close_with_more_to_send_than_the_system_takes() {
+    for kind in KINDS {
+        on_own_context(|| {
+            let Joined { client, served: peer, server: _server } = join(kind);
+            let outcomes = Log::<bool>::new();
+            for socket in [&client, &peer] {
+                socket.send(pattern(8 << 20)).unwrap();
+                let told = outcomes.clone();
+                socket.flush_async(move |result| told.add(result.is_ok()));
+            }
+            assert!(client.queued() > 0 && peer.queued() > 0);
+            client.close();
+            peer.close();
+            until(|| outcomes.len() == 2);
+            assert_eq!(outcomes.all(), [true, true], "{kind:?}");
+        });
+    }
+}
