@@ -230,6 +230,7 @@ fn only_what_nobody_answers_on_is_taken_over() {
         std::fs::remove_file(&address).unwrap();
         std::fs::write(&address, "precious").unwrap();
         refused(take_over(), "is no socket");
+        refused(Server::builder(), "is no socket");
         assert_eq!(std::fs::read(&address).unwrap(), b"precious");
         std::fs::remove_file(&address).unwrap();
         std::os::unix::fs::symlink(directory.path("elsewhere"), &address).unwrap();

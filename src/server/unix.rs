@@ -91,10 +91,12 @@ pub(super) fn bind_path(path: &Path, how: How<'_>) -> io::Result<(OwnedFd, Socke
         }
         bound => bound,
     };
+    let is_socket = || std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     let fd = fd.map_err(|error| match is_taken(&error) {
-        true => in_use(
+        true if is_socket() => in_use(
             "that path exists already; if no other server uses it, remove it first, or have it taken over (take_over)",
         ),
+        true => in_use("that path exists already, and is no socket"),
         false => error,
     })?;
     let file = SocketFile::new(path);
