@@ -535,6 +535,10 @@ fn a_wake_beside_a_poll_is_not_lost() {
 #[test]
 fn in_a_nested_loop_futures_have_their_priority_as_ever() {
     on_own_context(|| {
+        // So much that the answers do not use it up, whoever else wants the machine.
+        let mut fairness = network::Fairness::default();
+        fairness.credit = Duration::from_millis(200);
+        network::set_fairness(&fairness).unwrap();
         let pair = crate::util::join(Kind::Tcp);
         let echo = pair.served.clone();
         spawn(async move {
@@ -546,8 +550,8 @@ fn in_a_nested_loop_futures_have_their_priority_as_ever() {
         let result = drawn_meanwhile.clone();
         let client = pair.client.clone();
         let (_keeps, address) = serve(Kind::Tcp, move |_| {
-            // Whatever takes its time here.
-            std::thread::sleep(Duration::from_millis(10));
+            // Whatever takes its time here: the slice of the turn is over.
+            std::thread::sleep(Duration::from_millis(250));
             let log = log_of(&client);
             let (drawn, source) = draw(None);
             for number in 1..=50 {
