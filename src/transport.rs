@@ -31,7 +31,9 @@ pub(crate) const INTERRUPTED: &str = "interrupted by the signal that ends the lo
 
 pub(crate) struct Transport {
     input: Descriptor,
-    kind: Cell<Kind>,
+    kind: Kind,
+    /// Nothing but bytes can come: it is TCP, or descriptors are refused to the peer. Else a read stops at them.
+    bytes_alone: Cell<bool>,
     /// The last read ended before the data did: the kernel gives no more in one go than came with one set of descriptors.
     stopped_short: Cell<bool>,
     mode: Cell<Mode>,
@@ -68,10 +70,7 @@ enum Mode {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Tcp,
-    Unix {
-        /// Descriptors may come along, and then a read stops at them.
-        descriptors: bool,
-    },
+    Unix,
     /// Which of the two block: their mode is left as it is.
     Files {
         input_blocks: bool,
@@ -89,18 +88,17 @@ pub(crate) enum Peek {
 impl Transport {
     /// A connected stream socket, to a peer of that kind.
     pub(crate) fn socket(fd: OwnedFd, remote: Option<&Endpoint>) -> Self {
-        let kind = match remote {
-            Some(Endpoint::Inet(_)) => Kind::Tcp,
-            _ => Kind::Unix { descriptors: passes_descriptors(fd.as_fd()) },
-        };
-        Transport::new(fd, None, kind)
+        let kind = if matches!(remote, Some(Endpoint::Inet(_))) { Kind::Tcp } else { Kind::Unix };
+        let bytes_alone = kind == Kind::Tcp || !passes_descriptors(fd.as_fd());
+        Transport { bytes_alone: Cell::new(bytes_alone), ..Transport::new(fd, None, kind) }
     }
 
     fn new(input: OwnedFd, output: Option<OwnedFd>, kind: Kind) -> Self {
         let output = output.map(|output| Box::new(Beside::Output(Descriptor::new(output))));
         Transport {
             input: Descriptor::new(input),
-            kind: Cell::new(kind),
+            kind,
+            bytes_alone: Cell::new(false),
             stopped_short: Cell::new(false),
             mode: Cell::new(Mode::Ours),
             beside: output.map(OnceCell::from).unwrap_or_default(),
@@ -115,9 +113,9 @@ impl Transport {
                     let remote = rustix::net::getpeername(&fd).ok().flatten().map(endpoint);
                     let transport = Transport::socket(fd, remote.as_ref());
                     transport.mode.set(Mode::Shared);
-                    if let Kind::Unix { .. } = transport.kind.get() {
-                        // Whatever is so by now, some may have come before.
-                        transport.kind.set(Kind::Unix { descriptors: true });
+                    if transport.kind == Kind::Unix {
+                        // Whatever is so by now, descriptors may have come before.
+                        transport.bytes_alone.set(false);
                     }
                     Ok(transport)
                 }
@@ -152,7 +150,7 @@ impl Transport {
 
     #[inline]
     pub(crate) fn is_socket(&self) -> bool {
-        matches!(self.kind.get(), Kind::Tcp | Kind::Unix { .. })
+        matches!(self.kind, Kind::Tcp | Kind::Unix)
     }
 
     /// Is there more to read although the last read was short?
@@ -163,8 +161,8 @@ impl Transport {
 
     /// What to give the engine. `None` when closed.
     pub(crate) fn registration(&self) -> Option<Registration<'_>> {
-        let (input_blocks, output_blocks) = match self.kind.get() {
-            Kind::Tcp | Kind::Unix { .. } => (false, false),
+        let (input_blocks, output_blocks) = match self.kind {
+            Kind::Tcp | Kind::Unix => (false, false),
             Kind::Files { input_blocks, output_blocks } => (input_blocks, output_blocks),
         };
         let output = self.output().and_then(Descriptor::open).map(|fd| (fd, output_blocks));
@@ -177,7 +175,7 @@ impl Transport {
 
     /// Takes a socket's descriptor out.
     pub(crate) fn take(&self) -> Option<OwnedFd> {
-        if let (Kind::Unix { descriptors: false }, Some(fd)) = (self.kind.get(), self.input.open()) {
+        if let (Kind::Unix, true, Some(fd)) = (self.kind, self.bytes_alone.get(), self.input.open()) {
             // Whoever has it from now on may accept some, as from any other.
             pass_descriptors(fd, true);
         }
@@ -194,7 +192,7 @@ impl Transport {
     /// From now on closing resets the connection, which is how TCP tells that something was lost. What the kernel has not
     /// sent yet is lost with it.
     pub(crate) fn break_off(&self) {
-        if let (Kind::Tcp, Some(fd)) = (self.kind.get(), self.input.open()) {
+        if let (Kind::Tcp, Some(fd)) = (self.kind, self.input.open()) {
             // A descriptor that has no such option closes as ever.
             let _ = sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
         }
@@ -214,12 +212,11 @@ impl Transport {
     /// For the engine to receive from, so many bytes at most, if there is nothing to it but what that does.
     #[inline]
     pub(crate) fn incoming(&self, most: usize) -> Option<Incoming<'_>> {
-        let is_unix = match self.kind.get() {
-            Kind::Tcp | Kind::Unix { descriptors: false } => false,
-            Kind::Unix { .. } if self.beside.get().is_none() => true,
-            _ => return None,
-        };
-        Some(Incoming { fd: self.input.open()?, is_unix, most })
+        let bytes_alone = self.bytes_alone.get();
+        if !bytes_alone && (self.kind != Kind::Unix || self.beside.get().is_some()) {
+            return None;
+        }
+        Some(Incoming { fd: self.input.open()?, is_unix: !bytes_alone, most })
     }
 
     /// What that came to.
@@ -239,10 +236,8 @@ impl Transport {
     /// Reads what is there. 0 is the end; `WouldBlock` means nothing yet.
     #[inline]
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match (self.kind.get(), self.input.open()) {
-            (Kind::Tcp | Kind::Unix { descriptors: false }, Some(fd)) => {
-                Ok(rustix::net::recv(fd, buffer, RecvFlags::DONTWAIT)?.0)
-            }
+        match (self.bytes_alone.get(), self.input.open()) {
+            (true, Some(fd)) => Ok(rustix::net::recv(fd, buffer, RecvFlags::DONTWAIT)?.0),
             _ => self.receive(buffer, RecvFlags::DONTWAIT),
         }
     }
@@ -269,17 +264,16 @@ impl Transport {
     #[inline(never)]
     fn receive(&self, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
         let fd = self.open_input()?;
-        match self.kind.get() {
-            Kind::Tcp | Kind::Unix { descriptors: false } => return Ok(rustix::net::recv(fd, buffer, flags)?.0),
-            Kind::Unix { .. } => {
-                if let Some(passed) = self.passed() {
-                    return self.receive_with_descriptors(fd, passed, buffer, flags);
-                }
-                return Ok(self.received(receive_alone(fd, buffer, flags))?);
-            }
-            Kind::Files { .. } => {}
+        if self.bytes_alone.get() {
+            return Ok(rustix::net::recv(fd, buffer, flags)?.0);
         }
-        if matches!(self.kind.get(), Kind::Files { input_blocks: true, .. }) && !is_ready(fd, PollFlags::IN)? {
+        if self.kind == Kind::Unix {
+            if let Some(passed) = self.passed() {
+                return self.receive_with_descriptors(fd, passed, buffer, flags);
+            }
+            return Ok(self.received(receive_alone(fd, buffer, flags))?);
+        }
+        if matches!(self.kind, Kind::Files { input_blocks: true, .. }) && !is_ready(fd, PollFlags::IN)? {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         loop {
@@ -329,10 +323,10 @@ impl Transport {
     /// From now on so many descriptors may wait that come along.
     pub(crate) fn accept_descriptors(&self, most: usize) {
         if most > 0 {
-            if let (Kind::Unix { .. }, Some(fd)) = (self.kind.get(), self.input.open()) {
+            if let (Kind::Unix, Some(fd)) = (self.kind, self.input.open()) {
                 // It was made for less, or accepted from a listening socket that was.
                 pass_descriptors(fd, true);
-                self.kind.set(Kind::Unix { descriptors: true });
+                self.bytes_alone.set(false);
             }
             self.beside.get_or_init(|| Box::new(Beside::Passed(Passed { most, waiting: RefCell::default() })));
         }
@@ -369,17 +363,15 @@ impl Transport {
 
     /// Sets options on a socket that was connected by somebody else.
     pub(crate) fn tune(&self, tuning: &Tuning) -> io::Result<()> {
-        match (self.kind.get(), self.input.open()) {
-            (Kind::Tcp | Kind::Unix { .. }, Some(fd)) => tuning.apply(fd, sockopt::socket_domain(fd)?),
+        match (self.kind, self.input.open()) {
+            (Kind::Tcp | Kind::Unix, Some(fd)) => tuning.apply(fd, sockopt::socket_domain(fd)?),
             _ => Ok(()),
         }
     }
 
     /// Sets what a unix socket does not take over from the one that listens. A TCP socket takes over everything.
     pub(crate) fn tune_accepted(&self, tuning: &Tuning) {
-        if matches!(self.kind.get(), Kind::Unix { .. })
-            && (tuning.recv_buffer.is_some() || tuning.send_buffer.is_some())
-        {
+        if self.kind == Kind::Unix && (tuning.recv_buffer.is_some() || tuning.send_buffer.is_some()) {
             // The one that listens has taken the same.
             let _ = self.tune(tuning);
         }
@@ -402,7 +394,7 @@ impl Transport {
     #[inline(never)]
     fn write_file(&self, bytes: &[u8]) -> io::Result<usize> {
         let fd = self.open_output()?;
-        let blocks = matches!(self.kind.get(), Kind::Files { output_blocks: true, .. });
+        let blocks = matches!(self.kind, Kind::Files { output_blocks: true, .. });
         let mut bytes = bytes;
         if blocks {
             if !is_ready(fd, PollFlags::OUT)? {
@@ -447,8 +439,8 @@ impl Transport {
     /// Tells the peer that nothing more comes. A descriptor that is not a socket, and has one of its own for output, has
     /// that closed; the caller has deregistered it.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
-        match (self.output(), self.kind.get()) {
-            (_, Kind::Tcp | Kind::Unix { .. }) => {
+        match (self.output(), self.kind) {
+            (_, Kind::Tcp | Kind::Unix) => {
                 Ok(rustix::net::shutdown(self.open_output()?, rustix::net::Shutdown::Write)?)
             }
             (Some(output), _) => {

@@ -85,8 +85,8 @@ impl Conn {
         }
     }
 
-    /// Whoever serves it, by a handle, has nothing more to do with it, or has failed. If its end has come, that is told first, and not as a
-    /// failure of those who have heard of it.
+    /// Whoever serves it, by a handle, has nothing more to do with it, or has failed. If its end has come, that is told first, and
+    /// not as a failure of those who have heard of it.
     pub(crate) fn was_served(&self, result: Result) {
         if self.flags.has(Flag::READ_ENDED) && !self.flags.has(Flag::HALF_OPEN) {
             // What is unread is left over. Not on a later turn: the last handle may be about to go, and then nobody is told.

@@ -244,7 +244,8 @@ impl Session {
                 if self.has_said_nothing_of_sense() =>
             {
                 // Some send back what they are sent, as it was or not quite.
-                let problem = "answers with no TLS, and seems not to speak it: connect with tls(false) to talk to it without encryption";
+                let problem = "answers with something else, and seems not to speak TLS: connect with tls(false) to \
+                               talk to it without encryption";
                 return Error::Plaintext { peer, problem };
             }
             rustls::Error::AlertReceived(alert) => return Error::Rejected { peer, problem: self.complaint(alert) },
