@@ -18,8 +18,6 @@ mod avahi;
 mod conn;
 #[forbid(unsafe_code)]
 mod connect;
-#[forbid(unsafe_code)]
-mod daemon;
 #[allow(unsafe_code)]
 mod engine;
 #[forbid(unsafe_code)]
@@ -33,31 +31,21 @@ pub mod fuzzing;
 #[forbid(unsafe_code)]
 mod log;
 #[forbid(unsafe_code)]
-mod lookup;
-#[forbid(unsafe_code)]
-mod mainloop;
-#[forbid(unsafe_code)]
-mod own_address;
-#[forbid(unsafe_code)]
-mod reload;
+mod public_address;
 #[forbid(unsafe_code)]
 mod resolve;
+#[forbid(unsafe_code)]
+mod run;
 #[forbid(unsafe_code)]
 mod selector;
 #[forbid(unsafe_code)]
 mod server;
 #[forbid(unsafe_code)]
 mod socket;
-#[forbid(unsafe_code)]
-mod systemd;
-#[forbid(unsafe_code)]
-mod threads;
+#[allow(unsafe_code)]
+mod sys;
 #[forbid(unsafe_code)]
 mod tls;
-#[forbid(unsafe_code)]
-mod transport;
-#[forbid(unsafe_code)]
-mod tuning;
 #[forbid(unsafe_code)]
 mod udp;
 
@@ -67,24 +55,24 @@ pub use avahi::{
     Browse, BrowseEvent, BrowseStream, ResolveAll, Service, Txt, browse, browse_stream, resolve_all, resolve_all_future,
 };
 pub use conn::handler::{Disconnect, Reason};
-pub use daemon::{Daemon, bgloop, hand_over};
+pub use conn::{Socket, WeakSocket};
 pub use engine::Fairness;
 pub use error::{Error, Result};
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use log::{LogLevel, LogRecord, set_log, unset_log};
-pub use lookup::{lookup, lookup_async, lookup_future, lookup_port, lookup_within};
-pub use mainloop::{catch_signals, endloop, fgloop, fgloop_for, iteration, set_drain, set_fairness};
-pub use own_address::{
+pub use public_address::{
     local_address, local_address_v4, local_address_v6, public_address, public_address_async, public_address_future,
 };
-pub use reload::on_reload;
+pub use resolve::{lookup, lookup_async, lookup_future, lookup_port, lookup_within};
+pub use run::{
+    Daemon, bgloop, catch_signals, endloop, fgloop, fgloop_for, hand_over, iteration, notify_systemd, on_reload,
+    set_drain, set_fairness,
+};
 pub use selector::{Selectable, Selector};
-pub use server::{Account, Incoming, Server, ServerBuilder, WeakServer, awaiting};
-pub use socket::{Chunks, Lines, Socket, SocketBuilder, SocketReader, SocketStream, WeakSocket};
-pub use systemd::notify_systemd;
-pub use threads::{ServerThreads, ThreadsBuilder};
+pub use server::{Account, Incoming, Server, ServerBuilder, ServerThreads, ThreadsBuilder, WeakServer, awaiting};
+pub use socket::{Chunks, Lines, SocketBuilder, SocketReader, SocketStream};
+pub use sys::{Credentials, KeepAlive};
 pub use tls::{ClientTls, Identity, ServerTls, Tls};
-pub use tuning::{Credentials, KeepAlive};
 pub use udp::{Destination, UdpBuilder, UdpSocket, WeakUdpSocket};
 
 /// Compiles what the page on daemons shows.

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use glib::clone::Downgrade;
 use rustix::event::{PollFd, PollFlags};
 
+use crate::conn::{Socket, WeakSocket};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::server::{Server, Watched, WeakServer};
-use crate::socket::{Socket, WeakSocket};
-use crate::transport::wait_for;
+use crate::sys::wait_for;
 use crate::udp::{UdpSocket, WeakUdpSocket};
 
 /// Waits until one of several [`Socket`]s, [`Server`]s and [`UdpSocket`]s has something to receive. For scripts: a program

@@ -1,9 +1,128 @@
 //! From std's values to addresses and endpoints, and back.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ffi::OsStr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::path::{Path, PathBuf};
 
-use super::{Address, Endpoint};
+use super::parse::{parse_host, parse_path};
+use super::{Address, Endpoint, Port, Target};
 use crate::error::{Error, Result};
+
+impl TryFrom<&str> for Address {
+    type Error = Error;
+    fn try_from(text: &str) -> Result<Address> {
+        Address::parse(text)
+    }
+}
+
+impl TryFrom<&String> for Address {
+    type Error = Error;
+    fn try_from(text: &String) -> Result<Address> {
+        Address::parse(text)
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = Error;
+    fn try_from(text: String) -> Result<Address> {
+        Address::parse(&text)
+    }
+}
+
+impl TryFrom<&OsStr> for Address {
+    type Error = Error;
+    /// Text that is not UTF-8 can only be a path.
+    fn try_from(text: &OsStr) -> Result<Address> {
+        match text.to_str() {
+            Some(text) => Address::parse(text),
+            None => Path::new(text).try_into(),
+        }
+    }
+}
+
+impl TryFrom<&Path> for Address {
+    type Error = Error;
+    /// Always a unix socket, whether or not the path has a slash.
+    fn try_from(path: &Path) -> Result<Address> {
+        let text = path.to_string_lossy().into_owned();
+        match parse_path(path) {
+            Ok(target) => Ok(Address { text, target }),
+            Err(problem) => Err(Error::Address { address: text, problem }),
+        }
+    }
+}
+
+impl TryFrom<PathBuf> for Address {
+    type Error = Error;
+    fn try_from(path: PathBuf) -> Result<Address> {
+        path.as_path().try_into()
+    }
+}
+
+impl TryFrom<&PathBuf> for Address {
+    type Error = Error;
+    fn try_from(path: &PathBuf) -> Result<Address> {
+        path.as_path().try_into()
+    }
+}
+
+impl TryFrom<(&str, u16)> for Address {
+    type Error = Error;
+    /// A host, an IPv6 address with or without brackets, and a port.
+    fn try_from((host, port): (&str, u16)) -> Result<Address> {
+        let bare_v6 = host.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
+        let host = if bare_v6 { format!("[{host}]") } else { host.to_owned() };
+        let text = format!("{host}:{port}");
+        match parse_host(&host) {
+            Ok(host) => {
+                Ok(Address { text, target: Target::Inet { host: Some(host), port: Port::Number(port), tls: None } })
+            }
+            Err(problem) => Err(Error::Address { address: text, problem }),
+        }
+    }
+}
+
+impl From<u16> for Address {
+    fn from(port: u16) -> Address {
+        Address { text: port.to_string(), target: Target::Inet { host: None, port: Port::Number(port), tls: None } }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Address {
+        Address { text: address.to_string(), target: Target::Direct(vec![address]) }
+    }
+}
+
+impl From<SocketAddrV4> for Address {
+    fn from(address: SocketAddrV4) -> Address {
+        SocketAddr::V4(address).into()
+    }
+}
+
+impl From<SocketAddrV6> for Address {
+    fn from(address: SocketAddrV6) -> Address {
+        SocketAddr::V6(address).into()
+    }
+}
+
+impl TryFrom<&[SocketAddr]> for Address {
+    type Error = Error;
+    /// Several addresses of one peer, the preferred one first: they are raced.
+    fn try_from(addresses: &[SocketAddr]) -> Result<Address> {
+        let text = addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
+        if addresses.is_empty() {
+            return Err(Error::Address { address: text, problem: "expected at least one address".into() });
+        }
+        Ok(Address { text, target: Target::Direct(addresses.into()) })
+    }
+}
+
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Error {
+        match never {}
+    }
+}
 
 /// IP addresses as std has them: of text by `parse`, of a number or of bytes by `Ipv4Addr::from`.
 macro_rules! from_ip {

@@ -13,8 +13,7 @@ use futures_channel::oneshot;
 use super::names::{Kind, Matcher};
 use super::tracker::Tracker;
 use super::{Service, unavailable};
-use crate::conn::handler::call;
-use crate::engine::{Engine, TimerKey};
+use crate::engine::{Engine, TimerKey, call};
 use crate::error::{Error, Result};
 
 /// What [`resolve_all`] waits for at most. Avahi has heard most after a second, and gives up on a name that does not answer

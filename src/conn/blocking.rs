@@ -7,8 +7,9 @@ use std::time::Instant;
 use super::Conn;
 use super::flags::Flag;
 use super::inbox::{Inbox, Mark, Piece, TooLong};
-use crate::engine::{Engine, READ_BUFFER, Ready, interrupts_here};
+use crate::engine::{Engine, READ_BUFFER, Ready};
 use crate::error::{Error, Result};
+use crate::sys::interrupts_here;
 
 /// When a blocking call gives up, and after how long that is.
 pub(super) type Deadline = Option<(Instant, std::time::Duration)>;

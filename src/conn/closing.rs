@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::Conn;
 use super::flags::Flag;
-use super::handler::{Disconnect, OnDisconnect, Reason, call};
-use crate::engine::{Handler, Next, Ready, main_depth};
+use super::handle::Socket;
+use super::handler::{Disconnect, OnDisconnect, Reason};
+use crate::engine::{Handler, Next, Ready, call, main_depth};
 use crate::error::{Error, Result, count};
 use crate::log::{self, LogLevel};
-use crate::socket::Socket;
 
 /// Reads of a lingering connection in one turn.
 const DISCARDS: usize = 4;

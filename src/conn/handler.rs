@@ -1,24 +1,9 @@
-//! The one door to user code: every callback of every kind is called through [`call`].
+//! The callbacks of a connection, each kind of which is called through [`call`](crate::engine::call), and how its end is told.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use crate::engine::Engine;
+use super::handle::Socket;
 use crate::error::{Error, Result};
-use crate::socket::Socket;
-
-/// Calls user code. A panic goes to the engine, which sees that it comes out where our loop was entered; then the answer
-/// is `None`. No state may be borrowed during the call: user code may call anything.
-#[inline]
-pub(crate) fn call<R>(engine: &Engine, user: impl FnOnce() -> R) -> Option<R> {
-    match catch_unwind(AssertUnwindSafe(user)) {
-        Ok(result) => Some(result),
-        Err(panic) => {
-            engine.panicked(panic);
-            None
-        }
-    }
-}
 
 pub(crate) type OwnDisconnect = Box<dyn FnOnce(&Socket, Disconnect)>;
 /// The callback for the end of what the peer sends.

@@ -7,6 +7,7 @@
 mod blocking;
 mod closing;
 mod flags;
+mod handle;
 pub(crate) mod handler;
 mod idle;
 pub(crate) mod inbox;
@@ -19,6 +20,7 @@ mod pressure;
 mod reading;
 mod secure;
 mod selecting;
+mod transport;
 pub(crate) mod waiting;
 mod writing;
 
@@ -31,10 +33,11 @@ use std::rc::{Rc, Weak};
 use crate::address::Endpoint;
 use crate::engine::{Engine, Handler, Incoming, Key, Next, READ_BUFFER, Ready, Received, Served, TimerKey};
 use crate::error::{Error, Result};
-use crate::socket::Socket;
+
 use crate::tls::Session;
-use crate::transport::Transport;
+
 use flags::{Flag, Flags};
+pub use handle::{Socket, WeakSocket};
 use handler::{OnDrain, OnEnd, OwnDisconnect, Reader, Reason, SharedDisconnect};
 #[cfg(any(test, fuzzing))]
 pub(crate) use inbox::check_lines;
@@ -42,6 +45,7 @@ pub(crate) use inbox::{Inbox, Mark, Piece, Taken};
 use io::Queues;
 pub(crate) use lines::Window;
 pub(crate) use options::{Options, limit_setters};
+pub(crate) use transport::Transport;
 
 /// Who lists connections, each under a number.
 pub(crate) trait Roster {
@@ -412,7 +416,7 @@ impl Conn {
     pub(crate) fn introduce(self: &Rc<Self>, user: impl FnOnce(Socket) -> Result) {
         self.flags.raise(Flag::BUSY);
         let socket = Socket::from_conn(self.clone());
-        let result = handler::call(&self.engine, || user(socket));
+        let result = crate::engine::call(&self.engine, || user(socket));
         self.flags.lower(Flag::BUSY);
         match result {
             None => self.abort_silently(),

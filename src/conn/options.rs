@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::tuning::Tuning;
+use crate::sys::Tuning;
 
 /// The limits of a connection. Shared by all that a server accepts until one of them changes its own.
 #[derive(Clone, Debug)]

@@ -1,9 +1,10 @@
 //! Back-pressure, both ways: the marks of the queue of what is to be sent, and the pause of what is delivered.
 
 use super::flags::Flag;
-use super::handler::{OnDrain, Reason, call};
+use super::handle::Socket;
+use super::handler::{OnDrain, Reason};
 use super::{Conn, Options};
-use crate::socket::Socket;
+use crate::engine::call;
 
 impl Options {
     /// The marks as they count: within the limit, and apart.

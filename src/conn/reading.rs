@@ -4,13 +4,13 @@ use std::rc::Rc;
 
 use super::Conn;
 use super::flags::Flag;
-use super::handler::{Kind, Reader, Reason, call, with_text};
+use super::handle::Socket;
+use super::handler::{Kind, Reader, Reason, with_text};
 use super::inbox::{Inbox, TooLong};
 use super::lines::each_line;
-use crate::engine::{Next, READ_BUFFER, READS, Ready, Served};
+use super::transport::Peek;
+use crate::engine::{Next, READ_BUFFER, READS, Ready, Served, call};
 use crate::error::{Error, Result, again};
-use crate::socket::Socket;
-use crate::transport::Peek;
 
 /// How far a delivery came.
 enum Delivered {

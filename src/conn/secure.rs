@@ -9,6 +9,7 @@ use rustix::event::PollFd;
 
 use super::flags::Flag;
 use super::handler::Reason;
+use super::transport::Transport;
 use super::{Common, Conn};
 use crate::address::Endpoint;
 use crate::engine::{Engine, Next, READ_BUFFER, READS, Ready, TimerKey};
@@ -16,7 +17,6 @@ use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::log::{self, LogLevel};
 use crate::tls::Session;
-use crate::transport::Transport;
 
 /// What is being done meanwhile, for messages.
 const HANDSHAKE: &str = "the TLS hand-shake with";

@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::Conn;
 use super::flags::Flag;
-use crate::transport::poll_for;
+use crate::sys::poll_for;
 
 impl Conn {
     /// Would a receiving call return at once, with data, the end, or an error? Of TLS, what has come is taken in for that:

@@ -6,14 +6,12 @@ use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 
 use super::race::{Race, Won};
-use crate::address::{Address, Endpoint, Target};
-use crate::conn::{Common, Conn};
+use crate::address::{Address, Endpoint, Target, endpoint};
+use crate::conn::{Common, Conn, Socket, Transport};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::resolve::{Plan, interface, plan, unknown_interface};
-use crate::socket::Socket;
 use crate::tls::{ClientTls, PeerName, Session, Tls, load_system_roots};
-use crate::transport::{Transport, endpoint};
 
 /// Who the peer is. Asked at once: a connection that has been reset does not know any more.
 pub(super) fn remote(fd: &OwnedFd) -> Option<Endpoint> {

@@ -8,15 +8,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, sockopt};
 
 use crate::address::{Address, UnixName};
 use crate::avahi::{Find, Finding, find};
-use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, TimerKey, pass_descriptors};
+use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, TimerKey};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::resolve::{LookUp, Plan};
-use crate::tuning::Tuning;
+use crate::sys::{Tuning, pass_descriptors, stream_socket};
 
 /// The next address gets its chance after this long without an answer from the one before (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -343,11 +343,6 @@ impl Handler for Attempt {
         self.close();
         self.race.abandon();
     }
-}
-
-fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?)
 }
 
 pub(crate) fn unix_address(name: &UnixName) -> io::Result<rustix::net::SocketAddrUnix> {

@@ -3,12 +3,13 @@
 //! and brings the events along. It is made in the frame of the loop, see [`Engine::serve`].
 
 use std::io;
+use std::panic::resume_unwind;
 use std::rc::Rc;
 
 use glib::ffi::{self, GMainContext, GPollFD};
 use glib::translate::ToGlibPtr;
 
-use super::Engine;
+use super::{Engine, main_depth};
 
 /// A loop of ours that is on the stack.
 pub(crate) struct Turns<'a> {
@@ -137,4 +138,21 @@ mod tests {
         });
         of_its_own.unwrap();
     }
+}
+
+/// A turn of a loop of ours: the panic of a callback comes out of it.
+#[inline(always)]
+pub(crate) fn turn<R>(engine: &Rc<Engine>, turn: impl FnOnce() -> R) -> R {
+    let depth = main_depth();
+    if depth > 0 {
+        // Of other contexts as well: this one may wait for the answer. Its own goes out before it sleeps.
+        Engine::flush_here();
+    }
+    let outer = engine.enter_loop(Some(depth));
+    let done = turn();
+    engine.enter_loop(outer);
+    if let Some(panic) = engine.take_panic() {
+        resume_unwind(panic);
+    }
+    done
 }

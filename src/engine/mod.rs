@@ -1,24 +1,18 @@
 //! The engine: one for each main context, a custom GSource over one epoll descriptor, edge-triggered.
 //!
-//! This is the lowest floor with state, and the only place that names GSource or epoll or uses `unsafe`. It knows
-//! descriptors and [`Handler`]s, and nothing of sockets, bytes or user code.
+//! The only place that names GSource or epoll. It knows descriptors and [`Handler`]s and makes their system calls, and nothing
+//! of addresses, protocols or connections. User code is called through [`call`].
 
-mod accounts;
-mod descriptor;
+mod callback;
 mod direct;
 mod fairness;
-mod hangups;
+mod future;
 mod incoming;
-mod inherited;
 mod poller;
-mod process;
 mod registry;
 mod remote;
-mod signals;
 mod slab;
-mod sockopt;
 mod source;
-mod successor;
 mod tasks;
 mod timers;
 mod turn;
@@ -31,27 +25,21 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub(crate) use accounts::{group_id, peer_ids, user_id};
-pub(crate) use descriptor::{Backlog, Descriptor, backlog, keep_refusals};
-pub(crate) use direct::Turns;
+pub(crate) use callback::call;
+pub(crate) use direct::{Turns, turn};
 use fairness::Budget;
 pub use fairness::Fairness;
 pub(crate) use fairness::now;
-pub(crate) use hangups::Hangups;
+pub(crate) use future::{Sleep, in_background, within};
 pub(crate) use incoming::{Datagram, Incoming, Received, receive_alone, receive_datagram};
-pub(crate) use inherited::{Inherited, OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited};
 use poller::Poller;
-pub(crate) use process::{Forked, exit_now, fork, other_threads};
 pub(crate) use registry::Registration;
 use registry::{Entry, borrow};
 pub(crate) use remote::Remote;
-pub(crate) use signals::{Interrupts, interrupts_here, without_sigpipe};
 pub(crate) use slab::Key;
 use slab::Slab;
-pub(crate) use sockopt::{bind_to_interface, pass_descriptors, passes_descriptors, peer_credentials};
 pub(crate) use source::main_depth;
 use source::{Link, Sources};
-pub(crate) use successor::start_successor;
 pub(crate) use tasks::Task;
 use tasks::Tasks;
 pub(crate) use timers::TimerKey;

@@ -1,10 +1,12 @@
 //! The way in from other threads: asks an engine's loop for a call that was prepared beforehand.
 
+use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::source::Wakeup;
-use super::tasks::Woken;
+use glib::ffi::{self, GMainContext};
+
+use super::slab::Key;
 
 /// What an engine shares with other threads.
 pub(super) struct Inbound {
@@ -46,5 +48,55 @@ impl Remote {
     /// The name under which [`Engine::forget_remote`](super::Engine::forget_remote) takes the call back.
     pub(crate) fn token(&self) -> u64 {
         self.token
+    }
+}
+
+/// A context that is not kept: null when its sources have gone.
+pub(super) struct Wakeup(Mutex<*mut GMainContext>);
+
+// SAFETY: the pointer is only followed under the lock, by a call that any thread may make.
+unsafe impl Send for Wakeup {}
+// SAFETY: as above.
+unsafe impl Sync for Wakeup {}
+
+impl Wakeup {
+    pub(super) fn new(context: *mut GMainContext) -> Self {
+        Wakeup(Mutex::new(context))
+    }
+
+    pub(super) fn wake(&self) {
+        let context = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !context.is_null() {
+            // SAFETY: the context finalizes its sources before it is freed, and that waits for the lock in `forget`.
+            unsafe { ffi::g_main_context_wakeup(*context) };
+        }
+    }
+
+    pub(super) fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ptr::null_mut();
+    }
+}
+
+/// Those that were woken, in that order.
+#[derive(Default)]
+pub(super) struct Woken {
+    some: AtomicBool,
+    keys: Mutex<Vec<Key>>,
+}
+
+impl Woken {
+    pub(super) fn add(&self, key: Key) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).push(key);
+        self.some.store(true, Ordering::Release);
+    }
+
+    #[inline]
+    pub(super) fn is_some(&self) -> bool {
+        self.some.load(Ordering::Acquire)
+    }
+
+    pub(super) fn move_to(&self, keys: &mut Vec<Key>) {
+        self.some.store(false, Ordering::Release);
+        keys.append(&mut self.keys.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }

@@ -5,13 +5,13 @@ use std::cell::Cell;
 use std::mem::size_of;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use glib::ffi::{self, GMainContext, GPollFD, GSource, GSourceFuncs, gboolean, gpointer};
 use glib::translate::{IntoGlib, ToGlibPtr};
 
-use super::remote::Inbound;
+use super::remote::{Inbound, Wakeup};
 use super::turn::Wait;
 use super::{Engine, Home};
 
@@ -117,7 +117,7 @@ impl Sources {
 
     /// Wakes the context, from any thread, for as long as its sources live.
     pub(super) fn wakeup(&self) -> Wakeup {
-        Wakeup(Mutex::new(self.context))
+        Wakeup::new(self.context)
     }
 
     /// Attaches both sources to the context they were made for.
@@ -172,28 +172,6 @@ impl Sources {
             ffi::g_main_context_push_thread_default(self.context);
         }
         Some(ThreadDefault(self.context))
-    }
-}
-
-/// A context that is not kept: null when its sources have gone.
-pub(super) struct Wakeup(Mutex<*mut GMainContext>);
-
-// SAFETY: the pointer is only followed under the lock, by a call that any thread may make.
-unsafe impl Send for Wakeup {}
-// SAFETY: as above.
-unsafe impl Sync for Wakeup {}
-
-impl Wakeup {
-    pub(super) fn wake(&self) {
-        let context = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !context.is_null() {
-            // SAFETY: the context finalizes its sources before it is freed, and that waits for the lock in `forget`.
-            unsafe { ffi::g_main_context_wakeup(*context) };
-        }
-    }
-
-    fn forget(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ptr::null_mut();
     }
 }
 

@@ -3,8 +3,8 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::slab::{Key, Slab};
@@ -39,30 +39,6 @@ impl Wake for Alarm {
         if !self.home.is_here() || main_depth() == 0 {
             self.inbound.context.wake();
         }
-    }
-}
-
-/// Those that were woken, in that order.
-#[derive(Default)]
-pub(super) struct Woken {
-    some: AtomicBool,
-    keys: Mutex<Vec<Key>>,
-}
-
-impl Woken {
-    fn add(&self, key: Key) {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner).push(key);
-        self.some.store(true, Ordering::Release);
-    }
-
-    #[inline]
-    pub(super) fn is_some(&self) -> bool {
-        self.some.load(Ordering::Acquire)
-    }
-
-    fn move_to(&self, keys: &mut Vec<Key>) {
-        self.some.store(false, Ordering::Release);
-        keys.append(&mut self.keys.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 

@@ -15,11 +15,10 @@ use rustix::event::{PollFd, PollFlags};
 use super::incoming::Turn;
 use super::listener::Listener;
 use super::{Listed, Server, Shared};
-use crate::conn::Conn;
+use crate::conn::{Conn, Socket};
 use crate::engine::Engine;
 use crate::error::{Error, Result, count};
-use crate::socket::Socket;
-use crate::transport::wait_for;
+use crate::sys::wait_for;
 
 /// What a server keeps whose clients are asked for.
 #[derive(Default)]

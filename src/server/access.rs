@@ -4,8 +4,8 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 
-use crate::engine::{group_id, peer_ids, user_id};
 use crate::error::{Error, Result};
+use crate::sys::{group_id, peer_ids, user_id};
 
 /// A user or a group of this machine, by its number or its name. Made from either: `1000`, `"www-data"`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -6,12 +6,11 @@ use std::os::fd::OwnedFd;
 
 use rustix::net::{SocketType, sockopt};
 
-use super::bind::Listening;
+use super::listening::Listening;
 use super::unix::SocketFile;
-use crate::address::{Endpoint, UnixName};
-use crate::engine::{Inherited, OWN_SOCKET, take_inherited};
+use crate::address::{Endpoint, UnixName, endpoint};
 use crate::log;
-use crate::transport::endpoint;
+use crate::sys::{Inherited, OWN_SOCKET, take_inherited};
 
 /// The socket that was passed for that unix address, and its file if that is now ours to remove.
 pub(super) fn adopt_unix(name: &UnixName) -> io::Result<Option<(Listening, Option<SocketFile>)>> {

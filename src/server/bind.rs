@@ -4,44 +4,26 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, sockopt};
 
 use super::adopt::{adopt_inet, adopt_unix};
-use super::unix::{FileSettings, SocketFile, bind_abstract, bind_path};
-use crate::address::{Address, FORMS, Host, Target, UnixName, parse_listening};
+use super::listening::{ListenOptions, Listening};
+use super::unix::{SocketFile, bind_abstract, bind_path};
+use crate::address::{Address, FORMS, Host, Target, UnixName, endpoint, parse_listening};
 use crate::avahi::Registration as Announcement;
-use crate::engine::{OWN_SOCKET, pass_descriptors};
 use crate::error::{Error, Result};
 use crate::resolve::{local_addresses, port_number};
-use crate::transport::endpoint;
-use crate::tuning::Tuning;
+use crate::sys::{is_missing_family, pass_descriptors, stream_socket};
 
 /// How often a free port is looked for that is free on every loopback address.
 const PORT_TRIES: usize = 32;
 
-/// A listening socket, and the name under which it would be passed on.
-pub(super) struct Listening {
-    pub(super) fd: OwnedFd,
-    pub(super) name: String,
-}
-
-impl From<OwnedFd> for Listening {
-    fn from(fd: OwnedFd) -> Self {
-        Listening { fd, name: OWN_SOCKET.into() }
-    }
-}
-
-/// How to listen.
-#[derive(Clone, Copy)]
-pub(super) struct How<'a> {
-    pub(super) backlog: i32,
-    pub(super) tuning: &'a Tuning,
-    pub(super) file: FileSettings,
-}
-
 /// Takes what was passed to this process for that address, and makes what is missing.
-pub(super) fn bind(address: &Address, local: &str, how: How<'_>) -> Result<(Vec<Listening>, Option<SocketFile>)> {
+pub(super) fn bind(
+    address: &Address,
+    local: &str,
+    how: ListenOptions<'_>,
+) -> Result<(Vec<Listening>, Option<SocketFile>)> {
     let failed = |source: io::Error| Error::from_listen(address, source);
     match address.target() {
         Target::Service { rest, .. } => {
@@ -65,7 +47,7 @@ pub(super) fn bind(address: &Address, local: &str, how: How<'_>) -> Result<(Vec<
     }
 }
 
-fn bind_unix(name: &UnixName, how: How<'_>) -> io::Result<(Listening, Option<SocketFile>)> {
+fn bind_unix(name: &UnixName, how: ListenOptions<'_>) -> io::Result<(Listening, Option<SocketFile>)> {
     if let Some(adopted) = adopt_unix(name)? {
         if how.tuning.descriptors > 0 {
             pass_descriptors(adopted.0.fd.as_fd(), true);
@@ -81,7 +63,13 @@ fn bind_unix(name: &UnixName, how: How<'_>) -> io::Result<(Listening, Option<Soc
     }
 }
 
-fn bind_at(address: &Address, host: Option<&Host>, local: &str, port: u16, how: How<'_>) -> Result<Vec<Listening>> {
+fn bind_at(
+    address: &Address,
+    host: Option<&Host>,
+    local: &str,
+    port: u16,
+    how: ListenOptions<'_>,
+) -> Result<Vec<Listening>> {
     let host = match (host, local) {
         (Some(_), local) if !local.is_empty() => {
             return Err(address.unfit(format!("it names an address itself, and {local:?} was set as another")));
@@ -130,7 +118,7 @@ fn listen_host(local: &str) -> Result<Host> {
 }
 
 /// One IPv6 socket that serves IPv4 as well; where there is no IPv6, an IPv4 one.
-fn bind_everywhere(port: u16, how: How<'_>) -> io::Result<Vec<Listening>> {
+fn bind_everywhere(port: u16, how: ListenOptions<'_>) -> io::Result<Vec<Listening>> {
     let dual = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let v4 = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let mut adopted: Vec<Listening> = adopt_inet(dual)?.into_iter().collect();
@@ -150,7 +138,7 @@ fn bind_everywhere(port: u16, how: How<'_>) -> io::Result<Vec<Listening>> {
 }
 
 /// One socket for each address, all with the same port. A family that this machine lacks is left out if another is there.
-fn bind_all(addresses: &[SocketAddr], how: How<'_>) -> io::Result<Vec<Listening>> {
+fn bind_all(addresses: &[SocketAddr], how: ListenOptions<'_>) -> io::Result<Vec<Listening>> {
     let mut tries = PORT_TRIES;
     loop {
         let mut sockets: Vec<Listening> = Vec::new();
@@ -194,14 +182,9 @@ fn bind_all(addresses: &[SocketAddr], how: How<'_>) -> io::Result<Vec<Listening>
     }
 }
 
-fn is_missing_family(error: &io::Error) -> bool {
-    let code = error.raw_os_error();
-    [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].iter().any(|known| code == Some(known.raw_os_error()))
-}
-
-fn bind_inet(address: &SocketAddr, v6_only: bool, how: How<'_>) -> io::Result<OwnedFd> {
+fn bind_inet(address: &SocketAddr, v6_only: bool, how: ListenOptions<'_>) -> io::Result<OwnedFd> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    let fd = listening_socket(family)?;
+    let fd = stream_socket(family)?;
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&fd, v6_only)?;
     }
@@ -213,9 +196,4 @@ fn bind_inet(address: &SocketAddr, v6_only: bool, how: How<'_>) -> io::Result<Ow
     rustix::net::bind(&fd, address)?;
     rustix::net::listen(&fd, how.backlog)?;
     Ok(fd)
-}
-
-pub(super) fn listening_socket(family: AddressFamily) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?)
 }

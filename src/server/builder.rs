@@ -10,21 +10,19 @@ use std::time::Duration;
 
 use super::accept::Asked;
 use super::access::{Account, AllowList};
-use super::bind::{How, Listening, announcement, bind};
+use super::bind::{announcement, bind};
 use super::listener::Listener;
-use super::unix::FileSettings;
+use super::listening::{FileSettings, ListenOptions, Listening};
 use super::{Obj, OnPublished, SERVERS, Server, Shared};
-use crate::address::{Address, Target, UnixName};
+use crate::address::{Address, Target, UnixName, endpoint};
 use crate::conn::handler::{Disconnect, SharedDisconnect};
-use crate::conn::{Common, Options, Roster, limit_setters};
+use crate::conn::{Common, Options, Roster, Socket, limit_setters};
 use crate::connect::note_listening;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::log;
-use crate::socket::Socket;
+use crate::sys::KeepAlive;
 use crate::tls::{ServerSetup, ServerTls, Tls};
-use crate::transport::endpoint;
-use crate::tuning::KeepAlive;
 
 /// How many hand-shakes of TLS may be going on at a time, unless the program says otherwise. Each costs some hundred
 /// microseconds and some kilobytes; whoever connects and then says nothing must not keep others out for long.
@@ -250,7 +248,7 @@ impl ServerBuilder {
         let allowed = self.allowed.resolve()?;
         let (sockets, path) = match adopted {
             Some(sockets) => (sockets.into_iter().map(Listening::from).collect(), None),
-            None => bind(&address, &self.address, How { backlog, tuning: &self.options.tuning, file })?,
+            None => bind(&address, &self.address, ListenOptions { backlog, tuning: &self.options.tuning, file })?,
         };
         let port = sockets.first().and_then(|listening| rustix::net::getsockname(&listening.fd).ok());
         let port = port.and_then(|local| endpoint(local).port()).unwrap_or(0);

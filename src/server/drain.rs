@@ -77,7 +77,7 @@ impl Draining {
         self.each(|socket| drop(socket.abort()));
     }
 
-    fn each(&self, end: impl Fn(&crate::socket::Socket)) {
+    fn each(&self, end: impl Fn(&crate::conn::Socket)) {
         for server in &self.0 {
             for socket in server.connections() {
                 end(&socket);

@@ -11,9 +11,9 @@ use rustix::io::Errno;
 
 use super::listener::{ACCEPTS, is_of_system};
 use super::{Server, Shared};
+use crate::conn::Socket;
 use crate::engine::now;
 use crate::error::{Error, Result};
-use crate::socket::Socket;
 
 /// What futures have taken since the loop last had its turn.
 #[derive(Default)]

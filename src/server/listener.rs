@@ -10,13 +10,13 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
 use super::Shared;
-use super::bind::Listening;
-use crate::address::Endpoint;
+use super::listening::Listening;
+use crate::address::{Endpoint, endpoint};
 use crate::connect::note_listening;
-use crate::engine::{Descriptor, Engine, Handler, Key, Next, Ready, Registration};
+use crate::engine::{Engine, Handler, Key, Next, Ready, Registration};
 use crate::error::Result;
 use crate::log;
-use crate::transport::endpoint;
+use crate::sys::Descriptor;
 
 /// Does that error say something of one client's network, and nothing of ours?
 fn is_of_client(error: Errno) -> bool {

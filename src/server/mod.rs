@@ -10,8 +10,10 @@ mod drain;
 mod incoming;
 mod list;
 mod listener;
+mod listening;
 mod serve;
 mod share;
+mod threads;
 mod unix;
 
 use std::cell::{Cell, RefCell};
@@ -22,17 +24,14 @@ use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use crate::address::{Address, Endpoint};
+use crate::address::{Address, Endpoint, endpoint};
 use crate::avahi::{Publication, Published, Registration as Announcement, publish};
-use crate::conn::handler::call;
-use crate::conn::{Common, Conn, Roster};
-use crate::engine::Engine;
+use crate::conn::{Common, Conn, Roster, Socket, Transport, WeakSocket};
+use crate::engine::{Engine, call};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::log::{self, LogLevel};
-use crate::socket::{Socket, WeakSocket};
 use crate::tls::{ServerSetup, Session};
-use crate::transport::{Transport, endpoint};
 use accept::Asked;
 pub(crate) use accept::Watched;
 pub use access::Account;
@@ -43,7 +42,8 @@ pub use incoming::Incoming;
 use list::List;
 use listener::Listener;
 pub use serve::awaiting;
-pub(crate) use share::Share;
+use share::Share;
+pub use threads::{ServerThreads, ThreadsBuilder};
 use unix::SocketFile;
 
 /// Listens, and calls back with a [`Socket`] for each client.

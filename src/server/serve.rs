@@ -7,11 +7,9 @@ use std::task::{Context, Poll};
 
 use super::{Server, ServerBuilder};
 use crate::address::Address;
-use crate::conn::Conn;
-use crate::conn::handler::call;
-use crate::engine::{Engine, Task};
+use crate::conn::{Conn, Socket};
+use crate::engine::{Engine, Task, call};
 use crate::error::{Error, Result};
-use crate::socket::Socket;
 
 impl Server {
     /// As [`Server::new`], with an `obj` that awaits. An error that it returns closes that connection; when it returns

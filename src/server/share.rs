@@ -4,16 +4,17 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, sockopt};
 
-use super::bind::{How, bind};
+use super::bind::bind;
+use super::listening::ListenOptions;
 use super::{Obj, Server, ServerBuilder};
-use crate::address::{Address, Endpoint, Target};
+use crate::address::{Address, Endpoint, Target, endpoint};
 use crate::conn::Options;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
+use crate::sys::stream_socket;
 use crate::tls::ServerSetup;
-use crate::transport::endpoint;
 
 /// What one of the threads makes its server of. It already listens.
 pub(crate) struct Share {
@@ -65,7 +66,7 @@ impl ServerBuilder {
         }
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
         // The first as any other server: where another program listens already, this fails.
-        let how = How { backlog, tuning: &options.tuning, file };
+        let how = ListenOptions { backlog, tuning: &options.tuning, file };
         let (first, _) = bind(&address, &local, how)?;
         let first: Vec<OwnedFd> = first.into_iter().map(|listening| listening.fd).collect();
         let failed = |source: std::io::Error| Error::from_listen(&address, source);
@@ -88,12 +89,11 @@ impl ServerBuilder {
 }
 
 /// Another socket that listens where this one does.
-fn beside(fd: &OwnedFd, how: How<'_>) -> std::io::Result<OwnedFd> {
+fn beside(fd: &OwnedFd, how: ListenOptions<'_>) -> std::io::Result<OwnedFd> {
     sockopt::set_socket_reuseport(fd, true)?;
     let address = SocketAddr::try_from(rustix::net::getsockname(fd)?)?;
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let other = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    let other = stream_socket(family)?;
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&other, sockopt::ipv6_v6only(fd)?)?;
     }

@@ -12,28 +12,13 @@ use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::AddressFamily;
 
-use super::bind::{How, listening_socket};
+use super::listening::{FileSettings, ListenOptions};
 use crate::address::UnixName;
 use crate::connect::unix_address;
-use crate::engine::pass_descriptors;
+use crate::sys::{pass_descriptors, stream_socket};
 
 /// How long another server may take to take a path over, before we give up waiting for our turn to look.
 const TURN: Duration = Duration::from_secs(2);
-
-/// What the file of a unix socket is to be like.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct FileSettings {
-    pub(super) mode: Option<u32>,
-    pub(super) group: Option<u32>,
-    /// Replace what nobody listens on.
-    pub(super) take_over: bool,
-}
-
-impl FileSettings {
-    fn restricts(&self) -> bool {
-        self.mode.is_some() || self.group.is_some()
-    }
-}
 
 /// The path of a unix socket, and which file it was when we made it.
 pub(super) struct SocketFile {
@@ -79,7 +64,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// Listens on a path.
-pub(super) fn bind_path(path: &Path, how: How<'_>) -> io::Result<(OwnedFd, SocketFile)> {
+pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(OwnedFd, SocketFile)> {
     let settings = how.file;
     let name = UnixName::Path(path.into());
     // Until it listens, it looks as if nobody did.
@@ -109,7 +94,7 @@ pub(super) fn bind_path(path: &Path, how: How<'_>) -> io::Result<(OwnedFd, Socke
 }
 
 /// Listens on an abstract name.
-pub(super) fn bind_abstract(name: &UnixName, how: How<'_>) -> io::Result<OwnedFd> {
+pub(super) fn bind_abstract(name: &UnixName, how: ListenOptions<'_>) -> io::Result<OwnedFd> {
     let fd = bind(name, how)?;
     rustix::net::listen(&fd, how.backlog)?;
     Ok(fd)
@@ -117,8 +102,8 @@ pub(super) fn bind_abstract(name: &UnixName, how: How<'_>) -> io::Result<OwnedFd
 
 /// A socket with that name. If its file is to have rights of its own, it has none at all yet: the file gets the mode that
 /// the socket has, and what is chosen by a process-wide umask would not be ours alone.
-fn bind(name: &UnixName, how: How<'_>) -> io::Result<OwnedFd> {
-    let fd = listening_socket(AddressFamily::UNIX)?;
+fn bind(name: &UnixName, how: ListenOptions<'_>) -> io::Result<OwnedFd> {
+    let fd = stream_socket(AddressFamily::UNIX)?;
     how.tuning.apply(fd.as_fd(), AddressFamily::UNIX)?;
     pass_descriptors(fd.as_fd(), how.tuning.descriptors > 0);
     if how.file.restricts() {
@@ -164,7 +149,7 @@ fn remove_stale(path: &Path, name: &UnixName) -> io::Result<()> {
     if !found.file_type().is_socket() {
         return Err(in_use("that path exists already, and is no socket: it is left alone"));
     }
-    let probe = listening_socket(AddressFamily::UNIX)?;
+    let probe = stream_socket(AddressFamily::UNIX)?;
     match rustix::net::connect(&probe, &unix_address(name)?) {
         Err(Errno::NOENT) => Ok(()),
         Err(Errno::CONNREFUSED) if identity(path) == Some((found.dev(), found.ino())) => std::fs::remove_file(path),
@@ -176,14 +161,15 @@ fn remove_stale(path: &Path, name: &UnixName) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tuning::Tuning;
+    use crate::sys::Tuning;
 
     #[test]
     fn a_restricted_socket_begins_with_no_rights_at_all() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let file = FileSettings { mode: Some(0o666), ..FileSettings::default() };
-        let _fd = bind(&UnixName::Path(path.clone()), How { backlog: 1, tuning: &Tuning::default(), file }).unwrap();
+        let _fd = bind(&UnixName::Path(path.clone()), ListenOptions { backlog: 1, tuning: &Tuning::default(), file })
+            .unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0, "before it is given its mode");
     }
 
@@ -194,7 +180,8 @@ mod tests {
         let beside = directory.path().join("beside");
         std::os::unix::net::UnixListener::bind(&beside).unwrap();
         let (_fd, _file) =
-            bind_path(&path, How { backlog: 1, tuning: &Tuning::default(), file: FileSettings::default() }).unwrap();
+            bind_path(&path, ListenOptions { backlog: 1, tuning: &Tuning::default(), file: FileSettings::default() })
+                .unwrap();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().mode();
         assert_eq!(mode(&path), mode(&beside));
     }

@@ -8,13 +8,12 @@ use gio::prelude::*;
 
 use super::Socket;
 use crate::address::Address;
-use crate::conn::{Conn, Options, limit_setters};
+use crate::conn::{Conn, Options, Transport, limit_setters};
 use crate::connect;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::sys::KeepAlive;
 use crate::tls::{ClientTls, Tls};
-use crate::transport::Transport;
-use crate::tuning::KeepAlive;
 
 /// Sets limits and time-outs, then connects or wraps. Each has a default.
 ///

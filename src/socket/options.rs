@@ -8,9 +8,8 @@ use rustix::net::sockopt;
 
 use super::Socket;
 use crate::address::Endpoint;
-use crate::engine::peer_credentials;
 use crate::error::{Error, Result};
-use crate::tuning::{self, Credentials, KeepAlive};
+use crate::sys::{self, Credentials, KeepAlive, peer_credentials};
 
 /// Options of the system's socket. None of these calls blocks. All fail with [`Error::Closed`] once the descriptor is
 /// closed, and with [`Error::Unsupported`] if the connection is not of a kind that has the option.
@@ -20,7 +19,7 @@ impl Socket {
     /// # Errors
     /// [`Error::Io`] for values that the system does not take.
     pub fn set_keep_alive(&self, keep_alive: impl Into<Option<KeepAlive>>) -> Result {
-        self.of_tcp("keep-alive", |fd| tuning::set_keep_alive(fd, keep_alive.into()))
+        self.of_tcp("keep-alive", |fd| sys::set_keep_alive(fd, keep_alive.into()))
     }
 
     /// What [`set_keep_alive`](Socket::set_keep_alive) has set.
@@ -28,7 +27,7 @@ impl Socket {
     /// # Errors
     /// As it has.
     pub fn keep_alive(&self) -> Result<Option<KeepAlive>> {
-        self.of_tcp("keep-alive", |fd| tuning::keep_alive(fd))
+        self.of_tcp("keep-alive", |fd| sys::keep_alive(fd))
     }
 
     /// Whether small messages go out at once (`TCP_NODELAY`), which is the default here, or wait for the acknowledgement of
@@ -54,7 +53,7 @@ impl Socket {
     /// # Errors
     /// As all options.
     pub fn set_tos(&self, class: u8) -> Result {
-        self.of_tcp("a traffic class", |fd| tuning::set_tos(fd, class))
+        self.of_tcp("a traffic class", |fd| sys::set_tos(fd, class))
     }
 
     /// What [`set_tos`](Socket::set_tos) has set.
@@ -62,7 +61,7 @@ impl Socket {
     /// # Errors
     /// As all options.
     pub fn tos(&self) -> Result<u8> {
-        self.of_tcp("a traffic class", |fd| tuning::tos(fd))
+        self.of_tcp("a traffic class", |fd| sys::tos(fd))
     }
 
     /// Asks for a receive buffer of so many bytes in the system, which bounds what the peer can send before it is read.

@@ -2,20 +2,18 @@
 //! business of `store`.
 
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::InconsistentKeys;
-use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::certificate::{self, Fingerprints};
+use super::pem::{read_certificates, read_key, trouble};
 use super::provider;
-use super::store::Store;
-use crate::error::{Error, Result, count};
+use crate::error::{Result, count};
 use crate::fingerprint::Fingerprint;
 
 /// A certificate nearer to its end than this is renewed, or warned about where it is not ours to renew.
@@ -46,29 +44,6 @@ pub(super) struct Loaded {
 }
 
 impl Identity {
-    /// The identity of this name in the user's own store, `$XDG_DATA_HOME/network` (`~/.local/share/network`). It is
-    /// made if there is none yet: a certificate in `certs/NAME.pem`, valid for ten years, with its private key, which
-    /// only the user can read, in `private/NAME.key`. What was made here is renewed, with the same key, when its end is
-    /// near.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::TlsSettings`] when the name is empty or has `/`, `..` or NUL in it. [`Error::Identity`], which names the
-    /// file, when the files are there but broken, do not fit together, or cannot be read, or when they cannot be made.
-    /// Nothing that is there is ever overwritten.
-    pub fn named(name: &str) -> Result<Self> {
-        Store::of_user()?.load_or_make(name)
-    }
-
-    /// Like [`named`](Self::named), with the store in another directory, as a daemon might keep it in `/var/lib`.
-    ///
-    /// # Errors
-    ///
-    /// The same.
-    pub fn named_in(directory: impl AsRef<Path>, name: &str) -> Result<Self> {
-        Store::new(directory.as_ref()).load_or_make(name)
-    }
-
     /// The identity in these two PEM files. The first may hold the certificates of intermediate authorities after its
     /// own; the second holds the private key (PKCS#8, PKCS#1 or SEC1, not encrypted) and may be the same file.
     ///
@@ -148,43 +123,6 @@ impl Eq for Identity {}
 impl std::hash::Hash for Identity {
     fn hash<H: std::hash::Hasher>(&self, hasher: &mut H) {
         self.inner.fingerprints.certificate.hash(hasher);
-    }
-}
-
-/// An [`Error::Identity`] about this file.
-pub(super) fn trouble(path: &Path, problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::Identity { path: path.to_owned(), problem: problem.into() }
-}
-
-pub(super) fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let text = std::fs::read(file).map_err(|error| trouble(file, error))?;
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
-        .collect::<Result<_, _>>()
-        .map_err(|error| trouble(file, format!("not readable as PEM: {}", plain(error))))?;
-    if chain.is_empty() { Err(trouble(file, "there is no certificate in it (PEM is expected)")) } else { Ok(chain) }
-}
-
-pub(super) fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>> {
-    let text = std::fs::read(file).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => trouble(file, "the private key of the certificate is missing"),
-        _ => trouble(file, error),
-    })?;
-    PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
-        pem::Error::NoItemsFound if text.windows(9).any(|window| window == b"ENCRYPTED") => {
-            trouble(file, "the private key is encrypted: decrypt it, as with openssl pkey -in FILE -out FILE.plain")
-        }
-        pem::Error::NoItemsFound => trouble(file, "there is no private key in it (PEM is expected)"),
-        other => trouble(file, format!("not readable as PEM: {}", plain(other))),
-    })
-}
-
-/// The PEM reader's complaint, without quoting the line: that could be a line of a private key.
-fn plain(error: pem::Error) -> &'static str {
-    match error {
-        pem::Error::MissingSectionEnd { .. } => "a section has no end",
-        pem::Error::IllegalSectionStart { .. } => "a section begins in a wrong way",
-        pem::Error::Base64Decode(_) => "the base64 text is damaged",
-        _ => "it is damaged",
     }
 }
 

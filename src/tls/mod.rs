@@ -5,6 +5,7 @@ mod certificate;
 mod client;
 mod identity;
 mod peers;
+mod pem;
 mod server;
 mod session;
 mod store;

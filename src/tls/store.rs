@@ -10,7 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 use rcgen::KeyPair;
 
 use super::certificate::{self, Fingerprints};
-use super::identity::{Identity, RENEW_BEFORE, read_certificates, read_key, trouble};
+use super::identity::{Identity, RENEW_BEFORE};
+use super::pem::{read_certificates, read_key, trouble};
 use super::provider;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
@@ -19,6 +20,31 @@ use crate::fingerprint::Fingerprint;
 /// disk may take for the one who makes it; for a pin, which a window may wait for, little.
 const IDENTITY_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) const PIN_PATIENCE: Duration = Duration::from_secs(2);
+
+impl Identity {
+    /// The identity of this name in the user's own store, `$XDG_DATA_HOME/network` (`~/.local/share/network`). It is
+    /// made if there is none yet: a certificate in `certs/NAME.pem`, valid for ten years, with its private key, which
+    /// only the user can read, in `private/NAME.key`. What was made here is renewed, with the same key, when its end is
+    /// near.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TlsSettings`] when the name is empty or has `/`, `..` or NUL in it. [`Error::Identity`], which names the
+    /// file, when the files are there but broken, do not fit together, or cannot be read, or when they cannot be made.
+    /// Nothing that is there is ever overwritten.
+    pub fn named(name: &str) -> Result<Self> {
+        Store::of_user()?.load_or_make(name)
+    }
+
+    /// Like [`named`](Self::named), with the store in another directory, as a daemon might keep it in `/var/lib`.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn named_in(directory: impl AsRef<Path>, name: &str) -> Result<Self> {
+        Store::new(directory.as_ref()).load_or_make(name)
+    }
+}
 
 /// A store: a directory, which need not exist yet.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

@@ -5,15 +5,15 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::UdpSocket;
 use super::core::Core;
 use crate::address::{Address, Host, Target};
-use crate::engine::{Engine, keep_refusals};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::resolve::{local_addresses, port_number};
+use crate::sys::{is_missing_family, keep_refusals};
 
 /// Sets options, then binds. Each has a default; those of an open socket can be changed there as well.
 ///
@@ -219,9 +219,4 @@ fn port_of(address: &Address) -> Result<u16> {
         Target::Inet { port, .. } => port_number(address, port),
         _ => Ok(0),
     }
-}
-
-fn is_missing_family(error: &io::Error) -> bool {
-    let code = error.raw_os_error();
-    [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].iter().any(|known| code == Some(known.raw_os_error()))
 }

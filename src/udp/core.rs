@@ -17,11 +17,10 @@ use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvFlags, SendFlags, sock
 use super::destination::clothed;
 use super::{MAX_DATAGRAM_SIZE, UdpSocket};
 use crate::address::plain;
-use crate::conn::handler::call;
-use crate::engine::{Datagram, Descriptor, Engine, Handler, Key, Next, Ready, Registration, Served, receive_datagram};
+use crate::engine::{Datagram, Engine, Handler, Key, Next, Ready, Registration, Served, call, receive_datagram};
 use crate::error::{Error, Result};
 use crate::log;
-use crate::transport::{poll_for, wait_for};
+use crate::sys::{Descriptor, poll_for, wait_for};
 
 /// The most refusals that wait to be told. Of more, which a sender that never receives can cause, the oldest go.
 const REFUSALS: usize = 64;

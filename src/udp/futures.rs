@@ -9,7 +9,7 @@ use super::core::{For, Waiting, check_size};
 use super::destination::{Destination, Place, clothed, order, place};
 use super::{UdpSocket, check_place};
 use crate::error::{Error, Result};
-use crate::lookup;
+use crate::resolve;
 
 impl UdpSocket {
     /// As [`recv_from`](UdpSocket::recv_from), for whoever awaits it on the thread's main context. Never blocks, and
@@ -84,7 +84,7 @@ impl UdpSocket {
         match place {
             Place::Known(to) => clothed(to, self.core.is_v6).map(|_| vec![to]),
             Place::Address(address) => {
-                order(lookup::look_up(&address, lookup::LIMIT).await?, self.core.is_v6, &address)
+                order(resolve::look_up(&address, resolve::LIMIT).await?, self.core.is_v6, &address)
             }
         }
     }

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use crate::address::Address;
 use crate::engine::READ_BUFFER;
 use crate::error::{Error, Result};
-use crate::lookup;
+use crate::resolve;
 pub use builder::UdpBuilder;
 use core::{Core, For, check_size};
 pub use destination::Destination;
@@ -187,11 +187,11 @@ impl UdpSocket {
             Place::Known(to) => return clothed(to, self.core.is_v6).map(|_| vec![to]),
             Place::Address(address) => address,
         };
-        let limit = self.core.timeout.get().unwrap_or(lookup::LIMIT);
-        if limit.is_zero() && lookup::needs_look_up(&address) {
+        let limit = self.core.timeout.get().unwrap_or(resolve::LIMIT);
+        if limit.is_zero() && resolve::needs_look_up(&address) {
             return Err(address.unfit("a name must be looked up, and this socket is not to wait; look it up before"));
         }
-        order(lookup::blocking(&address, limit)?, self.core.is_v6, &address)
+        order(resolve::blocking(&address, limit)?, self.core.is_v6, &address)
     }
 
     /// Tries, and waits for room for as long as there is none and there is time.

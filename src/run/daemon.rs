@@ -1,8 +1,5 @@
 //! Going into the background, with a pid file and a log file, and handing over to a successor.
 
-mod pid_file;
-mod successor;
-
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -13,16 +10,15 @@ use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::mainloop::{Entered, fgloop, run_entered, step};
+use super::pid_file::PidFile;
+use super::{reload, systemd};
 use crate::avahi::end_threads;
-use crate::engine::{Engine, Forked, exit_now, fork, inherited, other_threads, without_sigpipe};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::log;
-use crate::mainloop::{Entered, fgloop, run_entered, step};
-use crate::reload;
 use crate::server;
-use crate::systemd;
-use pid_file::PidFile;
-pub use successor::hand_over;
+use crate::sys::{Forked, exit_now, fork, inherited, other_threads, without_sigpipe};
 
 /// Goes into the background, then runs the loop as [`fgloop`] does.
 ///

@@ -3,18 +3,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::AsFd;
-use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::engine::{
-    Engine, Fairness, Handler, Interrupts, Key, Next, Ready, Registration, TimerKey, Turns, main_depth,
-};
+use super::systemd::{self, Watchdog};
+use crate::engine::{Engine, Fairness, Handler, Key, Next, Ready, Registration, TimerKey, Turns, turn};
 use crate::error::{Result, count};
 use crate::log;
 use crate::server::{self, Draining};
-use crate::systemd::{self, Watchdog};
+use crate::sys::Interrupts;
 
 static CATCH_SIGNALS: AtomicBool = AtomicBool::new(true);
 
@@ -131,23 +129,6 @@ pub fn set_fairness(fairness: &Fairness) -> Result {
 /// A turn by GLib's own means.
 pub(crate) fn step(context: &glib::MainContext, engine: &Rc<Engine>, may_block: bool) -> bool {
     turn(engine, || context.iteration(may_block))
-}
-
-/// A turn of a loop of ours: the panic of a callback comes out of it.
-#[inline(always)]
-pub(crate) fn turn<R>(engine: &Rc<Engine>, turn: impl FnOnce() -> R) -> R {
-    let depth = main_depth();
-    if depth > 0 {
-        // Of other contexts as well: this one may wait for the answer. Its own goes out before it sleeps.
-        Engine::flush_here();
-    }
-    let outer = engine.enter_loop(Some(depth));
-    let done = turn();
-    engine.enter_loop(outer);
-    if let Some(panic) = engine.take_panic() {
-        resume_unwind(panic);
-    }
-    done
 }
 
 fn run(limit: Option<Duration>) -> bool {

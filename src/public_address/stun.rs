@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, within};
 use crate::error::{Error, Result};
-use crate::lookup::within;
 use crate::udp::UdpSocket;
 
 /// Where STUN servers listen.

@@ -14,20 +14,17 @@ use rustix::net::{
     SendFlags, SocketType, sockopt,
 };
 
-use crate::address::{Endpoint, plain};
-use crate::engine::{
-    Backlog, Descriptor, Incoming, Received, Registration, backlog, interrupts_here, pass_descriptors,
-    passes_descriptors, receive_alone, without_sigpipe,
-};
+use crate::address::{Endpoint, endpoint};
+use crate::engine::{Incoming, Received, Registration, receive_alone};
 use crate::error::count;
 use crate::log;
-use crate::tuning::Tuning;
+use crate::sys::{
+    Backlog, Descriptor, Tuning, backlog, interrupts_here, pass_descriptors, passes_descriptors, poll_for, wait_for,
+    without_sigpipe,
+};
 
 /// What a pipe that polls as writable takes without blocking, by POSIX.
 const PIPE_BUF: usize = 4096;
-
-/// Why a wait within a loop was given up.
-pub(crate) const INTERRUPTED: &str = "interrupted by the signal that ends the loop";
 
 pub(crate) struct Transport {
     input: Descriptor,
@@ -504,51 +501,6 @@ impl Transport {
             _ => Endpoint::Descriptor,
         }
     }
-}
-
-/// Waits until one of these is ready. `None` waits without end. False when the time is up.
-///
-/// # Errors
-/// `Interrupted` if the loop that this is called from, be it in a callback, is to end because of a signal.
-pub(crate) fn wait_for(fds: Vec<PollFd<'_>>, limit: Option<std::time::Duration>) -> io::Result<bool> {
-    let interrupts = interrupts_here();
-    // For as long as both live.
-    let mut fds = fds;
-    fds.extend(interrupts.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
-    let ready = poll_for(&mut fds, limit)?;
-    match fds.last() {
-        Some(last) if interrupts.is_some() && !last.revents().is_empty() => {
-            Err(io::Error::new(io::ErrorKind::Interrupted, INTERRUPTED))
-        }
-        _ => Ok(ready),
-    }
-}
-
-/// As [`wait_for`], whatever signals have come: for waits that are bounded and short.
-pub(crate) fn poll_for(fds: &mut [PollFd<'_>], limit: Option<std::time::Duration>) -> io::Result<bool> {
-    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
-    match poll(fds, limit.as_ref()) {
-        Ok(count) => Ok(count > 0),
-        Err(rustix::io::Errno::INTR) => Ok(true),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// A system's address as a value of ours.
-pub(crate) fn endpoint(address: impl Into<rustix::net::SocketAddrAny>) -> Endpoint {
-    let address = address.into();
-    if let Ok(inet) = std::net::SocketAddr::try_from(address.clone()) {
-        return Endpoint::Inet(plain(inet));
-    }
-    use std::os::unix::ffi::OsStrExt;
-    let unix = rustix::net::SocketAddrUnix::try_from(address).ok();
-    // A socket without a name is told as one with an empty name.
-    let name = unix.as_ref().and_then(rustix::net::SocketAddrUnix::abstract_name);
-    if let Some(name) = name.filter(|name| !name.is_empty()) {
-        return Endpoint::Abstract(name.into());
-    }
-    let path = unix.and_then(|unix| Some(std::ffi::OsStr::from_bytes(unix.path_bytes()?).into()));
-    Endpoint::Unix(path)
 }
 
 fn is_socket(fd: &OwnedFd) -> io::Result<bool> {

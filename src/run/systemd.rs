@@ -13,10 +13,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::engine::{Engine, OWN_SOCKET, PID_FILE, READINESS, TimerKey, inherited, take_inherited};
+use crate::address::endpoint;
+use crate::engine::{Engine, TimerKey};
 use crate::error::{Error, Result};
 use crate::log;
-use crate::transport::endpoint;
+use crate::sys::{OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited};
 
 /// The process that this one was forked from to go into the background. 0: none.
 static FORKED_FROM: AtomicI32 = AtomicI32::new(0);
@@ -98,7 +99,7 @@ pub(crate) fn ready() {
     tell("READY=1");
 }
 
-fn describe(inherited: &crate::engine::Inherited) -> String {
+fn describe(inherited: &crate::sys::Inherited) -> String {
     let fd = &inherited.fd;
     let number = std::os::fd::AsRawFd::as_raw_fd(fd);
     let what = match rustix::net::getsockname(fd) {

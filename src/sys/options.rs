@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, sockopt};
 
-use crate::engine::bind_to_interface;
+use super::bind_to_interface;
 
 /// When the system asks an idle TCP connection's peer whether it is still there. Without an answer the connection ends
 /// with [`Error::Io`](crate::Error::Io) of the kind `TimedOut`.

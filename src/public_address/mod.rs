@@ -18,9 +18,9 @@ use gio::prelude::*;
 
 use crate::address::{Address, Port, Target};
 use crate::connect::Interruption;
-use crate::engine::Engine;
+use crate::engine::{Engine, Sleep, in_background, within};
 use crate::error::{Error, Result};
-use crate::lookup::{LIMIT, Sleep, in_background, look_up, look_up_on_thread, within};
+use crate::resolve::{LIMIT, look_up, look_up_on_thread};
 
 /// Another server is asked as well when the one before has not answered for this long.
 const STAGGER: Duration = Duration::from_secs(1);

@@ -9,13 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::{Server, ServerBuilder, Share};
 use crate::address::{Address, Endpoint};
-use crate::engine::{Engine, Remote, Turns};
+use crate::conn::Socket;
+use crate::engine::{Engine, Remote, Turns, turn};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::mainloop::turn;
-use crate::server::{Server, ServerBuilder, Share};
-use crate::socket::Socket;
 
 impl ServerBuilder {
     /// Serves on `threads` threads, each with a main loop of its own, for when one CPU is not enough. 0 is as many as

@@ -4,11 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::AsFd;
 use std::rc::{Rc, Weak};
 
-use crate::conn::handler::call;
-use crate::engine::{Engine, Handler, Hangups, Key, Next, Ready, Registration};
+use super::systemd;
+use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, call};
 use crate::error::{Error, Result};
 use crate::log;
-use crate::systemd;
+use crate::sys::Hangups;
 
 type Callback = Box<dyn FnMut()>;
 

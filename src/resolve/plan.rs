@@ -13,7 +13,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::address::{Address, FORMS, Host, Port, Target, UnixName, well_known_port};
 use crate::avahi::Query;
 use crate::error::{Error, Result};
-use crate::transport::wait_for;
+use crate::sys::wait_for;
 
 /// What has to be done to reach an address.
 pub(crate) enum Plan {

@@ -12,8 +12,8 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
-use crate::engine::{PID_FILE, take_inherited};
 use crate::error::{Error, Result};
+use crate::sys::{PID_FILE, take_inherited};
 
 thread_local! {
     /// The one of the daemon that runs, to be handed over.

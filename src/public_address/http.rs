@@ -7,9 +7,9 @@ use std::rc::Rc;
 use futures_channel::oneshot;
 
 use crate::address::Address;
+use crate::conn::Socket;
 use crate::conn::handler::Reason;
 use crate::error::{Error, Result};
-use crate::socket::Socket;
 
 pub(super) const PORT: u16 = 80;
 

@@ -11,14 +11,14 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::mainloop::retire;
 use super::pid_file::PidFile;
-use crate::conn::handler::call;
-use crate::engine::{Engine, Handler, Key, Next, PID_FILE, READINESS, Ready, Registration, start_successor};
+use super::systemd;
+use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, call};
 use crate::error::{Error, Result};
 use crate::log;
-use crate::mainloop::retire;
 use crate::server;
-use crate::systemd;
+use crate::sys::{PID_FILE, READINESS, start_successor};
 
 thread_local! {
     static SUCCESSION: RefCell<Option<Rc<Succession>>> = const { RefCell::new(None) };

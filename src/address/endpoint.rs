@@ -1,0 +1,76 @@
+//! The ends of connections.
+
+use std::fmt;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+/// One end of a connection: who the peer is, or which of our own addresses it reached.
+///
+/// An IPv4 peer of a dual-stack listener shows as IPv4.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Endpoint {
+    /// A TCP or UDP address.
+    Inet(SocketAddr),
+    /// A unix socket. Most clients have no path of their own: `None`.
+    Unix(Option<PathBuf>),
+    /// A unix socket with this name in the abstract namespace, without the `@` that it is written with.
+    Abstract(Vec<u8>),
+    /// Not a network socket: wrapped descriptors.
+    Descriptor,
+}
+
+impl Endpoint {
+    /// The port, where there is one.
+    pub fn port(&self) -> Option<u16> {
+        self.inet().map(|address| address.port())
+    }
+
+    /// The address and port, where there is one.
+    pub fn inet(&self) -> Option<SocketAddr> {
+        match self {
+            Endpoint::Inet(address) => Some(*address),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Inet(address) => address.fmt(f),
+            Endpoint::Unix(Some(path)) => path.display().fmt(f),
+            Endpoint::Unix(None) => f.write_str("a unix socket"),
+            Endpoint::Abstract(name) => write!(f, "@{}", String::from_utf8_lossy(name)),
+            Endpoint::Descriptor => f.write_str("a file descriptor"),
+        }
+    }
+}
+
+/// A system's address as a value of ours.
+pub(crate) fn endpoint(address: impl Into<rustix::net::SocketAddrAny>) -> Endpoint {
+    let address = address.into();
+    if let Ok(inet) = std::net::SocketAddr::try_from(address.clone()) {
+        return Endpoint::Inet(plain(inet));
+    }
+    let unix = rustix::net::SocketAddrUnix::try_from(address).ok();
+    // A socket without a name is told as one with an empty name.
+    let name = unix.as_ref().and_then(rustix::net::SocketAddrUnix::abstract_name);
+    if let Some(name) = name.filter(|name| !name.is_empty()) {
+        return Endpoint::Abstract(name.into());
+    }
+    let path = unix.and_then(|unix| Some(std::ffi::OsStr::from_bytes(unix.path_bytes()?).into()));
+    Endpoint::Unix(path)
+}
+
+/// An IPv4 address that came in by an IPv6 socket shows as what it is.
+pub(crate) fn plain(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::V4(SocketAddrV4::new(v4, v6.port())),
+            None => address,
+        },
+        v4 => v4,
+    }
+}

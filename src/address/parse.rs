@@ -1,0 +1,231 @@
+//! The grammar of addresses.
+
+use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::{FORMS, Host, Port, Target, UnixName};
+
+type Parsed<T> = std::result::Result<T, String>;
+
+/// The longest path a unix socket can have, in bytes. The system's structure holds 108, one of them the closing zero.
+const UNIX_PATH_MAX: usize = 107;
+
+/// The longest host name that the domain name system allows, in bytes.
+const HOST_MAX: usize = 253;
+
+pub(super) fn parse_target(text: &str) -> Parsed<Target> {
+    if text.is_empty() {
+        return Err(format!("it is empty; expected {FORMS}"));
+    }
+    if text.contains('\0') {
+        return Err("it holds a NUL byte".into());
+    }
+    if let Some(name) = text.strip_prefix('@') {
+        return parse_abstract(name);
+    }
+    if let Some((scheme, rest)) = text.split_once("://")
+        && !scheme.contains(['/', '|'])
+    {
+        return parse_url(scheme, rest);
+    }
+    let bar = text.find('|');
+    let slash = text.find('/');
+    match (bar, slash) {
+        (Some(bar), slash) if slash.is_none_or(|slash| bar < slash) => parse_service(&text[..bar], &text[bar + 1..]),
+        (_, Some(_)) => parse_path(Path::new(text)),
+        _ => parse_inet(text),
+    }
+}
+
+fn parse_url(scheme: &str, rest: &str) -> Parsed<Target> {
+    let letters = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    if scheme.is_empty() || !scheme.chars().all(letters) {
+        return Err("expected a scheme before ://, as in http://host".into());
+    }
+    let scheme = scheme.to_ascii_lowercase();
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.is_empty() {
+        return Err("expected a host after ://".into());
+    }
+    if authority.contains('@') {
+        return Err("a user name or password has no place here; expected scheme://host:port".into());
+    }
+    let (host, port) = split_port(authority)?;
+    let port = match port {
+        Some(port) => parse_port(port)?,
+        None => Port::Name(scheme.clone()),
+    };
+    let tls = scheme != "ws" && scheme.ends_with('s');
+    Ok(Target::Inet { host: Some(parse_host(host)?), port, tls: Some(tls) })
+}
+
+fn parse_service(kind: &str, rest: &str) -> Parsed<Target> {
+    if !is_service_type(kind) {
+        return Err("expected a service type before the |: 1 to 15 letters, digits and single inner hyphens, \
+                    at least one letter"
+            .into());
+    }
+    // Names of types are one in either case.
+    Ok(Target::Service { kind: kind.to_ascii_lowercase(), rest: rest.into() })
+}
+
+/// Takes apart what comes after the first `|` of a service to listen as: `name` or `name|port`.
+pub(crate) fn parse_listening(rest: &str) -> Parsed<(&str, Option<Port>)> {
+    Ok(match rest.split_once('|') {
+        Some((name, port)) => (name, Some(parse_port(port)?)),
+        None => (rest, None),
+    })
+}
+
+/// Is it a service type, without the underscore (RFC 6763, section 7)?
+pub(crate) fn is_service_type(kind: &str) -> bool {
+    kind.len() <= 15
+        && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        && kind.bytes().any(|b| b.is_ascii_alphabetic())
+        && !kind.starts_with('-')
+        && !kind.ends_with('-')
+        && !kind.contains("--")
+}
+
+pub(super) fn parse_path(path: &Path) -> Parsed<Target> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.is_empty() {
+        return Err("the path is empty".into());
+    }
+    if bytes.contains(&0) {
+        return Err("the path holds a NUL byte".into());
+    }
+    if bytes.len() > UNIX_PATH_MAX {
+        return Err(format!("the path of a unix socket has at most {UNIX_PATH_MAX} bytes, this has {}", bytes.len()));
+    }
+    if bytes.ends_with(b"/") {
+        return Err("expected the path of a unix socket, this names a directory".into());
+    }
+    Ok(Target::Unix(UnixName::Path(path.into())))
+}
+
+fn parse_abstract(name: &str) -> Parsed<Target> {
+    match name.len() {
+        0 => Err("expected a name after the @".into()),
+        1..=UNIX_PATH_MAX => Ok(Target::Unix(UnixName::Abstract(name.into()))),
+        length => {
+            Err(format!("the name of an abstract unix socket has at most {UNIX_PATH_MAX} bytes, this has {length}"))
+        }
+    }
+}
+
+fn parse_inet(text: &str) -> Parsed<Target> {
+    let (host, port) = match split_port(text)? {
+        (host, Some(port)) => (Some(parse_host(host)?), port),
+        (port, None) if port.starts_with('[') || is_address_without_port(port) => {
+            return Err(format!("expected a port after the host, as in {port}:1234"));
+        }
+        (port, None) => (None, port),
+    };
+    Ok(Target::Inet { host, port: parse_port(port)?, tls: None })
+}
+
+fn is_address_without_port(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok()
+}
+
+/// Splits `host:port` where the host may be an address in brackets.
+fn split_port(text: &str) -> Parsed<(&str, Option<&str>)> {
+    let colon = if text.starts_with('[') {
+        let end = text.find(']').ok_or("expected a ] to close the [")?;
+        match &text[end + 1..] {
+            "" => None,
+            rest if rest.starts_with(':') => Some(end + 1),
+            _ => return Err("expected a : and a port after the ]".into()),
+        }
+    } else {
+        if text.matches(':').count() > 1 {
+            return Err("expected host:port; an IPv6 address goes in brackets, as in [::1]:1234".into());
+        }
+        text.find(':')
+    };
+    Ok(match colon {
+        Some(colon) => (&text[..colon], Some(&text[colon + 1..])),
+        None => (text, None),
+    })
+}
+
+pub(super) fn parse_host(host: &str) -> Parsed<Host> {
+    if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        let (address, scope) = match inner.split_once('%') {
+            Some((_, "")) => return Err("expected an interface after the %".into()),
+            Some((address, scope)) => (address, Some(scope.to_owned())),
+            None => (inner, None),
+        };
+        let address =
+            address.parse().map_err(|_| format!("expected an IPv6 address in the brackets, not {inner:?}"))?;
+        return Ok(Host::V6(address, scope));
+    }
+    if host.is_empty() {
+        return Err("expected a host before the :".into());
+    }
+    if let Ok(address) = host.parse() {
+        return Ok(Host::V4(address));
+    }
+    if host.len() > HOST_MAX {
+        return Err(format!("a host name has at most {HOST_MAX} bytes, this has {}", host.len()));
+    }
+    if let Some(wrong) = host.chars().find(|c| c.is_whitespace() || c.is_control() || "[]%@|:/<>\"\\".contains(*c)) {
+        return Err(format!("a host name has no {wrong:?}"));
+    }
+    Ok(Host::Name(host.into()))
+}
+
+pub(crate) fn parse_port(port: &str) -> Parsed<Port> {
+    if port.is_empty() {
+        return Err("expected a port after the :, a number or a name like http".into());
+    }
+    if port.bytes().all(|b| b.is_ascii_digit()) {
+        return match port.parse() {
+            Ok(number) => Ok(Port::Number(number)),
+            Err(_) => Err(format!("expected a port of at most 65535, not {port}")),
+        };
+    }
+    let letters = |b: u8| b.is_ascii_alphanumeric() || b"-_.+*".contains(&b);
+    if !port.bytes().all(letters) || port.starts_with(['-', '+', '.']) {
+        return Err(format!("expected a port, a number up to 65535 or a name like http, not {port:?}"));
+    }
+    Ok(Port::Name(port.into()))
+}
+
+/// Ports of common services, for systems whose services database lacks them. Most minimal containers have none at all.
+pub(crate) fn well_known_port(name: &str) -> Option<u16> {
+    Some(match name {
+        "ftp" => 21,
+        "ssh" => 22,
+        "telnet" => 23,
+        "smtp" => 25,
+        "domain" => 53,
+        "http" | "ws" => 80,
+        "pop3" => 110,
+        "ntp" => 123,
+        "imap" => 143,
+        "ldap" => 389,
+        "https" | "wss" => 443,
+        "submissions" | "smtps" => 465,
+        "rtsp" => 554,
+        "submission" => 587,
+        "ipp" | "ipps" => 631,
+        "ldaps" => 636,
+        "ftps" => 990,
+        "imaps" => 993,
+        "pop3s" => 995,
+        "mqtt" => 1883,
+        "mysql" => 3306,
+        "sip" => 5060,
+        "sips" => 5061,
+        "xmpp-client" => 5222,
+        "postgresql" => 5432,
+        "redis" => 6379,
+        "irc" => 6667,
+        "ircs" => 6697,
+        "mqtts" => 8883,
+        _ => return None,
+    })
+}
