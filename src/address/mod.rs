@@ -14,8 +14,10 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 pub use endpoint::Endpoint;
 pub(crate) use endpoint::{endpoint, plain};
+#[cfg(feature = "_services")]
+pub(crate) use parse::is_service_type;
 use parse::parse_target;
-pub(crate) use parse::{is_service_type, parse_listening, parse_port, well_known_port};
+pub(crate) use parse::{parse_listening, parse_port, well_known_port};
 
 /// What is said to be expected where an address is none at all.
 pub(crate) const FORMS: &str = "host:port, a port, a path with a slash, @name, or service|name";

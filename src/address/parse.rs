@@ -9,7 +9,7 @@ use super::{FORMS, Host, Port, Target, UnixName};
 type Parsed<T> = std::result::Result<T, String>;
 
 /// The longest path a unix socket can have, in bytes. The system's structure holds 108, one of them the closing zero.
-const UNIX_PATH_MAX: usize = 107;
+pub(super) const UNIX_PATH_MAX: usize = 107;
 
 /// The longest host name that the domain name system allows, in bytes.
 const HOST_MAX: usize = 253;

@@ -1,5 +1,10 @@
 //! What addresses mean, and what is wrong with them.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::parse::UNIX_PATH_MAX;
 use super::*;
 use proptest::prelude::*;
 

@@ -106,6 +106,23 @@ fn poll(context: *mut GMainContext, records: &mut [GPollFD], timeout: i32) {
     }
 }
 
+/// A turn of a loop of ours: the panic of a callback comes out of it.
+#[inline(always)]
+pub(crate) fn turn<R>(engine: &Rc<Engine>, turn: impl FnOnce() -> R) -> R {
+    let depth = main_depth();
+    if depth > 0 {
+        // Of other contexts as well: this one may wait for the answer. Its own goes out before it sleeps.
+        Engine::flush_here();
+    }
+    let outer = engine.enter_loop(Some(depth));
+    let done = turn();
+    engine.enter_loop(outer);
+    if let Some(panic) = engine.take_panic() {
+        resume_unwind(panic);
+    }
+    done
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -138,21 +155,4 @@ mod tests {
         });
         of_its_own.unwrap();
     }
-}
-
-/// A turn of a loop of ours: the panic of a callback comes out of it.
-#[inline(always)]
-pub(crate) fn turn<R>(engine: &Rc<Engine>, turn: impl FnOnce() -> R) -> R {
-    let depth = main_depth();
-    if depth > 0 {
-        // Of other contexts as well: this one may wait for the answer. Its own goes out before it sleeps.
-        Engine::flush_here();
-    }
-    let outer = engine.enter_loop(Some(depth));
-    let done = turn();
-    engine.enter_loop(outer);
-    if let Some(panic) = engine.take_panic() {
-        resume_unwind(panic);
-    }
-    done
 }
