@@ -16,6 +16,7 @@ mod source;
 mod tasks;
 mod timers;
 mod turn;
+mod waiters;
 
 use std::any::Any;
 use std::cell::{Cell, Ref, RefCell};
@@ -44,6 +45,7 @@ pub(crate) use tasks::Task;
 use tasks::Tasks;
 pub(crate) use timers::TimerKey;
 use timers::Timers;
+pub(crate) use waiters::{Ticket, WaitQueue, Wakers, Yielding};
 
 use crate::error::{Error, Result};
 use crate::log;

@@ -16,7 +16,7 @@ use super::incoming::Turn;
 use super::listener::Listener;
 use super::{Listed, Server, Shared};
 use crate::conn::{Conn, Socket};
-use crate::engine::Engine;
+use crate::engine::{Engine, Wakers};
 use crate::error::{Error, Result, count};
 use crate::sys::wait_for;
 
@@ -28,7 +28,7 @@ pub(super) struct Asked {
     shaking: RefCell<Vec<Shaking>>,
     /// Until when somebody served the hand-shakes, where no loop does.
     served: Cell<Option<Instant>>,
-    wakers: RefCell<Vec<Waker>>,
+    wakers: RefCell<Wakers>,
     timeout: Cell<Option<Duration>>,
     pub(super) turn: Turn,
 }
@@ -56,9 +56,7 @@ impl Asked {
     pub(super) fn wake(&self) {
         self.turn.begin();
         let wakers = self.wakers.take();
-        for waker in wakers {
-            waker.wake();
-        }
+        wakers.wake();
     }
 
     /// Nobody will ask for those that are here.
@@ -243,17 +241,13 @@ impl Shared {
     /// Wakes, once, when there may be a client for [`Shared::next_client`], and when the server is closed.
     pub(super) fn when_acceptable(&self, waker: &Waker) {
         if let Some(asked) = &self.asked {
-            let mut wakers = asked.wakers.borrow_mut();
-            if !wakers.iter().any(|known| known.will_wake(waker)) {
-                wakers.push(waker.clone());
-            }
+            asked.wakers.borrow_mut().add_once(waker);
         }
     }
 
     /// Was this one not woken since?
     pub(super) fn still_waits(&self, waker: &Waker) -> bool {
-        let still = |asked: &Asked| asked.wakers.borrow().iter().any(|known| known.will_wake(waker));
-        self.asked.as_ref().is_some_and(still)
+        self.asked.as_ref().is_some_and(|asked| asked.wakers.borrow().contains(waker))
     }
 
     /// A client that is ready, if there is one: taken from the backlog, and with TLS one whose hand-shake is done. Never

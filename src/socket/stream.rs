@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use futures_io::{AsyncBufRead, AsyncRead, AsyncWrite};
 
 use super::Socket;
-use crate::conn::waiting::Place;
+use crate::engine::Ticket;
 use crate::error::Error;
 
 /// The most that is looked at in one go.
@@ -96,7 +96,7 @@ impl AsyncBufRead for SocketStream {
             me.start = 0;
             me.buffer.clear();
             let SocketStream { socket, buffer, .. } = &mut *me;
-            let taken = socket.conn.poll_take(context, &mut Place::beside(), BUFFER, |inbox, _| {
+            let taken = socket.conn.poll_take(context, &mut Ticket::Unordered, BUFFER, |inbox, _| {
                 Ok(inbox.next_chunk(BUFFER).map(|piece| buffer.extend_from_slice(piece.as_slice())))
             });
             if taken.is_pending() {
