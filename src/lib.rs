@@ -54,7 +54,7 @@ pub use address::{Address, Endpoint};
 pub use avahi::{
     Browse, BrowseEvent, BrowseStream, ResolveAll, Service, Txt, browse, browse_stream, resolve_all, resolve_all_future,
 };
-pub use conn::handler::{Disconnect, Reason};
+pub use conn::callbacks::{Disconnect, Reason};
 pub use conn::{Socket, WeakSocket};
 pub use engine::Fairness;
 pub use error::{Error, Result};
