@@ -1,5 +1,8 @@
 //! The shape of the house: each floor uses only floors below it, and `unsafe` code is in the engine and in `sys` only.
 
+#[path = "house/figures.rs"]
+mod figures;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
