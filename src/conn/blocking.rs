@@ -127,16 +127,16 @@ impl Blocking<'_> {
     }
 
     /// Waits for data and puts it where the caller wants it.
-    pub(crate) fn recv_into(&self, space: &mut [u8]) -> Result<usize> {
-        if space.is_empty() {
+    pub(crate) fn recv_into(&self, buffer: &mut [u8]) -> Result<usize> {
+        if buffer.is_empty() {
             return Ok(0);
         }
         if !self.conn.is_tls() && !self.conn.io.has_input() {
-            return self.receive_into(space);
+            return self.receive_into(buffer);
         }
-        let piece = self.take(READ_BUFFER, |inbox, _| Ok(inbox.next_chunk(space.len())))?;
+        let piece = self.take(READ_BUFFER, |inbox, _| Ok(inbox.next_chunk(buffer.len())))?;
         let bytes = piece.as_slice();
-        space[..bytes.len()].copy_from_slice(bytes);
+        buffer[..bytes.len()].copy_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -204,7 +204,7 @@ impl Blocking<'_> {
             }
             let peer = || self.conn.peer_name();
             if !self.conn.transport.accepts_descriptors() {
-                let text = format!("descriptors of {} are turned away; accept_descriptors lets them in", peer());
+                let text = format!("descriptors of {} are turned away; accept_fds lets them in", peer());
                 return Err(Error::Unsupported(text));
             }
             if self.conn.io.received() > limit {
@@ -230,10 +230,10 @@ impl Blocking<'_> {
     }
 
     /// Waits for something to come and puts it where the caller wants it. For a plain connection with an empty inbox.
-    fn receive_into(&self, space: &mut [u8]) -> Result<usize> {
+    fn receive_into(&self, buffer: &mut [u8]) -> Result<usize> {
         loop {
             let waits = self.before_read()?;
-            let read = self.conn.read_once(space, waits);
+            let read = self.conn.read_once(buffer, waits);
             if matches!(read, Ok(0)) {
                 self.conn.read_ended();
             }

@@ -11,7 +11,7 @@ use super::handle::Socket;
 use super::state::{Duties, Linger, LingerFacts, Look, Manner, Phase, WriteHalf};
 use crate::engine::{Next, call, main_depth};
 use crate::error::{Result, count};
-use crate::log::{self, LogLevel};
+use crate::log::{self, Level};
 
 /// Reads of a lingering connection in one turn.
 const DISCARDS: usize = 4;
@@ -104,7 +104,7 @@ impl Conn {
         if !self.is_open() {
             return;
         }
-        let traced = log::is_wanted(LogLevel::Debug).then(|| reason.to_string());
+        let traced = log::is_wanted(Level::Debug).then(|| reason.to_string());
         let handshake = self.cold(|cold| {
             cold.end.finish(reason);
             cold.handshake.take()

@@ -16,7 +16,7 @@ use crate::address::Endpoint;
 use crate::engine::{Engine, Next, READ_BUFFER, READS, Ready, TimerKey};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::log::{self, LogLevel};
+use crate::log::{self, Level};
 use crate::tls::Session;
 
 /// What is being done meanwhile, for messages.
@@ -136,7 +136,7 @@ impl Conn {
         if self.session(Session::peer_closed) == Some(true) {
             self.read_ended();
         }
-        if !has_failed && log::is_wanted(LogLevel::Debug) {
+        if !has_failed && log::is_wanted(Level::Debug) {
             self.log_session();
         }
         if let Some(done) = handshake.done {
@@ -155,7 +155,7 @@ impl Conn {
     fn log_session(&self) {
         let peer = self.peer_name();
         let version = self.session(Session::version).flatten().unwrap_or_default();
-        let cipher = self.session(Session::cipher).flatten().unwrap_or_default();
+        let cipher = self.session(Session::cipher_suite).flatten().unwrap_or_default();
         log::debug("hand-shake").peer(&peer).say(format_args!("{version} with {peer}, {cipher}"));
     }
 

@@ -55,7 +55,7 @@ use std::rc::{Rc, Weak};
 use crate::address::Endpoint;
 use crate::engine::{Engine, Handler, Key, Ready, TimerKey};
 use crate::error::{Error, Result};
-use callbacks::{OnDrain, OnEnd, OwnDisconnect, Reader, SharedDisconnect};
+use callbacks::{OnDrain, OnEnd, OwnDisconnect, ReadCallback, SharedDisconnect};
 use channel::{Channel, SessionSlot};
 use end::End;
 pub use handle::{Socket, WeakSocket};
@@ -184,7 +184,7 @@ pub(crate) struct Conn {
     ready: Cell<Ready>,
     io: Queues,
     /// Out of here while it is on the stack.
-    reader: Cell<Option<Box<dyn Reader>>>,
+    reader: Cell<Option<Box<dyn ReadCallback>>>,
     extras: OnceCell<Box<Extras>>,
 }
 
@@ -223,7 +223,7 @@ impl Conn {
             state.wire.set(Wire::ONESHOT, input || output);
             state.wire.set(Wire::FILES, !conn.transport.is_socket());
         });
-        conn.transport.accept_descriptors(conn.common.options.tuning.descriptors);
+        conn.transport.accept_fds(conn.common.options.tuning.descriptors);
         if conn.common.options.idle_timeout.is_some() {
             conn.watch_idleness();
         }

@@ -4,7 +4,7 @@ use std::io;
 use std::rc::Rc;
 
 use super::Conn;
-use super::callbacks::{Kind, Reader, Reason, with_text};
+use super::callbacks::{Kind, ReadCallback, Reason, with_text};
 use super::handle::Socket;
 use super::inbox::{Inbox, TooLong};
 use super::lines::each_line;
@@ -234,7 +234,7 @@ impl Conn {
     }
 
     /// Tells a raw reader that there is something: once in each turn.
-    fn deliver_ready(self: &Rc<Self>, user: &mut dyn Reader, socket: &Socket) -> Delivered {
+    fn deliver_ready(self: &Rc<Self>, user: &mut dyn ReadCallback, socket: &Socket) -> Delivered {
         if !self.has_something() {
             return Delivered::Raw;
         }
@@ -249,7 +249,7 @@ impl Conn {
     }
 
     /// Delivers many short lines, or one piece. Returns how far that came, if it is to be all for now.
-    fn deliver_piece(self: &Rc<Self>, kind: Kind, user: &mut dyn Reader, socket: &Socket) -> Option<Delivered> {
+    fn deliver_piece(self: &Rc<Self>, kind: Kind, user: &mut dyn ReadCallback, socket: &Socket) -> Option<Delivered> {
         let (line_limit, read_size) = self.options(|options| (options.line_limit, options.read_size));
         // Most lines go this way, with one passage through the door for all of a batch.
         let lines = call(&self.engine, || match kind {
@@ -291,7 +291,7 @@ impl Conn {
 
     /// The reader is back from its calls. It stays, unless there is another by now.
     #[inline(always)]
-    fn put_back(&self, reader: Option<Box<dyn Reader>>) {
+    fn put_back(&self, reader: Option<Box<dyn ReadCallback>>) {
         if !self.is(Look::READER_REPLACED | Look::ENDED) {
             let none = self.reader.replace(reader);
             // Dropping it would take a call for nothing.

@@ -4,7 +4,7 @@
 use std::num::NonZeroU64;
 use std::rc::{Rc, Weak};
 
-use super::callbacks::{OnDrain, OnEnd, OwnDisconnect, Reader, Reason};
+use super::callbacks::{OnDrain, OnEnd, OwnDisconnect, ReadCallback, Reason};
 use super::handle::Socket;
 use super::state::{Duties, Look, Manner, ReadHalf};
 use super::{Conn, Options};
@@ -13,7 +13,7 @@ use crate::error::Result;
 
 impl Conn {
     /// Sets the callback that gets the input.
-    pub(crate) fn set_reader(&self, reader: Option<Box<dyn Reader>>) {
+    pub(crate) fn set_reader(&self, reader: Option<Box<dyn ReadCallback>>) {
         if !self.is_open() {
             return;
         }

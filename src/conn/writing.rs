@@ -19,8 +19,8 @@ const PORTIONS: usize = 4;
 impl Options {
     /// The water marks as they count: within the limit, and apart.
     fn marks(&self) -> (usize, usize) {
-        let high = self.high_mark.min(self.send_limit).max(1);
-        (high, self.low_mark.min(high - 1))
+        let high = self.high_water_mark.min(self.send_limit).max(1);
+        (high, self.low_water_mark.min(high - 1))
     }
 }
 
@@ -42,7 +42,7 @@ impl Conn {
         if self.is(Look::NO_FAST_SEND) {
             return false;
         }
-        let bound = self.options(|options| GATHER.min(options.send_limit).min(options.high_mark));
+        let bound = self.options(|options| GATHER.min(options.send_limit).min(options.high_water_mark));
         let is_queued = self.io.push(bytes, newline, bound);
         if is_queued {
             self.cork();
@@ -63,7 +63,7 @@ impl Conn {
             return Ok(());
         }
         let queued = self.io.queued();
-        let (limit, high_mark) = self.options(|options| (options.send_limit, options.high_mark));
+        let (limit, high_water_mark) = self.options(|options| (options.send_limit, options.high_water_mark));
         if size > limit.saturating_sub(queued) {
             // Whoever waits for room now is to hear of it.
             self.change(|state| state.write.set(WriteHalf::FULL, queued > 0));
@@ -87,7 +87,7 @@ impl Conn {
         } else if !self.state().write.contains(WriteHalf::ARMED) {
             self.write_or_requeue();
         }
-        if queued + size >= high_mark.min(limit) {
+        if queued + size >= high_water_mark.min(limit) {
             self.note_queued();
         }
         Ok(())

@@ -510,7 +510,7 @@ pub(super) struct Deadline {
 /// Is it more than any datagram can hold?
 pub(super) fn check_size(size: usize, peer: impl ToString) -> Result {
     if size > MAX_DATAGRAM_SIZE {
-        return Err(Error::TooLarge { peer: peer.to_string(), size, limit: MAX_DATAGRAM_SIZE });
+        return Err(Error::DatagramTooLarge { peer: peer.to_string(), size, limit: MAX_DATAGRAM_SIZE });
     }
     Ok(())
 }
