@@ -27,12 +27,12 @@ impl Deadline {
         Deadline { limit: limit.filter(|_| end.is_some()), end }
     }
 
-    fn is_none(self) -> bool {
+    fn is_endless(self) -> bool {
         self.end.is_none()
     }
 
     /// The call is not to wait at all.
-    fn is_zero(self) -> bool {
+    fn forbids_waiting(self) -> bool {
         self.limit == Some(Duration::ZERO)
     }
 
@@ -250,10 +250,10 @@ impl Blocking<'_> {
         if !conn.is_open() || conn.has_read_all() {
             return Err(conn.end_for_caller());
         }
-        if conn.may_read() || self.deadline.is_zero() {
+        if conn.may_read() || self.deadline.forbids_waiting() {
             return Ok(false);
         }
-        if self.deadline.is_none() {
+        if self.deadline.is_endless() {
             Engine::flush_here();
             if !conn.is_sending() && conn.transport.can_wait() && interrupts_here().is_none() {
                 return Ok(true);

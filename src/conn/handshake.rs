@@ -32,14 +32,8 @@ pub(crate) type Shaken = Box<dyn FnOnce(&Rc<Conn>, Result)>;
 pub(super) struct Handshake {
     done: Option<Shaken>,
     pub(super) timer: TimerKey,
-    failure: Option<Error>,
-}
-
-impl Handshake {
-    /// TLS has found something wrong.
-    pub(super) fn failed(&mut self, error: Error) {
-        self.failure.get_or_insert(error);
-    }
+    /// What TLS has found wrong.
+    pub(super) failure: Option<Error>,
 }
 
 impl Conn {

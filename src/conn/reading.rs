@@ -109,7 +109,7 @@ impl Conn {
         if let Err(error) = decrypted.outcome {
             self.change(|state| state.read.set(ReadHalf::DAMAGED, !cipher.is_empty()));
             self.cold(|cold| match &mut cold.handshake {
-                Some(handshake) if is_shaking => handshake.failed(error),
+                Some(handshake) if is_shaking => drop(handshake.failure.replace(error)),
                 _ => cold.end.note(&error),
             });
         }

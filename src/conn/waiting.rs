@@ -214,7 +214,7 @@ impl Conn {
 
     /// A future is dropped. If it was woken, another has to know, or the loop.
     #[inline]
-    pub(crate) fn forget(&self, what: Interest, ticket: &mut Ticket) {
+    pub(crate) fn cancel_wait(&self, what: Interest, ticket: &mut Ticket) {
         if !ticket.is_queued() {
             return;
         }

@@ -153,7 +153,7 @@ where
 
 impl<F> Drop for Receiving<'_, F> {
     fn drop(&mut self) {
-        self.conn.forget(Interest::Input, &mut self.ticket);
+        self.conn.cancel_wait(Interest::Input, &mut self.ticket);
     }
 }
 
@@ -177,7 +177,7 @@ impl<D: AsRef<[u8]>> Future for Sending<'_, D> {
 
 impl<D> Drop for Sending<'_, D> {
     fn drop(&mut self) {
-        self.conn.forget(Interest::Room, &mut self.ticket);
+        self.conn.cancel_wait(Interest::Room, &mut self.ticket);
     }
 }
 

@@ -291,7 +291,9 @@ fn after_damage_the_alert_must_arrive_before_the_descriptor_closes() {
 
 #[test]
 fn what_is_broken_off_ends_in_a_reset_once_the_queue_is_out() {
-    let state = with(|state| drop(state.end(Manner::Reset)));
+    let state = with(|state| {
+        state.end(Manner::Reset);
+    });
     assert_eq!(state.lingering(LingerFacts { is_sending: true, ..FACTS }), Linger::Send);
     assert_eq!(state.lingering(FACTS), Linger::Reset);
     let files = with(|state| {
