@@ -25,7 +25,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub(crate) use callback::call;
+pub(crate) use callback::{CallbackSlot, Called, Lent, call};
 pub(crate) use direct::{Turns, turn};
 use fairness::Budget;
 pub use fairness::Fairness;

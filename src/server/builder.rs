@@ -236,7 +236,7 @@ impl ServerBuilder {
     }
 
     /// Without `obj` its clients are asked for.
-    pub(super) fn start(mut self, address: Address, obj: Option<Obj>) -> Result<Server> {
+    pub(super) fn start(mut self, address: Address, obj: Option<Box<Obj>>) -> Result<Server> {
         let engine = Engine::current()?;
         let (adopted, setup) = match self.adopted.take() {
             Some((sockets, setup)) => (Some(sockets), setup),
@@ -261,7 +261,7 @@ impl ServerBuilder {
             port,
             publication: RefCell::new(None),
             asked: obj.is_none().then(Asked::default),
-            obj: RefCell::new(obj),
+            obj: obj.into(),
             connections: RefCell::default(),
             waiting: RefCell::default(),
             next_number: Cell::new(NonZeroU64::MIN),

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use crate::address::{Address, Endpoint, endpoint};
 use crate::avahi::{Publication, Published, Registration as Announcement, publish};
 use crate::conn::{Common, Conn, Roster, Socket, Transport, WeakSocket};
-use crate::engine::{Engine, call};
+use crate::engine::{CallbackSlot, Engine, Lent, call};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::log::{self, LogLevel};
@@ -79,7 +79,7 @@ pub struct Server {
     shared: Rc<Shared>,
 }
 
-type Obj = Box<dyn FnMut(Socket) -> Result>;
+type Obj = dyn FnMut(Socket) -> Result;
 type OnPublished = Box<dyn Fn(&Server, &str)>;
 
 /// One of a server's connections.
@@ -107,7 +107,7 @@ struct Shared {
     port: u16,
     publication: RefCell<Option<Publication>>,
     /// Taken while it runs.
-    obj: RefCell<Option<Obj>>,
+    obj: CallbackSlot<Obj>,
     connections: RefCell<List<Listed>>,
     /// For servers without a callback: who waits for clients, and how.
     asked: Option<Asked>,
@@ -318,7 +318,7 @@ impl Shared {
         drop(publication);
         self.stop_listening();
         self.draining.set(false);
-        // Nobody comes any more. While it is on the stack, `introduce` sees to that.
+        // Nobody comes any more.
         let obj = self.obj.take();
         let kept = self.kept.take();
         drop((obj, kept));
@@ -424,40 +424,34 @@ impl Shared {
     fn introduce(self: &Rc<Self>, conn: &Rc<Conn>) {
         let socket = self.list(conn, |socket| Listed::Held(socket.clone()));
         drop(socket);
-        let obj = self.obj.take();
-        let Some(mut obj) = obj else {
+        let Some(mut obj) = self.obj.lend() else {
             // A nested loop runs inside the callback for another: this one waits for its return, and so does all that
             // would be told of it.
             conn.hold();
             self.waiting.borrow_mut().push_back(conn.clone());
             return;
         };
-        conn.introduce(&mut obj);
+        conn.introduce(&mut *obj);
         self.introduce_waiting(obj);
     }
 
     /// Those that came while `obj` was on the stack.
-    fn introduce_waiting(self: &Rc<Self>, mut obj: Obj) {
+    fn introduce_waiting(self: &Rc<Self>, mut obj: Lent<'_, Obj>) {
         // After a panic the rest waits until that has been resumed.
         while !self.engine.is_panicking() {
             let next = self.waiting.borrow_mut().pop_front();
             let Some(next) = next else { break };
-            next.introduce(&mut obj);
+            next.introduce(&mut *obj);
         }
         if !self.waiting.borrow().is_empty() {
             let me = Rc::downgrade(self);
             self.engine.defer(move |_| {
                 if let Some(me) = me.upgrade()
-                    && let Some(obj) = me.obj.take()
+                    && let Some(obj) = me.obj.lend()
                 {
                     me.introduce_waiting(obj);
                 }
             });
-        }
-        if self.is_over() {
-            drop(obj);
-        } else {
-            self.obj.replace(Some(obj));
         }
     }
 
