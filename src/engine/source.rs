@@ -255,7 +255,7 @@ unsafe extern "C" fn prepare(source: *mut GSource, timeout: *mut i32) -> gboolea
             return ffi::GFALSE;
         };
         (*own).poll.events = ffi::G_IO_IN as u16;
-        match engine.prepare() {
+        match engine.prepare(|| ffi::g_source_get_time(source)) {
             Wait::Not => {
                 *timeout = 0;
                 ffi::GTRUE
@@ -263,7 +263,7 @@ unsafe extern "C" fn prepare(source: *mut GSource, timeout: *mut i32) -> gboolea
             Wait::Until(deadline) => {
                 let left = (deadline - ffi::g_source_get_time(source)).max(0);
                 // Rounded up, or the loop would spin through the last millisecond.
-                *timeout = ((left + 999) / 1000).min(i64::from(i32::MAX)) as i32;
+                *timeout = (left.saturating_add(999) / 1000).min(i64::from(i32::MAX)) as i32;
                 (left == 0).into_glib()
             }
             Wait::Forever => {
@@ -287,12 +287,15 @@ unsafe extern "C" fn check(source: *mut GSource) -> gboolean {
     // SAFETY: as for `prepare`.
     unsafe {
         let Some(engine) = engine_of(source) else { return ffi::GFALSE };
+        let time = || ffi::g_source_get_time(source);
         let due = (*source.cast::<EngineSource>()).poll.revents != 0
-            || match engine.prepare() {
+            || match engine.prepare(time) {
                 Wait::Not => true,
-                Wait::Until(deadline) => deadline <= ffi::g_source_get_time(source),
+                Wait::Until(deadline) => deadline <= time(),
                 Wait::Forever => false,
             };
+        // It is up, and other sources may hold it up now, before this one has its turn.
+        engine.look(time);
         due.into_glib()
     }
 }

@@ -205,7 +205,7 @@ impl Entered {
         let running = Rc::new(Running::default());
         let timer = limit.map(|limit| {
             let running = running.clone();
-            engine.after(limit, move |_| {
+            engine.after_exactly(limit, move |_| {
                 if !running.ended.replace(true) {
                     running.timed_out.set(true);
                 }
@@ -261,7 +261,7 @@ impl Entered {
         }
         log::info("stop").say(format_args!("{connections} may finish within {limit:?}"));
         let late = draining.clone();
-        let timer = self.engine.after(limit, move |_| {
+        let timer = self.engine.after_exactly(limit, move |_| {
             log::info("stop").say(format_args!("not finished in time: {}", count(late.connections(), "connection")));
             late.close();
         });
