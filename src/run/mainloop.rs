@@ -153,7 +153,8 @@ pub(crate) fn run_entered(mut entered: Entered) -> bool {
     });
     loop {
         entered.attend();
-        if entered.running.ended.get() {
+        // Where a callback has destroyed the source of the network, nothing could end the loop any more.
+        if entered.running.ended.get() || engine.has_ended() {
             break;
         }
         turn(&engine, || turns.next());

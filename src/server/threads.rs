@@ -325,6 +325,7 @@ fn work<F, C>(
     let deadline = loop {
         match end.get() {
             Some(deadline) => break deadline,
+            None if engine.has_ended() => break Instant::now(),
             None => turn(),
         }
     };
