@@ -1,13 +1,12 @@
-//! Who waits on a connection: futures, for input, for room to send, for the queue to be empty. The loop only wakes them;
-//! what they do then is in [`polling`](super::polling).
+//! The futures that wait on a connection: for input, for room to send, for the queue to be empty. The loop only wakes them; what
+//! they do then is in [`polling`](super::polling).
 
-use std::collections::VecDeque;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 
 use super::Conn;
-use super::flags::Flag;
-use crate::engine::{Engine, Next, READ_BUFFER, READS, Ready, now};
+use super::state::{Look, Waits};
+use crate::engine::{Engine, READ_BUFFER, READS, Ready, Ticket, WaitQueue, Wakers, Yielding, now};
 
 /// So much a connection's futures may read, and for so many microseconds, as long as they find something to do. Then the
 /// others get their turn.
@@ -17,156 +16,14 @@ const SLICE: i64 = 1000;
 /// So much is received before those who wait for it are woken.
 pub(super) const AHEAD: usize = 2 << 10;
 
-/// Wakers to be woken when nothing is borrowed any more. Mostly there is one, which takes no memory.
-#[derive(Default)]
-pub(super) struct Wakers {
-    one: Option<Waker>,
-    more: Vec<Waker>,
-}
-
-impl Wakers {
-    fn is_empty(&self) -> bool {
-        self.one.is_none()
-    }
-
-    fn add(&mut self, waker: Waker) {
-        if self.one.is_none() {
-            self.one = Some(waker);
-        } else {
-            self.more.push(waker);
-        }
-    }
-
-    fn add_once(&mut self, waker: &Waker) {
-        if !self.one.iter().chain(&self.more).any(|known| known.will_wake(waker)) {
-            self.add(waker.clone());
-        }
-    }
-
-    fn append(&mut self, other: Wakers) {
-        for waker in other.one.into_iter().chain(other.more) {
-            self.add(waker);
-        }
-    }
-
-    fn wake(self) {
-        let Some(one) = self.one else { return };
-        one.wake();
-        for waker in self.more {
-            waker.wake();
-        }
-    }
-}
-
-/// One who waits in line.
-struct Waiter {
-    ticket: u32,
-    /// `None` once it was woken, until it is polled again.
-    waker: Option<Waker>,
-}
-
-/// Those who wait for one thing.
-#[derive(Default)]
-struct Line {
-    /// Futures, in the order in which they were first polled. The first is served.
-    waiting: VecDeque<Waiter>,
-    /// Streams and the like have no place in line: they never say that they have lost interest.
-    beside: Wakers,
-    tickets: u32,
-}
-
-/// A future's place in line, from when it has to wait.
-pub(crate) struct Place(Option<u32>);
-
-impl Place {
-    /// None yet. The next one that waits in line gets it.
-    pub(crate) const fn in_line() -> Self {
-        Place(Some(0))
-    }
-
-    /// Behind all who wait in line.
-    pub(crate) const fn beside() -> Self {
-        Place(None)
-    }
-
-    /// Does a future wait here?
-    fn is_taken(&self) -> bool {
-        self.0.is_some_and(|ticket| ticket > 0)
-    }
-}
-
-impl Line {
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.beside.is_empty()
-    }
-
-    /// May this one try?
-    fn is_turn_of(&self, place: &Place) -> bool {
-        self.waiting.front().is_none_or(|first| place.0 == Some(first.ticket))
-    }
-
-    /// Gives back the waker that was known before, to be dropped when nothing is borrowed.
-    fn enter(&mut self, place: &mut Place, waker: &Waker) -> Option<Waker> {
-        let Some(ticket) = &mut place.0 else {
-            self.beside.add_once(waker);
-            return None;
-        };
-        if *ticket == 0 {
-            self.tickets = self.tickets.wrapping_add(1).max(1);
-            *ticket = self.tickets;
-            self.waiting.push_back(Waiter { ticket: self.tickets, waker: Some(waker.clone()) });
-        } else if let Some(own) = self.waiting.iter_mut().find(|waiter| waiter.ticket == *ticket)
-            && own.waker.as_ref().is_none_or(|known| !known.will_wake(waker))
-        {
-            return own.waker.replace(waker.clone());
-        }
-        None
-    }
-
-    /// True if it was first.
-    fn leave(&mut self, ticket: u32) -> bool {
-        if self.waiting.front().is_some_and(|first| first.ticket == ticket) {
-            self.waiting.pop_front();
-            return true;
-        }
-        let Some(at) = self.waiting.iter().position(|waiter| waiter.ticket == ticket) else { return false };
-        self.waiting.remove(at);
-        false
-    }
-
-    /// Those whose turn it is, unless they know already.
-    fn next(&mut self, awake: &mut Wakers) {
-        match self.waiting.front_mut() {
-            Some(first) => {
-                if let Some(waker) = first.waker.take() {
-                    awake.add(waker);
-                }
-            }
-            None => awake.append(std::mem::take(&mut self.beside)),
-        }
-    }
-
-    fn all(&mut self, awake: &mut Wakers) {
-        for waiter in &mut self.waiting {
-            if let Some(waker) = waiter.waker.take() {
-                awake.add(waker);
-            }
-        }
-        awake.append(std::mem::take(&mut self.beside));
-    }
-}
-
 /// All who wait on a connection, and what they have done since the loop last had its turn.
 #[derive(Default)]
 pub(super) struct Waiting {
-    input: Line,
-    room: Line,
+    input: WaitQueue,
+    room: WaitQueue,
     /// For the queue to be empty.
     flushed: Wakers,
-    /// Somebody could go on, and has only made way for others.
-    made_way: bool,
-    /// Made way, and is served now whatever the others do.
-    granted: bool,
+    yielding: Yielding,
     /// More has come than is received ahead.
     overflows: bool,
     /// Bytes.
@@ -176,7 +33,7 @@ pub(super) struct Waiting {
 
 impl Waiting {
     fn start_anew(&mut self) {
-        self.granted = false;
+        self.yielding.end();
         self.read = 0;
         self.started = None;
     }
@@ -195,89 +52,79 @@ impl Waiting {
             }
             let now = now();
             let started = *self.started.get_or_insert(now);
-            let has_credit = engine.futures_have_credit(now) || self.granted;
+            let has_credit = engine.futures_have_credit(now) || self.yielding.is_granted();
             if has_credit && now - started < SLICE {
                 engine.start_futures_stride(now);
                 return false;
             }
         }
         self.start_anew();
-        self.made_way = true;
+        self.yielding.yield_now();
         true
     }
 }
 
 #[derive(Clone, Copy)]
-pub(crate) enum For {
+pub(crate) enum Interest {
     Input,
     Room,
 }
 
 impl Waiting {
-    fn line(&mut self, what: For) -> &mut Line {
+    fn queue(&mut self, what: Interest) -> &mut WaitQueue {
         match what {
-            For::Input => &mut self.input,
-            For::Room => &mut self.room,
+            Interest::Input => &mut self.input,
+            Interest::Room => &mut self.room,
         }
     }
 }
 
 impl Conn {
+    /// Lends the queues, and notes in the state who waits.
     pub(super) fn waiting<R>(&self, change: impl FnOnce(&mut Waiting) -> R) -> R {
-        self.flags.raise(Flag::AWAITED);
-        let mut waiting = self.more().waiting.borrow_mut();
+        let mut waiting = self.extras().waiting.borrow_mut();
         let waiting = waiting.get_or_insert_default();
         let result = change(waiting);
-        self.note_lines(waiting);
+        self.note_waits(waiting);
         result
     }
 
-    /// Those who wait, if anybody ever has.
-    fn who_waits<R>(&self, change: impl FnOnce(&mut Waiting) -> R) -> Option<R> {
-        if !self.flags.has(Flag::AWAITED) {
+    /// The same if anybody ever has waited.
+    fn if_waiting<R>(&self, change: impl FnOnce(&mut Waiting) -> R) -> Option<R> {
+        if !self.is(Look::AWAITED) {
             return None;
         }
-        let mut waiting = self.more.get()?.waiting.borrow_mut();
+        let mut waiting = self.extras.get()?.waiting.borrow_mut();
         let waiting = waiting.as_deref_mut()?;
         let result = change(waiting);
-        self.note_lines(waiting);
+        self.note_waits(waiting);
         Some(result)
     }
 
-    /// So that whether anybody waits is known at a glance.
-    fn note_lines(&self, waiting: &Waiting) {
-        self.flags.put(Flag::INPUT_AWAITED, !waiting.input.is_empty());
-        self.flags.put(Flag::ROOM_AWAITED, !waiting.room.is_empty());
+    #[inline]
+    fn note_waits(&self, waiting: &Waiting) {
+        let mut waits = Waits::EVER;
+        waits.set(Waits::INPUT, !waiting.input.is_empty());
+        waits.set(Waits::ROOM, !waiting.room.is_empty());
+        if self.state().waits != waits {
+            self.change(|state| state.waits = waits);
+        }
     }
 
-    /// The same where there is nothing to do unless somebody waits.
     #[inline]
-    fn if_waiting(&self, change: impl FnOnce(&mut Waiting, &mut Wakers)) {
+    fn wake_those(&self, choose: impl FnOnce(&mut Waiting, &mut Wakers)) {
         let mut awake = Wakers::default();
-        self.who_waits(|waiting| change(waiting, &mut awake));
+        self.if_waiting(|waiting| choose(waiting, &mut awake));
         awake.wake();
     }
 
     // ---- waking ----
 
-    /// Does anybody wait for input?
-    #[inline]
-    pub(super) fn awaits_input(&self) -> bool {
-        self.flags.has(Flag::INPUT_AWAITED)
-    }
-
-    /// Does anybody wait for room to send?
-    #[inline]
-    pub(super) fn awaits_room(&self) -> bool {
-        self.flags.has(Flag::ROOM_AWAITED)
-    }
-
-    /// Does somebody wait for input, and there is nothing else to do if it comes?
+    /// Returns whether a future waits for input, and there is nothing else to do if it comes.
     fn is_awaited(&self, and: impl FnOnce(&Waiting) -> bool) -> bool {
-        !self.flags.has(Flag::BESIDES_WAKING)
-            && !self.sticky.get().has(Ready::HANGUP | Ready::ERROR)
-            && self.awaits_input()
-            && self.who_waits(|waiting| !waiting.made_way && and(waiting)) == Some(true)
+        !self.is(Look::NO_FAST_WAKE | Look::IN_CALLBACK | Look::REQUEUE)
+            && !self.ready.get().has(Ready::AT_END)
+            && self.if_waiting(|waiting| !waiting.yielding.has_yielded() && and(waiting)) == Some(true)
     }
 
     /// The way of most where futures read: there is input, and nothing else to do. False if there is more to it, or if
@@ -285,21 +132,25 @@ impl Conn {
     pub(super) fn wake_reader(&self) -> bool {
         let is_awaited = self.is_awaited(|_| true);
         if is_awaited {
-            self.sticky.set(Ready::READ);
-            self.if_waiting(|waiting, awake| waiting.input.next(awake));
+            self.ready.set(Ready::READ);
+            self.wake_next_reader();
         }
         is_awaited
     }
 
-    /// Is input to be received before those who wait for it are woken? That is cheap where the engine does it, but then there
-    /// is little room.
-    pub(super) fn reads_ahead(&self) -> bool {
-        !self.flags.has(Flag::TLS) && self.is_awaited(|waiting| !waiting.overflows) && !self.io.has_input()
+    pub(super) fn wake_next_reader(&self) {
+        self.wake_those(|waiting, awake| waiting.input.wake_next(awake));
     }
 
-    /// Received ahead: for those who wait for it.
+    /// Returns whether input is to be received before those who wait for it are woken. That is cheap where the engine does it,
+    /// but then there is little room.
+    pub(super) fn reads_ahead(&self) -> bool {
+        !self.is_tls() && self.is_awaited(|waiting| !waiting.overflows) && !self.io.has_input()
+    }
+
+    /// Keeps what was received ahead for those who wait for it.
     pub(super) fn keep_for_reader(&self, read: rustix::io::Result<usize>, buffer: &Option<Rc<Vec<u8>>>) {
-        self.sticky.set(Ready::READ);
+        self.ready.set(Ready::READ);
         let count = match (read, buffer) {
             (Ok(count), Some(buffer)) if count > 0 => {
                 self.io.open().inbox.push(&buffer[..count]);
@@ -313,89 +164,79 @@ impl Conn {
             }
         };
         self.note_read(count == AHEAD);
-        self.if_waiting(|waiting, awake| {
+        self.wake_those(|waiting, awake| {
             waiting.overflows = count == AHEAD;
-            waiting.input.next(awake);
+            waiting.input.wake_next(awake);
         });
     }
 
-    /// There may be input: it is for those who wait for it. `None` if nobody does.
-    pub(super) fn wake_for_input(&self) -> Option<Next> {
-        if !self.awaits_input() {
-            return None;
-        }
-        if !self.may_read() && !self.flags.has(Flag::READ_ENDED) && !self.io.has_input() {
-            return Some(Next::Idle);
-        }
-        self.if_waiting(|waiting, awake| waiting.input.next(awake));
-        // Whoever has no place in line may have lost interest. Then the end is still to be noticed.
-        let at_end = self.sticky.get().has(Ready::HANGUP | Ready::ERROR) || self.flags.has(Flag::READ_ENDED);
-        Some(if at_end && !self.awaits_input() { Next::Again } else { Next::Idle })
-    }
-
-    /// The loop has got its turn: whoever has made way goes on.
-    pub(super) fn wake_who_made_way(&self) {
-        self.if_waiting(|waiting, awake| {
-            if std::mem::take(&mut waiting.made_way) {
-                waiting.granted = true;
-                waiting.input.next(awake);
-                waiting.room.next(awake);
+    /// The loop has had its turn: whoever has yielded goes on.
+    pub(super) fn resume_yielded(&self) {
+        self.wake_those(|waiting, awake| {
+            if waiting.yielding.resume() {
+                waiting.input.wake_next(awake);
+                waiting.room.wake_next(awake);
             }
         });
     }
 
     pub(super) fn wake_for_room(&self) {
-        self.if_waiting(|waiting, awake| waiting.room.next(awake));
+        self.wake_those(|waiting, awake| waiting.room.wake_next(awake));
     }
 
     /// The queue is empty, or will never be.
     pub(super) fn wake_for_flushed(&self) {
-        self.if_waiting(|waiting, awake| awake.append(std::mem::take(&mut waiting.flushed)));
+        self.wake_those(|waiting, awake| awake.append(&mut waiting.flushed));
     }
 
     /// Everybody has to look anew: the connection is at its end, or somebody else reads from now on.
     pub(super) fn wake_everybody(&self) {
-        self.if_waiting(|waiting, awake| {
-            waiting.input.all(awake);
-            waiting.room.all(awake);
-            awake.append(std::mem::take(&mut waiting.flushed));
+        self.wake_those(|waiting, awake| {
+            waiting.input.wake_all(awake);
+            waiting.room.wake_all(awake);
+            awake.append(&mut waiting.flushed);
         });
     }
 
+    // ---- waiting ----
+
     /// A future has what it waited for.
     #[inline]
-    pub(super) fn leave(&self, what: For, place: &mut Place) {
-        let Some(ticket) = place.0.as_mut().map(std::mem::take).filter(|ticket| *ticket > 0) else { return };
-        self.if_waiting(|waiting, awake| {
-            let line = waiting.line(what);
-            if line.leave(ticket) {
-                line.next(awake);
-            }
-        });
+    pub(super) fn leave_queue(&self, what: Interest, ticket: &mut Ticket) {
+        if !ticket.is_queued() {
+            return;
+        }
+        let mut awake = Wakers::default();
+        let left = self.if_waiting(|waiting| waiting.queue(what).leave(ticket, &mut awake));
+        awake.wake();
+        drop(left);
     }
 
     /// A future is dropped. If it was woken, another has to know, or the loop.
     #[inline]
-    pub(crate) fn forget(&self, what: For, place: &mut Place) {
-        if !place.is_taken() {
+    pub(crate) fn cancel_wait(&self, what: Interest, ticket: &mut Ticket) {
+        if !ticket.is_queued() {
             return;
         }
-        self.leave(what, place);
-        if matches!(what, For::Input) {
+        self.leave_queue(what, ticket);
+        if matches!(what, Interest::Input) {
             self.taken();
         }
     }
 
-    // ---- making way ----
+    pub(super) fn is_turn_of(&self, what: Interest, ticket: &Ticket) -> bool {
+        self.if_waiting(|waiting| waiting.queue(what).is_first(ticket)).unwrap_or(true)
+    }
 
-    /// Who always finds something to do must not keep the loop: after its share it waits until nothing more urgent does.
-    pub(super) fn makes_way(&self) -> bool {
+    /// A future that always finds something to do must not keep the loop: returns whether it has used up its share, and then
+    /// has the connection served when nothing more urgent waits.
+    pub(super) fn yields(&self) -> bool {
         let Some(key) = self.key.get() else { return false };
-        let makes_way = self.waiting(|waiting| waiting.is_done(&self.engine));
-        if makes_way {
+        let yields = self.waiting(|waiting| waiting.is_done(&self.engine));
+        if yields {
             self.engine.requeue_hot(key);
         }
-        makes_way
+        yields
     }
 
     /// So many bytes were read for a future.
@@ -406,22 +247,18 @@ impl Conn {
         });
     }
 
-    /// The loop gets its turn in any case.
-    pub(super) fn wait_in<R>(&self, what: For, place: &mut Place, context: &Context<'_>, made_way: bool) -> Poll<R> {
+    /// Waits. The loop gets its turn in any case, so unless the future has yielded its share begins anew.
+    pub(super) fn wait_in<R>(&self, what: Interest, ticket: &mut Ticket, waker: &Waker, has_yielded: bool) -> Poll<R> {
         let old = self.waiting(|waiting| {
-            if !made_way {
+            if !has_yielded {
                 waiting.start_anew();
             }
-            waiting.line(what).enter(place, context.waker())
+            waiting.queue(what).wait(ticket, waker)
         });
         drop(old);
-        if self.flags.has(Flag::ARMED_BY_HAND) {
+        if self.is(Look::ONESHOT) {
             self.arm();
         }
         Poll::Pending
-    }
-
-    pub(super) fn is_turn_of(&self, what: For, place: &Place) -> bool {
-        self.who_waits(|waiting| waiting.line(what).is_turn_of(place)).unwrap_or(true)
     }
 }

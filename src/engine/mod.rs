@@ -16,6 +16,7 @@ mod source;
 mod tasks;
 mod timers;
 mod turn;
+mod waiters;
 
 use std::any::Any;
 use std::cell::{Cell, Ref, RefCell};
@@ -45,6 +46,7 @@ pub(crate) use tasks::Task;
 use tasks::Tasks;
 pub(crate) use timers::TimerKey;
 use timers::Timers;
+pub(crate) use waiters::{Ticket, WaitQueue, Wakers, Yielding};
 
 use crate::error::{Error, Result};
 use crate::log;
@@ -61,7 +63,7 @@ pub(crate) const READS: usize = 4;
 const DATAGRAMS: usize = 64;
 
 /// What a descriptor is ready for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ready(u8);
 
 impl Ready {
@@ -75,6 +77,12 @@ impl Ready {
     pub(crate) const HANGUP: Ready = Ready(4);
     /// The descriptor has an error to report.
     pub(crate) const ERROR: Ready = Ready(8);
+    /// The end has come, or something like it.
+    pub(crate) const AT_END: Ready = Ready::HANGUP.with(Ready::ERROR);
+
+    pub(crate) const fn with(self, other: Ready) -> Ready {
+        Ready(self.0 | other.0)
+    }
 
     /// Any of those.
     #[inline]
@@ -122,8 +130,8 @@ pub(crate) enum Served {
 
 /// Whoever holds a registered descriptor.
 ///
-/// Most of what happens are messages, and perhaps answers to them, on stream sockets, and datagrams. For those the engine makes
-/// the system calls itself, see [`Engine::serve`].
+/// Most of what happens are messages, and perhaps answers to them, on stream sockets, and datagrams. For those the engine
+/// makes the system calls itself, see [`Engine::serve`].
 pub(crate) trait Handler {
     /// Serves what is ready. No engine state is borrowed meanwhile; anything may be called.
     fn ready(self: Rc<Self>, engine: &Rc<Engine>, ready: Ready) -> Next;

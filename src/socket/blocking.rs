@@ -8,13 +8,13 @@ use crate::error::{Error, Result};
 
 /// What [`Socket::set_timeout`] says holds for each of these calls, from its beginning to its end.
 impl Socket {
-    /// Waits until data is there and puts as much of it into `space` as fits; returns how much. **Blocks**, up to the
-    /// [time-out](Socket::set_timeout). 0 only if `space` is empty.
+    /// Waits until data is there and puts as much of it into `buffer` as fits; returns how much. **Blocks**, up to the
+    /// [time-out](Socket::set_timeout). 0 only if `buffer` is empty.
     ///
     /// # Errors
     /// As [`recv`](Socket::recv).
-    pub fn recv_into(&self, space: &mut [u8]) -> Result<usize> {
-        self.conn.recv_into(space)
+    pub fn recv_into(&self, buffer: &mut [u8]) -> Result<usize> {
+        self.conn.blocking().recv_into(buffer)
     }
 
     /// Waits for exactly `count` bytes and returns them. **Blocks**, up to the [time-out](Socket::set_timeout). They are
@@ -34,16 +34,16 @@ impl Socket {
     /// # Ok::<(), network::Error>(())
     /// ```
     pub fn recv_exact(&self, count: usize) -> Result<Vec<u8>> {
-        Ok(self.conn.recv_exact(count)?.into_vec())
+        Ok(self.conn.blocking().recv_exact(count)?.into_vec())
     }
 
     /// As [`recv_exact`](Socket::recv_exact), into memory of the caller's, which is filled or, with an error, left as it is.
     ///
     /// # Errors
     /// As there.
-    pub fn recv_exact_into(&self, space: &mut [u8]) -> Result {
-        let piece = self.conn.recv_exact(space.len())?;
-        space.copy_from_slice(piece.as_slice());
+    pub fn recv_exact_into(&self, buffer: &mut [u8]) -> Result {
+        let piece = self.conn.blocking().recv_exact(buffer.len())?;
+        buffer.copy_from_slice(piece.as_slice());
         Ok(())
     }
 
@@ -62,7 +62,7 @@ impl Socket {
     /// # Ok::<(), network::Error>(())
     /// ```
     pub fn recv_until(&self, delimiter: impl AsRef<[u8]>) -> Result<Vec<u8>> {
-        self.conn.recv_until(delimiter.as_ref())
+        self.conn.blocking().recv_until(delimiter.as_ref())
     }
 
     /// Waits for the peer's end and returns all that it sent before. **Blocks**, up to the
@@ -72,7 +72,7 @@ impl Socket {
     /// As [`recv`](Socket::recv); [`Error::LimitExceeded`] if more than `limit` bytes come. [`Error::Closed`] means that it
     /// was closed on this side: the peer's end is what this waits for. What has come stays for the next call.
     pub fn recv_to_end(&self, limit: usize) -> Result<Vec<u8>> {
-        self.conn.recv_to_end(limit)
+        self.conn.blocking().recv_to_end(limit)
     }
 
     /// Waits until the system has room and gives it what it takes of `data`; returns how much that is. **Blocks**, up to
@@ -82,7 +82,7 @@ impl Socket {
     /// [`Error::TimedOut`], or [`Error::NotReady`] with a time-out of zero: nothing of `data` was taken then.
     /// [`Error::Closed`] or [`Error::Reset`] if the connection has ended or is shut down for sending.
     pub fn send_some(&self, data: impl AsRef<[u8]>) -> Result<usize> {
-        self.conn.send_some(data.as_ref())
+        self.conn.blocking().send_some(data.as_ref())
     }
 
     /// A [`BufRead`] of this socket, for what takes one. What it has not consumed stays with the socket, where other calls
@@ -101,8 +101,8 @@ impl Socket {
     /// assert!(lines.next().is_none());
     /// # Ok::<(), network::Error>(())
     /// ```
-    pub fn reader(&self) -> SocketReader {
-        SocketReader { socket: self.clone(), lent: None }
+    pub fn reader(&self) -> Reader {
+        Reader { socket: self.clone(), lent: None }
     }
 }
 
@@ -120,7 +120,7 @@ fn for_std(error: Error) -> io::Error {
 /// [`Socket::read`], which takes a callback, has the same name: call this one as `Read::read(&mut &socket, …)`.
 impl Read for &Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self.conn.recv_into(buf) {
+        match self.conn.blocking().recv_into(buf) {
             Err(_) if self.conn.has_ended_cleanly() => Ok(0),
             result => result.map_err(for_std),
         }
@@ -137,11 +137,11 @@ impl Read for Socket {
 /// Writes as [`Socket::send_some`] does and **blocks** as that does, where [`Socket::send`] would queue.
 impl Write for &Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.conn.send_some(buf).map_err(for_std)
+        self.conn.blocking().send_some(buf).map_err(for_std)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.conn.flush_blocking().map_err(for_std)
+        self.conn.blocking().flush().map_err(for_std)
     }
 }
 
@@ -158,29 +158,29 @@ impl Write for Socket {
 
 /// Reads a [`Socket`] as [`BufRead`], see [`Socket::reader`]. **Blocks** as its `Read` does. It is a handle: the
 /// connection stays open for it.
-pub struct SocketReader {
+pub struct Reader {
     socket: Socket,
     /// Lent by the socket, how much of it is consumed, and where it lies there.
     lent: Option<(Piece, usize, Mark)>,
 }
 
-impl std::fmt::Debug for SocketReader {
+impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SocketReader").field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("Reader").field("socket", &self.socket).finish_non_exhaustive()
     }
 }
 
-impl Read for SocketReader {
+impl Read for Reader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.lent = None;
         Read::read(&mut &self.socket, buf)
     }
 }
 
-impl BufRead for SocketReader {
+impl BufRead for Reader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.lent = None;
-        let lent = self.socket.conn.lend().map_err(for_std)?;
+        let lent = self.socket.conn.blocking().lend().map_err(for_std)?;
         self.lent = lent.map(|(piece, mark)| (piece, 0, mark));
         Ok(self.lent.as_ref().map_or(&[], |(piece, ..)| piece.as_slice()))
     }
