@@ -55,7 +55,7 @@ impl fmt::Display for LogLevel {
 }
 
 /// One thing that the library has to say. As text it is one line with the local time in front:
-/// `2026-03-01 12:00:00.123456 warning: a client of port 1234 was turned away: …`.
+/// `2026-03-01 12:00:00.123456 message: rejected a client of port 1234: …`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LogRecord<'a> {

@@ -295,7 +295,7 @@ fn a_socket_that_is_passed_is_listened_on_with_who_waited_there() {
         // A hello of TLS is answered: no plaintext greeting comes first.
         let mut early = early;
         early.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
-        daemon.line_with("turned away");
+        daemon.line_with("rejected a client");
         daemon.signal(Signal::TERM);
         let output = daemon.await_end();
         assert!(output.status.success() && !output.stderr.contains("nothing here listens"), "{}", output.stderr);

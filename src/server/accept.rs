@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 
 use super::incoming::Turn;
-use super::listener::Listener;
+use super::listener::{ACCEPTS, Listener};
 use super::{Listed, Server, Shared};
 use crate::conn::{Conn, Socket};
 use crate::engine::{Engine, Wakers};
@@ -188,7 +188,7 @@ impl Shared {
             if let Some(client) = self.next_client()? {
                 return Ok(client);
             }
-            if self.is_full() && self.handshakes.get() == 0 {
+            if self.is_full() && self.handshakes.len() == 0 {
                 return Err(Error::Unsupported(format!(
                     "{}: no more than {} may be open, and none can end while accept waits",
                     self.name(),
@@ -222,7 +222,10 @@ impl Shared {
     fn has_client(self: &Rc<Self>) -> bool {
         if let (Some(asked), Some(_)) = (&self.asked, &self.setup) {
             asked.shake(self.common.options.handshake_timeout);
-            while asked.waiting() == 0 && !self.is_full() {
+            for _ in 0..ACCEPTS {
+                if asked.waiting() > 0 || self.is_full() {
+                    break;
+                }
                 match self.take_in(asked) {
                     Ok(true) => asked.shake(self.common.options.handshake_timeout),
                     Ok(false) => break,
@@ -257,7 +260,8 @@ impl Shared {
     /// [`Error::Unsupported`] for a server with a callback; [`Error::Closed`]; [`Error::Io`] when the system has no room.
     pub(super) fn next_client(self: &Rc<Self>) -> Result<Option<Socket>> {
         let asked = self.asked()?;
-        loop {
+        // A stream of clients that are rejected must not keep the caller here.
+        for _ in 0..ACCEPTS {
             if let Some(socket) = asked.ready.borrow_mut().pop_front() {
                 return Ok(Some(self.give(socket)));
             }
@@ -268,6 +272,10 @@ impl Shared {
                 return Ok(None);
             }
         }
+        for listener in &*self.listeners.borrow() {
+            listener.requeue_hot();
+        }
+        Ok(None)
     }
 
     /// Takes one client from the backlog. False if nobody is there.
@@ -278,7 +286,7 @@ impl Shared {
                 Ok(Some((fd, remote))) => {
                     if let Some(conn) = self.admit(fd, remote) {
                         let deadline = Instant::now() + self.common.options.handshake_timeout;
-                        if asked.shaking.borrow().len() > 2 * self.handshakes.get() {
+                        if asked.shaking.borrow().len() > 2 * self.handshakes.len() {
                             asked.shaking();
                         }
                         asked.shaking.borrow_mut().push(Shaking { conn: Rc::downgrade(&conn), deadline });

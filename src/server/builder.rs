@@ -11,15 +11,16 @@ use std::time::Duration;
 use super::accept::Asked;
 use super::access::{Account, AllowList};
 use super::bind::{announcement, bind};
+use super::handshakes::Handshakes;
 use super::listener::Listener;
 use super::listening::{FileSettings, ListenOptions, Listening};
-use super::{Obj, OnPublished, SERVERS, Server, Shared};
+use super::{Obj, OnPublished, SERVERS, Server, Shared, server_name};
 use crate::address::{Address, Target, UnixName, endpoint};
 use crate::conn::handler::{Disconnect, SharedDisconnect};
 use crate::conn::{Common, Options, Roster, Socket, limit_setters};
 use crate::connect::note_listening;
-use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::engine::{Engine, LogQuota};
+use crate::error::{Error, Result, count};
 use crate::log;
 use crate::sys::KeepAlive;
 use crate::tls::{ServerSetup, ServerTls, Tls};
@@ -27,6 +28,9 @@ use crate::tls::{ServerSetup, ServerTls, Tls};
 /// How many hand-shakes of TLS may be going on at a time, unless the program says otherwise. Each costs some hundred
 /// microseconds and some kilobytes; whoever connects and then says nothing must not keep others out for long.
 const HANDSHAKES: usize = 1000;
+
+/// Log records about rejected clients per second, unless the program says otherwise.
+const REJECTIONS_LOGGED: u32 = 10;
 
 /// Sets what a server's connections are given, then listens. Each setting has a default.
 ///
@@ -54,6 +58,8 @@ pub struct ServerBuilder {
     /// As chosen; `None` leaves it to the address.
     pub(super) tls: Option<Tls<ServerTls>>,
     pub(super) max_handshakes: usize,
+    pub(super) max_handshakes_per_address: Option<usize>,
+    pub(super) rejection_log_rate: u32,
     pub(super) mode: Option<u32>,
     pub(super) group: Option<Account>,
     pub(super) take_over: bool,
@@ -87,6 +93,8 @@ impl ServerBuilder {
             on_published: None,
             tls: None,
             max_handshakes: HANDSHAKES,
+            max_handshakes_per_address: None,
+            rejection_log_rate: REJECTIONS_LOGGED,
             mode: None,
             group: None,
             take_over: false,
@@ -115,6 +123,28 @@ impl ServerBuilder {
     /// The most hand-shakes of TLS that may be going on at a time. 1000. Further clients wait in the backlog.
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
         self.max_handshakes = handshakes.max(1);
+        self
+    }
+
+    /// Sets the share of the [handshakes](ServerBuilder::max_handshakes) that one client address is entitled to. Default: a
+    /// tenth of them (100), at least 10. IPv6 addresses of the same 64-bit network count as one.
+    ///
+    /// The share matters only while all places are taken. Then a client whose address has fewer handshakes in progress than
+    /// the share takes the place of the oldest handshake of the address that has most, if that has more than the share. A
+    /// client of any other address takes the place of a handshake from its own address that is older than one second, or
+    /// is rejected. So a host that opens connections and says nothing does not keep others out. Where all clients come from
+    /// one address, as behind a proxy, set the share to `max_handshakes`: then all of them wait in the backlog.
+    pub fn max_handshakes_per_address(mut self, handshakes: usize) -> Self {
+        self.max_handshakes_per_address = Some(handshakes.max(1));
+        self
+    }
+
+    /// Limits log records about rejected clients to this many per second. Default: 10. Further ones are counted, and their
+    /// number is logged at the end of the second.
+    ///
+    /// A client is rejected if its TLS handshake fails or if it may not connect.
+    pub fn rejection_log_rate(mut self, records_per_second: u32) -> Self {
+        self.rejection_log_rate = records_per_second;
         self
     }
 
@@ -253,6 +283,7 @@ impl ServerBuilder {
         let port = sockets.first().and_then(|listening| rustix::net::getsockname(&listening.fd).ok());
         let port = port.and_then(|local| endpoint(local).port()).unwrap_or(0);
         let (options, on_disconnect) = (self.options, self.on_disconnect);
+        let name = server_name(&address, port);
         let shared = Rc::new_cyclic(|me: &Weak<Shared>| Shared {
             engine: engine.clone(),
             address,
@@ -268,8 +299,11 @@ impl ServerBuilder {
             max_connections: self.max_connections,
             common: Common::new(options, me.clone() as Weak<dyn Roster>, on_disconnect),
             setup,
-            handshakes: Cell::new(0),
-            max_handshakes: self.max_handshakes,
+            handshakes: Handshakes::new(
+                self.max_handshakes,
+                self.max_handshakes_per_address.unwrap_or((self.max_handshakes / 10).max(10)),
+            ),
+            rejections: rejections(name, self.rejection_log_rate),
             allowed,
             draining: Cell::new(false),
             kept: RefCell::new(None),
@@ -295,6 +329,13 @@ impl ServerBuilder {
         });
         Ok(Server { shared })
     }
+}
+
+fn rejections(name: String, per_second: u32) -> Rc<LogQuota> {
+    LogQuota::new(per_second, move |missed| {
+        let clients = count(missed, "more client");
+        log::message("accept").peer(&name).say(format_args!("rejected {clients} of {name}"));
+    })
 }
 
 impl ServerBuilder {

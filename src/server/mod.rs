@@ -7,6 +7,7 @@ mod adopt;
 mod bind;
 mod builder;
 mod drain;
+mod handshakes;
 mod incoming;
 mod list;
 mod listener;
@@ -27,7 +28,7 @@ use std::sync::Arc;
 use crate::address::{Address, Endpoint, endpoint};
 use crate::avahi::{Publication, Published, Registration as Announcement, publish};
 use crate::conn::{Common, Conn, Roster, Socket, Transport, WeakSocket};
-use crate::engine::{Engine, call};
+use crate::engine::{Engine, LogQuota, call};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::log::{self, LogLevel};
@@ -38,6 +39,7 @@ pub use access::Account;
 use access::Allowed;
 pub use builder::ServerBuilder;
 pub(crate) use drain::{Draining, drain_all, give_paths, listening};
+use handshakes::{Handshakes, Host};
 pub use incoming::Incoming;
 use list::List;
 use listener::Listener;
@@ -118,8 +120,9 @@ struct Shared {
     /// What its connections have in common.
     common: Rc<Common>,
     setup: Option<Arc<ServerSetup>>,
-    handshakes: Cell<usize>,
-    max_handshakes: usize,
+    handshakes: Handshakes,
+    /// Limits what is logged about clients that are rejected.
+    rejections: Rc<LogQuota>,
     /// Who may connect, if not everybody.
     allowed: Option<Allowed>,
     /// It stops for good, and those who are connected or in a hand-shake may finish.
@@ -317,6 +320,7 @@ impl Shared {
         let publication = self.publication.take();
         drop(publication);
         self.stop_listening();
+        self.rejections.flush();
         self.draining.set(false);
         // Nobody comes any more. While it is on the stack, `introduce` sees to that.
         let obj = self.obj.take();
@@ -346,14 +350,15 @@ impl Shared {
     /// hands is the answer.
     fn admit(self: &Rc<Self>, fd: OwnedFd, remote: Endpoint) -> Option<Rc<Conn>> {
         if let Some(Err(why)) = self.allowed.as_ref().map(|allowed| allowed.check(&fd)) {
-            let name = self.name();
-            let event = log::warning("accept").peer(&remote).error(&why);
-            event.say(format_args!("a client of {name} was turned away: {why}"));
+            self.reject(&remote, &why);
             return None;
         }
         if log::is_wanted(LogLevel::Debug) {
             let event = log::debug("accept").peer(&remote);
             event.say(format_args!("{remote} has connected to {}", self.name()));
+        }
+        if self.setup.is_some() && self.has_no_place() && !self.make_room(&remote) {
+            return None;
         }
         let transport = Transport::socket(fd, Some(&remote));
         let common = self.common.clone();
@@ -364,18 +369,20 @@ impl Shared {
                 None
             }),
             Some(setup) => {
-                self.handshakes.set(self.handshakes.get() + 1);
-                let me = Rc::downgrade(self);
+                let (me, host) = (Rc::downgrade(self), Host::from(&remote));
                 let shaken = Box::new(move |conn: &Rc<Conn>, result: Result| {
                     if let Some(me) = me.upgrade() {
+                        me.handshakes.finish(host, conn);
                         me.shaken(conn, result);
                     }
                 });
                 let started = Session::server(setup, &remote.to_string()).and_then(|session| {
                     Conn::with_session(&self.engine, transport, common, Some(remote), session, shaken).map(Some)
                 });
-                if started.is_err() {
-                    self.handshakes.set(self.handshakes.get() - 1);
+                if let Ok(Some(conn)) = &started
+                    && conn.is_shaking()
+                {
+                    self.handshakes.start(host, conn);
                 }
                 started
             }
@@ -395,7 +402,6 @@ impl Shared {
     }
 
     fn shaken(self: &Rc<Self>, conn: &Rc<Conn>, result: Result) {
-        self.handshakes.set(self.handshakes.get() - 1);
         self.room();
         match result {
             // Closed meanwhile: the program expects nobody any more, and without a handle the connection ends.
@@ -405,10 +411,33 @@ impl Shared {
         }
     }
 
+    /// Ends a handshake in favour of a client whose host has fewer. False if there is no room for this client.
+    fn make_room(&self, remote: &Endpoint) -> bool {
+        let Some(displaced) = self.handshakes.make_room(remote.into()) else {
+            self.reject(remote, &"too many TLS handshakes from its address are in progress");
+            return false;
+        };
+        if let Some(conn) = displaced.upgrade() {
+            let peer = conn.remote();
+            conn.forget_handshake();
+            conn.abort_silently();
+            self.reject(&peer, &"its TLS handshake was ended to make room for other clients");
+        }
+        true
+    }
+
     fn turned_away(&self, error: &Error) {
-        let name = self.name();
-        let event = log::warning("accept").peer(&name).error(error);
-        event.say(format_args!("a client of {name} was turned away: {error}"));
+        self.reject(&self.name(), error);
+    }
+
+    /// Logs that a client was rejected.
+    fn reject(&self, peer: &dyn fmt::Display, why: &dyn fmt::Display) {
+        if log::is_wanted(LogLevel::Message) {
+            self.rejections.log(&self.engine, || {
+                let event = log::message("accept").peer(peer).error(why);
+                event.say(format_args!("rejected a client of {}: {why}", self.name()));
+            });
+        }
     }
 
     /// Lists a connection, from now until its end.
@@ -463,10 +492,15 @@ impl Shared {
 
     /// What is listened on, for messages.
     fn name(&self) -> String {
-        if self.port == 0 { self.address.to_string() } else { format!("port {}", self.port) }
+        server_name(&self.address, self.port)
     }
 
+    /// Returns whether clients have to wait in the backlog. Where one host has too many handshakes they need not.
     fn is_full(&self) -> bool {
+        self.has_no_place() && !self.handshakes.is_crowded()
+    }
+
+    fn has_no_place(&self) -> bool {
         let listed = match &self.asked {
             None => self.connections.borrow().len(),
             Some(_) if self.max_connections == usize::MAX => 0,
@@ -477,8 +511,7 @@ impl Shared {
                 asked.waiting() + open.count()
             }
         };
-        let connections = listed + self.handshakes.get();
-        connections >= self.max_connections || self.handshakes.get() >= self.max_handshakes
+        listed + self.handshakes.len() >= self.max_connections || self.handshakes.is_full()
     }
 
     /// There may be room for those that wait to be accepted.
@@ -490,6 +523,11 @@ impl Shared {
             asked.wake();
         }
     }
+}
+
+/// The name of a server in messages.
+fn server_name(address: &Address, port: u16) -> String {
+    if port == 0 { address.to_string() } else { format!("port {port}") }
 }
 
 impl Roster for Shared {

@@ -23,6 +23,8 @@ pub(crate) struct Share {
     options: Options,
     max_connections: usize,
     max_handshakes: usize,
+    max_handshakes_per_address: Option<usize>,
+    rejection_log_rate: u32,
     setup: Option<Arc<ServerSetup>>,
 }
 
@@ -51,6 +53,8 @@ impl ServerBuilder {
             on_published,
             tls: _,
             max_handshakes,
+            max_handshakes_per_address,
+            rejection_log_rate,
             // Of unix sockets alone.
             mode: _,
             group: _,
@@ -82,6 +86,8 @@ impl ServerBuilder {
             options: options.clone(),
             max_connections,
             max_handshakes,
+            max_handshakes_per_address,
+            rejection_log_rate,
             setup: setup.clone(),
         };
         Ok(shares.into_iter().map(share).collect())
@@ -117,9 +123,26 @@ impl Share {
 
     /// Serves, on the thread-default main context.
     pub(crate) fn serve(self, obj: Obj) -> Result<Server> {
-        let Share { address, sockets, options, max_connections, max_handshakes, setup } = self;
+        let Share {
+            address,
+            sockets,
+            options,
+            max_connections,
+            max_handshakes,
+            max_handshakes_per_address,
+            rejection_log_rate,
+            setup,
+        } = self;
         let adopted = Some((sockets, setup));
-        let builder = ServerBuilder { options, max_connections, max_handshakes, adopted, ..ServerBuilder::new() };
+        let builder = ServerBuilder {
+            options,
+            max_connections,
+            max_handshakes,
+            max_handshakes_per_address,
+            rejection_log_rate,
+            adopted,
+            ..ServerBuilder::new()
+        };
         builder.start(address, Some(obj))
     }
 }
@@ -127,6 +150,6 @@ impl Share {
 impl Server {
     /// Has no client left, not even one that is shaking hands?
     pub(crate) fn is_deserted(&self) -> bool {
-        self.shared.connections.borrow().is_empty() && self.shared.handshakes.get() == 0
+        self.shared.connections.borrow().is_empty() && self.shared.handshakes.len() == 0
     }
 }
