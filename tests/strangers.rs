@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::{LIMIT, Process, TempDir, Watch, beside, command, example, on_own_context, until};
-use network::{ClientTls, LogLevel, Server, ServerBuilder, ServerTls, Socket};
+use network::{ClientTls, LogLevel, Server, ServerBuilder, ServerTls, Socket, UdpSocket};
 use rustix::process::Signal;
 
 /// There is one log in a process: one test at a time.
@@ -186,6 +186,25 @@ fn the_rest_is_told_when_the_server_goes() {
         let _ = server.accept();
         drop(server);
         assert_eq!(log.records().iter().map(|(_, record)| told(record)).sum::<usize>(), 5);
+    });
+}
+
+#[test]
+fn datagrams_that_fail_do_not_fill_the_log() {
+    let _alone = alone();
+    on_own_context(|| {
+        let socket = UdpSocket::builder().error_log_rate(2).bind("127.0.0.1:0").unwrap();
+        socket.read(|_, _, _| Err(network::Error::Unsupported("nothing of it".into())));
+        let log = Log::keep();
+        let stranger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..20 {
+            stranger.send_to(b"nonsense", socket.local()).unwrap();
+        }
+        until(|| log.records().len() >= 3);
+        let records = log.records();
+        assert!(records[..2].iter().all(|(_, record)| record.contains("nothing of it")), "{records:?}");
+        assert!(records[2].1.ends_with(": 18 more errors"), "{records:?}");
+        assert!(records.iter().all(|(level, _)| *level == LogLevel::Message), "{records:?}");
     });
 }
 

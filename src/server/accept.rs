@@ -33,10 +33,10 @@ pub(super) struct Asked {
     pub(super) turn: Turn,
 }
 
-/// A hand-shake, and when it is too late for it.
+/// A hand-shake, and when it is too late for it, unless its time never ends.
 struct Shaking {
     conn: Weak<Conn>,
-    deadline: Instant,
+    deadline: Option<Instant>,
 }
 
 impl Asked {
@@ -84,14 +84,16 @@ impl Asked {
         let now = Instant::now();
         if let Some(served) = self.served.replace(Some(now)) {
             for shaking in self.shaking.borrow_mut().iter_mut() {
-                shaking.deadline += now - served;
+                shaking.deadline = shaking.deadline.and_then(|deadline| deadline.checked_add(now - served));
             }
         }
         let all = self.shaking();
         for conn in &all {
             conn.shake_on();
         }
-        let late = |shaking: &Shaking| if shaking.deadline <= now { shaking.conn.upgrade() } else { None };
+        let late = |shaking: &Shaking| {
+            if shaking.deadline.is_some_and(|deadline| deadline <= now) { shaking.conn.upgrade() } else { None }
+        };
         let late: Vec<_> = self.shaking.borrow().iter().filter_map(late).collect();
         for conn in late {
             conn.handshake_is_late(limit);
@@ -181,7 +183,7 @@ impl Shared {
         let asked = self.asked()?;
         Engine::flush_here();
         let limit = asked.timeout.get();
-        let deadline = limit.map(|limit| Instant::now() + limit);
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let left = |until: Instant| until.saturating_duration_since(Instant::now());
         loop {
             asked.shake(self.common.options.handshake_timeout);
@@ -195,7 +197,7 @@ impl Shared {
                     count(self.max_connections, "connection")
                 )));
             }
-            let first = asked.shaking.borrow().iter().map(|shaking| shaking.deadline).min();
+            let first = asked.shaking.borrow().iter().filter_map(|shaking| shaking.deadline).min();
             let until = [deadline, first].into_iter().flatten().min();
             let watched = self.watched();
             let mut fds = Vec::new();
@@ -285,7 +287,7 @@ impl Shared {
             match listener.next() {
                 Ok(Some((fd, remote))) => {
                     if let Some(conn) = self.admit(fd, remote) {
-                        let deadline = Instant::now() + self.common.options.handshake_timeout;
+                        let deadline = Instant::now().checked_add(self.common.options.handshake_timeout);
                         if asked.shaking.borrow().len() > 2 * self.handshakes.len() {
                             asked.shaking();
                         }
