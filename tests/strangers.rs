@@ -11,7 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::{LIMIT, Process, TempDir, Watch, beside, command, example, on_own_context, until};
-use network::{ClientTls, LogLevel, Server, ServerBuilder, ServerTls, Socket, UdpSocket};
+use network::log::Level;
+use network::server::ServerBuilder;
+use network::socket::SocketBuilder;
+use network::{ClientTls, Server, ServerTls, Socket, UdpSocket};
 use rustix::process::Signal;
 
 /// There is one log in a process: one test at a time.
@@ -33,7 +36,7 @@ fn silent(server: &Server, count: usize) -> Vec<TcpStream> {
     (0..count).map(|_| TcpStream::connect(("127.0.0.1", server.port())).unwrap()).collect()
 }
 
-fn client(home: &TempDir, from: IpAddr) -> network::SocketBuilder {
+fn client(home: &TempDir, from: IpAddr) -> SocketBuilder {
     Socket::builder().tls(ClientTls::new().directory(home.path(""))).source(from)
 }
 
@@ -65,7 +68,7 @@ fn silent_clients_of_one_host_do_not_keep_others_from_accept() {
     let _alone = alone();
     let home = TempDir::new();
     let server = crowdable(&home).bind(0).unwrap();
-    server.set_timeout(LIMIT);
+    server.set_accept_timeout(LIMIT);
     let _silent = silent(&server, 100);
     std::thread::scope(|scope| {
         let address = format!("localhost:{}", server.port());
@@ -120,7 +123,7 @@ fn where_one_host_may_have_all_places_its_clients_wait() {
 
 // ---- the log ----
 
-type Records = Arc<Mutex<Vec<(LogLevel, String)>>>;
+type Records = Arc<Mutex<Vec<(Level, String)>>>;
 
 /// Keeps what is logged about clients, until it is dropped.
 struct Log(Records);
@@ -129,20 +132,20 @@ impl Log {
     fn keep() -> Log {
         let records = Records::default();
         let kept = records.clone();
-        network::set_log(LogLevel::Message, move |record| {
+        network::log::set_log(Level::Message, move |record| {
             kept.lock().unwrap().push((record.level, record.message.to_owned()));
         });
         Log(records)
     }
 
-    fn records(&self) -> Vec<(LogLevel, String)> {
+    fn records(&self) -> Vec<(Level, String)> {
         self.0.lock().unwrap().clone()
     }
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
-        network::unset_log();
+        network::log::unset_log();
     }
 }
 
@@ -168,7 +171,7 @@ fn clients_that_fail_do_not_fill_the_log() {
         let seconds = started.elapsed().as_secs() as usize + 2;
         let records = log.records();
         assert!(records.len() <= 4 * seconds, "{records:?}");
-        assert!(records.iter().all(|(level, _)| *level == LogLevel::Message), "{records:?}");
+        assert!(records.iter().all(|(level, _)| *level == Level::Message), "{records:?}");
     });
 }
 
@@ -178,7 +181,7 @@ fn the_rest_is_told_when_the_server_goes() {
     on_own_context(|| {
         let home = TempDir::new();
         let server = crowdable(&home).rejection_log_rate(0).bind(0).unwrap();
-        server.set_timeout(Duration::from_millis(100));
+        server.set_accept_timeout(Duration::from_millis(100));
         let log = Log::keep();
         for mut client in silent(&server, 5) {
             client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
@@ -204,7 +207,7 @@ fn datagrams_that_fail_do_not_fill_the_log() {
         let records = log.records();
         assert!(records[..2].iter().all(|(_, record)| record.contains("nothing of it")), "{records:?}");
         assert!(records[2].1.ends_with(": 18 more errors"), "{records:?}");
-        assert!(records.iter().all(|(level, _)| *level == LogLevel::Message), "{records:?}");
+        assert!(records.iter().all(|(level, _)| *level == Level::Message), "{records:?}");
     });
 }
 

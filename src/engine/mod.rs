@@ -125,8 +125,8 @@ pub(crate) enum Served {
 
 /// Whoever holds a registered descriptor.
 ///
-/// Most of what happens are messages, and perhaps answers to them, on stream sockets, and datagrams. For those the engine makes
-/// the system calls itself, see [`Engine::serve`].
+/// Most of what happens are messages, and perhaps answers to them, on stream sockets, and datagrams. For those the engine
+/// makes the system calls itself, see [`Engine::serve`].
 pub(crate) trait Handler {
     /// Serves what is ready. No engine state is borrowed meanwhile; anything may be called.
     fn ready(self: Rc<Self>, engine: &Rc<Engine>, ready: Ready) -> Next;

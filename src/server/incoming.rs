@@ -46,7 +46,7 @@ impl Server {
     /// Does not block. To drop the future loses no client. Several at a time get one each.
     ///
     /// When the system has no room for more clients, or as many connections are open as
-    /// [there may be](crate::ServerBuilder::max_connections), it waits until that changes.
+    /// [there may be](crate::server::ServerBuilder::max_connections), it waits until that changes.
     ///
     /// # Errors
     /// [`Error::Closed`] when the server is closed; [`Error::Unsupported`] if it has a callback for its clients;

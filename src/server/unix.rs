@@ -96,9 +96,9 @@ pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(Owne
     let settings = how.file;
     let name = UnixName::Path(path.into());
     // Until it listens, it looks as if nobody did.
-    let turn = if settings.take_over { Turn::take(path, Instant::now() + TURN) } else { None };
+    let turn = if settings.replace_stale { Turn::take(path, Instant::now() + TURN) } else { None };
     let fd = match bind(&name, how) {
-        Err(error) if is_taken(&error) && settings.take_over => {
+        Err(error) if is_taken(&error) && settings.replace_stale => {
             remove_stale(path, &name, turn.is_some())?;
             bind(&name, how)
         }
@@ -107,7 +107,7 @@ pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(Owne
     let is_socket = || std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     let fd = fd.map_err(|error| match is_taken(&error) {
         true if is_socket() => in_use(
-            "that path exists already; if no other server uses it, remove it first, or have it taken over (take_over)",
+            "that path exists already; if no other server uses it, remove it first, or have it taken over (replace_stale)",
         ),
         true => in_use("that path exists already, and is no socket"),
         false => error,

@@ -345,8 +345,9 @@ fn close(socket: &Socket, context: &Context<'_>) -> Poll<io::Result<()>> {
     socket.conn.poll_shut(context).map_err(io::Error::from)
 }
 
-/// The end of what the peer sends is `Ok(0)`. It ends the connection, unless there is an [`end_cb`](Socket::end_cb): for
-/// protocols whose directions end apart, [`into_stream`](Socket::into_stream) is the better choice. Does not block.
+/// The end of what the peer sends is `Ok(0)`. It ends the connection, unless there is a
+/// [`half_close_cb`](Socket::half_close_cb): for protocols whose directions end apart, [`into_stream`](Socket::into_stream)
+/// is the better choice. Does not block.
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         read(&self, context, buffer)

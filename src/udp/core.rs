@@ -22,7 +22,7 @@ use crate::engine::{
     receive_datagram,
 };
 use crate::error::{Error, Result, count};
-use crate::log::{self, LogLevel};
+use crate::log::{self, Level};
 use crate::sys::{Descriptor, poll_for, wait_for};
 
 /// The most refusals that wait to be told. Of more, which a sender that never receives can cause, the oldest go.
@@ -335,7 +335,7 @@ impl Core {
     fn tell_error(&self, socket: &UdpSocket, error: Error) {
         let epoch = self.error_epoch.get();
         let Some(mut callback) = self.on_error.take() else {
-            if log::is_wanted(LogLevel::Message) {
+            if log::is_wanted(Level::Message) {
                 self.logged.log(&self.engine, || {
                     let name = self.name();
                     log::message("receive").peer(&name).error(&error).say(format_args!("{name}: {error}"));
@@ -528,7 +528,7 @@ pub(super) struct Deadline {
 /// Is it more than any datagram can hold?
 pub(super) fn check_size(size: usize, peer: impl ToString) -> Result {
     if size > MAX_DATAGRAM_SIZE {
-        return Err(Error::TooLarge { peer: peer.to_string(), size, limit: MAX_DATAGRAM_SIZE });
+        return Err(Error::DatagramTooLarge { peer: peer.to_string(), size, limit: MAX_DATAGRAM_SIZE });
     }
     Ok(())
 }
