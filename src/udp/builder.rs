@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use super::UdpSocket;
 use super::core::Core;
@@ -13,7 +13,7 @@ use crate::address::{Address, Host, Target};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::resolve::{local_addresses, port_number};
-use crate::sys::{is_missing_family, keep_refusals};
+use crate::sys::{datagram_socket, is_missing_family, keep_refusals};
 
 /// Log records about errors per second, unless the program says otherwise.
 const ERRORS_LOGGED: u32 = 10;
@@ -195,7 +195,7 @@ impl UdpBuilder {
 
     fn open(&self, place: SocketAddr) -> io::Result<OwnedFd> {
         let family = if place.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-        let fd = rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        let fd = datagram_socket(family)?;
         if place.is_ipv6() {
             sockopt::set_ipv6_v6only(&fd, self.only_v6)?;
         }
