@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::process::Command;
 
@@ -36,9 +37,13 @@ fn without_ipv6(error: i32, program: &str, arguments: &[&str]) -> Command {
 #[test]
 fn a_server_listens_on_ipv4() {
     for error in REFUSALS {
-        let server = Process::start(&mut without_ipv6(error, "server", &["0"]), Watch::Stdout);
+        let arguments = ["--tls", "off", "--verbose", "--echo", "--keep", "--listen", "0"];
+        let server = Process::start(&mut without_ipv6(error, "netcat", &arguments), Watch::Stderr);
         let port = server.port("listening on 0.0.0.0:");
-        assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        client.set_read_timeout(Some(LIMIT)).unwrap();
+        client.write_all(b"hello").unwrap();
+        assert_eq!(client.read(&mut [0; 10]).unwrap(), 5);
         server.signal(Signal::TERM);
         assert!(server.finish().status.success());
     }

@@ -331,7 +331,6 @@ impl Shared {
         };
         if let Some(conn) = displaced.upgrade() {
             let peer = conn.remote();
-            conn.forget_handshake();
             conn.abort_silently();
             self.reject(&peer, &"its TLS handshake was ended to make room for other clients");
         }
