@@ -44,7 +44,7 @@ impl Conn {
     /// Returns whether anybody wants to hear of the end.
     fn is_told_to_somebody(&self) -> bool {
         let own = || self.extras.get().is_some_and(|extras| extras.on_disconnect.borrow().is_some());
-        self.state().duties.contains(Duties::TELLS_SERVER) || own()
+        (self.state().duties.contains(Duties::TELLS_SERVER) && self.common.has_on_disconnect()) || own()
     }
 
     fn take_on_disconnect(&self) -> Option<OnDisconnect> {

@@ -76,7 +76,7 @@ fn adopt(same: impl Fn(&Endpoint) -> bool) -> io::Result<Option<Listening>> {
     Ok(Some(Listening { fd, name }))
 }
 
-fn is_listening(fd: &OwnedFd) -> bool {
+pub(super) fn is_listening(fd: &OwnedFd) -> bool {
     sockopt::socket_type(fd).is_ok_and(|kind| kind == SocketType::STREAM)
         && sockopt::socket_acceptconn(fd).unwrap_or(false)
 }

@@ -1,21 +1,22 @@
 //! Sets what a server and its connections are given, then starts it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::num::NonZeroU64;
-use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::accept::Asked;
-use super::access::{Account, AllowList};
+use super::access::{Account, AllowList, Allowed};
 use super::bind::{announcement, bind};
 use super::handshakes::Handshakes;
 use super::listener::Listener;
 use super::listening::{FileSettings, ListenOptions, Listening};
+use super::unix::SocketFile;
 use super::{OnClient, OnPublished, SERVERS, Server, Shared, server_name};
 use crate::address::{Address, Target, UnixName, endpoint};
+use crate::avahi::Registration as Announcement;
 use crate::conn::callbacks::{Disconnect, SharedDisconnect};
 use crate::conn::{Common, Options, Roster, Socket, limit_setters};
 use crate::connect::note_listening;
@@ -45,6 +46,7 @@ const REJECTIONS_LOGGED: u32 = 10;
 /// # assert_eq!(server.local()[0].inet().unwrap().ip().to_string(), "127.0.0.1");
 /// # Ok::<(), network::Error>(())
 /// ```
+#[derive(Clone)]
 #[must_use]
 pub struct ServerBuilder {
     pub(super) address: String,
@@ -64,8 +66,6 @@ pub struct ServerBuilder {
     pub(super) group: Option<Account>,
     pub(super) replace_stale: bool,
     pub(super) allowed: AllowList,
-    /// Sockets that listen already, and what their TLS has been prepared to.
-    pub(super) adopted: Option<(Vec<OwnedFd>, Option<Arc<ServerSetup>>)>,
 }
 
 impl fmt::Debug for ServerBuilder {
@@ -99,7 +99,6 @@ impl ServerBuilder {
             group: None,
             replace_stale: false,
             allowed: AllowList::default(),
-            adopted: None,
         }
     }
 
@@ -237,7 +236,7 @@ impl ServerBuilder {
     /// Called, from the main loop, each time the server's service has been published, with the name it has got: the first
     /// time, and when it is back after the Avahi daemon was away or has renamed it.
     pub fn published_cb(mut self, callback: impl Fn(&Server, &str) + 'static) -> Self {
-        self.on_published = Some(Box::new(callback));
+        self.on_published = Some(Rc::new(callback));
         self
     }
 
@@ -265,21 +264,21 @@ impl ServerBuilder {
         self.start(address.try_into()?, None)
     }
 
-    /// Without `on_client` its clients are asked for.
-    pub(super) fn start(mut self, address: Address, on_client: Option<OnClient>) -> Result<Server> {
+    pub(super) fn start(self, address: Address, on_client: Option<OnClient>) -> Result<Server> {
         let engine = Engine::current()?;
-        let (adopted, setup) = match self.adopted.take() {
-            Some((sockets, setup)) => (Some(sockets), setup),
-            None => (None, self.prepare_tls(&address)?),
-        };
+        let setup = self.prepare_tls(&address)?;
         let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
         let file = self.file_settings(&address)?;
-        let announcement = announcement(&address, self.service_name, &self.txt)?;
+        let announcement = announcement(&address, self.service_name.clone(), &self.txt)?;
+        let how = ListenOptions { backlog, tuning: &self.options.tuning, file };
         let allowed = self.allowed.resolve()?;
-        let (sockets, path) = match adopted {
-            Some(sockets) => (sockets.into_iter().map(Listening::from).collect(), None),
-            None => bind(&address, &self.address, ListenOptions { backlog, tuning: &self.options.tuning, file })?,
-        };
+        let (sockets, path) = bind(&address, &self.address, how)?;
+        self.serve_on(&engine, Ready { address, sockets, path, setup, allowed, announcement }, on_client)
+    }
+
+    /// Serves on sockets that listen already. Without `on_client`, clients are accepted on request.
+    pub(super) fn serve_on(self, engine: &Rc<Engine>, ready: Ready, on_client: Option<OnClient>) -> Result<Server> {
+        let Ready { address, sockets, path, setup, allowed, announcement } = ready;
         let port = sockets.first().and_then(|listening| rustix::net::getsockname(&listening.fd).ok());
         let port = port.and_then(|local| endpoint(local).port()).unwrap_or(0);
         let (options, on_disconnect) = (self.options, self.on_disconnect);
@@ -288,6 +287,7 @@ impl ServerBuilder {
             engine: engine.clone(),
             address,
             listeners: RefCell::default(),
+            first_listener: OnceCell::new(),
             path: RefCell::new(path),
             port,
             publication: RefCell::new(None),
@@ -313,6 +313,7 @@ impl ServerBuilder {
             let local = rustix::net::getsockname(&listening.fd).ok().and_then(|local| endpoint(local).inet());
             let listener =
                 Listener::start(&shared, listening).map_err(|source| Error::from_listen(&shared.address, source))?;
+            let _ = shared.first_listener.set(listener.clone());
             shared.listeners.borrow_mut().push(listener);
             if let Some(local) = local {
                 note_listening(local, true);
@@ -329,6 +330,16 @@ impl ServerBuilder {
         });
         Ok(Server { shared })
     }
+}
+
+/// Everything that had to be looked up, loaded or bound before a server starts.
+pub(super) struct Ready {
+    pub(super) address: Address,
+    pub(super) sockets: Vec<Listening>,
+    pub(super) path: Option<SocketFile>,
+    pub(super) setup: Option<Arc<ServerSetup>>,
+    pub(super) allowed: Option<Allowed>,
+    pub(super) announcement: Option<Announcement>,
 }
 
 fn rejections(name: String, per_second: u32) -> Rc<LogQuota> {

@@ -7,6 +7,7 @@ mod adopt;
 mod bind;
 mod builder;
 mod drain;
+mod given;
 pub(crate) mod handle;
 mod handshakes;
 mod incoming;
@@ -19,7 +20,7 @@ mod share;
 mod threads;
 mod unix;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::num::NonZeroU64;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 use crate::address::{Address, Endpoint, endpoint};
 use crate::avahi::{Publication, Published, Registration as Announcement, publish};
+use crate::conn::callbacks::Disconnect;
 use crate::conn::{Common, Conn, Roster, Socket, Transport, WeakSocket};
 use crate::engine::{Engine, LogQuota, call};
 use crate::error::{Error, Result};
@@ -52,7 +54,7 @@ pub use threads::{ServerThreads, ThreadsBuilder};
 use unix::SocketFile;
 
 type OnClient = Box<dyn FnMut(Socket) -> Result>;
-type OnPublished = Box<dyn Fn(&Server, &str)>;
+type OnPublished = Rc<dyn Fn(&Server, &str)>;
 
 /// One of a server's connections.
 enum Listed {
@@ -75,6 +77,8 @@ struct Shared {
     engine: Rc<Engine>,
     address: Address,
     listeners: RefCell<Vec<Rc<Listener>>>,
+    /// Kept when it is closed: its descriptor may be lent.
+    first_listener: OnceCell<Rc<Listener>>,
     path: RefCell<Option<SocketFile>>,
     port: u16,
     publication: RefCell<Option<Publication>>,
@@ -204,6 +208,19 @@ impl Server {
     /// Is it listening?
     pub fn is_open(&self) -> bool {
         !self.shared.listeners.borrow().is_empty()
+    }
+
+    /// Sets a callback for the end of every connection of this server that has no
+    /// [callback of its own](Socket::disconnect_cb), open connections included.
+    ///
+    /// Replaces any previous callback, also that of [`ServerBuilder::disconnect_cb`].
+    pub fn disconnect_cb(&self, callback: impl Fn(&Socket, Disconnect) + 'static) {
+        self.shared.common.set_on_disconnect(Some(Rc::new(callback)));
+    }
+
+    /// Removes the disconnect callback. From then on, an error that ends a connection is logged.
+    pub fn unset_disconnect_cb(&self) {
+        self.shared.common.set_on_disconnect(None);
     }
 
     /// Goes on listening without any handle, until [`close`](Server::close) or the end of the main context.

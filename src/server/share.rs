@@ -7,10 +7,12 @@ use std::sync::Arc;
 use rustix::net::{AddressFamily, sockopt};
 
 use super::bind::bind;
-use super::listening::ListenOptions;
+use super::builder::Ready;
+use super::listening::{ListenOptions, Listening};
 use super::{OnClient, Server, ServerBuilder};
 use crate::address::{Address, Endpoint, Target, endpoint};
 use crate::conn::Options;
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::sys::stream_socket;
@@ -60,7 +62,6 @@ impl ServerBuilder {
             group: _,
             replace_stale: _,
             allowed: _,
-            adopted: _,
         } = self;
         if on_disconnect.is_some() {
             return unsupported("disconnect_cb", "set one for each socket, in the callback that is given it");
@@ -133,17 +134,17 @@ impl Share {
             rejection_log_rate,
             setup,
         } = self;
-        let adopted = Some((sockets, setup));
         let builder = ServerBuilder {
             options,
             max_connections,
             max_handshakes,
             max_handshakes_per_address,
             rejection_log_rate,
-            adopted,
             ..ServerBuilder::new()
         };
-        builder.start(address, Some(on_client))
+        let sockets = sockets.into_iter().map(Listening::from).collect();
+        let ready = Ready { address, sockets, path: None, setup, allowed: None, announcement: None };
+        builder.serve_on(&Engine::current()?, ready, Some(on_client))
     }
 }
 
