@@ -366,6 +366,7 @@ fn what_does_not_listen_or_came_too_late_is_refused() {
 }
 
 #[test]
+#[allow(clippy::mutable_key_type, reason = "the hash is that of its address in memory")]
 fn a_server_lends_its_descriptor_and_has_a_place_in_sets() {
     use std::os::fd::AsFd;
     on_own_context(|| {
