@@ -152,7 +152,7 @@ impl Ending<'_> {
     /// Returns whether anybody wants to hear of the end.
     fn is_told_to_somebody(&self) -> bool {
         let own = || self.0.extras.get().is_some_and(|extras| extras.on_disconnect.borrow().is_some());
-        self.0.status.get().duties.contains(Duties::TELLS_SERVER) || own()
+        (self.0.status.get().duties.contains(Duties::TELLS_SERVER) && self.0.common.has_on_disconnect()) || own()
     }
 
     fn take_callback(&self) -> Option<OnDisconnect> {

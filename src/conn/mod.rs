@@ -98,11 +98,19 @@ impl Common {
         Rc::new(Common { options, roster: Some(roster), on_disconnect, tellers: Cell::new(1) })
     }
 
-    /// One more may tell the callback, if there is one.
-    fn join(&self) -> bool {
-        let joins = self.on_disconnect.borrow().is_some();
-        self.tellers.set(self.tellers.get() + usize::from(joins));
-        joins
+    /// One more tells the callback, if there is one by then.
+    fn join(&self) {
+        self.tellers.set(self.tellers.get() + 1);
+    }
+
+    fn has_on_disconnect(&self) -> bool {
+        self.on_disconnect.borrow().is_some()
+    }
+
+    /// Sets or removes the callback, for the connections that are open as well.
+    pub(crate) fn set_on_disconnect(&self, callback: Option<SharedDisconnect>) {
+        let old = self.on_disconnect.replace(callback);
+        drop(old);
     }
 
     /// One less will.

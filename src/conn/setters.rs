@@ -100,8 +100,9 @@ impl Conn {
     /// The server lists it under this number until its end, which is told to the server's callback.
     pub(crate) fn join_roster(&self, number: NonZeroU64) {
         self.number.set(Some(number));
-        if self.common.join() {
-            self.status.change(|state| state.duties.insert(Duties::TELLS_SERVER));
+        self.common.join();
+        self.status.change(|state| state.duties.insert(Duties::TELLS_SERVER));
+        if self.common.has_on_disconnect() {
             self.tell_late();
         }
     }

@@ -106,8 +106,8 @@ impl Status {
 
 #[cfg(test)]
 mod tests {
-    use crate::conn::state::{Duties, Manner, Wire};
     use super::*;
+    use crate::conn::state::{Duties, Manner, Wire};
 
     #[test]
     fn the_word_follows_the_state_and_keeps_what_is_set_by_hand() {
