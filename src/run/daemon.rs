@@ -1,15 +1,15 @@
 //! Going into the background, with a pid file and a log file, and handing over to a successor.
 
 use std::cell::Cell;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::log_file::{LogFile, use_for_output};
 use super::mainloop::{Entered, fgloop, run_entered, step};
 use super::pid_file::PidFile;
 use super::{reload, systemd};
@@ -230,46 +230,4 @@ fn settle(log_file: Option<&LogFile>) -> io::Result<()> {
         Some(log_file) => log_file.use_it(),
         None => use_for_output(&null),
     }
-}
-
-fn use_for_output(file: &File) -> io::Result<()> {
-    rustix::stdio::dup2_stdout(file)?;
-    rustix::stdio::dup2_stderr(file)?;
-    Ok(())
-}
-
-/// Where the standard output and error of the child go.
-#[derive(Debug)]
-struct LogFile {
-    path: PathBuf,
-    file: File,
-}
-
-impl LogFile {
-    fn open(path: &Path) -> Result<Self> {
-        let failed =
-            |source| Error::Io { operation: "opening the log file", address: path.display().to_string(), source };
-        // The working directory may be another one when it is opened again.
-        let path = std::path::absolute(path).map_err(failed)?;
-        let file = open_log(&path).map_err(failed)?;
-        Ok(LogFile { path, file })
-    }
-
-    fn use_it(&self) -> io::Result<()> {
-        use_for_output(&self.file)
-    }
-
-    /// Goes on in the file that has the name now.
-    fn reopen(&self) {
-        let _ = io::stdout().flush();
-        if let Err(error) = open_log(&self.path).and_then(|file| use_for_output(&file)) {
-            let path = self.path.display();
-            let event = log::warning("log file").error(&error);
-            event.say(format_args!("{path} cannot be opened anew, the one before is used on: {error}"));
-        }
-    }
-}
-
-fn open_log(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
 }

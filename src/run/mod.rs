@@ -2,6 +2,7 @@
 
 mod daemon;
 mod hand_over;
+mod log_file;
 mod mainloop;
 mod pid_file;
 mod reload;

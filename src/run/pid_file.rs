@@ -1,24 +1,33 @@
 //! The pid file: names the process that serves, and is locked by it, so that there is one.
 
 use std::cell::{Cell, RefCell};
-use std::fs::File;
+use std::fs::{File, FileType, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 
 use crate::error::{Error, Result};
+use crate::log;
 use crate::sys::{Origin, PID_FILE, take_inherited};
 
 thread_local! {
     /// The one of the daemon that runs, to be handed over.
     static HELD: RefCell<Weak<PidFile>> = const { RefCell::new(Weak::new()) };
 }
+
+/// Only its owner may open the file.
+const MODE: u32 = 0o600;
+
+/// Each one lost means that another daemon has removed its file at that moment.
+const ATTEMPTS: u32 = 100;
+
+/// More bytes than any process ID has, with what a longer one has left behind it.
+const SIZE: u64 = 64;
 
 #[derive(Debug)]
 pub(super) struct PidFile {
@@ -41,22 +50,35 @@ impl PidFile {
             // It names the predecessor until this process is ready.
             return Ok(PidFile { path, file: handed.fd.into(), given: Cell::new(true), origin: Origin::here() });
         }
-        loop {
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let opened = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o644));
-            let mut file = File::from(opened.map_err(|error| failed(error.into()))?);
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        for _ in 0..ATTEMPTS {
+            let Some(Opened { mut file, is_new }) = open(&path).map_err(failed)? else { continue };
+            match file.try_lock() {
                 Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => return Err(Error::AlreadyRunning { pid: read_soon(&mut file), path }),
-                Err(error) => return Err(failed(error.into())),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Error::AlreadyRunning { pid: read_soon(&mut file), path });
+                }
+                // Some network file systems have no locks. A daemon without one is better than none.
+                Err(TryLockError::Error(error)) => {
+                    let event = log::warning("pid file").error(&error);
+                    let name = path.display();
+                    event.say(format_args!("cannot lock pid file {name}, a second instance will start: {error}"));
+                }
             }
             // Its owner may have removed it between the two calls.
-            if is_at(&file.metadata().map_err(failed)?, &path) {
-                let own = PidFile { path, file, given: Cell::new(false), origin: Origin::here() };
-                own.write()?;
-                return Ok(own);
+            if !is_at(&file.metadata().map_err(failed)?, &path) {
+                continue;
             }
+            if !is_new {
+                check_content(&mut file).map_err(failed)?;
+            }
+            let own = PidFile { path, file, given: Cell::new(!is_new), origin: Origin::here() };
+            // Whoever may open the file may lock it, and so keep the next daemon from starting. Some file systems have
+            // no modes to change.
+            let _ = own.file.set_permissions(Permissions::from_mode(MODE));
+            own.write()?;
+            return Ok(own);
         }
+        Err(failed(io::Error::other("the file is replaced again and again")))
     }
 
     /// From here on it can be handed over.
@@ -80,11 +102,12 @@ impl PidFile {
             file.write_all(text.as_bytes())?;
             file.set_len(text.len() as u64)
         };
-        self.given.set(false);
         write().map_err(|source| {
             let address = self.path.display().to_string();
             Error::Io { operation: "writing the pid file", address, source }
-        })
+        })?;
+        self.given.set(false);
+        Ok(())
     }
 
     /// A copy that keeps it locked.
@@ -98,12 +121,15 @@ impl PidFile {
     }
 
     pub(super) fn remove(&self) {
-        if !self.origin.is_here() {
+        if !self.origin.is_here() || self.given.replace(true) {
             return;
         }
         // While it is locked, nobody else has a file of that name that counts.
-        if !self.given.replace(true) && self.file.metadata().is_ok_and(|own| is_at(&own, &self.path)) {
-            let _ = std::fs::remove_file(&self.path);
+        if self.file.metadata().is_ok_and(|own| is_at(&own, &self.path))
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            let event = log::warning("pid file").error(&error);
+            event.say(format_args!("cannot remove pid file {}: {error}", self.path.display()));
         }
     }
 }
@@ -114,8 +140,85 @@ impl Drop for PidFile {
     }
 }
 
-fn is_at(own: &std::fs::Metadata, path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino()))
+/// Returns whether the file has that name.
+fn is_at(own: &Metadata, path: &Path) -> bool {
+    // Opened as the file itself was: a preloaded library may redirect paths, and does so for some calls only.
+    let there = open_as_it_is(path).and_then(|there| there.metadata());
+    there.is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino()))
+}
+
+struct Opened {
+    file: File,
+    is_new: bool,
+}
+
+/// Opens the file, and creates it if there is none. `None` if it was removed meanwhile.
+fn open(path: &Path) -> io::Result<Option<Opened>> {
+    let mut options = OpenOptions::new();
+    // Should it be exchanged for a FIFO or a terminal after the check, that must neither block nor become ours.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    options.read(true).write(true).mode(MODE).custom_flags(flags.bits().cast_signed());
+    match options.clone().create_new(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        result => return result.map(|file| Some(Opened { file, is_new: true })),
+    }
+    let checked = || -> io::Result<Opened> {
+        // To open a device may have effects of its own.
+        check(&open_as_it_is(path)?.metadata()?)?;
+        let file = options.open(path)?;
+        check(&file.metadata()?)?;
+        Ok(Opened { file, is_new: false })
+    };
+    match checked() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+/// Opens whatever has that name, without following a link or touching a device: for questions about it only.
+pub(super) fn open_as_it_is(path: &Path) -> io::Result<File> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW;
+    OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
+}
+
+/// Refuses what would be damaged by being written, locked and removed.
+fn check(found: &Metadata) -> io::Result<()> {
+    let refused = |text: String| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    let own = rustix::process::geteuid().as_raw();
+    if !found.is_file() {
+        return refused(format!("expected a regular file, found {}", kind(found.file_type())));
+    }
+    // None: it has been removed just now.
+    if found.nlink() > 1 {
+        return refused("the file has a second name (hard link)".into());
+    }
+    if found.uid() != own {
+        return refused(format!("the file belongs to user {}, this process runs as user {own}", found.uid()));
+    }
+    Ok(())
+}
+
+fn kind(found: FileType) -> &'static str {
+    match found {
+        kind if kind.is_symlink() => "a symbolic link",
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_fifo() => "a FIFO",
+        kind if kind.is_socket() => "a socket",
+        _ => "a device",
+    }
+}
+
+/// Refuses a file that is neither empty nor a pid file.
+fn check_content(file: &mut File) -> io::Result<()> {
+    file.rewind()?;
+    let mut content = Vec::new();
+    file.take(SIZE + 1).read_to_end(&mut content)?;
+    let is_number = content.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_whitespace());
+    if is_number && content.len() as u64 <= SIZE {
+        return Ok(());
+    }
+    let text = "the file exists and does not contain a process ID";
+    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
 /// Whoever has it locked just now may be about to write it.
@@ -134,5 +237,5 @@ fn read(file: &mut File) -> Option<i32> {
     file.rewind().ok()?;
     let mut text = String::new();
     file.take(32).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
+    text.lines().next()?.trim().parse().ok()
 }
