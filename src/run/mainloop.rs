@@ -298,6 +298,7 @@ impl Signals {
             let fd = signals.interrupts.as_fd();
             let registration = Registration { input: fd, input_blocks: false, output: None, write: false };
             signals.key.set(Some(engine.register(registration, signals.clone())?));
+            warn_of_blocked();
             Ok(Some(signals))
         });
         caught.unwrap_or_else(|error| {
@@ -312,6 +313,18 @@ impl Signals {
         if let Some(key) = self.key.take() {
             engine.deregister(key);
         }
+    }
+}
+
+/// A process inherits the signals that are blocked: then whoever wants to end it gets no answer, and should know why.
+fn warn_of_blocked() {
+    static ONCE: AtomicBool = AtomicBool::new(false);
+    let blocked = Interrupts::blocked();
+    if !blocked.is_empty() && !ONCE.swap(true, Ordering::Relaxed) {
+        let names = blocked.join(" and ");
+        log::warning("signals").say(format_args!(
+            "{names} blocked in every thread, perhaps by the process that started this one: the loop will not end at it"
+        ));
     }
 }
 

@@ -63,7 +63,7 @@ impl Reload {
         let failed = |source| Error::Io { operation: "catching", address: "SIGHUP".into(), source };
         let known = RELOADS.with(|reloads| {
             let mut reloads = reloads.borrow_mut();
-            reloads.retain(|reload| reload.key.get().is_some());
+            reloads.retain(|reload| reload.key.get().is_some() && reload.hangups.is_here());
             reloads.iter().find(|reload| reload.engine.as_ptr() == Rc::as_ptr(&engine)).cloned()
         });
         if let Some(known) = known {

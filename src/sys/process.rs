@@ -88,6 +88,7 @@ pub(crate) fn fork() -> io::Result<Forked> {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             GENERATION.store(pack(generation, std::process::id()), Ordering::Release);
+            super::signals::replace_parent();
             Ok(Forked::Child)
         }
         child => Ok(Forked::Parent(child)),
