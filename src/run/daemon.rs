@@ -7,7 +7,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pipe::PipeFlags;
 
 use super::log_file::{LogFile, use_for_output};
 use super::mainloop::{Entered, fgloop, run_entered, step};
@@ -18,7 +18,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::log;
 use crate::server;
-use crate::sys::{Forked, exit_now, fork, inherited, other_threads, without_sigpipe};
+use crate::sys::{self, Forked, exit_now, fork, inherited, other_threads, without_sigpipe};
 
 /// Goes into the background, then runs the loop as [`fgloop`] does.
 ///
@@ -71,6 +71,7 @@ impl Daemon {
     /// # Errors
     /// [`Error::AlreadyRunning`] if another process has it locked; [`Error::Io`] if it cannot be made or written.
     pub fn pid_file(mut self, path: impl AsRef<Path>) -> Result<Self> {
+        sys::occupy_standard();
         self.pid_file = Some(PidFile::lock(path.as_ref())?);
         Ok(self)
     }
@@ -82,6 +83,7 @@ impl Daemon {
     /// # Errors
     /// [`Error::Io`] if it cannot be made or written.
     pub fn log_file(mut self, path: impl AsRef<Path>) -> Result<Self> {
+        sys::occupy_standard();
         self.log_file = Some(LogFile::open(path.as_ref())?);
         Ok(self)
     }
@@ -111,7 +113,7 @@ impl Daemon {
             return Err(Error::Threads { others: others.len(), names: others.join(", ") });
         }
         let parent = rustix::process::getpid().as_raw_nonzero().get();
-        let (readiness, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+        let (readiness, tell) = sys::pipe(PipeFlags::empty()).map_err(failed)?;
         Engine::flush_here();
         // What was passed in was passed to this process, not to the next.
         drop(inherited());

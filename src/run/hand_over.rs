@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pipe::PipeFlags;
 
 use super::mainloop::retire;
 use super::pid_file::PidFile;
@@ -18,7 +18,7 @@ use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, call};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::server;
-use crate::sys::{PID_FILE, READINESS, start_successor};
+use crate::sys::{self, PID_FILE, READINESS, start_successor};
 
 thread_local! {
     static SUCCESSION: RefCell<Option<Rc<Succession>>> = const { RefCell::new(None) };
@@ -87,8 +87,7 @@ pub fn hand_over<A: Into<OsString>>(
     }
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     let failed = |source: io::Error| Error::Io { operation: "handing over to", address: name.clone(), source };
-    let (readiness, tell) =
-        pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
+    let (readiness, tell) = sys::pipe(PipeFlags::NONBLOCK).map_err(failed)?;
     let mut descriptors = server::listening(&engine).map_err(failed)?;
     descriptors.push((tell, READINESS.into()));
     if let Some(pid_file) = PidFile::held() {

@@ -17,7 +17,7 @@ use crate::address::endpoint;
 use crate::engine::{Engine, TimerKey};
 use crate::error::{Error, Result};
 use crate::log;
-use crate::sys::{OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited};
+use crate::sys::{self, OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited};
 
 /// The process that this one was forked from to go into the background. 0: none.
 static FORKED_FROM: AtomicI32 = AtomicI32::new(0);
@@ -53,14 +53,14 @@ fn send(socket: &[u8], state: &str) -> io::Result<()> {
         path => SocketAddrUnix::new(path)?,
     };
     let flags = SocketFlags::CLOEXEC;
-    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    let fd = sys::socket(AddressFamily::UNIX, SocketType::DGRAM, flags)?;
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    let sent = rustix::net::sendto(&fd, state.as_bytes(), flags, &address);
+    let sent = sys::send_to(&fd, state.as_bytes(), flags, &address);
     if sent == Err(Errno::AGAIN) {
         // Its queue is full. It gets a moment, but one that does not read must not stop us.
         let moment = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
         poll(&mut [PollFd::new(&fd, PollFlags::OUT)], Some(&moment))?;
-        rustix::net::sendto(&fd, state.as_bytes(), flags, &address)?;
+        sys::send_to(&fd, state.as_bytes(), flags, &address)?;
         return Ok(());
     }
     sent?;
@@ -102,7 +102,7 @@ pub(crate) fn ready() {
 fn describe(inherited: &crate::sys::Inherited) -> String {
     let fd = &inherited.fd;
     let number = std::os::fd::AsRawFd::as_raw_fd(fd);
-    let what = match rustix::net::getsockname(fd) {
+    let what = match sys::local_address(fd) {
         Ok(local) => endpoint(local).to_string(),
         Err(_) => "no socket".into(),
     };

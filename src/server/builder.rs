@@ -21,7 +21,7 @@ use crate::connect::note_listening;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::log;
-use crate::sys::KeepAlive;
+use crate::sys::{self, KeepAlive};
 use crate::tls::{ServerSetup, ServerTls, Tls};
 
 /// How many hand-shakes of TLS may be going on at a time, unless the program says otherwise. Each costs some hundred
@@ -250,7 +250,7 @@ impl ServerBuilder {
             Some(sockets) => (sockets.into_iter().map(Listening::from).collect(), None),
             None => bind(&address, &self.address, ListenOptions { backlog, tuning: &self.options.tuning, file })?,
         };
-        let port = sockets.first().and_then(|listening| rustix::net::getsockname(&listening.fd).ok());
+        let port = sockets.first().and_then(|listening| sys::local_address(&listening.fd).ok());
         let port = port.and_then(|local| endpoint(local).port()).unwrap_or(0);
         let (options, on_disconnect) = (self.options, self.on_disconnect);
         let shared = Rc::new_cyclic(|me: &Weak<Shared>| Shared {
@@ -276,7 +276,7 @@ impl ServerBuilder {
         });
         let mut only_here = true;
         for listening in sockets {
-            let local = rustix::net::getsockname(&listening.fd).ok().and_then(|local| endpoint(local).inet());
+            let local = sys::local_address(&listening.fd).ok().and_then(|local| endpoint(local).inet());
             let listener =
                 Listener::start(&shared, listening).map_err(|source| Error::from_listen(&shared.address, source))?;
             shared.listeners.borrow_mut().push(listener);

@@ -15,7 +15,7 @@ use rustix::net::AddressFamily;
 use super::listening::{FileSettings, ListenOptions};
 use crate::address::UnixName;
 use crate::connect::unix_address;
-use crate::sys::{pass_descriptors, stream_socket};
+use crate::sys::{self, pass_descriptors, stream_socket};
 
 /// How long another server may take to take a path over, before we give up waiting for our turn to look.
 const TURN: Duration = Duration::from_secs(2);
@@ -86,7 +86,7 @@ pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(Owne
     })?;
     let file = SocketFile::new(path);
     let rights = if settings.restricts() { file.set_rights(settings) } else { Ok(()) };
-    if let Err(error) = rights.and_then(|()| Ok(rustix::net::listen(&fd, how.backlog)?)) {
+    if let Err(error) = rights.and_then(|()| Ok(sys::listen(&fd, how.backlog)?)) {
         file.remove();
         return Err(error);
     }
@@ -96,7 +96,7 @@ pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(Owne
 /// Listens on an abstract name.
 pub(super) fn bind_abstract(name: &UnixName, how: ListenOptions<'_>) -> io::Result<OwnedFd> {
     let fd = bind(name, how)?;
-    rustix::net::listen(&fd, how.backlog)?;
+    sys::listen(&fd, how.backlog)?;
     Ok(fd)
 }
 
@@ -109,7 +109,7 @@ fn bind(name: &UnixName, how: ListenOptions<'_>) -> io::Result<OwnedFd> {
     if how.file.restricts() {
         rustix::fs::fchmod(&fd, Mode::empty())?;
     }
-    rustix::net::bind(&fd, &unix_address(name)?)?;
+    sys::bind(&fd, &unix_address(name)?)?;
     Ok(fd)
 }
 
@@ -150,7 +150,7 @@ fn remove_stale(path: &Path, name: &UnixName) -> io::Result<()> {
         return Err(in_use("that path exists already, and is no socket: it is left alone"));
     }
     let probe = stream_socket(AddressFamily::UNIX)?;
-    match rustix::net::connect(&probe, &unix_address(name)?) {
+    match sys::connect(&probe, &unix_address(name)?) {
         Err(Errno::NOENT) => Ok(()),
         Err(Errno::CONNREFUSED) if identity(path) == Some((found.dev(), found.ino())) => std::fs::remove_file(path),
         Ok(()) | Err(Errno::AGAIN) => Err(in_use("another server answers on that path")),

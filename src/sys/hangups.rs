@@ -5,10 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicI32;
 
 use libc::c_int;
-use rustix::event::{EventfdFlags, eventfd};
 
-use super::Origin;
 use super::signals::{Catcher, disposition, free_slot};
+use super::{Origin, counter};
 
 pub(super) static CATCHER: Catcher = Catcher::new();
 
@@ -28,7 +27,7 @@ impl Hangups {
         if ![libc::SIG_DFL, libc::SIG_IGN, ours].contains(&now) {
             return Ok(None);
         }
-        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let fd = counter()?;
         CATCHER.belong_here();
         let slot = CATCHER.take_slot(fd.as_raw_fd());
         if now != ours {

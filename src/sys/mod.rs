@@ -11,6 +11,7 @@ mod process;
 mod signals;
 mod sockets;
 mod sockopt;
+mod standard;
 mod successor;
 
 pub(crate) use accounts::{group_id, peer_ids, user_id};
@@ -22,6 +23,9 @@ pub(crate) use options::{Tuning, keep_alive, set_keep_alive, set_tos, tos};
 pub(crate) use polling::{INTERRUPTED, poll_for, wait_for};
 pub(crate) use process::{Forked, Origin, exit_now, fork, other_threads};
 pub(crate) use signals::{Interrupts, interrupts_here, without_sigpipe};
-pub(crate) use sockets::{is_missing_family, stream_socket};
+pub(crate) use sockets::{
+    accept, bind, connect, is_missing_family, listen, local_address, peer_address, send_to, socket, stream_socket,
+};
 pub(crate) use sockopt::{bind_to_interface, pass_descriptors, passes_descriptors, peer_credentials};
+pub(crate) use standard::{above_standard, counter, occupy_standard, pipe};
 pub(crate) use successor::start_successor;

@@ -110,7 +110,7 @@ impl Tuning {
                 let text = format!("the source address {source} is of another family");
                 return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
             }
-            let bound = rustix::net::bind(fd, &SocketAddr::new(source, 0));
+            let bound = super::bind(fd, &SocketAddr::new(source, 0));
             bound.map_err(|error| name_it(format_args!("the source address {source}"), &error.into()))?;
         }
         Ok(())
@@ -173,7 +173,7 @@ pub(crate) fn set_tos(fd: impl AsFd, class: u8) -> io::Result<()> {
 
 pub(crate) fn tos(fd: impl AsFd) -> io::Result<u8> {
     let fd = fd.as_fd();
-    let is_v4 = rustix::net::getsockname(fd)?;
+    let is_v4 = super::local_address(fd)?;
     let is_v4 = SocketAddr::try_from(is_v4).is_ok_and(|local| local.ip().to_canonical().is_ipv4());
     if is_v4 { Ok(sockopt::ip_tos(fd)?) } else { Ok(sockopt::ipv6_tclass(fd)?.try_into().unwrap_or(0)) }
 }

@@ -13,9 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use libc::c_int;
-use rustix::event::{EventfdFlags, eventfd};
 
-use super::Origin;
+use super::{Origin, counter};
 
 const INTERRUPTS: [(c_int, &str); 2] = [(libc::SIGINT, "SIGINT"), (libc::SIGTERM, "SIGTERM")];
 
@@ -172,7 +171,7 @@ impl Interrupts {
         if !caught.signals.contains(&true) {
             return Ok(None);
         }
-        let fd = Rc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let fd = Rc::new(counter()?);
         CATCHER.belong_here();
         let slot = CATCHER.take_slot(fd.as_raw_fd());
         if caught.loops == 0 {

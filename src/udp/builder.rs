@@ -13,7 +13,7 @@ use crate::address::{Address, Host, Target};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::resolve::{local_addresses, port_number};
-use crate::sys::{is_missing_family, keep_refusals};
+use crate::sys::{self, is_missing_family, keep_refusals};
 
 /// Sets options, then binds. Each has a default; those of an open socket can be changed there as well.
 ///
@@ -182,7 +182,7 @@ impl UdpBuilder {
 
     fn open(&self, place: SocketAddr) -> io::Result<OwnedFd> {
         let family = if place.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-        let fd = rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        let fd = sys::socket(family, SocketType::DGRAM, SocketFlags::CLOEXEC)?;
         if place.is_ipv6() {
             sockopt::set_ipv6_v6only(&fd, self.only_v6)?;
         }
@@ -192,7 +192,7 @@ impl UdpBuilder {
         if self.reuse_port {
             sockopt::set_socket_reuseport(&fd, true)?;
         }
-        rustix::net::bind(&fd, &place)?;
+        sys::bind(&fd, &place)?;
         Ok(fd)
     }
 }
