@@ -11,14 +11,15 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
-use super::mainloop::retire;
+use super::mainloop::{is_running, retire};
 use super::pid_file::PidFile;
+use super::stand_in::{self, Afterwards};
 use super::systemd;
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, call};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::server;
-use crate::sys::{self, PID_FILE, READINESS, start_successor};
+use crate::sys::{self, KEEPER, PID_FILE, READINESS, start_successor};
 
 thread_local! {
     static SUCCESSION: RefCell<Option<Rc<Succession>>> = const { RefCell::new(None) };
@@ -29,7 +30,9 @@ type Done = Box<dyn FnOnce(Result)>;
 /// A successor that was started and is not ready yet.
 struct Succession {
     name: String,
-    child: RefCell<Child>,
+    /// Until it serves.
+    child: RefCell<Option<Child>>,
+    afterwards: Cell<Option<Afterwards>>,
     readiness: OwnedFd,
     key: Cell<Option<Key>>,
     word: RefCell<Vec<u8>>,
@@ -85,21 +88,32 @@ pub fn hand_over<A: Into<OsString>>(
     if SUCCESSION.with(|succession| succession.borrow().is_some()) {
         return Err(Error::Unsupported(format!("{name}: a successor has been started, and is not ready yet")));
     }
+    if stand_in::is_standing_in() {
+        return Err(Error::Unsupported(format!("{name}: this process has handed over already")));
+    }
+    if stand_in::is_first_process() && !is_running() {
+        let text = "the end of process 1 ends its successor too; run fgloop, which stays until the successor has ended";
+        return Err(Error::Unsupported(format!("{name}: {text}")));
+    }
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     let failed = |source: io::Error| Error::Io { operation: "handing over to", address: name.clone(), source };
     let (readiness, tell) = sys::pipe(PipeFlags::NONBLOCK).map_err(failed)?;
     let mut descriptors = server::listening(&engine).map_err(failed)?;
     descriptors.push((tell, READINESS.into()));
+    let (afterwards, keeper) = Afterwards::choose().map_err(failed)?;
+    descriptors.extend(keeper.map(|keeper| (keeper, KEEPER.into())));
     if let Some(pid_file) = PidFile::held() {
         descriptors.push((pid_file.copy().map_err(failed)?, PID_FILE.into()));
     }
     let ours: &[&str] = if systemd::watchdog_is_ours() { &["WATCHDOG_PID"] } else { &[] };
     let child = start_successor(program, &arguments, &descriptors, ours).map_err(failed)?;
     drop(descriptors);
+    stand_in::set_starting(Some(child.id()));
     log::info("hand over").peer(&name).say(format_args!("process {} of {name} is to take over", child.id()));
     let succession = Rc::new(Succession {
         name: name.clone(),
-        child: RefCell::new(child),
+        child: RefCell::new(Some(child)),
+        afterwards: Cell::new(Some(afterwards)),
         readiness,
         key: Cell::new(None),
         word: RefCell::default(),
@@ -122,7 +136,7 @@ impl Succession {
     /// It has said all that it will say.
     fn conclude(self: Rc<Self>, engine: &Rc<Engine>) {
         let looks = self.looks.get();
-        let ended = self.child.borrow_mut().try_wait();
+        let ended = self.child.borrow_mut().as_mut().map_or(Ok(None), Child::try_wait);
         if self.outcome().is_none() && looks > 0 && matches!(ended, Ok(None)) {
             // It is ending: how is known in a moment, and then it is no zombie either.
             self.looks.set(looks - 1);
@@ -130,10 +144,13 @@ impl Succession {
             return;
         }
         SUCCESSION.with(|place| drop(place.take()));
+        stand_in::set_starting(None);
         let result = match self.outcome() {
             Some(pid) => {
                 log::info("hand over").peer(&self.name).say(format_args!("process {pid} serves from now on"));
-                systemd::tell(&format!("MAINPID={pid}"));
+                if let (Some(afterwards), Some(child)) = (self.afterwards.take(), self.child.take()) {
+                    afterwards.begin(engine, pid, child);
+                }
                 server::give_paths(engine);
                 if let Some(pid_file) = PidFile::held() {
                     pid_file.give();

@@ -7,6 +7,9 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::process::Signal;
+
+use super::stand_in;
 use super::systemd::{self, Watchdog};
 use crate::engine::{Engine, Fairness, Handler, Key, Next, Ready, Registration, TimerKey, Turns, turn};
 use crate::error::{Result, count};
@@ -174,7 +177,15 @@ pub(crate) fn retire() {
             outermost.handed_over.set(true);
         }
     });
-    interrupt();
+    // A signal has begun it already, unless this is the beginning.
+    if !LOOPS.with(|loops| loops.borrow().iter().any(|running| running.interrupts.get() > 0)) {
+        interrupt();
+    }
+}
+
+/// Returns whether a loop of ours runs on this thread.
+pub(crate) fn is_running() -> bool {
+    LOOPS.with(|loops| !loops.borrow().is_empty())
 }
 
 fn interrupt() {
@@ -232,7 +243,7 @@ impl Entered {
         let done = match (self.running.interrupts.get(), &self.drain) {
             (0, _) => return,
             (1, None) => self.stop(),
-            (1, Some((draining, _))) => draining.is_done(),
+            (1, Some((draining, _))) => draining.is_done() && !stand_in::is_standing_in(),
             (_, drain) => {
                 log::info("stop").say(format_args!("told to end twice: what is left is broken off"));
                 match drain {
@@ -255,14 +266,19 @@ impl Entered {
         let draining = Rc::new(server::drain_all(&self.engine));
         let limit = Duration::from_millis(DRAIN.load(Ordering::Relaxed));
         let connections = count(draining.connections(), "connection");
-        if limit.is_zero() || draining.is_done() {
+        let stays = stand_in::is_standing_in();
+        if (limit.is_zero() || draining.is_done()) && !stays {
             log::info("stop").say(format_args!("ending with {connections}"));
             return true;
         }
-        log::info("stop").say(format_args!("{connections} may finish within {limit:?}"));
+        let until = if stays { ", and this process ends with its successor" } else { "" };
+        log::info("stop").say(format_args!("{connections} may finish within {limit:?}{until}"));
         let late = draining.clone();
         let timer = self.engine.after(limit, move |_| {
-            log::info("stop").say(format_args!("not finished in time: {}", count(late.connections(), "connection")));
+            let left = late.connections();
+            if left > 0 {
+                log::info("stop").say(format_args!("not finished in time: {}", count(left, "connection")));
+            }
             late.close();
         });
         self.drain = Some((draining, timer));
@@ -331,6 +347,15 @@ fn warn_of_blocked() {
 impl Handler for Signals {
     fn ready(self: Rc<Self>, _engine: &Rc<Engine>, _ready: Ready) -> Next {
         let mut count = [0; 8];
+        if stand_in::is_standing_in() {
+            if matches!(rustix::io::read(&self.interrupts, &mut count), Ok(8)) {
+                for _ in 0..u64::from_ne_bytes(count).min(2) {
+                    stand_in::forward(Signal::TERM);
+                }
+            }
+            return Next::Idle;
+        }
+        stand_in::end_starting();
         if DRAIN.load(Ordering::Relaxed) == 0 {
             // It stays readable, so that blocking calls of callbacks that are on the stack end as well.
             interrupt();

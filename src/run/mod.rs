@@ -6,6 +6,7 @@ mod log_file;
 mod mainloop;
 mod pid_file;
 mod reload;
+mod stand_in;
 mod systemd;
 
 pub use daemon::{Daemon, bgloop};

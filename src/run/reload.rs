@@ -4,7 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::AsFd;
 use std::rc::{Rc, Weak};
 
-use super::systemd;
+use rustix::process::Signal;
+
+use super::{stand_in, systemd};
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, call};
 use crate::error::{Error, Result};
 use crate::log;
@@ -90,6 +92,12 @@ impl Reload {
 
 impl Handler for Reload {
     fn ready(self: Rc<Self>, engine: &Rc<Engine>, _ready: Ready) -> Next {
+        if stand_in::is_standing_in() {
+            if matches!(rustix::io::read(&self.hangups, &mut [0; 8]), Ok(8)) {
+                stand_in::forward(Signal::HUP);
+            }
+            return Next::Idle;
+        }
         // While it is on the stack, in a nested loop, it is told afterwards: the count stays.
         let callback = self.callback.take();
         if callback.is_none() && self.set.get() {

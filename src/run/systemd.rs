@@ -13,11 +13,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::stand_in;
 use crate::address::endpoint;
 use crate::engine::{Engine, TimerKey};
 use crate::error::{Error, Result};
 use crate::log;
-use crate::sys::{self, OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited};
+use crate::sys::{self, KEEPER, OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited};
 
 /// The process that this one was forked from to go into the background. 0: none.
 static FORKED_FROM: AtomicI32 = AtomicI32::new(0);
@@ -45,6 +46,16 @@ pub fn notify_systemd(state: &str) -> Result<bool> {
             Err(Error::Io { operation: "notifying", address, source })
         }
     }
+}
+
+/// Returns whether there is a service manager to notify.
+pub(super) fn is_there() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty())
+}
+
+/// Returns whether this process has gone into the background.
+pub(super) fn is_background() -> bool {
+    FORKED_FROM.load(Ordering::Relaxed) != 0
 }
 
 fn send(socket: &[u8], state: &str) -> io::Result<()> {
@@ -88,11 +99,13 @@ pub(crate) fn ready() {
     if ONCE.swap(true, Ordering::Relaxed) {
         return;
     }
+    stand_in::report();
     if let Some(predecessor) = take_inherited(|inherited| inherited.name == READINESS) {
         // It may have gone.
         let _ = writeln!(File::from(predecessor.fd), "{}", std::process::id());
     }
-    let unclaimed: Vec<_> = inherited().iter().filter(|one| one.name != PID_FILE).map(describe).collect();
+    let unclaimed: Vec<_> =
+        inherited().iter().filter(|one| ![PID_FILE, KEEPER].contains(&one.name.as_str())).map(describe).collect();
     for socket in &unclaimed {
         log::warning("listen").peer(socket).say(format_args!("nothing here listens on what was passed in: {socket}"));
     }
@@ -135,7 +148,7 @@ impl Watchdog {
     /// `None` if the service manager does not ask for it.
     pub(crate) fn start(engine: &Rc<Engine>) -> Option<Rc<Watchdog>> {
         let limit = std::env::var("WATCHDOG_USEC").ok()?.parse::<u64>().ok().filter(|limit| *limit > 0)?;
-        if std::env::var_os("NOTIFY_SOCKET").is_none() || !watchdog_is_ours() {
+        if !is_there() || !watchdog_is_ours() {
             return None;
         }
         let interval = Duration::from_micros((limit / 2).max(1000));

@@ -19,6 +19,9 @@ pub(crate) const READINESS: &str = "network-readiness";
 /// The name of a locked pid file.
 pub(crate) const PID_FILE: &str = "network-pid-file";
 
+/// The name of the pipe by which the process that stands in for all successors learns of them.
+pub(crate) const KEEPER: &str = "network-keeper";
+
 /// One descriptor that was passed, and the name it came with.
 pub(crate) struct Inherited {
     pub(crate) fd: OwnedFd,

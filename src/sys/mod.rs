@@ -17,7 +17,7 @@ mod successor;
 pub(crate) use accounts::{group_id, peer_ids, user_id};
 pub(crate) use descriptor::{Backlog, Descriptor, backlog, keep_refusals};
 pub(crate) use hangups::Hangups;
-pub(crate) use inherited::{Inherited, OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited};
+pub(crate) use inherited::{Inherited, KEEPER, OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited};
 pub use options::{Credentials, KeepAlive};
 pub(crate) use options::{Tuning, keep_alive, set_keep_alive, set_tos, tos};
 pub(crate) use polling::{INTERRUPTED, poll_for, wait_for};
