@@ -531,6 +531,7 @@ fn a_signal_ends_a_successor_that_is_starting_too() {
     std::fs::write(&answer, "Yes:").unwrap();
     let mut daemon = command(example("daemon"), [&address, "--renew", "--answer", &answer]);
     let mut daemon = Process::start(daemon.env("NETWORK_NO_FORK", "1").env_remove("NOTIFY_SOCKET"), Watch::Stderr);
+    daemon.line_with("NETWORK_NO_FORK");
     Client::connect(&address);
     // The next one waits for its settings without end.
     std::fs::remove_file(&answer).unwrap();
