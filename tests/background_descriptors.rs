@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use common::*;
-use network::{Daemon, Error, Server, Socket, UdpSocket};
+use network::daemon::Daemon;
+use network::{Error, Server, Socket, UdpSocket};
 use rustix::process::Signal;
 
 /// Has a child of the test, which is this test again, do its part.

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{LIMIT, Other, Process, TempDir, Watch, command, example, run};
-use network::{Daemon, Error, Result};
+use network::daemon::Daemon;
+use network::{Error, Result};
 use rustix::fs::{FileType, Mode};
 use rustix::process::Signal;
 

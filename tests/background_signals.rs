@@ -47,7 +47,7 @@ fn fork_and_wait() {
 fn preforking() {
     on_own_context(|| {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        network::on_reload(|| eprintln!("reloaded")).unwrap();
+        network::daemon::on_reload(|| eprintln!("reloaded")).unwrap();
         let socket = Socket::from_fd(ours).unwrap();
         socket.readlines(|_, line| {
             match line {
