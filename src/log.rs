@@ -81,17 +81,30 @@ impl fmt::Display for Record<'_> {
             write!(f, "{text}.{:06} ", since.subsec_micros())?;
         }
         write!(f, "{}: ", self.level)?;
-        // Whatever a peer has got into a message, it is one line of the log.
-        for part in self.message.split_inclusive(char::is_control) {
-            match part.chars().next_back() {
-                Some(control) if control.is_control() => {
-                    write!(f, "{}{}", &part[..part.len() - control.len_utf8()], control.escape_default())?;
-                }
-                _ => f.write_str(part)?,
-            }
-        }
-        Ok(())
+        Printable(self.message).fmt(f)
     }
+}
+
+/// Text from a peer, as it may stand in a message. Control characters, line separators and characters that change the
+/// direction of text are escaped, so that the text stays on one line and a terminal shows what it says.
+pub(crate) struct Printable<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        while let Some((at, harmful)) = rest.char_indices().find(|(_, c)| !is_printable(*c)) {
+            write!(f, "{}{}", &rest[..at], harmful.escape_default())?;
+            rest = &rest[at + harmful.len_utf8()..];
+        }
+        f.write_str(rest)
+    }
+}
+
+fn is_printable(c: char) -> bool {
+    let separator = matches!(c, '\u{2028}' | '\u{2029}');
+    let direction =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !c.is_control() && !separator && !direction
 }
 
 type Sink = Arc<dyn Fn(&Record<'_>) + Send + Sync>;
@@ -216,9 +229,11 @@ impl<'a> RecordBuilder<'a> {
 
     #[cold]
     fn deliver(self, message: fmt::Arguments<'_>) {
-        let message = message.to_string();
-        let peer = self.peer.map(ToString::to_string);
-        let error = self.error.map(ToString::to_string);
+        // Whatever a peer has got into it, it is one line wherever it is written.
+        let text = |text: &dyn fmt::Display| Printable(&text.to_string()).to_string();
+        let message = text(&message);
+        let peer = self.peer.map(text);
+        let error = self.error.map(text);
         let record = Record {
             time: SystemTime::now(),
             level: self.level,
@@ -270,12 +285,12 @@ mod tests {
             operation: "end",
             peer: None,
             error: None,
-            message: "über\nforged: line\r\u{1b}[0m",
+            message: "über\nforged: line\r\u{1b}[0m\u{202e}\u{2028}",
         };
         let text = record.to_string();
         let (stamp, rest) = text.split_once(" warning: ").unwrap();
         assert!(stamp.starts_with("2017-07-1") && stamp.ends_with(".000042"), "{stamp}");
-        assert_eq!(rest, "über\\nforged: line\\r\\u{1b}[0m");
+        assert_eq!(rest, "über\\nforged: line\\r\\u{1b}[0m\\u{202e}\\u{2028}");
     }
 
     #[test]

@@ -503,7 +503,7 @@ fn a_supervised_one_stays(mut supervised: Process, address: &str, signal: impl F
 fn whoever_waits_for_a_process_that_hands_over_sees_it_end_with_its_successors() {
     let directory = TempDir::new();
     let address = directory.address("socket");
-    let mut daemon = command(example("daemon"), [&address, "--renew", "--drain", "30"]);
+    let mut daemon = command(example("daemon"), [&address, "--renew", "--grace-period", "30"]);
     let daemon = Process::start(daemon.env("NETWORK_NO_FORK", "1").env_remove("NOTIFY_SOCKET"), Watch::Stderr);
     a_supervised_one_stays(daemon, &address, Process::signal);
 }
@@ -520,7 +520,7 @@ fn a_container_goes_on_when_its_first_process_hands_over() {
     }
     let mut unshare = common::tool("/usr/bin/unshare");
     unshare.args(options).arg(example("daemon"));
-    unshare.args([&address, "--renew", "--drain", "30"]).env("NETWORK_NO_FORK", "1").env_remove("NOTIFY_SOCKET");
+    unshare.args([&address, "--renew", "--grace-period", "30"]).env("NETWORK_NO_FORK", "1").env_remove("NOTIFY_SOCKET");
     a_supervised_one_stays(Process::start(&mut unshare, Watch::Stderr), &address, to_child_of);
 }
 
