@@ -4,6 +4,7 @@ mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket as StdUdp};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
@@ -216,4 +217,24 @@ fn where_a_sandbox_forbids_ipv6_a_server_listens_on_ipv4() {
         let output = run(child.env("LD_PRELOAD", &library), "");
         assert!(output.status.success(), "{error}: {output:?}");
     }
+}
+
+#[test]
+fn a_descriptor_that_was_not_passed_is_not_taken_for_one_that_was() {
+    if part().is_some() {
+        return on_own_context(|| {
+            // As after an exec: the environment speaks of descriptors from 3 on, of which this one has a number now.
+            let own = TcpListener::bind("127.0.0.1:0").unwrap();
+            assert!((3..67).contains(&own.as_raw_fd()));
+            let refused = Server::builder().tls(false).bind(own.local_addr().unwrap());
+            assert!(matches!(refused, Err(Error::InUse { .. })), "{refused:?}");
+            let _client = std::net::TcpStream::connect(own.local_addr().unwrap()).unwrap();
+            own.accept().unwrap();
+        });
+    }
+    let child = again("a_descriptor_that_was_not_passed_is_not_taken_for_one_that_was", "exec");
+    let mut shell = command("/bin/sh", ["-c", r#"LISTEN_PID=$$ LISTEN_FDS=64 exec "$@""#, "sh"]);
+    shell.arg(child.get_program()).args(child.get_args()).env(PART, "exec");
+    let output = run(&mut shell, "");
+    assert!(output.status.success(), "{}", output.stderr);
 }

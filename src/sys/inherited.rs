@@ -65,7 +65,13 @@ fn claim() -> Vec<Inherited> {
 fn own(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: only asked whether it is open.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
-    rustix::io::fcntl_setfd(fd, rustix::io::fcntl_getfd(fd)? | FdFlags::CLOEXEC)?;
+    let flags = rustix::io::fcntl_getfd(fd)?;
+    if flags.contains(FdFlags::CLOEXEC) {
+        // Such a descriptor cannot have been passed: this process has opened it. Its environment is an earlier program's,
+        // which has started this one by exec, or another library has taken what was passed.
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    rustix::io::fcntl_setfd(fd, flags | FdFlags::CLOEXEC)?;
     // SAFETY: open, and by the protocol the environment says that it is this process's to use. `Once` sees to it that it
     // is claimed once; that no other library has claimed it too is for the program to see to, as with every such protocol.
     Ok(unsafe { OwnedFd::from_raw_fd(fd.as_raw_fd()) })
