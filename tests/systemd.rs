@@ -258,6 +258,19 @@ fn a_hand_over_tells_which_process_serves_now() {
     second.await_end();
 }
 
+#[test]
+fn a_kind_of_socket_that_is_not_known_is_told_as_such() {
+    let directory = TempDir::new();
+    let mut daemon = command(example("daemon"), [directory.address("socket")]);
+    daemon.env("NETWORK_NO_FORK", "1").env("NOTIFY_SOCKET", "vsock:2:1234");
+    let mut daemon = Process::start(&mut daemon, Watch::Stderr);
+    let line = daemon.line_with("vsock:2:1234");
+    assert!(line.contains("other kinds of sockets are not supported"), "{line}");
+    assert_eq!(pid_at(&directory.address("socket")), daemon.id());
+    daemon.signal(Signal::TERM);
+    assert!(daemon.await_end().status.success());
+}
+
 // ---- what it is given ----
 
 /// Passes sockets, one or two, as systemd does: from descriptor 3 on, with their number for that very process.

@@ -61,6 +61,11 @@ pub(super) fn is_background() -> bool {
 fn send(socket: &[u8], state: &str) -> io::Result<()> {
     let address = match socket {
         [b'@', name @ ..] => SocketAddrUnix::new_abstract_name(name)?,
+        // Of virtual machines, as vsock:2:1234.
+        other if !other.starts_with(b"/") => {
+            let text = "expected an absolute path or @name; other kinds of sockets are not supported";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
         path => SocketAddrUnix::new(path)?,
     };
     let flags = SocketFlags::CLOEXEC;

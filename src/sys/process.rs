@@ -58,9 +58,13 @@ pub(crate) enum Forked {
 
 /// The names of this process's threads besides the calling one.
 pub(crate) fn other_threads() -> io::Result<Vec<String>> {
+    const TASKS: &str = "/proc/self/task";
     let own = rustix::thread::gettid().as_raw_nonzero().to_string();
     let mut names = Vec::new();
-    for task in fs::read_dir("/proc/self/task")? {
+    let tasks = fs::read_dir(TASKS).map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot count the threads in {TASKS}, is /proc mounted? ({error})"))
+    });
+    for task in tasks? {
         let task = task?;
         if task.file_name().as_encoded_bytes() == own.as_bytes() {
             continue;
