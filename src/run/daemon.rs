@@ -71,7 +71,7 @@ impl Daemon {
     /// # Errors
     /// [`Error::AlreadyRunning`] if another process has it locked; [`Error::Io`] if it cannot be made or written.
     pub fn pid_file(mut self, path: impl AsRef<Path>) -> Result<Self> {
-        sys::occupy_standard();
+        sys::prepare_process();
         self.pid_file = Some(PidFile::lock(path.as_ref())?);
         Ok(self)
     }
@@ -83,7 +83,7 @@ impl Daemon {
     /// # Errors
     /// [`Error::Io`] if it cannot be made or written.
     pub fn log_file(mut self, path: impl AsRef<Path>) -> Result<Self> {
-        sys::occupy_standard();
+        sys::prepare_process();
         self.log_file = Some(LogFile::open(path.as_ref())?);
         Ok(self)
     }

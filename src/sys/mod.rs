@@ -8,6 +8,7 @@ mod inherited;
 mod options;
 mod polling;
 mod process;
+mod resident;
 mod signals;
 mod sockets;
 mod sockopt;
@@ -27,5 +28,5 @@ pub(crate) use sockets::{
     accept, bind, connect, is_missing_family, listen, local_address, peer_address, send_to, socket, stream_socket,
 };
 pub(crate) use sockopt::{bind_to_interface, pass_descriptors, passes_descriptors, peer_credentials};
-pub(crate) use standard::{above_standard, counter, occupy_standard, pipe};
+pub(crate) use standard::{above_standard, counter, pipe, prepare_process};
 pub(crate) use successor::start_successor;

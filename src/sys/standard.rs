@@ -4,13 +4,15 @@
 //! closed its own, so that a new descriptor would get one of these numbers.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Once;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{Mode, OFlags};
-use rustix::io::{Errno, FdFlags, Result};
+use rustix::io::{Errno, Result};
 use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::resident::stay_loaded;
 
 const FIRST_OTHER: RawFd = 3;
 
@@ -33,25 +35,25 @@ pub(crate) fn pipe(flags: PipeFlags) -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((above_standard(output)?, above_standard(input)?))
 }
 
-/// Opens `/dev/null` for each standard stream that is closed, once, so that what others create does not get its number:
-/// GLib's wakeup would be lost when a daemon gets its own standard streams. Rust's runtime does the same for its programs.
-pub(crate) fn occupy_standard() {
+/// Prepares a host that may not be a Rust program for this library, once: standard streams are open, and the code stays.
+pub(crate) fn prepare_process() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let mut opened = Vec::new();
-        for number in 0..FIRST_OTHER {
-            // SAFETY: only asked whether it is open.
-            let fd = unsafe { BorrowedFd::borrow_raw(number) };
-            if rustix::io::fcntl_getfd(fd) != Err(Errno::BADF) {
-                continue;
-            }
+        occupy_standard();
+        stay_loaded();
+    });
+}
+
+/// Opens `/dev/null` for each standard stream that is closed, so that what others create does not get its number: GLib's
+/// wakeup would be lost when a daemon gets its own standard streams. Rust's runtime does the same for its programs.
+fn occupy_standard() {
+    for number in 0..FIRST_OTHER {
+        // SAFETY: only asked whether it is open.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        if rustix::io::fcntl_getfd(fd) == Err(Errno::BADF) {
             // It gets the lowest number, which is this one.
             let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()) else { return };
-            opened.push(null);
-        }
-        for null in opened {
-            let _ = rustix::io::fcntl_setfd(null.as_fd(), FdFlags::empty());
             std::mem::forget(null);
         }
-    });
+    }
 }
