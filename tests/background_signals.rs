@@ -10,7 +10,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 
 use common::*;
-use network::Socket;
+use network::daemon::Daemon;
+use network::{Error, Socket};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Says in a child of the test which part it plays.
@@ -139,4 +140,26 @@ fn until_greeted(address: &str) {
     let mut greeting = [0; 7];
     std::io::Read::read_exact(&mut UnixStream::connect(address).unwrap(), &mut greeting).unwrap();
     assert_eq!(&greeting, b"daemon ");
+}
+
+#[test]
+fn a_forked_child_leaves_the_pid_file_to_its_parent() {
+    let directory = TempDir::new();
+    let path = directory.path("pid");
+    let daemon = Daemon::new().pid_file(&path).unwrap();
+    // SAFETY: the child drops one value, which makes system calls, and ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        drop(daemon);
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(0) };
+    }
+    let mut status = 0;
+    // SAFETY: the child is ours, and there is a place for its status.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+    assert!(matches!(Daemon::new().pid_file(&path), Err(Error::AlreadyRunning { .. })));
+    drop(daemon);
+    assert!(!path.exists());
 }
