@@ -265,7 +265,7 @@ fn links_of_others_are_not_followed_to_a_log_file_and_own_ones_are() {
         std::os::unix::fs::lchown(&link, Some(12345), None).unwrap();
         for path in [&link, &second] {
             let error = with_log(path).unwrap_err().to_string();
-            assert!(error.contains("symbolic link made by user 12345"), "{error}");
+            assert!(error.contains("symbolic link of user 12345"), "{error}");
         }
         assert!(!target.exists());
     }
@@ -292,7 +292,7 @@ fn devices_and_standard_error_can_be_log_files() {
         daemon.signal(Signal::TERM);
         daemon.await_end();
         let output = starter.await_end();
-        assert!(output.status.success() && output.stderr.contains("info: ending with"), "{path}: {output:?}");
+        assert!(output.status.success() && output.stderr.contains("info: stopping; closing"), "{path}: {output:?}");
     }
 }
 

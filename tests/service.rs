@@ -253,7 +253,7 @@ fn a_child_that_is_told_to_end_before_it_is_ready_says_so_and_cleans_up() {
     let mut daemon = Starting::new();
     daemon.child.signal(Signal::TERM);
     let output = daemon.starter.await_end();
-    assert!(output.assert_failed().contains("told to end before it was ready"), "{}", output.stderr);
+    assert!(output.assert_failed().contains("interrupted before it was ready"), "{}", output.stderr);
     daemon.child.await_end();
     assert!(!Path::new(&daemon.pid_file).exists());
 }
@@ -263,7 +263,7 @@ fn a_child_that_is_killed_before_it_is_ready_is_a_failure_that_the_shell_sees() 
     let mut daemon = Starting::new();
     daemon.child.signal(Signal::KILL);
     let output = daemon.starter.await_end();
-    assert!(output.assert_failed().contains("ended before it was ready"), "{}", output.stderr);
+    assert!(output.assert_failed().contains("exited before it was ready"), "{}", output.stderr);
 }
 
 // ---- told things ----
@@ -287,8 +287,8 @@ fn what_it_says_goes_to_the_log_file_which_can_be_rotated() {
     daemon.await_end();
     let (old, new) = (read(directory.path("log.1")), read(&log));
     assert!(old.contains("info: SIGHUP"), "{old}");
-    assert!(new.contains("info: ending with"), "{new}");
-    let stamp = new.lines().find(|line| line.contains("info: ending")).unwrap().split(" info").next().unwrap();
+    assert!(new.contains("info: stopping; closing"), "{new}");
+    let stamp = new.lines().find(|line| line.contains("info: stopping")).unwrap().split(" info").next().unwrap();
     assert!(glib::DateTime::from_iso8601(&stamp.replace(' ', "T"), Some(&glib::TimeZone::utc())).is_ok(), "{stamp:?}");
 }
 
@@ -350,8 +350,8 @@ fn who_does_not_finish_in_time_is_closed() {
     client.assert_ended();
     daemon.await_end();
     // Whoever looked whether the daemon is there may still be counted.
-    assert!(read(&log).contains(" may finish within 1s"), "{}", read(&log));
-    assert!(read(&log).contains("not finished in time: 1 connection\n"), "{}", read(&log));
+    assert!(read(&log).contains("waiting up to 1 s"), "{}", read(&log));
+    assert!(read(&log).contains("grace period expired; closing 1 connection\n"), "{}", read(&log));
 }
 
 #[test]
@@ -582,7 +582,7 @@ fn a_successor_that_fails_changes_nothing() {
     std::fs::remove_file(&answer).unwrap();
     for round in 1..=3 {
         daemon.signal(Signal::HUP);
-        until("the complaint", || read(&log).matches("it ended before it was ready (exit status: 1)").count() == round);
+        until("the complaint", || read(&log).matches("exited before it was ready (exit status: 1)").count() == round);
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         assert_eq!(children, "", "no zombie stays");
         assert_eq!(Client::connect(&address).pid, pid);

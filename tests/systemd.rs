@@ -109,12 +109,12 @@ fn without_a_service_manager_nothing_is_told_and_nothing_amiss() {
     // A manager that has gone is logged, once, and stops nobody.
     drop(manager);
     let mut daemon = Process::start(&mut daemon, Watch::Stderr);
-    daemon.line_with("the service manager is not told");
+    daemon.line_with("failed to notify the service manager");
     assert_eq!(pid_at(&address), daemon.id());
     daemon.signal(Signal::TERM);
     let output = daemon.await_end();
     assert!(output.status.success());
-    assert_eq!(output.stderr.matches("is not told").count(), 1, "{}", output.stderr);
+    assert_eq!(output.stderr.matches("failed to notify").count(), 1, "{}", output.stderr);
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn a_socket_that_is_passed_is_listened_on_with_who_waited_there() {
         daemon.line_with("turned away");
         daemon.signal(Signal::TERM);
         let output = daemon.await_end();
-        assert!(output.status.success() && !output.stderr.contains("nothing here listens"), "{}", output.stderr);
+        assert!(output.status.success() && !output.stderr.contains("unused socket passed"), "{}", output.stderr);
     }
 }
 
@@ -355,7 +355,7 @@ fn what_nobody_listens_on_is_named() {
     let stray = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = stray.local_addr().unwrap().port();
     let mut daemon = start(&mut activate(vec![wanted.into(), stray.into()], "lines:web", &[&address]));
-    let line = daemon.line_with("nothing here listens");
+    let line = daemon.line_with("unused socket passed");
     assert!(line.contains(&format!("127.0.0.1:{port}")) && line.contains("\"web\""), "{line}");
     assert_eq!(pid_at(&address), daemon.id(), "the other is served all the same");
     for number in [3, 4] {

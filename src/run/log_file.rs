@@ -13,6 +13,7 @@ use super::pid_file::open_as_it_is;
 use crate::error::{Error, Result};
 use crate::log;
 
+/// The open log file and its path.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
@@ -23,7 +24,7 @@ impl LogFile {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let failed =
             |source| Error::Io { operation: "opening the log file", address: path.display().to_string(), source };
-        // The working directory may be another one when it is opened again.
+        // The working directory may have changed when the file is reopened.
         let path = std::path::absolute(path).map_err(failed)?;
         let file = open(&path).map_err(failed)?;
         Ok(LogFile { path, file })
@@ -33,7 +34,7 @@ impl LogFile {
         use_for_output(&self.file)
     }
 
-    /// Continues in the file that has the name now.
+    /// Opens the path again, and continues in that file.
     pub(super) fn reopen(&self) {
         let _ = io::stdout().flush();
         if let Err(error) = open(&self.path).and_then(|file| use_for_output(&file)) {
@@ -50,20 +51,20 @@ pub(super) fn use_for_output(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// The number of symbolic links that the kernel follows in one path.
+/// The maximum number of symbolic links in one path, as in the kernel.
 const LINKS: u32 = 40;
 
 /// Opens a log file, which may also be a terminal, a device, or a FIFO with a reader.
 ///
-/// Symbolic links are followed only if this user or root has made them: in a directory like `/tmp`, anybody else could
-/// make the daemon append to any of its user's files.
+/// Symbolic links are followed only if they belong to this user or to root. In a directory like `/tmp`, another user could
+/// otherwise make the daemon append to any of its files.
 fn open(path: &Path) -> io::Result<File> {
     let mut path = path.to_path_buf();
     for _ in 0..LINKS {
         match open_for_appending(&path, OFlags::NOFOLLOW) {
             Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => match link_target(&path)? {
                 Some(target) => path = target,
-                // A link of the kernel's own, as /dev/stderr leads to: its text is not always a path.
+                // One of the kernel's links, to which /dev/stderr leads: its text is not always a path.
                 None => return open_for_appending(&path, OFlags::empty()),
             },
             result => return result,
@@ -73,7 +74,7 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 fn open_for_appending(path: &Path, flags: OFlags) -> io::Result<File> {
-    // Without NONBLOCK a FIFO that nobody reads would be waited for without end.
+    // Without NONBLOCK, opening a FIFO blocks until a process reads it.
     let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
     let opened =
         OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(flags.bits().cast_signed()).open(path);
@@ -87,16 +88,16 @@ fn open_for_appending(path: &Path, flags: OFlags) -> io::Result<File> {
     Ok(file)
 }
 
-/// Returns where a symbolic link leads, or `None` for a link of the kernel's in `/proc`.
+/// Returns the target of a symbolic link, or `None` for one of the kernel's links in `/proc`.
 ///
 /// # Errors
 /// `PermissionDenied` if the link belongs to neither this user nor root.
 fn link_target(path: &Path) -> io::Result<Option<PathBuf>> {
-    // One look at one link: by its name it could be exchanged between the questions.
+    // All questions are about one descriptor: by name, the link could be replaced between them.
     let link = open_as_it_is(path)?;
     let status = link.metadata()?;
     if !status.is_symlink() {
-        // Replaced since: the next attempt sees what it is now.
+        // It has been replaced. The next attempt sees what it is now.
         return Ok(Some(path.to_path_buf()));
     }
     if rustix::fs::fstatfs(&link)?.f_type == PROC_SUPER_MAGIC {
@@ -104,7 +105,7 @@ fn link_target(path: &Path) -> io::Result<Option<PathBuf>> {
     }
     let owner = status.uid();
     if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-        let text = format!("not following a symbolic link made by user {owner}");
+        let text = format!("not following a symbolic link of user {owner}");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
     let target = rustix::fs::readlinkat(&link, "", Vec::new())?;

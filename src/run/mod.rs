@@ -1,4 +1,4 @@
-//! The process: its main loop and signals, the background, the service manager.
+//! The process: its main loop and signals, daemonizing, successors, the service manager.
 
 mod daemon;
 mod hand_over;

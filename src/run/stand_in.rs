@@ -1,9 +1,9 @@
-//! Standing in: a process that somebody waits for, as a supervisor or a shell does, stays when it has handed over. It passes
-//! signals on to its successor, and ends with it.
+//! Standing in: a process that another one waits for, such as a supervisor or a shell, stays after it has handed over. It
+//! forwards signals to its successor and exits with it.
 //!
-//! The first process keeps one end of a pipe, its successor has the other and passes it on to its own successor. Each writes
-//! its number into it before it serves, so there is one process that stays, however often it is handed over. When the last
-//! of them has ended, the pipe has no writer.
+//! The first process keeps the reading end of a pipe. Its successor has the writing end and passes it on to its own
+//! successor. Each writes its process ID into the pipe before it serves, so only one process stays, however often it is
+//! handed over. When the last of them has exited, the pipe has no writer.
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -26,18 +26,18 @@ thread_local! {
     static STANDING_IN: RefCell<Option<Rc<StandIn>>> = const { RefCell::new(None) };
 }
 
-/// What a process does once its successor serves.
+/// The plan for a process whose successor serves.
 pub(super) enum Afterwards {
-    /// It ends: a service manager is told whom to watch instead, or nobody waits.
+    /// Exit. The service manager learns the new process ID, or no process waits.
     End,
-    /// It ends: another process stands in already.
+    /// Exit. Another process stands in already.
     PassOn,
-    /// It stands in.
+    /// Stand in.
     Stay(OwnedFd),
 }
 
 impl Afterwards {
-    /// Returns what to do, and the descriptor that the successor gets for it.
+    /// Returns the plan, and the writing end of the pipe for the successor.
     pub(super) fn choose() -> io::Result<(Afterwards, Option<OwnedFd>)> {
         if let Some(keeper) = inherited().iter().find(|one| one.name == KEEPER) {
             return Ok((Afterwards::PassOn, Some(keeper.fd.try_clone()?)));
@@ -49,7 +49,7 @@ impl Afterwards {
         Ok((Afterwards::End, None))
     }
 
-    /// The successor serves.
+    /// Carries out the plan. The successor serves.
     pub(super) fn begin(self, engine: &Rc<Engine>, successor: u32, child: Child) {
         let begun = match self {
             Afterwards::End => {
@@ -61,34 +61,34 @@ impl Afterwards {
         };
         if let Err(error) = begun {
             let event = log::warning("hand over").error(&error);
-            event.say(format_args!("cannot wait for the successor, process {successor}: {error}"));
+            event.say(format_args!("failed to wait for the successor, process {successor}: {error}"));
         }
     }
 }
 
-/// Returns whether the end of this process would end all others, as in a container.
+/// Returns whether this is process 1, as in a container. When it exits, the kernel kills all others.
 pub(super) fn is_first_process() -> bool {
     std::process::id() == 1
 }
 
-/// Returns whether this process has handed over, and its successors have not ended yet.
+/// Returns whether this process has handed over and waits for its successors to exit.
 pub(super) fn is_standing_in() -> bool {
     STANDING_IN.with(|place| place.borrow().is_some())
 }
 
-/// Passes a signal on to the process that serves.
+/// Forwards a signal to the process that serves.
 pub(super) fn forward(signal: Signal) {
     let stand_in = STANDING_IN.with(|place| place.borrow().clone());
-    // There may be a newer one, which has not been heard of yet.
+    // A newer successor may have reported since the last look at the pipe.
     if let Some(pid) = stand_in.filter(|stand_in| stand_in.listen()).and_then(|stand_in| stand_in.serving.get()) {
         let _ = rustix::process::kill_process(pid, signal);
     }
 }
 
-/// Tells the process that stands in, if there is one, that this one is about to serve.
+/// Reports to the process that stands in, if there is one, that this process is about to serve.
 pub(super) fn report() {
     if let Some(keeper) = inherited().iter().find(|one| one.name == KEEPER) {
-        // It may have gone.
+        // That process may have exited.
         let _ = keeper
             .fd
             .try_clone()
@@ -96,12 +96,12 @@ pub(super) fn report() {
     }
 }
 
-/// A successor has been started, or is no longer starting.
+/// Sets the process of a successor that has been started and is not ready yet.
 pub(super) fn set_starting(successor: Option<u32>) {
     STARTING.set(successor.and_then(|successor| Pid::from_raw(successor.cast_signed())));
 }
 
-/// Ends a successor that is starting: who ends this process means both.
+/// Ends a successor that is starting. A signal that ends this process is meant for both.
 pub(super) fn end_starting() {
     if let Some(pid) = STARTING.get() {
         let _ = rustix::process::kill_process(pid, Signal::TERM);
@@ -112,7 +112,7 @@ struct StandIn {
     keeper: OwnedFd,
     key: Cell<Option<Key>>,
     serving: Cell<Option<Pid>>,
-    /// The first successor, which is reaped here.
+    /// The first successor, which this process must reap.
     child: RefCell<Child>,
     text: RefCell<Vec<u8>>,
 }
@@ -133,7 +133,7 @@ impl StandIn {
         Ok(())
     }
 
-    /// Reads what successors have reported. False if all have ended.
+    /// Reads the reports of successors. Returns false if all have exited.
     fn listen(&self) -> bool {
         let mut buffer = [0; 64];
         loop {
@@ -146,7 +146,7 @@ impl StandIn {
         }
     }
 
-    /// Takes note of the numbers that have come, each in a line.
+    /// Parses process IDs, one in each line.
     fn note(&self, bytes: &[u8]) {
         let mut text = self.text.borrow_mut();
         text.extend_from_slice(bytes);
@@ -159,10 +159,10 @@ impl StandIn {
         }
     }
 
-    /// Successors that have ended must not stay as zombies.
+    /// Reaps successors that have exited, so that none stays as a zombie.
     fn reap(&self) {
         let _ = self.child.borrow_mut().try_wait();
-        // All orphans are the first process's.
+        // Orphans are process 1's children.
         while is_first_process() && matches!(rustix::process::wait(WaitOptions::NOHANG), Ok(Some(_))) {}
     }
 }
@@ -177,7 +177,7 @@ impl Handler for StandIn {
                 engine.deregister(key);
             }
             STANDING_IN.with(|place| drop(place.take()));
-            log::info("hand over").say(format_args!("the successor has ended"));
+            log::info("hand over").say(format_args!("the successor has exited"));
         }
         self.reap();
         Next::Idle
@@ -185,7 +185,7 @@ impl Handler for StandIn {
 
     fn context_ended(self: Rc<Self>) {
         self.key.set(None);
-        // At the end of the thread there is no such place any more.
+        // While the thread ends, the thread-local may be gone.
         let _ = STANDING_IN.try_with(|place| drop(place.take()));
     }
 }
