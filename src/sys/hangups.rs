@@ -1,4 +1,4 @@
-//! SIGHUP as a readable descriptor, for programs that load their settings anew at it.
+//! SIGHUP as a readable descriptor, for programs that reload their settings.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -11,7 +11,7 @@ use super::{Origin, counter};
 
 pub(super) static CATCHER: Catcher = Catcher::new();
 
-/// While this lives, its descriptor becomes readable at SIGHUP.
+/// A descriptor that becomes readable on SIGHUP, while this lives.
 pub(crate) struct Hangups {
     fd: OwnedFd,
     slot: &'static AtomicI32,
@@ -19,8 +19,8 @@ pub(crate) struct Hangups {
 }
 
 impl Hangups {
-    /// `None` if the program has a handler of its own. That it is ignored, as under `nohup`, is meant for programs that
-    /// would end.
+    /// Returns `None` if the program handles SIGHUP itself. If it is ignored, as under `nohup`, it is caught: ignoring is
+    /// meant for programs that would exit.
     pub(crate) fn catch() -> io::Result<Option<Hangups>> {
         let ours = on_hangup as *const () as libc::sighandler_t;
         let now = disposition(libc::SIGHUP);
@@ -36,7 +36,7 @@ impl Hangups {
         Ok(Some(Hangups { fd, slot, origin: Origin::here() }))
     }
 
-    /// Returns false in a forked copy of the process, which is told nothing by this.
+    /// Returns false in a forked copy of the process, which this tells nothing.
     pub(crate) fn is_here(&self) -> bool {
         self.origin.is_here()
     }
@@ -50,7 +50,7 @@ impl AsFd for Hangups {
 
 impl Drop for Hangups {
     fn drop(&mut self) {
-        // The handler stays: the default would end a program whose settings somebody asks it to load.
+        // The handler stays: by default, a program that is asked to reload would exit.
         if self.origin.is_here() {
             free_slot(self.slot);
         }

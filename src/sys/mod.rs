@@ -1,5 +1,5 @@
-//! The operating system: descriptors, socket options, accounts, processes, signals, polling. Knows no main loop. Here and in
-//! [`engine`](crate::engine) is all the `unsafe` code of the crate.
+//! The operating system: sockets, file descriptors, accounts, processes, signals, polling. Independent of any main loop. All
+//! `unsafe` code of the crate is here and in [`engine`](crate::engine).
 
 mod accounts;
 mod descriptor;

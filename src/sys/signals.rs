@@ -1,6 +1,6 @@
 //! Signals: SIGINT and SIGTERM as a readable descriptor, and writes that raise no SIGPIPE.
 //!
-//! A GLib signal source would start GLib's worker thread, after which a process may no longer fork.
+//! A GLib signal source would start GLib's worker thread, and then the process could no longer fork.
 
 use std::cell::RefCell;
 use std::fs;
@@ -18,8 +18,8 @@ use super::{Origin, counter};
 
 const INTERRUPTS: [(c_int, &str); 2] = [(libc::SIGINT, "SIGINT"), (libc::SIGTERM, "SIGTERM")];
 
-/// What a signal handler makes readable: one descriptor for each loop, of any thread. A handler can neither allocate nor
-/// lock, so slots are added outside of it and never freed.
+/// The descriptors that a signal handler makes readable: one for each loop of any thread. A handler can neither allocate nor
+/// lock, so slots are added elsewhere, and never freed.
 struct Slots {
     slots: [AtomicI32; 64],
     more: OnceLock<Box<Slots>>,
@@ -34,7 +34,7 @@ impl Slots {
         std::iter::successors(Some(self), |slots| slots.more.get().map(|more| &**more)).flat_map(|slots| &slots.slots)
     }
 
-    /// Takes a free slot for that descriptor.
+    /// Puts the descriptor into a free slot.
     fn take(&self, fd: RawFd) -> &AtomicI32 {
         let mut block = self;
         loop {
@@ -50,11 +50,11 @@ impl Slots {
 
 const FREE: c_int = -1;
 
-/// A signal handler of ours: the process that installed it, and whom it tells.
+/// The state of a signal handler: the process that installed it, and the descriptors that it makes readable.
 pub(super) struct Catcher {
-    /// A forked copy inherits the handler and the descriptors, which it shares with the process that they belong to.
+    /// A forked copy inherits the handler, and shares the descriptors with this process.
     process: AtomicU32,
-    /// What the handler has replaced: ignoring the signal, or the default.
+    /// Set if the handler has replaced `SIG_IGN`, not the default.
     was_ignored: AtomicBool,
     slots: Slots,
 }
@@ -64,7 +64,7 @@ impl Catcher {
         Catcher { process: AtomicU32::new(0), was_ignored: AtomicBool::new(false), slots: Slots::new() }
     }
 
-    /// Makes the handler tell this process. What it told in the process that this one is a copy of is forgotten.
+    /// Makes the handler work for this process. In a forked copy, the descriptors of the original are forgotten.
     pub(super) fn belong_here(&self) {
         let own = std::process::id();
         let before = self.process.swap(own, Ordering::AcqRel);
@@ -73,7 +73,7 @@ impl Catcher {
         }
     }
 
-    /// In the child of [`fork`](super::fork), which goes on in the place of its parent.
+    /// Makes the handler work for the child of [`fork`](super::fork), which replaces its parent.
     pub(super) fn replace_parent(&self) {
         if self.process.load(Ordering::Acquire) != 0 {
             self.process.store(std::process::id(), Ordering::Release);
@@ -85,21 +85,20 @@ impl Catcher {
         set_disposition(signal, handler as *const () as libc::sighandler_t);
     }
 
-    /// Has the handler make the descriptor readable, until the slot is freed.
+    /// Makes the handler write to the descriptor until the slot is freed.
     pub(super) fn take_slot(&self, fd: RawFd) -> &AtomicI32 {
         self.slots.take(fd)
     }
 
-    /// For the handler.
+    /// The body of the handler.
     pub(super) fn handle(&self, signal: c_int) {
         // SAFETY: only atomics, `getpid`, `sigaction`, `raise`, `write` and errno, all of which a signal handler may use.
-        // A descriptor that is closed at this very moment makes the write fail, or wakes a stranger's descriptor once,
-        // eight bytes long; the slot is freed before the descriptor is closed, which leaves that to another thread's loop
-        // ending in the same instant.
+        // A slot is freed before its descriptor is closed. Only if another thread's loop ends in this very moment, the write
+        // fails, or reaches another descriptor of that number.
         unsafe {
             let errno = *libc::__errno_location();
             if libc::getpid().cast_unsigned() != self.process.load(Ordering::Acquire) {
-                // A forked copy: the signal is its own, and does what it did before. It is blocked until we return.
+                // A forked copy: the signal has its former effect, as soon as this returns and it is no longer blocked.
                 if !self.was_ignored.load(Ordering::Acquire) {
                     set_disposition(signal, libc::SIG_DFL);
                     libc::raise(signal);
@@ -127,12 +126,12 @@ static CAUGHT: Mutex<Caught> = Mutex::new(Caught { signals: [false; INTERRUPTS.l
 struct Caught {
     signals: [bool; INTERRUPTS.len()],
     loops: usize,
-    /// Who counted.
+    /// The process that counted.
     origin: Option<Origin>,
 }
 
-/// While this lives, its descriptor becomes readable at SIGINT and SIGTERM, as far as the program has left those at their
-/// default. The default comes back when the last one goes.
+/// A descriptor that becomes readable on SIGINT and SIGTERM, unless the program handles or ignores them, while this lives.
+/// When the last one is dropped, the default is restored.
 pub(crate) struct Interrupts {
     fd: Rc<OwnedFd>,
     slot: &'static AtomicI32,
@@ -143,18 +142,18 @@ thread_local! {
     static HERE: RefCell<(Weak<OwnedFd>, Option<Origin>)> = const { RefCell::new((Weak::new(), None)) };
 }
 
-/// What tells a wait within a loop of this thread that the loop is to end. It stays readable, for the loop itself. `None`
-/// where no loop runs that catches signals: there they do what the program has chosen.
+/// Returns the descriptor that tells waits within a loop of this thread that a signal ends the loop. They leave it readable
+/// for the loop itself. `None` if no loop of this thread catches signals.
 pub(crate) fn interrupts_here() -> Option<Rc<OwnedFd>> {
     HERE.with(|here| {
         let here = here.borrow();
-        // A forked copy is not meant by the signals of its parent.
+        // The signals of its parent are not meant for a forked copy.
         here.0.upgrade().filter(|_| here.1.is_some_and(Origin::is_here))
     })
 }
 
 impl Interrupts {
-    /// `None` if the program handles or ignores both signals.
+    /// Returns `None` if the program handles or ignores both signals.
     pub(crate) fn catch() -> io::Result<Option<Interrupts>> {
         let mut caught = caught();
         let origin = Origin::here();
@@ -164,7 +163,7 @@ impl Interrupts {
         let ours = on_interrupt as *const () as libc::sighandler_t;
         if caught.loops == 0 {
             for (have, (signal, _)) in caught.signals.iter_mut().zip(INTERRUPTS) {
-                // Ours: inherited by a forked copy.
+                // A forked copy has inherited our handler.
                 *have = [libc::SIG_DFL, ours].contains(&disposition(signal));
             }
         }
@@ -184,7 +183,7 @@ impl Interrupts {
         Ok(Some(Interrupts { fd, slot, origin }))
     }
 
-    /// Returns the names of signals that this would tell, and that every thread of the process has blocked.
+    /// Returns the names of caught signals that every thread of the process blocks.
     pub(crate) fn blocked() -> Vec<&'static str> {
         let signals = caught().signals;
         let caught = INTERRUPTS.iter().zip(signals).filter(|(_, have)| *have);
@@ -208,7 +207,7 @@ impl Drop for Interrupts {
         if caught.loops == 0 {
             let ours = on_interrupt as *const () as libc::sighandler_t;
             for (_, (signal, _)) in caught.signals.iter().zip(INTERRUPTS).filter(|(have, _)| **have) {
-                // The program may have put a handler of its own in meanwhile.
+                // The program may have installed its own handler meanwhile.
                 if disposition(signal) == ours {
                     set_disposition(signal, libc::SIG_DFL);
                 }
@@ -226,7 +225,7 @@ extern "C" fn on_interrupt(signal: c_int) {
     CATCHER.handle(signal);
 }
 
-/// In the child of [`fork`](super::fork): the handlers are its own now.
+/// Makes all handlers work for the child of [`fork`](super::fork).
 pub(super) fn replace_parent() {
     CATCHER.replace_parent();
     super::hangups::CATCHER.replace_parent();
@@ -240,13 +239,13 @@ fn is_blocked(signal: c_int) -> bool {
         libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), mask.as_mut_ptr());
         libc::sigismember(mask.as_ptr(), signal) == 1
     };
-    // Programs block signals in their worker threads, so that the main thread gets them. Without /proc this one counts.
+    // Programs block signals in worker threads so that the main thread gets them. Without /proc, this thread counts.
     here && fs::read_dir("/proc/self/task").map_or(true, |tasks| {
         tasks.flatten().all(|task| blocks(&fs::read_to_string(task.path().join("status")).unwrap_or_default(), signal))
     })
 }
 
-/// Reads a thread's mask from its `/proc/…/status`. A thread that has ended since receives nothing.
+/// Reads the signal mask from a thread's `/proc/…/status`. A thread that has ended receives nothing.
 fn blocks(status: &str, signal: c_int) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask >> (signal - 1) & 1 == 1)
@@ -272,8 +271,8 @@ pub(super) fn set_disposition(signal: c_int, handler: libc::sighandler_t) {
     }
 }
 
-/// Runs a `write` on a descriptor that is not a socket, so that a broken pipe is an error and not the end of the program.
-/// Rust programs ignore SIGPIPE, but a Rust library in a C program must not count on it, nor change it for the others.
+/// Runs a `write` on a descriptor that is not a socket. A broken pipe is an error and does not end the program. Rust programs
+/// ignore SIGPIPE, but a Rust library in a C program must neither rely on that nor change it.
 pub(crate) fn without_sigpipe<T>(write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     if disposition(libc::SIGPIPE) == libc::SIG_IGN {
         return write();

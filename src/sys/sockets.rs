@@ -1,8 +1,8 @@
-//! Sockets: creating, naming, listening, accepting and connecting, each by libc's function of that name.
+//! Sockets: create, bind, listen, accept, connect, and ask for addresses, by libc's functions.
 //!
-//! These are the calls that decide with whom a program talks. Libraries that stand between a program and libc, such as
-//! torsocks and proxychains, see them only if they go through libc: rustix makes the system calls itself, past every such
-//! library. What moves bytes on a connected socket names nobody, and stays with rustix.
+//! These calls decide which peer a program talks to. Preloaded libraries such as torsocks and proxychains replace libc's
+//! functions, and rustix would bypass them, because it makes the system calls itself. Calls that move bytes on a connected
+//! socket name no peer; for them rustix is used.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -36,7 +36,7 @@ pub(crate) fn listen(fd: impl AsFd, backlog: i32) -> Result<()> {
     done(unsafe { libc::listen(fd.as_fd().as_raw_fd(), backlog) }).map(drop)
 }
 
-/// Accepts a connection. The address is `None` if the peer has none.
+/// Accepts a connection, and returns the peer's address if it has one.
 pub(crate) fn accept(fd: impl AsFd, flags: SocketFlags) -> Result<(OwnedFd, Option<SocketAddrAny>)> {
     let fd = fd.as_fd().as_raw_fd();
     // SAFETY: `named` gives a place for an address and one for its length, which says how large it is.
@@ -55,7 +55,7 @@ pub(crate) fn send_to(fd: impl AsFd, data: &[u8], flags: SendFlags, address: &im
     let send = |place, length| {
         // SAFETY: reads as many bytes as there are; `name` gives an address of that length; the descriptor is open.
         let sent = unsafe { libc::sendto(fd, data.as_ptr().cast(), data.len(), flags, place, length) };
-        // At most the length of a datagram.
+        // The length of a datagram at most.
         c_int::try_from(sent).unwrap_or(c_int::MAX)
     };
     name(address, send).map(|sent| usize::try_from(sent).unwrap_or(0))
@@ -76,21 +76,21 @@ pub(crate) fn peer_address(fd: impl AsFd) -> Result<Option<SocketAddrAny>> {
     Ok(named(|place, length| unsafe { libc::getpeername(fd, place, length) })?.1)
 }
 
-/// Returns whether an error of `socket` or `bind` means that this machine lacks the address family, or forbids it, as
-/// sandboxes do. (A port that needs more rights gives the same, in every family.)
+/// Returns whether an error of `socket` or `bind` means that this machine lacks the address family, or that a sandbox forbids
+/// it. A privileged port fails with the same error, but in every family.
 pub(crate) fn is_missing_family(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     let known = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL, Errno::ACCESS, Errno::PERM];
     known.iter().any(|known| code == Some(known.raw_os_error()))
 }
 
-/// Makes a call that reads an address.
+/// Calls a function that reads an address.
 fn name(address: &impl SocketAddrArg, call: impl FnOnce(*const sockaddr, socklen_t) -> c_int) -> Result<c_int> {
     // SAFETY: the call reads an address of that length.
     done(unsafe { address.with_sockaddr(|place, length| call(place.cast(), length)) })
 }
 
-/// Makes a call that writes an address, and returns both.
+/// Calls a function that writes an address. Returns its result and the address.
 fn named(call: impl FnOnce(*mut sockaddr, *mut socklen_t) -> c_int) -> Result<(c_int, Option<SocketAddrAny>)> {
     let mut storage = MaybeUninit::<SocketAddrStorage>::zeroed();
     let size = size_of::<SocketAddrStorage>() as socklen_t;
@@ -99,7 +99,7 @@ fn named(call: impl FnOnce(*mut sockaddr, *mut socklen_t) -> c_int) -> Result<(c
     // SAFETY: any bits are a valid family, and those of the storage were zeros before the call.
     let family = unsafe { storage.as_ptr().cast::<libc::sa_family_t>().read() };
     let is_named = c_int::from(family) != libc::AF_UNSPEC && length as usize >= size_of_val(&family);
-    // SAFETY: an address that the system has written, or whoever stands in for it; all of the storage is initialized.
+    // SAFETY: an address, written by the kernel or a preloaded library; all of the storage is initialized.
     Ok((result, is_named.then(|| unsafe { SocketAddrAny::new(storage, length.min(size)) })))
 }
 
@@ -109,7 +109,7 @@ fn done(result: c_int) -> Result<c_int> {
 
 fn own(fd: RawFd) -> Result<OwnedFd> {
     let fd = done(fd)?;
-    // SAFETY: new, and nobody else's.
+    // SAFETY: new, so nothing else owns it.
     above_standard(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

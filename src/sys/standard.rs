@@ -1,7 +1,7 @@
-//! Descriptors 0, 1 and 2: they are the standard streams, and nothing of ours may have their numbers.
+//! Descriptors 0, 1 and 2 are the standard streams, and no other descriptor of this crate may have these numbers.
 //!
-//! A daemon puts `/dev/null` there, and other code writes its errors to 2. A process may have been started, or may have
-//! closed its own, so that a new descriptor would get one of these numbers.
+//! A daemon puts `/dev/null` there, and any code may write errors to 2. If a process was started without standard streams, or
+//! has closed them, new descriptors would get these numbers.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -16,7 +16,7 @@ use super::resident::stay_loaded;
 
 const FIRST_OTHER: RawFd = 3;
 
-/// Moves a new descriptor away from the standard streams' numbers. It is closed on exec then.
+/// Moves a new descriptor above the standard streams. A moved one is closed on exec.
 pub(crate) fn above_standard(fd: OwnedFd) -> Result<OwnedFd> {
     if fd.as_raw_fd() < FIRST_OTHER {
         return rustix::io::fcntl_dupfd_cloexec(fd, FIRST_OTHER);
@@ -24,18 +24,19 @@ pub(crate) fn above_standard(fd: OwnedFd) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Creates a counter that does not block and is closed on exec.
+/// Creates an eventfd that does not block and is closed on exec.
 pub(crate) fn counter() -> io::Result<OwnedFd> {
     Ok(above_standard(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)?)
 }
 
-/// Creates a pipe that is closed on exec: the end to read from, the end to write to.
+/// Creates a pipe that is closed on exec. Returns the reading end and the writing end.
 pub(crate) fn pipe(flags: PipeFlags) -> io::Result<(OwnedFd, OwnedFd)> {
     let (output, input) = pipe_with(flags | PipeFlags::CLOEXEC)?;
     Ok((above_standard(output)?, above_standard(input)?))
 }
 
-/// Prepares a host that may not be a Rust program for this library, once: standard streams are open, and the code stays.
+/// Prepares a process for this library, once. The host may not be a Rust program: its standard streams may be closed, and it
+/// may unload this code.
 pub(crate) fn prepare_process() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -44,8 +45,8 @@ pub(crate) fn prepare_process() {
     });
 }
 
-/// Opens `/dev/null` for each standard stream that is closed, so that what others create does not get its number: GLib's
-/// wakeup would be lost when a daemon gets its own standard streams. Rust's runtime does the same for its programs.
+/// Opens `/dev/null` for each standard stream that is closed, so that no descriptor of GLib gets its number: a daemon would
+/// lose the main loop's wakeup to its own standard streams. Rust's runtime does the same for Rust programs.
 fn occupy_standard() {
     for number in 0..FIRST_OTHER {
         // SAFETY: only asked whether it is open.
