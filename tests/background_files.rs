@@ -171,6 +171,34 @@ fn where_files_cannot_be_locked_a_daemon_starts_with_a_warning() {
 }
 
 #[test]
+fn a_pid_file_that_cannot_be_removed_leaves_a_record() {
+    let directory = TempDir::new();
+    // As after setuid, in a directory of root's.
+    let source = r#"
+        #define _GNU_SOURCE
+        #include <dlfcn.h>
+        #include <errno.h>
+        #include <string.h>
+        int unlink(const char *path) {
+            if (strstr(path, "/pid")) { errno = EACCES; return -1; }
+            return ((int (*)(const char *))dlsym(RTLD_NEXT, "unlink"))(path);
+        }
+    "#;
+    let library = preload(&directory, source);
+    let (address, path) = (directory.address("socket"), directory.path("pid"));
+    let mut daemon = command(example("daemon"), [&address]);
+    let daemon = daemon.arg("--pid-file").arg(&path).env("LD_PRELOAD", library).env("NETWORK_NO_FORK", "1");
+    let mut daemon = Process::start(daemon, Watch::Stderr);
+    daemon.line_with("NETWORK_NO_FORK");
+    assert_eq!(pid_at(&address), daemon.id());
+    daemon.signal(Signal::TERM);
+    let output = daemon.await_end();
+    assert!(output.status.success() && output.stderr.contains("failed to remove pid file"), "{}", output.stderr);
+    drop(Daemon::new().pid_file(&path).unwrap());
+    assert!(!path.exists());
+}
+
+#[test]
 fn paths_that_a_preloaded_library_redirects_lead_to_one_file() {
     let directory = TempDir::new();
     // Opening is redirected, and nothing else, which is what snapcraft-preload leaves of statx.

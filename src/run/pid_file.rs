@@ -131,7 +131,7 @@ impl PidFile {
             && let Err(error) = std::fs::remove_file(&self.path)
         {
             let event = log::warning("pid file").error(&error);
-            event.say(format_args!("cannot remove pid file {}: {error}", self.path.display()));
+            event.say(format_args!("failed to remove pid file {}: {error}", self.path.display()));
         }
     }
 }
