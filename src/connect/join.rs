@@ -11,11 +11,12 @@ use crate::conn::{Common, Conn, Socket, Transport};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::resolve::{Plan, interface, plan, unknown_interface};
+use crate::sys;
 use crate::tls::{ClientTls, PeerName, Session, Tls, load_system_roots};
 
 /// Who the peer is. Asked at once: a connection that has been reset does not know any more.
 pub(super) fn remote(fd: &OwnedFd) -> Option<Endpoint> {
-    rustix::net::getpeername(fd).ok().flatten().map(endpoint)
+    sys::peer_address(fd).ok().flatten().map(endpoint)
 }
 
 /// How to secure a connection: by which settings, and as whom the peer must show itself.

@@ -21,7 +21,7 @@ use crate::engine::{Engine, Handler, Next, Ready, Registration, call};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::resolve::{Plan, look_up_blocking};
-use crate::sys::{INTERRUPTED, interrupts_here};
+use crate::sys::{self, INTERRUPTED, interrupts_here};
 use crate::tls::{ClientTls, Session, Tls};
 use join::{Joining, Request, found_peer, remote};
 pub(crate) use race::unix_address;
@@ -247,7 +247,7 @@ pub(crate) fn note_listening(address: SocketAddr, listening: bool) {
 
 fn is_own_server(fd: &OwnedFd) -> bool {
     let peer = remote(fd).and_then(|peer| peer.inet());
-    let own = rustix::net::getsockname(fd).ok().map(endpoint).and_then(|own| own.inet());
+    let own = sys::local_address(fd).ok().map(endpoint).and_then(|own| own.inet());
     let (Some(peer), Some(own)) = (peer, own) else { return false };
     let here = peer.ip() == own.ip() || peer.ip().is_loopback();
     LISTENING.with(|all| {

@@ -52,6 +52,7 @@ pub(crate) use waiters::{Ticket, WaitQueue, Wakers, Yielding};
 
 use crate::error::{Error, Result};
 use crate::log;
+use crate::sys::prepare_process;
 
 /// Size of the buffer that all reads of a context share, in bytes. Smaller ones cost more calls (16 KiB 1.3 times the
 /// time), larger ones fall out of the cache (256 KiB 1.4 times).
@@ -298,6 +299,7 @@ impl Engine {
     /// # Errors
     /// `WrongThread` if another thread has that context, or its engine; `Io` if the system gives no epoll descriptor.
     pub(crate) fn current() -> Result<Rc<Engine>> {
+        prepare_process();
         let context = glib::MainContext::ref_thread_default();
         if !context.is_owner() && context.acquire().is_err() {
             return Err(Error::WrongThread);
