@@ -12,6 +12,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod trust;
+mod words;
 
 use std::sync::{Arc, LazyLock};
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::pem::trouble;
 use super::store::{PIN_PATIENCE, Store, make_directory, write_whole};
-use crate::error::Result;
+use crate::error::{Printable, Result};
 use crate::fingerprint::Fingerprint;
 
 /// File names end at 255 bytes; this leaves room for the draft's affixes.
@@ -43,8 +43,8 @@ impl Store {
         }
         make_directory(&self.peers(), 0o700)?;
         // A service's name is anybody's choice on the LAN: it must not write a second line.
-        let shown = address.replace(char::is_control, "?");
-        write_whole(&self.pin_file(address), format!("# {shown}\n{fingerprint}\n").as_bytes(), 0o600)?;
+        let text = format!("# {}\n{fingerprint}\n", Printable(address));
+        write_whole(&self.pin_file(address), text.as_bytes(), 0o600)?;
         Ok(fingerprint)
     }
 

@@ -10,7 +10,7 @@ use super::certificate::Fingerprints;
 use super::client::{ClientTls, PeerName};
 use super::server::ServerSetup;
 use super::trust::carried;
-use crate::error::{Error, Result};
+use crate::error::{Error, Printable, Result};
 use crate::fingerprint::Fingerprint;
 
 /// How much a session holds of what is to be sent, in bytes: unencrypted during the hand-shake, encrypted after it.
@@ -43,7 +43,7 @@ impl Session {
     pub(crate) fn client(settings: &ClientTls, peer: &PeerName) -> Result<Self> {
         let prepared = settings.prepare(peer)?;
         let tls = ClientConnection::new(prepared.config.clone(), prepared.name.clone())
-            .map_err(|error| Error::Tls { peer: peer.key.clone(), problem: error.to_string() })?;
+            .map_err(|error| Error::Tls { peer: Printable(&peer.key).to_string(), problem: error.to_string() })?;
         Ok(Self::new(tls.into(), &peer.key, prepared.identity))
     }
 
@@ -56,7 +56,8 @@ impl Session {
 
     fn new(mut tls: Connection, peer: &str, own: Option<Fingerprint>) -> Self {
         tls.set_buffer_limit(Some(BOUND));
-        Session { tls, peer: peer.into(), own, first: None, peer_closed: false, closing: false }
+        let peer = Printable(peer).to_string().into();
+        Session { tls, peer, own, first: None, peer_closed: false, closing: false }
     }
 
     /// Takes in what arrived, all of it, and appends what it says to `plain`. After an error, `plain` has what was said

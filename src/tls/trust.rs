@@ -19,7 +19,8 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherEr
 use super::certificate::Fingerprints;
 use super::provider;
 use super::store::{Store, in_order_to, make_directory};
-use crate::error::{Error, Result};
+use super::words::{certificate_problem, plain};
+use crate::error::{Error, Printable, Result};
 use crate::fingerprint::Fingerprint;
 
 /// What decides about a server's certificate.
@@ -136,17 +137,8 @@ impl ServerVerifier {
         }
         match roots.verify_server_cert(shown.certificate, shown.intermediates, shown.name, shown.ocsp, shown.now) {
             Ok(_) => Ok(()),
-            Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-                Err("no known authority has signed it".to_owned())
-            }
-            Err(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause)))) => {
-                Err(match cause.to_string().as_str() {
-                    "CaUsedAsEndEntity" => "no known authority has signed it".to_owned(),
-                    other => other.to_owned(),
-                })
-            }
-            Err(rustls::Error::InvalidCertificate(problem)) => Err(problem.to_string()),
-            Err(problem) => Err(problem.to_string()),
+            Err(rustls::Error::InvalidCertificate(problem)) => Err(certificate_problem(&problem)),
+            Err(problem) => Err(plain(&problem)),
         }
     }
 
@@ -159,19 +151,19 @@ impl ServerVerifier {
             return Ok(());
         }
         self.outdated.store(true, Ordering::Relaxed);
-        let pin = store
-            .pin_first(&self.address, shown.key)
-            .map_err(|error| carry(in_order_to(&format!("pin the certificate of {}", self.address), error)))?;
+        let pin = store.pin_first(&self.address, shown.key).map_err(|error| {
+            carry(in_order_to(&format!("pin the certificate of {}", Printable(&self.address)), error))
+        })?;
         if shown.matches(&pin) { Ok(()) } else { Err(self.changed(&pin, &shown, Some(store))) }
     }
 
     fn unknown(&self, shown: &Fingerprints, problem: String) -> rustls::Error {
-        carry(unknown(self.address.clone(), shown, problem))
+        carry(unknown(Printable(&self.address).to_string(), shown, problem))
     }
 
     fn changed(&self, pin: &Fingerprint, shown: &Fingerprints, store: Option<&Store>) -> rustls::Error {
         carry(Error::CertificateChanged {
-            peer: self.address.clone(),
+            peer: Printable(&self.address).to_string(),
             pinned: Box::new(*pin),
             fingerprint: Box::new(shown.key),
             certificate: Box::new(shown.certificate),

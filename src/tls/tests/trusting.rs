@@ -206,16 +206,21 @@ fn a_pin_of_first_use_can_be_forgotten() {
 
 /// An authority of our own, and a certificate by it for `server.example`, with its key.
 fn authority(expired: bool) -> (String, String) {
+    let mut leaf = rcgen::CertificateParams::new(vec!["server.example".into()]).unwrap();
+    if expired {
+        leaf.not_after = rcgen::date_time_ymd(2001, 1, 1);
+    }
+    authority_for(leaf)
+}
+
+/// An authority of our own, and this certificate by it, with its key.
+fn authority_for(leaf: rcgen::CertificateParams) -> (String, String) {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
     let issuer = rcgen::Issuer::new(ca, ca_key);
     let key = rcgen::KeyPair::generate().unwrap();
-    let mut leaf = rcgen::CertificateParams::new(vec!["server.example".into()]).unwrap();
-    if expired {
-        leaf.not_after = rcgen::date_time_ymd(2001, 1, 1);
-    }
     (ca_pem, leaf.signed_by(&key, &issuer).unwrap().pem() + &key.serialize_pem())
 }
 
@@ -323,6 +328,29 @@ fn the_systems_roots_vouch_for_hosts_and_not_for_services() {
 }
 
 #[test]
+fn names_in_a_certificate_cannot_write_to_the_terminal() {
+    let user = User::new();
+    let mut parameters = rcgen::CertificateParams::default();
+    let name = "evil\r\x1b[2K\ntrusted";
+    parameters.subject_alt_names = vec![rcgen::SanType::DnsName(name.try_into().unwrap())];
+    let (root, leaf) = authority_for(parameters);
+    let file = user.home.path().join("leaf.pem");
+    fs::write(&file, leaf).unwrap();
+    let setup = user.serve_with(ServerTls::pem(&file, &file));
+    let (error, _) = Pair::refused(&ClientTls::roots(root), &peer(), &setup);
+    let text = error.to_string();
+    assert!(text.contains(r"only for evil\r\u{1b}[2K\ntrusted"), "{text}");
+    assert!(!text.contains(char::is_control), "{text:?}");
+    // Nor can the name of a service.
+    let service = PeerName { key: "service|\x1b[2K\nroom".into(), host: None };
+    for tls in [user.default_client(), ClientTls::pinned(Fingerprint::of(b"x"))] {
+        let (error, _) = Pair::refused(&tls, &service, &setup);
+        assert!(error.to_string().contains(r"service|\u{1b}[2K\nroom"), "{error}");
+        assert!(!error.to_string().contains(char::is_control), "{:?}", error.to_string());
+    }
+}
+
+#[test]
 fn an_expired_certificate_is_good_for_a_pin_only() {
     let (ca_pem, leaf) = authority(true);
     let user = User::new();
@@ -331,6 +359,9 @@ fn an_expired_certificate_is_good_for_a_pin_only() {
     let setup = user.serve_with(ServerTls::pem(&file, &file));
     assert!(setup.identity().warnings()[0].contains("has expired"), "{:?}", setup.identity().warnings());
     let (error, _) = Pair::refused(&ClientTls::roots(ca_pem), &peer(), &setup);
-    assert!(matches!(&error, Error::UnknownCertificate { problem, .. } if problem.contains("expired")), "{error}");
+    assert!(
+        matches!(&error, Error::UnknownCertificate { problem, .. } if problem.contains("expired on 2001-01-01")),
+        "{error}"
+    );
     Pair::connected(&ClientTls::pinned(setup.identity().fingerprint()), &peer(), &setup);
 }
