@@ -8,10 +8,11 @@ use rcgen::{
     SerialNumber,
 };
 use ring::rand::SecureRandom;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer};
 use rustls::server::ParsedCertificate;
-use yasna::{ASN1Result, BERReader, BERReaderSeq, Tag};
+use yasna::{ASN1Error, ASN1ErrorKind, ASN1Result, BERReader, BERReaderSeq, Tag};
 
+use super::provider;
 use crate::fingerprint::Fingerprint;
 
 /// How long certificates we make are valid.
@@ -33,10 +34,10 @@ pub(crate) struct Fingerprints {
 }
 
 impl Fingerprints {
-    /// Takes the fingerprints of a certificate. The error says what is wrong with its encoding.
+    /// Takes the fingerprints of a certificate. The error says that no public key can be found in it.
     pub(crate) fn of(certificate: &CertificateDer<'_>) -> Result<Self, rustls::Error> {
-        let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
-        Ok(Fingerprints { key: Fingerprint::of(&key), certificate: Fingerprint::of(certificate) })
+        let key = PublicKey::of(certificate)?;
+        Ok(Fingerprints { key: key.fingerprint(), certificate: Fingerprint::of(certificate) })
     }
 
     /// Whether `fingerprint` names this certificate, by its key or by itself.
@@ -45,9 +46,70 @@ impl Fingerprints {
     }
 }
 
-/// What the renewal wants to know of a certificate.
+/// The public key of a certificate, in DER (SPKI, subject public key info) and taken apart.
+///
+/// rustls finds it only in certificates that it could verify, and refuses those of X.509 version 1 and those with
+/// unknown critical extensions. Where the key alone decides, such a certificate is as good as any.
+#[derive(Debug)]
+pub(super) struct PublicKey {
+    info: Vec<u8>,
+    /// The algorithm identifier, with and without its own tag and length.
+    pub(super) algorithm: Vec<u8>,
+    pub(super) algorithm_contents: Vec<u8>,
+    pub(super) bits: Vec<u8>,
+}
+
+impl PublicKey {
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Result<Self, rustls::Error> {
+        let malformed = || rustls::Error::from(rustls::CertificateError::BadEncoding);
+        let key =
+            yasna::parse_der(certificate, |reader| within_first(reader, read_public_key)).map_err(|_| malformed())?;
+        // Two readers that find different keys would let somebody prove one and be known by the other.
+        match ParsedCertificate::try_from(certificate) {
+            Ok(parsed) if *parsed.subject_public_key_info() != *key.info => Err(malformed()),
+            _ => Ok(key),
+        }
+    }
+
+    pub(super) fn info(&self) -> SubjectPublicKeyInfoDer<'_> {
+        self.info.as_slice().into()
+    }
+
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.info)
+    }
+
+    /// Why no signature by this key can be verified, or made: it is of an unsupported kind or length.
+    pub(super) fn unsupported(&self) -> Option<String> {
+        let mut supported = provider().signature_verification_algorithms.all.iter();
+        if !supported.any(|one| one.public_key_alg_id().as_ref() == self.algorithm_contents) {
+            let kinds = "RSA, ECDSA with P-256 or P-384, and Ed25519";
+            return Some(format!("the public key is of an unsupported kind; supported are {kinds}"));
+        }
+        let modulus = yasna::parse_der(&self.bits, |reader| {
+            reader.read_sequence(|fields| {
+                let modulus = fields.next().read_tagged_der()?;
+                skip_rest(fields)?;
+                Ok(modulus.value().iter().skip_while(|byte| **byte == 0).copied().collect::<Vec<u8>>())
+            })
+        });
+        // Of an elliptic curve these are coordinates, and no sequence.
+        let modulus = modulus.ok()?;
+        let bits = modulus.len() * 8 - modulus.first().map_or(0, |byte| byte.leading_zeros() as usize);
+        // ring counts whole bytes.
+        let fits = RSA_BYTES.contains(&modulus.len());
+        (!fits).then(|| format!("the RSA key has {bits} bits; supported are 2048 to 8192"))
+    }
+}
+
+/// How long the modulus of an RSA key may be, for ring.
+const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
+
+/// Dates and maker of a certificate, for its renewal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Facts {
+    /// When it becomes valid.
+    pub(super) begins: SystemTime,
     /// When it ceases to be valid.
     pub(super) expires: SystemTime,
     /// Whether this crate made it, for any name.
@@ -56,28 +118,51 @@ pub(super) struct Facts {
 
 /// Reads the facts from a certificate. `None` when its encoding is so odd that they cannot be found.
 ///
-/// rustls reads keys and names for us but has no way to ask for the end of validity, and a full X.509 parser would
-/// bring a dozen crates for this one field; the DER reader is in the tree anyway, rcgen writes with it.
+/// rustls reads keys and names for us but has no way to ask for dates, and a full X.509 parser would bring a dozen crates
+/// for these fields. The DER reader is in the tree anyway: rcgen writes with it.
 pub(super) fn facts(certificate: &CertificateDer<'_>) -> Option<Facts> {
-    yasna::parse_der(certificate, |reader| {
-        reader.read_sequence(|certificate| {
-            let facts = certificate.next().read_sequence(read_to_be_signed)?;
-            skip_rest(certificate)?;
-            Ok(facts)
-        })
-    })
-    .ok()
+    yasna::parse_der(certificate, |reader| within_first(reader, read_facts)).ok()
 }
 
-fn read_to_be_signed(fields: &mut BERReaderSeq<'_, '_>) -> ASN1Result<Facts> {
-    fields.read_optional(|version| version.read_tagged(Tag::context(0), |number| number.read_u8()))?;
-    for _serial_algorithm_issuer in 0..3 {
+/// Reads in the first element of a signed structure, the part that is signed, behind its version, number and algorithm,
+/// which are of no concern. Skips what `read` leaves.
+fn within_first<T>(
+    reader: BERReader<'_, '_>,
+    read: impl FnOnce(&mut BERReaderSeq<'_, '_>) -> ASN1Result<T>,
+) -> ASN1Result<T> {
+    reader.read_sequence(|signed| {
+        let found = signed.next().read_sequence(|fields| {
+            fields.read_optional(|version| version.read_tagged(Tag::context(0), |number| number.read_u8()))?;
+            let _serial = fields.next().read_der()?;
+            let _algorithm = fields.next().read_der()?;
+            let found = read(fields)?;
+            skip_rest(fields)?;
+            Ok(found)
+        })?;
+        skip_rest(signed)?;
+        Ok(found)
+    })
+}
+
+fn read_public_key(fields: &mut BERReaderSeq<'_, '_>) -> ASN1Result<PublicKey> {
+    for _issuer_validity_subject in 0..3 {
         fields.next().read_der()?;
     }
-    let expires = fields.next().read_sequence(|validity| {
-        validity.next().read_der()?;
-        read_time(validity.next())
+    let info = fields.next().read_der()?;
+    let (algorithm, bits) = yasna::parse_der(&info, |reader| {
+        reader.read_sequence(|fields| Ok((fields.next().read_der()?, fields.next().read_bitvec_bytes()?)))
     })?;
+    let algorithm_contents = yasna::parse_der(&algorithm, |reader| reader.read_tagged_der())?.value().to_vec();
+    match bits {
+        (bits, length) if length == bits.len() * 8 => Ok(PublicKey { info, algorithm, algorithm_contents, bits }),
+        _ => Err(ASN1Error::new(ASN1ErrorKind::Invalid)),
+    }
+}
+
+fn read_facts(fields: &mut BERReaderSeq<'_, '_>) -> ASN1Result<Facts> {
+    let _issuer = fields.next().read_der()?;
+    let (begins, expires) =
+        fields.next().read_sequence(|validity| Ok((read_time(validity.next())?, read_time(validity.next())?)))?;
     let mut ours = false;
     fields.next().read_sequence_of(|set| {
         set.read_set_of(|attribute| {
@@ -89,8 +174,7 @@ fn read_to_be_signed(fields: &mut BERReaderSeq<'_, '_>) -> ASN1Result<Facts> {
             })
         })
     })?;
-    skip_rest(fields)?;
-    Ok(Facts { expires, ours })
+    Ok(Facts { begins, expires, ours })
 }
 
 fn read_time(reader: BERReader<'_, '_>) -> ASN1Result<SystemTime> {

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::InconsistentKeys;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::certificate::{self, Fingerprints};
-use super::pem::{read_certificates, read_key, trouble};
-use super::provider;
+use super::certificate::{self, Fingerprints, PublicKey};
+use super::files::{exposure, trouble};
+use super::pem::{read_certificates, read_key};
+use super::private_key::{MISMATCH, signer};
 use crate::error::{Result, count};
 use crate::fingerprint::Fingerprint;
 
@@ -82,7 +82,7 @@ impl Identity {
         let (key, fingerprints) = pair(chain, key, certificate_file, key_file)?;
         let mut warnings = Vec::new();
         warnings.extend(validity_warning(&key.cert[0], certificate_file, now));
-        warnings.extend(privacy_warning(key_file));
+        warnings.extend(exposure(key_file));
         let certificate_file = certificate_file.to_owned();
         Ok(Identity { inner: Arc::new(Loaded { key: Arc::new(key), fingerprints, certificate_file, warnings }) })
     }
@@ -133,35 +133,33 @@ fn pair(
     certificate_file: &Path,
     key_file: &Path,
 ) -> Result<(CertifiedKey, Fingerprints)> {
-    let fingerprints = Fingerprints::of(&chain[0])
-        .map_err(|error| trouble(certificate_file, format!("this certificate cannot be used: {error}")))?;
-    let signer = provider()
-        .key_provider
-        .load_private_key(key)
-        .map_err(|error| trouble(key_file, format!("this private key cannot be used: {error}")))?;
-    let pair = CertifiedKey::new(chain, signer);
-    match pair.keys_match() {
-        // Unknown: a kind of key that does not tell its public half. The hand-shake will show.
-        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok((pair, fingerprints)),
-        Err(_) => Err(trouble(key_file, format!("not the private key of {}", certificate_file.display()))),
+    let public = PublicKey::of(&chain[0])
+        .map_err(|_| trouble(certificate_file, "unusable certificate: no public key can be found in it"))?;
+    if let Some(problem) = public.unsupported() {
+        return Err(trouble(certificate_file, format!("unusable certificate: {problem}")));
     }
+    let signer = signer(key, &public).map_err(|problem| match problem.as_str() {
+        MISMATCH => trouble(key_file, format!("{problem} in {}", certificate_file.display())),
+        _ => trouble(key_file, problem),
+    })?;
+    let fingerprints = Fingerprints { key: public.fingerprint(), certificate: Fingerprint::of(&chain[0]) };
+    Ok((CertifiedKey::new(chain, signer), fingerprints))
 }
 
 fn validity_warning(certificate: &CertificateDer<'_>, file: &Path, now: SystemTime) -> Option<String> {
-    let expires = certificate::facts(certificate)?.expires;
-    match expires.duration_since(now) {
-        Err(_) => Some(format!("{}: the certificate has expired", file.display())),
+    let facts = certificate::facts(certificate)?;
+    let file = file.display();
+    if let Ok(wait) = facts.begins.duration_since(now)
+        && !wait.is_zero()
+    {
+        return Some(format!("{file}: the certificate is not valid yet, or the clock of this machine is wrong"));
+    }
+    match facts.expires.duration_since(now) {
+        Err(_) => Some(format!("{file}: the certificate has expired")),
         Ok(left) if left < RENEW_BEFORE => {
             let days = usize::try_from(left.as_secs() / (24 * 3600)).unwrap_or(usize::MAX);
-            Some(format!("{}: the certificate expires in {}", file.display(), count(days, "day")))
+            Some(format!("{file}: the certificate expires in {}", count(days, "day")))
         }
         Ok(_) => None,
     }
-}
-
-fn privacy_warning(file: &Path) -> Option<String> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(file).ok()?.permissions().mode();
-    (mode & 0o004 != 0)
-        .then(|| format!("{}: everybody on this machine can read this private key (chmod 600 helps)", file.display()))
 }

@@ -3,9 +3,12 @@
 
 mod certificate;
 mod client;
+mod files;
 mod identity;
 mod peers;
 mod pem;
+mod private_key;
+mod proof;
 mod server;
 mod session;
 mod store;

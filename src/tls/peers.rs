@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use super::pem::trouble;
+use super::files::trouble;
 use super::store::{PIN_PATIENCE, Store, make_directory, write_whole};
 use crate::error::{Printable, Result};
 use crate::fingerprint::Fingerprint;

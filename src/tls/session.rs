@@ -233,7 +233,7 @@ impl Session {
 
     fn explain(&self, error: rustls::Error) -> Error {
         if let Some(mut error) = carried(&error) {
-            if let Error::UnknownCertificate { peer, .. } = &mut error {
+            if let Error::UnknownCertificate { peer, .. } | Error::Tls { peer, .. } = &mut error {
                 *peer = self.peer.to_string();
             }
             return error;

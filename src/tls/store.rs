@@ -9,10 +9,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rcgen::KeyPair;
 
-use super::certificate::{self, Fingerprints};
+use super::certificate::{self, PublicKey};
+use super::files::trouble;
 use super::identity::{Identity, RENEW_BEFORE};
-use super::pem::{read_certificates, read_key, trouble};
-use super::provider;
+use super::pem::{read_certificates, read_key};
+use super::private_key::signer;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 
@@ -116,7 +117,11 @@ impl Store {
     }
 
     fn load(&self, name: &str, now: SystemTime) -> Result<Identity> {
-        Identity::load(&self.certificate_file(name), &self.key_file(name), now)
+        let (certificate, key) = (self.certificate_file(name), self.key_file(name));
+        Identity::load(&certificate, &key, now).map_err(|error| match error {
+            Error::Identity { path, .. } if is_empty(&path) => trouble(&path, empty(&path, &certificate, &key)),
+            other => other,
+        })
     }
 
     fn make(&self, name: &str, now: SystemTime) -> Result {
@@ -173,12 +178,12 @@ impl Store {
         }
         let name = certificate_file.file_stem()?.to_str()?;
         let chain = read_certificates(certificate_file).ok()?;
-        if Fingerprints::of(&chain[0]).ok()?.key != *key {
+        let public = PublicKey::of(&chain[0]).ok()?;
+        if public.fingerprint() != *key {
             return Some(false);
         }
-        let private = read_key(&self.key_file(name)).ok()?;
-        let signer = provider().key_provider.load_private_key(private).ok()?;
-        Some(Fingerprint::of(&signer.public_key()?) == *key)
+        let signer = signer(read_key(&self.key_file(name)).ok()?, &public).ok()?;
+        Some(signer.public_key().is_some())
     }
 
     /// A mark that differs once certificates or keys came into the store or left it. `None` if that was so recently that
@@ -262,8 +267,26 @@ fn exists(path: &Path) -> Result<bool> {
     }
 }
 
+fn is_empty(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0)
+}
+
+/// What to do about an empty file, as a crash of the system can leave it.
+fn empty(path: &Path, certificate: &Path, key: &Path) -> String {
+    if path == certificate && !is_empty(key) {
+        "the file is empty; restore it, or delete it to have the certificate created again for the same key".to_owned()
+    } else {
+        let (certificate, key) = (certificate.display(), key.display());
+        format!(
+            "the file is empty; restore it, or delete {certificate} and {key} to have both created again, with a new fingerprint"
+        )
+    }
+}
+
 fn needs_renewal(identity: &Identity, now: SystemTime) -> bool {
-    certificate::facts(identity.certificate()).is_some_and(|facts| facts.ours && facts.expires < now + RENEW_BEFORE)
+    // One that begins later was made while the clock was ahead.
+    let outside = |facts: certificate::Facts| facts.begins > now || facts.expires < now + RENEW_BEFORE;
+    certificate::facts(identity.certificate()).is_some_and(|facts| facts.ours && outside(facts))
 }
 
 fn load_signing_key(file: &Path) -> Result<KeyPair> {

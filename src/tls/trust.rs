@@ -11,12 +11,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, SignatureScheme};
 
-use super::certificate::Fingerprints;
+use super::certificate::{Fingerprints, PublicKey};
+use super::pem::certificates;
+use super::proof;
 use super::provider;
 use super::store::{Store, in_order_to, make_directory};
 use super::words::{certificate_problem, plain};
@@ -71,6 +72,10 @@ impl ServerVerifier {
     pub(super) fn may_load_roots(&self) -> bool {
         let asks = matches!(self.policy, Policy::System | Policy::Store { pin: None, .. });
         asks && self.named && ROOTS.get().is_none()
+    }
+
+    fn is_pinned(&self) -> bool {
+        matches!(self.policy, Policy::Pinned(_) | Policy::Store { pin: Some(_), .. })
     }
 
     fn judge(&self, shown: &Shown<'_>) -> Result<(), rustls::Error> {
@@ -192,8 +197,13 @@ impl ServerCertVerifier for ServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let fingerprints = Fingerprints::of(certificate)?;
-        self.judge(&Shown { fingerprints, certificate, intermediates, name, ocsp, now })?;
-        Ok(ServerCertVerified::assertion())
+        let verdict = self.judge(&Shown { fingerprints, certificate, intermediates, name, ocsp, now });
+        // Another key than the pinned one is the more important news. Whoever is unknown must not be pinned first, to be
+        // told then that the pin is of no use.
+        if verdict.is_ok() || !self.is_pinned() {
+            check_key(certificate)?;
+        }
+        verdict.map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -202,8 +212,7 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &provider().signature_verification_algorithms;
-        let valid = rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)?;
+        let valid = proof::verify_tls12(message, certificate, signature)?;
         self.proven(certificate)?;
         Ok(valid)
     }
@@ -214,8 +223,7 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &provider().signature_verification_algorithms;
-        let valid = rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)?;
+        let valid = proof::verify_tls13(message, certificate, signature)?;
         self.proven(certificate)?;
         Ok(valid)
     }
@@ -249,6 +257,7 @@ impl ClientCertVerifier for ClientVerifier {
         _now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let shown = Fingerprints::of(certificate)?;
+        check_key(certificate)?;
         match &self.allowed {
             Some(allowed) if !allowed.iter().any(|one| shown.matches(one)) => {
                 // The session knows which client this is, and fills in its name.
@@ -265,8 +274,7 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+        proof::verify_tls12(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -275,8 +283,7 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+        proof::verify_tls13(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -293,15 +300,21 @@ pub(super) struct Roots {
 
 impl Roots {
     pub(super) fn from_pem(pem: &[u8]) -> Result<Self, String> {
-        let certificates: Arc<[_]> = CertificateDer::pem_slice_iter(pem)
-            .collect::<Result<_, _>>()
-            .map_err(|_| "the roots cannot be read: damaged PEM text".to_owned())?;
-        if certificates.is_empty() {
-            return Err("there is no certificate in the roots given (the PEM text is expected, not a path)".to_owned());
-        }
+        let certificates: Arc<[_]> = match certificates(pem) {
+            Ok(found) => found.into(),
+            Err(problem) if !pem.contains(&b'\n') => {
+                return Err(format!("roots: {problem} (the text itself, not the path of a file)"));
+            }
+            Err(problem) => return Err(format!("roots: {problem}")),
+        };
         let mut store = RootCertStore::empty();
         for certificate in certificates.iter() {
-            store.add(certificate.clone()).map_err(|error| format!("a root certificate cannot be used: {error}"))?;
+            store.add(certificate.clone()).map_err(|error| match error {
+                rustls::Error::InvalidCertificate(problem) => {
+                    format!("unusable root certificate: {}", certificate_problem(&problem))
+                }
+                other => format!("unusable root certificate: {}", plain(&other)),
+            })?;
         }
         Ok(Roots { certificates, verifier: webpki(store)? })
     }
@@ -310,6 +323,15 @@ impl Roots {
     /// pass for authorities, and the usual path building refuses such a one as a server's.
     fn holds(&self, certificate: &CertificateDer<'_>) -> bool {
         self.certificates.iter().any(|one| one == certificate)
+    }
+}
+
+/// Refuses a key that no signature can be verified with. Otherwise that would look as if the peer did not hold it.
+fn check_key(certificate: &CertificateDer<'_>) -> Result<(), rustls::Error> {
+    match PublicKey::of(certificate)?.unsupported() {
+        // The session fills in the peer's name.
+        Some(problem) => Err(carry(Error::Tls { peer: String::new(), problem })),
+        None => Ok(()),
     }
 }
 

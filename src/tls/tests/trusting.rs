@@ -255,6 +255,7 @@ fn settings_that_cannot_work_are_error_values() {
         ClientTls::roots("/etc/ssl/certs/ca.pem"),
         ClientTls::roots("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
         ClientTls::roots("-----BEGIN CERTIFICATE-----\nAAAA"),
+        ClientTls::roots(authority(false).0 + "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"),
         ClientTls::danger_accept_any().server_name("not a name"),
     ];
     for tls in bad {
@@ -325,6 +326,69 @@ fn the_systems_roots_vouch_for_hosts_and_not_for_services() {
         .unwrap();
     assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
     assert!(String::from_utf8_lossy(&child.stdout).contains("1 passed"));
+}
+
+#[test]
+fn roots_are_found_however_they_lie_in_the_text() {
+    let user = User::new();
+    let setups: Vec<_> = (0..2)
+        .map(|index| {
+            let (root, leaf) = authority(false);
+            let file = user.home.path().join(format!("{index}.pem"));
+            fs::write(&file, leaf).unwrap();
+            (root.trim().to_owned(), user.serve_with(ServerTls::pem(&file, &file)))
+        })
+        .collect();
+    let (one, two) = (&setups[0].0, &setups[1].0);
+    for text in [format!("\u{feff}{one}\n{two}\n"), format!("{one}{two}"), format!("{two}\n\u{feff}{one}")] {
+        for (_, setup) in &setups {
+            Pair::connected(&ClientTls::roots(&text), &peer(), setup);
+        }
+    }
+}
+
+/// A certificate whose form no verifier takes, with a critical extension that nobody knows, and its key.
+fn odd_certificate(user: &User) -> Identity {
+    let [certificate, key_file] = ["odd.pem", "odd.key"].map(|name| user.home.path().join(name));
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::new(vec!["server.example".into()]).unwrap();
+    let mut extension = rcgen::CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
+    extension.set_criticality(true);
+    parameters.custom_extensions.push(extension);
+    fs::write(&certificate, parameters.self_signed(&key).unwrap().pem()).unwrap();
+    fs::write(&key_file, key.serialize_pem()).unwrap();
+    Identity::pem(&certificate, &key_file).unwrap()
+}
+
+#[test]
+fn the_form_of_a_certificate_does_not_matter_where_its_key_decides() {
+    let (user, stranger) = (User::new(), User::new());
+    let identity = odd_certificate(&stranger);
+    let thief = CertifiedKey::new(identity.inner.key.cert.clone(), user.identity("loot").inner.key.key.clone());
+    let first_use = user.with(ClientTls::on_first_use());
+    for versions in [TLS12, TLS13] {
+        let setup = versioned_server(&identity, versions);
+        for tls in [
+            ClientTls::pinned(identity.fingerprint()),
+            ClientTls::pinned(identity.certificate_fingerprint()),
+            ClientTls::danger_accept_any(),
+            first_use.clone(),
+        ] {
+            let pair = Pair::connected(&tls, &peer(), &setup);
+            assert_eq!(pair.client.peer_fingerprint(), Some(identity.fingerprint()));
+            let forged = bare_server(&identity, thief.clone(), versions, None);
+            let elsewhere = PeerName { key: "elsewhere:5".into(), host: None };
+            let (error, _) = Pair::refused(&tls, &elsewhere, &forged);
+            assert!(error.to_string().contains("private key"), "{error}");
+        }
+        let (error, _) = Pair::refused(&User::new().default_client(), &peer(), &setup);
+        assert!(matches!(&error, Error::UnknownCertificate { .. }), "{error}");
+        assert!(error.to_string().contains("critical extension"), "{error}");
+    }
+    // As a client's.
+    let setup = user.serve_with(ServerTls::named("server").allow([identity.fingerprint()]));
+    let me = ClientTls::pinned(setup.identity().fingerprint()).identity(identity.clone());
+    assert_eq!(Pair::connected(&me, &peer(), &setup).server.peer_fingerprint(), Some(identity.fingerprint()));
 }
 
 #[test]
