@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
@@ -11,8 +11,9 @@ use rustls::pki_types::ServerName;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::identity::Identity;
+use super::peers::Pin;
 use super::provider;
-use super::store::{Generation, Store};
+use super::store::Store;
 use super::trust::{Policy, Roots, ServerVerifier};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
@@ -175,15 +176,18 @@ impl ClientTls {
         };
         let key = CacheKey {
             pin: store.as_ref().map(|store| store.pin(&peer.key)).transpose()?.flatten(),
-            generation: store.as_ref().map(Store::generation),
             settings: self.clone(),
             peer: peer.clone(),
             store,
         };
-        if key.generation == Some(None) {
-            return self.build(&key).map(Arc::new); // what holds now may not hold in a moment
+        let cached = cache().get(&key);
+        if let Some(prepared) = &cached
+            && !prepared.verifier.outdated()
+        {
+            return Ok(prepared.clone());
         }
-        CACHE.lock().unwrap_or_else(PoisonError::into_inner).get_or_build(key, |key| self.build(key))
+        let prepared = Arc::new(self.build(&key)?);
+        Ok(cache().replace(key, cached, prepared))
     }
 
     fn build(&self, key: &CacheKey) -> Result<Prepared> {
@@ -262,15 +266,15 @@ pub(super) struct Prepared {
     verifier: Arc<ServerVerifier>,
 }
 
-/// Resuming a session asks no verifier. So everything that its verdict rests on is part of the key: after a change of
-/// the pin, or of the user's own certificates, there is another configuration, which knows none of the old tickets.
+/// Resuming a session asks no verifier. So everything that its verdict rests on is part of the key, or makes its verifier
+/// outdated: after a change of the pin, or of the user's own certificates, there is another configuration, which knows none
+/// of the old tickets.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct CacheKey {
     settings: ClientTls,
     peer: PeerName,
     store: Option<Store>,
-    pin: Option<Fingerprint>,
-    generation: Option<Option<Generation>>,
+    pin: Option<Pin>,
 }
 
 /// The configurations used last, in the whole process.
@@ -285,26 +289,34 @@ static CACHE: LazyLock<Mutex<Cache>> = LazyLock::new(Mutex::default);
 /// About 4 KB each. A program that talks to more peers than this in turn shakes hands in full now and then.
 const CACHE_SIZE: usize = 256;
 
+/// Files are never looked at while it is locked: a disk that hangs must not hold up connections that do not need it.
+fn cache() -> MutexGuard<'static, Cache> {
+    CACHE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Cache {
-    fn get_or_build(
-        &mut self,
-        key: CacheKey,
-        build: impl FnOnce(&CacheKey) -> Result<Prepared>,
-    ) -> Result<Arc<Prepared>> {
+    fn get(&mut self, key: &CacheKey) -> Option<Arc<Prepared>> {
         self.clock += 1;
-        if let Some((prepared, used)) = self.entries.get_mut(&key)
-            && !prepared.verifier.outdated()
+        let (prepared, used) = self.entries.get_mut(key)?;
+        *used = self.clock;
+        Some(prepared.clone())
+    }
+
+    /// Keeps `new` in place of `old`, unless another thread has already done that. Returns what is kept.
+    fn replace(&mut self, key: CacheKey, old: Option<Arc<Prepared>>, new: Arc<Prepared>) -> Arc<Prepared> {
+        let is_old = |kept: &Arc<Prepared>| old.as_ref().is_some_and(|old| Arc::ptr_eq(old, kept));
+        if let Some(kept) = self.get(&key)
+            && !is_old(&kept)
         {
-            *used = self.clock;
-            return Ok(prepared.clone());
+            return kept;
         }
-        let prepared = Arc::new(build(&key)?);
         if self.entries.len() >= CACHE_SIZE
+            && !self.entries.contains_key(&key)
             && let Some(oldest) = self.entries.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| key.clone())
         {
             self.entries.remove(&oldest);
         }
-        self.entries.insert(key, (prepared.clone(), self.clock));
-        Ok(prepared)
+        self.entries.insert(key, (new.clone(), self.clock));
+        new
     }
 }

@@ -11,6 +11,9 @@ use crate::error::Error;
 /// Bundles of all public authorities have about 250 KB.
 pub(super) const PEM_MAX: u64 = 4 << 20;
 
+/// A pin is one line, perhaps below a comment.
+pub(super) const PIN_MAX: u64 = 64 << 10;
+
 /// An [`Error::Identity`] about this file.
 pub(super) fn trouble(path: &Path, problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::Identity { path: path.to_owned(), problem: problem.into() }

@@ -3,14 +3,15 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use rcgen::KeyPair;
 
 use super::certificate::{self, PublicKey};
-use super::files::trouble;
+use super::files::{exposure, trouble};
 use super::identity::{Identity, RENEW_BEFORE};
 use super::pem::{read_certificates, read_key};
 use super::private_key::signer;
@@ -87,6 +88,10 @@ impl Store {
         self.base.join("peers")
     }
 
+    pub(super) fn base(&self) -> &Path {
+        &self.base
+    }
+
     fn certificates(&self) -> PathBuf {
         self.base.join("certs")
     }
@@ -127,23 +132,28 @@ impl Store {
     fn make(&self, name: &str, now: SystemTime) -> Result {
         let certificate_file = self.certificate_file(name);
         let key_file = self.key_file(name);
-        let _lock = self.lock(IDENTITY_PATIENCE)?;
+        let lock = self.lock(IDENTITY_PATIENCE)?;
         if exists(&certificate_file)? {
             return Ok(()); // another program was quicker
         }
         make_directory(&self.keys(), 0o700)?;
         make_directory(&self.certificates(), 0o755)?;
-        let key = if exists(&key_file)? {
-            // Somebody was interrupted between the two files.
-            load_signing_key(&key_file)?
-        } else {
-            let key = KeyPair::generate().map_err(|error| trouble(&key_file, error.to_string()))?;
-            write_whole(&key_file, key.serialize_pem().as_bytes(), 0o600)?;
-            key
-        };
+        let key = self.make_key(&key_file, &lock)?;
         let text = certificate::make(name, &host_name(), &key, now)
-            .map_err(|error| trouble(&certificate_file, format!("cannot make a certificate: {error}")))?;
-        write_whole(&certificate_file, text.as_bytes(), 0o644)
+            .map_err(|error| trouble(&certificate_file, format!("cannot create a certificate: {error}")))?;
+        // Where there are no locks, another program may have been quicker. Its certificate is for the same key.
+        lock.write_new(&certificate_file, text.as_bytes(), 0o644).map(drop)
+    }
+
+    /// Creates the private key, unless there is one: somebody was interrupted between the two files.
+    fn make_key(&self, key_file: &Path, lock: &Lock) -> Result<KeyPair> {
+        if !exists(key_file)? {
+            let key = KeyPair::generate().map_err(|error| trouble(key_file, error.to_string()))?;
+            if lock.write_new(key_file, key.serialize_pem().as_bytes(), 0o600)? {
+                return Ok(key);
+            }
+        }
+        load_signing_key(key_file)
     }
 
     /// Gives the identity a new certificate, for the same key, if it is one we made and its end is near. Tells whether
@@ -152,84 +162,185 @@ impl Store {
         if !needs_renewal(identity, now) {
             return Ok(false);
         }
-        let _lock = self.lock(IDENTITY_PATIENCE)?;
+        let lock = self.lock(IDENTITY_PATIENCE)?;
         if !needs_renewal(&self.load(name, now)?, now) {
             return Ok(true); // another program was quicker
         }
         let certificate_file = self.certificate_file(name);
         let key = load_signing_key(&self.key_file(name))?;
         let text = certificate::make(name, &host_name(), &key, now)
-            .map_err(|error| trouble(&certificate_file, format!("cannot make a certificate: {error}")))?;
-        write_whole(&certificate_file, text.as_bytes(), 0o644)?;
+            .map_err(|error| trouble(&certificate_file, format!("cannot create a certificate: {error}")))?;
+        lock.write_over(&certificate_file, text.as_bytes(), 0o644)?;
         Ok(true)
     }
 
-    /// Whether the public key with this fingerprint is one of our own: a certificate in the store has it, and the
-    /// private key beside that certificate is there, readable, and truly its other half. A mere copy of somebody's
-    /// certificate in `certs/` makes nobody trusted.
-    pub(super) fn owns(&self, key: &Fingerprint) -> bool {
-        let Ok(entries) = fs::read_dir(self.certificates()) else { return false };
-        entries.flatten().any(|entry| self.entry_owns(&entry.path(), key).unwrap_or(false))
+    /// Finds the public key with this fingerprint among the user's own: a certificate in the store has it, and the private
+    /// key beside that certificate is there, readable by this user alone, and truly its other half. A mere copy of
+    /// somebody's certificate in `certs/` makes nobody trusted.
+    ///
+    /// The error says why a key that is there does not count, if one is.
+    pub(super) fn owns(&self, key: &Fingerprint) -> Result<Evidence, Option<String>> {
+        let mut exposed = None;
+        for entry in fs::read_dir(self.certificates()).into_iter().flatten().flatten() {
+            match self.entry_owns(&entry.path(), key) {
+                Some(Ok(evidence)) => return Ok(evidence),
+                Some(Err(problem)) => exposed = Some(problem),
+                None => {}
+            }
+        }
+        Err(exposed)
     }
 
-    fn entry_owns(&self, certificate_file: &Path, key: &Fingerprint) -> Option<bool> {
+    fn entry_owns(&self, certificate_file: &Path, key: &Fingerprint) -> Option<Result<Evidence, String>> {
         if certificate_file.extension()? != "pem" {
-            return Some(false);
+            return None;
         }
-        let name = certificate_file.file_stem()?.to_str()?;
+        let key_file = self.key_file(certificate_file.file_stem()?.to_str()?);
+        // Before they are read: what is replaced while we read must count as another file.
+        let evidence = Evidence::of([certificate_file.to_owned(), key_file.clone()]);
         let chain = read_certificates(certificate_file).ok()?;
         let public = PublicKey::of(&chain[0]).ok()?;
         if public.fingerprint() != *key {
-            return Some(false);
+            return None;
         }
-        let signer = signer(read_key(&self.key_file(name)).ok()?, &public).ok()?;
-        Some(signer.public_key().is_some())
+        signer(read_key(&key_file).ok()?, &public).ok()?.public_key()?;
+        Some(match exposure(&key_file) {
+            None => Ok(evidence),
+            Some(problem) => Err(problem),
+        })
     }
 
-    /// A mark that differs once certificates or keys came into the store or left it. `None` if that was so recently that
-    /// another change could bear the same time.
-    pub(super) fn generation(&self) -> Option<Generation> {
-        let [certificates, keys] = [self.certificates(), self.keys()]
-            .map(|path| fs::metadata(path).and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH));
-        // File systems stamp with the clock of the last timer tick, which is 10 ms old at most.
-        let settled = certificates.max(keys).elapsed().is_ok_and(|age| age >= Duration::from_millis(20));
-        settled.then_some(Generation { certificates, keys })
-    }
-
-    /// Waits for the store's lock and holds it as long as the file lives. Its holders write two small files, so waiting
+    /// Waits for the store's lock, which is held as long as the value lives. Its holders write two small files, so waiting
     /// long means that one of them hangs, and whoever waits with it would hang as well: hence the limit.
-    pub(super) fn lock(&self, patience: Duration) -> Result<File> {
+    pub(super) fn lock(&self, patience: Duration) -> Result<Lock> {
         make_directory(&self.base, 0o700)?;
         let path = self.base.join(".lock");
-        let lock = OpenOptions::new()
+        let file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(libc::O_NONBLOCK)
             .open(&path)
             .map_err(|error| trouble(&path, error))?;
         let start = Instant::now();
         loop {
-            match lock.try_lock() {
-                Ok(()) => return Ok(lock),
+            match file.try_lock() {
+                Ok(()) => return Ok(Lock(Some(file))),
                 Err(TryLockError::WouldBlock) if start.elapsed() < patience => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(TryLockError::WouldBlock) => {
-                    let problem = format!("another program has held this lock for more than {patience:?}");
+                    let problem = format!("lock held by another process for more than {} s", patience.as_secs());
                     return Err(trouble(&path, problem));
                 }
-                Err(TryLockError::Error(error)) => return Err(trouble(&path, error)),
+                Err(TryLockError::Error(_)) => return Ok(Lock(None)),
             }
         }
     }
 }
 
-/// See [`Store::generation`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Generation {
-    certificates: SystemTime,
-    keys: SystemTime,
+/// The right to write into the store. `None` where the file system has no locks, as NFS without a lock service and some of
+/// FUSE: nothing is half-written there either, but several programs may do the same work at once.
+pub(super) struct Lock(Option<File>);
+
+impl Lock {
+    /// Writes a file that appears in one step and whole, or not at all. Tells whether it did: if there was one already, or
+    /// another program was quicker, that one stays.
+    pub(super) fn write_new(&self, path: &Path, contents: &[u8], mode: u32) -> Result<bool> {
+        self.write(path, contents, mode, |draft| match fs::hard_link(draft, path) {
+            Ok(()) => fs::remove_file(draft).map(|()| true),
+            Err(_) if fs::symlink_metadata(path).is_ok() => fs::remove_file(draft).map(|()| false),
+            // Some file systems have no links.
+            Err(_) => fs::rename(draft, path).map(|()| true),
+        })
+    }
+
+    /// The same, in place of the file that is there.
+    pub(super) fn write_over(&self, path: &Path, contents: &[u8], mode: u32) -> Result {
+        self.write(path, contents, mode, |draft| fs::rename(draft, path))
+    }
+
+    fn write<T>(
+        &self,
+        path: &Path,
+        contents: &[u8],
+        mode: u32,
+        publish: impl FnOnce(&Path) -> io::Result<T>,
+    ) -> Result<T> {
+        let draft = self.draft(path);
+        let written = write_draft(&draft, contents, mode).and_then(|()| publish(&draft)).map_err(|error| {
+            let _ = fs::remove_file(&draft); // it may be what filled the disk
+            trouble(path, io::Error::new(error.kind(), format!("cannot write it: {error}")))
+        })?;
+        // So that a power cut after this cannot lose the name. Some file systems do not sync directories; the data is safe.
+        if let Some(directory) = path.parent().and_then(|directory| File::open(directory).ok()) {
+            let _ = directory.sync_all();
+        }
+        Ok(written)
+    }
+
+    /// Where to write first. Under a lock it is always the same place, so what a crash leaves there is cleared away.
+    fn draft(&self, path: &Path) -> PathBuf {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let mut name = std::ffi::OsString::from(".");
+        name.push(path.file_name().unwrap_or_default());
+        if self.0.is_none() {
+            name.push(format!(".{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+        }
+        name.push(".new");
+        path.with_file_name(name)
+    }
+}
+
+/// The two files by which a key was found to be the user's own, as they were then.
+#[derive(Debug)]
+pub(super) struct Evidence {
+    files: [(PathBuf, Option<Stamp>); 2],
+    /// Whether they are older than the finest step of the file system's time, so that a change must show.
+    settled: bool,
+}
+
+impl Evidence {
+    fn of(files: [PathBuf; 2]) -> Self {
+        let files = files.map(|path| {
+            let stamp = Stamp::of(&path);
+            (path, stamp)
+        });
+        let settled = files.iter().all(|(_, stamp)| stamp.as_ref().is_some_and(Stamp::is_settled));
+        Evidence { files, settled }
+    }
+
+    /// Whether nobody has touched the files since.
+    pub(super) fn holds(&self) -> bool {
+        self.settled && self.files.iter().all(|(path, stamp)| Stamp::of(path) == *stamp)
+    }
+}
+
+/// What differs once a file has been written to, replaced, or made readable for others. Nobody can set back the time of the
+/// last change (`ctime`).
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let found = fs::metadata(path).ok()?;
+        let changed = (found.ctime(), found.ctime_nsec());
+        Some(Stamp { device: found.dev(), inode: found.ino(), size: found.size(), changed })
+    }
+
+    /// File systems stamp with the clock of the last timer tick, which is 10 ms old at most.
+    fn is_settled(&self) -> bool {
+        let (seconds, nanoseconds) = self.changed;
+        let (Ok(seconds), Ok(nanoseconds)) = (seconds.try_into(), nanoseconds.try_into()) else { return false };
+        let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
+        changed.elapsed().is_ok_and(|age| age >= Duration::from_millis(20))
+    }
 }
 
 /// The name of this host, for names of certificates.
@@ -303,24 +414,6 @@ pub(super) fn make_directory(path: &Path, mode: u32) -> Result {
     }
 }
 
-/// Writes a file that appears in one step and whole, or not at all. The caller holds the lock.
-pub(super) fn write_whole(path: &Path, contents: &[u8], mode: u32) -> Result {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(".new");
-    let draft = path.with_file_name(name);
-    let written = write_draft(&draft, contents, mode).and_then(|()| fs::rename(&draft, path));
-    if let Err(error) = written {
-        let _ = fs::remove_file(&draft); // it may be what filled the disk
-        return Err(trouble(path, io::Error::new(error.kind(), format!("cannot write it: {error}"))));
-    }
-    // So that a power cut after this cannot lose the name. Some file systems do not sync directories; the data is safe.
-    if let Some(directory) = path.parent().and_then(|directory| File::open(directory).ok()) {
-        let _ = directory.sync_all();
-    }
-    Ok(())
-}
-
 fn write_draft(draft: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     // What a crash left behind may have any mode; the lock says nobody else is using it.
     match fs::remove_file(draft) {
@@ -329,6 +422,10 @@ fn write_draft(draft: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(draft)?;
     file.write_all(contents)?;
-    // Before the rename: a name that leads to an empty file after a power cut would be the broken pair we refuse.
-    file.sync_all()
+    // Before it gets its name: one that leads to an empty file after a power cut would be the broken pair we refuse.
+    match file.sync_all() {
+        // Some file systems cannot (NFS, FUSE), and there is nothing better to do.
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        outcome => outcome,
+    }
 }

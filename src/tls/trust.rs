@@ -4,10 +4,10 @@
 //! Whatever the policy, the peer's signature over the hand-shake is always checked, by rustls: a certificate is public,
 //! and anybody could show somebody else's. Only the signature proves that its private key is at the other end.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -16,10 +16,11 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, SignatureScheme};
 
 use super::certificate::{Fingerprints, PublicKey};
+use super::peers::Pin;
 use super::pem::certificates;
 use super::proof;
 use super::provider;
-use super::store::{Store, in_order_to, make_directory};
+use super::store::{Evidence, Store, in_order_to, make_directory};
 use super::words::{certificate_problem, plain};
 use crate::error::{Error, Printable, Result};
 use crate::fingerprint::Fingerprint;
@@ -29,7 +30,7 @@ use crate::fingerprint::Fingerprint;
 pub(super) enum Policy {
     /// The address's pin if it has one; else own certificates, then the system's roots; else nothing, or with
     /// `first_use` a new pin.
-    Store { store: Store, pin: Option<Fingerprint>, first_use: bool },
+    Store { store: Store, pin: Option<Pin>, first_use: bool },
     /// This fingerprint, of the key or of the certificate.
     Pinned(Fingerprint),
     /// These roots and no others.
@@ -48,34 +49,35 @@ pub(super) struct ServerVerifier {
     address: String,
     /// Whether there is a host name that roots can vouch for. (The name rustls passes along may be a stand-in.)
     named: bool,
-    /// The key last found among our own. The configuration of this verifier is given up when the store changes, so it
-    /// stays true, and the store need not be searched in every hand-shake.
-    own: Mutex<Option<Fingerprint>>,
-    /// In first use: certificates that nothing vouches for, one of which is to be pinned once its key is proven.
-    strangers: Mutex<HashSet<Fingerprints>>,
+    /// Keys found among the user's own, so that the store need not be searched in every handshake.
+    own: Mutex<HashMap<Fingerprint, Evidence>>,
+    /// In first use: what is to be pinned once a certificate's key is proven.
+    unproven: Mutex<HashMap<Fingerprints, Pin>>,
     outdated: AtomicBool,
 }
 
 impl ServerVerifier {
     pub(super) fn new(policy: Policy, address: String, named: bool) -> Self {
-        let (own, strangers, outdated) = Default::default();
-        ServerVerifier { policy, address, named, own, strangers, outdated }
+        let (own, unproven, outdated) = Default::default();
+        ServerVerifier { policy, address, named, own, unproven, outdated }
     }
 
-    /// Whether the answers of this verifier no longer hold, because it has made a pin. Sessions it agreed to must not be
-    /// resumed then: resuming asks no verifier, so the pin could be deleted and the peer still be let in.
+    /// Whether the answers of this verifier no longer hold, because it has made a pin, or files that it trusted somebody for
+    /// have changed. Sessions it agreed to must not be resumed then: resuming asks no verifier, so the pin could be deleted
+    /// and the peer still be let in.
     pub(super) fn outdated(&self) -> bool {
-        self.outdated.load(Ordering::Relaxed)
+        let changed = || lock(&self.own).values().any(|evidence| !evidence.holds());
+        self.outdated.load(Ordering::Relaxed) || changed()
     }
 
     /// Whether a hand-shake may come to ask the system's roots, and they are still to be loaded.
     pub(super) fn may_load_roots(&self) -> bool {
-        let asks = matches!(self.policy, Policy::System | Policy::Store { pin: None, .. });
+        let asks = matches!(self.policy, Policy::System | Policy::Store { pin: None | Some(Pin::Roots), .. });
         asks && self.named && ROOTS.get().is_none()
     }
 
     fn is_pinned(&self) -> bool {
-        matches!(self.policy, Policy::Pinned(_) | Policy::Store { pin: Some(_), .. })
+        matches!(self.policy, Policy::Pinned(_) | Policy::Store { pin: Some(Pin::Key(_)), .. })
     }
 
     fn judge(&self, shown: &Shown<'_>) -> Result<(), rustls::Error> {
@@ -83,9 +85,11 @@ impl ServerVerifier {
             Policy::Anybody => Ok(()),
             Policy::Pinned(pin) if shown.fingerprints.matches(pin) => Ok(()),
             Policy::Pinned(pin) => Err(self.changed(pin, &shown.fingerprints, None)),
-            Policy::Store { pin: Some(pin), .. } if shown.fingerprints.matches(pin) => Ok(()),
-            Policy::Store { store, pin: Some(pin), .. } => Err(self.changed(pin, &shown.fingerprints, Some(store))),
-            Policy::Store { store, pin: None, first_use } => self.judge_unpinned(shown, store, *first_use),
+            Policy::Store { pin: Some(Pin::Key(pin)), .. } if shown.fingerprints.matches(pin) => Ok(()),
+            Policy::Store { store, pin: Some(Pin::Key(pin)), .. } => {
+                Err(self.changed(pin, &shown.fingerprints, Some(store)))
+            }
+            Policy::Store { store, pin, first_use } => self.judge_by_store(shown, store, *pin, *first_use),
             Policy::Roots(roots) if roots.holds(shown.certificate) => Ok(()),
             Policy::Roots(roots) => self.ask(&roots.verifier, shown).map_err(|problem| {
                 let advice = "the roots given for this connection do not vouch for it";
@@ -98,32 +102,69 @@ impl ServerVerifier {
         }
     }
 
-    fn judge_unpinned(&self, shown: &Shown<'_>, store: &Store, first_use: bool) -> Result<(), rustls::Error> {
-        if self.is_own(store, &shown.fingerprints.key) {
-            return Ok(());
+    /// Without a pin of a key: by what else is known of this certificate.
+    fn judge_by_store(
+        &self,
+        shown: &Shown<'_>,
+        store: &Store,
+        pin: Option<Pin>,
+        first_use: bool,
+    ) -> Result<(), rustls::Error> {
+        let (known, problem) = match self.is_own(store, &shown.fingerprints.key) {
+            Ok(()) => (Pin::Own, String::new()),
+            Err(exposed) => match self.ask_system(shown) {
+                Ok(()) => (Pin::Roots, String::new()),
+                Err(problem) => (Pin::Key(shown.fingerprints.key), not_own(exposed) + &problem),
+            },
+        };
+        match (pin, known) {
+            (Some(pin), _) if pin.admits(known, &shown.fingerprints) => Ok(()),
+            (Some(pin), _) => Err(self.weaker(pin, &shown.fingerprints, store)),
+            (None, _) if first_use => {
+                lock(&self.unproven).insert(shown.fingerprints, known);
+                Ok(())
+            }
+            (None, Pin::Own | Pin::Roots) => Ok(()),
+            (None, Pin::Key(_)) => {
+                let problem = format!("no key is pinned for this address, {problem}. {}", self.advice(store));
+                Err(self.unknown(&shown.fingerprints, problem))
+            }
         }
-        let Err(problem) = self.ask_system(shown) else { return Ok(()) };
-        if first_use {
-            self.strangers.lock().unwrap_or_else(PoisonError::into_inner).insert(shown.fingerprints);
-            return Ok(());
-        }
-        let pin_file = store.pin_file(&self.address);
-        // It is about to be named as a place to write to. If that is not possible, writing there will say why.
-        let _ = make_directory(&store.peers(), 0o700);
-        let problem = format!(
-            "there is no pin for this address, it is no certificate of your own, and {problem}. If its owner confirms the \
-             fingerprint, connect with ClientTls::pinned(fingerprint), or write it into {}",
-            pin_file.display()
-        );
-        Err(self.unknown(&shown.fingerprints, problem))
     }
 
-    fn is_own(&self, store: &Store, key: &Fingerprint) -> bool {
-        let mut known = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.as_ref() != Some(key) && store.owns(key) {
-            *known = Some(*key);
+    /// Earlier connections were trusted for a better reason than this one could be.
+    fn weaker(&self, pin: Pin, shown: &Fingerprints, store: &Store) -> rustls::Error {
+        let before = match pin {
+            Pin::Own => "one of your own certificates",
+            _ => "a certificate verified by the system's root certificates",
+        };
+        let problem = format!(
+            "earlier connections presented {before}, and this one does not. Either the server has another certificate, or \
+             the connection is being intercepted. {}",
+            self.advice(store)
+        );
+        self.unknown(shown, problem)
+    }
+
+    /// How to trust a certificate that is refused.
+    fn advice(&self, store: &Store) -> String {
+        // It is about to be named as a place to write to. If that is not possible, writing there will say why.
+        let _ = make_directory(&store.peers(), 0o700);
+        let file = store.pin_file(&self.address);
+        format!(
+            "If the owner of the server confirms the fingerprint, write it into {} or use ClientTls::pinned",
+            file.display()
+        )
+    }
+
+    /// Whether this key is the user's own. The error says why one that is in the store does not count.
+    fn is_own(&self, store: &Store, key: &Fingerprint) -> Result<(), Option<String>> {
+        let mut known = lock(&self.own);
+        if !known.get(key).is_some_and(Evidence::holds) {
+            known.remove(key);
+            known.insert(*key, store.owns(key)?);
         }
-        known.as_ref() == Some(key)
+        Ok(())
     }
 
     fn ask_system(&self, shown: &Shown<'_>) -> Result<(), String> {
@@ -147,19 +188,19 @@ impl ServerVerifier {
         }
     }
 
-    /// Called once the peer has proven to hold the key of `certificate`: pins it if it is a stranger in first use.
-    /// Not earlier, or whoever shows a stolen certificate could have it pinned.
+    /// Called once the peer has proven to hold the key of `certificate`: in first use, notes what is known of it. Not
+    /// earlier, or whoever shows a stolen certificate could have it pinned.
     fn proven(&self, certificate: &CertificateDer<'_>) -> Result<(), rustls::Error> {
         let Policy::Store { store, pin: None, first_use: true } = &self.policy else { return Ok(()) };
         let shown = Fingerprints::of(certificate)?;
-        if !self.strangers.lock().unwrap_or_else(PoisonError::into_inner).contains(&shown) {
-            return Ok(());
-        }
+        let Some(known) = lock(&self.unproven).get(&shown).copied() else { return Ok(()) };
         self.outdated.store(true, Ordering::Relaxed);
-        let pin = store.pin_first(&self.address, shown.key).map_err(|error| {
-            carry(in_order_to(&format!("pin the certificate of {}", Printable(&self.address)), error))
-        })?;
-        if shown.matches(&pin) { Ok(()) } else { Err(self.changed(&pin, &shown, Some(store))) }
+        let purpose = || format!("pin the certificate of {}", Printable(&self.address));
+        match store.pin_first(&self.address, known).map_err(|error| carry(in_order_to(&purpose(), error)))? {
+            pin if pin.admits(known, &shown) => Ok(()),
+            Pin::Key(pin) => Err(self.changed(&pin, &shown, Some(store))),
+            pin => Err(self.weaker(pin, &shown, store)),
+        }
     }
 
     fn unknown(&self, shown: &Fingerprints, problem: String) -> rustls::Error {
@@ -175,6 +216,18 @@ impl ServerVerifier {
             pin_file: store.map(|store| store.pin_file(&self.address).into()),
         })
     }
+}
+
+/// The beginning of a sentence that says why a certificate is not trusted.
+fn not_own(exposed: Option<String>) -> String {
+    match exposed {
+        None => "the certificate is not your own, and ".to_owned(),
+        Some(problem) => format!("the certificate is your own but does not count ({problem}), and "),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a server shows in its hand-shake.

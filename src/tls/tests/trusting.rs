@@ -2,6 +2,7 @@ use std::fs;
 
 use rustls::sign::CertifiedKey;
 
+use super::super::peers::Pin;
 use super::*;
 use crate::fingerprint::Fingerprint;
 
@@ -84,7 +85,7 @@ fn first_use_pins_and_then_holds() {
     let mut pair = Pair::connected(&tls, &service(), &setup);
     send_all(&mut pair, true, b"hello");
     assert_eq!(pair.at_server, b"hello");
-    assert_eq!(user.store().pin("service|My room").unwrap(), Some(setup.identity().fingerprint()));
+    assert_eq!(user.store().pin("service|My room").unwrap(), Some(Pin::Key(setup.identity().fingerprint())));
     Pair::connected(&user.default_client(), &service(), &setup);
     let (error, _) = Pair::refused(&tls, &service(), &thief.serve());
     assert!(matches!(error, Error::CertificateChanged { .. }), "{error}");
@@ -92,11 +93,84 @@ fn first_use_pins_and_then_holds() {
 }
 
 #[test]
-fn first_use_pins_nothing_that_is_own() {
+fn first_use_accepts_nothing_weaker_than_an_own_certificate_after_one() {
+    let (user, impostor) = (User::new(), User::new());
+    let (setup, forged) = (user.serve(), impostor.serve());
+    let tls = user.with(ClientTls::on_first_use());
+    Pair::connected(&tls, &peer(), &setup);
+    assert_eq!(user.store().pin(&peer().key).unwrap(), Some(Pin::Own));
+    for _ in 0..2 {
+        let (error, _) = Pair::refused(&tls, &peer(), &forged);
+        assert!(matches!(error, Error::UnknownCertificate { .. }), "{error}");
+        assert!(error.to_string().contains("one of your own certificates") && error.to_string().contains("peers/"));
+        Pair::connected(&tls, &peer(), &setup);
+    }
+    // Any of the user's own will do.
+    Pair::connected(&tls, &peer(), &user.serve_with(ServerTls::named("another")));
+    assert_eq!(user.store().pin(&peer().key).unwrap(), Some(Pin::Own));
+    // A session that was let in by that must not outlive it.
+    user.settle();
+    Pair::connected(&tls, &peer(), &setup);
+    assert!(Pair::connected(&tls, &peer(), &setup).client.resumed());
+    fs::remove_file(user.store().key_file("server")).unwrap();
+    Pair::refused(&tls, &peer(), &setup);
+}
+
+#[test]
+fn keys_and_certificates_replaced_in_place_count_from_the_next_connection_on() {
+    for file in ["server.key", "server.pem"] {
+        let user = User::new();
+        let setup = user.serve();
+        user.identity("other");
+        let store = user.store();
+        let (old, new) = match file {
+            "server.key" => (store.key_file("server"), store.key_file("other")),
+            _ => (store.certificate_file("server"), store.certificate_file("other")),
+        };
+        let server = PeerName { key: format!("replaced:{file}"), host: None };
+        user.settle();
+        Pair::connected(&user.default_client(), &server, &setup);
+        assert!(Pair::connected(&user.default_client(), &server, &setup).client.resumed());
+        // As by `cat other > file`, which changes no directory, and with the time set back.
+        let modified = fs::metadata(&old).unwrap().modified().unwrap();
+        fs::write(&old, fs::read(&new).unwrap()).unwrap();
+        fs::File::options().write(true).open(&old).unwrap().set_modified(modified).unwrap();
+        for _ in 0..2 {
+            let (error, _) = Pair::refused(&user.default_client(), &server, &setup);
+            assert!(matches!(error, Error::UnknownCertificate { .. }), "{file}: {error}");
+            user.settle();
+        }
+    }
+}
+
+#[test]
+fn a_key_that_others_can_read_or_replace_makes_nobody_own() {
+    use std::os::unix::fs::PermissionsExt;
     let user = User::new();
     let setup = user.serve();
-    Pair::connected(&user.with(ClientTls::on_first_use()), &peer(), &setup);
-    assert_eq!(user.store().pin(&peer().key).unwrap(), None);
+    let (key, directory) = (user.store().key_file("server"), user.home.path().join("private"));
+    if rustix::process::geteuid().is_root() {
+        // Root's own group is nobody else.
+        std::os::unix::fs::chown(&key, None, Some(1234)).unwrap();
+    }
+    let cases = [(0o640, 0o700), (0o660, 0o700), (0o604, 0o700), (0o600, 0o777), (0o600, 0o770)];
+    for (mode, directory_mode) in cases {
+        fs::set_permissions(&key, PermissionsExt::from_mode(mode)).unwrap();
+        fs::set_permissions(&directory, PermissionsExt::from_mode(directory_mode)).unwrap();
+        let (error, _) = Pair::refused(&user.default_client(), &peer(), &setup);
+        let text = error.to_string();
+        assert!(matches!(error, Error::UnknownCertificate { .. }), "{mode:o}: {error}");
+        assert!(text.contains("other users; run chmod") && text.contains("server.key"), "{mode:o}: {text}");
+        let warnings = user.identity("server").warnings().join("; ");
+        assert!(warnings.contains("other users; run chmod"), "{mode:o} {directory_mode:o}: {warnings}");
+    }
+    fs::set_permissions(&directory, PermissionsExt::from_mode(0o700)).unwrap();
+    Pair::connected(&user.default_client(), &peer(), &setup);
+    user.settle();
+    Pair::connected(&user.default_client(), &peer(), &setup);
+    // Sessions that were let in before it was opened do not go on.
+    fs::set_permissions(&key, PermissionsExt::from_mode(0o604)).unwrap();
+    Pair::refused(&user.default_client(), &peer(), &setup);
 }
 
 #[test]
@@ -110,15 +184,15 @@ fn of_two_first_uses_at_once_one_pin_comes() {
     second.run();
     assert!(first.client_error.is_none());
     assert!(matches!(second.client_error, Some(Error::CertificateChanged { .. })), "{:?}", second.client_error);
-    assert_eq!(user.store().pin("service|My room").unwrap(), Some(one.identity().fingerprint()));
+    assert_eq!(user.store().pin("service|My room").unwrap(), Some(Pin::Key(one.identity().fingerprint())));
 }
 
 #[test]
 fn first_use_that_cannot_pin_fails() {
     let (user, stranger) = (User::new(), User::new());
-    fs::write(user.home.path().join("peers"), "a file where the directory belongs").unwrap();
+    fs::create_dir(user.home.path().join(".lock")).unwrap();
     let (error, _) = Pair::refused(&user.with(ClientTls::on_first_use()), &peer(), &stranger.serve());
-    assert!(matches!(&error, Error::Identity { path, .. } if path.ends_with("peers")), "{error}");
+    assert!(matches!(&error, Error::Identity { path, .. } if path.ends_with(".lock")), "{error}");
     assert!(error.to_string().contains(&format!(": cannot pin the certificate of {}: ", peer().key)), "{error}");
 }
 
@@ -299,7 +373,23 @@ fn system_roots_child() {
     for tls in [user.default_client(), user.with(ClientTls::on_first_use()), ClientTls::system()] {
         Pair::connected(&tls, &peer(), &setup);
         Pair::connected(&tls.clone().server_name("server.example"), &service(), &setup);
-        assert_eq!(user.store().pin(&peer().key).unwrap(), None, "the system vouched, so there is nothing to pin");
+    }
+    // By then the first use has noted how the server was known, and lets nothing weaker in: not even on another day, and
+    // not as a service either, whose name nobody vouches for but the program has named the host.
+    let first_use = user.with(ClientTls::on_first_use());
+    let named = first_use.clone().server_name("server.example");
+    let impostor = User::new().serve();
+    for (tls, peer) in [(&first_use, peer()), (&named, service())] {
+        assert_eq!(user.store().pin(&peer.key).unwrap(), Some(Pin::Roots));
+        for _ in 0..2 {
+            let (error, _) = Pair::refused(tls, &peer, &impostor);
+            assert!(matches!(error, Error::UnknownCertificate { .. }), "{error}");
+            assert!(error.to_string().contains("verified by the system's root certificates"), "{error}");
+            Pair::connected(tls, &peer, &setup);
+        }
+        assert_eq!(user.store().pin(&peer.key).unwrap(), Some(Pin::Roots));
+        // The user's own are no weaker.
+        Pair::connected(tls, &peer, &user.serve());
     }
     let wrong = PeerName { key: "other.example:1".into(), host: Some("other.example".into()) };
     for peer in [wrong, service()] {
