@@ -142,6 +142,30 @@ fn first_use_pins_and_a_change_is_told() {
 }
 
 #[test]
+fn of_several_addresses_the_one_that_answers_is_pinned() {
+    on_own_context(|| {
+        let user = User::new();
+        let server = Server::builder().tls(User::new().serves()).listen("127.0.0.2:0", |_| Ok(())).unwrap();
+        let port = server.port();
+        let at = |last: u8| std::net::SocketAddr::from(([127, 0, 0, last], port));
+        let (closed, open) = (at(3), at(2));
+        let both = [[closed, open], [open, closed]];
+        for addresses in both {
+            let tls = user.trusts(ClientTls::on_first_use());
+            let result = Rc::new(RefCell::new(None));
+            let done = result.clone();
+            let connected = move |outcome| drop(done.replace(Some(outcome)));
+            Socket::builder().tls(tls).connect_async(&addresses[..], gio::Cancellable::NONE, connected);
+            until(|| result.borrow().is_some());
+            result.take().unwrap().unwrap();
+            let pins: Vec<_> = std::fs::read_dir(user.0.path().join("peers")).unwrap().collect();
+            let names: Vec<_> = pins.into_iter().map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(names, [format!("127.0.0.2:{port}").as_str()]);
+        }
+    });
+}
+
+#[test]
 fn clients_may_be_known_by_their_fingerprints() {
     on_own_context(|| {
         let user = User::new();
