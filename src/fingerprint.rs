@@ -43,6 +43,41 @@ impl From<[u8; 32]> for Fingerprint {
     }
 }
 
+impl From<&Fingerprint> for Fingerprint {
+    fn from(fingerprint: &Fingerprint) -> Self {
+        *fingerprint
+    }
+}
+
+impl From<Box<Fingerprint>> for Fingerprint {
+    /// Takes it out of an error such as [`Error::UnknownCertificate`](crate::Error::UnknownCertificate).
+    fn from(fingerprint: Box<Fingerprint>) -> Self {
+        *fingerprint
+    }
+}
+
+#[allow(clippy::borrowed_box)] // what a reference to an error has
+impl From<&Box<Fingerprint>> for Fingerprint {
+    fn from(fingerprint: &Box<Fingerprint>) -> Self {
+        **fingerprint
+    }
+}
+
+macro_rules! from_text {
+    ($($text:ty),*) => {$(
+        impl TryFrom<$text> for Fingerprint {
+            type Error = FingerprintError;
+
+            /// Parses the text, as [`str::parse`] does.
+            fn try_from(text: $text) -> Result<Self, FingerprintError> {
+                text.parse()
+            }
+        }
+    )*};
+}
+
+from_text!(&str, &&str, String, &String);
+
 impl fmt::Display for Fingerprint {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(out, "{byte:02x}"))

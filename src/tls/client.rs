@@ -2,6 +2,7 @@
 //! the resumption of sessions rests.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -12,9 +13,10 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::identity::Identity;
 use super::peers::Pin;
-use super::provider;
 use super::store::Store;
 use super::trust::{Policy, Roots, ServerVerifier};
+use super::words::plain;
+use super::{check_alpn, provider};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 
@@ -97,9 +99,8 @@ impl ClientTls {
     /// Trusts the certificate with this fingerprint and no other: of its public key, as this crate shows it, or of the
     /// certificate, both SHA-256 in hexadecimal (64 digits, with or without colons). Neither names nor dates of the
     /// certificate matter. Another one is [`Error::CertificateChanged`](crate::Error::CertificateChanged).
-    pub fn pinned(fingerprint: impl ToString) -> Self {
-        let fingerprint = fingerprint.to_string().parse::<Fingerprint>();
-        Trust::Pinned(fingerprint.map_err(|error| error.to_string())).into()
+    pub fn pinned(fingerprint: impl TryInto<Fingerprint, Error: fmt::Display>) -> Self {
+        Trust::Pinned(fingerprint.try_into().map_err(|error| error.to_string())).into()
     }
 
     /// Trusts certificates for the host's name that these roots vouch for, and those that are themselves among them.
@@ -157,6 +158,7 @@ impl ClientTls {
             }
             _ => {}
         }
+        check_alpn(&self.alpn)?;
         self.given_name().map(drop)
     }
 
@@ -191,6 +193,7 @@ impl ClientTls {
     }
 
     fn build(&self, key: &CacheKey) -> Result<Prepared> {
+        check_alpn(&self.alpn)?;
         let name = self.name_for(&key.peer)?;
         let policy = match (&self.trust, &key.store) {
             (Trust::Pinned(pin), _) => Policy::Pinned(pin.clone().map_err(Error::TlsSettings)?),
@@ -204,7 +207,7 @@ impl ClientTls {
         let verifier = Arc::new(ServerVerifier::new(policy, key.peer.key.clone(), name.is_some()));
         let builder = ClientConfig::builder_with_provider(provider().clone())
             .with_safe_default_protocol_versions()
-            .map_err(|error| Error::TlsSettings(error.to_string()))?
+            .map_err(|error| Error::TlsSettings(plain(&error)))?
             .dangerous()
             .with_custom_certificate_verifier(verifier.clone());
         let mut config = match &self.identity {
@@ -240,6 +243,13 @@ impl ClientTls {
             }
             (None, None) => Ok(None),
         }
+    }
+}
+
+impl From<Fingerprint> for ClientTls {
+    /// Trusts exactly this key, see [`ClientTls::pinned`].
+    fn from(fingerprint: Fingerprint) -> Self {
+        ClientTls::pinned(fingerprint)
     }
 }
 

@@ -21,6 +21,9 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
 
+use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
+
 pub use client::ClientTls;
 pub(crate) use client::PeerName;
 pub use identity::Identity;
@@ -68,10 +71,39 @@ impl From<&str> for Tls<ServerTls> {
     }
 }
 
+impl From<Fingerprint> for Tls<ClientTls> {
+    /// TLS that trusts exactly this key, see [`ClientTls::pinned`].
+    fn from(fingerprint: Fingerprint) -> Self {
+        Tls::On(fingerprint.into())
+    }
+}
+
 impl From<Identity> for Tls<ServerTls> {
     /// TLS with this certificate.
     fn from(identity: Identity) -> Self {
         Tls::On(ServerTls::from(identity))
+    }
+}
+
+/// The names in an ALPN list may take this many bytes together. They share 64 KiB with all else in a client's first message.
+const ALPN_LIST_MAX: usize = 32 << 10;
+
+/// Finds names that cannot be sent.
+fn check_alpn(protocols: &[Vec<u8>]) -> Result {
+    let invalid = |problem: String| Err(Error::TlsSettings(format!("invalid ALPN list: {problem}")));
+    for protocol in protocols {
+        match protocol.len() {
+            0 => return invalid("a protocol name must not be empty".to_owned()),
+            1..=255 => {}
+            length => return invalid(format!("a protocol name has {length} bytes; at most 255 are possible")),
+        }
+    }
+    // Each has its length before it.
+    match protocols.iter().map(|protocol| protocol.len() + 1).sum::<usize>() {
+        total if total > ALPN_LIST_MAX => {
+            invalid(format!("it has {total} bytes; at most {ALPN_LIST_MAX} are possible"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Server settings: which identity to show, and which clients to let in.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,9 +9,10 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::identity::Identity;
-use super::provider;
 use super::store::{Store, host_name};
 use super::trust::ClientVerifier;
+use super::words::plain;
+use super::{check_alpn, provider};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 
@@ -92,8 +94,11 @@ impl ServerTls {
     /// Lets only clients in whose certificate has one of these fingerprints: of its public key, as this crate shows it,
     /// or of the certificate, both SHA-256 in hexadecimal. Clients must show a certificate then; after
     /// [`ask_client`](Self::ask_client), those that have none are let in as well, but not those with another.
-    pub fn allow<F: ToString>(mut self, fingerprints: impl IntoIterator<Item = F>) -> Self {
-        let parse = |text: F| text.to_string().parse::<Fingerprint>().map_err(|error| error.to_string());
+    pub fn allow<F>(mut self, fingerprints: impl IntoIterator<Item = F>) -> Self
+    where
+        F: TryInto<Fingerprint, Error: fmt::Display>,
+    {
+        let parse = |fingerprint: F| fingerprint.try_into().map_err(|error| error.to_string());
         self.allowed.get_or_insert_default().extend(fingerprints.into_iter().map(parse));
         self
     }
@@ -118,6 +123,7 @@ impl ServerTls {
             None => None,
             Some(list) => Some(list.iter().cloned().collect::<Result<Vec<_>, _>>().map_err(Error::TlsSettings)?),
         };
+        check_alpn(&self.alpn)?;
         let identity = self.identity()?;
         let builder = ServerConfig::builder_with_provider(provider().clone())
             .with_safe_default_protocol_versions()
@@ -161,7 +167,7 @@ impl From<Identity> for ServerTls {
 }
 
 fn settings(error: rustls::Error) -> Error {
-    Error::TlsSettings(error.to_string())
+    Error::TlsSettings(plain(&error))
 }
 
 /// A server's settings, made ready: what all its connections share.

@@ -3,13 +3,13 @@
 
 use std::io::{self, BufRead, Write};
 
-use rustls::{AlertDescription, CertificateError, ClientConnection, Connection, HandshakeKind, HandshakeType};
-use rustls::{PeerMisbehaved, ProtocolVersion, ServerConnection};
+use rustls::{ClientConnection, Connection, HandshakeKind, HandshakeType, ProtocolVersion, ServerConnection};
 
 use super::certificate::Fingerprints;
 use super::client::{ClientTls, PeerName};
 use super::server::ServerSetup;
 use super::trust::carried;
+use super::words::{alert_problem, handshake_problem};
 use crate::error::{Error, Printable, Result};
 use crate::fingerprint::Fingerprint;
 
@@ -42,15 +42,16 @@ impl Session {
     /// Settings that cannot work, or a pin that cannot be read.
     pub(crate) fn client(settings: &ClientTls, peer: &PeerName) -> Result<Self> {
         let prepared = settings.prepare(peer)?;
-        let tls = ClientConnection::new(prepared.config.clone(), prepared.name.clone())
-            .map_err(|error| Error::Tls { peer: Printable(&peer.key).to_string(), problem: error.to_string() })?;
+        let tls = ClientConnection::new(prepared.config.clone(), prepared.name.clone()).map_err(|error| {
+            Error::Tls { peer: Printable(&peer.key).to_string(), problem: handshake_problem(&error) }
+        })?;
         Ok(Self::new(tls.into(), &peer.key, prepared.identity))
     }
 
     /// A server's side of a new connection; `peer` is what errors call the client.
     pub(crate) fn server(setup: &ServerSetup, peer: &str) -> Result<Self> {
         let tls = ServerConnection::new(setup.config.clone())
-            .map_err(|error| Error::Tls { peer: peer.to_owned(), problem: error.to_string() })?;
+            .map_err(|error| Error::Tls { peer: peer.to_owned(), problem: handshake_problem(&error) })?;
         Ok(Self::new(tls.into(), peer, Some(setup.identity().fingerprint())))
     }
 
@@ -158,10 +159,10 @@ impl Session {
             Ok(())
         } else if self.is_handshaking() {
             let hint = match self.tls {
-                Connection::Client(_) => ", as servers without TLS do: tls(false) talks to those without encryption",
+                Connection::Client(_) => "; if the server does not use TLS, connect with tls(false)",
                 Connection::Server(_) => "",
             };
-            Err(Error::Tls { peer, problem: format!("it closed the connection during the hand-shake{hint}") })
+            Err(Error::Tls { peer, problem: format!("the peer closed the connection during the handshake{hint}") })
         } else {
             Err(Error::Truncated { peer })
         }
@@ -201,21 +202,21 @@ impl Session {
         self.tls.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
-    /// Every record of TLS begins with one of five control characters, and no text does.
+    /// Every TLS record begins with one of five control characters, and no text does.
     fn check_first_byte(&self, first: u8) -> Result {
         if matches!(first, 0x14..=0x18) {
             return Ok(());
         }
         let peer = self.peer.to_string();
         if !matches!(first, b'\t' | b'\n' | b'\r' | b' '..=b'~') {
-            return Err(Error::Tls { peer, problem: "what it sends is not TLS".into() });
+            return Err(Error::Tls { peer, problem: "received data that is not TLS".into() });
         }
         let problem = match self.tls {
             Connection::Client(_) => {
-                "answers in plaintext, not TLS: connect with tls(false) to talk to it without encryption"
+                "replied in plaintext instead of TLS; connect with tls(false) to use no encryption"
             }
             Connection::Server(_) => {
-                "sent plaintext where TLS is expected: it must use TLS, or this server must be set to tls(false)"
+                "sent plaintext to a TLS server; use TLS in the client or tls(false) in the server"
             }
         };
         Err(Error::Plaintext { peer, problem })
@@ -233,6 +234,7 @@ impl Session {
 
     fn explain(&self, error: rustls::Error) -> Error {
         if let Some(mut error) = carried(&error) {
+            // The verifier of clients does not know which one this is.
             if let Error::UnknownCertificate { peer, .. } | Error::Tls { peer, .. } = &mut error {
                 *peer = self.peer.to_string();
             }
@@ -245,53 +247,14 @@ impl Session {
                 if self.has_said_nothing_of_sense() =>
             {
                 // Some send back what they are sent, as it was or not quite.
-                let problem = "answers with something else, and seems not to speak TLS: connect with tls(false) to \
-                               talk to it without encryption";
+                let problem = "does not appear to speak TLS; connect with tls(false) to use no encryption";
                 return Error::Plaintext { peer, problem };
             }
-            rustls::Error::AlertReceived(alert) => return Error::Rejected { peer, problem: self.complaint(alert) },
-            rustls::Error::NoCertificatesPresented => "it showed no certificate, and one is required".into(),
-            rustls::Error::NoApplicationProtocol => {
-                "it offers no application protocol (ALPN) that is served here".into()
+            rustls::Error::AlertReceived(alert) => {
+                return Error::Rejected { peer, problem: alert_problem(alert, self.own) };
             }
-            rustls::Error::DecryptError => "a record is damaged or forged".into(),
-            rustls::Error::InvalidCertificate(CertificateError::BadSignature)
-            | rustls::Error::PeerMisbehaved(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme) => {
-                "it did not prove to hold the private key of the certificate it showed".into()
-            }
-            rustls::Error::InvalidMessage(problem) => {
-                format!("it sent something that is not TLS, or damaged ({problem:?})")
-            }
-            rustls::Error::PeerIncompatible(problem) => format!("no way to talk in common ({problem:?})"),
-            other => other.to_string(),
+            other => handshake_problem(&other),
         };
         Error::Tls { peer, problem }
-    }
-
-    /// Says what a peer's alert means for us.
-    fn complaint(&self, alert: AlertDescription) -> String {
-        use AlertDescription as Alert;
-        match alert {
-            Alert::CertificateRequired => {
-                "it asks for a certificate, and we showed none: give it one with ClientTls::identity".into()
-            }
-            Alert::BadCertificate
-            | Alert::UnsupportedCertificate
-            | Alert::CertificateRevoked
-            | Alert::CertificateExpired
-            | Alert::CertificateUnknown
-            | Alert::UnknownCA
-            | Alert::AccessDenied => match self.own {
-                Some(own) => format!("it does not accept our certificate (alert {alert:?}); the fingerprint is {own}"),
-                None => format!("it does not let us in without a certificate (alert {alert:?})"),
-            },
-            Alert::NoApplicationProtocol => "it serves none of the application protocols we offer (ALPN)".into(),
-            Alert::ProtocolVersion => "it does not know the versions of TLS we do, which are 1.2 and 1.3".into(),
-            Alert::HandshakeFailure => {
-                "it found no way to talk in common, or wants a certificate (alert HandshakeFailure)".into()
-            }
-            Alert::UnrecognisedName => "it serves no host of the name we asked for".into(),
-            other => format!("it ended the connection with the alert {other:?}"),
-        }
     }
 }

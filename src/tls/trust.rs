@@ -389,9 +389,7 @@ fn check_key(certificate: &CertificateDer<'_>) -> Result<(), rustls::Error> {
 }
 
 fn webpki(store: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, String> {
-    WebPkiServerVerifier::builder_with_provider(store.into(), provider().clone())
-        .build()
-        .map_err(|error| error.to_string())
+    WebPkiServerVerifier::builder_with_provider(store.into(), provider().clone()).build().map_err(|error| plain(&error))
 }
 
 /// Loads the system's root certificates, unless that is done already, and tells how it went. It reads 2 to 22 ms from

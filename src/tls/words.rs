@@ -3,12 +3,78 @@
 use std::fmt::Debug;
 
 use rustls::pki_types::UnixTime;
-use rustls::{CertificateError, OtherError};
+use rustls::{AlertDescription, CertificateError, InvalidMessage, OtherError, PeerMisbehaved};
 
 use crate::error::Printable;
+use crate::fingerprint::Fingerprint;
 
 /// Certificates can name thousands of hosts. A message names this many.
 const NAMES_SHOWN: usize = 5;
+
+/// Why a session failed.
+pub(super) fn handshake_problem(error: &rustls::Error) -> String {
+    use rustls::Error as Problem;
+    match error {
+        Problem::NoCertificatesPresented => "the peer presented no certificate, but one is required".to_owned(),
+        Problem::NoApplicationProtocol => "no application protocol (ALPN) in common".to_owned(),
+        Problem::DecryptError => "a record is damaged or forged".to_owned(),
+        Problem::InvalidCertificate(CertificateError::BadSignature)
+        | Problem::PeerMisbehaved(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme) => {
+            "the peer failed to prove possession of the private key of its certificate".to_owned()
+        }
+        Problem::InvalidCertificate(problem) => certificate_problem(problem),
+        Problem::InvalidMessage(InvalidMessage::CertificatePayloadTooLarge) => {
+            "the peer's certificate chain is larger than 64 KiB".to_owned()
+        }
+        Problem::InvalidMessage(problem) => format!("received an invalid TLS message ({})", plain(problem)),
+        Problem::InappropriateMessage { got_type, .. } => {
+            format!("received an unexpected TLS message ({})", plain(got_type))
+        }
+        Problem::InappropriateHandshakeMessage { got_type, .. } => {
+            format!("received an unexpected TLS message ({})", plain(got_type))
+        }
+        Problem::PeerIncompatible(problem) => {
+            format!("no TLS version or parameters in common ({})", plain(problem))
+        }
+        Problem::PeerMisbehaved(problem) => format!("the peer broke the rules of TLS ({})", plain(problem)),
+        other => plain(other),
+    }
+}
+
+/// What the alert of a peer means. `own` is the fingerprint of the certificate that it was shown.
+pub(super) fn alert_problem(alert: AlertDescription, own: Option<Fingerprint>) -> String {
+    use AlertDescription as Alert;
+    match (alert, own) {
+        (Alert::CertificateRequired, _) => {
+            "the server requires a client certificate; set one with ClientTls::identity".to_owned()
+        }
+        (
+            Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied,
+            own,
+        ) => match own {
+            Some(own) => {
+                format!("the peer does not accept our certificate, fingerprint {own} (alert: {})", plain(&alert))
+            }
+            None => format!("the server may require a client certificate (alert: {})", plain(&alert)),
+        },
+        (Alert::NoApplicationProtocol, _) => {
+            "the server supports none of the offered application protocols (ALPN)".to_owned()
+        }
+        (Alert::ProtocolVersion, _) => "the peer supports neither TLS 1.2 nor TLS 1.3".to_owned(),
+        (Alert::HandshakeFailure, _) => {
+            "no parameters in common, or a client certificate is required (alert: handshake failure)".to_owned()
+        }
+        (Alert::UnrecognisedName, _) => "the server does not serve this host name".to_owned(),
+        (Alert::Unknown(number), _) => format!("the peer ended the connection (alert {number})"),
+        (other, _) => format!("the peer ended the connection (alert: {})", plain(&other)),
+    }
+}
 
 /// Why a certificate does not verify.
 pub(super) fn certificate_problem(problem: &CertificateError) -> String {
@@ -103,6 +169,29 @@ mod tests {
         assert_eq!(plain(&PeerMisbehaved::TooManyEmptyFragments), "too many empty fragments");
         assert_eq!(plain(&Some("with data")), "some");
         assert_eq!(spelled_out(""), "");
+    }
+
+    #[test]
+    fn no_rust_debug_text_reaches_people() {
+        let incompatible = rustls::Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon);
+        assert_eq!(handshake_problem(&incompatible), "no TLS version or parameters in common (no kx groups in common)");
+        let missing = rustls::Error::InvalidMessage(InvalidMessage::MissingData("ServerName"));
+        assert_eq!(handshake_problem(&missing), "received an invalid TLS message (missing data)");
+        let algorithm = CertificateError::UnsupportedSignatureAlgorithmContext {
+            signature_algorithm_id: vec![6, 9, 42],
+            supported_algorithms: Vec::new(),
+        };
+        assert_eq!(certificate_problem(&algorithm), "the certificate is signed with an unsupported algorithm");
+        let time = |seconds| UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+        let expired = CertificateError::ExpiredContext { time: time(2_000_000_000), not_after: time(1_000_000_000) };
+        assert_eq!(certificate_problem(&expired), "the certificate expired on 2001-09-09");
+        let early = CertificateError::NotValidYetContext { time: time(0), not_before: time(1_000_000_000) };
+        assert_eq!(certificate_problem(&early), "the certificate is not valid before 2001-09-09");
+        assert_eq!(
+            alert_problem(AlertDescription::InternalError, None),
+            "the peer ended the connection (alert: internal error)"
+        );
+        assert_eq!(alert_problem(AlertDescription::Unknown(200), None), "the peer ended the connection (alert 200)");
     }
 
     #[test]

@@ -104,6 +104,8 @@ fn settings_that_cannot_work_are_told_before_anybody_is_called() {
                 r#""abc" is not a fingerprint: 64 hexadecimal digits are expected, colons allowed"#,
             ),
             (ClientTls::roots("no certificate"), "certificate"),
+            (ClientTls::new().alpn([""]), "invalid ALPN list: a protocol name must not be empty"),
+            (ClientTls::new().alpn(["x".repeat(256)]), "a protocol name has 256 bytes; at most 255 are possible"),
             (ClientTls::new().server_name("no name"), r#""no name" cannot be the name of a server"#),
         ] {
             let builder = || Socket::builder().tls(settings.clone());
@@ -201,6 +203,35 @@ fn protocols_are_agreed_on() {
         assert_eq!(socket.alpn().as_deref(), Some(&b"b"[..]));
         let error = connect_with(user.trusts(ClientTls::new()).alpn(["a"]), &server).unwrap_err();
         assert!(error.to_string().contains("ALPN"), "{error}");
+    });
+}
+
+#[test]
+fn a_fingerprint_is_a_setting() {
+    on_own_context(|| {
+        let user = User::new();
+        let (identity, other) = (user.identity("desk"), user.identity("other"));
+        let server = echo(identity.clone().into());
+        let own = identity.fingerprint();
+        let text = own.to_string();
+        let peer = format!("localhost:{}", server.port());
+        let list = vec![own];
+        for tls in [own.into(), ClientTls::pinned(own), ClientTls::pinned(&list[0]), ClientTls::pinned(Box::new(own))] {
+            talks(&connect_with(tls, &server).unwrap());
+        }
+        for tls in [ClientTls::pinned(&*text), ClientTls::pinned(&text), ClientTls::pinned(text.clone())] {
+            talks(&connect_with(tls, &server).unwrap());
+        }
+        talks(&try_connect(Socket::builder().tls(own), &peer).unwrap());
+        let error = try_connect(Socket::builder().tls(other.fingerprint()), &peer).unwrap_err();
+        assert!(matches!(error, Error::CertificateChanged { .. }), "{error}");
+        // Whatever has the form of one can be on a list.
+        let _lists = [
+            ServerTls::new().allow([own]),
+            ServerTls::new().allow(&list),
+            ServerTls::new().allow([text.as_str()].iter()),
+            ServerTls::new().allow(vec![text]),
+        ];
     });
 }
 

@@ -241,7 +241,7 @@ fn s_client_shows_its_certificate() {
         server.until_end().unwrap();
         let (_client, mut server) = accept(flag, &[], &setup);
         let error = server.until_end().unwrap_err();
-        assert!(error.to_string().contains("showed no certificate"), "{error}");
+        assert!(error.to_string().contains("presented no certificate"), "{error}");
     }
 }
 

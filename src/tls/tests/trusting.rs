@@ -331,13 +331,27 @@ fn settings_that_cannot_work_are_error_values() {
         ClientTls::roots("-----BEGIN CERTIFICATE-----\nAAAA"),
         ClientTls::roots(authority(false).0 + "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"),
         ClientTls::danger_accept_any().server_name("not a name"),
+        ClientTls::danger_accept_any().alpn([""]),
+        ClientTls::danger_accept_any().alpn(["h2".to_owned(), "x".repeat(256)]),
+        ClientTls::danger_accept_any().alpn(vec!["x".repeat(255); 300]),
     ];
     for tls in bad {
         let error = Session::client(&tls, &peer()).err().expect("an error");
         assert!(matches!(error, Error::TlsSettings(_)), "{error}");
     }
-    let error = ServerTls::named("x").allow(["123"]).prepare().unwrap_err();
-    assert!(matches!(error, Error::TlsSettings(_)), "{error}");
+    let user = User::new();
+    let server = || ServerTls::from(user.identity("x"));
+    let long = "x".repeat(256);
+    for tls in [server().allow(["123"]), server().alpn([""]), server().alpn([&long]), server().alpn(vec!["x"; 20_000])]
+    {
+        let error = tls.prepare().unwrap_err();
+        assert!(matches!(error, Error::TlsSettings(_)), "{error}");
+    }
+    // The longest that can be sent.
+    let list: Vec<String> = (0..100).map(|n| format!("{n:0>255}")).collect();
+    let setup = server().alpn(&list).prepare().unwrap();
+    let pair = Pair::connected(&ClientTls::from(setup.identity().fingerprint()).alpn(&list), &peer(), &setup);
+    assert_eq!(pair.client.alpn(), Some(list[0].as_bytes()));
 }
 
 #[test]
