@@ -332,7 +332,7 @@ fn certificates_of_version_1_are_good_for_a_pin_and_as_a_clients() {
             client.until(|wired| !wired.session.is_handshaking());
             assert_eq!(client.session.peer_fingerprint(), Some(identity.fingerprint()));
         }
-        let setup = user.serve_with(ServerTls::from(identity.clone()).ask_client());
+        let setup = user.serve_with(ServerTls::from(identity.clone()).request_client_certificate());
         let (mut client, mut server) = accept(&format!("{flag} -cert @0 -key @1"), &[&certificate, &key], &setup);
         server.until(|wired| !wired.session.is_handshaking());
         assert_eq!(server.session.peer_fingerprint(), Some(identity.fingerprint()));
@@ -364,7 +364,7 @@ fn a_short_rsa_key_is_told_as_such() {
         let mut client = connect(&ClientTls::pinned("00".repeat(32)), &format!("short {flag}"), port);
         assert!(matches!(client.until_end(), Err(Error::CertificateChanged { .. })));
     }
-    let setup = user.serve_with(ServerTls::named("server").require_client());
+    let setup = user.serve_with(ServerTls::named("server").require_client_certificate());
     let arguments = "-cipher DEFAULT@SECLEVEL=0 -cert @0 -key @1";
     let (_client, mut server) = accept(arguments, &[&certificate, &key], &setup);
     let error = server.until_end().unwrap_err();
