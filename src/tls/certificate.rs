@@ -1,4 +1,4 @@
-//! Certificates as values: reading what we need to know of one, and making our own. Touches no file.
+//! Certificates as values: reading fields of one, and creating our own. Accesses no file.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,41 +15,41 @@ use yasna::{ASN1Error, ASN1ErrorKind, ASN1Result, BERReader, BERReaderSeq, Tag};
 use super::provider;
 use crate::fingerprint::Fingerprint;
 
-/// How long certificates we make are valid.
+/// Validity of the certificates we create.
 const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// Certificates are backdated by this much, for peers whose clock is behind.
+/// Certificates are valid from this long before their creation, for peers whose clock is behind.
 const BACKDATED: Duration = Duration::from_secs(24 * 3600);
 
-/// The organisation named in every certificate we make. By it we know, years later, which ones are ours to renew.
+/// The organisation in every certificate we create. It marks those that we may renew.
 const MAKER: &str = "glib-network";
 
 /// Both fingerprints of one certificate.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Fingerprints {
-    /// Of its public key: what is shown and pinned.
+    /// The fingerprint of its public key, which is shown and pinned.
     pub(crate) key: Fingerprint,
-    /// Of the certificate itself.
+    /// The fingerprint of the certificate itself.
     pub(crate) certificate: Fingerprint,
 }
 
 impl Fingerprints {
-    /// Takes the fingerprints of a certificate. The error says that no public key can be found in it.
+    /// Computes the fingerprints of a certificate. Fails if no public key can be found in it.
     pub(crate) fn of(certificate: &CertificateDer<'_>) -> Result<Self, rustls::Error> {
         let key = PublicKey::of(certificate)?;
         Ok(Fingerprints { key: key.fingerprint(), certificate: Fingerprint::of(certificate) })
     }
 
-    /// Whether `fingerprint` names this certificate, by its key or by itself.
+    /// Returns whether `fingerprint` is one of the two.
     pub(crate) fn matches(&self, fingerprint: &Fingerprint) -> bool {
         self.key == *fingerprint || self.certificate == *fingerprint
     }
 }
 
-/// The public key of a certificate, in DER (SPKI, subject public key info) and taken apart.
+/// The public key of a certificate, as DER (SPKI, subject public key info) and as its parts.
 ///
-/// rustls finds it only in certificates that it could verify, and refuses those of X.509 version 1 and those with
-/// unknown critical extensions. Where the key alone decides, such a certificate is as good as any.
+/// rustls reads it only from certificates that it could verify, not from those of X.509 version 1 or with unknown critical
+/// extensions. Where only the key matters, such a certificate is as good as any.
 #[derive(Debug)]
 pub(super) struct PublicKey {
     info: Vec<u8>,
@@ -64,7 +64,7 @@ impl PublicKey {
         let malformed = || rustls::Error::from(rustls::CertificateError::BadEncoding);
         let key =
             yasna::parse_der(certificate, |reader| within_first(reader, read_public_key)).map_err(|_| malformed())?;
-        // Two readers that find different keys would let somebody prove one and be known by the other.
+        // If two parsers found different keys, a peer could prove one and be identified by the other.
         match ParsedCertificate::try_from(certificate) {
             Ok(parsed) if *parsed.subject_public_key_info() != *key.info => Err(malformed()),
             _ => Ok(key),
@@ -79,7 +79,7 @@ impl PublicKey {
         Fingerprint::of(&self.info)
     }
 
-    /// Why no signature by this key can be verified, or made: it is of an unsupported kind or length.
+    /// Returns an error text if signatures of this key cannot be verified: its kind or length is unsupported.
     pub(super) fn unsupported(&self) -> Option<String> {
         let mut supported = provider().signature_verification_algorithms.all.iter();
         if !supported.any(|one| one.public_key_alg_id().as_ref() == self.algorithm_contents) {
@@ -93,7 +93,7 @@ impl PublicKey {
                 Ok(modulus.value().iter().skip_while(|byte| **byte == 0).copied().collect::<Vec<u8>>())
             })
         });
-        // Of an elliptic curve these are coordinates, and no sequence.
+        // The bits of an elliptic curve key are coordinates, not a sequence.
         let modulus = modulus.ok()?;
         let bits = modulus.len() * 8 - modulus.first().map_or(0, |byte| byte.leading_zeros() as usize);
         // ring counts whole bytes.
@@ -102,30 +102,29 @@ impl PublicKey {
     }
 }
 
-/// How long the modulus of an RSA key may be, for ring.
+/// Lengths of an RSA modulus that ring supports, in bytes.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
 
-/// Dates and maker of a certificate, for its renewal.
+/// The fields of a certificate that decide on its renewal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Facts {
-    /// When it becomes valid.
+    /// Start of its validity.
     pub(super) begins: SystemTime,
-    /// When it ceases to be valid.
+    /// End of its validity.
     pub(super) expires: SystemTime,
-    /// Whether this crate made it, for any name.
+    /// True if this crate created it, under any name.
     pub(super) ours: bool,
 }
 
-/// Reads the facts from a certificate. `None` when its encoding is so odd that they cannot be found.
+/// Reads these fields from a certificate. `None` if they cannot be found.
 ///
-/// rustls reads keys and names for us but has no way to ask for dates, and a full X.509 parser would bring a dozen crates
-/// for these fields. The DER reader is in the tree anyway: rcgen writes with it.
+/// rustls does not give access to them, and a full X.509 parser would add a dozen crates. The DER reader is a dependency
+/// anyway, because rcgen writes with it.
 pub(super) fn facts(certificate: &CertificateDer<'_>) -> Option<Facts> {
     yasna::parse_der(certificate, |reader| within_first(reader, read_facts)).ok()
 }
 
-/// Reads in the first element of a signed structure, the part that is signed, behind its version, number and algorithm,
-/// which are of no concern. Skips what `read` leaves.
+/// Reads fields of the signed part of a certificate (the first element), from the issuer on. Skips what `read` leaves.
 fn within_first<T>(
     reader: BERReader<'_, '_>,
     read: impl FnOnce(&mut BERReaderSeq<'_, '_>) -> ASN1Result<T>,
@@ -183,7 +182,7 @@ fn read_time(reader: BERReader<'_, '_>) -> ASN1Result<SystemTime> {
     } else {
         reader.read_generalized_time()?.datetime().unix_timestamp()
     };
-    // Before 1970 is as expired as 1970.
+    // Dates before 1970 count as 1970.
     Ok(UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or(0)))
 }
 
@@ -192,10 +191,10 @@ fn skip_rest(fields: &mut BERReaderSeq<'_, '_>) -> ASN1Result<()> {
     Ok(())
 }
 
-/// Makes a self-signed certificate for `name` with this key, valid from `now`, as PEM text.
+/// Creates a self-signed certificate for `name` with this key, valid from `now`, as PEM text.
 ///
-/// It is no CA: whoever trusts it trusts this one key, not everything the key might sign. It serves both ends of a
-/// connection, so that a program can show the same identity as a server and as a client.
+/// It is not a CA: trusting it means trusting this key, not everything the key might sign. It is valid for servers and for
+/// clients, so that a program can use one identity as both.
 pub(super) fn make(name: &str, host: &str, key: &KeyPair, now: SystemTime) -> Result<String, rcgen::Error> {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = DistinguishedName::new();
@@ -209,17 +208,17 @@ pub(super) fn make(name: &str, host: &str, key: &KeyPair, now: SystemTime) -> Re
     let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     parameters.not_before = epoch + since_epoch.saturating_sub(BACKDATED);
     parameters.not_after = epoch + since_epoch + LIFETIME;
-    // Random, since some programs refuse two certificates of one issuer with the same number, and a renewed certificate
-    // would get the same one if it were derived from the key.
+    // Random, because some programs reject two certificates of one issuer with the same number, and a number derived from
+    // the key would not change on renewal.
     let mut serial = [0; 16];
     ring::rand::SystemRandom::new().fill(&mut serial).map_err(|_| rcgen::Error::RingUnspecified)?;
-    serial[0] = serial[0] & 0x7f | 0x40; // a positive number, and always of 16 bytes
+    serial[0] = serial[0] & 0x7f | 0x40; // positive, and always 16 bytes
     parameters.serial_number = Some(SerialNumber::from_slice(&serial));
     Ok(parameters.self_signed(key)?.pem())
 }
 
-/// The names and addresses the certificate is good for: the name itself where it can be one in DNS (`My room` cannot),
-/// the host, and this machine as it calls itself.
+/// Returns the names and addresses that the certificate is valid for: its own name unless DNS does not allow it (`My room`),
+/// the host name, and this machine's names for itself.
 fn alternative_names(name: &str, host: &str) -> Result<Vec<SanType>, rcgen::Error> {
     let short_host = host.split('.').next().unwrap_or_default();
     let mut names = Vec::new();

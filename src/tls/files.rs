@@ -1,5 +1,5 @@
-//! Reading small files of certificates, keys and pins, and judging who else can read or replace a private key. Whatever
-//! lies at a path, reading neither hangs nor fills the memory.
+//! Files of certificates, keys and pins: reading them, without hanging or filling the memory whatever lies at the path, and
+//! checking that a private key is protected from other users.
 
 use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -8,24 +8,25 @@ use std::path::Path;
 
 use crate::error::Error;
 
-/// Bundles of all public authorities have about 250 KB.
+/// The largest PEM file. A bundle of all public authorities has about 250 KB.
 pub(super) const PEM_MAX: u64 = 4 << 20;
 
-/// A pin is one line, perhaps below a comment.
+/// The largest pin. It is one line, perhaps below comments.
 pub(super) const PIN_MAX: u64 = 64 << 10;
 
-/// An [`Error::Identity`] about this file.
+/// Creates an [`Error::Identity`] about this file.
 pub(super) fn trouble(path: &Path, problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::Identity { path: path.to_owned(), problem: problem.into() }
 }
 
-/// Reads a regular file of at most `limit` bytes. A FIFO without a writer would block, a device might never end.
+/// Reads a regular file of up to `limit` bytes. A FIFO without a writer would block, and a device might never end.
 pub(super) fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let regular = |found: Metadata| {
         let problem = || io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
         if found.is_file() { Ok(()) } else { Err(problem()) }
     };
-    // Looked at first, because merely opening a device can change it; and again, because it may have been replaced.
+    // Checked before opening, because opening a device can have effects, and after it, because the file may have been
+    // replaced.
     regular(fs::metadata(path)?)?;
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     regular(file.metadata()?)?;
@@ -52,7 +53,7 @@ impl Access {
     }
 }
 
-/// Who besides this user and root can read or replace the private key in this file. `None` if nobody can.
+/// Returns an error text if a user other than this one and root can read or replace the private key in this file.
 pub(super) fn exposure(key_file: &Path) -> Option<String> {
     let key = Access::of(key_file).ok()?;
     let directory = key_file.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
@@ -63,7 +64,7 @@ pub(super) fn exposure(key_file: &Path) -> Option<String> {
 
 fn exposed(key: Access, directory: Option<Access>, me: u32) -> Option<String> {
     let foreign = |access: &Access| access.user != me && access.user != 0;
-    // An administrator who gives a daemon a key shares it with the daemon's group.
+    // An administrator shares a key of root with the group of a daemon. The group of root is root.
     let shared = key.user == 0 && (me != 0 || key.group == 0);
     if foreign(&key) {
         return Some(format!("private key belongs to user {}, who can replace it", key.user));

@@ -1,5 +1,4 @@
-//! Identity: a certificate with its private key, loaded and checked. The files it may come from by name are the
-//! business of `store`.
+//! Identity: a certificate with its private key, loaded and checked. `store` owns the files of named identities.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,12 +15,12 @@ use super::private_key::{MISMATCH, signer};
 use crate::error::{Result, count};
 use crate::fingerprint::Fingerprint;
 
-/// A certificate nearer to its end than this is renewed, or warned about where it is not ours to renew.
+/// A certificate that expires within this time is renewed, or warned about if this crate did not create it.
 pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// A certificate with its private key: who a server, or a client that was asked, proves to be.
+/// A certificate with its private key, presented by a server, or by a client on request.
 ///
-/// Loading reads files and may make them, so it blocks for a moment; clones are cheap and share what was loaded.
+/// Cloning is cheap: clones share the loaded data.
 ///
 /// ```no_run
 /// use network::{ServerTls, tls::Identity};
@@ -44,34 +43,40 @@ pub(super) struct Loaded {
 }
 
 impl Identity {
-    /// The identity in these two PEM files. The first may hold the certificates of intermediate authorities after its
-    /// own; the second holds the private key (PKCS#8, PKCS#1 or SEC1, not encrypted) and may be the same file.
+    /// Loads the identity in these two PEM files.
+    ///
+    /// The first may contain the certificates of intermediate authorities after the own one. The second contains the
+    /// private key (PKCS#8, PKCS#1 or SEC1, not encrypted) and may be the same file. Keys can be RSA with 2048 to 8192
+    /// bits, ECDSA with P-256 or P-384, or Ed25519. Any form of certificate is accepted.
+    ///
+    /// # Blocking
+    /// While the files are read.
     ///
     /// # Errors
-    ///
-    /// [`Error::Identity`](crate::Error::Identity), which names the file, when one is missing, cannot be read or
-    /// understood, or when the key is not that of the certificate.
+    /// [`Error::Identity`](crate::Error::Identity), which names the file, if one is missing, is not a regular file, or
+    /// cannot be read or parsed, or if the key does not match the certificate. A PEM block that is not understood is an
+    /// error that names it.
     pub fn pem(certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self> {
         Self::load(certificate.as_ref(), key.as_ref(), SystemTime::now())
     }
 
-    /// SHA-256 of the public key: what peers see and pin. It stays the same when the certificate is renewed.
+    /// Returns the SHA-256 of the public key, which peers see and pin. Renewing the certificate does not change it.
     pub fn fingerprint(&self) -> Fingerprint {
         self.inner.fingerprints.key
     }
 
-    /// SHA-256 of the certificate itself, as `openssl x509 -fingerprint -sha256` shows it.
+    /// Returns the SHA-256 of the certificate itself, as printed by `openssl x509 -fingerprint -sha256`.
     pub fn certificate_fingerprint(&self) -> Fingerprint {
         self.inner.fingerprints.certificate
     }
 
-    /// The file that the certificate was read from: peers can be given it as it is.
+    /// Returns the file that the certificate was read from. It can be given to peers.
     pub fn certificate_file(&self) -> &Path {
         &self.inner.certificate_file
     }
 
-    /// What was found odd while loading, such as a certificate that ends soon and was not made here, or a private key
-    /// that others can read. Servers log it when they start.
+    /// Returns warnings from loading, which servers log when they start: a certificate that expires soon, has expired or
+    /// is not valid yet, or a private key that other users can read or replace.
     pub fn warnings(&self) -> &[String] {
         &self.inner.warnings
     }
@@ -87,7 +92,7 @@ impl Identity {
         Ok(Identity { inner: Arc::new(Loaded { key: Arc::new(key), fingerprints, certificate_file, warnings }) })
     }
 
-    /// The same, with one more warning.
+    /// Adds a warning.
     pub(super) fn warned(self, warning: String) -> Self {
         let Loaded { key, fingerprints, certificate_file, warnings } = &*self.inner;
         let mut warnings = warnings.clone();
@@ -102,7 +107,7 @@ impl Identity {
 }
 
 impl fmt::Debug for Identity {
-    /// Shows where it is from and whose it is, and nothing of the private key.
+    /// Shows the file and the fingerprint, and nothing of the private key.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Identity")
             .field("certificate_file", &self.inner.certificate_file)
@@ -111,7 +116,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Two identities are equal when a peer could not tell them apart.
+/// Two identities are equal if a peer could not distinguish them.
 impl PartialEq for Identity {
     fn eq(&self, other: &Self) -> bool {
         self.inner.key.cert == other.inner.key.cert
@@ -126,7 +131,7 @@ impl std::hash::Hash for Identity {
     }
 }
 
-/// Joins a certificate chain and a key, if they belong together.
+/// Combines a certificate chain and its private key. Fails if they do not match.
 fn pair(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,

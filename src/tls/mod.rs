@@ -1,5 +1,5 @@
-// TLS as pure values: identity (certificates that make themselves), trust (whom to believe) and the session (bytes in,
-// bytes out). Knows files, but no descriptor of a connection and no main loop; the connection drives it.
+// TLS as pure values: identity (certificates and keys), trust (whether a certificate is accepted) and the session (bytes in,
+// bytes out). Accesses files, but no descriptor of a connection and no main loop. The connection drives it.
 
 mod certificate;
 pub(crate) mod client;
@@ -29,13 +29,13 @@ pub(crate) use server::{ServerSetup, ServerTls};
 pub(crate) use session::Session;
 pub(crate) use trust::load_system_roots;
 
-/// What the builders' `tls(…)` takes: on with these settings, or off.
+/// The argument of the builders' `tls(…)`: TLS with these settings, or none.
 ///
-/// Nobody needs to write it: `true`, `false`, the settings themselves and, on servers, the name of a certificate
-/// convert into it.
+/// This type rarely needs to be written. `true`, `false` and the settings convert into it, for clients also a
+/// [`Fingerprint`], and for servers the name of a certificate or an [`Identity`].
 #[derive(Clone, Debug)]
 pub enum Tls<T> {
-    /// No encryption: bytes travel as they are.
+    /// No encryption.
     Off,
     /// TLS with these settings.
     On(T),
@@ -44,7 +44,7 @@ pub enum Tls<T> {
 macro_rules! switch {
     ($settings:ty) => {
         impl From<bool> for Tls<$settings> {
-            /// `true`: TLS with the default settings; `false`: none.
+            /// Converts `true` into TLS with the default settings, `false` into no encryption.
             fn from(on: bool) -> Self {
                 if on { Tls::On(<$settings>::default()) } else { Tls::Off }
             }
@@ -82,10 +82,10 @@ impl From<Identity> for Tls<ServerTls> {
     }
 }
 
-/// The names in an ALPN list may take this many bytes together. They share 64 KiB with all else in a client's first message.
+/// The largest ALPN list, in bytes. It shares 64 KiB with the rest of a client's first message.
 const ALPN_LIST_MAX: usize = 32 << 10;
 
-/// Finds names that cannot be sent.
+/// Fails if these protocol names cannot be sent.
 fn check_alpn(protocols: &[Vec<u8>]) -> Result {
     let invalid = |problem: String| Err(Error::TlsSettings(format!("invalid ALPN list: {problem}")));
     for protocol in protocols {
@@ -95,7 +95,7 @@ fn check_alpn(protocols: &[Vec<u8>]) -> Result {
             length => return invalid(format!("a protocol name has {length} bytes; at most 255 are possible")),
         }
     }
-    // Each has its length before it.
+    // Each name is preceded by its length.
     match protocols.iter().map(|protocol| protocol.len() + 1).sum::<usize>() {
         total if total > ALPN_LIST_MAX => {
             invalid(format!("it has {total} bytes; at most {ALPN_LIST_MAX} are possible"))
@@ -104,7 +104,7 @@ fn check_alpn(protocols: &[Vec<u8>]) -> Result {
     }
 }
 
-/// The cryptography of this crate. One for all: building a provider allocates, and every configuration refers to it.
+/// Returns the cryptography of this crate, shared by all configurations because building a provider allocates.
 fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
         LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));

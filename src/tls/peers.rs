@@ -12,22 +12,22 @@ use super::store::{PIN_PATIENCE, Store, make_directory};
 use crate::error::{Printable, Result};
 use crate::fingerprint::{Fingerprint, FingerprintError};
 
-/// File names end at 255 bytes; this leaves room for the draft's affixes.
+/// File names have up to 255 bytes. This leaves room for the affixes of drafts.
 const LONGEST_NAME: usize = 180;
 
-/// What is known of the server at an address, and must hold for every later connection.
+/// The condition that every server at an address must meet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Pin {
-    /// It has the key, or the certificate, with this fingerprint.
+    /// Its key or its certificate has this fingerprint.
     Key(Fingerprint),
-    /// It has a certificate of this user's own, whichever.
+    /// Its certificate is one of the user's own.
     Own,
-    /// It has a certificate that the system's roots vouch for, or one of this user's own.
+    /// Its certificate is issued by a system root, or is one of the user's own.
     Roots,
 }
 
 impl Pin {
-    /// Whether it is enough for `self` that the server has shown this certificate, for which `known` speaks.
+    /// Returns whether a server meets this condition that has presented this certificate and would be pinned as `known`.
     pub(super) fn admits(&self, known: Pin, shown: &Fingerprints) -> bool {
         match self {
             Pin::Key(fingerprint) => shown.matches(fingerprint),
@@ -60,9 +60,9 @@ impl std::str::FromStr for Pin {
 }
 
 impl Store {
-    /// The pin of this address, if it has one.
+    /// Returns the pin of this address, if there is one.
     ///
-    /// A pin that cannot be read is an error: going on as if there were none would let anybody in.
+    /// A pin that cannot be read is an error. Treating it as absent would accept other servers.
     pub(crate) fn pin(&self, address: &str) -> Result<Option<Pin>> {
         let file = self.pin_file(address);
         let text = match read_regular(&file, PIN_MAX) {
@@ -82,8 +82,7 @@ impl Store {
         pin.parse().map(Some).map_err(|error| trouble(&file, error))
     }
 
-    /// Whether there is no pin because nobody has made one. A link that leads nowhere, as to a disk that is not mounted,
-    /// hides the pins that are there.
+    /// Checks that a pin is absent rather than hidden, as by a symbolic link to a disk that is not mounted.
     fn check_absence(&self, file: &Path) -> Result {
         let peers = self.peers();
         for path in [file, &peers, self.base()] {
@@ -91,7 +90,7 @@ impl Store {
                 Ok(found) if found.is_symlink() && fs::metadata(path).is_err() => {
                     return Err(trouble(path, "a symbolic link that leads nowhere"));
                 }
-                // It has come into being just now. The next connection sees it.
+                // Created just now. The next connection uses it.
                 Ok(_) if path == file || path.is_dir() => return Ok(()),
                 Ok(_) => return Err(trouble(path, "not a directory")),
                 Err(_) => {}
@@ -100,8 +99,8 @@ impl Store {
         Ok(())
     }
 
-    /// Pins this address unless it is pinned already. Returns the pin that holds now: where two connections meet a new
-    /// peer at once, the first decides for both.
+    /// Pins this address unless it is pinned already, and returns the pin that applies. If two connections meet a new server
+    /// at once, the first decides for both.
     pub(crate) fn pin_first(&self, address: &str, pin: Pin) -> Result<Pin> {
         let lock = self.lock(PIN_PATIENCE)?;
         if let Some(pin) = self.pin(address)? {
@@ -109,7 +108,7 @@ impl Store {
         }
         make_directory(&self.peers(), 0o700)?;
         let file = self.pin_file(address);
-        // A service's name is anybody's choice on the LAN: it must not write a second line.
+        // The name of a service comes from the network. It must not add a second line.
         let text = format!("# {}\n{pin}\n", Printable(address));
         if lock.write_new(&file, text.as_bytes(), 0o600)? {
             return Ok(pin);
@@ -117,13 +116,13 @@ impl Store {
         self.pin(address)?.ok_or_else(|| trouble(&file, "another program is changing it; try again"))
     }
 
-    /// Where the pin of this address is or would be.
+    /// Returns the path of this address's pin, which need not exist.
     pub(crate) fn pin_file(&self, address: &str) -> PathBuf {
         self.peers().join(file_name(address))
     }
 }
 
-/// Two addresses never share a file name, whatever characters they have.
+/// Returns a file name for this address. Different addresses have different ones.
 fn file_name(address: &str) -> String {
     if address.is_empty() {
         return "%".to_owned(); // and not the directory itself
@@ -139,7 +138,7 @@ fn file_name(address: &str) -> String {
         }
     }
     if name.len() > LONGEST_NAME {
-        // `%` and no two hexadecimal digits after it: no short name looks like that.
+        // `%` without two hexadecimal digits: no short name contains that.
         name.truncate(LONGEST_NAME - 70);
         name.push_str(&format!("%-{}", Fingerprint::of(address.as_bytes())));
     }

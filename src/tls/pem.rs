@@ -1,5 +1,5 @@
-//! Certificates and private keys in PEM text. Every `-----BEGIN` is read, or is an error that names it: a root, an
-//! intermediate certificate or a key that is skipped in silence is found out much later, and elsewhere.
+//! Certificates and private keys in PEM text. Every `-----BEGIN` is read, or is an error that names it: a skipped root or
+//! intermediate certificate would be noticed much later, and elsewhere.
 
 use std::io;
 use std::path::Path;
@@ -29,13 +29,13 @@ pub(super) fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>> {
     private_key(&text).map_err(|problem| trouble(file, problem))
 }
 
-/// The certificates in this text, in their order; at least one. The error says what is wrong, and in which line.
+/// Returns the certificates in this text, in order, at least one. The error says what is wrong, and in which line.
 pub(super) fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let mut found = Vec::new();
     for block in blocks(text) {
         let block = block?;
         match block.label {
-            // The second is what old programs write.
+            // Old programs write the second one.
             "CERTIFICATE" | "X509 CERTIFICATE" => found.push(block.decode()?.into()),
             label if label.ends_with("PRIVATE KEY") || is_harmless(label) => {}
             "TRUSTED CERTIFICATE" => return Err(block.refused("convert it with openssl x509 -in FILE -out NEW")),
@@ -46,7 +46,7 @@ pub(super) fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, 
     if found.is_empty() { Err(absent("certificate", text)) } else { Ok(found) }
 }
 
-/// The private key in this text; exactly one.
+/// Returns the only private key in this text. The error says what is wrong, and in which line.
 pub(super) fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     let mut found = None;
     for block in blocks(text) {
@@ -71,7 +71,7 @@ pub(super) fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String>
     found.ok_or_else(|| absent("private key", text))
 }
 
-/// What openssl writes beside keys and certificates, and nobody here needs.
+/// Returns whether a block can be skipped: openssl writes these beside keys and certificates.
 fn is_harmless(label: &str) -> bool {
     matches!(label, "EC PARAMETERS" | "DH PARAMETERS" | "X9.42 DH PARAMETERS" | "DSA PARAMETERS" | "PUBLIC KEY")
 }
@@ -93,7 +93,7 @@ impl Block<'_> {
         format!("line {}: unsupported {}; {advice}", self.line, Printable(self.label))
     }
 
-    /// The lines before the base64 text: headers as in RFC 1421, their continuations, and empty lines.
+    /// Returns the lines before the base64 text: headers as in RFC 1421, their continuations, and empty lines.
     fn headers(&self) -> impl Iterator<Item = &[u8]> {
         let mut any = false;
         self.body.split(|byte| matches!(byte, b'\n' | b'\r')).take_while(move |line| {
@@ -103,7 +103,7 @@ impl Block<'_> {
         })
     }
 
-    /// Whether this is the legacy encryption of openssl, which a header tells.
+    /// Returns whether a header says that this block has the legacy encryption of openssl.
     fn is_encrypted(&self) -> bool {
         self.headers().any(|line| line.starts_with(b"Proc-Type") && line.ends_with(b"ENCRYPTED"))
     }
@@ -113,7 +113,7 @@ impl Block<'_> {
         let mut clean = b"-----BEGIN CERTIFICATE-----\n".to_vec();
         clean.extend(self.body.iter().skip(headers).filter(|byte| !byte.is_ascii_whitespace()));
         clean.extend_from_slice(b"\n-----END CERTIFICATE-----\n");
-        // That reader takes its time in a way that tells nothing of a private key, whatever the label says.
+        // Whatever the label, this decoder runs in constant time, as private keys require.
         match CertificateDer::from_pem_slice(&clean) {
             Ok(der) if !der.is_empty() => Ok(der.to_vec()),
             Ok(_) => Err(self.problem("is empty")),
@@ -122,7 +122,7 @@ impl Block<'_> {
     }
 }
 
-/// Takes the text apart. After an error nothing more comes.
+/// Splits the text into blocks. An error is the last item.
 fn blocks(text: &[u8]) -> impl Iterator<Item = Result<Block<'_>, String>> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -133,8 +133,8 @@ fn blocks(text: &[u8]) -> impl Iterator<Item = Result<Block<'_>, String>> {
     })
 }
 
-/// The block that begins here, and where it ends. It need not begin a line: files joined without a newline are common,
-/// and so is a byte order mark.
+/// Returns the block that begins here, and its end. It need not begin a line: files joined without a newline are common, and
+/// so is a byte order mark.
 fn block_at(text: &[u8], start: usize) -> Result<(Block<'_>, usize), String> {
     let line = text[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
     let after = start + BEGIN.len();
@@ -155,7 +155,7 @@ fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
     memchr::memmem::find(text, needle)
 }
 
-/// That there is none, and what there is instead where that can be seen.
+/// The error if there is no such block, with a hint at the actual format.
 fn absent(what: &str, text: &[u8]) -> String {
     let hint = match text {
         [] => "the file is empty".to_owned(),

@@ -1,4 +1,4 @@
-//! Private keys made ready for signing.
+//! Private keys: from their DER to a key that can sign.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ pub(super) const MISMATCH: &str = "the private key does not match the certificat
 const UNUSABLE: &str =
     "unusable private key; supported are RSA with 2048 to 8192 bits, ECDSA with P-256 or P-384, and Ed25519";
 
-/// Makes the private key of the certificate with this public key ready. The error says what is wrong with it.
+/// Loads a private key, which must match this public key of a certificate. The error says what is wrong with it.
 ///
-/// An EC key may lack its public half (`openssl ec -no_public`), which ring insists on. It is taken from the certificate
-/// then, and ring checks that the two belong together.
+/// An EC key may lack its public half (`openssl ec -no_public`), which ring requires. It is taken from the certificate then,
+/// and ring checks that the halves match.
 pub(super) fn signer(key: PrivateKeyDer<'static>, public: &PublicKey) -> Result<Arc<dyn SigningKey>, String> {
     let completed = yasna::parse_der(key.secret_der(), |reader| read_lone_scalar(reader, &key))
         .ok()
@@ -31,12 +31,12 @@ pub(super) fn signer(key: PrivateKeyDer<'static>, public: &PublicKey) -> Result<
     let signer = provider().key_provider.load_private_key(key).map_err(|_| problem.to_owned())?;
     match signer.public_key() {
         Some(own) if own != public.info() => Err(MISMATCH.to_owned()),
-        // Or it does not tell its public half. The handshake will show.
+        // Without a public key of the signer, only the handshake can tell.
         _ => Ok(signer),
     }
 }
 
-/// The secret number of an EC key that has no public half; `None` if it has one.
+/// Reads the secret number of an EC key without a public half. `None` if it has one.
 fn read_lone_scalar(reader: BERReader<'_, '_>, key: &PrivateKeyDer<'_>) -> ASN1Result<Option<Vec<u8>>> {
     match key {
         PrivateKeyDer::Sec1(_) => read_sec1(reader),
@@ -64,7 +64,7 @@ fn read_sec1(reader: BERReader<'_, '_>) -> ASN1Result<Option<Vec<u8>>> {
     })
 }
 
-/// The whole key in PKCS#8.
+/// Writes the complete key as PKCS#8.
 fn complete(scalar: &[u8], public: &PublicKey) -> PrivateKeyDer<'static> {
     let inner = yasna::construct_der(|writer| {
         writer.write_sequence(|fields| {

@@ -1,7 +1,7 @@
-//! Proof of key: whether the signature over a handshake was made with the private key of a certificate.
+//! Proof of possession: verifies that the signature over a handshake was made with the private key of a certificate.
 //!
-//! The key is read as [`PublicKey`] reads it, the same that fingerprints are taken of. Names, dates and extensions of the
-//! certificate do not matter here: what they say is judged in `trust`.
+//! The key is that of [`PublicKey`], of which fingerprints are computed. Names, dates and extensions of the certificate do
+//! not matter here. `trust` judges them.
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::CertificateDer;
@@ -10,7 +10,7 @@ use rustls::{CertificateError, DigitallySignedStruct, PeerMisbehaved};
 use super::certificate::PublicKey;
 use super::provider;
 
-/// Verifies a signature of TLS 1.2, where a scheme does not say which curve is meant.
+/// Verifies a signature of TLS 1.2, in which a scheme does not imply a curve.
 pub(super) fn verify_tls12(
     message: &[u8],
     certificate: &CertificateDer<'_>,

@@ -1,8 +1,8 @@
-//! Trust: whether a certificate that a peer shows is to be believed. The two verifiers that rustls asks during a
-//! hand-shake, and the system's roots.
+//! Trust: whether the certificate of a peer is accepted. Owns the two verifiers that rustls calls during a handshake, and
+//! the system roots.
 //!
-//! Whatever the policy, the peer's signature over the hand-shake is always checked, by rustls: a certificate is public,
-//! and anybody could show somebody else's. Only the signature proves that its private key is at the other end.
+//! Whatever the policy, the peer's signature over the handshake is always verified (see `proof`). A certificate is public,
+//! and anyone could present it. Only the signature proves possession of its private key.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,33 +25,33 @@ use super::words::{certificate_problem, plain};
 use crate::error::{Error, Printable, Result};
 use crate::fingerprint::Fingerprint;
 
-/// What decides about a server's certificate.
+/// The rule by which a server's certificate is accepted.
 #[derive(Debug)]
 pub(super) enum Policy {
-    /// The address's pin if it has one; else own certificates, then the system's roots; else nothing, or with
-    /// `first_use` a new pin.
+    /// The pin of the address if there is one; otherwise the user's own certificates, then the system roots; with
+    /// `first_use` also any other certificate, which is pinned.
     Store { store: Store, pin: Option<Pin>, first_use: bool },
-    /// This fingerprint, of the key or of the certificate.
+    /// Only this fingerprint, of the key or of the certificate.
     Pinned(Fingerprint),
-    /// These roots and no others.
+    /// Only these roots.
     Roots(Roots),
-    /// The system's roots and nothing else.
+    /// Only the system roots.
     System,
-    /// Nothing: anybody who holds some key.
-    Anybody,
+    /// Any certificate.
+    Any,
 }
 
-/// Decides about the certificates of one server, by one policy. Connections share it, as part of their configuration.
+/// Verifies the certificates of one server by one policy. Connections share it as part of their configuration.
 #[derive(Debug)]
 pub(super) struct ServerVerifier {
     policy: Policy,
-    /// The normalised address: what pins are kept by, and what errors call it.
+    /// The normalised address, under which pins are kept. Errors name it.
     address: String,
-    /// Whether there is a host name that roots can vouch for. (The name rustls passes along may be a stand-in.)
+    /// True if there is a host name that root certificates can verify. The name that rustls passes on may be a placeholder.
     named: bool,
     /// Keys found among the user's own, so that the store need not be searched in every handshake.
     own: Mutex<HashMap<Fingerprint, Evidence>>,
-    /// In first use: what is to be pinned once a certificate's key is proven.
+    /// With `first_use`: the pin to write once the peer has proven possession of the key.
     unproven: Mutex<HashMap<Fingerprints, Pin>>,
     outdated: AtomicBool,
 }
@@ -62,15 +62,15 @@ impl ServerVerifier {
         ServerVerifier { policy, address, named, own, unproven, outdated }
     }
 
-    /// Whether the answers of this verifier no longer hold, because it has made a pin, or files that it trusted somebody for
-    /// have changed. Sessions it agreed to must not be resumed then: resuming asks no verifier, so the pin could be deleted
-    /// and the peer still be let in.
+    /// Returns whether the verdicts of this verifier are outdated, because it has written a pin, or files that it relied on
+    /// have changed. Its sessions must not be resumed then. Resumption skips the verifier, so a peer would be accepted even
+    /// after its pin was deleted.
     pub(super) fn outdated(&self) -> bool {
         let changed = || lock(&self.own).values().any(|evidence| !evidence.holds());
         self.outdated.load(Ordering::Relaxed) || changed()
     }
 
-    /// Whether a hand-shake may come to ask the system's roots, and they are still to be loaded.
+    /// Returns whether a handshake may need the system roots, and they are not loaded yet.
     pub(super) fn may_load_roots(&self) -> bool {
         let asks = matches!(self.policy, Policy::System | Policy::Store { pin: None | Some(Pin::Roots), .. });
         asks && self.named && ROOTS.get().is_none()
@@ -82,7 +82,7 @@ impl ServerVerifier {
 
     fn judge(&self, shown: &Shown<'_>) -> Result<(), rustls::Error> {
         match &self.policy {
-            Policy::Anybody => Ok(()),
+            Policy::Any => Ok(()),
             Policy::Pinned(pin) if shown.fingerprints.matches(pin) => Ok(()),
             Policy::Pinned(pin) => Err(self.changed(pin, &shown.fingerprints, None)),
             Policy::Store { pin: Some(Pin::Key(pin)), .. } if shown.fingerprints.matches(pin) => Ok(()),
@@ -92,17 +92,15 @@ impl ServerVerifier {
             Policy::Store { store, pin, first_use } => self.judge_by_store(shown, store, *pin, *first_use),
             Policy::Roots(roots) if roots.holds(shown.certificate) => Ok(()),
             Policy::Roots(roots) => self.ask(&roots.verifier, shown).map_err(|problem| {
-                let advice = "the roots given for this connection do not vouch for it";
-                self.unknown(&shown.fingerprints, format!("{advice}: {problem}"))
+                self.unknown(&shown.fingerprints, format!("not issued by the given root certificates: {problem}"))
             }),
             Policy::System => self.ask_system(shown).map_err(|problem| {
-                let advice = "the system's root certificates do not vouch for it";
-                self.unknown(&shown.fingerprints, format!("{advice}: {problem}"))
+                self.unknown(&shown.fingerprints, format!("not issued by the system's root certificates: {problem}"))
             }),
         }
     }
 
-    /// Without a pin of a key: by what else is known of this certificate.
+    /// Judges a certificate for which no key is pinned.
     fn judge_by_store(
         &self,
         shown: &Shown<'_>,
@@ -132,7 +130,7 @@ impl ServerVerifier {
         }
     }
 
-    /// Earlier connections were trusted for a better reason than this one could be.
+    /// The error of a certificate that would be trusted for a weaker reason than earlier ones.
     fn weaker(&self, pin: Pin, shown: &Fingerprints, store: &Store) -> rustls::Error {
         let before = match pin {
             Pin::Own => "one of your own certificates",
@@ -146,9 +144,9 @@ impl ServerVerifier {
         self.unknown(shown, problem)
     }
 
-    /// How to trust a certificate that is refused.
+    /// Returns the next step for a certificate that is not trusted.
     fn advice(&self, store: &Store) -> String {
-        // It is about to be named as a place to write to. If that is not possible, writing there will say why.
+        // The message names a file to write. If this fails, writing it will show why.
         let _ = make_directory(&store.peers(), 0o700);
         let file = store.pin_file(&self.address);
         format!(
@@ -157,7 +155,7 @@ impl ServerVerifier {
         )
     }
 
-    /// Whether this key is the user's own. The error says why one that is in the store does not count.
+    /// Checks that this key is one of the user's own. The error says why one in the store does not count.
     fn is_own(&self, store: &Store, key: &Fingerprint) -> Result<(), Option<String>> {
         let mut known = lock(&self.own);
         if !known.get(key).is_some_and(Evidence::holds) {
@@ -169,7 +167,7 @@ impl ServerVerifier {
 
     fn ask_system(&self, shown: &Shown<'_>) -> Result<(), String> {
         if !self.named {
-            return Err("without a host name no root certificate can vouch for it".to_owned());
+            return Err(UNNAMED.to_owned());
         }
         match system_roots() {
             Ok(roots) => self.ask(roots, shown),
@@ -179,7 +177,7 @@ impl ServerVerifier {
 
     fn ask(&self, roots: &WebPkiServerVerifier, shown: &Shown<'_>) -> Result<(), String> {
         if !self.named {
-            return Err("without a host name (ClientTls::server_name) no root certificate can vouch for it".to_owned());
+            return Err(UNNAMED.to_owned());
         }
         match roots.verify_server_cert(shown.certificate, shown.intermediates, shown.name, shown.ocsp, shown.now) {
             Ok(_) => Ok(()),
@@ -188,8 +186,8 @@ impl ServerVerifier {
         }
     }
 
-    /// Called once the peer has proven to hold the key of `certificate`: in first use, notes what is known of it. Not
-    /// earlier, or whoever shows a stolen certificate could have it pinned.
+    /// Writes the pin of first use, once the peer has proven possession of the key. Earlier, a peer that presents somebody
+    /// else's certificate could have it pinned.
     fn proven(&self, certificate: &CertificateDer<'_>) -> Result<(), rustls::Error> {
         let Policy::Store { store, pin: None, first_use: true } = &self.policy else { return Ok(()) };
         let shown = Fingerprints::of(certificate)?;
@@ -218,7 +216,11 @@ impl ServerVerifier {
     }
 }
 
-/// The beginning of a sentence that says why a certificate is not trusted.
+/// Why root certificates do not count for services, and for addresses that TLS does not allow as names.
+const UNNAMED: &str =
+    "root certificates cannot verify a server without a host name (set one with ClientTls::server_name)";
+
+/// Says why a certificate does not count as the user's own. The beginning of a sentence.
 fn not_own(exposed: Option<String>) -> String {
     match exposed {
         None => "the certificate is not your own, and ".to_owned(),
@@ -230,7 +232,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a server shows in its hand-shake.
+/// The data that a server presents in its handshake.
 struct Shown<'a> {
     fingerprints: Fingerprints,
     certificate: &'a CertificateDer<'a>,
@@ -251,8 +253,8 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let fingerprints = Fingerprints::of(certificate)?;
         let verdict = self.judge(&Shown { fingerprints, certificate, intermediates, name, ocsp, now });
-        // Another key than the pinned one is the more important news. Whoever is unknown must not be pinned first, to be
-        // told then that the pin is of no use.
+        // A key other than the pinned one is the more important error. But an unsupported key must not be reported as unknown,
+        // or the user would pin it in vain.
         if verdict.is_ok() || !self.is_pinned() {
             check_key(certificate)?;
         }
@@ -286,11 +288,11 @@ impl ServerCertVerifier for ServerVerifier {
     }
 }
 
-/// Decides about clients' certificates: self-signed ones are as good as any, for it is the key that counts.
+/// Verifies the certificates of clients. Only the key matters, so a self-signed certificate is as good as any.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
     pub(super) required: bool,
-    /// Who may come; `None`: whoever proves to hold the key of the certificate he shows.
+    /// The allowlist. `None`: any client that proves possession of the key of its certificate.
     pub(super) allowed: Option<Vec<Fingerprint>>,
 }
 
@@ -300,7 +302,7 @@ impl ClientCertVerifier for ClientVerifier {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[] // any issuer will do
+        &[] // any issuer
     }
 
     fn verify_client_cert(
@@ -313,8 +315,8 @@ impl ClientCertVerifier for ClientVerifier {
         check_key(certificate)?;
         match &self.allowed {
             Some(allowed) if !allowed.iter().any(|one| shown.matches(one)) => {
-                // The session knows which client this is, and fills in its name.
-                let problem = "it is not on the list of clients allowed here: ServerTls::allow".to_owned();
+                // The session fills in the name of the client.
+                let problem = "the client's key is not on the allowlist (ServerTls::allow)".to_owned();
                 Err(carry(unknown(String::new(), &shown, problem)))
             }
             _ => Ok(ClientCertVerified::assertion()),
@@ -372,17 +374,17 @@ impl Roots {
         Ok(Roots { certificates, verifier: webpki(store)? })
     }
 
-    /// A certificate that was itself given as a root is trusted as it stands. Self-signed server certificates of openssl
-    /// pass for authorities, and the usual path building refuses such a one as a server's.
+    /// Returns whether this certificate is itself one of the given roots. Self-signed server certificates of openssl are
+    /// marked as authorities, and path building rejects an authority as a server.
     fn holds(&self, certificate: &CertificateDer<'_>) -> bool {
         self.certificates.iter().any(|one| one == certificate)
     }
 }
 
-/// Refuses a key that no signature can be verified with. Otherwise that would look as if the peer did not hold it.
+/// Fails if signatures of this key cannot be verified. Otherwise the peer would seem not to possess its private key.
 fn check_key(certificate: &CertificateDer<'_>) -> Result<(), rustls::Error> {
     match PublicKey::of(certificate)?.unsupported() {
-        // The session fills in the peer's name.
+        // The session fills in the name of the peer.
         Some(problem) => Err(carry(Error::Tls { peer: String::new(), problem })),
         None => Ok(()),
     }
@@ -392,9 +394,8 @@ fn webpki(store: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, String> {
     WebPkiServerVerifier::builder_with_provider(store.into(), provider().clone()).build().map_err(|error| plain(&error))
 }
 
-/// Loads the system's root certificates, unless that is done already, and tells how it went. It reads 2 to 22 ms from
-/// disk, so do it where waiting hurts nobody: on a thread that is joined, or before the first connection. A hand-shake
-/// that needs the roots and finds them missing loads them by itself, in its own time.
+/// Loads the system roots unless they are loaded already. Reads from disk for 2 to 22 ms, so it should run on another thread
+/// or before the first connection. A handshake that needs the roots loads them itself.
 pub(crate) fn load_system_roots() -> Result<(), String> {
     system_roots().as_ref().map(drop).map_err(Clone::clone)
 }
@@ -405,7 +406,7 @@ fn system_roots() -> &'static Result<Arc<WebPkiServerVerifier>, String> {
     ROOTS.get_or_init(|| {
         let found = rustls_native_certs::load_native_certs();
         let mut store = RootCertStore::empty();
-        // Some are always too old or odd to be parsed; the others must not suffer for it.
+        // Some are always too old or odd to be parsed. The others count nevertheless.
         store.add_parsable_certificates(found.certs);
         if store.is_empty() {
             let cause = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
@@ -424,16 +425,16 @@ fn unknown(peer: String, shown: &Fingerprints, problem: String) -> Error {
     }
 }
 
-/// An error of ours on its way through rustls, which can carry foreign errors but not give them back by value.
+/// An [`Error`] on its way through rustls, which can carry foreign errors but not return them by value.
 struct Carried(Mutex<Option<Error>>);
 
-/// Wraps an error of ours for rustls. The peer sees the alert "certificate unknown".
+/// Wraps an [`Error`] for rustls. The peer receives the alert "certificate unknown".
 fn carry(error: Error) -> rustls::Error {
     let carried = Carried(Mutex::new(Some(error)));
     rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(carried))))
 }
 
-/// Takes out what [`carry`] put in.
+/// Returns the error that [`carry`] wrapped.
 pub(super) fn carried(error: &rustls::Error) -> Option<Error> {
     let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(foreign))) = error else { return None };
     foreign.downcast_ref::<Carried>()?.0.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -441,7 +442,7 @@ pub(super) fn carried(error: &rustls::Error) -> Option<Error> {
 
 impl fmt::Display for Carried {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("refused by our own rules")
+        out.write_str("certificate not accepted")
     }
 }
 

@@ -1,4 +1,4 @@
-//! Problems that rustls reports, in plain words. Its own texts contain Rust debug output and quote the peer unescaped.
+//! Messages for the errors of rustls. Its own contain Rust debug output, and quote the peer without escaping.
 
 use std::fmt::Debug;
 
@@ -8,10 +8,10 @@ use rustls::{AlertDescription, CertificateError, InvalidMessage, OtherError, Pee
 use crate::error::Printable;
 use crate::fingerprint::Fingerprint;
 
-/// Certificates can name thousands of hosts. A message names this many.
+/// The most host names of a certificate in a message. A certificate can have thousands.
 const NAMES_SHOWN: usize = 5;
 
-/// Why a session failed.
+/// Returns the message for the failure of a session.
 pub(super) fn handshake_problem(error: &rustls::Error) -> String {
     use rustls::Error as Problem;
     match error {
@@ -41,7 +41,7 @@ pub(super) fn handshake_problem(error: &rustls::Error) -> String {
     }
 }
 
-/// What the alert of a peer means. `own` is the fingerprint of the certificate that it was shown.
+/// Returns the message for an alert of the peer. `own` is the fingerprint of our certificate.
 pub(super) fn alert_problem(alert: AlertDescription, own: Option<Fingerprint>) -> String {
     use AlertDescription as Alert;
     match (alert, own) {
@@ -76,7 +76,7 @@ pub(super) fn alert_problem(alert: AlertDescription, own: Option<Fingerprint>) -
     }
 }
 
-/// Why a certificate does not verify.
+/// Returns the message for a certificate that cannot be verified.
 pub(super) fn certificate_problem(problem: &CertificateError) -> String {
     use CertificateError as Problem;
     match problem {
@@ -89,7 +89,7 @@ pub(super) fn certificate_problem(problem: &CertificateError) -> String {
         }
         Problem::NotValidForName => "the certificate is not valid for this host name".to_owned(),
         Problem::NotValidForNameContext { expected, presented } => {
-            format!("the certificate is not valid for {}, {}", expected.to_str(), names(presented))
+            format!("the certificate is not valid for the name {}, {}", expected.to_str(), names(presented))
         }
         Problem::BadEncoding => "the certificate is malformed".to_owned(),
         Problem::BadSignature => "a signature on the certificate is invalid".to_owned(),
@@ -102,7 +102,7 @@ pub(super) fn certificate_problem(problem: &CertificateError) -> String {
             "the certificate is signed with an unsupported algorithm".to_owned()
         }
         Problem::Other(OtherError(cause)) => match cause.to_string().as_str() {
-            // A self-signed certificate of openssl passes for an authority. Nobody has issued it.
+            // A self-signed certificate of openssl is marked as an authority.
             "CaUsedAsEndEntity" => "issued by an unknown certificate authority".to_owned(),
             "UnsupportedCertVersion" => "certificates of X.509 version 1 cannot be verified".to_owned(),
             "UnsupportedCriticalExtension" => "the certificate has an unknown critical extension".to_owned(),
@@ -112,7 +112,7 @@ pub(super) fn certificate_problem(problem: &CertificateError) -> String {
     }
 }
 
-/// The names that a certificate is valid for, from text like `DnsName("host")`.
+/// Lists the names that a certificate is valid for, given as text like `DnsName("host")`.
 fn names(presented: &[String]) -> String {
     if presented.is_empty() {
         return "and names no host at all".to_owned();
@@ -135,12 +135,12 @@ fn date(time: &UnixTime) -> String {
         .map_or_else(|_| "an unknown date".to_owned(), String::from)
 }
 
-/// A value without data, such as a TLS alert, in words: "handshake failure".
+/// Spells out the name of a value, such as a TLS alert: "handshake failure".
 pub(super) fn plain(value: &impl Debug) -> String {
     spelled_out(&format!("{value:?}"))
 }
 
-/// `NoCipherSuitesInCommon` as "no cipher suites in common". Data after the name is left out.
+/// Spells out `NoCipherSuitesInCommon` as "no cipher suites in common". Omits data after the name.
 fn spelled_out(name: &str) -> String {
     let name = name.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
     let mut words: Vec<String> = Vec::new();

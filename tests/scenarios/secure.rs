@@ -104,12 +104,12 @@ fn settings_that_cannot_work_are_told_before_anybody_is_called() {
         for (settings, problem) in [
             (
                 ClientTls::pinned("abc"),
-                r#""abc" is not a fingerprint: 64 hexadecimal digits are expected, colons allowed"#,
+                r#"invalid fingerprint "abc": expected 64 hexadecimal digits, optionally separated by colons"#,
             ),
             (ClientTls::roots("no certificate"), "certificate"),
             (ClientTls::new().alpn([""]), "invalid ALPN list: a protocol name must not be empty"),
             (ClientTls::new().alpn(["x".repeat(256)]), "a protocol name has 256 bytes; at most 255 are possible"),
-            (ClientTls::new().server_name("no name"), r#""no name" cannot be the name of a server"#),
+            (ClientTls::new().server_name("no name"), r#"invalid server name "no name""#),
         ] {
             let builder = || Socket::builder().tls(settings.clone());
             let future = builder().connect_future(format!("127.0.0.1:{port}"));

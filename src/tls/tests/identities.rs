@@ -213,11 +213,14 @@ fn a_certificate_cannot_be_made_where_a_file_is_in_the_way() {
         };
         let error = Identity::named_in(user.home.path(), "x").unwrap_err();
         assert!(matches!(&error, Error::Identity { path, .. } if path.starts_with(user.home.path())), "{error}");
-        assert!(error.to_string().contains(": cannot make the TLS certificate \"x\": "), "{error}");
+        assert!(error.to_string().contains(": cannot create the TLS certificate \"x\": "), "{error}");
     }
     for nowhere in ["/proc/nowhere", "/dev/null"] {
         let error = Identity::named_in(nowhere, "x").unwrap_err();
-        assert!(error.to_string().contains(&format!("{nowhere}: cannot make the TLS certificate \"x\": ")), "{error}");
+        assert!(
+            error.to_string().contains(&format!("{nowhere}: cannot create the TLS certificate \"x\": ")),
+            "{error}"
+        );
     }
 }
 

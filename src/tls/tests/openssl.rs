@@ -218,7 +218,7 @@ fn s_client_resumes() {
             let (mut client, mut server) = accept(&format!("{flag} {arguments}"), &[&ticket], &setup);
             server.until(|wired| !wired.session.is_handshaking());
             assert_eq!(server.session.resumed(), resumed, "{flag}");
-            // In 1.3 tickets come after the hand-shake: what follows them shows that they have arrived.
+            // In 1.3 tickets come after the handshake: what follows them shows that they have arrived.
             server.send(b"go\n");
             client.wait_for("go");
             client.type_in("Q\n");
