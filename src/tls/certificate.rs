@@ -10,8 +10,8 @@ use rcgen::{
 use ring::rand::SecureRandom;
 use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer};
 use rustls::server::ParsedCertificate;
-use yasna::{ASN1Error, ASN1ErrorKind, ASN1Result, BERReader, BERReaderSeq, Tag};
 
+use super::der::{BIT_STRING, Element, INTEGER, OBJECT_IDENTIFIER, Reader, SEQUENCE, SET, explicit};
 use super::provider;
 use crate::fingerprint::Fingerprint;
 
@@ -23,6 +23,9 @@ const BACKDATED: Duration = Duration::from_secs(24 * 3600);
 
 /// The organisation in every certificate we create. It marks those that we may renew.
 const MAKER: &str = "glib-network";
+
+/// The object identifier 2.5.4.10.
+const ORGANISATION: [u8; 3] = [0x55, 4, 10];
 
 /// Both fingerprints of one certificate.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -62,8 +65,7 @@ pub(super) struct PublicKey {
 impl PublicKey {
     pub(super) fn of(certificate: &CertificateDer<'_>) -> Result<Self, rustls::Error> {
         let malformed = || rustls::Error::from(rustls::CertificateError::BadEncoding);
-        let key =
-            yasna::parse_der(certificate, |reader| within_first(reader, read_public_key)).map_err(|_| malformed())?;
+        let key = read_public_key(certificate).ok_or_else(malformed)?;
         // If two parsers found different keys, a peer could prove one and be identified by the other.
         match ParsedCertificate::try_from(certificate) {
             Ok(parsed) if *parsed.subject_public_key_info() != *key.info => Err(malformed()),
@@ -86,15 +88,9 @@ impl PublicKey {
             let kinds = "RSA, ECDSA with P-256 or P-384, and Ed25519";
             return Some(format!("the public key is of an unsupported kind; supported are {kinds}"));
         }
-        let modulus = yasna::parse_der(&self.bits, |reader| {
-            reader.read_sequence(|fields| {
-                let modulus = fields.next().read_tagged_der()?;
-                skip_rest(fields)?;
-                Ok(modulus.value().iter().skip_while(|byte| **byte == 0).copied().collect::<Vec<u8>>())
-            })
-        });
         // The bits of an elliptic curve key are coordinates, not a sequence.
-        let modulus = modulus.ok()?;
+        let modulus = Reader(&self.bits).expect(SEQUENCE)?.reader().expect(INTEGER)?.contents;
+        let modulus = &modulus[modulus.iter().take_while(|byte| **byte == 0).count()..];
         let bits = modulus.len() * 8 - modulus.first().map_or(0, |byte| byte.leading_zeros() as usize);
         // ring counts whole bytes.
         let fits = RSA_BYTES.contains(&modulus.len());
@@ -116,79 +112,62 @@ pub(super) struct Facts {
     pub(super) ours: bool,
 }
 
-/// Reads these fields from a certificate. `None` if they cannot be found.
-///
-/// rustls does not give access to them, and a full X.509 parser would add a dozen crates. The DER reader is a dependency
-/// anyway, because rcgen writes with it.
+/// Reads these fields from a certificate. `None` if they cannot be found. rustls does not give access to them.
 pub(super) fn facts(certificate: &CertificateDer<'_>) -> Option<Facts> {
-    yasna::parse_der(certificate, |reader| within_first(reader, read_facts)).ok()
+    let mut fields = fields(certificate)?;
+    let issuer = fields.expect(SEQUENCE)?;
+    let mut validity = fields.expect(SEQUENCE)?.reader();
+    let (begins, expires) = (read_time(validity.next()?)?, read_time(validity.next()?)?);
+    Some(Facts { begins, expires, ours: has_maker(issuer)? })
 }
 
-/// Reads fields of the signed part of a certificate (the first element), from the issuer on. Skips what `read` leaves.
-fn within_first<T>(
-    reader: BERReader<'_, '_>,
-    read: impl FnOnce(&mut BERReaderSeq<'_, '_>) -> ASN1Result<T>,
-) -> ASN1Result<T> {
-    reader.read_sequence(|signed| {
-        let found = signed.next().read_sequence(|fields| {
-            fields.read_optional(|version| version.read_tagged(Tag::context(0), |number| number.read_u8()))?;
-            let _serial = fields.next().read_der()?;
-            let _algorithm = fields.next().read_der()?;
-            let found = read(fields)?;
-            skip_rest(fields)?;
-            Ok(found)
-        })?;
-        skip_rest(signed)?;
-        Ok(found)
+/// Returns the signed fields of a certificate, from the issuer on.
+fn fields<'a>(certificate: &'a CertificateDer<'_>) -> Option<Reader<'a>> {
+    let mut fields = Reader(certificate).expect(SEQUENCE)?.reader().expect(SEQUENCE)?.reader();
+    let _version = fields.optional(explicit(0));
+    let _serial_number = fields.expect(INTEGER)?;
+    let _algorithm = fields.expect(SEQUENCE)?;
+    Some(fields)
+}
+
+fn read_public_key(certificate: &CertificateDer<'_>) -> Option<PublicKey> {
+    let mut fields = fields(certificate)?;
+    for _issuer_validity_subject in 0..3 {
+        fields.expect(SEQUENCE)?;
+    }
+    let info = fields.expect(SEQUENCE)?;
+    let mut parts = info.reader();
+    let algorithm = parts.expect(SEQUENCE)?;
+    // The first byte counts the unused bits, and keys are whole bytes.
+    let bits = parts.expect(BIT_STRING)?.contents.strip_prefix(&[0])?;
+    Some(PublicKey {
+        info: info.whole.to_vec(),
+        algorithm: algorithm.whole.to_vec(),
+        algorithm_contents: algorithm.contents.to_vec(),
+        bits: bits.to_vec(),
     })
 }
 
-fn read_public_key(fields: &mut BERReaderSeq<'_, '_>) -> ASN1Result<PublicKey> {
-    for _issuer_validity_subject in 0..3 {
-        fields.next().read_der()?;
+/// Returns whether an issuer has the organisation [`MAKER`].
+fn has_maker(issuer: Element<'_>) -> Option<bool> {
+    let mut sets = issuer.reader();
+    while let Some(set) = sets.optional(SET) {
+        let mut attribute = set.reader().expect(SEQUENCE)?.reader();
+        let kind = attribute.expect(OBJECT_IDENTIFIER)?;
+        if kind.contents == ORGANISATION && attribute.next()?.contents == MAKER.as_bytes() {
+            return Some(true);
+        }
     }
-    let info = fields.next().read_der()?;
-    let (algorithm, bits) = yasna::parse_der(&info, |reader| {
-        reader.read_sequence(|fields| Ok((fields.next().read_der()?, fields.next().read_bitvec_bytes()?)))
-    })?;
-    let algorithm_contents = yasna::parse_der(&algorithm, |reader| reader.read_tagged_der())?.value().to_vec();
-    match bits {
-        (bits, length) if length == bits.len() * 8 => Ok(PublicKey { info, algorithm, algorithm_contents, bits }),
-        _ => Err(ASN1Error::new(ASN1ErrorKind::Invalid)),
-    }
+    Some(false)
 }
 
-fn read_facts(fields: &mut BERReaderSeq<'_, '_>) -> ASN1Result<Facts> {
-    let _issuer = fields.next().read_der()?;
-    let (begins, expires) =
-        fields.next().read_sequence(|validity| Ok((read_time(validity.next())?, read_time(validity.next())?)))?;
-    let mut ours = false;
-    fields.next().read_sequence_of(|set| {
-        set.read_set_of(|attribute| {
-            attribute.read_sequence(|attribute| {
-                let organisation = attribute.next().read_oid()?.components().as_slice() == [2, 5, 4, 10];
-                let value = attribute.next().read_tagged_der()?;
-                ours |= organisation && value.value() == MAKER.as_bytes();
-                Ok(())
-            })
-        })
-    })?;
-    Ok(Facts { begins, expires, ours })
-}
-
-fn read_time(reader: BERReader<'_, '_>) -> ASN1Result<SystemTime> {
-    let seconds = if reader.lookahead_tag()? == yasna::tags::TAG_UTCTIME {
-        reader.read_utctime()?.datetime().unix_timestamp()
-    } else {
-        reader.read_generalized_time()?.datetime().unix_timestamp()
-    };
+fn read_time(time: Element<'_>) -> Option<SystemTime> {
+    let seconds = yasna::parse_der(time.whole, |reader| match reader.lookahead_tag()? {
+        yasna::tags::TAG_UTCTIME => Ok(reader.read_utctime()?.datetime().unix_timestamp()),
+        _ => Ok(reader.read_generalized_time()?.datetime().unix_timestamp()),
+    });
     // Dates before 1970 count as 1970.
-    Ok(UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or(0)))
-}
-
-fn skip_rest(fields: &mut BERReaderSeq<'_, '_>) -> ASN1Result<()> {
-    while fields.read_optional(|field| field.read_der())?.is_some() {}
-    Ok(())
+    Some(UNIX_EPOCH + Duration::from_secs(seconds.ok()?.try_into().unwrap_or(0)))
 }
 
 /// Creates a self-signed certificate for `name` with this key, valid from `now`, as PEM text.
@@ -239,4 +218,49 @@ fn alternative_names(name: &str, host: &str) -> Result<Vec<SanType>, rcgen::Erro
         }
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn own() -> CertificateDer<'static> {
+        let key = KeyPair::generate().unwrap();
+        let pem = make("name", "host", &key, SystemTime::now()).unwrap();
+        super::super::pem::certificates(pem.as_bytes()).unwrap().remove(0)
+    }
+
+    #[test]
+    fn lengths_that_lie_are_errors() {
+        // Whatever length is announced at whatever place, nothing panics, hangs or reads elsewhere.
+        let own = own();
+        for at in 0..own.len() {
+            for lie in
+                [&[0x80][..], &[0x84, 0xff, 0xff, 0xff, 0xff], &[0x88, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xf0]]
+            {
+                let mut der = own[..at].to_vec();
+                der.extend_from_slice(lie);
+                der.extend_from_slice(&own[at..]);
+                let der = CertificateDer::from(der);
+                let _ = (Fingerprints::of(&der), facts(&der));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damage_is_an_error_value(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in 1usize..2000) {
+            let mut der = own().to_vec();
+            let at = at.index(der.len());
+            der[at] = byte;
+            der.truncate(cut);
+            let der = CertificateDer::from(der);
+            if let Ok(key) = PublicKey::of(&der) {
+                let _ = key.unsupported();
+            }
+            let _ = facts(&der);
+        }
+    }
 }

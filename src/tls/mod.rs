@@ -3,6 +3,7 @@
 
 mod certificate;
 pub(crate) mod client;
+mod der;
 mod files;
 mod identity;
 mod peers;

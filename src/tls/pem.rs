@@ -250,4 +250,18 @@ mod tests {
             assert!(!problem.contains("MAM"), "a key must not be quoted: {problem}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn every_begin_is_a_block_or_an_error(pieces in proptest::collection::vec(0usize..9, 0..12)) {
+            let fragments = [ONE, TWO, KEY, "\n", "-----", "-----BEGIN", "-----END CERTIFICATE-----", " CERTIFICATE-----", "x: y"];
+            let text: String = pieces.iter().map(|piece| fragments[*piece]).collect();
+            let begins = memchr::memmem::find_iter(text.as_bytes(), BEGIN).count();
+            let read: Result<Vec<_>, _> = blocks(text.as_bytes()).collect();
+            if let Ok(read) = read {
+                proptest::prop_assert_eq!(read.len(), begins);
+            }
+            let _ = (certificates(text.as_bytes()), private_key(text.as_bytes()));
+        }
+    }
 }

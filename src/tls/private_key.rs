@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::SigningKey;
-use yasna::{ASN1Result, BERReader, Tag};
+use yasna::Tag;
 
 use super::certificate::PublicKey;
+use super::der::{INTEGER, OCTET_STRING, Reader, SEQUENCE, explicit};
 use super::provider;
 
 /// The error of [`signer`] for the key of another certificate.
@@ -20,10 +21,7 @@ const UNUSABLE: &str =
 /// An EC key may lack its public half (`openssl ec -no_public`), which ring requires. It is taken from the certificate then,
 /// and ring checks that the halves match.
 pub(super) fn signer(key: PrivateKeyDer<'static>, public: &PublicKey) -> Result<Arc<dyn SigningKey>, String> {
-    let completed = yasna::parse_der(key.secret_der(), |reader| read_lone_scalar(reader, &key))
-        .ok()
-        .flatten()
-        .map(|scalar| complete(&scalar, public));
+    let completed = lone_scalar(&key).map(|scalar| complete(scalar, public));
     let (key, problem) = match completed {
         Some(completed) => (completed, MISMATCH),
         None => (key, UNUSABLE),
@@ -36,32 +34,23 @@ pub(super) fn signer(key: PrivateKeyDer<'static>, public: &PublicKey) -> Result<
     }
 }
 
-/// Reads the secret number of an EC key without a public half. `None` if it has one.
-fn read_lone_scalar(reader: BERReader<'_, '_>, key: &PrivateKeyDer<'_>) -> ASN1Result<Option<Vec<u8>>> {
-    match key {
-        PrivateKeyDer::Sec1(_) => read_sec1(reader),
-        PrivateKeyDer::Pkcs8(_) => {
-            let inner = reader.read_sequence(|fields| {
-                let _version = fields.next().read_u8()?;
-                let _algorithm = fields.next().read_der()?;
-                let inner = fields.next().read_bytes()?;
-                while fields.read_optional(|attribute| attribute.read_der())?.is_some() {}
-                Ok(inner)
-            })?;
-            yasna::parse_der(&inner, read_sec1)
+/// Reads the secret number of an EC key without a public half. `None` if it has one, and for other keys.
+fn lone_scalar<'a>(key: &'a PrivateKeyDer<'_>) -> Option<&'a [u8]> {
+    let sec1 = match key {
+        PrivateKeyDer::Sec1(key) => key.secret_sec1_der(),
+        PrivateKeyDer::Pkcs8(key) => {
+            let mut fields = Reader(key.secret_pkcs8_der()).expect(SEQUENCE)?.reader();
+            let _version = fields.expect(INTEGER)?;
+            let _algorithm = fields.expect(SEQUENCE)?;
+            fields.expect(OCTET_STRING)?.contents
         }
-        _ => Ok(None),
-    }
-}
-
-fn read_sec1(reader: BERReader<'_, '_>) -> ASN1Result<Option<Vec<u8>>> {
-    reader.read_sequence(|fields| {
-        let _version = fields.next().read_u8()?;
-        let scalar = fields.next().read_bytes()?;
-        fields.read_optional(|curve| curve.read_tagged(Tag::context(0), |curve| curve.read_der()))?;
-        let public = fields.read_optional(|public| public.read_tagged(Tag::context(1), |public| public.read_der()))?;
-        Ok(public.is_none().then_some(scalar))
-    })
+        _ => return None,
+    };
+    let mut fields = Reader(sec1).expect(SEQUENCE)?.reader();
+    let _version = fields.expect(INTEGER)?;
+    let scalar = fields.expect(OCTET_STRING)?.contents;
+    let _curve = fields.optional(explicit(0));
+    fields.optional(explicit(1)).is_none().then_some(scalar)
 }
 
 /// Writes the complete key as PKCS#8.
