@@ -51,39 +51,49 @@ impl Access {
         let found = fs::metadata(path)?;
         Ok(Access { user: found.uid(), group: found.gid(), mode: found.mode() })
     }
+
+    /// Returns the permissions of the group and of others. Only root is in the group of root.
+    fn others(&self) -> u32 {
+        if self.user == 0 && self.group == 0 { self.mode & 0o007 } else { self.mode & 0o077 }
+    }
 }
 
 /// Returns an error text if a user other than this one and root can read or replace the private key in this file.
 pub(super) fn exposure(key_file: &Path) -> Option<String> {
     let key = Access::of(key_file).ok()?;
-    let directory = key_file.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
-    let directory = directory.and_then(|directory| Access::of(directory).ok());
-    exposed(key, directory, rustix::process::geteuid().as_raw())
+    // A symbolic link can be replaced as well as the file that it leads to.
+    let real = fs::canonicalize(key_file).ok();
+    let parents = [Some(key_file), real.as_deref()].into_iter().flatten().filter_map(Path::parent);
+    let directories = parents.map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    let directories: Vec<Access> = directories.filter_map(|directory| Access::of(directory).ok()).collect();
+    exposed(key, &directories, rustix::process::geteuid().as_raw())
         .map(|problem| format!("{}: {problem}", key_file.display()))
 }
 
-fn exposed(key: Access, directory: Option<Access>, me: u32) -> Option<String> {
+fn exposed(key: Access, directories: &[Access], me: u32) -> Option<String> {
     let foreign = |access: &Access| access.user != me && access.user != 0;
-    // An administrator shares a key of root with the group of a daemon. The group of root is root.
-    let shared = key.user == 0 && (me != 0 || key.group == 0);
     if foreign(&key) {
         return Some(format!("private key belongs to user {}, who can replace it", key.user));
     }
-    if key.mode & 0o022 != 0 {
+    if key.others() & 0o022 != 0 {
         return Some("private key is writable by other users; run chmod 600".to_owned());
     }
-    if key.mode & 0o004 != 0 || (key.mode & 0o040 != 0 && !shared) {
+    // An administrator shares a key of root with the group of a daemon.
+    let readable = if key.user == 0 && me != 0 { 0o004 } else { 0o044 };
+    if key.others() & readable != 0 {
         return Some("private key is readable by other users; run chmod 600".to_owned());
     }
-    let directory = directory?;
-    if foreign(&directory) {
-        return Some(format!(
-            "the directory of the private key belongs to user {}, who can replace it",
-            directory.user
-        ));
-    }
-    (directory.mode & 0o022 != 0)
-        .then(|| "the directory of the private key is writable by other users; run chmod go-w on it".to_owned())
+    directories.iter().find_map(|directory| {
+        let sticky = directory.mode & 0o1000 != 0; // others cannot replace files in it
+        if foreign(directory) {
+            let owner = directory.user;
+            Some(format!("the directory of the private key belongs to user {owner}, who can replace it"))
+        } else if directory.others() & 0o022 != 0 && !sticky {
+            Some("the directory of the private key is writable by other users; run chmod go-w on it".to_owned())
+        } else {
+            None
+        }
+    })
 }
 
 #[cfg(test)]
@@ -94,16 +104,19 @@ mod tests {
     fn a_private_key_is_for_its_user_and_root() {
         let (me, root, other) = (1000, 0, 1001);
         let access = |user, group, mode| Access { user, group, mode };
-        let safe = Some(access(me, me, 0o40700));
-        let told = |key, directory, who| exposed(key, directory, who).unwrap_or_default();
+        let safe = access(me, me, 0o40700);
+        let told = |key, directory, who| exposed(key, &[safe, directory], who).unwrap_or_default();
         for (key, directory, who) in [
             (access(me, me, 0o100600), safe, me),
-            (access(me, me, 0o100400), Some(access(me, me, 0o40755)), me),
-            (access(root, 114, 0o100640), Some(access(root, root, 0o40710)), me), // Debian's ssl-cert
-            (access(root, root, 0o100440), None, root),                           // systemd's credentials
+            (access(me, me, 0o100400), access(me, me, 0o40755), me),
+            (access(me, me, 0o100600), access(root, root, 0o41777), me),
+            (access(me, me, 0o100600), access(root, root, 0o40775), me),
+            (access(root, 114, 0o100640), access(root, root, 0o40710), me), // Debian's ssl-cert
         ] {
             assert_eq!(told(key, directory, who), "", "{:o}", key.mode);
         }
+        // Credentials of systemd.
+        assert_eq!(exposed(access(root, root, 0o100440), &[access(root, root, 0o40700)], root), None);
         for (key, directory, who, words) in [
             (access(me, me, 0o100640), safe, me, "readable by other users"),
             (access(me, me, 0o100604), safe, me, "readable by other users"),
@@ -113,9 +126,10 @@ mod tests {
             (access(me, me, 0o100602), safe, me, "writable by other users"),
             (access(other, me, 0o100600), safe, me, "belongs to user 1001"),
             (access(me, me, 0o100600), safe, root, "belongs to user 1000"),
-            (access(me, me, 0o100600), Some(access(me, me, 0o40777)), me, "directory of the private key is writable"),
-            (access(me, me, 0o100600), Some(access(me, me, 0o41777)), me, "directory of the private key is writable"),
-            (access(me, me, 0o100600), Some(access(other, me, 0o40700)), me, "directory of the private key belongs"),
+            (access(me, me, 0o100600), access(me, me, 0o40777), me, "directory of the private key is writable"),
+            (access(me, me, 0o100600), access(me, me, 0o40770), me, "directory of the private key is writable"),
+            (access(me, me, 0o100600), access(root, 114, 0o40775), me, "directory of the private key is writable"),
+            (access(me, me, 0o100600), access(other, me, 0o40700), me, "directory of the private key belongs"),
         ] {
             assert!(told(key, directory, who).contains(words), "{words}: {}", told(key, directory, who));
         }

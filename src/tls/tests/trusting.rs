@@ -151,7 +151,9 @@ fn a_key_that_others_can_read_or_replace_makes_nobody_own() {
     let (key, directory) = (user.store().key_file("server"), user.home.path().join("private"));
     if rustix::process::geteuid().is_root() {
         // Root's own group is nobody else.
-        std::os::unix::fs::chown(&key, None, Some(1234)).unwrap();
+        for path in [&key, &directory] {
+            std::os::unix::fs::chown(path, None, Some(1234)).unwrap();
+        }
     }
     let cases = [(0o640, 0o700), (0o660, 0o700), (0o604, 0o700), (0o600, 0o777), (0o600, 0o770)];
     for (mode, directory_mode) in cases {
