@@ -225,11 +225,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tls::pem::certificates;
 
     fn own() -> CertificateDer<'static> {
         let key = KeyPair::generate().unwrap();
         let pem = make("name", "host", &key, SystemTime::now()).unwrap();
-        super::super::pem::certificates(pem.as_bytes()).unwrap().remove(0)
+        certificates(pem.as_bytes()).unwrap().remove(0)
     }
 
     #[test]

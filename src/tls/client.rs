@@ -25,7 +25,7 @@ use crate::fingerprint::Fingerprint;
 /// By default, a server is trusted if its key is pinned for the address, by a file in `peers/` of the user's certificate
 /// store. Without a pin, it is trusted if its certificate is one of the user's own, or if the system roots have issued it
 /// for the host name. Any other certificate fails with
-/// [`Error::UnknownCertificate`](crate::Error::UnknownCertificate), which contains the fingerprint. Once it has been
+/// [`Error::UnknownCertificate`], which contains the fingerprint. Once it has been
 /// compared, it can be passed to [`pinned`](Self::pinned).
 ///
 /// ```
@@ -36,7 +36,7 @@ use crate::fingerprint::Fingerprint;
 /// ```
 ///
 /// The settings are read and checked when they are used. Invalid ones, such as a malformed fingerprint, fail with
-/// [`Error::TlsSettings`](crate::Error::TlsSettings) when connecting, before anything is looked up.
+/// [`Error::TlsSettings`] when connecting, before anything is looked up.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 #[must_use]
 pub struct ClientTls {
@@ -88,10 +88,10 @@ impl ClientTls {
     /// Trusts any server on the first connection to its address, and from then on only what it presented then.
     ///
     /// A key that the default would reject is pinned: later connections must present the same one, and any other fails
-    /// with [`Error::CertificateChanged`](crate::Error::CertificateChanged). If the certificate is one of the user's own,
+    /// with [`Error::CertificateChanged`]. If the certificate is one of the user's own,
     /// or issued by a system root, that is noted instead. Later connections must then present such a certificate as well;
     /// one that is trusted for a weaker reason, or for none, fails with
-    /// [`Error::UnknownCertificate`](crate::Error::UnknownCertificate).
+    /// [`Error::UnknownCertificate`].
     ///
     /// The first connection can be intercepted. Services are pinned by name, and anyone on the local network can choose a
     /// new name: *every new name is trusted*, so selecting services by pattern defeats this protection.
@@ -104,8 +104,8 @@ impl ClientTls {
     /// `fingerprint` is a [`Fingerprint`] or its text: the SHA-256 of the server's public key, as shown by this crate, or
     /// of its certificate, in 64 hexadecimal digits, colons allowed. The host name, the dates and the form of the
     /// certificate are ignored. Any other key fails with
-    /// [`Error::CertificateChanged`](crate::Error::CertificateChanged). A malformed text fails with
-    /// [`Error::TlsSettings`](crate::Error::TlsSettings) when connecting.
+    /// [`Error::CertificateChanged`]. A malformed text fails with
+    /// [`Error::TlsSettings`] when connecting.
     pub fn pinned(fingerprint: impl TryInto<Fingerprint, Error: fmt::Display>) -> Self {
         Trust::Pinned(fingerprint.try_into().map_err(|error| error.to_string())).into()
     }
@@ -113,7 +113,7 @@ impl ClientTls {
     /// Trusts certificates that these roots have issued for the host name, and the certificates in `pem` themselves.
     ///
     /// `pem` is the text of one or more certificates, not the path of a file. A block that is not read fails with
-    /// [`Error::TlsSettings`](crate::Error::TlsSettings) when connecting. Ignores pins, the user's own certificates and
+    /// [`Error::TlsSettings`] when connecting. Ignores pins, the user's own certificates and
     /// the system roots.
     pub fn roots(pem: impl AsRef<[u8]>) -> Self {
         let pem = pem.as_ref();
@@ -147,7 +147,7 @@ impl ClientTls {
     ///
     /// If the server has a list without any of them, the handshake fails. If it has no list, none is negotiated and the
     /// connection is used without. A name has 1 to 255 bytes, the list up to 32 KiB; otherwise connecting fails with
-    /// [`Error::TlsSettings`](crate::Error::TlsSettings).
+    /// [`Error::TlsSettings`].
     pub fn alpn<P: AsRef<[u8]>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
         self.alpn = protocols.into_iter().map(|protocol| protocol.as_ref().to_vec()).collect();
         self

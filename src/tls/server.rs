@@ -95,7 +95,7 @@ impl ServerTls {
     ///
     /// Each item is a [`Fingerprint`] or its text: the SHA-256 of the client's public key, as shown by this crate, or of
     /// its certificate, in 64 hexadecimal digits, colons allowed. A malformed text fails with
-    /// [`Error::TlsSettings`](crate::Error::TlsSettings) when the server starts to listen. Several calls add up. After
+    /// [`Error::TlsSettings`] when the server starts to listen. Several calls add up. After
     /// [`request_client_certificate`](Self::request_client_certificate), clients without a certificate are accepted as
     /// well, but not those with another.
     pub fn allow<F>(mut self, fingerprints: impl IntoIterator<Item = F>) -> Self
@@ -111,7 +111,7 @@ impl ServerTls {
     ///
     /// A client that offers protocols, but none of these, is rejected. A client that offers none is accepted, and none is
     /// negotiated. A name has 1 to 255 bytes, the list up to 32 KiB; otherwise listening fails with
-    /// [`Error::TlsSettings`](crate::Error::TlsSettings).
+    /// [`Error::TlsSettings`].
     pub fn alpn<P: AsRef<[u8]>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
         self.alpn = protocols.into_iter().map(|protocol| protocol.as_ref().to_vec()).collect();
         self
