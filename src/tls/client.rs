@@ -24,8 +24,7 @@ use crate::fingerprint::Fingerprint;
 ///
 /// By default, a server is trusted if its key is pinned for the address, by a file in `peers/` of the user's certificate
 /// store. Without a pin, it is trusted if its certificate is one of the user's own, or if the system roots have issued it
-/// for the host name. Any other certificate fails with
-/// [`Error::UnknownCertificate`], which contains the fingerprint. Once it has been
+/// for the host name. Any other certificate fails with [`Error::UnknownCertificate`], which contains the fingerprint. Once
 /// compared, it can be passed to [`pinned`](Self::pinned).
 ///
 /// ```
@@ -87,11 +86,10 @@ impl ClientTls {
 
     /// Trusts any server on the first connection to its address, and from then on only what it presented then.
     ///
-    /// A key that the default would reject is pinned: later connections must present the same one, and any other fails
-    /// with [`Error::CertificateChanged`]. If the certificate is one of the user's own,
-    /// or issued by a system root, that is noted instead. Later connections must then present such a certificate as well;
-    /// one that is trusted for a weaker reason, or for none, fails with
-    /// [`Error::UnknownCertificate`].
+    /// A key that the default would reject is pinned. Later connections must present the same one, and any other fails with
+    /// [`Error::CertificateChanged`]. If the certificate is one of the user's own, or issued by a system root, that is
+    /// noted instead. Later connections must present such a certificate as well, and any other fails with
+    /// [`Error::UnknownCertificate`]. An own certificate is accepted after one of a system root, but not the reverse.
     ///
     /// The first connection can be intercepted. Services are pinned by name, and anyone on the local network can choose a
     /// new name: *every new name is trusted*, so selecting services by pattern defeats this protection.
@@ -103,8 +101,7 @@ impl ClientTls {
     ///
     /// `fingerprint` is a [`Fingerprint`] or its text: the SHA-256 of the server's public key, as shown by this crate, or
     /// of its certificate, in 64 hexadecimal digits, colons allowed. The host name, the dates and the form of the
-    /// certificate are ignored. Any other key fails with
-    /// [`Error::CertificateChanged`]. A malformed text fails with
+    /// certificate are ignored. Any other key fails with [`Error::CertificateChanged`]. A malformed text fails with
     /// [`Error::TlsSettings`] when connecting.
     pub fn pinned(fingerprint: impl TryInto<Fingerprint, Error: fmt::Display>) -> Self {
         Trust::Pinned(fingerprint.try_into().map_err(|error| error.to_string())).into()
@@ -113,8 +110,7 @@ impl ClientTls {
     /// Trusts certificates that these roots have issued for the host name, and the certificates in `pem` themselves.
     ///
     /// `pem` is the text of one or more certificates, not the path of a file. A block that is not read fails with
-    /// [`Error::TlsSettings`] when connecting. Ignores pins, the user's own certificates and
-    /// the system roots.
+    /// [`Error::TlsSettings`] when connecting. Ignores pins, the user's own certificates and the system roots.
     pub fn roots(pem: impl AsRef<[u8]>) -> Self {
         let pem = pem.as_ref();
         Trust::Roots(GivenRoots { digest: Fingerprint::of(pem), roots: Roots::from_pem(pem) }).into()
@@ -136,8 +132,8 @@ impl ClientTls {
 
     /// Sets the host name to request (SNI) and to verify the certificate against, in place of the host in the address.
     ///
-    /// Services have no host name of their own choosing that could be verified: without this setting, root certificates do
-    /// not count for them.
+    /// The host name of a service comes from the network and is not verified. Without this setting, root certificates do not
+    /// count for services.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self
