@@ -150,12 +150,14 @@ fn first_use_pins_and_a_change_is_told() {
 fn of_several_addresses_the_one_that_answers_is_pinned() {
     on_own_context(|| {
         let user = User::new();
+        let pins = || -> Vec<_> {
+            let entries = std::fs::read_dir(user.0.path().join("peers")).unwrap();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        };
         let server = Server::builder().tls(User::new().serves()).listen("127.0.0.2:0", |_| Ok(())).unwrap();
         let port = server.port();
         let at = |last: u8| std::net::SocketAddr::from(([127, 0, 0, last], port));
-        let (closed, open) = (at(3), at(2));
-        let both = [[closed, open], [open, closed]];
-        for addresses in both {
+        for addresses in [[at(3), at(2)], [at(2), at(3)]] {
             let tls = user.trusts(ClientTls::on_first_use());
             let result = Rc::new(RefCell::new(None));
             let done = result.clone();
@@ -163,9 +165,27 @@ fn of_several_addresses_the_one_that_answers_is_pinned() {
             Socket::builder().tls(tls).connect_async(&addresses[..], gio::Cancellable::NONE, connected);
             until(|| result.borrow().is_some());
             result.take().unwrap().unwrap();
-            let pins: Vec<_> = std::fs::read_dir(user.0.path().join("peers")).unwrap().collect();
-            let names: Vec<_> = pins.into_iter().map(|entry| entry.unwrap().file_name()).collect();
-            assert_eq!(names, [format!("127.0.0.2:{port}").as_str()]);
+            assert_eq!(pins(), [format!("127.0.0.2:{port}")]);
+        }
+        // The same peer, written otherwise.
+        let tls = user.trusts(ClientTls::on_first_use());
+        try_connect(Socket::builder().tls(tls), &format!("[::ffff:127.0.0.2]:{port}")).unwrap();
+        assert_eq!(pins(), [format!("127.0.0.2:{port}")]);
+    });
+}
+
+#[test]
+fn another_server_on_another_loopback_address_has_another_pin() {
+    on_own_context(|| {
+        let (user, one, two) = (User::new(), User::new(), User::new());
+        let first = Server::builder().tls(one.serves()).listen("127.0.0.1:0", |_| Ok(())).unwrap();
+        let port = first.port();
+        let _second = Server::builder().tls(two.serves()).listen(("127.0.0.2", port), |_| Ok(())).unwrap();
+        for _ in 0..2 {
+            for host in ["127.0.0.1", "127.0.0.2"] {
+                let tls = user.trusts(ClientTls::on_first_use());
+                try_connect(Socket::builder().tls(tls), &format!("{host}:{port}")).unwrap();
+            }
         }
     });
 }
