@@ -117,7 +117,7 @@ impl ServerVerifier {
         };
         match (pin, known) {
             (Some(pin), _) if pin.admits(known, &shown.fingerprints) => Ok(()),
-            (Some(pin), _) => Err(self.weaker(pin, &shown.fingerprints, store)),
+            (Some(pin), _) => Err(self.weaker(pin, &shown.fingerprints, store, &problem)),
             (None, _) if first_use => {
                 lock(&self.unproven).insert(shown.fingerprints, known);
                 Ok(())
@@ -131,13 +131,14 @@ impl ServerVerifier {
     }
 
     /// The error of a certificate that would be trusted for a weaker reason than earlier ones.
-    fn weaker(&self, pin: Pin, shown: &Fingerprints, store: &Store) -> rustls::Error {
+    fn weaker(&self, pin: Pin, shown: &Fingerprints, store: &Store, why: &str) -> rustls::Error {
         let before = match pin {
             Pin::Own => "one of your own certificates",
             _ => "a certificate verified by the system's root certificates",
         };
+        let why = if why.is_empty() { String::new() } else { format!(": {why}") };
         let problem = format!(
-            "earlier connections presented {before}, and this one does not. Either the server has another certificate, or \
+            "earlier connections presented {before}, and this one does not{why}. Either the server has another certificate, or \
              the connection is being intercepted. {}",
             self.advice(store)
         );
@@ -158,10 +159,13 @@ impl ServerVerifier {
     /// Checks that this key is one of the user's own. The error says why one in the store does not count.
     fn is_own(&self, store: &Store, key: &Fingerprint) -> Result<(), Option<String>> {
         let mut known = lock(&self.own);
-        if !known.get(key).is_some_and(Evidence::holds) {
-            known.remove(key);
-            known.insert(*key, store.owns(key)?);
+        match known.get(key) {
+            Some(evidence) if evidence.holds() => return Ok(()),
+            // Sessions that rely on the old evidence must not be resumed, whatever is found now.
+            Some(_) => self.outdated.store(true, Ordering::Relaxed),
+            None => {}
         }
+        known.insert(*key, store.owns(key)?);
         Ok(())
     }
 
@@ -197,7 +201,7 @@ impl ServerVerifier {
         match store.pin_first(&self.address, known).map_err(|error| carry(in_order_to(&purpose(), error)))? {
             pin if pin.admits(known, &shown) => Ok(()),
             Pin::Key(pin) => Err(self.changed(&pin, &shown, Some(store))),
-            pin => Err(self.weaker(pin, &shown, store)),
+            pin => Err(self.weaker(pin, &shown, store, "")),
         }
     }
 

@@ -144,6 +144,26 @@ fn keys_and_certificates_replaced_in_place_count_from_the_next_connection_on() {
 }
 
 #[test]
+fn a_handshake_under_way_while_a_key_is_replaced_revives_no_session() {
+    let user = User::new();
+    let setup = user.serve();
+    user.identity("other");
+    let server = PeerName { key: "race:1".into(), host: None };
+    let tls = user.default_client();
+    user.settle();
+    Pair::connected(&tls, &server, &setup);
+    // A session that has no ticket to resume by, prepared before the change and judged after it.
+    let fresh = versioned_server(&user.identity("server"), TLS12);
+    let mut late = Pair::new(&tls, &server, &fresh).unwrap();
+    fs::copy(user.store().key_file("other"), user.store().key_file("server")).unwrap();
+    late.run();
+    assert!(late.client_error.is_some());
+    for _ in 0..2 {
+        Pair::refused(&tls, &server, &setup);
+    }
+}
+
+#[test]
 fn a_key_that_others_can_read_or_replace_makes_nobody_own() {
     use std::os::unix::fs::PermissionsExt;
     let user = User::new();
