@@ -1,7 +1,53 @@
-//! Going into the background: fork, and leaving without destructors.
+//! Processes: telling a forked copy from the original, daemonizing by fork, and exiting without destructors.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::{fs, ptr};
+
+/// The number of the current process generation in the upper half, the process that it belongs to in the lower half.
+/// Zero before the first use.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// The process in which a value was created.
+///
+/// A forked child has copies of values that share their files, sockets and signals with the parent. A type that would
+/// change these on drop keeps an `Origin` and does nothing if [`is_here`](Origin::is_here) is false. The child of
+/// [`fork`] replaces its parent, so for it everything created before counts as its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin(u32);
+
+impl Origin {
+    /// Returns the origin of a value created now. Costs one `getpid`.
+    pub(crate) fn here() -> Origin {
+        Origin(generation())
+    }
+
+    /// Returns false in a forked copy of the process that created the value. Costs one `getpid`.
+    pub(crate) fn is_here(self) -> bool {
+        generation() == self.0
+    }
+}
+
+/// Counts the processes from the first that used this library, through its forks, to this one.
+fn generation() -> u32 {
+    let pid = std::process::id();
+    let mut known = GENERATION.load(Ordering::Acquire);
+    loop {
+        let generation = (known >> 32) as u32;
+        if known as u32 == pid && generation > 0 {
+            return generation;
+        }
+        let next = pack(generation + 1, pid);
+        match GENERATION.compare_exchange(known, next, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return generation + 1,
+            Err(other) => known = other,
+        }
+    }
+}
+
+fn pack(generation: u32, pid: u32) -> u64 {
+    u64::from(generation) << 32 | u64::from(pid)
+}
 
 /// Which side of the fork this is.
 pub(crate) enum Forked {
@@ -36,10 +82,14 @@ pub(crate) fn fork() -> io::Result<Forked> {
         return Err(io::Error::other("the process has other threads"));
     }
     flush_stdio();
+    let generation = generation();
     // SAFETY: there is no other thread, so the child finds no lock held and no structure half changed.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        0 => Ok(Forked::Child),
+        0 => {
+            GENERATION.store(pack(generation, std::process::id()), Ordering::Release);
+            Ok(Forked::Child)
+        }
         child => Ok(Forked::Parent(child)),
     }
 }
@@ -55,4 +105,28 @@ fn flush_stdio() {
     let _ = io::stdout().flush();
     // SAFETY: null stands for all of C's streams.
     unsafe { libc::fflush(ptr::null_mut()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_recognized_where_they_were_created() {
+        let origin = Origin::here();
+        assert!(origin.is_here());
+        // SAFETY: the child makes system calls only, and ends without running anything else.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let own = Origin::here();
+            let known = !origin.is_here() && own.is_here() && own != origin;
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(i32::from(!known)) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child made above; the status has a place.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0, "the child takes itself for its parent");
+        assert!(origin.is_here());
+    }
 }
