@@ -4,8 +4,8 @@ use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::path::{Path, PathBuf};
 
-use super::parse::{parse_host, parse_path};
-use super::{Address, Endpoint, Port, Target};
+use super::parse::{check_abstract, parse_host, parse_path};
+use super::{Address, Endpoint, Port, Target, UnixName};
 use crate::error::{Error, Result};
 
 impl TryFrom<&str> for Address {
@@ -75,7 +75,7 @@ impl TryFrom<(&str, u16)> for Address {
         let text = format!("{host}:{port}");
         match parse_host(&host) {
             Ok(host) => {
-                Ok(Address { text, target: Target::Inet { host: Some(host), port: Port::Number(port), tls: None } })
+                Ok(Address { text, target: Target::Inet { host: Some(host), port: Port::Number(port), scheme: None } })
             }
             Err(problem) => Err(Error::Address { address: text, problem }),
         }
@@ -84,7 +84,7 @@ impl TryFrom<(&str, u16)> for Address {
 
 impl From<u16> for Address {
     fn from(port: u16) -> Address {
-        Address { text: port.to_string(), target: Target::Inet { host: None, port: Port::Number(port), tls: None } }
+        Address { text: port.to_string(), target: Target::Inet { host: None, port: Port::Number(port), scheme: None } }
     }
 }
 
@@ -161,13 +161,21 @@ impl TryFrom<Vec<SocketAddr>> for Address {
 
 impl TryFrom<&Endpoint> for Address {
     type Error = Error;
-    /// As for connecting to where a peer listens as well. Fails for descriptors, and for unix sockets without a path.
+    /// For connecting to a peer that listens as well. Fails for file descriptors, and for unix sockets without a name.
     fn try_from(endpoint: &Endpoint) -> Result<Address> {
         match endpoint {
             Endpoint::Inet(address) => Ok((*address).into()),
             Endpoint::Unix(Some(path)) => path.try_into(),
+            Endpoint::Abstract(name) => {
+                let text = endpoint.to_string();
+                match check_abstract(name) {
+                    Ok(()) => Ok(Address { text, target: Target::Unix(UnixName::Abstract(name.clone())) }),
+                    Err(problem) => Err(Error::Address { address: text, problem }),
+                }
+            }
             other => {
-                let problem = "expected an IP address and port, or the path of a unix socket".into();
+                let problem =
+                    "expected an IP address and port, or a unix socket with a path or an abstract name".into();
                 Err(Error::Address { address: other.to_string(), problem })
             }
         }
@@ -220,7 +228,35 @@ mod tests {
         let mapped = "[::ffff:192.0.2.1]:80".parse::<SocketAddr>().unwrap();
         assert_eq!(SocketAddr::try_from(&Endpoint::from(mapped)).unwrap(), want);
         assert!(SocketAddr::try_from(&Endpoint::Descriptor).is_err());
-        assert!(Address::try_from(Endpoint::Unix(None)).is_err());
         assert!(Address::try_from(Vec::new()).is_err());
+    }
+
+    #[test]
+    fn every_kind_of_endpoint_is_an_address_or_says_why_not() {
+        let inet = Endpoint::from("192.0.2.1:80".parse::<SocketAddr>().unwrap());
+        let name = |name: &[u8]| Endpoint::Abstract(name.into());
+        for (endpoint, is_unix, text) in [
+            (inet, false, Some("192.0.2.1:80")),
+            (Endpoint::Unix(Some("/run/x".into())), true, Some("/run/x")),
+            (Endpoint::Unix(Some("no-slash".into())), true, Some("no-slash")),
+            (Endpoint::Unix(None), true, None),
+            (name(b"x"), true, Some("@x")),
+            (name(b"/tmp/a|b"), true, Some("@/tmp/a|b")),
+            (name(b"a\0\xff"), true, Some("@a\0\u{fffd}")),
+            (name(b""), true, None),
+            (name(&[b'x'; 108]), true, None),
+            (Endpoint::Descriptor, false, None),
+        ] {
+            assert_eq!(endpoint.is_unix(), is_unix, "{endpoint}");
+            let address = Address::try_from(&endpoint);
+            assert_eq!(address.as_ref().ok().map(ToString::to_string).as_deref(), text, "{address:?}");
+            match (address.map(|address| address.target), &endpoint) {
+                (Ok(Target::Unix(UnixName::Abstract(name))), Endpoint::Abstract(given)) => assert_eq!(name, *given),
+                (Ok(Target::Unix(UnixName::Path(path))), Endpoint::Unix(Some(given))) => assert_eq!(path, *given),
+                (Ok(Target::Direct(addresses)), Endpoint::Inet(given)) => assert_eq!(addresses, [*given]),
+                (Err(Error::Address { address, .. }), _) => assert_eq!(address, endpoint.to_string()),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }

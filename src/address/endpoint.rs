@@ -27,6 +27,11 @@ impl Endpoint {
         self.inet().map(|address| address.port())
     }
 
+    /// Returns whether this is a unix socket, with or without a name.
+    pub fn is_unix(&self) -> bool {
+        matches!(self, Endpoint::Unix(_) | Endpoint::Abstract(_))
+    }
+
     /// The address and port, where there is one.
     pub fn inet(&self) -> Option<SocketAddr> {
         match self {

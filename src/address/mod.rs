@@ -4,6 +4,7 @@
 mod conversions;
 mod endpoint;
 mod parse;
+mod schemes;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +18,8 @@ pub(crate) use endpoint::{endpoint, plain};
 #[cfg(feature = "_services")]
 pub(crate) use parse::is_service_type;
 use parse::parse_target;
-pub(crate) use parse::{parse_listening, parse_port, well_known_port};
+pub(crate) use parse::{parse_authority, parse_listening, parse_port};
+pub(crate) use schemes::{Scheme, well_known_port};
 
 /// What is said to be expected where an address is none at all.
 pub(crate) const FORMS: &str = "host:port, a port, a path with a slash, @name, or service|name";
@@ -30,7 +32,7 @@ pub(crate) const FORMS: &str = "host:port, a port, a path with a slash, @name, o
 /// | text | connect to | listen on |
 /// |---|---|---|
 /// | `@name` | the unix socket of that name in the system's abstract namespace, which has no file | a new one there |
-/// | `scheme://host`, `scheme://host:port/…` | that host; the port defaults to the scheme's; TLS if the scheme ends in `s` (`ws` does not count) | – |
+/// | `scheme://host`, `scheme://host:port/…` | that host; the scheme selects the default port and whether to use TLS; an unknown scheme is an error | – |
 /// | `type\|`, `type\|regex` | the first Avahi service `_type._tcp` (whose name matches) | – |
 /// | `type\|name`, `type\|name\|port` | – | a random or the given port, published under that name |
 /// | anything with a `/` | the unix socket of that path | a new unix socket at that path |
@@ -57,8 +59,8 @@ pub struct Address {
 /// What an address means.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
-    /// A host and port. No host: this machine (connect) or every address (listen). `tls` is what a URL says of it.
-    Inet { host: Option<Host>, port: Port, tls: Option<bool> },
+    /// A host and port. No host: this machine (connect) or every address (listen). `scheme` is what a URL says of it.
+    Inet { host: Option<Host>, port: Port, scheme: Option<Scheme> },
     /// Addresses that need no look-up, in the order in which to try them.
     Direct(Vec<SocketAddr>),
     /// A unix socket.
@@ -129,11 +131,6 @@ impl Address {
         let name = if is_loopback { "localhost" } else { host.as_str() };
         let key = if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") };
         (key, Some(host))
-    }
-
-    /// Is it a URL of that scheme?
-    pub(crate) fn has_scheme(&self, scheme: &str) -> bool {
-        self.text.split_once("://").is_some_and(|(given, _)| given.eq_ignore_ascii_case(scheme))
     }
 
     /// The error of using this address for something it is not fit for.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::{FORMS, Host, Port, Target, UnixName};
+use super::{FORMS, Host, Port, Target, UnixName, schemes};
 
 type Parsed<T> = std::result::Result<T, String>;
 
@@ -43,7 +43,6 @@ fn parse_url(scheme: &str, rest: &str) -> Parsed<Target> {
     if scheme.is_empty() || !scheme.chars().all(letters) {
         return Err("expected a scheme before ://, as in http://host".into());
     }
-    let scheme = scheme.to_ascii_lowercase();
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.is_empty() {
         return Err("expected a host after ://".into());
@@ -52,17 +51,58 @@ fn parse_url(scheme: &str, rest: &str) -> Parsed<Target> {
         return Err("a user name or password has no place here; expected scheme://host:port".into());
     }
     let (host, port) = split_port(authority)?;
-    let port = match port {
-        Some(port) => parse_port(port)?,
-        None => Port::Name(scheme.clone()),
+    // An empty port is the default one (RFC 3986, section 3.2.3).
+    let port = port.filter(|port| !port.is_empty());
+    let (default, kind) = schemes::find(&scheme.to_ascii_lowercase(), host, port)?;
+    let host = parse_url_host(host)?;
+    let port = match (port, default) {
+        (Some(port), _) => parse_port(port)?,
+        (None, Some(default)) => Port::Number(default),
+        (None, None) => {
+            return Err(format!("{scheme}:// has no default port; expected one, as in {scheme}://{authority}:1234"));
+        }
     };
-    let tls = scheme != "ws" && scheme.ends_with('s');
-    Ok(Target::Inet { host: Some(parse_host(host)?), port, tls: Some(tls) })
+    Ok(Target::Inet { host: Some(host), port, scheme: Some(kind) })
+}
+
+/// A host and perhaps a port, as after the `://` of a URL.
+pub(crate) fn parse_authority(authority: &str) -> Parsed<(Host, Option<Port>)> {
+    let (host, port) = split_port(authority)?;
+    let port = port.filter(|port| !port.is_empty()).map(parse_port).transpose()?;
+    Ok((parse_url_host(host)?, port))
+}
+
+/// In URLs the `%` before a zone, and what else the zone's name has, is percent-encoded (RFC 6874). A bare `%` is taken as well.
+fn parse_url_host(host: &str) -> Parsed<Host> {
+    let zone = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).and_then(|inner| inner.split_once("%25"));
+    match zone {
+        Some((address, zone)) => parse_host(&format!("[{address}%{}]", percent_decode(zone)?)),
+        None => parse_host(host),
+    }
+}
+
+fn percent_decode(text: &str) -> Parsed<String> {
+    let mut decoded = Vec::new();
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let byte = match byte {
+            b'%' => {
+                let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16));
+                let (Some(high), Some(low)) = (digit(), digit()) else {
+                    return Err("expected two hexadecimal digits after a %".into());
+                };
+                (high << 4 | low) as u8
+            }
+            other => other,
+        };
+        decoded.push(byte);
+    }
+    String::from_utf8(decoded).map_err(|_| "expected UTF-8 in the zone of the address".into())
 }
 
 fn parse_service(kind: &str, rest: &str) -> Parsed<Target> {
     if !is_service_type(kind) {
-        return Err("expected a service type before the |: 1 to 15 letters, digits and single inner hyphens, \
+        return Err("expected a service type before the |: 2 to 15 letters, digits and single inner hyphens, \
                     at least one letter"
             .into());
     }
@@ -78,9 +118,10 @@ pub(crate) fn parse_listening(rest: &str) -> Parsed<(&str, Option<Port>)> {
     })
 }
 
-/// Is it a service type, without the underscore (RFC 6763, section 7)?
+/// Whether this is a service type, without the underscore (RFC 6763, section 7). Avahi neither publishes nor browses types
+/// of a single character, though the standard has them.
 pub(crate) fn is_service_type(kind: &str) -> bool {
-    kind.len() <= 15
+    (2..=15).contains(&kind.len())
         && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
         && kind.bytes().any(|b| b.is_ascii_alphabetic())
         && !kind.starts_with('-')
@@ -106,9 +147,13 @@ pub(super) fn parse_path(path: &Path) -> Parsed<Target> {
 }
 
 fn parse_abstract(name: &str) -> Parsed<Target> {
+    check_abstract(name.as_bytes()).map(|()| Target::Unix(UnixName::Abstract(name.into())))
+}
+
+pub(super) fn check_abstract(name: &[u8]) -> Parsed<()> {
     match name.len() {
         0 => Err("expected a name after the @".into()),
-        1..=UNIX_PATH_MAX => Ok(Target::Unix(UnixName::Abstract(name.into()))),
+        1..=UNIX_PATH_MAX => Ok(()),
         length => {
             Err(format!("the name of an abstract unix socket has at most {UNIX_PATH_MAX} bytes, this has {length}"))
         }
@@ -123,7 +168,7 @@ fn parse_inet(text: &str) -> Parsed<Target> {
         }
         (port, None) => (None, port),
     };
-    Ok(Target::Inet { host, port: parse_port(port)?, tls: None })
+    Ok(Target::Inet { host, port: parse_port(port)?, scheme: None })
 }
 
 fn is_address_without_port(text: &str) -> bool {
@@ -192,40 +237,4 @@ pub(crate) fn parse_port(port: &str) -> Parsed<Port> {
         return Err(format!("expected a port, a number up to 65535 or a name like http, not {port:?}"));
     }
     Ok(Port::Name(port.into()))
-}
-
-/// Ports of common services, for systems whose services database lacks them. Most minimal containers have none at all.
-pub(crate) fn well_known_port(name: &str) -> Option<u16> {
-    Some(match name {
-        "ftp" => 21,
-        "ssh" => 22,
-        "telnet" => 23,
-        "smtp" => 25,
-        "domain" => 53,
-        "http" | "ws" => 80,
-        "pop3" => 110,
-        "ntp" => 123,
-        "imap" => 143,
-        "ldap" => 389,
-        "https" | "wss" => 443,
-        "submissions" | "smtps" => 465,
-        "rtsp" => 554,
-        "submission" => 587,
-        "ipp" | "ipps" => 631,
-        "ldaps" => 636,
-        "ftps" => 990,
-        "imaps" => 993,
-        "pop3s" => 995,
-        "mqtt" => 1883,
-        "mysql" => 3306,
-        "sip" => 5060,
-        "sips" => 5061,
-        "xmpp-client" => 5222,
-        "postgresql" => 5432,
-        "redis" => 6379,
-        "irc" => 6667,
-        "ircs" => 6697,
-        "mqtts" => 8883,
-        _ => return None,
-    })
 }

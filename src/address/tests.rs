@@ -8,8 +8,8 @@ use super::parse::UNIX_PATH_MAX;
 use super::*;
 use proptest::prelude::*;
 
-fn inet(host: Option<Host>, port: Port, tls: Option<bool>) -> Target {
-    Target::Inet { host, port, tls }
+fn inet(host: Option<Host>, port: Port, scheme: Option<Scheme>) -> Target {
+    Target::Inet { host, port, scheme }
 }
 
 fn name(host: &str) -> Option<Host> {
@@ -53,11 +53,30 @@ fn reads_every_form() {
 
 #[test]
 fn urls_bring_their_port_and_their_tls() {
-    let named = |name: &str| Port::Name(name.into());
-    reads("http://host", inet(name("host"), named("http"), Some(false)));
-    reads("https://host/path:1?x", inet(name("host"), named("https"), Some(true)));
-    reads("ws://host:8080", inet(name("host"), Port::Number(8080), Some(false)));
-    reads("WSS://[::1]/", inet(Some(Host::V6(Ipv6Addr::LOCALHOST, None)), named("wss"), Some(true)));
+    let port = Port::Number;
+    let (plain, tls) = (Some(Scheme::Plain), Some(Scheme::Tls));
+    reads("http://host", inet(name("host"), port(80), plain));
+    reads("https://host/path:1?x", inet(name("host"), port(443), tls));
+    reads("ws://host:8080", inet(name("host"), port(8080), plain));
+    reads("WSS://[::1]/", inet(Some(Host::V6(Ipv6Addr::LOCALHOST, None)), port(443), tls));
+    reads("redis://host", inet(name("host"), port(6379), plain));
+    reads("tls://host:http", inet(name("host"), Port::Name("http".into()), tls));
+    reads("udp://host:1", inet(name("host"), port(1), Some(Scheme::Udp)));
+    for empty in ["http://host:", "http://host:/", "http://host:?x"] {
+        reads(empty, inet(name("host"), port(80), plain));
+    }
+}
+
+#[test]
+fn zones_in_urls_are_encoded() {
+    let zone = |zone: &str| Some(Host::V6("fe80::1".parse().unwrap(), Some(zone.into())));
+    let url = |host| inet(host, Port::Number(80), Some(Scheme::Plain));
+    reads("http://[fe80::1%25eth0]/", url(zone("eth0")));
+    reads("http://[fe80::1%25eth0]:/", url(zone("eth0")));
+    reads("http://[fe80::1%25a%2eb%2Dc]", url(zone("a.b-c")));
+    reads("http://[fe80::1%eth0]/", url(zone("eth0")));
+    // Outside of URLs there is no encoding.
+    reads("[fe80::1%25]:80", inet(zone("25"), Port::Number(80), None));
 }
 
 #[test]
@@ -74,6 +93,7 @@ fn says_what_is_wrong_with_what() {
         ("99999999999", "65535"),
         ("|", "service type"),
         ("no_such|x", "service type"),
+        ("x|y", "2 to 15"),
         ("sixteen-letters1|", "service type"),
         ("a\0b", "NUL"),
         ("a b", "expected a port"),
@@ -90,7 +110,15 @@ fn says_what_is_wrong_with_what() {
         ("http://", "host after"),
         ("http:///path", "host after"),
         ("http://:80", "host before"),
-        ("http://host:", "expected a port"),
+        ("tls://host:", "no default port"),
+        ("tls://host", "as in tls://host:1234"),
+        ("http://[fe80::1%25]", "interface"),
+        ("http://[fe80::1%25e%2]", "hexadecimal"),
+        ("http://[fe80::1%25%zz]", "hexadecimal"),
+        ("http://[fe80::1%25%ff]", "UTF-8"),
+        ("foo://host", "host:port"),
+        ("foo://host:70/x", "expected host:70,"),
+        ("ftpes://host", "FTP client"),
         ("http://me@host", "user name"),
         ("://host", "scheme"),
         ("a b://host", "scheme"),

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 
 use super::race::{Race, Won};
-use crate::address::{Address, Endpoint, Target, endpoint};
+use crate::address::{Address, Endpoint, Scheme, Target, endpoint};
 use crate::conn::{Common, Conn, Socket, Transport};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ fn secure(address: &Address, plan: &Plan, choice: Option<&Tls<ClientTls>>) -> Re
         Plan::Service(_) => 0,
     };
     let settings = match (choice, address.target()) {
-        (Some(Tls::Off), _) | (None, Target::Inet { tls: Some(false), .. }) => return Ok(None),
+        (Some(Tls::Off), _) | (None, Target::Inet { scheme: Some(Scheme::Plain), .. }) => return Ok(None),
         (Some(Tls::On(settings)), _) => settings.clone(),
         (None, _) => ClientTls::default(),
     };
@@ -61,6 +61,9 @@ pub(super) struct Request {
 
 impl Request {
     pub(super) fn new(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<Self> {
+        if matches!(address.target(), Target::Inet { scheme: Some(Scheme::Udp), .. }) {
+            return Err(address.unfit("udp:// is for UdpSocket; expected tcp:// or tls://"));
+        }
         let plan = plan(&address)?;
         let secure = secure(&address, &plan, tls)?;
         if let Some((settings, _)) = &secure {

@@ -40,7 +40,12 @@ impl Page {
             return Err(format!("a path in a URL has no {wrong:?}"));
         }
         let path = if path.starts_with('/') { path.into() } else { format!("/{path}") };
-        Ok(Page { host: host.into(), path })
+        // A zone means something on this machine only (RFC 6874, section 4).
+        let host = match (host.find('%'), host.find(']')) {
+            (Some(zone), Some(end)) if zone < end => format!("{}{}", &host[..zone], &host[end..]),
+            _ => host.into(),
+        };
+        Ok(Page { host, path })
     }
 
     pub(super) async fn ask(&self, addresses: Vec<SocketAddr>, text: &str) -> Result<IpAddr> {
@@ -142,6 +147,7 @@ mod tests {
             ("http://host", "host", "/"),
             ("http://host:8080/a/b?c=d#e", "host:8080", "/a/b?c=d"),
             ("http://[::1]:80?x", "[::1]:80", "/?x"),
+            ("http://[fe80::1%25eth0]:80/", "[fe80::1]:80", "/"),
         ] {
             let page = Page::parse(url).unwrap();
             assert_eq!((page.host.as_str(), page.path.as_str()), (host, path));

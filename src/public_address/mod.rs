@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use gio::prelude::*;
 
-use crate::address::{Address, Port, Target};
+use crate::address::{Address, Port, Target, parse_authority};
 use crate::connect::Interruption;
 use crate::engine::{Engine, Sleep, in_background, within};
 use crate::error::{Error, Result};
@@ -205,11 +205,11 @@ impl Service {
         let kind = match text.split_once(':') {
             Some(("stun", rest)) => {
                 let authority = rest.strip_prefix("//").unwrap_or(rest);
-                Kind::Stun(host(text, "stun", authority, stun::PORT)?)
+                Kind::Stun(host(text, authority, stun::PORT)?)
             }
             Some(("http", rest)) => {
                 let rest = rest.strip_prefix("//").ok_or_else(|| unfit("expected http://host/path"))?;
-                let address = host(text, "http", rest, http::PORT)?;
+                let address = host(text, rest, http::PORT)?;
                 Kind::Http(address, http::Page::parse(text).map_err(|problem| unfit(&problem))?)
             }
             Some(("https" | "stuns", _)) => {
@@ -233,21 +233,20 @@ impl Service {
     }
 }
 
-/// The host and port of a URL of that scheme, whose port it is if it names none.
-fn host(text: &str, scheme: &str, authority: &str, default: u16) -> Result<Address> {
+/// The host and port of an endpoint, by default that port.
+fn host(text: &str, authority: &str, default: u16) -> Result<Address> {
     let unfit = |problem: String| Error::Address { address: text.into(), problem };
-    let parsed = Address::parse(&format!("{scheme}://{authority}")).map_err(|error| match error {
-        Error::Address { problem, .. } => unfit(problem),
-        other => other,
-    })?;
-    let Target::Inet { host, port, .. } = parsed.target() else { return Err(unfit("expected a host".into())) };
+    if authority.contains('@') {
+        return Err(unfit("a user name or password has no place here".into()));
+    }
+    let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+    let (host, port) = parse_authority(authority).map_err(unfit)?;
     let port = match port {
-        // The scheme, which stands for the port.
-        Port::Name(name) if *name == scheme => Port::Number(default),
-        Port::Number(0) => return Err(unfit("port 0 cannot be connected to".into())),
-        port => port.clone(),
+        None => Port::Number(default),
+        Some(Port::Number(0)) => return Err(unfit("port 0 cannot be connected to".into())),
+        Some(port) => port,
     };
-    Ok(Address::of_target(text.into(), Target::Inet { host: host.clone(), port, tls: None }))
+    Ok(Address::of_target(text.into(), Target::Inet { host: Some(host), port, scheme: None }))
 }
 
 async fn ask(services: Vec<Service>, limit: Duration, resolver: Resolver) -> Result<IpAddr> {

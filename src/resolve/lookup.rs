@@ -99,8 +99,8 @@ pub fn lookup_port(name: &str) -> Result<u16> {
 /// What needs no look-up is there already; else the host and port to ask for.
 fn known(address: &Address) -> Result<Result<Vec<SocketAddr>, (String, u16)>> {
     // Port 0 has no place in an address to connect to. Here it stands for no port at all.
-    if let Target::Inet { host: Some(host), port: Port::Number(0), tls: None } = address.target() {
-        let stand_in = Target::Inet { host: Some(host.clone()), port: Port::Number(1), tls: None };
+    if let Target::Inet { host: Some(host), port: Port::Number(0), scheme: None } = address.target() {
+        let stand_in = Target::Inet { host: Some(host.clone()), port: Port::Number(1), scheme: None };
         let stand_in = Address::of_target(address.to_string(), stand_in);
         return Ok(match known(&stand_in)? {
             Ok(mut addresses) => {

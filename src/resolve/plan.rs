@@ -106,9 +106,7 @@ pub(crate) fn port_number(address: &Address, port: &Port) -> Result<u16> {
     };
     let is_alone = matches!(address.target(), Target::Inet { host: None, .. });
     service_port(name).ok_or_else(|| {
-        address.unfit(if address.has_scheme(name) {
-            format!("the scheme {name:?} is no service that this system knows the port of; expected host:port")
-        } else if is_alone && is_localhost(name) {
+        address.unfit(if is_alone && is_localhost(name) {
             format!("the port is missing, as in {name}:1234; expected {FORMS}")
         } else if is_alone {
             // It was meant as the one or the other.
@@ -230,6 +228,7 @@ mod tests {
         assert_eq!(number("http"), Ok(80));
         assert_eq!(number("localhost:ipp"), Ok(631));
         assert_eq!(number("wss://host"), Ok(443));
+        assert_eq!(number("wss://host:http"), Ok(80));
         let forms = format!("; expected {FORMS}");
         for (text, word) in [
             ("nosuchservice", "no port of that name is known"),
