@@ -205,3 +205,73 @@ fn without_descriptors_clients_are_awaited_until_there_are_some() {
         until(|| accepted.borrow().len() == strangers.len());
     });
 }
+
+/// Runs the calling test once more, alone in a process. True in there.
+fn in_own_process(test: &str) -> bool {
+    const INSIDE: &str = "IN_OWN_PROCESS";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let mut program = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = program.args([test, "--exact", "--nocapture"]).env(INSIDE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{} {said}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    false
+}
+
+/// Leaves just so many descriptors to `call`.
+fn with_descriptors<T>(free: usize, call: impl FnOnce() -> T) -> T {
+    let limits = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(200), maximum: limits.maximum }).unwrap();
+    let mut taken = Vec::new();
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        taken.push(file);
+    }
+    taken.truncate(taken.len() - free);
+    let outcome = call();
+    drop(taken);
+    setrlimit(Resource::Nofile, limits).unwrap();
+    outcome
+}
+
+fn is_out_of_descriptors<T>(result: &network::Result<T>) -> bool {
+    let emfile = Some(rustix::io::Errno::MFILE.raw_os_error());
+    matches!(result, Err(network::Error::Io { source, .. }) if source.raw_os_error() == emfile)
+}
+
+#[test]
+fn without_descriptors_blocking_calls_fail_and_the_program_goes_on() {
+    if !in_own_process("without_descriptors_blocking_calls_fail_and_the_program_goes_on") {
+        return;
+    }
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // The first call of all finds no default main context, and none can be made.
+    let first = with_descriptors(0, || Socket::connect(nobody));
+    assert!(is_out_of_descriptors(&first), "{first:?}");
+    assert!(!with_descriptors(0, || network::iteration(false)));
+    let limit = Duration::from_millis(50);
+    let stun = [format!("stun:{nobody}")];
+    for free in 0..10 {
+        for tls in [false, true] {
+            let result = with_descriptors(free, || Socket::builder().tls(tls).connect(nobody));
+            assert!(result.is_err() && (free > 0 || is_out_of_descriptors(&result)), "{free}: {result:?}");
+        }
+        let result = with_descriptors(free, || network::public_address(&stun, limit));
+        assert!(result.is_err() && (free > 0 || is_out_of_descriptors(&result)), "{free}: {result:?}");
+        let result = with_descriptors(free, || network::lookup_within("no.such.name.invalid", 1, limit));
+        assert!(result.is_err() && (free > 0 || is_out_of_descriptors(&result)), "{free}: {result:?}");
+        let result = with_descriptors(free, || {
+            let served = Server::builder().tls(false).threads(2, || |_| Ok(())).listen(0);
+            served.map(|threads| threads.threads())
+        });
+        assert!(matches!(result, Ok(2)) || is_out_of_descriptors(&result), "{free}: {result:?}");
+    }
+    // All of it works when there are some again.
+    let server = Server::builder().tls(false).listen(0, |_| Ok(())).unwrap();
+    Socket::builder().tls(false).connect(server.port()).unwrap();
+}

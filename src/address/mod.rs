@@ -79,6 +79,7 @@ pub(crate) enum UnixName {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Host {
+    /// In its ASCII form.
     Name(String),
     V4(std::net::Ipv4Addr),
     /// With the scope as it was written: an interface's name or number.

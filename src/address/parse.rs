@@ -1,6 +1,6 @@
 //! The grammar of addresses.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -210,16 +210,55 @@ pub(super) fn parse_host(host: &str) -> Parsed<Host> {
     if host.is_empty() {
         return Err("expected a host before the :".into());
     }
-    if let Ok(address) = host.parse() {
+    check_host_characters(host)?;
+    let name = if host.is_ascii() { host.to_owned() } else { host_to_ascii(host)? };
+    if let Some(address) = parse_v4(&name) {
         return Ok(Host::V4(address));
     }
-    if host.len() > HOST_MAX {
-        return Err(format!("a host name has at most {HOST_MAX} bytes, this has {}", host.len()));
+    if name.len() > HOST_MAX {
+        return Err(format!("a host name has at most {HOST_MAX} bytes, this has {}", name.len()));
     }
-    if let Some(wrong) = host.chars().find(|c| c.is_whitespace() || c.is_control() || "[]%@|:/<>\"\\".contains(*c)) {
-        return Err(format!("a host name has no {wrong:?}"));
+    Ok(Host::Name(name))
+}
+
+fn check_host_characters(host: &str) -> Parsed<()> {
+    let wrong = host.chars().find(|c| c.is_whitespace() || c.is_control() || "[]%@|:/<>\"\\".contains(*c));
+    wrong.map_or(Ok(()), |wrong| Err(format!("a host name has no {wrong:?}")))
+}
+
+/// The form in which DNS and certificates have names of other alphabets (IDNA).
+fn host_to_ascii(host: &str) -> Parsed<String> {
+    let ascii = glib::hostname_to_ascii(host).ok_or("expected a host name that IDNA allows")?;
+    // Some characters stand for others, a fullwidth slash for a slash.
+    check_host_characters(&ascii)?;
+    Ok(ascii.into())
+}
+
+/// An IPv4 address in any of the forms of inet_aton(3), as `127.1`: the last of one to four numbers fills the bytes that are
+/// left. Numbers may be octal (`0177`) or hexadecimal (`0x7f`).
+fn parse_v4(host: &str) -> Option<Ipv4Addr> {
+    let mut parts: Vec<&str> = host.split('.').collect();
+    let (last, bytes) = (parse_v4_number(parts.pop()?)?, parts.len());
+    if bytes > 3 || last >> (8 * (4 - bytes)) != 0 {
+        return None;
     }
-    Ok(Host::Name(host.into()))
+    let mut address = last;
+    for (place, part) in parts.into_iter().enumerate() {
+        let byte = parse_v4_number(part).filter(|number| *number <= 0xff)?;
+        address |= byte << (8 * (3 - place));
+    }
+    u32::try_from(address).ok().map(Ipv4Addr::from)
+}
+
+fn parse_v4_number(text: &str) -> Option<u64> {
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None if text.starts_with('0') => (text, 8),
+        None => (text, 10),
+    };
+    // Not the sign that the standard library would take.
+    let is_number = digits.chars().all(|c| c.is_digit(radix));
+    is_number.then(|| u64::from_str_radix(digits, radix).ok())?
 }
 
 pub(crate) fn parse_port(port: &str) -> Parsed<Port> {

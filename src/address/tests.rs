@@ -68,6 +68,44 @@ fn urls_bring_their_port_and_their_tls() {
 }
 
 #[test]
+fn names_of_other_alphabets_have_one_form() {
+    for text in ["münchen.test:1", "MÜNCHEN.test:1", "xn--mnchen-3ya.test:1", "mu\u{308}nchen。test:1"] {
+        let address = Address::parse(text).unwrap();
+        assert_eq!(address.to_string(), text);
+        let peer = ("xn--mnchen-3ya.test:1".to_string(), Some("xn--mnchen-3ya.test".to_string()));
+        assert_eq!(address.peer(1), peer, "{text}");
+    }
+    // Characters that stand for others.
+    reads("１２７.０.０.１:1", inet(Some(Host::V4([127, 0, 0, 1].into())), Port::Number(1), None));
+    for text in ["a\u{ff0f}b:1", "a\u{ff05}b:1", "ä b:1", "\u{e000}ä:1"] {
+        assert!(Address::parse(text).is_err(), "{text:?}");
+    }
+    assert!(Address::try_from(("ä\0", 1)).is_err());
+    assert!(Address::parse(&format!("{}:1", "ä".repeat(300))).is_err());
+}
+
+#[test]
+fn ipv4_addresses_have_several_forms() {
+    for (text, ip) in [
+        ("127.1", [127, 0, 0, 1]),
+        ("127.0.1", [127, 0, 0, 1]),
+        ("0x7f.1", [127, 0, 0, 1]),
+        ("0177.0.0.010", [127, 0, 0, 8]),
+        ("2130706433", [127, 0, 0, 1]),
+        ("0", [0, 0, 0, 0]),
+        ("1.65535", [1, 0, 255, 255]),
+        ("255.255.255.255", [255; 4]),
+    ] {
+        reads(&format!("{text}:1"), inet(Some(Host::V4(ip.into())), Port::Number(1), None));
+    }
+    for text in
+        ["256.1.1.1", "1.2.3.256", "1.2.3.4.5", "4294967296", "127.1.", "1..2", "0x", "0x.1", "08.1", "-1", "+1"]
+    {
+        reads(&format!("{text}:1"), inet(name(text), Port::Number(1), None));
+    }
+}
+
+#[test]
 fn zones_in_urls_are_encoded() {
     let zone = |zone: &str| Some(Host::V6("fe80::1".parse().unwrap(), Some(zone.into())));
     let url = |host| inet(host, Port::Number(80), Some(Scheme::Plain));
@@ -146,8 +184,16 @@ fn values_are_taken_as_they_are() {
 #[test]
 fn every_way_to_write_an_address_has_one_key() {
     let key = |text: &str| Address::parse(text).unwrap().peer(1234).0;
-    for text in ["1234", "localhost:1234", "LocalHost:1234", "127.0.0.1:1234", "[::1]:1234", "https://localhost:1234/x"]
-    {
+    for text in [
+        "1234",
+        "localhost:1234",
+        "LocalHost:1234",
+        "localhost.:1234",
+        "127.1:1234",
+        "127.0.0.1:1234",
+        "[::1]:1234",
+        "https://localhost:1234/x",
+    ] {
         assert_eq!(key(text), "localhost:1234", "{text}");
     }
     assert_eq!(key("Example.ORG.:1234"), "example.org:1234");

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 
-use super::race::{Race, Won};
+use super::race::{OPERATION, Race, Won};
 use crate::address::{Address, Endpoint, Scheme, Target, endpoint};
 use crate::conn::{Common, Conn, Socket, Transport};
 use crate::engine::Engine;
@@ -19,7 +19,7 @@ pub(super) fn remote(fd: &OwnedFd) -> Option<Endpoint> {
 }
 
 /// How to secure a connection: by which settings, and as whom the peer must show itself.
-pub(super) type Secure = Option<(ClientTls, PeerName)>;
+type Secure = Option<(ClientTls, PeerName)>;
 
 /// Decides on TLS: by what the caller chose, else by the address, else it is on for everything but unix sockets.
 fn secure(address: &Address, plan: &Plan, choice: Option<&Tls<ClientTls>>) -> Result<Secure> {
@@ -44,7 +44,7 @@ fn secure(address: &Address, plan: &Plan, choice: Option<&Tls<ClientTls>>) -> Re
 
 /// As whom the peer must show itself, now that it is known which service was found: a service is known by its name, on
 /// whatever host and port it is.
-pub(super) fn found_peer(address: &Address, peer: &PeerName, service: Option<&str>) -> PeerName {
+fn found_peer(address: &Address, peer: &PeerName, service: Option<&str>) -> PeerName {
     match (address.target(), service) {
         (Target::Service { kind, .. }, Some(name)) => PeerName { key: format!("{kind}|{name}"), host: None },
         _ => peer.clone(),
@@ -54,13 +54,19 @@ pub(super) fn found_peer(address: &Address, peer: &PeerName, service: Option<&st
 /// What the caller wants, read as far as that goes without touching the network.
 pub(super) struct Request {
     pub(super) address: Address,
-    pub(super) plan: Plan,
     pub(super) secure: Secure,
     pub(super) common: Rc<Common>,
 }
 
+/// A connection after its last step, which with TLS is the handshake.
+pub(super) enum Opened {
+    Ready(Socket),
+    Handshaking(Rc<Conn>),
+}
+
 impl Request {
-    pub(super) fn new(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<Self> {
+    /// Checks what can be checked, and plans how to reach the address.
+    pub(super) fn new(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<(Self, Plan)> {
         if matches!(address.target(), Target::Inet { scheme: Some(Scheme::Udp), .. }) {
             return Err(address.unfit("udp:// is for UdpSocket; expected tcp:// or tls://"));
         }
@@ -76,19 +82,39 @@ impl Request {
             }
             _ => {}
         }
-        Ok(Request { address, plan, secure, common })
+        Ok((Request { address, secure, common }, plan))
+    }
+
+    /// Makes a connection of the socket that won the race. `done` gets the outcome of the handshake, if there is one.
+    pub(super) fn open(
+        &self,
+        engine: &Rc<Engine>,
+        won: Won,
+        done: impl FnOnce(Result<Socket>) + 'static,
+    ) -> Result<Opened> {
+        let remote = remote(&won.fd);
+        let transport = Transport::socket(won.fd, remote.as_ref());
+        let common = self.common.clone();
+        let Some((settings, peer)) = &self.secure else {
+            return Conn::new(engine, transport, common, remote).map(|conn| Opened::Ready(Socket::from_conn(conn)));
+        };
+        let peer = found_peer(&self.address, peer, won.service.as_deref());
+        let session = Session::client(settings, &peer)?;
+        // With a handle at once: a connection without any closes.
+        let done = Box::new(move |conn: &Rc<Conn>, result: Result| {
+            done(result.map(|()| Socket::from_conn(conn.clone())));
+        });
+        Conn::with_session(engine, transport, common, remote, session, done).map(Opened::Handshaking)
     }
 }
 
 /// Called once, from the loop, with the outcome.
 pub(super) type Joined = Box<dyn FnOnce(&Rc<Engine>, Result<Socket>)>;
 
-/// The way from an address to a socket that is ready for use: the race, then the hand-shake.
+/// The way from an address to a socket that is ready for use: the race, then the handshake.
 pub(super) struct Joining {
     engine: Rc<Engine>,
-    pub(super) address: Address,
-    pub(super) common: Rc<Common>,
-    pub(super) secure: Secure,
+    pub(super) request: Request,
     /// Its timer keeps it while it is on.
     race: RefCell<Weak<Race>>,
     conn: RefCell<Option<Rc<Conn>>>,
@@ -96,27 +122,19 @@ pub(super) struct Joining {
 }
 
 impl Joining {
-    pub(super) fn start(engine: &Rc<Engine>, request: Request, done: Joined) -> Rc<Self> {
-        let Request { address, plan, secure, common } = request;
-        let limit = common.options.connect_timeout;
+    pub(super) fn start(engine: &Rc<Engine>, request: Request, plan: Plan, done: Joined) -> Rc<Self> {
         let joining = Rc::new(Joining {
             engine: engine.clone(),
-            address,
-            common,
-            secure,
+            request,
             race: RefCell::default(),
             conn: RefCell::new(None),
             done: RefCell::new(Some(done)),
         });
         let me = joining.clone();
-        let race = Race::start(
-            engine,
-            &joining.address,
-            &joining.common.options.tuning,
-            plan,
-            limit,
-            Box::new(move |_, result| me.connected(result)),
-        );
+        let Request { address, common, .. } = &joining.request;
+        let options = &common.options;
+        let connected = Box::new(move |_: &Rc<Engine>, result| me.connected(result));
+        let race = Race::start(engine, address, &options.tuning, plan, options.connect_timeout, connected);
         joining.race.replace(Rc::downgrade(&race));
         joining
     }
@@ -126,9 +144,9 @@ impl Joining {
             Ok(won) => won,
             Err(error) => return self.finish(Err(error)),
         };
-        match &self.secure {
+        match &self.request.secure {
             Some((settings, peer)) if settings.may_load_roots(peer) => self.load_roots(won),
-            _ => self.shake(won),
+            _ => self.open(won),
         }
     }
 
@@ -142,7 +160,7 @@ impl Joining {
                 let _ = thread.join();
             }
             if me.done.borrow().is_some() {
-                me.shake(won);
+                me.open(won);
             }
         });
         let spawned = std::thread::Builder::new().name("network-roots".into()).spawn(move || {
@@ -153,30 +171,21 @@ impl Joining {
         match spawned {
             Ok(handle) => thread.set(Some(handle)),
             Err(source) => {
-                let address = self.address.to_string();
+                let address = self.request.address.to_string();
                 self.finish(Err(Error::Io { operation: "loading certificates for", address, source }));
             }
         }
     }
 
-    fn shake(self: &Rc<Self>, won: Won) {
-        let remote = remote(&won.fd);
-        let transport = Transport::socket(won.fd, remote.as_ref());
-        let common = self.common.clone();
-        let Some((settings, peer)) = &self.secure else {
-            let conn = Conn::new(&self.engine, transport, common, remote);
-            return self.finish(conn.map(Socket::from_conn));
-        };
-        let peer = found_peer(&self.address, peer, won.service.as_deref());
+    fn open(self: &Rc<Self>, won: Won) {
         let me = self.clone();
-        let done = Box::new(move |conn: &Rc<Conn>, result: Result| {
+        let shaken = move |result| {
             me.conn.take();
-            me.finish(result.map(|()| Socket::from_conn(conn.clone())));
-        });
-        let started = Session::client(settings, &peer)
-            .and_then(|session| Conn::with_session(&self.engine, transport, common, remote, session, done));
-        match started {
-            Ok(conn) => drop(self.conn.replace(Some(conn))),
+            me.finish(result);
+        };
+        match self.request.open(&self.engine, won, shaken) {
+            Ok(Opened::Ready(socket)) => self.finish(Ok(socket)),
+            Ok(Opened::Handshaking(conn)) => drop(self.conn.replace(Some(conn))),
             Err(error) => self.finish(Err(error)),
         }
     }
@@ -194,7 +203,7 @@ impl Joining {
         if self.done.borrow().is_none() {
             return;
         }
-        let error = || Error::Cancelled { operation: "connecting to", address: self.address.to_string() };
+        let error = || Error::Cancelled { operation: OPERATION, address: self.request.address.to_string() };
         let race = self.race.take();
         if let Some(race) = race.upgrade() {
             race.finish(Err(error()));

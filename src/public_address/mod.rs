@@ -8,19 +8,17 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use futures_channel::oneshot;
 use gio::prelude::*;
 
 use crate::address::{Address, Port, Target, parse_authority};
-use crate::connect::Interruption;
-use crate::engine::{Engine, Sleep, in_background, within};
+use crate::engine::{Engine, Sleep, block_on, in_background, within};
 use crate::error::{Error, Result};
-use crate::resolve::{LIMIT, look_up, look_up_on_thread};
+use crate::resolve::{LIMIT, look_up};
 
 /// Another server is asked as well when the one before has not answered for this long.
 const STAGGER: Duration = Duration::from_secs(1);
@@ -115,23 +113,7 @@ where
 {
     let services = services(endpoints)?;
     Engine::current()?;
-    Engine::flush_here();
-    let context = glib::MainContext::new();
-    let asked = context.with_thread_default(|| {
-        let private = Engine::current()?;
-        let address = names(&services);
-        let (sender, mut interrupted) = oneshot::channel();
-        Interruption::watch(&private, move |source| drop(sender.send(source)));
-        // gio would leave a thread behind, and a process with threads cannot go into the background.
-        let mut asked = pin!(ask(services, limit, Resolver::OwnThread));
-        context.block_on(poll_fn(|context| match Pin::new(&mut interrupted).poll(context) {
-            Poll::Ready(Ok(source)) => {
-                Poll::Ready(Err(Error::Io { operation: OPERATION, address: address.clone(), source }))
-            }
-            _ => asked.as_mut().poll(context),
-        }))
-    });
-    asked.map_err(|_| Error::WrongThread)?
+    block_on(OPERATION, &names(&services), |_| ask(services, limit))
 }
 
 /// As [`public_address`], in the background: calls `callback` with the outcome, on a later turn of the main loop. Never
@@ -147,7 +129,7 @@ pub fn public_address_async<I>(
     let services = services(endpoints);
     let address = services.as_ref().map_or_else(ToString::to_string, |services| names(services));
     let cancelled = Error::Cancelled { operation: OPERATION, address };
-    let future = async move { ask(services?, limit, Resolver::Gio).await };
+    let future = async move { ask(services?, limit).await };
     in_background("public_address_async", future, cancellable, cancelled, callback);
 }
 
@@ -159,7 +141,7 @@ pub async fn public_address_future<I>(endpoints: I, limit: Duration) -> Result<I
 where
     I: IntoIterator<Item: AsRef<str>>,
 {
-    ask(services(endpoints)?, limit, Resolver::Gio).await
+    ask(services(endpoints)?, limit).await
 }
 
 /// A server to ask.
@@ -171,13 +153,6 @@ struct Service {
 enum Kind {
     Stun(Address),
     Http(Address, http::Page),
-}
-
-/// How names are looked up: without a trace, or without a thread of our own.
-#[derive(Clone, Copy)]
-enum Resolver {
-    OwnThread,
-    Gio,
 }
 
 fn services<I>(endpoints: I) -> Result<Vec<Service>>
@@ -220,12 +195,9 @@ impl Service {
         Ok(Service { text: text.into(), kind })
     }
 
-    async fn ask(&self, engine: &Rc<Engine>, resolver: Resolver) -> Result<IpAddr> {
+    async fn ask(&self, engine: &Rc<Engine>) -> Result<IpAddr> {
         let (Kind::Stun(address) | Kind::Http(address, _)) = &self.kind;
-        let addresses = match resolver {
-            Resolver::OwnThread => look_up_on_thread(address, LIMIT).await?,
-            Resolver::Gio => look_up(address, LIMIT).await?,
-        };
+        let addresses = look_up(address, LIMIT).await?;
         match &self.kind {
             Kind::Stun(_) => stun::ask(engine, addresses, &self.text).await,
             Kind::Http(_, page) => page.ask(addresses, &self.text).await,
@@ -249,15 +221,15 @@ fn host(text: &str, authority: &str, default: u16) -> Result<Address> {
     Ok(Address::of_target(text.into(), Target::Inet { host: Some(host), port, scheme: None }))
 }
 
-async fn ask(services: Vec<Service>, limit: Duration, resolver: Resolver) -> Result<IpAddr> {
+async fn ask(services: Vec<Service>, limit: Duration) -> Result<IpAddr> {
     let engine = Engine::current()?;
     let address = names(&services);
-    let answer = within(&engine, limit, first_of(&engine, &services, resolver)).await;
+    let answer = within(&engine, limit, first_of(&engine, &services)).await;
     answer.unwrap_or(Err(Error::TimedOut { operation: OPERATION, address, limit }))
 }
 
 /// The first answer of several who are asked one after the other, each with a head start.
-async fn first_of(engine: &Rc<Engine>, services: &[Service], resolver: Resolver) -> Result<IpAddr> {
+async fn first_of(engine: &Rc<Engine>, services: &[Service]) -> Result<IpAddr> {
     type Asking<'a> = Pin<Box<dyn Future<Output = Result<IpAddr>> + 'a>>;
     let mut waiting: VecDeque<&Service> = services.iter().collect();
     let mut asked: Vec<Asking<'_>> = Vec::new();
@@ -267,7 +239,7 @@ async fn first_of(engine: &Rc<Engine>, services: &[Service], resolver: Resolver)
         loop {
             let is_over = head_start.as_mut().is_none_or(|sleep| sleep.as_mut().poll(context).is_ready());
             if is_over && let Some(service) = waiting.pop_front() {
-                asked.push(Box::pin(service.ask(engine, resolver)));
+                asked.push(Box::pin(service.ask(engine)));
                 head_start = Some(Box::pin(Sleep::start(engine, STAGGER)));
                 continue;
             }

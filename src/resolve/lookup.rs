@@ -4,12 +4,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use futures_channel::oneshot;
 use gio::prelude::*;
 
-use super::plan::{LookUp, Plan, interleave, look_up_blocking, plan, service_port};
+use super::plan::{Plan, interleave, plan, plan_with_any_port, service_port};
+use super::resolver::addresses;
 use crate::address::{Address, Port, Target, parse_port};
-use crate::engine::{Engine, in_background, within};
+use crate::engine::{Engine, block_on, in_background, within};
 use crate::error::{Error, Result};
 
 /// How long a look-up may take.
@@ -96,110 +96,40 @@ pub fn lookup_port(name: &str) -> Result<u16> {
 
 // ---- of addresses ----
 
-/// What needs no look-up is there already; else the host and port to ask for.
-fn known(address: &Address) -> Result<Result<Vec<SocketAddr>, (String, u16)>> {
-    // Port 0 has no place in an address to connect to. Here it stands for no port at all.
-    if let Target::Inet { host: Some(host), port: Port::Number(0), scheme: None } = address.target() {
-        let stand_in = Target::Inet { host: Some(host.clone()), port: Port::Number(1), scheme: None };
-        let stand_in = Address::of_target(address.to_string(), stand_in);
-        return Ok(match known(&stand_in)? {
-            Ok(mut addresses) => {
-                addresses.iter_mut().for_each(|address| address.set_port(0));
-                Ok(addresses)
-            }
-            Err((host, _)) => Err((host, 0)),
-        });
-    }
-    match plan(address)? {
-        Plan::Direct(addresses) => Ok(Ok(addresses)),
-        Plan::LookUp(host, port) => Ok(Err((host, port))),
-        Plan::Unix(_) | Plan::Service(_) => Err(address.unfit("expected a host and a port")),
-    }
-}
-
-/// Does this address take a look-up?
+/// Whether this address names a host that must be looked up.
 pub(crate) fn needs_look_up(address: &Address) -> bool {
-    matches!(known(address), Ok(Err(_)))
+    matches!(destination(address), Ok(Plan::LookUp(..)))
 }
 
 /// **Blocks** if it is a name.
 pub(crate) fn blocking(address: &Address, limit: Duration) -> Result<Vec<SocketAddr>> {
-    match known(address)? {
-        Ok(addresses) => Ok(addresses),
-        Err((host, port)) => {
-            Engine::flush_here();
-            look_up_blocking(address, &host, port, limit)
-        }
+    match destination(address)? {
+        Plan::Direct(addresses) => Ok(addresses),
+        _ => block_on(OPERATION, &address.to_string(), |_| look_up(address, limit)),
     }
 }
 
 pub(crate) async fn look_up(address: &Address, limit: Duration) -> Result<Vec<SocketAddr>> {
-    let (host, port) = match known(address)? {
-        Ok(addresses) => return Ok(addresses),
-        Err(asked) => asked,
+    let (host, port) = match destination(address)? {
+        Plan::Direct(addresses) => return Ok(addresses),
+        Plan::LookUp(host, port) => (host, port),
+        Plan::Unix(_) | Plan::Service(_) => return Err(address.unfit("expected a host and a port")),
     };
     let engine = Engine::current()?;
-    let failed = |cause: &str| Error::Lookup { address: address.to_string(), cause: cause.into() };
-    let asking = Asking(LookUp::start(&host, port));
-    let all = within(&engine, limit, async {
-        let mut found = Vec::new();
-        while let Some(address) = asking.next().await.map_err(|error| failed(error.message()))? {
-            if !found.contains(&address) {
-                found.push(address);
-            }
-        }
-        Ok::<_, Error>(found)
-    });
-    match all.await {
+    match within(&engine, limit, addresses(&engine, &host)).await {
         None => Err(Error::TimedOut { operation: OPERATION, address: address.to_string(), limit }),
-        Some(Ok(found)) if found.is_empty() => Err(failed("it has no addresses")),
-        Some(found) => Ok(interleave(found?)),
-    }
-}
-
-/// As [`look_up`], on a thread of its own, which is over when this is (unless the time is up): gio leaves one behind.
-pub(crate) async fn look_up_on_thread(address: &Address, limit: Duration) -> Result<Vec<SocketAddr>> {
-    if let Ok(addresses) = known(address)? {
-        return Ok(addresses);
-    }
-    let engine = Engine::current()?;
-    let (sender, answer) = oneshot::channel();
-    let asked = address.clone();
-    let thread = std::thread::Builder::new()
-        .name("network-lookup".into())
-        .spawn(move || {
-            // Whoever waited may have gone.
-            let _ = sender.send(blocking(&asked, limit));
-        })
-        .map_err(|source| Error::Io { operation: OPERATION, address: address.to_string(), source })?;
-    let late = || Err(Error::TimedOut { operation: OPERATION, address: address.to_string(), limit });
-    match within(&engine, limit, answer).await {
-        Some(Ok(answer)) => {
-            // It has sent its answer and does nothing more.
-            let _ = thread.join();
-            answer
+        Some(Err(cause)) => Err(Error::Lookup { address: address.to_string(), cause }),
+        Some(Ok(mut found)) => {
+            found.iter_mut().for_each(|address| address.set_port(port));
+            Ok(interleave(found, true))
         }
-        _ => late(),
     }
 }
 
-/// A look-up that ends when nobody awaits it any more.
-struct Asking(LookUp);
-
-impl Asking {
-    async fn next(&self) -> Result<Option<SocketAddr>, glib::Error> {
-        let (sender, receiver) = oneshot::channel();
-        self.0.next(move |answer| {
-            // Whoever waited may have gone.
-            let _ = sender.send(answer);
-        });
-        let gone = |_| Err(glib::Error::new(gio::IOErrorEnum::Cancelled, "the main context is gone"));
-        receiver.await.unwrap_or_else(gone)
-    }
-}
-
-impl Drop for Asking {
-    fn drop(&mut self) {
-        self.0.cancel();
+/// A port of 0, which cannot be connected to, stands for no port in a lookup.
+fn destination(address: &Address) -> Result<Plan> {
+    match address.target() {
+        Target::Inet { .. } => plan_with_any_port(address),
+        _ => plan(address),
     }
 }

@@ -2,18 +2,12 @@
 //! none, and above all no thread.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
-
-use gio::prelude::*;
-use rustix::event::{PollFd, PollFlags};
-use rustix::pipe::{PipeFlags, pipe_with};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::address::{Address, FORMS, Host, Port, Target, UnixName, well_known_port};
 use crate::avahi::Query;
 use crate::error::{Error, Result};
-use crate::sys::wait_for;
+use crate::sys::service_port as registered_port;
 
 /// What has to be done to reach an address.
 pub(crate) enum Plan {
@@ -28,25 +22,32 @@ pub(crate) enum Plan {
 
 /// Reads an address as one to connect to.
 pub(crate) fn plan(address: &Address) -> Result<Plan> {
-    match address.target() {
-        Target::Unix(name) => Ok(Plan::Unix(name.clone())),
-        Target::Direct(addresses) if addresses.iter().any(|address| address.port() == 0) => Err(zero(address)),
-        Target::Direct(addresses) => Ok(Plan::Direct(addresses.clone())),
-        Target::Service { kind, rest } => Ok(Plan::Service(Query::new(address, kind, rest)?)),
+    let plan = plan_with_any_port(address)?;
+    let is_zero = match &plan {
+        Plan::Direct(addresses) => addresses.iter().any(|address| address.port() == 0),
+        Plan::LookUp(_, port) => *port == 0,
+        Plan::Unix(_) | Plan::Service(_) => false,
+    };
+    if is_zero { Err(address.unfit("port 0 cannot be connected to")) } else { Ok(plan) }
+}
+
+/// As [`plan`]. Port 0 stands for no port at all.
+pub(super) fn plan_with_any_port(address: &Address) -> Result<Plan> {
+    Ok(match address.target() {
+        Target::Unix(name) => Plan::Unix(name.clone()),
+        Target::Direct(addresses) => Plan::Direct(addresses.clone()),
+        Target::Service { kind, rest } => Plan::Service(Query::new(address, kind, rest)?),
         Target::Inet { host, port, .. } => {
             let port = port_number(address, port)?;
-            if port == 0 {
-                return Err(zero(address));
-            }
-            Ok(match host {
+            match host {
                 None => Plan::Direct(loopback(port)),
                 Some(Host::Name(name)) if is_localhost(name) => Plan::Direct(loopback(port)),
                 Some(Host::Name(name)) => Plan::LookUp(name.clone(), port),
                 Some(Host::V4(ip)) => Plan::Direct(vec![SocketAddr::new(IpAddr::V4(*ip), port)]),
                 Some(Host::V6(ip, scope)) => Plan::Direct(vec![v6(address, *ip, scope.as_deref(), port)?]),
-            })
+            }
         }
-    }
+    })
 }
 
 /// What a listening address that names a host stands for, and no host at all: `None`.
@@ -62,13 +63,9 @@ pub(crate) fn local_addresses(address: &Address, host: Option<&Host>, port: u16)
     })
 }
 
-fn zero(address: &Address) -> Error {
-    address.unfit("port 0 cannot be connected to")
-}
-
 /// `localhost` is this machine, whatever a resolver would say (RFC 6761).
 fn is_localhost(name: &str) -> bool {
-    name.eq_ignore_ascii_case("localhost")
+    name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case("localhost")
 }
 
 fn loopback(port: u16) -> Vec<SocketAddr> {
@@ -121,90 +118,20 @@ pub(crate) fn port_number(address: &Address, port: &Port) -> Result<u16> {
 
 /// The number of a port that is known by that name.
 pub(crate) fn service_port(name: &str) -> Option<u16> {
-    let known = gio::NetworkAddress::parse(&format!("localhost:{name}"), 0).map(|found| found.port());
-    known.ok().filter(|number| *number > 0).or_else(|| well_known_port(name))
+    registered_port(name).or_else(|| well_known_port(name))
 }
 
-/// Asks the resolver. **Blocks**, at most for that long.
-///
-/// On a thread of its own, which is over when this returns (unless the time was up): gio's resolver would leave a thread
-/// behind for good, and a process with threads cannot go into the background.
-pub(crate) fn look_up_blocking(address: &Address, host: &str, port: u16, limit: Duration) -> Result<Vec<SocketAddr>> {
-    let failed = |source| Error::Io { operation: "looking up", address: address.to_string(), source };
-    let (sender, receiver) = mpsc::sync_channel(1);
-    let (done, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
-    let asked = (host.to_owned(), port);
-    let thread = std::thread::Builder::new()
-        .name("network-lookup".into())
-        .spawn(move || {
-            let _ = sender.send(asked.to_socket_addrs().map(Vec::from_iter));
-            drop(tell);
-        })
-        .map_err(failed)?;
-    let deadline = Instant::now() + limit;
-    let answer = loop {
-        if let Ok(answer) = receiver.try_recv() {
-            break answer;
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Error::TimedOut { operation: "looking up", address: address.to_string(), limit });
-        }
-        // Readable when the thread has let go of the other end.
-        wait_for(vec![PollFd::new(&done, PollFlags::IN)], Some(left)).map_err(failed)?;
-    };
-    // It has sent its answer and does nothing more.
-    let _ = thread.join();
-    match answer {
-        Ok(addresses) if !addresses.is_empty() => Ok(interleave(addresses)),
-        Ok(_) => Err(Error::Lookup { address: address.to_string(), cause: "it has no addresses".into() }),
-        Err(error) => Err(Error::Lookup { address: address.to_string(), cause: error.to_string() }),
+/// Alternates between the families, each in the resolver's order, so that one family that leads nowhere costs little
+/// (RFC 8305, section 4).
+pub(crate) fn interleave(addresses: impl IntoIterator<Item = SocketAddr>, v6_first: bool) -> Vec<SocketAddr> {
+    let (mut first, mut second): (VecDeque<_>, VecDeque<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == v6_first);
+    let mut all = Vec::new();
+    while !first.is_empty() || !second.is_empty() {
+        all.extend(first.pop_front());
+        all.extend(second.pop_front());
     }
-}
-
-/// Takes the families in turns, IPv6 first, each in the resolver's order, so that one family that leads nowhere costs
-/// little (RFC 8305).
-pub(crate) fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let (mut v6, mut v4): (VecDeque<_>, VecDeque<_>) = addresses.into_iter().partition(SocketAddr::is_ipv6);
-    let mut turns = Vec::new();
-    while !v6.is_empty() || !v4.is_empty() {
-        turns.extend(v6.pop_front());
-        turns.extend(v4.pop_front());
-    }
-    turns
-}
-
-/// A look-up by gio, whose answers come one by one.
-#[derive(Clone)]
-pub(crate) struct LookUp {
-    answers: gio::SocketAddressEnumerator,
-    cancellable: gio::Cancellable,
-}
-
-impl LookUp {
-    pub(crate) fn start(host: &str, port: u16) -> Self {
-        let answers = gio::NetworkAddress::new(host, port).enumerate();
-        LookUp { answers, cancellable: gio::Cancellable::new() }
-    }
-
-    /// Asks for the next address: `None` when there are no more. gio makes the call, on the thread-default main context.
-    pub(crate) fn next(&self, then: impl FnOnce(Result<Option<SocketAddr>, glib::Error>) + 'static) {
-        self.answers.next_async(Some(&self.cancellable), move |answer| {
-            then(answer.map(|address| address.and_then(|address| from_gio(&address))));
-        });
-    }
-
-    pub(crate) fn cancel(&self) {
-        self.cancellable.cancel();
-    }
-}
-
-fn from_gio(address: &gio::SocketAddress) -> Option<SocketAddr> {
-    let inet = address.downcast_ref::<gio::InetSocketAddress>()?;
-    Some(match IpAddr::from(inet.address()) {
-        IpAddr::V4(ip) => SocketAddr::new(ip.into(), inet.port()),
-        IpAddr::V6(ip) => SocketAddrV6::new(ip, inet.port(), inet.flowinfo(), inet.scope_id()).into(),
-    })
+    all
 }
 
 #[cfg(test)]
@@ -212,10 +139,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn families_take_turns_ipv6_first() {
+    fn families_alternate() {
         let parse = |list: &[&str]| -> Vec<SocketAddr> { list.iter().map(|text| text.parse().unwrap()).collect() };
         let mixed = parse(&["1.1.1.1:1", "1.1.1.2:1", "[::1]:1", "1.1.1.3:1"]);
-        assert_eq!(interleave(mixed), parse(&["[::1]:1", "1.1.1.1:1", "1.1.1.2:1", "1.1.1.3:1"]));
+        assert_eq!(interleave(mixed.clone(), true), parse(&["[::1]:1", "1.1.1.1:1", "1.1.1.2:1", "1.1.1.3:1"]));
+        assert_eq!(interleave(mixed, false), parse(&["1.1.1.1:1", "[::1]:1", "1.1.1.2:1", "1.1.1.3:1"]));
     }
 
     #[test]
@@ -248,6 +176,8 @@ mod tests {
         for (text, first) in [
             ("1234", "[::1]:1234"),
             ("LocalHost:1234", "[::1]:1234"),
+            ("localhost.:1234", "[::1]:1234"),
+            ("127.1:5", "127.0.0.1:5"),
             ("1.2.3.4:5", "1.2.3.4:5"),
             ("[fe80::1%7]:5", "[fe80::1%7]:5"),
             ("[fe80::1%lo]:5", "[fe80::1%1]:5"),

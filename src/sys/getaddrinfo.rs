@@ -1,0 +1,149 @@
+//! The system's resolver: addresses of hosts and ports of services. Both calls block; that of a host may take as long as its
+//! name servers do.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::ptr;
+
+/// The addresses to ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V6,
+    V4,
+    Both,
+}
+
+/// The resolver has no address to give.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unresolved {
+    pub(crate) cause: String,
+    /// Whether that is an answer: the name does not exist, or has no address of this family. Otherwise something failed.
+    pub(crate) is_answer: bool,
+}
+
+/// The addresses of a host, with port 0. **Blocks**.
+pub(crate) fn host_addresses(host: &str, family: Family) -> Result<Vec<SocketAddr>, Unresolved> {
+    let family = match family {
+        Family::V6 => libc::AF_INET6,
+        Family::V4 => libc::AF_INET,
+        Family::Both => libc::AF_UNSPEC,
+    };
+    List::ask(Some(host), None, family).map(|list| list.addresses())
+}
+
+/// The TCP port of a service, by its name in the services database. Reads a file.
+pub(crate) fn service_port(name: &str) -> Option<u16> {
+    let list = List::ask(None, Some(name), libc::AF_UNSPEC).ok()?;
+    list.addresses().first().map(SocketAddr::port)
+}
+
+/// What the resolver gave, to be freed.
+struct List(*mut libc::addrinfo);
+
+impl List {
+    fn ask(host: Option<&str>, service: Option<&str>, family: libc::c_int) -> Result<List, Unresolved> {
+        let text = |text: Option<&str>| text.map(CString::new).transpose();
+        let (Ok(host), Ok(service)) = (text(host), text(service)) else {
+            return Err(Unresolved { cause: "the name contains a NUL byte".into(), is_answer: true });
+        };
+        let pointer = |text: &Option<CString>| text.as_ref().map_or(ptr::null(), |text| text.as_ptr());
+        // No flags: with AI_ADDRCONFIG a machine that is offline would not even find what /etc/hosts has.
+        let hints = libc::addrinfo {
+            ai_flags: 0,
+            ai_family: family,
+            // One entry for each address, instead of one for each kind of socket as well.
+            ai_socktype: libc::SOCK_STREAM,
+            ai_protocol: 0,
+            ai_addrlen: 0,
+            ai_addr: ptr::null_mut(),
+            ai_canonname: ptr::null_mut(),
+            ai_next: ptr::null_mut(),
+        };
+        let mut list = ptr::null_mut();
+        // SAFETY: texts that end in a zero or null, of which one is given, hints, and a place for the list.
+        let code = unsafe { libc::getaddrinfo(pointer(&host), pointer(&service), &raw const hints, &raw mut list) };
+        if code == 0 { Ok(List(list)) } else { Err(unresolved(code)) }
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        let mut found = Vec::new();
+        let mut next = self.0;
+        // SAFETY: a list that the resolver made and that is freed with `self`; it ends in null.
+        while let Some(entry) = unsafe { next.as_ref() } {
+            found.extend(address(entry));
+            next = entry.ai_next;
+        }
+        found
+    }
+}
+
+impl Drop for List {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // SAFETY: made by the resolver, and not used any more.
+            unsafe { libc::freeaddrinfo(self.0) };
+        }
+    }
+}
+
+fn address(entry: &libc::addrinfo) -> Option<SocketAddr> {
+    let length = entry.ai_addrlen as usize;
+    match entry.ai_family {
+        libc::AF_INET if length >= size_of::<libc::sockaddr_in>() => {
+            // SAFETY: the family and the length say that it is one.
+            let v4 = unsafe { entry.ai_addr.cast::<libc::sockaddr_in>().read_unaligned() };
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            Some(SocketAddr::new(ip.into(), u16::from_be(v4.sin_port)))
+        }
+        libc::AF_INET6 if length >= size_of::<libc::sockaddr_in6>() => {
+            // SAFETY: as above.
+            let v6 = unsafe { entry.ai_addr.cast::<libc::sockaddr_in6>().read_unaligned() };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            Some(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, v6.sin6_scope_id).into())
+        }
+        _ => None,
+    }
+}
+
+fn unresolved(code: libc::c_int) -> Unresolved {
+    if code == libc::EAI_SYSTEM {
+        return Unresolved { cause: io::Error::last_os_error().to_string(), is_answer: false };
+    }
+    // SAFETY: gives a constant text for any code.
+    let cause = unsafe { CStr::from_ptr(libc::gai_strerror(code)) }.to_string_lossy().into_owned();
+    Unresolved { cause, is_answer: NO_ADDRESS.contains(&code) }
+}
+
+/// The last is EAI_ADDRFAMILY, which the libc crate lacks.
+const NO_ADDRESS: [libc::c_int; 3] = [libc::EAI_NONAME, libc::EAI_NODATA, -9];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_that_is_an_address_already_is_read() {
+        assert_eq!(host_addresses("192.0.2.1", Family::V4), Ok(vec!["192.0.2.1:0".parse().unwrap()]));
+        assert_eq!(host_addresses("::1", Family::Both), Ok(vec!["[::1]:0".parse().unwrap()]));
+        let scoped = host_addresses("fe80::1%lo", Family::V6).unwrap();
+        assert_eq!(scoped, ["[fe80::1%1]:0".parse().unwrap()]);
+    }
+
+    #[test]
+    fn what_has_no_address_is_told_apart_from_what_failed() {
+        for (host, family) in [("192.0.2.1", Family::V6), ("a\0b", Family::Both)] {
+            let unresolved = host_addresses(host, family).unwrap_err();
+            assert!(unresolved.is_answer && !unresolved.cause.is_empty(), "{unresolved:?}");
+        }
+        assert!(!unresolved(libc::EAI_AGAIN).is_answer);
+    }
+
+    #[test]
+    fn services_have_ports() {
+        assert_eq!(service_port("no such service"), None);
+        assert_eq!(service_port("a\0b"), None);
+        // Where there is no database at all, none has.
+        assert!([None, Some(80)].contains(&service_port("http")));
+    }
+}
