@@ -42,8 +42,8 @@ fn lookups_that_have_ended_leave_no_thread() {
     let address = format!("both.test:{}", server.port());
     let context = glib::MainContext::default();
     for _ in 0..50 {
-        network::lookup("both.test", 1).unwrap();
-        context.block_on(network::lookup_future("four.test", 1)).unwrap();
+        network::names::lookup("both.test", 1).unwrap();
+        context.block_on(network::names::lookup_future("four.test", 1)).unwrap();
         Socket::builder().tls(false).connect(&address).unwrap();
         context.block_on(Socket::builder().tls(false).connect_future(&address)).unwrap();
     }
@@ -53,18 +53,18 @@ fn lookups_that_have_ended_leave_no_thread() {
 fn a_late_answer_is_waited_for() {
     // It comes after 400 ms.
     let limit = Duration::from_millis(20);
-    assert!(matches!(network::lookup_within("late.test", 1, limit), Err(Error::TimedOut { .. })));
+    assert!(matches!(network::names::lookup_timeout("late.test", 1, limit), Err(Error::TimedOut { .. })));
     must_go_into_background();
 }
 
 fn a_lookup_without_an_end_is_named() {
     for host in ["silent.test", "silent.test", "silent2.test"] {
         let limit = Duration::from_millis(20);
-        assert!(matches!(network::lookup_within(host, 1, limit), Err(Error::TimedOut { .. })));
+        assert!(matches!(network::names::lookup_timeout(host, 1, limit), Err(Error::TimedOut { .. })));
     }
     let started = Instant::now();
     let error = go_into_background().unwrap_err();
-    assert!(matches!(&error, Error::Threads { others: 4, .. }), "{error:?}");
+    assert!(matches!(&error, Error::OtherThreads { others: 4, .. }), "{error:?}");
     assert!(error.to_string().contains("(looking up silent.test, looking up silent2.test)"), "{error}");
     let took = started.elapsed();
     assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(3), "{took:?}");

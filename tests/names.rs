@@ -49,9 +49,9 @@ fn told<T: 'static>(start: impl FnOnce(Box<dyn FnOnce(T)>)) -> T {
 /// The three kinds of lookup.
 fn look_up(host: &str) -> [Result<Vec<SocketAddr>>; 3] {
     [
-        network::lookup(host, 7),
-        told(|callback| network::lookup_async(host, 7, gio::Cancellable::NONE, callback)),
-        await_it(network::lookup_future(host, 7)),
+        network::names::lookup(host, 7),
+        told(|callback| network::names::lookup_async(host, 7, gio::Cancellable::NONE, callback)),
+        await_it(network::names::lookup_future(host, 7)),
     ]
 }
 
@@ -122,9 +122,9 @@ fn a_machine_that_is_offline_knows_its_own_hosts() {
         let nobody = StdUdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let endpoint = || [format!("stun:listed.test:{nobody}")];
         for result in [
-            network::public_address(endpoint(), SOON),
-            told(|callback| network::public_address_async(endpoint(), SOON, gio::Cancellable::NONE, callback)),
-            await_it(network::public_address_future(endpoint(), SOON)),
+            network::names::public_address(endpoint(), SOON),
+            told(|callback| network::names::public_address_async(endpoint(), SOON, gio::Cancellable::NONE, callback)),
+            await_it(network::names::public_address_future(endpoint(), SOON)),
         ] {
             assert!(matches!(result, Err(Error::Refused { .. })), "{result:?}");
         }
@@ -283,7 +283,7 @@ fn addresses_and_localhost_are_read_alike_and_start_no_thread() {
         for remote in send(&format!("127.1:{port}")) {
             assert_eq!(remote.unwrap().ip(), Ipv4Addr::LOCALHOST);
         }
-        assert_eq!(network::lookup_port("http").unwrap(), 80);
+        assert_eq!(network::names::lookup_port("http").unwrap(), 80);
         assert_eq!(next_thread(), first + 1, "a thread was started");
     });
     assert_eq!(server.questions(), [""; 0]);
@@ -299,7 +299,7 @@ fn silent_names_hold_up_nobody() {
         for (n, host) in silent.iter().enumerate() {
             // Half of them are cancelled, which does not stop the resolver.
             let cancellable = (n % 2 == 0).then_some(&cancellable);
-            network::lookup_async(host, 1, cancellable, move |result| {
+            network::names::lookup_async(host, 1, cancellable, move |result| {
                 assert!(matches!(result, Err(Error::Cancelled { .. })), "{result:?}");
             });
         }
@@ -321,13 +321,13 @@ fn there_are_at_most_64_threads_and_the_rest_waits_for_its_time() {
     let Some(_server) = in_own_network("there_are_at_most_64_threads_and_the_rest_waits_for_its_time") else { return };
     on_own_context(|| {
         for n in 0..100 {
-            network::lookup_async(&format!("silent{n}.test"), 1, gio::Cancellable::NONE, |_| ());
+            network::names::lookup_async(&format!("silent{n}.test"), 1, gio::Cancellable::NONE, |_| ());
         }
         let running = || threads().iter().filter(|name| *name == "network-lookup").count();
         until(|| running() >= 64);
         let limit = Duration::from_millis(100);
         let started = Instant::now();
-        let asked = network::lookup_within("both.test", 1, limit);
+        let asked = network::names::lookup_timeout("both.test", 1, limit);
         assert!(matches!(&asked, Err(Error::TimedOut { limit: told, .. }) if *told == limit), "{asked:?}");
         assert!(started.elapsed() < SOON);
         assert_eq!(running(), 64);
@@ -341,14 +341,14 @@ fn the_same_name_is_asked_for_once_at_a_time() {
         let found = Rc::new(Cell::new(0));
         for _ in 0..10 {
             let found = found.clone();
-            network::lookup_async("late.test", 7, gio::Cancellable::NONE, move |result| {
+            network::names::lookup_async("late.test", 7, gio::Cancellable::NONE, move |result| {
                 assert_eq!(result.unwrap(), addresses(&["[::1]:7", "127.0.0.1:7"]));
                 found.set(found.get() + 1);
             });
         }
         until(|| found.get() == 10);
         // From the beginning the next time, for it may have changed.
-        network::lookup("late.test", 7).unwrap();
+        network::names::lookup("late.test", 7).unwrap();
     });
     let mut questions = server.questions();
     questions.sort_unstable();
@@ -375,6 +375,6 @@ fn a_lookup_counts_towards_the_timeout_of_connecting() {
         let task = context.spawn_local(Socket::connect_future("late.test:1"));
         network::fgloop_for(Duration::from_millis(50));
         drop((task.abort(), task));
-        assert_eq!(network::lookup("late.test", 7).unwrap(), addresses(&["[::1]:7", "127.0.0.1:7"]));
+        assert_eq!(network::names::lookup("late.test", 7).unwrap(), addresses(&["[::1]:7", "127.0.0.1:7"]));
     });
 }

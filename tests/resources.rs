@@ -261,9 +261,9 @@ fn without_descriptors_blocking_calls_fail_and_the_program_goes_on() {
             let result = with_descriptors(free, || Socket::builder().tls(tls).connect(nobody));
             assert!(result.is_err() && (free > 0 || is_out_of_descriptors(&result)), "{free}: {result:?}");
         }
-        let result = with_descriptors(free, || network::public_address(&stun, limit));
+        let result = with_descriptors(free, || network::names::public_address(&stun, limit));
         assert!(result.is_err() && (free > 0 || is_out_of_descriptors(&result)), "{free}: {result:?}");
-        let result = with_descriptors(free, || network::lookup_within("no.such.name.invalid", 1, limit));
+        let result = with_descriptors(free, || network::names::lookup_timeout("no.such.name.invalid", 1, limit));
         assert!(result.is_err() && (free > 0 || is_out_of_descriptors(&result)), "{free}: {result:?}");
         let result = with_descriptors(free, || {
             let served = Server::builder().tls(false).threads(2, || |_| Ok(())).listen(0);
