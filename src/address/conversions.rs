@@ -1,4 +1,4 @@
-//! From std's values to addresses and endpoints, and back.
+//! Conversions between the values of std, addresses and endpoints.
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -31,7 +31,7 @@ impl TryFrom<String> for Address {
 
 impl TryFrom<&OsStr> for Address {
     type Error = Error;
-    /// Text that is not UTF-8 can only be a path.
+    /// Text that is not UTF-8 is a path.
     fn try_from(text: &OsStr) -> Result<Address> {
         match text.to_str() {
             Some(text) => Address::parse(text),
@@ -42,7 +42,7 @@ impl TryFrom<&OsStr> for Address {
 
 impl TryFrom<&Path> for Address {
     type Error = Error;
-    /// Always a unix socket, whether or not the path has a slash.
+    /// A unix socket, whether or not the path contains a slash.
     fn try_from(path: &Path) -> Result<Address> {
         let text = path.to_string_lossy().into_owned();
         match parse_path(path) {
@@ -68,7 +68,7 @@ impl TryFrom<&PathBuf> for Address {
 
 impl TryFrom<(&str, u16)> for Address {
     type Error = Error;
-    /// A host, an IPv6 address with or without brackets, and a port.
+    /// A host and a port. An IPv6 address may be written without brackets.
     fn try_from((host, port): (&str, u16)) -> Result<Address> {
         let bare_v6 = host.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
         let host = if bare_v6 { format!("[{host}]") } else { host.to_owned() };
@@ -108,7 +108,7 @@ impl From<SocketAddrV6> for Address {
 
 impl TryFrom<&[SocketAddr]> for Address {
     type Error = Error;
-    /// Several addresses of one peer, the preferred one first: they are raced.
+    /// Several addresses of one peer, the preferred one first. Connecting races them.
     fn try_from(addresses: &[SocketAddr]) -> Result<Address> {
         let text = addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
         if addresses.is_empty() {
@@ -124,7 +124,6 @@ impl From<std::convert::Infallible> for Error {
     }
 }
 
-/// IP addresses as std has them: of text by `parse`, of a number or of bytes by `Ipv4Addr::from`.
 macro_rules! from_ip {
     ($($ip:ty),*) => {$(
         impl From<($ip, u16)> for Address {
@@ -153,7 +152,7 @@ impl TryFrom<(&String, u16)> for Address {
 
 impl TryFrom<Vec<SocketAddr>> for Address {
     type Error = Error;
-    /// Several addresses of one peer, as [`lookup`](crate::names::lookup) gives them: they are raced.
+    /// Several addresses of one peer, as returned by [`lookup`](crate::names::lookup). Connecting races them.
     fn try_from(addresses: Vec<SocketAddr>) -> Result<Address> {
         addresses.as_slice().try_into()
     }
@@ -161,7 +160,7 @@ impl TryFrom<Vec<SocketAddr>> for Address {
 
 impl TryFrom<&Endpoint> for Address {
     type Error = Error;
-    /// For connecting to a peer that listens as well. Fails for file descriptors, and for unix sockets without a name.
+    /// The address of a peer that listens as well. Fails for file descriptors and for unix sockets without a name.
     fn try_from(endpoint: &Endpoint) -> Result<Address> {
         match endpoint {
             Endpoint::Inet(address) => Ok((*address).into()),
@@ -190,7 +189,7 @@ impl TryFrom<Endpoint> for Address {
 }
 
 impl From<SocketAddr> for Endpoint {
-    /// An IPv4 address in IPv6 clothes shows as what it is.
+    /// Converts an IPv4-mapped IPv6 address to IPv4.
     fn from(address: SocketAddr) -> Endpoint {
         Endpoint::Inet(super::plain(address))
     }
@@ -198,7 +197,7 @@ impl From<SocketAddr> for Endpoint {
 
 impl TryFrom<&Endpoint> for SocketAddr {
     type Error = Error;
-    /// Fails for whatever is not an IP address and port.
+    /// Fails unless the endpoint is an IP address and port.
     fn try_from(endpoint: &Endpoint) -> Result<SocketAddr> {
         endpoint.inet().ok_or_else(|| Error::Address {
             address: endpoint.to_string(),

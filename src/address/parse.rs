@@ -8,18 +8,18 @@ use super::{FORMS, Host, Port, Target, UnixName, schemes};
 
 type Parsed<T> = std::result::Result<T, String>;
 
-/// The longest path a unix socket can have, in bytes. The system's structure holds 108, one of them the closing zero.
+/// The longest path of a unix socket, in bytes. The kernel's structure has 108, one of them for the terminating NUL.
 pub(super) const UNIX_PATH_MAX: usize = 107;
 
-/// The longest host name that the domain name system allows, in bytes.
+/// The longest host name that DNS allows, in bytes.
 const HOST_MAX: usize = 253;
 
 pub(super) fn parse_target(text: &str) -> Parsed<Target> {
     if text.is_empty() {
-        return Err(format!("it is empty; expected {FORMS}"));
+        return Err(format!("empty; expected {FORMS}"));
     }
     if text.contains('\0') {
-        return Err("it holds a NUL byte".into());
+        return Err("contains a NUL byte".into());
     }
     if let Some(name) = text.strip_prefix('@') {
         return parse_abstract(name);
@@ -48,7 +48,7 @@ fn parse_url(scheme: &str, rest: &str) -> Parsed<Target> {
         return Err("expected a host after ://".into());
     }
     if authority.contains('@') {
-        return Err("a user name or password has no place here; expected scheme://host:port".into());
+        return Err("user name and password are not supported; expected scheme://host:port".into());
     }
     let (host, port) = split_port(authority)?;
     // An empty port is the default one (RFC 3986, section 3.2.3).
@@ -65,14 +65,14 @@ fn parse_url(scheme: &str, rest: &str) -> Parsed<Target> {
     Ok(Target::Inet { host: Some(host), port, scheme: Some(kind) })
 }
 
-/// A host and perhaps a port, as after the `://` of a URL.
+/// Parses a host with or without a port, as after the `://` of a URL.
 pub(crate) fn parse_authority(authority: &str) -> Parsed<(Host, Option<Port>)> {
     let (host, port) = split_port(authority)?;
     let port = port.filter(|port| !port.is_empty()).map(parse_port).transpose()?;
     Ok((parse_url_host(host)?, port))
 }
 
-/// In URLs the `%` before a zone, and what else the zone's name has, is percent-encoded (RFC 6874). A bare `%` is taken as well.
+/// In a URL, the `%` before a zone and the zone itself are percent-encoded (RFC 6874). A bare `%` is accepted as well.
 fn parse_url_host(host: &str) -> Parsed<Host> {
     let zone = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).and_then(|inner| inner.split_once("%25"));
     match zone {
@@ -106,11 +106,11 @@ fn parse_service(kind: &str, rest: &str) -> Parsed<Target> {
                     at least one letter"
             .into());
     }
-    // Names of types are one in either case.
+    // Case does not matter in service types.
     Ok(Target::Service { kind: kind.to_ascii_lowercase(), rest: rest.into() })
 }
 
-/// Takes apart what comes after the first `|` of a service to listen as: `name` or `name|port`.
+/// Splits the text after the first `|` of a service to publish: `name` or `name|port`.
 pub(crate) fn parse_listening(rest: &str) -> Parsed<(&str, Option<Port>)> {
     Ok(match rest.split_once('|') {
         Some((name, port)) => (name, Some(parse_port(port)?)),
@@ -118,8 +118,8 @@ pub(crate) fn parse_listening(rest: &str) -> Parsed<(&str, Option<Port>)> {
     })
 }
 
-/// Whether this is a service type, without the underscore (RFC 6763, section 7). Avahi neither publishes nor browses types
-/// of a single character, though the standard has them.
+/// Returns whether this is a service type, without the underscore (RFC 6763, section 7). Avahi accepts no types of a single
+/// character, though the standard allows them.
 pub(crate) fn is_service_type(kind: &str) -> bool {
     (2..=15).contains(&kind.len())
         && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
@@ -135,13 +135,13 @@ pub(super) fn parse_path(path: &Path) -> Parsed<Target> {
         return Err("the path is empty".into());
     }
     if bytes.contains(&0) {
-        return Err("the path holds a NUL byte".into());
+        return Err("the path contains a NUL byte".into());
     }
     if bytes.len() > UNIX_PATH_MAX {
-        return Err(format!("the path of a unix socket has at most {UNIX_PATH_MAX} bytes, this has {}", bytes.len()));
+        return Err(format!("unix socket path too long: {} bytes, maximum {UNIX_PATH_MAX}", bytes.len()));
     }
     if bytes.ends_with(b"/") {
-        return Err("expected the path of a unix socket, this names a directory".into());
+        return Err("expected the path of a unix socket, got a directory".into());
     }
     Ok(Target::Unix(UnixName::Path(path.into())))
 }
@@ -154,9 +154,7 @@ pub(super) fn check_abstract(name: &[u8]) -> Parsed<()> {
     match name.len() {
         0 => Err("expected a name after the @".into()),
         1..=UNIX_PATH_MAX => Ok(()),
-        length => {
-            Err(format!("the name of an abstract unix socket has at most {UNIX_PATH_MAX} bytes, this has {length}"))
-        }
+        length => Err(format!("abstract socket name too long: {length} bytes, maximum {UNIX_PATH_MAX}")),
     }
 }
 
@@ -175,10 +173,10 @@ fn is_address_without_port(text: &str) -> bool {
     text.parse::<IpAddr>().is_ok()
 }
 
-/// Splits `host:port` where the host may be an address in brackets.
+/// Splits `host:port`. The host may be an address in brackets.
 fn split_port(text: &str) -> Parsed<(&str, Option<&str>)> {
     let colon = if text.starts_with('[') {
-        let end = text.find(']').ok_or("expected a ] to close the [")?;
+        let end = text.find(']').ok_or("expected a ] after the [")?;
         match &text[end + 1..] {
             "" => None,
             rest if rest.starts_with(':') => Some(end + 1),
@@ -204,7 +202,7 @@ pub(super) fn parse_host(host: &str) -> Parsed<Host> {
             None => (inner, None),
         };
         let address =
-            address.parse().map_err(|_| format!("expected an IPv6 address in the brackets, not {inner:?}"))?;
+            address.parse().map_err(|_| format!("expected an IPv6 address in the brackets, got {inner:?}"))?;
         return Ok(Host::V6(address, scope));
     }
     if host.is_empty() {
@@ -216,26 +214,26 @@ pub(super) fn parse_host(host: &str) -> Parsed<Host> {
         return Ok(Host::V4(address));
     }
     if name.len() > HOST_MAX {
-        return Err(format!("a host name has at most {HOST_MAX} bytes, this has {}", name.len()));
+        return Err(format!("host name too long: {} bytes, maximum {HOST_MAX}", name.len()));
     }
     Ok(Host::Name(name))
 }
 
 fn check_host_characters(host: &str) -> Parsed<()> {
     let wrong = host.chars().find(|c| c.is_whitespace() || c.is_control() || "[]%@|:/<>\"\\".contains(*c));
-    wrong.map_or(Ok(()), |wrong| Err(format!("a host name has no {wrong:?}")))
+    wrong.map_or(Ok(()), |wrong| Err(format!("invalid character {wrong:?} in host name")))
 }
 
-/// The form in which DNS and certificates have names of other alphabets (IDNA).
+/// The form of an international name in DNS and in certificates (IDNA).
 fn host_to_ascii(host: &str) -> Parsed<String> {
-    let ascii = glib::hostname_to_ascii(host).ok_or("expected a host name that IDNA allows")?;
-    // Some characters stand for others, a fullwidth slash for a slash.
+    let ascii = glib::hostname_to_ascii(host).ok_or("invalid international host name")?;
+    // The conversion turns a fullwidth slash into a slash.
     check_host_characters(&ascii)?;
     Ok(ascii.into())
 }
 
-/// An IPv4 address in any of the forms of inet_aton(3), as `127.1`: the last of one to four numbers fills the bytes that are
-/// left. Numbers may be octal (`0177`) or hexadecimal (`0x7f`).
+/// Parses the forms of inet_aton(3), such as `127.1`: one to four numbers, of which the last fills the remaining bytes.
+/// Numbers may be octal (`0177`) or hexadecimal (`0x7f`).
 fn parse_v4(host: &str) -> Option<Ipv4Addr> {
     let mut parts: Vec<&str> = host.split('.').collect();
     let (last, bytes) = (parse_v4_number(parts.pop()?)?, parts.len());
@@ -256,24 +254,24 @@ fn parse_v4_number(text: &str) -> Option<u64> {
         None if text.starts_with('0') => (text, 8),
         None => (text, 10),
     };
-    // Not the sign that the standard library would take.
+    // The standard library would accept a sign.
     let is_number = digits.chars().all(|c| c.is_digit(radix));
     is_number.then(|| u64::from_str_radix(digits, radix).ok())?
 }
 
 pub(crate) fn parse_port(port: &str) -> Parsed<Port> {
     if port.is_empty() {
-        return Err("expected a port after the :, a number or a name like http".into());
+        return Err("expected a port after the :, a number or a name such as http".into());
     }
     if port.bytes().all(|b| b.is_ascii_digit()) {
         return match port.parse() {
             Ok(number) => Ok(Port::Number(number)),
-            Err(_) => Err(format!("expected a port of at most 65535, not {port}")),
+            Err(_) => Err(format!("expected a port up to 65535, got {port}")),
         };
     }
     let letters = |b: u8| b.is_ascii_alphanumeric() || b"-_.+*".contains(&b);
     if !port.bytes().all(letters) || port.starts_with(['-', '+', '.']) {
-        return Err(format!("expected a port, a number up to 65535 or a name like http, not {port:?}"));
+        return Err(format!("expected a port, a number up to 65535 or a name such as http, got {port:?}"));
     }
     Ok(Port::Name(port.into()))
 }

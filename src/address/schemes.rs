@@ -1,6 +1,6 @@
 //! The schemes of URLs: the default port, and whether the connection uses TLS.
 
-/// What the scheme of a URL says about the connection.
+/// The kind of connection that a URL scheme stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Scheme {
     /// TCP without TLS.
@@ -13,7 +13,7 @@ pub(crate) enum Scheme {
 
 use Scheme::{Plain, Tls, Udp};
 
-/// The default port is `None` for schemes that name a transport and no protocol above it.
+/// Scheme, default port, kind. Schemes that name only a transport have no default port.
 const SCHEMES: [(&str, Option<u16>, Scheme); 60] = [
     ("amqp", Some(5672), Plain),
     ("amqps", Some(5671), Tls),
@@ -77,16 +77,16 @@ const SCHEMES: [(&str, Option<u16>, Scheme); 60] = [
     ("wss", Some(443), Tls),
 ];
 
-/// The default port and the kind of a scheme in lower case. `host` and `port` are those of the URL.
+/// Returns the default port and the kind of a scheme, which must be in lower case. `host` and `port` are those of the URL.
 ///
 /// # Errors
-/// What to write instead, for a scheme that is unknown or begins in plaintext and changes to TLS later.
+/// The text to write instead, for a scheme that is unknown, or that starts in plaintext and switches to TLS later.
 pub(super) fn find(scheme: &str, host: &str, port: Option<&str>) -> Result<(Option<u16>, Scheme), String> {
     let port = port.unwrap_or("port");
     if scheme == "ftpes" {
         return Err(format!(
-            "ftpes:// begins in plaintext and changes to TLS by a command of FTP, so only an FTP client can use it; \
-             for a socket, expected {host}:{port}"
+            "ftpes:// starts in plaintext and switches to TLS by an FTP command, so it requires an FTP client; \
+             for a plain socket, expected {host}:{port}"
         ));
     }
     let known = SCHEMES.iter().find(|(name, _, _)| *name == scheme);
@@ -95,8 +95,7 @@ pub(super) fn find(scheme: &str, host: &str, port: Option<&str>) -> Result<(Opti
     })
 }
 
-/// The port of a scheme or of another common service, for systems whose services database lacks it. Most minimal containers
-/// have none at all.
+/// Returns the port of a common service, for systems whose services database lacks it, as most minimal containers.
 pub(crate) fn well_known_port(name: &str) -> Option<u16> {
     match name {
         "domain" => Some(53),

@@ -1,4 +1,4 @@
-//! What addresses mean, and what is wrong with them.
+//! The meaning of addresses, and the errors of invalid ones.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -118,12 +118,12 @@ fn zones_in_urls_are_encoded() {
 }
 
 #[test]
-fn says_what_is_wrong_with_what() {
+fn errors_quote_the_text_and_name_the_problem() {
     let long = format!("/{}", "x".repeat(UNIX_PATH_MAX));
     for (text, word) in [
         ("", "empty; expected host:port, a port, a path with a slash, @name, or service|name"),
         ("@", "a name after the @"),
-        (&format!("@{}", "x".repeat(UNIX_PATH_MAX + 1)), "at most 107 bytes"),
+        (&format!("@{}", "x".repeat(UNIX_PATH_MAX + 1)), "maximum 107"),
         (":", "host before"),
         ("host:", "expected a port"),
         (":80", "host before"),
@@ -135,7 +135,7 @@ fn says_what_is_wrong_with_what() {
         ("sixteen-letters1|", "service type"),
         ("a\0b", "NUL"),
         ("a b", "expected a port"),
-        ("a b:1", "has no ' '"),
+        ("a b:1", "invalid character ' '"),
         ("+80", "expected a port"),
         ("host:-1", "expected a port"),
         ("::1:80", "brackets"),

@@ -1,7 +1,7 @@
-//! Connecting: look up, race the addresses, give up in time, shake hands. One machine for the three faces, which are in
-//! this file; at whatever moment it is cancelled, nothing stays behind.
+//! Connecting: name lookup, a race of the addresses, the TLS handshake. The blocking call, the one with a callback and the
+//! future, all in this file, share these steps. An attempt can be cancelled at any step, and leaves nothing behind.
 
-mod join;
+mod connecting;
 mod race;
 
 use std::cell::{Cell, RefCell};
@@ -20,11 +20,11 @@ use crate::engine::{Engine, block_on, call};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::tls::{ClientTls, Tls};
-use join::{Joining, Opened, Request, remote};
+use connecting::{Connecting, Opened, Request, remote};
 pub(crate) use race::unix_address;
 use race::{OPERATION, Racing};
 
-/// Connects. The race runs on a private main context, and what it wins goes to the caller's.
+/// Connects. **Blocks**. The race runs on a private main context, the connection belongs to the caller's.
 pub(crate) fn blocking(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<Socket> {
     let engine = Engine::current()?;
     let (request, plan) = Request::new(address, common, tls)?;
@@ -35,8 +35,8 @@ pub(crate) fn blocking(address: Address, common: Rc<Common>, tls: Option<&Tls<Cl
     })?;
     if request.secure.is_some() && is_own_server(&won.fd) {
         return Err(Error::Unsupported(format!(
-            "a blocking connect with TLS to {address}, a server of this same thread, cannot work, since nobody would \
-             answer the hand-shake: use connect_async or connect_future"
+            "cannot connect to {address}: the server runs on this thread, which a blocking TLS handshake would block; \
+             use connect_async or connect_future"
         )));
     }
     let outcome = Rc::new(Cell::new(None));
@@ -50,7 +50,7 @@ pub(crate) fn blocking(address: Address, common: Rc<Common>, tls: Option<&Tls<Cl
     }
 }
 
-/// Connects in the background and calls back.
+/// Connects in the background and passes the result to a callback.
 pub(crate) fn in_background(
     address: Result<Address>,
     common: Rc<Common>,
@@ -61,7 +61,7 @@ pub(crate) fn in_background(
     let engine = match Engine::current() {
         Ok(engine) => engine,
         Err(error) => {
-            // There is no loop here to call back from.
+            // There is no loop to call back from.
             log::critical("connect").error(&error).say(format_args!("connect_async: {error}"));
             return;
         }
@@ -81,13 +81,13 @@ pub(crate) fn in_background(
         drop(watched.take());
         call(engine, || callback(result));
     });
-    let joining = Joining::start(&engine, request, plan, done);
+    let connecting = Connecting::start(&engine, request, plan, done);
     if let Some(cancellable) = cancellable {
-        watch.replace(Some(Watch::start(&engine, cancellable, move |_| joining.cancel())));
+        watch.replace(Some(Watch::start(&engine, cancellable, move |_| connecting.cancel())));
     }
 }
 
-/// Waits for a cancellable, which any thread may cancel.
+/// Watches a cancellable, which any thread may cancel.
 struct Watch {
     engine: Rc<Engine>,
     cancellable: gio::Cancellable,
@@ -113,52 +113,52 @@ impl Drop for Watch {
     }
 }
 
-/// Connects for whoever awaits it.
-pub(crate) fn future(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<Connecting> {
+/// Connects in the background.
+pub(crate) fn future(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<ConnectFuture> {
     let engine = Engine::current()?;
     let (request, plan) = Request::new(address, common, tls)?;
     let (sender, receiver) = oneshot::channel();
     let done = Box::new(move |_: &Rc<Engine>, result| {
-        // Whoever waited may have gone.
+        // The future may have been dropped.
         let _ = sender.send(result);
     });
-    Ok(Connecting { joining: Joining::start(&engine, request, plan, done), receiver })
+    Ok(ConnectFuture { connecting: Connecting::start(&engine, request, plan, done), receiver })
 }
 
-/// A connection in the making. Dropping it cancels.
-pub(crate) struct Connecting {
-    joining: Rc<Joining>,
+/// A connection attempt as a future. Dropping it cancels.
+pub(crate) struct ConnectFuture {
+    connecting: Rc<Connecting>,
     receiver: oneshot::Receiver<Result<Socket>>,
 }
 
-impl Future for Connecting {
+impl Future for ConnectFuture {
     type Output = Result<Socket>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let me = &mut *self;
         Pin::new(&mut me.receiver).poll(context).map(|answer| {
-            let address = me.joining.request.address.to_string();
+            let address = me.connecting.request.address.to_string();
             answer.unwrap_or(Err(Error::Cancelled { operation: OPERATION, address }))
         })
     }
 }
 
-impl Drop for Connecting {
+impl Drop for ConnectFuture {
     fn drop(&mut self) {
-        self.joining.cancel();
+        self.connecting.cancel();
     }
 }
 
-// ---- servers of the same thread ----
+// ---- servers of this thread ----
 
 thread_local! {
-    /// Where this thread itself listens. A blocking hand-shake with such a server would wait for itself.
+    /// The addresses that servers of this thread listen on. A blocking handshake with one of them would wait for itself.
     static LISTENING: RefCell<Vec<SocketAddr>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A server of this thread listens there from now on, or no longer.
+/// Notes that a server of this thread listens on an address, or stopped listening.
 pub(crate) fn note_listening(address: SocketAddr, listening: bool) {
-    // At the end of the thread there is nobody left to ask.
+    // At the end of the thread the list may be gone.
     let _ = LISTENING.try_with(|all| {
         let mut all = all.borrow_mut();
         match (listening, all.iter().position(|known| *known == address)) {

@@ -1,4 +1,4 @@
-//! The race: addresses are looked up or found, and tried, one after the other with a head start each, until one answers.
+//! The race for one connection (RFC 8305): addresses are tried as they are found, each with a head start, until one answers.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -23,17 +23,17 @@ use crate::sys::{Tuning, pass_descriptors, stream_socket};
 
 pub(super) const OPERATION: &str = "connecting to";
 
-/// The next address gets its chance after this long without an answer from the one before (RFC 8305, section 5).
+/// The head start of each address: the next one is tried after this time without an answer (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// How soon a unix socket whose backlog is full is tried again: the system has no event for that.
+/// The pause before trying a unix socket with a full backlog again. The kernel has no event for that.
 const UNIX_RETRY: Duration = Duration::from_millis(10);
 
-/// Called once, never from within the call that started the race.
-pub(super) type Done = Box<dyn FnOnce(&Rc<Engine>, Result<Won>)>;
+/// Called once with the result, never from within `Race::start`.
+pub(super) type Done = Box<dyn FnOnce(&Rc<Engine>, Result<Winner>)>;
 
-/// The socket that won the race, and the name of the Avahi service that it leads to.
-pub(super) struct Won {
+/// The socket that won the race, and the instance name of its service, if it is one.
+pub(super) struct Winner {
     pub(super) fd: OwnedFd,
     pub(super) service: Option<Rc<str>>,
 }
@@ -41,14 +41,14 @@ pub(super) struct Won {
 /// A race as a future. Dropping it ends the race.
 pub(super) struct Racing {
     race: Rc<Race>,
-    result: oneshot::Receiver<Result<Won>>,
+    result: oneshot::Receiver<Result<Winner>>,
 }
 
 impl Racing {
     pub(super) fn start(engine: &Rc<Engine>, address: &Address, tuning: &Tuning, plan: Plan, limit: Duration) -> Self {
         let (sender, result) = oneshot::channel();
         let done = Box::new(move |_: &Rc<Engine>, won| {
-            // Whoever waited may have gone.
+            // The future may have been dropped.
             let _ = sender.send(won);
         });
         Racing { race: Race::start(engine, address, tuning, plan, limit, done), result }
@@ -56,7 +56,7 @@ impl Racing {
 }
 
 impl Future for Racing {
-    type Output = Result<Won>;
+    type Output = Result<Winner>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let result = Pin::new(&mut self.result).poll(context);
@@ -73,12 +73,12 @@ impl Drop for Racing {
 /// One address to try.
 enum Candidate {
     Inet(SocketAddr),
-    /// An address of an Avahi service, and the service's name.
+    /// The instance name of a service, and one of its addresses.
     Service(Rc<str>, SocketAddr),
     Unix(UnixName),
 }
 
-/// A connection in the making.
+/// A race under way.
 pub(super) struct Race {
     engine: Rc<Engine>,
     address: Address,
@@ -91,21 +91,21 @@ struct State {
     candidates: VecDeque<Candidate>,
     /// With the port to connect to.
     lookup: Option<(Lookup, u16)>,
-    /// Wakes the task that serves the lookup.
-    asking: Option<Waker>,
-    /// So many of the addresses that were found have been among the candidates.
+    /// Wakes the task that polls the lookup.
+    lookup_waker: Option<Waker>,
+    /// The number of addresses found that have become candidates.
     known: usize,
     resolution_delay: Option<TimerKey>,
     has_awaited_v6: bool,
     last_was_v6: bool,
     find: Option<Find>,
     attempts: Vec<Rc<Attempt>>,
-    /// What went wrong with the most telling attempt so far.
+    /// The most telling error so far.
     error: Option<Error>,
     stagger: Option<TimerKey>,
     limit: Option<TimerKey>,
     retry: Option<TimerKey>,
-    /// `None` when it is over.
+    /// `None` when the race is over.
     done: Option<Done>,
 }
 
@@ -126,10 +126,10 @@ impl Candidate {
     }
 }
 
-/// Serves the lookup of a race.
-struct Asking(Weak<Race>);
+/// Polls the lookup of a race.
+struct LookupTask(Weak<Race>);
 
-impl Task for Asking {
+impl Task for LookupTask {
     fn poll(&self, _engine: &Rc<Engine>, context: &mut Context<'_>) -> Poll<()> {
         self.0.upgrade().map_or(Poll::Ready(()), |race| race.ask(context))
     }
@@ -153,7 +153,7 @@ impl Race {
             late.finish(Err(verdict.unwrap_or(Error::TimedOut { operation: OPERATION, address, limit })));
         });
         race.state.borrow_mut().limit = Some(timer);
-        // On the loop's next turn: a look-up may start threads, and before the loop runs the program may want to fork.
+        // In the next loop iteration: a lookup starts threads, and the program may want to fork before the loop runs.
         let first = race.clone();
         engine.defer(move |_| first.run(plan));
         race
@@ -178,9 +178,9 @@ impl Race {
                 });
                 self.state.borrow_mut().find = Some(find);
             }
-            Plan::LookUp(host, port) => {
+            Plan::Lookup(host, port) => {
                 self.state.borrow_mut().lookup = Some((Lookup::start(&host), port));
-                self.engine.spawn(Rc::new(Asking(Rc::downgrade(self))));
+                self.engine.spawn(Rc::new(LookupTask(Rc::downgrade(self))));
             }
         }
     }
@@ -189,12 +189,12 @@ impl Race {
         self.state.borrow().done.is_none()
     }
 
-    /// Tries what the lookup has found so far. Ready when there is nothing more to come.
+    /// Tries the addresses found so far. Ready when the lookup is complete.
     fn ask(self: &Rc<Self>, context: &Context<'_>) -> Poll<()> {
         let mut state = self.state.borrow_mut();
         let Some((lookup, port)) = &state.lookup else { return Poll::Ready(()) };
         let (answers, port) = (lookup.answers(context), *port);
-        state.asking = Some(context.waker().clone());
+        state.lookup_waker = Some(context.waker().clone());
         let may_start = !answers.awaits_v6() || answers.found().iter().any(SocketAddr::is_ipv6);
         if may_start || state.has_awaited_v6 {
             let known = std::mem::replace(&mut state.known, answers.found().len());
@@ -224,9 +224,9 @@ impl Race {
     fn await_v6_no_more(&self) {
         let mut state = self.state.borrow_mut();
         state.has_awaited_v6 = true;
-        let asking = state.asking.take();
+        let waker = state.lookup_waker.take();
         drop(state);
-        asking.into_iter().for_each(Waker::wake);
+        waker.into_iter().for_each(Waker::wake);
     }
 
     fn no_more(self: &Rc<Self>, error: Option<Error>) {
@@ -240,7 +240,7 @@ impl Race {
         self.give_up_if_hopeless();
     }
 
-    /// One more address. It is tried at once unless another is under way, which gets its head start.
+    /// Adds an address. It is tried at once unless another one still has its head start.
     fn add(self: &Rc<Self>, candidate: Candidate) {
         self.state.borrow_mut().candidates.push_back(candidate);
         self.try_unless_waiting();
@@ -268,7 +268,7 @@ impl Race {
         self.give_up_if_hopeless();
     }
 
-    /// Starts to connect. True if it is under way.
+    /// Starts to connect. Returns whether the attempt is under way.
     fn attempt(self: &Rc<Self>, candidate: Candidate) -> io::Result<bool> {
         let (service, address) = match candidate {
             Candidate::Unix(name) => return self.attempt_unix(name),
@@ -326,7 +326,7 @@ impl Race {
         }
     }
 
-    /// Remembers the failure that says most: that nobody listens there means the host at least is up.
+    /// Keeps the most telling error: a refused connection means that the host is up.
     fn note(&self, error: io::Error) {
         let error = Error::from_connect(&self.address, error);
         let mut state = self.state.borrow_mut();
@@ -355,7 +355,7 @@ impl Race {
     }
 
     fn won(self: &Rc<Self>, fd: OwnedFd, service: Option<Rc<str>>) {
-        // A socket can meet itself where nobody listens, if the system happens to give it that very port.
+        // A socket can connect to itself if the kernel picks the port it connects to as its own.
         let own = rustix::net::getsockname(&fd).ok().and_then(|own| SocketAddr::try_from(own).ok());
         let peer = rustix::net::getpeername(&fd).ok().flatten().and_then(|peer| SocketAddr::try_from(peer).ok());
         if own.is_some() && own == peer {
@@ -363,11 +363,11 @@ impl Race {
         } else {
             let event = log::debug("connect").peer(&self.address);
             event.say(format_args!("connected to {}", self.address));
-            self.finish(Ok(Won { fd, service }));
+            self.finish(Ok(Winner { fd, service }));
         }
     }
 
-    /// The main context is gone: lets go of everything, and says nothing.
+    /// The main context has ended: closes everything without a result.
     fn abandon(&self) {
         let state = self.state.take();
         for attempt in &state.attempts {
@@ -380,8 +380,8 @@ impl Race {
         Error::Cancelled { operation: OPERATION, address: self.address.to_string() }
     }
 
-    /// It is over: lets go of everything, then says so.
-    pub(super) fn finish(&self, result: Result<Won>) {
+    /// Ends the race: closes everything else, then passes on the result.
+    pub(super) fn finish(&self, result: Result<Winner>) {
         let (state, done) = {
             let mut state = self.state.borrow_mut();
             let Some(done) = state.done.take() else { return };
@@ -391,8 +391,8 @@ impl Race {
             self.engine.cancel_timer(timer);
         }
         drop((state.lookup, state.find));
-        // So that its task ends.
-        state.asking.into_iter().for_each(Waker::wake);
+        // The task ends.
+        state.lookup_waker.into_iter().for_each(Waker::wake);
         for attempt in state.attempts {
             attempt.close();
         }

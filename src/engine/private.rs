@@ -1,4 +1,4 @@
-//! Main contexts that the library makes itself: for blocking calls that need a loop, and for the threads of a server.
+//! Private main contexts: for blocking calls that need a loop, and for the threads of a server.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -19,14 +19,14 @@ use crate::sys::{INTERRUPTED, interrupts_here};
 /// Makes a main context.
 ///
 /// # Errors
-/// That of the kernel if there is no file descriptor left. GLib would end the process.
+/// The kernel's error if the process has no file descriptor left. GLib would abort the process.
 pub(crate) fn private_context() -> io::Result<glib::MainContext> {
     drop(eventfd(0, EventfdFlags::CLOEXEC)?);
     Ok(glib::MainContext::new())
 }
 
-/// Makes sure that asking for this thread's default context does not end the process. GLib makes the process's default
-/// context when it is first asked for.
+/// Makes sure that asking for this thread's default context does not abort the process: GLib makes the default context of the
+/// process when it is first asked for.
 pub(super) fn check_default_context() -> io::Result<()> {
     static MADE: AtomicBool = AtomicBool::new(false);
     if !MADE.load(Ordering::Relaxed) && glib::MainContext::thread_default().is_none() {
@@ -37,8 +37,8 @@ pub(super) fn check_default_context() -> io::Result<()> {
     Ok(())
 }
 
-/// Runs a future on a main context made for it, until it has its result. **Blocks**; nothing of the caller's loop runs
-/// meanwhile. A signal that ends the caller's loop ends the call with `Interrupted`.
+/// Runs a future to its end on a private main context. **Blocks**; no callback of the caller's context runs meanwhile. A signal
+/// that ends the caller's loop ends the call with `Interrupted`.
 pub(crate) fn block_on<T, F: Future<Output = Result<T>>>(
     operation: &'static str,
     address: &str,
@@ -59,22 +59,22 @@ pub(crate) fn block_on<T, F: Future<Output = Result<T>>>(
     outcome.map_err(|_| Error::WrongThread)?
 }
 
-/// A signal ends the loop that waits for a blocking call: the call ends first.
+/// Watches for the signal that ends the caller's loop: the blocking call ends first.
 struct Interruption {
     tell: Cell<Option<oneshot::Sender<io::Error>>>,
-    /// Open for as long as it is watched.
+    /// Open as long as it is watched.
     fd: Rc<OwnedFd>,
 }
 
 impl Interruption {
-    /// Says so if that happens.
+    /// Sends the error of an interrupted call if the signal arrives.
     fn watch(engine: &Rc<Engine>) -> oneshot::Receiver<io::Error> {
         let (tell, told) = oneshot::channel();
         if let Some(fd) = interrupts_here() {
             let interruption = Rc::new(Interruption { tell: Cell::new(Some(tell)), fd });
             let input = interruption.fd.as_fd();
             let registration = Registration { input, input_blocks: false, output: None, write: false };
-            // The engine ends with the call. Without this the call is as long as it was.
+            // If that fails, the call is not ended early.
             let _ = engine.register(registration, interruption.clone());
         }
         told
@@ -84,7 +84,7 @@ impl Interruption {
 impl Handler for Interruption {
     fn ready(self: Rc<Self>, _engine: &Rc<Engine>, _ready: Ready) -> Next {
         if let Some(tell) = self.tell.take() {
-            // The call may be over.
+            // The call may have ended.
             let _ = tell.send(io::Error::new(io::ErrorKind::Interrupted, INTERRUPTED));
         }
         Next::Idle

@@ -1,5 +1,4 @@
-//! Names: hosts to addresses and services to ports, for whoever wants the answer itself. By blocking call, by callback,
-//! by future.
+//! Lookups of host names and ports as blocking calls, with callbacks and as futures.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,20 +11,30 @@ use crate::address::{Address, Port, Target, parse_port};
 use crate::engine::{Engine, block_on, in_background, within};
 use crate::error::{Error, Result};
 
-/// How long a look-up may take.
+/// The default timeout of a lookup.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 const OPERATION: &str = "looking up";
 
-/// Looks a host name up and waits for the answer, at most 30 s. **Blocks**; nothing of the main loop runs meanwhile. An
-/// address written as text, as `192.0.2.1` or `fe80::1%eth0`, is its own answer, at once, and so is `localhost`.
+/// Resolves a host name. The timeout is 30 seconds.
 ///
-/// There is at least one answer. The families take turns, IPv6 first; [`Socket::connect`](crate::Socket::connect) takes
-/// all of them together, as they are.
+/// Returns at least one address. IPv6 and IPv4 addresses alternate, beginning with IPv6. Pass all of them to
+/// [`Socket::connect`](crate::Socket::connect) to race them.
+///
+/// IP addresses such as `192.0.2.1` or `fe80::1%eth0`, and `localhost`, are returned without a lookup. Names are resolved as the
+/// system is configured (nsswitch.conf(5)), on threads that end with the answer: at most 64 at a time, and none before the first
+/// name. When one address family has answered, the other one is awaited for another 50 ms.
+///
+/// # Blocking
+/// Until resolved. No callback runs meanwhile.
 ///
 /// # Errors
-/// [`Error::Address`] if that cannot be a host, [`Error::Lookup`], [`Error::TimedOut`].
+/// - [`Error::Address`] if the host name is invalid.
+/// - [`Error::Lookup`] if it cannot be resolved.
+/// - [`Error::TimedOut`].
+/// - [`Error::Io`] if the process has no file descriptor left.
 ///
+/// # Example
 /// ```
 /// let addresses = network::names::lookup("127.0.0.1", 80)?;
 /// assert_eq!(addresses, ["127.0.0.1:80".parse().unwrap()]);
@@ -35,18 +44,22 @@ pub fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
     lookup_timeout(host, port, LIMIT)
 }
 
-/// As [`lookup`], at most that long. **Blocks**.
+/// Resolves a host name, with a timeout. See [`lookup`].
+///
+/// # Blocking
+/// Until resolved, at most for `limit`.
 ///
 /// # Errors
-/// As there.
+/// See [`lookup`].
 pub fn lookup_timeout(host: &str, port: u16, limit: Duration) -> Result<Vec<SocketAddr>> {
     blocking(&Address::try_from((host, port))?, limit)
 }
 
-/// As [`lookup`], in the background: calls `callback` with the outcome, on a later turn of the main loop. Never blocks.
+/// Resolves a host name in the background and passes the result to a callback. See [`lookup`].
 ///
-/// Cancelling ends it with [`Error::Cancelled`].
+/// The callback runs once, in a later loop iteration. Cancelling `cancellable` completes it with [`Error::Cancelled`].
 ///
+/// # Example
 /// ```
 /// network::names::lookup_async("localhost", 80, gio::Cancellable::NONE, |result| {
 ///     match result {
@@ -68,40 +81,48 @@ pub fn lookup_async(
     in_background("lookup_async", future, cancellable, cancelled, callback);
 }
 
-/// As [`lookup`], for whoever awaits it on the thread's main context. Never blocks. Dropping the future cancels.
+/// Resolves a host name in the background. See [`lookup`].
+///
+/// Must be awaited on the thread's main context. Dropping the future cancels the lookup.
+///
+/// # Errors
+/// See [`lookup`].
 pub fn lookup_future(host: &str, port: u16) -> impl Future<Output = Result<Vec<SocketAddr>>> + use<> {
     let address = Address::try_from((host, port));
     async move { look_up(&address?, LIMIT).await }
 }
 
-/// The number of a port that is given by its name, as the services database of this system has it, or a small table of
-/// common ones where that has not. A number is its own answer. Reads at most a file; no traffic.
+/// Returns the port of a service such as `http`.
+///
+/// The port comes from the services database of the system (services(5)), or from a table of common services if the database
+/// lacks it. A number is returned as it is. Reads at most a file, and causes no network traffic.
 ///
 /// # Errors
-/// [`Error::Lookup`] if nobody knows it, or it cannot be one.
+/// [`Error::Lookup`] if the service is unknown or the name is invalid.
 ///
+/// # Example
 /// ```
 /// assert_eq!(network::names::lookup_port("http")?, 80);
 /// # Ok::<(), network::Error>(())
 /// ```
 pub fn lookup_port(name: &str) -> Result<u16> {
-    const EXPECTED: &str = "expected a number up to 65535, or the name of a service, a name like http";
+    const EXPECTED: &str = "expected a number up to 65535 or a service name such as http";
     let number = match parse_port(name) {
         Ok(Port::Number(number)) => Ok(number),
-        Ok(Port::Name(name)) => service_port(&name).ok_or("this system knows no service of that name"),
-        Err(_) => Err("no port can be named so"),
+        Ok(Port::Name(name)) => service_port(&name).ok_or("unknown service"),
+        Err(_) => Err("invalid service name"),
     };
     number.map_err(|problem| Error::Lookup { address: name.into(), cause: format!("{problem}; {EXPECTED}") })
 }
 
-// ---- of addresses ----
+// ---- addresses that name a host and a port ----
 
-/// Whether this address names a host that must be looked up.
+/// Returns whether this address takes a lookup.
 pub(crate) fn needs_look_up(address: &Address) -> bool {
-    matches!(destination(address), Ok(Plan::LookUp(..)))
+    matches!(destination(address), Ok(Plan::Lookup(..)))
 }
 
-/// **Blocks** if it is a name.
+/// Resolves an address that names a host and a port. **Blocks** if that takes a lookup.
 pub(crate) fn blocking(address: &Address, limit: Duration) -> Result<Vec<SocketAddr>> {
     match destination(address)? {
         Plan::Direct(addresses) => Ok(addresses),
@@ -109,10 +130,11 @@ pub(crate) fn blocking(address: &Address, limit: Duration) -> Result<Vec<SocketA
     }
 }
 
+/// As [`blocking`], in the background.
 pub(crate) async fn look_up(address: &Address, limit: Duration) -> Result<Vec<SocketAddr>> {
     let (host, port) = match destination(address)? {
         Plan::Direct(addresses) => return Ok(addresses),
-        Plan::LookUp(host, port) => (host, port),
+        Plan::Lookup(host, port) => (host, port),
         Plan::Unix(_) | Plan::Service(_) => return Err(address.unfit("expected a host and a port")),
     };
     let engine = Engine::current()?;
@@ -126,7 +148,7 @@ pub(crate) async fn look_up(address: &Address, limit: Duration) -> Result<Vec<So
     }
 }
 
-/// A port of 0, which cannot be connected to, stands for no port in a lookup.
+/// Port 0, which cannot be connected to, stands for no port in a lookup.
 fn destination(address: &Address) -> Result<Plan> {
     match address.target() {
         Target::Inet { .. } => plan_with_any_port(address),

@@ -1,6 +1,6 @@
-//! Names to numbers: hosts to addresses, services to ports.
+//! Host names to addresses, and services to ports.
 //!
-//! `plan` reads an address and knows what needs no lookup, `resolver` looks names up, `lookup` has the public calls.
+//! `lookup` has the public functions, `plan` knows which addresses need no lookup, `resolver` resolves the others.
 
 mod lookup;
 mod plan;

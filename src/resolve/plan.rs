@@ -1,5 +1,4 @@
-//! From names to numbers: ports by the services database, hosts by the system's resolver. What needs no look-up starts
-//! none, and above all no thread.
+//! The way to an address: directly, or after a lookup of its host or its service. Ports by the services database.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -9,29 +8,29 @@ use crate::avahi::Query;
 use crate::error::{Error, Result};
 use crate::sys::service_port as registered_port;
 
-/// What has to be done to reach an address.
+/// The steps to reach an address.
 pub(crate) enum Plan {
     Unix(UnixName),
-    /// These, in this order.
+    /// Try these addresses, in this order.
     Direct(Vec<SocketAddr>),
-    /// Ask Avahi first.
+    /// Ask Avahi for the addresses.
     Service(Query),
-    /// Ask the resolver first.
-    LookUp(String, u16),
+    /// Ask the resolver for the addresses of this host.
+    Lookup(String, u16),
 }
 
-/// Reads an address as one to connect to.
+/// Plans how to connect to an address.
 pub(crate) fn plan(address: &Address) -> Result<Plan> {
     let plan = plan_with_any_port(address)?;
     let is_zero = match &plan {
         Plan::Direct(addresses) => addresses.iter().any(|address| address.port() == 0),
-        Plan::LookUp(_, port) => *port == 0,
+        Plan::Lookup(_, port) => *port == 0,
         Plan::Unix(_) | Plan::Service(_) => false,
     };
-    if is_zero { Err(address.unfit("port 0 cannot be connected to")) } else { Ok(plan) }
+    if is_zero { Err(address.unfit("cannot connect to port 0")) } else { Ok(plan) }
 }
 
-/// As [`plan`]. Port 0 stands for no port at all.
+/// As [`plan`], with port 0 allowed.
 pub(super) fn plan_with_any_port(address: &Address) -> Result<Plan> {
     Ok(match address.target() {
         Target::Unix(name) => Plan::Unix(name.clone()),
@@ -42,7 +41,7 @@ pub(super) fn plan_with_any_port(address: &Address) -> Result<Plan> {
             match host {
                 None => Plan::Direct(loopback(port)),
                 Some(Host::Name(name)) if is_localhost(name) => Plan::Direct(loopback(port)),
-                Some(Host::Name(name)) => Plan::LookUp(name.clone(), port),
+                Some(Host::Name(name)) => Plan::Lookup(name.clone(), port),
                 Some(Host::V4(ip)) => Plan::Direct(vec![SocketAddr::new(IpAddr::V4(*ip), port)]),
                 Some(Host::V6(ip, scope)) => Plan::Direct(vec![v6(address, *ip, scope.as_deref(), port)?]),
             }
@@ -50,20 +49,22 @@ pub(super) fn plan_with_any_port(address: &Address) -> Result<Plan> {
     })
 }
 
-/// What a listening address that names a host stands for, and no host at all: `None`.
+/// Returns the addresses to listen on for a host, or `None` without a host: the wildcard address.
 pub(crate) fn local_addresses(address: &Address, host: Option<&Host>, port: u16) -> Result<Option<Vec<SocketAddr>>> {
     Ok(match host {
         None => None,
         Some(Host::Name(name)) if is_localhost(name) => Some(loopback(port)),
         Some(Host::Name(_)) => {
-            return Err(address.unfit("expected an address of this machine to listen on, as 127.0.0.1, or localhost"));
+            return Err(
+                address.unfit("expected an address of this machine to listen on, such as 127.0.0.1, or localhost")
+            );
         }
         Some(Host::V4(ip)) => Some(vec![SocketAddr::new(IpAddr::V4(*ip), port)]),
         Some(Host::V6(ip, scope)) => Some(vec![v6(address, *ip, scope.as_deref(), port)?]),
     })
 }
 
-/// `localhost` is this machine, whatever a resolver would say (RFC 6761).
+/// `localhost` is this machine, whatever a name server says (RFC 6761).
 fn is_localhost(name: &str) -> bool {
     name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case("localhost")
 }
@@ -77,25 +78,25 @@ fn v6(address: &Address, ip: Ipv6Addr, scope: Option<&str>, port: u16) -> Result
         None => 0,
         Some(scope) => match scope.parse() {
             Ok(index) => index,
-            Err(_) => interface(scope).ok_or_else(|| address.unfit(format!("there is no interface {scope:?}")))?,
+            Err(_) => interface(scope).ok_or_else(|| address.unfit(format!("unknown interface {scope:?}")))?,
         },
     };
     Ok(SocketAddrV6::new(ip, port, 0, scope).into())
 }
 
-/// The number of a network interface.
+/// Returns the number of a network interface.
 pub(crate) fn interface(name: &str) -> Option<u32> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
     let any = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
     netdevice::name_to_index(any, name).ok()
 }
 
-/// The error of a setting that names none.
+/// The error of an option that names an unknown interface.
 pub(crate) fn unknown_interface(name: &str) -> Error {
     Error::InvalidOption(format!("unknown interface {name:?}"))
 }
 
-/// The number of a port, by the services database if it has a name.
+/// Returns the number of a port, by the services database if it has a name.
 pub(crate) fn port_number(address: &Address, port: &Port) -> Result<u16> {
     let name = match port {
         Port::Number(number) => return Ok(*number),
@@ -104,19 +105,16 @@ pub(crate) fn port_number(address: &Address, port: &Port) -> Result<u16> {
     let is_alone = matches!(address.target(), Target::Inet { host: None, .. });
     service_port(name).ok_or_else(|| {
         address.unfit(if is_alone && is_localhost(name) {
-            format!("the port is missing, as in {name}:1234; expected {FORMS}")
+            format!("missing port, as in {name}:1234; expected {FORMS}")
         } else if is_alone {
-            // It was meant as the one or the other.
-            format!(
-                "no port of that name is known; if it is a host, the port is missing, as in {name}:1234; expected {FORMS}"
-            )
+            format!("unknown port {name:?}; for a host, add a port, as in {name}:1234; expected {FORMS}")
         } else {
-            format!("{name:?} is neither a port number nor a service that this system knows; expected {FORMS}")
+            format!("unknown port {name:?}; expected {FORMS}")
         })
     })
 }
 
-/// The number of a port that is known by that name.
+/// Returns the port of a service.
 pub(crate) fn service_port(name: &str) -> Option<u16> {
     registered_port(name).or_else(|| well_known_port(name))
 }
@@ -159,11 +157,11 @@ mod tests {
         assert_eq!(number("wss://host:http"), Ok(80));
         let forms = format!("; expected {FORMS}");
         for (text, word) in [
-            ("nosuchservice", "no port of that name is known"),
-            ("example.org", "the port is missing, as in example.org:1234"),
-            ("localhost", "\": the port is missing, as in localhost:1234"),
-            ("host:localhost", "\"localhost\" is neither a port number"),
-            ("host:nosuchservice", "\"nosuchservice\" is neither a port number"),
+            ("nosuchservice", "unknown port \"nosuchservice\"; for a host"),
+            ("example.org", "add a port, as in example.org:1234"),
+            ("localhost", "\": missing port, as in localhost:1234"),
+            ("host:localhost", "unknown port \"localhost\"; expected"),
+            ("host:nosuchservice", "unknown port \"nosuchservice\"; expected"),
         ] {
             let error = number(text).unwrap_err();
             assert!(error.contains(&format!("{text:?}: ")) && error.contains(word), "{error}");
@@ -172,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_a_number_already_needs_no_look_up() {
+    fn addresses_and_localhost_need_no_lookup() {
         for (text, first) in [
             ("1234", "[::1]:1234"),
             ("LocalHost:1234", "[::1]:1234"),

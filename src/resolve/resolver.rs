@@ -1,9 +1,9 @@
 //! Host names to addresses, by the system's resolver: `/etc/hosts`, DNS, and whatever else nsswitch.conf(5) names.
 //!
-//! The resolver blocks, so it is asked on threads. None is started before the first name is looked up, and each ends with
-//! its answer: a process that looks nothing up has none of these threads, and may fork. IPv6 and IPv4 are asked for
-//! separately, so that a name server that answers for one of them only does not hold that answer up. Lookups of the same
-//! name at the same time share their threads.
+//! The resolver blocks, so it is called on threads. None is started before the first lookup of a name, and each ends with its
+//! answer: a process without a lookup under way has none of these threads, and can fork. IPv6 and IPv4 addresses are queried
+//! separately, so that a name server that answers for one family only does not delay that answer. Simultaneous lookups of the
+//! same name share their threads.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -20,17 +20,17 @@ use crate::sys::{Family, Unresolved, host_addresses};
 /// The name of each thread, as long as the kernel allows.
 pub(crate) const LOOKUP_THREAD: &str = "network-lookup";
 
-/// The most threads at a time. Further questions wait for one to end, within the timeouts of their lookups.
+/// The most threads at a time. Further questions wait for a thread to end, within the timeouts of their lookups.
 const THREADS: usize = 64;
 
-/// Up to this many threads, a lookup gets two, one for each family. Beyond, it gets one for both: a flood of names that no
-/// server answers for must leave room for others.
+/// While fewer threads than this are running, a lookup gets two, one for each family; otherwise one for both, so that many
+/// names without an answer leave room for others.
 const SEPARATE: usize = 32;
 
-/// How long the other family is awaited once one has answered (RFC 8305, section 3).
+/// The time for which the second address family is awaited after the first has answered (RFC 8305, section 3).
 pub(crate) const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
-/// The addresses of a host, with port 0: of both families, if the second answers soon after the first.
+/// Returns the addresses of a host, with port 0: of both families if the second answers soon after the first.
 pub(super) async fn addresses(engine: &Rc<Engine>, host: &str) -> Result<Vec<SocketAddr>, String> {
     let lookup = Lookup::start(host);
     let mut delay = pin!(None::<Sleep>);
@@ -52,7 +52,7 @@ pub(super) async fn addresses(engine: &Rc<Engine>, host: &str) -> Result<Vec<Soc
     .await
 }
 
-/// What is known of a host so far.
+/// The answers of the resolver so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answers {
     found: Vec<SocketAddr>,
@@ -70,7 +70,7 @@ impl Answers {
         self.awaited.is_empty()
     }
 
-    /// Whether IPv6 addresses, which are preferred, may still come.
+    /// Returns whether IPv6 addresses, which are preferred, may still arrive.
     pub(crate) fn awaits_v6(&self) -> bool {
         self.awaited.iter().any(|family| *family != Family::V4)
     }
@@ -94,7 +94,7 @@ impl Answers {
                     }
                 }
             }
-            // That a server failed says more than that there is no address of the other family.
+            // A failed server says more than that the host has no address of the other family.
             Err(failed) if self.failed.as_ref().is_none_or(|known| known.is_answer) => self.failed = Some(failed),
             Err(_) => {}
         }
@@ -113,7 +113,7 @@ impl Lookup {
         resolver().join(host)
     }
 
-    /// What is known so far. If that is not all, the task is woken when there is more.
+    /// Returns the answers so far. Wakes the task when another one arrives.
     pub(crate) fn answers(&self, context: &Context<'_>) -> Answers {
         let mut state = self.host.state();
         let answers = state.answers.clone();
@@ -155,7 +155,7 @@ impl Host {
     }
 }
 
-/// What one thread asks.
+/// The question for one thread.
 #[derive(Clone)]
 struct Question {
     host: Arc<Host>,
@@ -166,12 +166,12 @@ struct Question {
 #[derive(Default)]
 struct Resolver {
     process: u32,
-    /// Those under way.
+    /// Lookups under way.
     hosts: HashMap<Box<str>, Arc<Host>>,
-    /// Waiting for a thread.
+    /// Questions that wait for a thread.
     queue: VecDeque<Question>,
     running: HashMap<ThreadId, (JoinHandle<()>, Arc<Host>)>,
-    /// These do nothing more.
+    /// Threads that do nothing more, to be joined.
     ended: Vec<JoinHandle<()>>,
     last_number: u64,
 }
@@ -188,22 +188,22 @@ fn resolver() -> MutexGuard<'static, Resolver> {
     let mut resolver = lock();
     let process = std::process::id();
     if resolver.process != process {
-        // The threads are those of the process that this one was forked from.
+        // After a fork: the threads belong to the parent process.
         std::mem::forget(std::mem::replace(&mut *resolver, Resolver { process, ..Resolver::default() }));
     }
     resolver
 }
 
-/// Threads that do nothing more.
+/// Joins threads that do nothing more.
 fn join_threads(ended: Vec<JoinHandle<()>>) {
     for thread in ended {
-        // A panic has been reported by its hook.
+        // The panic hook has reported a panic.
         let _ = thread.join();
     }
 }
 
 impl Resolver {
-    /// Takes part in a lookup, or begins one.
+    /// Shares the lookup of this name, or begins one.
     fn join(&mut self, name: &str) -> Lookup {
         let known = self.hosts.get(name).cloned();
         let host = known.unwrap_or_else(|| self.begin(name));
@@ -229,19 +229,19 @@ impl Resolver {
             return self.queue.push_back(question);
         }
         let asked = question.clone();
-        // It waits for the lock before it ends, so it finds itself among the running ones.
+        // The thread takes the lock before it ends, and finds itself in `running`.
         match std::thread::Builder::new().name(LOOKUP_THREAD.into()).spawn(move || work(asked)) {
             Ok(thread) => drop(self.running.insert(thread.thread().id(), (thread, question.host))),
             Err(_) if !self.running.is_empty() => self.queue.push_back(question),
             Err(error) => {
                 let cause = format!("cannot start a thread for the lookup: {error}");
-                drop(self.note(&question, Err(Unresolved { cause, is_answer: false })));
+                drop(self.record(&question, Err(Unresolved { cause, is_answer: false })));
             }
         }
     }
 
-    /// Notes an answer, and gives back whom to wake.
-    fn note(&mut self, question: &Question, answer: Result<Vec<SocketAddr>, Unresolved>) -> Vec<Waker> {
+    /// Records an answer. Returns the tasks to wake.
+    fn record(&mut self, question: &Question, answer: Result<Vec<SocketAddr>, Unresolved>) -> Vec<Waker> {
         let mut state = question.host.state();
         state.answers.add(question.family, answer);
         if state.answers.is_complete() {
@@ -250,7 +250,7 @@ impl Resolver {
         state.waiting.values_mut().filter_map(Option::take).collect()
     }
 
-    /// The next question for the calling thread. If there is none it must end; then come the threads that it must join first.
+    /// Returns the next question for the calling thread. Without one the thread must end, after joining the ended threads returned.
     fn next(&mut self) -> Result<Question, Vec<JoinHandle<()>>> {
         let own = std::thread::current().id();
         if let Some(question) = self.queue.pop_front() {
@@ -264,7 +264,7 @@ impl Resolver {
         Err(ended)
     }
 
-    /// Drops the questions that wait for a thread if no lookup wants their answers any more.
+    /// Drops questions that wait for a thread if no lookup needs them any more.
     fn cancel_unless_shared(&mut self, host: &Arc<Host>) {
         let mut state = host.state();
         if !state.waiting.is_empty() {
@@ -288,21 +288,21 @@ fn work(mut question: Question) {
         let answer = host_addresses(&question.host.name, question.family);
         let (woken, next) = {
             let mut resolver = lock();
-            (resolver.note(&question, answer), resolver.next())
+            (resolver.record(&question, answer), resolver.next())
         };
         woken.into_iter().for_each(Waker::wake);
         match next {
             Ok(next) => question = next,
             Err(ended) => {
                 THREAD_ENDED.notify_all();
-                // Whoever joins this thread has joined those.
+                // Joining this thread thus means that those have ended too.
                 return join_threads(ended);
             }
         }
     }
 }
 
-/// Waits until no lookup has a thread any more, up to `limit`. Returns the names that are still being looked up. **Blocks**.
+/// Waits up to `limit` until no lookup has a thread any more. Returns the names still being resolved. **Blocks**.
 pub(crate) fn wait_for_lookups(limit: Duration) -> Vec<String> {
     let deadline = Instant::now() + limit;
     let mut resolver = resolver();

@@ -1,12 +1,12 @@
-//! The system's resolver: addresses of hosts and ports of services. Both calls block; that of a host may take as long as its
-//! name servers do.
+//! The system's resolver: addresses of hosts and ports of services. Resolving a host blocks for as long as the name servers
+//! take.
 
 use std::ffi::{CStr, CString};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::ptr;
 
-/// The addresses to ask for.
+/// The address families to query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
     V6,
@@ -14,15 +14,15 @@ pub(crate) enum Family {
     Both,
 }
 
-/// The resolver has no address to give.
+/// The reason why there is no address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unresolved {
     pub(crate) cause: String,
-    /// Whether that is an answer: the name does not exist, or has no address of this family. Otherwise something failed.
+    /// True if the name does not exist or has no address of this family; false if something failed.
     pub(crate) is_answer: bool,
 }
 
-/// The addresses of a host, with port 0. **Blocks**.
+/// Returns the addresses of a host, with port 0. **Blocks**.
 pub(crate) fn host_addresses(host: &str, family: Family) -> Result<Vec<SocketAddr>, Unresolved> {
     let family = match family {
         Family::V6 => libc::AF_INET6,
@@ -32,13 +32,13 @@ pub(crate) fn host_addresses(host: &str, family: Family) -> Result<Vec<SocketAdd
     List::ask(Some(host), None, family).map(|list| list.addresses())
 }
 
-/// The TCP port of a service, by its name in the services database. Reads a file.
+/// Returns the TCP port of a service in the services database. Reads a file.
 pub(crate) fn service_port(name: &str) -> Option<u16> {
     let list = List::ask(None, Some(name), libc::AF_UNSPEC).ok()?;
     list.addresses().first().map(SocketAddr::port)
 }
 
-/// What the resolver gave, to be freed.
+/// The result of a call, freed when dropped.
 struct List(*mut libc::addrinfo);
 
 impl List {
@@ -48,11 +48,11 @@ impl List {
             return Err(Unresolved { cause: "the name contains a NUL byte".into(), is_answer: true });
         };
         let pointer = |text: &Option<CString>| text.as_ref().map_or(ptr::null(), |text| text.as_ptr());
-        // No flags: with AI_ADDRCONFIG a machine that is offline would not even find what /etc/hosts has.
+        // No flags: with AI_ADDRCONFIG, a machine that is offline would not find names of /etc/hosts.
         let hints = libc::addrinfo {
             ai_flags: 0,
             ai_family: family,
-            // One entry for each address, instead of one for each kind of socket as well.
+            // One entry per address instead of one per address and socket type.
             ai_socktype: libc::SOCK_STREAM,
             ai_protocol: 0,
             ai_addrlen: 0,
@@ -61,7 +61,7 @@ impl List {
             ai_next: ptr::null_mut(),
         };
         let mut list = ptr::null_mut();
-        // SAFETY: texts that end in a zero or null, of which one is given, hints, and a place for the list.
+        // SAFETY: two NUL-terminated texts or null, at least one of them given; valid hints; a place for the list.
         let code = unsafe { libc::getaddrinfo(pointer(&host), pointer(&service), &raw const hints, &raw mut list) };
         if code == 0 { Ok(List(list)) } else { Err(unresolved(code)) }
     }
@@ -69,7 +69,7 @@ impl List {
     fn addresses(&self) -> Vec<SocketAddr> {
         let mut found = Vec::new();
         let mut next = self.0;
-        // SAFETY: a list that the resolver made and that is freed with `self`; it ends in null.
+        // SAFETY: a list made by the resolver, which ends in null and is freed with `self`.
         while let Some(entry) = unsafe { next.as_ref() } {
             found.extend(address(entry));
             next = entry.ai_next;
@@ -81,7 +81,7 @@ impl List {
 impl Drop for List {
     fn drop(&mut self) {
         if !self.0.is_null() {
-            // SAFETY: made by the resolver, and not used any more.
+            // SAFETY: made by the resolver, and not used afterwards.
             unsafe { libc::freeaddrinfo(self.0) };
         }
     }
@@ -91,7 +91,7 @@ fn address(entry: &libc::addrinfo) -> Option<SocketAddr> {
     let length = entry.ai_addrlen as usize;
     match entry.ai_family {
         libc::AF_INET if length >= size_of::<libc::sockaddr_in>() => {
-            // SAFETY: the family and the length say that it is one.
+            // SAFETY: the family and the length say that the address is of this type.
             let v4 = unsafe { entry.ai_addr.cast::<libc::sockaddr_in>().read_unaligned() };
             let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
             Some(SocketAddr::new(ip.into(), u16::from_be(v4.sin_port)))
@@ -110,12 +110,12 @@ fn unresolved(code: libc::c_int) -> Unresolved {
     if code == libc::EAI_SYSTEM {
         return Unresolved { cause: io::Error::last_os_error().to_string(), is_answer: false };
     }
-    // SAFETY: gives a constant text for any code.
+    // SAFETY: returns a static text for any code.
     let cause = unsafe { CStr::from_ptr(libc::gai_strerror(code)) }.to_string_lossy().into_owned();
     Unresolved { cause, is_answer: NO_ADDRESS.contains(&code) }
 }
 
-/// The last is EAI_ADDRFAMILY, which the libc crate lacks.
+/// The codes for "no such name" and "no address of this family". The last one is EAI_ADDRFAMILY, which libc lacks.
 const NO_ADDRESS: [libc::c_int; 3] = [libc::EAI_NONAME, libc::EAI_NODATA, -9];
 
 #[cfg(test)]
@@ -143,7 +143,7 @@ mod tests {
     fn services_have_ports() {
         assert_eq!(service_port("no such service"), None);
         assert_eq!(service_port("a\0b"), None);
-        // Where there is no database at all, none has.
+        // Without a database, no service has a port.
         assert!([None, Some(80)].contains(&service_port("http")));
     }
 }

@@ -75,7 +75,7 @@ fn a_scheme_that_cannot_be_kept_says_what_to_write() {
             ("httsp://host:8443/x", "expected host:8443"),
             ("TCP://host/path", "as in TCP://host:1234"),
             ("tls://[::1]", "as in tls://[::1]:1234"),
-            ("ftpes://host", "only an FTP client"),
+            ("ftpes://host", "requires an FTP client"),
             ("udp://127.0.0.1:1", "UdpSocket"),
         ] {
             for result in [Socket::connect(text), try_connect(Socket::builder(), text)] {

@@ -1,11 +1,11 @@
-//! From an address to a socket that is ready for use: first the race, then the hand-shake of TLS.
+//! The steps from an address to a connected socket: first the race, then the TLS handshake.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 
-use super::race::{OPERATION, Race, Won};
+use super::race::{OPERATION, Race, Winner};
 use crate::address::{Address, Endpoint, Scheme, Target, endpoint};
 use crate::conn::{Common, Conn, Socket, Transport};
 use crate::engine::Engine;
@@ -13,24 +13,26 @@ use crate::error::{Error, Result};
 use crate::resolve::{Plan, interface, plan, unknown_interface};
 use crate::tls::{ClientTls, PeerName, Session, Tls, load_system_roots};
 
-/// Who the peer is. Asked at once: a connection that has been reset does not know any more.
+/// Returns the peer's address. Read at once: the kernel does not know it any more after a reset.
 pub(super) fn remote(fd: &OwnedFd) -> Option<Endpoint> {
     rustix::net::getpeername(fd).ok().flatten().map(endpoint)
 }
 
-/// How to secure a connection: by which settings, and as whom the peer must show itself.
-type Secure = Option<(ClientTls, PeerName)>;
+/// The TLS configuration of a connection and the peer to verify, or `None` for plaintext.
+type TlsChoice = Option<(ClientTls, PeerName)>;
 
-/// Decides on TLS: by what the caller chose, else by the address, else it is on for everything but unix sockets.
-fn secure(address: &Address, plan: &Plan, choice: Option<&Tls<ClientTls>>) -> Result<Secure> {
+/// Decides on TLS: by the caller's choice, else by the scheme of the address, else it is on except for unix sockets.
+fn secure(address: &Address, plan: &Plan, choice: Option<&Tls<ClientTls>>) -> Result<TlsChoice> {
     let port = match plan {
         Plan::Unix(_) => match choice {
-            Some(Tls::On(_)) => return Err(Error::Unsupported(format!("{address}: TLS is not used on unix sockets"))),
+            Some(Tls::On(_)) => {
+                return Err(Error::Unsupported(format!("{address}: TLS is not available on unix sockets")));
+            }
             _ => return Ok(None),
         },
         Plan::Direct(addresses) => addresses.first().map_or(0, SocketAddr::port),
-        Plan::LookUp(_, port) => *port,
-        // It is known by its name, at whatever port.
+        Plan::Lookup(_, port) => *port,
+        // A service is known by its name, not by its port.
         Plan::Service(_) => 0,
     };
     let settings = match (choice, address.target()) {
@@ -42,8 +44,7 @@ fn secure(address: &Address, plan: &Plan, choice: Option<&Tls<ClientTls>>) -> Re
     Ok(Some((settings, PeerName { key, host })))
 }
 
-/// As whom the peer must show itself, now that it is known which service was found: a service is known by its name, on
-/// whatever host and port it is.
+/// Returns the peer to verify once a service has been found: a service is known by its name, whatever its host and port.
 fn found_peer(address: &Address, peer: &PeerName, service: Option<&str>) -> PeerName {
     match (address.target(), service) {
         (Target::Service { kind, .. }, Some(name)) => PeerName { key: format!("{kind}|{name}"), host: None },
@@ -51,14 +52,14 @@ fn found_peer(address: &Address, peer: &PeerName, service: Option<&str>) -> Peer
     }
 }
 
-/// What the caller wants, read as far as that goes without touching the network.
+/// The caller's options, checked as far as possible without network traffic.
 pub(super) struct Request {
     pub(super) address: Address,
-    pub(super) secure: Secure,
+    pub(super) secure: TlsChoice,
     pub(super) common: Rc<Common>,
 }
 
-/// A connection after its last step, which with TLS is the handshake.
+/// A connection after the last step. With TLS, the handshake is still under way.
 pub(super) enum Opened {
     Ready(Socket),
     Handshaking(Rc<Conn>),
@@ -76,7 +77,7 @@ impl Request {
             settings.check()?;
         }
         match &common.options.tuning.interface {
-            // That a unix socket has none is told when it is set.
+            // For a unix socket, setting the option fails.
             Some(name) if !matches!(plan, Plan::Unix(_)) && interface(name).is_none() => {
                 return Err(unknown_interface(name));
             }
@@ -85,11 +86,11 @@ impl Request {
         Ok((Request { address, secure, common }, plan))
     }
 
-    /// Makes a connection of the socket that won the race. `done` gets the outcome of the handshake, if there is one.
+    /// Makes a connection of the socket that won the race. With TLS, `done` gets the result of the handshake.
     pub(super) fn open(
         &self,
         engine: &Rc<Engine>,
-        won: Won,
+        won: Winner,
         done: impl FnOnce(Result<Socket>) + 'static,
     ) -> Result<Opened> {
         let remote = remote(&won.fd);
@@ -100,7 +101,7 @@ impl Request {
         };
         let peer = found_peer(&self.address, peer, won.service.as_deref());
         let session = Session::client(settings, &peer)?;
-        // With a handle at once: a connection without any closes.
+        // The handle is made at once: a connection without a handle closes.
         let done = Box::new(move |conn: &Rc<Conn>, result: Result| {
             done(result.map(|()| Socket::from_conn(conn.clone())));
         });
@@ -108,38 +109,38 @@ impl Request {
     }
 }
 
-/// Called once, from the loop, with the outcome.
-pub(super) type Joined = Box<dyn FnOnce(&Rc<Engine>, Result<Socket>)>;
+/// Called once, from the main loop, with the result.
+pub(super) type Connected = Box<dyn FnOnce(&Rc<Engine>, Result<Socket>)>;
 
-/// The way from an address to a socket that is ready for use: the race, then the handshake.
-pub(super) struct Joining {
+/// A connection attempt: the race, then the handshake.
+pub(super) struct Connecting {
     engine: Rc<Engine>,
     pub(super) request: Request,
-    /// Its timer keeps it while it is on.
+    /// Kept alive by its timer.
     race: RefCell<Weak<Race>>,
     conn: RefCell<Option<Rc<Conn>>>,
-    done: RefCell<Option<Joined>>,
+    done: RefCell<Option<Connected>>,
 }
 
-impl Joining {
-    pub(super) fn start(engine: &Rc<Engine>, request: Request, plan: Plan, done: Joined) -> Rc<Self> {
-        let joining = Rc::new(Joining {
+impl Connecting {
+    pub(super) fn start(engine: &Rc<Engine>, request: Request, plan: Plan, done: Connected) -> Rc<Self> {
+        let connecting = Rc::new(Connecting {
             engine: engine.clone(),
             request,
             race: RefCell::default(),
             conn: RefCell::new(None),
             done: RefCell::new(Some(done)),
         });
-        let me = joining.clone();
-        let Request { address, common, .. } = &joining.request;
+        let me = connecting.clone();
+        let Request { address, common, .. } = &connecting.request;
         let options = &common.options;
         let connected = Box::new(move |_: &Rc<Engine>, result| me.connected(result));
         let race = Race::start(engine, address, &options.tuning, plan, options.connect_timeout, connected);
-        joining.race.replace(Rc::downgrade(&race));
-        joining
+        connecting.race.replace(Rc::downgrade(&race));
+        connecting
     }
 
-    fn connected(self: &Rc<Self>, result: Result<Won>) {
+    fn connected(self: &Rc<Self>, result: Result<Winner>) {
         let won = match result {
             Ok(won) => won,
             Err(error) => return self.finish(Err(error)),
@@ -150,13 +151,13 @@ impl Joining {
         }
     }
 
-    /// Reads the system's roots on a thread: that takes milliseconds of disk, once in a process.
-    fn load_roots(self: &Rc<Self>, won: Won) {
+    /// Loads the system roots on a thread: reading them takes milliseconds, once per process.
+    fn load_roots(self: &Rc<Self>, won: Winner) {
         let thread = Rc::new(Cell::new(None::<std::thread::JoinHandle<()>>));
         let (me, loaded) = (self.clone(), thread.clone());
         let remote = self.engine.remote(move |_| {
             if let Some(thread) = loaded.take() {
-                // It has called, and does nothing more.
+                // The thread has made its call, and ends.
                 let _ = thread.join();
             }
             if me.done.borrow().is_some() {
@@ -164,7 +165,7 @@ impl Joining {
             }
         });
         let spawned = std::thread::Builder::new().name("network-roots".into()).spawn(move || {
-            // What goes wrong is told by the hand-shake that would need them.
+            // The handshake that needs the roots reports the error.
             let _ = load_system_roots();
             remote.call();
         });
@@ -177,13 +178,13 @@ impl Joining {
         }
     }
 
-    fn open(self: &Rc<Self>, won: Won) {
+    fn open(self: &Rc<Self>, won: Winner) {
         let me = self.clone();
-        let shaken = move |result| {
+        let handshake_done = move |result| {
             me.conn.take();
             me.finish(result);
         };
-        match self.request.open(&self.engine, won, shaken) {
+        match self.request.open(&self.engine, won, handshake_done) {
             Ok(Opened::Ready(socket)) => self.finish(Ok(socket)),
             Ok(Opened::Handshaking(conn)) => drop(self.conn.replace(Some(conn))),
             Err(error) => self.finish(Err(error)),
@@ -198,7 +199,7 @@ impl Joining {
         }
     }
 
-    /// Gives up, whatever it is doing.
+    /// Cancels the attempt, at any step.
     pub(super) fn cancel(&self) {
         if self.done.borrow().is_none() {
             return;
