@@ -378,3 +378,29 @@ fn a_lookup_counts_towards_the_timeout_of_connecting() {
         assert_eq!(network::names::lookup("late.test", 7).unwrap(), addresses(&["[::1]:7", "127.0.0.1:7"]));
     });
 }
+
+#[test]
+fn a_blocking_lookup_in_a_callback_works_and_ends_with_the_loop() {
+    let Some(_server) = in_own_network("a_blocking_lookup_in_a_callback_works_and_ends_with_the_loop") else { return };
+    on_own_context(|| {
+        let (port, _listeners) = listen();
+        let outcome = Rc::new(RefCell::new(None));
+        let place = outcome.clone();
+        network::names::lookup_async("both.test", 7, gio::Cancellable::NONE, move |found| {
+            assert_eq!(network::names::lookup("both.test", 7).unwrap(), found.unwrap());
+            Socket::builder().tls(false).connect(format!("both.test:{port}")).unwrap();
+            let killer = std::thread::spawn(|| {
+                let late = Instant::now() + LIMIT;
+                while !threads().iter().any(|name| name == "network-lookup") && Instant::now() < late {
+                    std::thread::yield_now();
+                }
+                rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
+            });
+            place.replace(Some(network::names::lookup("silent.test", 7)));
+            killer.join().unwrap();
+        });
+        network::fgloop();
+        let interrupted = outcome.take().unwrap().unwrap_err();
+        assert_eq!(interrupted.kind(), std::io::ErrorKind::Interrupted, "{interrupted}");
+    });
+}

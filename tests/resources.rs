@@ -212,6 +212,7 @@ fn in_own_process(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut program = std::process::Command::new(std::env::current_exe().unwrap());
     let output = program.args([test, "--exact", "--nocapture"]).env(INSIDE, "1").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
@@ -274,4 +275,49 @@ fn without_descriptors_blocking_calls_fail_and_the_program_goes_on() {
     // All of it works when there are some again.
     let server = Server::builder().tls(false).listen(0, |_| Ok(())).unwrap();
     Socket::builder().tls(false).connect(server.port()).unwrap();
+}
+
+#[test]
+fn without_threads_a_lookup_fails_and_the_program_goes_on() {
+    const AS_NOBODY: &str = "WITHOUT_THREADS";
+    let test = "without_threads_a_lookup_fails_and_the_program_goes_on";
+    if std::env::var_os(AS_NOBODY).is_none() {
+        let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // The limit does not hold for root. The program is read from a place that everybody may read.
+        let directory = tempfile::tempdir().unwrap();
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(directory.path(), everybody).unwrap();
+        let copy = directory.path().join("resources");
+        std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+        let mut program = match rustix::process::geteuid().is_root() {
+            true => {
+                let mut setpriv = std::process::Command::new("/usr/bin/setpriv");
+                setpriv.args(["--reuid=64998", "--regid=64998", "--clear-groups"]).arg(copy);
+                setpriv
+            }
+            false => std::process::Command::new(copy),
+        };
+        let output = program.args([test, "--exact", "--nocapture"]).env(AS_NOBODY, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{output:?}");
+        return;
+    }
+    glib::MainContext::new()
+        .with_thread_default(|| {
+            let limits = getrlimit(Resource::Nproc);
+            setrlimit(Resource::Nproc, Rlimit { current: Some(1), maximum: limits.maximum }).unwrap();
+            let failed = |result: network::Result<()>| match result {
+                Err(network::Error::Lookup { cause, .. }) => assert!(cause.contains("thread"), "{cause}"),
+                other => panic!("{other:?}"),
+            };
+            failed(network::names::lookup("no.such.name.invalid", 1).map(drop));
+            failed(Socket::connect("no.such.name.invalid:1").map(drop));
+            let context = glib::MainContext::ref_thread_default();
+            failed(context.block_on(network::names::lookup_future("no.such.name.invalid", 1)).map(drop));
+            failed(context.block_on(Socket::connect_future("no.such.name.invalid:1")).map(drop));
+            setrlimit(Resource::Nproc, limits).unwrap();
+            let server = Server::builder().tls(false).listen(0, |_| Ok(())).unwrap();
+            Socket::builder().tls(false).connect(server.port()).unwrap();
+        })
+        .unwrap();
 }
