@@ -372,12 +372,12 @@ impl Conn {
         }
     }
 
-    /// Without a loop there is no background: waits, bounded by `linger`, until the peer's system has everything.
+    /// Without a loop there is no background: waits until the peer's system has everything, as long as it takes some of it
+    /// within each linger time. Several that end together have one linger time in all.
     fn drain(&self) {
-        let deadline = self.engine.draining_since().checked_add(self.linger());
-        let left = || deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
-        while self.is_sending() && !left().is_zero() {
-            if self.transport.wait_regardless(false, true, left()).is_err() {
+        let mut patience = Patience::new(self);
+        while self.is_sending() && patience.lasts(self) {
+            if self.transport.wait_regardless(false, true, patience.left()).is_err() {
                 break;
             }
             self.write_out();
@@ -387,24 +387,57 @@ impl Conn {
             if !resets {
                 self.end_writing();
             }
-            let mut pause = Duration::from_micros(50);
-            let mut talks = false;
-            while let Some(backlog) = self.transport.backlog() {
-                self.discard(&mut talks);
-                // Once closed, the system resets the connection when the peer sends anything more, and forgets what it
-                // still has. If the peer does not talk, it is enough that everything is on its way.
-                let waits_for = if talks { backlog.unacknowledged } else { backlog.unsent };
-                if waits_for == 0 || left().is_zero() {
-                    break;
-                }
-                // Acknowledgements are no event to wait for.
-                let _ = self.transport.wait_regardless(true, false, pause.min(left()));
-                pause = (pause * 2).min(Duration::from_millis(10));
-            }
+            self.await_acknowledgement(patience);
         }
         if resets {
             self.transport.break_off();
         }
         self.let_go();
+    }
+
+    fn await_acknowledgement(&self, mut patience: Patience) {
+        let mut pause = Duration::from_micros(50);
+        let mut talks = false;
+        while let Some(backlog) = self.transport.backlog() {
+            self.discard(&mut talks);
+            // Once closed, the system resets the connection when the peer sends anything more, and forgets what it
+            // still has. If the peer does not talk, it is enough that everything is on its way.
+            let waits_for = if talks { backlog.unacknowledged } else { backlog.unsent };
+            if waits_for == 0 || !patience.lasts(self) {
+                break;
+            }
+            // Acknowledgements are no event to wait for.
+            let _ = self.transport.wait_regardless(true, false, pause.min(patience.left()));
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
+    }
+}
+
+/// How long a drain waits: a linger time from when the peer last took something.
+struct Patience {
+    on_the_way: usize,
+    deadline: Option<Instant>,
+}
+
+impl Patience {
+    fn new(conn: &Conn) -> Self {
+        Patience { on_the_way: conn.on_the_way(), deadline: Patience::deadline(conn) }
+    }
+
+    fn deadline(conn: &Conn) -> Option<Instant> {
+        // While connections end together this stays the same.
+        conn.engine.draining_since().checked_add(conn.linger())
+    }
+
+    fn lasts(&mut self, conn: &Conn) -> bool {
+        let on_the_way = conn.on_the_way();
+        if on_the_way < self.on_the_way {
+            *self = Patience { on_the_way, deadline: Patience::deadline(conn) };
+        }
+        !self.left().is_zero()
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()))
     }
 }
