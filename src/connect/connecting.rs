@@ -44,10 +44,15 @@ fn secure(address: &Address, plan: &Plan, choice: Option<&Tls<ClientTls>>) -> Re
     Ok(Some((settings, PeerName { key, host })))
 }
 
-/// Returns the peer to verify once a service has been found: a service is known by its name, whatever its host and port.
-fn found_peer(address: &Address, peer: &PeerName, service: Option<&str>) -> PeerName {
-    match (address.target(), service) {
-        (Target::Service { kind, .. }, Some(name)) => PeerName { key: format!("{kind}|{name}"), host: None },
+/// Returns the peer to verify once it is known which service was found, or which of several addresses answered. A service is
+/// known by its name, whatever its host and port.
+fn found_peer(address: &Address, peer: &PeerName, service: Option<&str>, remote: Option<&Endpoint>) -> PeerName {
+    match (address.target(), service, remote) {
+        (Target::Service { kind, .. }, Some(name), _) => PeerName { key: format!("{kind}|{name}"), host: None },
+        (Target::Direct(several), _, Some(Endpoint::Inet(remote))) if several.len() > 1 => {
+            let (key, host) = Address::from(*remote).peer(remote.port());
+            PeerName { key, host }
+        }
         _ => peer.clone(),
     }
 }
@@ -99,7 +104,7 @@ impl Request {
         let Some((settings, peer)) = &self.secure else {
             return Conn::new(engine, transport, common, remote).map(|conn| Opened::Ready(Socket::from_conn(conn)));
         };
-        let peer = found_peer(&self.address, peer, won.service.as_deref());
+        let peer = found_peer(&self.address, peer, won.service.as_deref(), remote.as_ref());
         let session = Session::client(settings, &peer)?;
         // The handle is made at once: a connection without a handle closes.
         let done = Box::new(move |conn: &Rc<Conn>, result: Result| {
