@@ -404,3 +404,35 @@ fn a_blocking_lookup_in_a_callback_works_and_ends_with_the_loop() {
         assert_eq!(interrupted.kind(), std::io::ErrorKind::Interrupted, "{interrupted}");
     });
 }
+
+#[test]
+fn many_threads_look_up_at_once_and_none_is_left() {
+    let Some(_server) = in_own_network("many_threads_look_up_at_once_and_none_is_left") else { return };
+    let before = threads().len();
+    let work = |number: usize| {
+        on_own_context(|| {
+            for round in 0..30 {
+                let (host, is_found) =
+                    [("both.test", true), ("four.test", true), ("nowhere.test", false), ("soon.test", true)]
+                        [(number + round) % 4];
+                assert_eq!(network::names::lookup(host, 7).is_ok(), is_found, "{host}");
+                // Given up at any moment, mostly while others want the same.
+                let limit = Duration::from_micros(50 * round as u64);
+                let _ = network::names::lookup_timeout("late.test", 7, limit);
+                let context = glib::MainContext::ref_thread_default();
+                drop(context.spawn_local(network::names::lookup_future("later.test", 7)));
+                assert_eq!(await_it(network::names::lookup_future(host, 7)).is_ok(), is_found, "{host}");
+            }
+        });
+    };
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            scope.spawn(move || work(number));
+        }
+    });
+    let late = Instant::now() + LIMIT;
+    while threads().len() > before && Instant::now() < late {
+        std::thread::yield_now();
+    }
+    assert_eq!(threads().len(), before, "{:?}", threads());
+}

@@ -109,8 +109,8 @@ pub(crate) struct Lookup {
 
 impl Lookup {
     pub(crate) fn start(host: &str) -> Lookup {
-        join_threads(std::mem::take(&mut resolver().ended));
-        resolver().join(host)
+        join_ended_threads();
+        resolver().share_or_begin(host)
     }
 
     /// Returns the answers so far. Wakes the task when another one arrives.
@@ -120,7 +120,7 @@ impl Lookup {
         if answers.is_complete() {
             drop(state);
             // The caller may want to fork, which takes a process without threads.
-            join_threads(std::mem::take(&mut resolver().ended));
+            join_ended_threads();
         } else {
             state.waiting.insert(self.number, Some(context.waker().clone()));
         }
@@ -194,7 +194,12 @@ fn resolver() -> MutexGuard<'static, Resolver> {
     resolver
 }
 
-/// Joins threads that do nothing more.
+/// Joins the threads that have ended, without the lock: they may still be waking tasks, which may start lookups.
+fn join_ended_threads() {
+    let ended = std::mem::take(&mut resolver().ended);
+    join_threads(ended);
+}
+
 fn join_threads(ended: Vec<JoinHandle<()>>) {
     for thread in ended {
         // The panic hook has reported a panic.
@@ -204,7 +209,7 @@ fn join_threads(ended: Vec<JoinHandle<()>>) {
 
 impl Resolver {
     /// Shares the lookup of this name, or begins one.
-    fn join(&mut self, name: &str) -> Lookup {
+    fn share_or_begin(&mut self, name: &str) -> Lookup {
         let known = self.hosts.get(name).cloned();
         let host = known.unwrap_or_else(|| self.begin(name));
         self.last_number += 1;
