@@ -105,6 +105,9 @@ fn a_machine_that_is_offline_knows_its_own_hosts() {
         for found in look_up("listed.test") {
             assert_eq!(found.unwrap(), addresses(&["127.0.0.1:7"]));
         }
+        let without_end = network::names::lookup_timeout("listed.test", 7, Duration::MAX);
+        assert_eq!(without_end.unwrap(), addresses(&["127.0.0.1:7"]));
+        Socket::builder().tls(false).connect_timeout(Duration::MAX).connect(format!("listed.test:{port}")).unwrap();
         for found in look_up("listed-both.test") {
             assert_eq!(found.unwrap(), addresses(&["[::1]:7", "127.0.0.1:7"]));
         }

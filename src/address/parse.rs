@@ -54,15 +54,14 @@ fn parse_url(scheme: &str, rest: &str) -> Parsed<Target> {
     // An empty port is the default one (RFC 3986, section 3.2.3).
     let port = port.filter(|port| !port.is_empty());
     let (default, kind) = schemes::find(&scheme.to_ascii_lowercase(), host, port)?;
-    let host = parse_url_host(host)?;
     let port = match (port, default) {
         (Some(port), _) => parse_port(port)?,
         (None, Some(default)) => Port::Number(default),
         (None, None) => {
-            return Err(format!("{scheme}:// has no default port; expected one, as in {scheme}://{authority}:1234"));
+            return Err(format!("{scheme}:// has no default port; add one, as in {scheme}://{host}:1234"));
         }
     };
-    Ok(Target::Inet { host: Some(host), port, scheme: Some(kind) })
+    Ok(Target::Inet { host: Some(parse_url_host(host)?), port, scheme: Some(kind) })
 }
 
 /// Parses a host with or without a port, as after the `://` of a URL.

@@ -148,7 +148,7 @@ fn errors_quote_the_text_and_name_the_problem() {
         ("http://", "host after"),
         ("http:///path", "host after"),
         ("http://:80", "host before"),
-        ("tls://host:", "no default port"),
+        ("tls://host:", "no default port; add one, as in tls://host:1234"),
         ("tls://host", "as in tls://host:1234"),
         ("http://[fe80::1%25]", "interface"),
         ("http://[fe80::1%25e%2]", "hexadecimal"),
