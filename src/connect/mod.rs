@@ -75,7 +75,7 @@ pub(crate) fn in_background(
             return;
         }
     };
-    let watch = Rc::new(RefCell::new(None::<Watch>));
+    let watch = Rc::new(RefCell::new(None::<CancelWatch>));
     let watched = watch.clone();
     let done = Box::new(move |engine: &Rc<Engine>, result| {
         drop(watched.take());
@@ -83,28 +83,28 @@ pub(crate) fn in_background(
     });
     let connecting = Connecting::start(&engine, request, plan, done);
     if let Some(cancellable) = cancellable {
-        watch.replace(Some(Watch::start(&engine, cancellable, move |_| connecting.cancel())));
+        watch.replace(Some(CancelWatch::start(&engine, cancellable, move |_| connecting.cancel())));
     }
 }
 
 /// Watches a cancellable, which any thread may cancel.
-struct Watch {
+struct CancelWatch {
     engine: Rc<Engine>,
     cancellable: gio::Cancellable,
     handler: Option<gio::CancelledHandlerId>,
     token: u64,
 }
 
-impl Watch {
+impl CancelWatch {
     fn start(engine: &Rc<Engine>, cancellable: gio::Cancellable, then: impl FnOnce(&Rc<Engine>) + 'static) -> Self {
         let remote = engine.remote(then);
         let token = remote.token();
         let handler = cancellable.connect_cancelled(move |_| remote.call());
-        Watch { engine: engine.clone(), cancellable, handler, token }
+        CancelWatch { engine: engine.clone(), cancellable, handler, token }
     }
 }
 
-impl Drop for Watch {
+impl Drop for CancelWatch {
     fn drop(&mut self) {
         if let Some(handler) = self.handler.take() {
             self.cancellable.disconnect_cancelled(handler);

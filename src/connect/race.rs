@@ -30,7 +30,7 @@ const STAGGER: Duration = Duration::from_millis(250);
 const UNIX_RETRY: Duration = Duration::from_millis(10);
 
 /// Called once with the result, never from within `Race::start`.
-pub(super) type Done = Box<dyn FnOnce(&Rc<Engine>, Result<Winner>)>;
+pub(super) type RaceDone = Box<dyn FnOnce(&Rc<Engine>, Result<Winner>)>;
 
 /// The socket that won the race, and the instance name of its service, if it is one.
 pub(super) struct Winner {
@@ -83,11 +83,11 @@ pub(super) struct Race {
     engine: Rc<Engine>,
     address: Address,
     tuning: Tuning,
-    state: RefCell<State>,
+    state: RefCell<RaceState>,
 }
 
 #[derive(Default)]
-struct State {
+struct RaceState {
     candidates: VecDeque<Candidate>,
     /// With the port to connect to.
     lookup: Option<(Lookup, u16)>,
@@ -106,7 +106,7 @@ struct State {
     limit: Option<TimerKey>,
     retry: Option<TimerKey>,
     /// `None` when the race is over.
-    done: Option<Done>,
+    done: Option<RaceDone>,
 }
 
 /// One socket that is being connected.
@@ -142,9 +142,9 @@ impl Race {
         tuning: &Tuning,
         plan: Plan,
         limit: Duration,
-        done: Done,
+        done: RaceDone,
     ) -> Rc<Race> {
-        let state = RefCell::new(State { done: Some(done), ..State::default() });
+        let state = RefCell::new(RaceState { done: Some(done), ..RaceState::default() });
         let race = Rc::new(Race { engine: engine.clone(), address: address.clone(), tuning: tuning.clone(), state });
         let late = race.clone();
         let timer = engine.after(limit, move |_| {

@@ -23,9 +23,9 @@ pub(super) struct Page {
 }
 
 /// Aborts the connection when the request is dropped.
-struct Asking(Socket);
+struct AbortOnDrop(Socket);
 
-impl Drop for Asking {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -50,8 +50,8 @@ impl Page {
 
     pub(super) async fn ask(&self, addresses: Vec<SocketAddr>, text: &str) -> Result<IpAddr> {
         let address = Address::try_from(addresses)?;
-        let asking = Asking(Socket::builder().tls(false).connect_future(address).await?);
-        let socket = &asking.0;
+        let connection = AbortOnDrop(Socket::builder().tls(false).connect_future(address).await?);
+        let socket = &connection.0;
         // With HTTP/1.0, the response is not chunked, and ends with the connection.
         socket.send(format!(
             "GET {} HTTP/1.0\r\nHost: {}\r\nUser-Agent: glib-network\r\nAccept: text/plain, */*\r\nConnection: close\r\n\r\n",

@@ -158,10 +158,10 @@ where
 /// A server to ask.
 struct PublicEndpoint {
     text: String,
-    kind: Kind,
+    protocol: Protocol,
 }
 
-enum Kind {
+enum Protocol {
     Stun(Address),
     Http(Address, http::Page),
 }
@@ -189,30 +189,30 @@ fn names(endpoints: &[PublicEndpoint]) -> String {
 impl PublicEndpoint {
     fn parse(text: &str) -> Result<PublicEndpoint> {
         let unfit = |problem: &str| Error::Address { address: text.into(), problem: problem.into() };
-        let kind = match text.split_once(':') {
+        let protocol = match text.split_once(':') {
             Some(("stun", rest)) => {
                 let authority = rest.strip_prefix("//").unwrap_or(rest);
-                Kind::Stun(host(text, authority, stun::PORT)?)
+                Protocol::Stun(host(text, authority, stun::PORT)?)
             }
             Some(("http", rest)) => {
                 let rest = rest.strip_prefix("//").ok_or_else(|| unfit("expected http://host/path"))?;
                 let address = host(text, rest, http::PORT)?;
-                Kind::Http(address, http::Page::parse(text).map_err(|problem| unfit(&problem))?)
+                Protocol::Http(address, http::Page::parse(text).map_err(|problem| unfit(&problem))?)
             }
             Some(("https" | "stuns", _)) => {
                 return Err(unfit("only unencrypted endpoints are supported: expected http:// or stun:"));
             }
             _ => return Err(unfit(EXPECTED)),
         };
-        Ok(PublicEndpoint { text: text.into(), kind })
+        Ok(PublicEndpoint { text: text.into(), protocol })
     }
 
     async fn ask(&self, engine: &Rc<Engine>) -> Result<IpAddr> {
-        let (Kind::Stun(address) | Kind::Http(address, _)) = &self.kind;
+        let (Protocol::Stun(address) | Protocol::Http(address, _)) = &self.protocol;
         let addresses = look_up(address, LIMIT).await?;
-        match &self.kind {
-            Kind::Stun(_) => stun::ask(engine, addresses, &self.text).await,
-            Kind::Http(_, page) => page.ask(addresses, &self.text).await,
+        match &self.protocol {
+            Protocol::Stun(_) => stun::ask(engine, addresses, &self.text).await,
+            Protocol::Http(_, page) => page.ask(addresses, &self.text).await,
         }
     }
 }
@@ -242,9 +242,9 @@ async fn ask(endpoints: Vec<PublicEndpoint>, limit: Duration) -> Result<IpAddr> 
 
 /// Returns the first answer of several servers that are asked one after the other, each with a head start.
 async fn first_of(engine: &Rc<Engine>, endpoints: &[PublicEndpoint]) -> Result<IpAddr> {
-    type Asking<'a> = Pin<Box<dyn Future<Output = Result<IpAddr>> + 'a>>;
+    type PendingAnswer<'a> = Pin<Box<dyn Future<Output = Result<IpAddr>> + 'a>>;
     let mut waiting: VecDeque<&PublicEndpoint> = endpoints.iter().collect();
-    let mut asked: Vec<Asking<'_>> = Vec::new();
+    let mut asked: Vec<PendingAnswer<'_>> = Vec::new();
     let mut head_start: Option<Pin<Box<Sleep>>> = None;
     let mut failed = None;
     poll_fn(|context| {

@@ -15,7 +15,7 @@ use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, Sleep};
-use crate::sys::{Family, Unresolved, host_addresses};
+use crate::sys::{Family, ResolveError, host_addresses};
 
 /// The name of each thread, as long as the kernel allows.
 pub(crate) const LOOKUP_THREAD: &str = "network-lookup";
@@ -56,7 +56,7 @@ pub(super) async fn addresses(engine: &Rc<Engine>, host: &str) -> Result<Vec<Soc
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answers {
     found: Vec<SocketAddr>,
-    failed: Option<Unresolved>,
+    failed: Option<ResolveError>,
     awaited: Vec<Family>,
 }
 
@@ -84,7 +84,7 @@ impl Answers {
         }
     }
 
-    fn add(&mut self, family: Family, answer: Result<Vec<SocketAddr>, Unresolved>) {
+    fn add(&mut self, family: Family, answer: Result<Vec<SocketAddr>, ResolveError>) {
         self.awaited.retain(|awaited| *awaited != family);
         match answer {
             Ok(found) => {
@@ -103,7 +103,7 @@ impl Answers {
 
 /// A lookup under way. Dropping it cancels.
 pub(crate) struct Lookup {
-    host: Arc<Host>,
+    host: Arc<SharedLookup>,
     number: u64,
 }
 
@@ -136,21 +136,21 @@ impl Drop for Lookup {
     }
 }
 
-/// A name that is being looked up.
-struct Host {
+/// The lookup of one host name, for all who ask for it at the same time.
+struct SharedLookup {
     name: Box<str>,
-    state: Mutex<HostState>,
+    state: Mutex<SharedState>,
 }
 
 #[derive(Default)]
-struct HostState {
+struct SharedState {
     answers: Answers,
     /// The lookups that share it, by number.
     waiting: HashMap<u64, Option<Waker>>,
 }
 
-impl Host {
-    fn state(&self) -> MutexGuard<'_, HostState> {
+impl SharedLookup {
+    fn state(&self) -> MutexGuard<'_, SharedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -158,7 +158,7 @@ impl Host {
 /// The question for one thread.
 #[derive(Clone)]
 struct Question {
-    host: Arc<Host>,
+    host: Arc<SharedLookup>,
     family: Family,
 }
 
@@ -167,10 +167,10 @@ struct Question {
 struct Resolver {
     process: u32,
     /// Lookups under way.
-    hosts: HashMap<Box<str>, Arc<Host>>,
+    hosts: HashMap<Box<str>, Arc<SharedLookup>>,
     /// Questions that wait for a thread.
     queue: VecDeque<Question>,
-    running: HashMap<ThreadId, (JoinHandle<()>, Arc<Host>)>,
+    running: HashMap<ThreadId, (JoinHandle<()>, Arc<SharedLookup>)>,
     /// Threads that do nothing more, to be joined.
     ended: Vec<JoinHandle<()>>,
     last_number: u64,
@@ -217,10 +217,10 @@ impl Resolver {
         Lookup { host, number: self.last_number }
     }
 
-    fn begin(&mut self, name: &str) -> Arc<Host> {
+    fn begin(&mut self, name: &str) -> Arc<SharedLookup> {
         let families: &[Family] =
             if self.running.len() < SEPARATE { &[Family::V6, Family::V4] } else { &[Family::Both] };
-        let host = Arc::new(Host { name: name.into(), state: Mutex::default() });
+        let host = Arc::new(SharedLookup { name: name.into(), state: Mutex::default() });
         host.state().answers.awaited = families.into();
         self.hosts.insert(name.into(), host.clone());
         for family in families {
@@ -240,13 +240,13 @@ impl Resolver {
             Err(_) if !self.running.is_empty() => self.queue.push_back(question),
             Err(error) => {
                 let cause = format!("cannot start a thread for the lookup: {error}");
-                drop(self.record(&question, Err(Unresolved { cause, is_answer: false })));
+                drop(self.record(&question, Err(ResolveError { cause, is_answer: false })));
             }
         }
     }
 
     /// Records an answer. Returns the tasks to wake.
-    fn record(&mut self, question: &Question, answer: Result<Vec<SocketAddr>, Unresolved>) -> Vec<Waker> {
+    fn record(&mut self, question: &Question, answer: Result<Vec<SocketAddr>, ResolveError>) -> Vec<Waker> {
         let mut state = question.host.state();
         state.answers.add(question.family, answer);
         if state.answers.is_complete() {
@@ -270,7 +270,7 @@ impl Resolver {
     }
 
     /// Drops questions that wait for a thread if no lookup needs them any more.
-    fn cancel_unless_shared(&mut self, host: &Arc<Host>) {
+    fn cancel_unless_shared(&mut self, host: &Arc<SharedLookup>) {
         let mut state = host.state();
         if !state.waiting.is_empty() {
             return;
@@ -331,15 +331,15 @@ pub(crate) fn wait_for_lookups(limit: Duration) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn found(text: &str) -> Result<Vec<SocketAddr>, Unresolved> {
+    fn found(text: &str) -> Result<Vec<SocketAddr>, ResolveError> {
         Ok(vec![text.parse().unwrap()])
     }
 
-    fn unresolved(cause: &str, is_answer: bool) -> Result<Vec<SocketAddr>, Unresolved> {
-        Err(Unresolved { cause: cause.into(), is_answer })
+    fn unresolved(cause: &str, is_answer: bool) -> Result<Vec<SocketAddr>, ResolveError> {
+        Err(ResolveError { cause: cause.into(), is_answer })
     }
 
-    fn of(answers: [(Family, Result<Vec<SocketAddr>, Unresolved>); 2]) -> Answers {
+    fn of(answers: [(Family, Result<Vec<SocketAddr>, ResolveError>); 2]) -> Answers {
         let mut all = Answers { awaited: vec![Family::V6, Family::V4], ..Answers::default() };
         for (family, answer) in answers {
             assert!(!all.is_complete());

@@ -16,36 +16,36 @@ pub(crate) enum Family {
 
 /// The reason why there is no address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Unresolved {
+pub(crate) struct ResolveError {
     pub(crate) cause: String,
     /// True if the name does not exist or has no address of this family; false if something failed.
     pub(crate) is_answer: bool,
 }
 
 /// Returns the addresses of a host, with port 0. **Blocks**.
-pub(crate) fn host_addresses(host: &str, family: Family) -> Result<Vec<SocketAddr>, Unresolved> {
+pub(crate) fn host_addresses(host: &str, family: Family) -> Result<Vec<SocketAddr>, ResolveError> {
     let family = match family {
         Family::V6 => libc::AF_INET6,
         Family::V4 => libc::AF_INET,
         Family::Both => libc::AF_UNSPEC,
     };
-    List::ask(Some(host), None, family).map(|list| list.addresses())
+    AddrInfo::ask(Some(host), None, family).map(|list| list.addresses())
 }
 
 /// Returns the TCP port of a service in the services database. Reads a file.
 pub(crate) fn service_port(name: &str) -> Option<u16> {
-    let list = List::ask(None, Some(name), libc::AF_UNSPEC).ok()?;
+    let list = AddrInfo::ask(None, Some(name), libc::AF_UNSPEC).ok()?;
     list.addresses().first().map(SocketAddr::port)
 }
 
 /// The result of a call, freed when dropped.
-struct List(*mut libc::addrinfo);
+struct AddrInfo(*mut libc::addrinfo);
 
-impl List {
-    fn ask(host: Option<&str>, service: Option<&str>, family: libc::c_int) -> Result<List, Unresolved> {
+impl AddrInfo {
+    fn ask(host: Option<&str>, service: Option<&str>, family: libc::c_int) -> Result<AddrInfo, ResolveError> {
         let text = |text: Option<&str>| text.map(CString::new).transpose();
         let (Ok(host), Ok(service)) = (text(host), text(service)) else {
-            return Err(Unresolved { cause: "the name contains a NUL byte".into(), is_answer: true });
+            return Err(ResolveError { cause: "the name contains a NUL byte".into(), is_answer: true });
         };
         let pointer = |text: &Option<CString>| text.as_ref().map_or(ptr::null(), |text| text.as_ptr());
         // No flags: with AI_ADDRCONFIG, a machine that is offline would not find names of /etc/hosts.
@@ -63,7 +63,7 @@ impl List {
         let mut list = ptr::null_mut();
         // SAFETY: two NUL-terminated texts or null, at least one of them given; valid hints; a place for the list.
         let code = unsafe { libc::getaddrinfo(pointer(&host), pointer(&service), &raw const hints, &raw mut list) };
-        if code == 0 { Ok(List(list)) } else { Err(unresolved(code)) }
+        if code == 0 { Ok(AddrInfo(list)) } else { Err(resolve_error(code)) }
     }
 
     fn addresses(&self) -> Vec<SocketAddr> {
@@ -78,7 +78,7 @@ impl List {
     }
 }
 
-impl Drop for List {
+impl Drop for AddrInfo {
     fn drop(&mut self) {
         if !self.0.is_null() {
             // SAFETY: made by the resolver, and not used afterwards.
@@ -106,13 +106,13 @@ fn address(entry: &libc::addrinfo) -> Option<SocketAddr> {
     }
 }
 
-fn unresolved(code: libc::c_int) -> Unresolved {
+fn resolve_error(code: libc::c_int) -> ResolveError {
     if code == libc::EAI_SYSTEM {
-        return Unresolved { cause: io::Error::last_os_error().to_string(), is_answer: false };
+        return ResolveError { cause: io::Error::last_os_error().to_string(), is_answer: false };
     }
     // SAFETY: returns a static text for any code.
     let cause = unsafe { CStr::from_ptr(libc::gai_strerror(code)) }.to_string_lossy().into_owned();
-    Unresolved { cause, is_answer: NO_ADDRESS.contains(&code) }
+    ResolveError { cause, is_answer: NO_ADDRESS.contains(&code) }
 }
 
 /// The codes for "no such name" and "no address of this family". The last one is EAI_ADDRFAMILY, which libc lacks.
@@ -136,7 +136,7 @@ mod tests {
             let unresolved = host_addresses(host, family).unwrap_err();
             assert!(unresolved.is_answer && !unresolved.cause.is_empty(), "{unresolved:?}");
         }
-        assert!(!unresolved(libc::EAI_AGAIN).is_answer);
+        assert!(!resolve_error(libc::EAI_AGAIN).is_answer);
     }
 
     #[test]
