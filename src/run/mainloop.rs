@@ -153,7 +153,8 @@ pub(crate) fn run_entered(mut entered: Entered) -> bool {
     });
     loop {
         entered.attend();
-        if entered.running.ended.get() {
+        // Where a callback has destroyed the source of the network, nothing could end the loop any more.
+        if entered.running.ended.get() || engine.has_ended() {
             break;
         }
         turn(&engine, || turns.next());
@@ -205,7 +206,7 @@ impl Entered {
         let running = Rc::new(Running::default());
         let timer = limit.map(|limit| {
             let running = running.clone();
-            engine.after(limit, move |_| {
+            engine.after_exactly(limit, move |_| {
                 if !running.ended.replace(true) {
                     running.timed_out.set(true);
                 }
@@ -261,7 +262,7 @@ impl Entered {
         }
         log::info("stop").say(format_args!("{connections} may finish within {limit:?}"));
         let late = draining.clone();
-        let timer = self.engine.after(limit, move |_| {
+        let timer = self.engine.after_exactly(limit, move |_| {
             log::info("stop").say(format_args!("not finished in time: {}", count(late.connections(), "connection")));
             late.close();
         });

@@ -5,12 +5,10 @@ use std::os::fd::AsFd;
 use std::rc::{Rc, Weak};
 
 use super::systemd;
-use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, call};
+use crate::engine::{CallbackSlot, Engine, Handler, Key, Next, Ready, Registration};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::sys::Hangups;
-
-type Callback = Box<dyn FnMut()>;
 
 thread_local! {
     /// Those of this thread's main contexts.
@@ -24,9 +22,7 @@ struct Reload {
     key: Cell<Option<Key>>,
     /// What the library itself does first.
     own: RefCell<Option<Rc<dyn Fn()>>>,
-    /// Taken while it runs.
-    callback: RefCell<Option<Callback>>,
-    set: Cell<bool>,
+    callback: CallbackSlot<dyn FnMut()>,
 }
 
 /// Calls `callback`, from the main loop, whenever the process gets SIGHUP, by which services are told to load their
@@ -45,10 +41,7 @@ struct Reload {
 /// # Ok::<(), network::Error>(())
 /// ```
 pub fn on_reload(callback: impl FnMut() + 'static) -> Result {
-    let reload = Reload::current()?;
-    reload.set.set(true);
-    let old = reload.callback.replace(Some(Box::new(callback)));
-    drop(old);
+    Reload::current()?.callback.set(Box::new(callback));
     Ok(())
 }
 
@@ -78,8 +71,7 @@ impl Reload {
             hangups,
             key: Cell::new(None),
             own: RefCell::new(None),
-            callback: RefCell::new(None),
-            set: Cell::new(false),
+            callback: CallbackSlot::default(),
         });
         let registration =
             Registration { input: reload.hangups.as_fd(), input_blocks: false, output: None, write: false };
@@ -92,12 +84,7 @@ impl Reload {
 impl Handler for Reload {
     fn ready(self: Rc<Self>, engine: &Rc<Engine>, _ready: Ready) -> Next {
         // While it is on the stack, in a nested loop, it is told afterwards: the count stays.
-        let callback = self.callback.take();
-        if callback.is_none() && self.set.get() {
-            return Next::Idle;
-        }
-        if !matches!(rustix::io::read(&self.hangups, &mut [0; 8]), Ok(8)) {
-            self.callback.replace(callback);
+        if self.callback.is_busy() || !matches!(rustix::io::read(&self.hangups, &mut [0; 8]), Ok(8)) {
             return Next::Idle;
         }
         log::info("reload").say(format_args!("SIGHUP: loading anew"));
@@ -106,14 +93,7 @@ impl Handler for Reload {
         if let Some(own) = own {
             own();
         }
-        if let Some(mut callback) = callback {
-            call(engine, &mut callback);
-            // It may have set another.
-            let mut place = self.callback.borrow_mut();
-            if place.is_none() {
-                *place = Some(callback);
-            }
-        }
+        self.callback.call(engine, |callback| callback());
         systemd::tell("READY=1");
         // There may have been another signal meanwhile.
         Next::Again

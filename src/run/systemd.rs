@@ -147,7 +147,7 @@ impl Watchdog {
     fn ping(self: &Rc<Self>) {
         tell("WATCHDOG=1");
         let me: Weak<Self> = Rc::downgrade(self);
-        let timer = self.engine.after(self.interval, move |_| {
+        let timer = self.engine.after_exactly(self.interval, move |_| {
             if let Some(me) = me.upgrade() {
                 me.ping();
             }

@@ -236,7 +236,7 @@ impl ServerBuilder {
     }
 
     /// Without `on_client` its clients are asked for.
-    pub(super) fn start(mut self, address: Address, on_client: Option<OnClient>) -> Result<Server> {
+    pub(super) fn start(mut self, address: Address, on_client: Option<Box<OnClient>>) -> Result<Server> {
         let engine = Engine::current()?;
         let (adopted, setup) = match self.adopted.take() {
             Some((sockets, setup)) => (Some(sockets), setup),
@@ -261,7 +261,7 @@ impl ServerBuilder {
             port,
             publication: RefCell::new(None),
             asked: on_client.is_none().then(Asked::default),
-            on_client: RefCell::new(on_client),
+            on_client: on_client.into(),
             connections: RefCell::default(),
             waiting: RefCell::default(),
             next_number: Cell::new(NonZeroU64::MIN),

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use crate::address::{Address, Endpoint, endpoint};
 use crate::avahi::{Publication, Published, Registration as Announcement, publish};
 use crate::conn::{Common, Conn, Roster, Socket, Transport, WeakSocket};
-use crate::engine::{Engine, call};
+use crate::engine::{CallbackSlot, Engine, Lent, call};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::log::{self, Level};
@@ -48,7 +48,7 @@ use share::Share;
 pub use threads::{ServerThreads, ThreadsBuilder};
 use unix::SocketFile;
 
-type OnClient = Box<dyn FnMut(Socket) -> Result>;
+type OnClient = dyn FnMut(Socket) -> Result;
 type OnPublished = Box<dyn Fn(&Server, &str)>;
 
 /// One of a server's connections.
@@ -76,7 +76,7 @@ struct Shared {
     port: u16,
     publication: RefCell<Option<Publication>>,
     /// Taken while it runs.
-    on_client: RefCell<Option<OnClient>>,
+    on_client: CallbackSlot<OnClient>,
     connections: RefCell<List<Listed>>,
     /// For servers without a callback: who waits for clients, and how.
     asked: Option<Asked>,
@@ -229,7 +229,7 @@ impl Shared {
         drop(publication);
         self.stop_listening();
         self.draining.set(false);
-        // Nobody comes any more. While it is on the stack, `introduce` sees to that.
+        // Nobody comes any more.
         let on_client = self.on_client.take();
         let detached = self.detached.take();
         drop((on_client, detached));
@@ -335,40 +335,34 @@ impl Shared {
     fn introduce(self: &Rc<Self>, conn: &Rc<Conn>) {
         let socket = self.list(conn, |socket| Listed::Held(socket.clone()));
         drop(socket);
-        let on_client = self.on_client.take();
-        let Some(mut on_client) = on_client else {
+        let Some(mut on_client) = self.on_client.lend() else {
             // A nested loop runs inside the callback for another: this one waits for its return, and so does all that
             // would be told of it.
             conn.hold();
             self.waiting.borrow_mut().push_back(conn.clone());
             return;
         };
-        conn.introduce(&mut on_client);
+        conn.introduce(&mut *on_client);
         self.introduce_waiting(on_client);
     }
 
     /// Those that came while `on_client` was on the stack.
-    fn introduce_waiting(self: &Rc<Self>, mut on_client: OnClient) {
+    fn introduce_waiting(self: &Rc<Self>, mut on_client: Lent<'_, OnClient>) {
         // After a panic the rest waits until that has been resumed.
         while !self.engine.is_panicking() {
             let next = self.waiting.borrow_mut().pop_front();
             let Some(next) = next else { break };
-            next.introduce(&mut on_client);
+            next.introduce(&mut *on_client);
         }
         if !self.waiting.borrow().is_empty() {
             let me = Rc::downgrade(self);
             self.engine.defer(move |_| {
                 if let Some(me) = me.upgrade()
-                    && let Some(on_client) = me.on_client.take()
+                    && let Some(on_client) = me.on_client.lend()
                 {
                     me.introduce_waiting(on_client);
                 }
             });
-        }
-        if self.is_over() {
-            drop(on_client);
-        } else {
-            self.on_client.replace(Some(on_client));
         }
     }
 

@@ -116,7 +116,7 @@ impl Share {
     }
 
     /// Serves, on the thread-default main context.
-    pub(crate) fn serve(self, on_client: OnClient) -> Result<Server> {
+    pub(crate) fn serve(self, on_client: Box<OnClient>) -> Result<Server> {
         let Share { address, sockets, options, max_connections, max_handshakes, setup } = self;
         let adopted = Some((sockets, setup));
         let builder = ServerBuilder { options, max_connections, max_handshakes, adopted, ..ServerBuilder::new() };

@@ -18,8 +18,8 @@ use super::destination::clothed;
 use super::{MAX_DATAGRAM_SIZE, UdpSocket};
 use crate::address::plain;
 use crate::engine::{
-    Datagram, Engine, Handler, Key, Next, Ready, Registration, Served, Ticket, WaitQueue, Wakers, call,
-    receive_datagram,
+    CallbackSlot, Called, Datagram, Engine, Handler, Key, Next, Ready, Registration, Served, Ticket, WaitQueue, Wakers,
+    call, receive_datagram,
 };
 use crate::error::{Error, Result};
 use crate::log;
@@ -28,8 +28,8 @@ use crate::sys::{Descriptor, poll_for, wait_for};
 /// The most refusals that wait to be told. Of more, which a sender that never receives can cause, the oldest go.
 const REFUSALS: usize = 64;
 
-type OnDatagram = Box<dyn FnMut(&UdpSocket, &[u8], SocketAddr) -> Result>;
-type OnError = Box<dyn FnMut(&UdpSocket, Error)>;
+type OnDatagram = dyn FnMut(&UdpSocket, &[u8], SocketAddr) -> Result;
+type OnError = dyn FnMut(&UdpSocket, Error);
 
 pub(super) struct Core {
     me: Weak<Core>,
@@ -49,12 +49,8 @@ pub(super) struct Core {
     busy: Cell<bool>,
     /// Something happened meanwhile.
     again: Cell<bool>,
-    reader: RefCell<Option<OnDatagram>>,
-    /// Counts the readers there have been, so that one that is on the stack knows whether it still is the one.
-    epoch: Cell<u32>,
-    has_reader: Cell<bool>,
-    on_error: RefCell<Option<OnError>>,
-    error_epoch: Cell<u32>,
+    reader: CallbackSlot<OnDatagram>,
+    on_error: CallbackSlot<OnError>,
     write_armed: Cell<bool>,
     receivers: RefCell<WaitQueue>,
     senders: RefCell<WaitQueue>,
@@ -126,11 +122,8 @@ impl Core {
             kept: Cell::new(false),
             busy: Cell::new(false),
             again: Cell::new(false),
-            reader: RefCell::default(),
-            epoch: Cell::new(0),
-            has_reader: Cell::new(false),
-            on_error: RefCell::default(),
-            error_epoch: Cell::new(0),
+            reader: CallbackSlot::default(),
+            on_error: CallbackSlot::default(),
             write_armed: Cell::new(false),
             receivers: RefCell::default(),
             senders: RefCell::default(),
@@ -250,9 +243,6 @@ impl Core {
         let me = self.me.upgrade();
         self.engine.deregister(key);
         let fd = self.fd.take();
-        self.has_reader.set(false);
-        self.epoch.set(self.epoch.get().wrapping_add(1));
-        self.error_epoch.set(self.error_epoch.get().wrapping_add(1));
         let callbacks = (self.reader.take(), self.on_error.take());
         self.wake(For::Input);
         self.wake(For::Room);
@@ -264,11 +254,9 @@ impl Core {
 
     // ---- callbacks ----
 
-    pub(super) fn set_reader(&self, reader: Option<OnDatagram>) {
+    pub(super) fn set_reader(&self, reader: Option<Box<OnDatagram>>) {
         let Some(key) = self.key.get() else { return };
         let some = reader.is_some();
-        self.epoch.set(self.epoch.get().wrapping_add(1));
-        self.has_reader.set(some);
         let old = self.reader.replace(reader);
         if some {
             // What waits already gives no further event.
@@ -278,9 +266,8 @@ impl Core {
         drop(old);
     }
 
-    pub(super) fn set_on_error(&self, callback: Option<OnError>) {
+    pub(super) fn set_on_error(&self, callback: Option<Box<OnError>>) {
         if self.is_open() {
-            self.error_epoch.set(self.error_epoch.get().wrapping_add(1));
             let old = self.on_error.replace(callback);
             drop(old);
         }
@@ -301,7 +288,7 @@ impl Core {
     fn tell_refusals(&self, socket: &UdpSocket) -> Next {
         let waiting = self.refused.borrow().len();
         for _ in 0..waiting {
-            let refused = if self.has_reader.get() { self.refused.borrow_mut().pop_front() } else { None };
+            let refused = if self.reader.is_set() { self.refused.borrow_mut().pop_front() } else { None };
             let Some((peer, errno)) = refused else { break };
             self.tell_error(socket, self.failed("receiving from", Some(peer), errno));
             if self.engine.spent() {
@@ -312,36 +299,20 @@ impl Core {
     }
 
     fn deliver(&self, socket: &UdpSocket, data: &[u8], from: SocketAddr) {
-        let epoch = self.epoch.get();
-        let Some(mut reader) = self.reader.take() else { return };
-        let result = call(&self.engine, || reader(socket, data, from));
-        if self.epoch.get() == epoch {
-            self.reader.replace(Some(reader));
-        } else {
-            // It captured who knows what: nothing is borrowed here.
-            drop(reader);
-        }
-        match result {
-            None => self.close(),
-            Some(Err(error)) => self.tell_error(socket, error),
-            Some(Ok(())) => {}
+        match self.reader.call(&self.engine, |reader| reader(socket, data, from)) {
+            Called::Panicked => self.close(),
+            Called::Returned(Err(error)) => self.tell_error(socket, error),
+            Called::Returned(Ok(())) | Called::Not => {}
         }
     }
 
     fn tell_error(&self, socket: &UdpSocket, error: Error) {
-        let epoch = self.error_epoch.get();
-        let Some(mut callback) = self.on_error.take() else {
+        let Some(mut callback) = self.on_error.lend() else {
             let name = self.name();
             log::warning("receive").peer(&name).error(&error).say(format_args!("{name}: {error}"));
             return;
         };
-        let told = call(&self.engine, || callback(socket, error));
-        if self.error_epoch.get() == epoch {
-            self.on_error.replace(Some(callback));
-        } else {
-            drop(callback);
-        }
-        if told.is_none() {
+        if call(&self.engine, || callback(socket, error)).is_none() {
             self.close();
         }
     }
@@ -421,7 +392,7 @@ impl Core {
         refused.push_back((peer, errno));
         drop(refused);
         self.wake(For::Input);
-        if let (true, Some(key)) = (self.has_reader.get(), self.key.get()) {
+        if let (true, Some(key)) = (self.reader.is_set(), self.key.get()) {
             self.engine.requeue(key);
         }
     }
@@ -534,7 +505,7 @@ impl Handler for Core {
     }
 
     fn datagrams(&self) -> Option<BorrowedFd<'_>> {
-        if self.has_reader.get() && !self.busy.get() { self.fd.open() } else { None }
+        if self.reader.is_set() && !self.busy.get() { self.fd.open() } else { None }
     }
 
     fn datagram(self: Rc<Self>, received: Datagram, buffer: &mut Option<Rc<Vec<u8>>>) -> Served {
