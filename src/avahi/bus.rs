@@ -25,6 +25,9 @@ const MESSAGE_MAX: usize = 1 << 20;
 /// What D-Bus demands of every message: so much of it tells its length.
 const HEAD: usize = 16;
 
+/// The longest reply of the authentication.
+const LINE_MAX: usize = 1024;
+
 /// How long an answer may take. Avahi gives up on a name after 5 s by itself.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
@@ -64,12 +67,15 @@ pub(super) struct Bus {
     fd: RefCell<Option<OwnedFd>>,
     key: Cell<Option<Key>>,
     wire: RefCell<Wire>,
+    /// Ends an authentication that does not end by itself.
+    handshake: Cell<Option<TimerKey>>,
 }
 
-#[derive(Default)]
 struct Wire {
     input: Input,
     output: Vec<u8>,
+    /// Messages that wait for the end of the authentication.
+    held: Vec<u8>,
     at_end: Option<String>,
     serial: u32,
     calls: HashMap<u32, (Then, TimerKey)>,
@@ -77,41 +83,109 @@ struct Wire {
     waiting: VecDeque<Waiting>,
 }
 
-/// What the bus has sent: first its word that we may come in, then messages. Pure.
-#[derive(Default)]
+impl Wire {
+    fn new(user: u32) -> Wire {
+        Wire {
+            input: Input::new(user),
+            output: Vec::new(),
+            held: Vec::new(),
+            at_end: None,
+            serial: 0,
+            calls: HashMap::new(),
+            waiting: VecDeque::new(),
+        }
+    }
+}
+
+/// The bytes that the bus has sent: first the replies of the authentication, then messages. Pure.
 pub(super) struct Input {
     bytes: Vec<u8>,
-    authenticated: bool,
+    stage: Stage,
+    /// The effective user id of this process.
+    user: u32,
+}
+
+/// How far the authentication has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The bus was asked to take the user from the socket. In a user namespace it sees another id than this process does.
+    BySocket,
+    /// That was rejected: the bus was told the user id.
+    ById,
+    Accepted,
+}
+
+/// One thing that the bus has sent.
+pub(super) enum Received {
+    /// A step of the authentication, to be answered with these bytes.
+    Challenge(String),
+    /// The authentication is complete. Nothing but its own replies may be sent before: a filter in front of the bus, as
+    /// Flatpak's, takes whatever follows for part of it, and hangs up.
+    Accepted,
+    Message(DBusMessage),
 }
 
 impl Input {
+    pub(super) fn new(user: u32) -> Input {
+        Input { bytes: Vec::new(), stage: Stage::BySocket, user }
+    }
+
+    /// The bytes that begin the conversation.
+    fn greeting() -> &'static [u8] {
+        b"\0AUTH EXTERNAL\r\n"
+    }
+
+    fn is_accepted(&self) -> bool {
+        self.stage == Stage::Accepted
+    }
+
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Takes one message out of what was read. `Ok(None)` when no whole one is there.
-    pub(super) fn next_message(&mut self) -> Result<Option<DBusMessage>, String> {
-        if !self.authenticated {
-            let Some(end) = memchr::memchr(b'\n', &self.bytes) else {
-                return if self.bytes.len() > 1024 { Err("it does not speak D-Bus".into()) } else { Ok(None) };
-            };
-            let line: Vec<u8> = self.bytes.drain(..=end).collect();
-            if !line.starts_with(b"OK ") {
-                return Err(format!("it does not let us in: {}", String::from_utf8_lossy(line.trim_ascii())));
-            }
-            self.authenticated = true;
+    /// Takes the next thing out of the received bytes. `Ok(None)` when it is not complete.
+    pub(super) fn next(&mut self) -> Result<Option<Received>, String> {
+        if self.is_accepted() {
+            return Ok(self.next_message()?.map(Received::Message));
         }
+        let Some(end) = memchr::memchr(b'\n', &self.bytes) else {
+            return if self.bytes.len() > LINE_MAX { Err("not a D-Bus daemon".into()) } else { Ok(None) };
+        };
+        let line: Vec<u8> = self.bytes.drain(..=end).collect();
+        self.authenticate(line.trim_ascii()).map(Some)
+    }
+
+    fn authenticate(&mut self, line: &[u8]) -> Result<Received, String> {
+        let command = line.split(|&b| b == b' ').next().unwrap_or_default();
+        match (command, self.stage) {
+            (b"OK", _) => {
+                self.stage = Stage::Accepted;
+                Ok(Received::Accepted)
+            }
+            // Asked for data of the mechanism, of which there is none.
+            (b"DATA", _) => Ok(Received::Challenge("DATA\r\n".into())),
+            (b"REJECTED" | b"ERROR", Stage::BySocket) => {
+                self.stage = Stage::ById;
+                // The protocol wants the hexadecimal digits of the decimal digits.
+                let id: String = self.user.to_string().bytes().map(|digit| format!("{digit:02x}")).collect();
+                Ok(Received::Challenge(format!("AUTH EXTERNAL {id}\r\n")))
+            }
+            _ => Err(format!("authentication failed: {:?}", String::from_utf8_lossy(line))),
+        }
+    }
+
+    fn next_message(&mut self) -> Result<Option<DBusMessage>, String> {
         while self.bytes.len() >= HEAD {
             let size = DBusMessage::bytes_needed(&self.bytes[..HEAD]).ok().and_then(|size| usize::try_from(size).ok());
             let Some(size) = size.filter(|size| (HEAD..=MESSAGE_MAX).contains(size)) else {
-                return Err("it sent what is no D-Bus message".into());
+                return Err("received data that is not a D-Bus message".into());
             };
             if self.bytes.len() < size {
                 break;
             }
             let message = DBusMessage::from_blob(&self.bytes[..size], DBusCapabilityFlags::NONE);
             self.bytes.drain(..size);
-            // One that cannot be read is passed over: the next one begins where its length said.
+            // A message that cannot be read is skipped: the next one begins where its length said.
             if let Ok(message) = message {
                 return Ok(Some(message));
             }
@@ -144,16 +218,20 @@ impl Bus {
             listener,
             fd: RefCell::new(None),
             key: Cell::new(None),
-            wire: RefCell::default(),
+            wire: RefCell::new(Wire::new(rustix::process::geteuid().as_raw())),
+            handshake: Cell::new(None),
         });
         let registration = Registration { input: fd.as_fd(), input_blocks: false, output: None, write: false };
         bus.key.set(Some(engine.register(registration, bus.clone())?));
         bus.fd.replace(Some(fd));
-        // The user number in hexadecimal digits of its decimal digits, as the protocol has it. The answer need not be
-        // awaited: a bus that refuses says so and hangs up.
-        let user = rustix::process::geteuid().as_raw().to_string();
-        let user: String = user.bytes().map(|digit| format!("{digit:02x}")).collect();
-        bus.write(format!("\0AUTH EXTERNAL {user}\r\nBEGIN\r\n").as_bytes());
+        let me = bus.me.clone();
+        bus.handshake.set(Some(engine.after(ANSWER, move |engine| {
+            if let Some(me) = me.upgrade() {
+                me.handshake.set(None);
+                me.fail(engine, format!("no reply to the authentication after {} s", ANSWER.as_secs()));
+            }
+        })));
+        bus.write_now(Input::greeting());
         bus.call(BUS.method("Hello"), None, ANSWER, |_, _| {});
         Ok(bus)
     }
@@ -190,7 +268,7 @@ impl Bus {
                 let late = me.wire.borrow_mut().calls.remove(&serial);
                 me.call_next();
                 if let Some((then, _)) = late {
-                    let message = format!("no answer to {method} within {limit:?}");
+                    let message = format!("no reply to {method} after {} s", limit.as_secs());
                     then(engine, Err(CallError { name: String::new(), message }));
                 }
             });
@@ -228,9 +306,28 @@ impl Bus {
         (serial, blob)
     }
 
-    fn write(&self, bytes: &[u8]) {
+    /// Sends a message, after the authentication.
+    fn write(&self, message: &[u8]) {
+        let mut wire = self.wire.borrow_mut();
+        if !wire.input.is_accepted() {
+            wire.held.extend_from_slice(message);
+            return;
+        }
+        drop(wire);
+        self.write_now(message);
+    }
+
+    fn write_now(&self, bytes: &[u8]) {
         self.wire.borrow_mut().output.extend_from_slice(bytes);
         self.write_out();
+    }
+
+    fn accepted(&self) {
+        if let Some(timer) = self.handshake.take() {
+            self.engine.cancel_timer(timer);
+        }
+        let held = std::mem::take(&mut self.wire.borrow_mut().held);
+        self.write_now(&[b"BEGIN\r\n", &held[..]].concat());
     }
 
     fn write_out(&self) {
@@ -306,9 +403,12 @@ impl Bus {
         if let Some(key) = self.key.take() {
             self.engine.deregister(key);
         }
+        if let Some(timer) = self.handshake.take() {
+            self.engine.cancel_timer(timer);
+        }
         let calls = {
             let mut wire = self.wire.borrow_mut();
-            wire.input = Input::default();
+            wire.input = Input::new(wire.input.user);
             (std::mem::take(&mut wire.calls), std::mem::take(&mut wire.waiting))
         };
         for (_, timer) in calls.0.values() {
@@ -334,9 +434,11 @@ impl Handler for Bus {
         }
         let more = self.read(ready.has(Ready::HANGUP | Ready::ERROR));
         loop {
-            let next = self.wire.borrow_mut().input.next_message();
+            let next = self.wire.borrow_mut().input.next();
             match next {
-                Ok(Some(message)) => self.deliver(engine, &message),
+                Ok(Some(Received::Message(message))) => self.deliver(engine, &message),
+                Ok(Some(Received::Challenge(reply))) => self.write_now(reply.as_bytes()),
+                Ok(Some(Received::Accepted)) => self.accepted(),
                 Ok(None) => break,
                 Err(cause) => {
                     self.fail(engine, cause);
@@ -381,3 +483,41 @@ impl Object {
 
 /// The bus itself.
 pub(super) const BUS: Object = Object::new("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The replies that a bus gets which sends these lines, up to its acceptance or an error.
+    fn converse(lines: &[&str]) -> Result<Vec<String>, String> {
+        let mut input = Input::new(1000);
+        let mut replies = Vec::new();
+        for line in lines {
+            input.push(line.as_bytes());
+            assert!(!input.is_accepted(), "{line} comes too late");
+            while let Some(received) = input.next()? {
+                match received {
+                    Received::Challenge(reply) => replies.push(reply),
+                    Received::Accepted => replies.push("accepted".into()),
+                    Received::Message(_) => unreachable!(),
+                }
+            }
+        }
+        Ok(replies)
+    }
+
+    #[test]
+    fn the_bus_takes_the_user_from_the_socket_or_is_told_its_number() {
+        assert_eq!(Input::greeting(), b"\0AUTH EXTERNAL\r\n");
+        assert_eq!(converse(&["DATA\r\n", "OK 0123\r\n"]).unwrap(), ["DATA\r\n", "accepted"]);
+        assert_eq!(converse(&["OK", " 0123", "\r\n"]).unwrap(), ["accepted"]);
+        let named = "AUTH EXTERNAL 31303030\r\n";
+        for refusal in ["REJECTED EXTERNAL\r\n", "ERROR \"no data\"\r\n"] {
+            assert_eq!(converse(&[refusal, "OK 0123\r\n"]).unwrap(), [named, "accepted"]);
+        }
+        let refused = ["DATA\r\n", "REJECTED EXTERNAL\r\n", "REJECTED EXTERNAL\r\n"];
+        assert_eq!(converse(&refused).unwrap_err(), "authentication failed: \"REJECTED EXTERNAL\"");
+        assert!(converse(&["220 mail.example ESMTP\r\n"]).unwrap_err().contains("220 mail"));
+        assert!(converse(&[&"x".repeat(LINE_MAX + 1)]).unwrap_err().contains("not a D-Bus daemon"));
+    }
+}

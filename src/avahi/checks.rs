@@ -56,7 +56,7 @@ pub(crate) mod bus {
     use gio::{DBusCapabilityFlags, DBusMessage};
     use glib::variant::ToVariant;
 
-    use crate::avahi::bus::Input;
+    use crate::avahi::bus::{Input, Received};
     use crate::avahi::link::{read_answer, read_browser};
 
     /// Bytes as they come, in two parts.
@@ -95,13 +95,14 @@ pub(crate) mod bus {
 
     /// How many messages there were, and what came after them.
     fn read(parts: &[&[u8]]) -> (usize, Option<String>) {
-        let mut input = Input::default();
+        let mut input = Input::new(1000);
         let mut messages = 0;
         for part in parts {
             input.push(part);
             loop {
-                match input.next_message() {
-                    Ok(Some(message)) => {
+                match input.next() {
+                    Ok(Some(Received::Challenge(_) | Received::Accepted)) => {}
+                    Ok(Some(Received::Message(message))) => {
                         messages += 1;
                         make_of(&message);
                     }

@@ -12,7 +12,9 @@ use glib::variant::ToVariant;
 use super::backend::{Found, Heard, LOOPBACK, Place, Registered, Registration, Watcher};
 use super::bus::{ANSWER, BUS, Bus, CallError, Listener, Method};
 use super::names::{Kind, Txt};
+use super::system_bus::in_sandbox;
 use crate::engine::{Engine, TimerKey};
+use crate::log;
 
 const NAME: &str = "org.freedesktop.Avahi";
 const SERVER: &str = "org.freedesktop.Avahi.Server";
@@ -146,7 +148,12 @@ impl Link {
                         ),
                         format!("type='signal',sender='{NAME}',interface='{SERVER}'"),
                     ] {
-                        bus.call(BUS.method("AddMatch"), Some(&(rule,).to_variant()), ANSWER, |_, _| {});
+                        bus.call(BUS.method("AddMatch"), Some(&(rule,).to_variant()), ANSWER, |_, answer| {
+                            if let Err(CallError { message, .. }) = answer {
+                                let event = log::warning("avahi").error(&message);
+                                event.say(format_args!("cannot follow the state of the Avahi daemon: {message}"));
+                            }
+                        });
                     }
                     self.bus.replace(Some(bus));
                 }
@@ -165,8 +172,13 @@ impl Link {
         self.ask_owner(true);
     }
 
-    fn no_bus(self: &Rc<Self>, cause: String) {
-        self.set_down(format!("there is no D-Bus system bus ({cause})"));
+    fn no_bus(&self, cause: String) {
+        self.set_down(in_sandbox(format!("there is no D-Bus system bus ({cause})")));
+        self.look_later();
+    }
+
+    /// Looks again after a pause, which grows.
+    fn look_later(&self) {
         let pause = self.pause.get();
         self.pause.set((pause * 2).min(RETRY.1));
         let me = self.me.clone();
@@ -187,7 +199,6 @@ impl Link {
         let me = self.me.clone();
         bus.call(BUS.method("GetNameOwner"), Some(&(NAME,).to_variant()), ANSWER, move |_, answer| {
             let Some(me) = me.upgrade() else { return };
-            me.pause.set(RETRY.0);
             match answer.map(|body| body.get::<(String,)>()) {
                 Ok(Some((owner,))) => me.set_up(owner),
                 Ok(None) => me.set_down("the bus does not say who the Avahi daemon is".into()),
@@ -214,7 +225,8 @@ impl Link {
         if self.owner.borrow().is_some() {
             return;
         }
-        self.set_down(format!("the Avahi daemon is not running ({})", error.message));
+        self.pause.set(RETRY.0);
+        self.set_down(in_sandbox(format!("the Avahi daemon is not running ({})", error.message)));
     }
 
     fn set_up(&self, owner: String) {
@@ -227,12 +239,23 @@ impl Link {
             self.owner.replace(Some(owner));
         }
         self.life.set(self.life.get() + 1);
-        self.tell(|watcher| watcher.up());
-        self.call("/", SERVER, "GetState", None, |_, me, answer| {
-            if let Some((state,)) = answer.ok().and_then(|body| body.get::<(i32,)>()) {
-                me.tell(|watcher| watcher.running(state == RUNNING));
-            }
+        // Behind a filter, a daemon that can be seen can perhaps not be called.
+        self.call("/", SERVER, "GetState", None, |_, me, answer| match answer.map(|body| body.get::<(i32,)>()) {
+            Ok(Some((state,))) => me.answered(state),
+            Ok(None) => me.refused("unexpected reply to GetState"),
+            Err(error) => me.refused(&error.message),
         });
+    }
+
+    fn answered(&self, state: i32) {
+        self.pause.set(RETRY.0);
+        self.tell(|watcher| watcher.up());
+        self.tell(|watcher| watcher.running(state == RUNNING));
+    }
+
+    fn refused(&self, cause: &str) {
+        self.set_down(in_sandbox(format!("the Avahi daemon cannot be called ({cause})")));
+        self.look_later();
     }
 
     fn set_down(&self, cause: String) {

@@ -28,6 +28,14 @@ pub(super) fn open() -> Result<OwnedFd, String> {
     Err(cause.unwrap_or_else(|| "DBUS_SYSTEM_BUS_ADDRESS names no address".into()))
 }
 
+/// Adds to the cause of a failure what helps in the sandbox that this process is in, if it is in one.
+pub(super) fn in_sandbox(cause: String) -> String {
+    match std::env::var_os("FLATPAK_ID") {
+        Some(_) => format!("{cause}; in Flatpak, the manifest needs --system-talk-name=org.freedesktop.Avahi"),
+        None => cause,
+    }
+}
+
 fn open_one(address: &[u8]) -> Result<OwnedFd, String> {
     let said = |error: Errno| format!("{}: {}", String::from_utf8_lossy(address), io::Error::from(error));
     let to = socket_address(address)?;

@@ -336,9 +336,10 @@ impl Tracker {
         }
         if table.services.len() >= SERVICES && !table.services.contains_key(name) && !table.make_room() {
             if !std::mem::replace(&mut table.crowded, true) {
-                log::warning("browse")
+                // Any machine can bring that about: no warning, which some programs make fatal.
+                log::info("browse")
                     .peer(&self.kind)
-                    .say(format_args!("more than {SERVICES} services of type {}: not all are seen", self.kind));
+                    .say(format_args!("more than {SERVICES} services of type {}; ignoring the rest", self.kind));
             }
             return;
         }

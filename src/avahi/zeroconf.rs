@@ -19,7 +19,7 @@ use zeroconf::{BrowserEvent, EventLoop, MdnsBrowser, MdnsService, NetworkInterfa
 
 use super::backend::{Found, Heard, LOOPBACK, Place, Registered, Registration, Watcher};
 use super::names::{Kind, Txt};
-use super::system_bus;
+use super::system_bus::{self, in_sandbox};
 pub(crate) use super::worker::end_threads;
 use super::worker::{Mail, Worker, lock};
 use crate::engine::{Engine, TimerKey};
@@ -194,8 +194,8 @@ impl Link {
                 pause = if came.get() { RETRY.0 } else { (pause * 2).min(RETRY.1) };
                 mail.send(Watched::Down(match system_bus::open() {
                     Ok(_) if danger().is_some() => cause,
-                    Ok(_) => format!("the Avahi daemon is not running, or does not answer ({cause})"),
-                    Err(error) => format!("there is no D-Bus system bus ({error})"),
+                    Ok(_) => in_sandbox(format!("the Avahi daemon is not running, or does not answer ({cause})")),
+                    Err(error) => in_sandbox(format!("there is no D-Bus system bus ({error})")),
                 }));
                 mail.pause(pause);
             }
@@ -319,8 +319,9 @@ impl Names {
             Told::Remove(name) => self.disappeared(name),
             Told::Refused if self.crowded.replace(true) => {}
             Told::Refused => {
-                let event = log::warning("browse");
-                event.say(format_args!("more services of a type than Avahi looks up at a time: not all are seen"));
+                // Any machine can bring that about: no warning, which some programs make fatal.
+                let event = log::info("browse");
+                event.say(format_args!("more services of a type than Avahi resolves at a time; ignoring the rest"));
             }
             Told::Failure(cause) => (self.hear)(&self.engine, Heard::Failure(cause)),
         }

@@ -3,13 +3,16 @@
 
 #![cfg(feature = "_services")]
 
+mod sandbox;
 mod world;
 #[cfg(not(feature = "avahi"))]
 mod zeroconf;
 
 use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use network::{BrowseEvent, Error, Server, Socket};
@@ -145,6 +148,25 @@ fn what_is_not_there_is_said_in_time() {
     assert!(matches!(&bad, Error::Address { problem, .. } if problem.contains("unclosed group")), "{bad}");
     let dead = connect("chat|bell").unwrap_err();
     assert!(matches!(&dead, Error::Refused { .. }), "{dead}");
+}
+
+#[test]
+fn a_bus_that_does_not_answer_is_given_up() {
+    if ZEROCONF || !in_own_world("a_bus_that_does_not_answer_is_given_up") {
+        return;
+    }
+    let mute = UnixListener::bind(HERE.bus_path()).unwrap();
+    let error = connect("chat|").unwrap_err();
+    assert!(
+        matches!(&error, Error::AvahiUnavailable { cause, .. } if cause.contains("no reply to the authentication")),
+        "{error}"
+    );
+    // It may come to its senses: another one is tried.
+    drop(mute);
+    std::fs::remove_file(HERE.bus_path()).unwrap();
+    let (_bus, _avahi) = (HERE.bus(), HERE.avahi());
+    let server = greeter("chat|room", "hello");
+    until(|| server.published_name().is_some());
 }
 
 #[test]
@@ -477,6 +499,7 @@ fn a_hostile_machine_does_no_harm() {
     let far = another_host(true);
     run("ip", "-n far route add 224.0.0.0/4 dev cable");
     let (_bus, _avahi) = (HERE.bus(), HERE.avahi());
+    let warnings = warnings();
     let server = greeter("chat|room", "hello");
     let private = TcpListener::bind("127.0.0.1:4321").unwrap();
     private.set_nonblocking(true).unwrap();
@@ -505,6 +528,19 @@ fn a_hostile_machine_does_no_harm() {
         Err(Error::ServiceNotFound { .. }) if ZEROCONF => {}
         socket => assert_eq!(line(&socket.unwrap()), "hello"),
     }
+    // Where warnings are fatal, another machine must not be able to end this program.
+    assert_eq!(*warnings.lock().unwrap(), [""; 0]);
+}
+
+/// The warnings that the library logs from now on.
+fn warnings() -> Arc<Mutex<Vec<String>>> {
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let heard = warnings.clone();
+    network::set_log(network::LogLevel::Warning, move |record| {
+        eprintln!("{record}");
+        heard.lock().unwrap().push(record.message.to_owned());
+    });
+    warnings
 }
 
 #[test]

@@ -160,6 +160,9 @@ pub struct Host {
 
 pub const HERE: Host = Host { name: "here", namespace: None };
 
+/// This machine once more, with another bus: what runs there is not in reach of this process, unless something passes it on.
+pub const BEHIND: Host = Host { name: "behind", namespace: None };
+
 /// Makes another machine, joined to this one. With `addresses`, both have one of IPv4; without, only what IPv6 gives by
 /// itself.
 pub fn another_host(addresses: bool) -> Host {
@@ -182,8 +185,14 @@ impl Host {
         place
     }
 
-    fn bus_address(self) -> String {
-        format!("unix:path={}/bus", self.place().display())
+    /// The path of its D-Bus.
+    pub fn bus_path(self) -> PathBuf {
+        self.place().join("bus")
+    }
+
+    /// The same as an address.
+    pub fn bus_address(self) -> String {
+        format!("unix:path={}", self.bus_path().display())
     }
 
     /// A command that runs on that machine.
@@ -208,7 +217,7 @@ impl Host {
     /// Starts its D-Bus.
     pub fn bus(self) -> Party {
         let place = self.place();
-        let _ = fs::remove_file(place.join("bus"));
+        let _ = fs::remove_file(self.bus_path());
         let config = place.join("bus.conf");
         let text = format!(
             "<busconfig><listen>{}</listen><auth>EXTERNAL</auth><policy context=\"default\">\
