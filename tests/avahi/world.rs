@@ -1,9 +1,12 @@
 //! A world of its own for each test: new network, mount and process namespaces, in them a D-Bus and an Avahi daemon that
 //! the test starts, kills and starts again. When the test ends, however it ends, the kernel ends all that is in there.
 
+#[path = "../common/parties.rs"]
+mod parties;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -12,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use parties::{has_namespaces, party, search_path, unshare, without_proxies};
 
 /// No single test takes this long.
 const HANGS: Duration = Duration::from_secs(100);
@@ -28,14 +33,17 @@ pub fn in_own_world(test: &str) -> bool {
 
 /// Runs this program with those arguments in a world of its own. True in there.
 pub fn enter_own_world(arguments: &[&str]) -> bool {
-    if std::env::var_os(WORLD).is_some() {
+    if let Some(place) = std::env::var_os(WORLD) {
         run("ip", "link set lo up");
         run("mount", "-t tmpfs none /run");
+        name_root_avahi(Path::new(&place));
         return true;
     }
+    if !has_namespaces() {
+        return false;
+    }
     let place = tempfile::tempdir().unwrap();
-    let mut child = Command::new("unshare")
-        .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
+    let mut child = unshare(&["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .arg(std::env::current_exe().unwrap())
         .args(arguments)
         .env(WORLD, place.path())
@@ -46,6 +54,22 @@ pub fn enter_own_world(arguments: &[&str]) -> bool {
     let outcome = wait(&mut child, HANGS);
     assert!(outcome.is_some_and(|status| status.success()), "{arguments:?}: {outcome:?}");
     false
+}
+
+/// Gives the accounts that Avahi's daemon asks for the number of root: in here there may be no other, and the daemon wants
+/// its directory to be of its own account.
+fn name_root_avahi(place: &Path) {
+    for (file, names) in [("passwd", &["avahi"][..]), ("group", &["avahi", "netdev"])] {
+        let system = format!("/etc/{file}");
+        let text = fs::read_to_string(&system).unwrap();
+        let is_other = |line: &&str| !names.contains(&line.split(':').next().unwrap_or_default());
+        let mut lines: Vec<String> = text.lines().filter(is_other).map(str::to_owned).collect();
+        let rest = if file == "passwd" { "x:0:0::/:/bin/false" } else { "x:0:" };
+        lines.extend(names.iter().map(|name| format!("{name}:{rest}")));
+        let own = place.join(file);
+        fs::write(&own, lines.join("\n") + "\n").unwrap();
+        run("mount", &format!("--bind {} {system}", own.display()));
+    }
 }
 
 /// Waits for a child, and ends it when it is late.
@@ -197,17 +221,23 @@ impl Host {
 
     /// A command that runs on that machine.
     pub fn command(self, program: &str, arguments: &[&str]) -> Command {
-        let mut command = match self.namespace {
+        let command = match self.namespace {
             None => Command::new(program),
             Some(namespace) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace, "unshare", "--mount", "sh", "-c"]);
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{namespace}")).args(["unshare", "--mount", "sh", "-c"]);
                 command.args(["mount -t tmpfs none /run && exec \"$@\"", "sh", program]);
                 command
             }
         };
-        command.args(arguments).env("DBUS_SYSTEM_BUS_ADDRESS", self.bus_address()).env("LC_ALL", "C.UTF-8");
+        let mut command = without_proxies(command);
+        command.args(arguments).env("PATH", search_path()).env("LC_ALL", "C.UTF-8");
+        command.env("DBUS_SYSTEM_BUS_ADDRESS", self.bus_address());
         command
+    }
+
+    fn start_daemon(self, name: &str, arguments: &[&str]) -> Party {
+        self.start(party(name).to_str().unwrap(), arguments)
     }
 
     pub fn start(self, program: &str, arguments: &[&str]) -> Party {
@@ -227,7 +257,7 @@ impl Host {
         );
         fs::write(&config, text).unwrap();
         let config = format!("--config-file={}", config.display());
-        let party = self.start("dbus-daemon", &[&config, "--nofork", "--nopidfile", "--print-address=1"]);
+        let party = self.start_daemon("dbus-daemon", &[&config, "--nofork", "--nopidfile", "--print-address=1"]);
         party.says("unix:path=");
         party
     }
@@ -245,7 +275,8 @@ impl Host {
         );
         fs::write(&config, text).unwrap();
         let config = config.display().to_string();
-        let party = self.start("avahi-daemon", &["-f", &config, "--no-drop-root", "--no-chroot", "--no-rlimits"]);
+        let party =
+            self.start_daemon("avahi-daemon", &["-f", &config, "--no-drop-root", "--no-chroot", "--no-rlimits"]);
         party.says("startup complete");
         party
     }
