@@ -1,4 +1,4 @@
-//! Following the services of a type, for the user: by callback, as a stream, or once.
+//! Resolver the services of a type, for the user: by callback, as a stream, or once.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 
-use super::names::{Kind, Matcher};
+use super::names::{Matcher, ServiceType};
 use super::tracker::Tracker;
 use super::{Service, unavailable};
 use crate::engine::{Engine, TimerKey, call};
 use crate::error::{Error, Result};
 
-/// What [`resolve_all`] waits for at most. Avahi has heard most after a second, and gives up on a name that does not answer
+/// What [`resolve_all`] waits for at most. Avahi has event most after a second, and gives up on a name that does not answer
 /// after five.
 const ALL: Duration = Duration::from_secs(10);
 
@@ -56,7 +56,7 @@ pub struct Browse {
 struct Inner {
     me: Weak<Inner>,
     engine: Rc<Engine>,
-    kind: Kind,
+    kind: ServiceType,
     tracker: RefCell<Option<Rc<Tracker>>>,
     /// Taken while it runs. `None` for a stream.
     callback: RefCell<Option<Callback>>,
@@ -140,27 +140,27 @@ impl BrowseStream {
 /// As [`browse`]. The callback gets [`Error::AvahiUnavailable`] if there is no Avahi.
 pub fn resolve_all(kind: impl AsRef<str>, callback: impl FnOnce(Result<Vec<Service>>) + 'static) -> Result<ResolveAll> {
     let engine = Engine::current()?;
-    let gathering = Rc::new(Gathering {
+    let collector = Rc::new(Collector {
         services: RefCell::default(),
         callback: RefCell::new(Some(Box::new(callback))),
         browse: RefCell::new(None),
         timer: Cell::new(None),
     });
-    let gatherer = Rc::downgrade(&gathering);
+    let gatherer = Rc::downgrade(&collector);
     let browse = browse(kind, move |event| {
-        if let Some(gathering) = gatherer.upgrade() {
-            gathering.hear(event);
+        if let Some(collector) = gatherer.upgrade() {
+            collector.hear(event);
         }
     })?;
-    gathering.browse.replace(Some(browse));
-    let late = Rc::downgrade(&gathering);
-    gathering.timer.set(Some(engine.after(ALL, move |engine| {
+    collector.browse.replace(Some(browse));
+    let late = Rc::downgrade(&collector);
+    collector.timer.set(Some(engine.after(ALL, move |engine| {
         if let Some(late) = late.upgrade() {
             late.timer.set(None);
             call(engine, || late.finish(None));
         }
     })));
-    Ok(ResolveAll { engine, gathering })
+    Ok(ResolveAll { engine, collector })
 }
 
 /// As [`resolve_all`], to be awaited. Dropping the future cancels it.
@@ -182,19 +182,19 @@ pub async fn resolve_all_future(kind: impl AsRef<str>) -> Result<Vec<Service>> {
 #[must_use = "dropping this cancels"]
 pub struct ResolveAll {
     engine: Rc<Engine>,
-    gathering: Rc<Gathering>,
+    collector: Rc<Collector>,
 }
 
-type Gathered = Box<dyn FnOnce(Result<Vec<Service>>)>;
+type CollectCallback = Box<dyn FnOnce(Result<Vec<Service>>)>;
 
-struct Gathering {
+struct Collector {
     services: RefCell<Vec<Service>>,
-    callback: RefCell<Option<Gathered>>,
+    callback: RefCell<Option<CollectCallback>>,
     browse: RefCell<Option<Browse>>,
     timer: Cell<Option<TimerKey>>,
 }
 
-impl Gathering {
+impl Collector {
     fn hear(&self, event: BrowseEvent) {
         match event {
             BrowseEvent::Added(service) => self.services.borrow_mut().push(service),
@@ -228,10 +228,10 @@ impl Gathering {
 
 impl Drop for ResolveAll {
     fn drop(&mut self) {
-        if let Some(timer) = self.gathering.timer.take() {
+        if let Some(timer) = self.collector.timer.take() {
             self.engine.cancel_timer(timer);
         }
-        let (browse, callback) = (self.gathering.browse.take(), self.gathering.callback.take());
+        let (browse, callback) = (self.collector.browse.take(), self.collector.callback.take());
         drop((browse, callback));
     }
 }
@@ -244,7 +244,7 @@ impl fmt::Debug for ResolveAll {
 
 impl Inner {
     fn start(text: &str, callback: Option<Callback>) -> Result<Rc<Inner>> {
-        let kind = Kind::parse(text).map_err(|problem| Error::Address { address: text.to_owned(), problem })?;
+        let kind = ServiceType::parse(text).map_err(|problem| Error::Address { address: text.to_owned(), problem })?;
         let engine = Engine::current()?;
         let inner = Rc::new_cyclic(|me: &Weak<Inner>| Inner {
             me: me.clone(),
@@ -318,11 +318,11 @@ impl Inner {
                 return Some(BrowseEvent::Up);
             }
         }
-        while let Some(fresh) = tracker.next_fresh() {
-            if fresh.now.is_some() && !fresh.ripe {
+        while let Some(fresh) = tracker.next_change() {
+            if fresh.now.is_some() && !fresh.settled {
                 continue;
             }
-            match (tracker.retell(&fresh), fresh.now) {
+            match (tracker.mark_told(&fresh), fresh.now) {
                 (None, Some(now)) => return Some(BrowseEvent::Added(now)),
                 (Some(before), Some(now)) if before != now => return Some(BrowseEvent::Changed(now)),
                 (Some(before), None) => return Some(BrowseEvent::Removed(before)),

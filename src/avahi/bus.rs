@@ -29,10 +29,10 @@ const HEAD: usize = 16;
 const LINE_MAX: usize = 1024;
 
 /// How long an answer may take. Avahi gives up on a name after 5 s by itself.
-pub(super) const ANSWER: Duration = Duration::from_secs(10);
+pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Calls that wait for their answer at a time. The bus answers with an error from the 129th on.
-const CALLS: usize = 112;
+const MAX_CALLS: usize = 112;
 
 /// Who gets what the bus brings. Called from the engine, with nothing borrowed.
 pub(super) trait Listener {
@@ -49,8 +49,8 @@ pub(super) struct CallError {
     pub(super) message: String,
 }
 
-type Answer = Result<glib::Variant, CallError>;
-type Then = Box<dyn FnOnce(&Rc<Engine>, Answer)>;
+type Reply = Result<glib::Variant, CallError>;
+type ReplyCallback = Box<dyn FnOnce(&Rc<Engine>, Reply)>;
 
 /// Whom and what to call.
 pub(super) struct Method<'a> {
@@ -78,9 +78,9 @@ struct Wire {
     held: Vec<u8>,
     at_end: Option<String>,
     serial: u32,
-    calls: HashMap<u32, (Then, TimerKey)>,
+    calls: HashMap<u32, (ReplyCallback, TimerKey)>,
     /// Calls that are made when others have been answered.
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<PendingCall>,
 }
 
 impl Wire {
@@ -194,12 +194,12 @@ impl Input {
     }
 }
 
-struct Waiting {
+struct PendingCall {
     serial: u32,
     blob: Vec<u8>,
     method: String,
     limit: Duration,
-    then: Then,
+    then: ReplyCallback,
 }
 
 impl Bus {
@@ -225,14 +225,14 @@ impl Bus {
         bus.key.set(Some(engine.register(registration, bus.clone())?));
         bus.fd.replace(Some(fd));
         let me = bus.me.clone();
-        bus.handshake.set(Some(engine.after(ANSWER, move |engine| {
+        bus.handshake.set(Some(engine.after(REPLY_TIMEOUT, move |engine| {
             if let Some(me) = me.upgrade() {
                 me.handshake.set(None);
-                me.fail(engine, format!("no reply to the authentication after {} s", ANSWER.as_secs()));
+                me.fail(engine, format!("no reply to the authentication after {} s", REPLY_TIMEOUT.as_secs()));
             }
         })));
         bus.write_now(Input::greeting());
-        bus.call(BUS.method("Hello"), None, ANSWER, |_, _| {});
+        bus.call(BUS.method("Hello"), None, REPLY_TIMEOUT, |_, _| {});
         Ok(bus)
     }
 
@@ -242,14 +242,14 @@ impl Bus {
         method: Method<'_>,
         body: Option<&glib::Variant>,
         limit: Duration,
-        then: impl FnOnce(&Rc<Engine>, Answer) + 'static,
+        then: impl FnOnce(&Rc<Engine>, Reply) + 'static,
     ) {
         // Once closed nobody answers, and nobody is told.
         if self.key.get().is_none() {
             return;
         }
         let (serial, blob) = self.pack(&method, body, false);
-        let waiting = Waiting { serial, blob, method: method.name.to_owned(), limit, then: Box::new(then) };
+        let waiting = PendingCall { serial, blob, method: method.name.to_owned(), limit, then: Box::new(then) };
         self.wire.borrow_mut().waiting.push_back(waiting);
         self.call_next();
     }
@@ -258,10 +258,10 @@ impl Bus {
     fn call_next(&self) {
         loop {
             let mut wire = self.wire.borrow_mut();
-            if wire.calls.len() >= CALLS {
+            if wire.calls.len() >= MAX_CALLS {
                 return;
             }
-            let Some(Waiting { serial, blob, method, limit, then }) = wire.waiting.pop_front() else { return };
+            let Some(PendingCall { serial, blob, method, limit, then }) = wire.waiting.pop_front() else { return };
             let me = self.me.clone();
             let timer = self.engine.after(limit, move |engine| {
                 let Some(me) = me.upgrade() else { return };
@@ -465,15 +465,15 @@ impl Handler for Bus {
 // ---- who is who ----
 
 /// A place to call methods of.
-pub(super) struct Object {
+pub(super) struct RemoteObject {
     destination: &'static str,
     path: &'static str,
     interface: &'static str,
 }
 
-impl Object {
+impl RemoteObject {
     pub(super) const fn new(destination: &'static str, path: &'static str, interface: &'static str) -> Self {
-        Object { destination, path, interface }
+        RemoteObject { destination, path, interface }
     }
 
     pub(super) fn method(&self, name: &'static str) -> Method<'static> {
@@ -482,7 +482,8 @@ impl Object {
 }
 
 /// The bus itself.
-pub(super) const BUS: Object = Object::new("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus");
+pub(super) const BUS: RemoteObject =
+    RemoteObject::new("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus");
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! What must hold of the readers here, whatever they are given: for fuzzing, and for the tests.
 
-use super::names::{Kind, Matcher, Txt, alternative, check_name, exactly};
+use super::names::{Matcher, ServiceType, Txt, alternative, check_name, exactly};
 
 /// Names, types and expressions, from three texts with NUL between them.
 pub(crate) fn names(data: &[u8]) {
@@ -8,9 +8,9 @@ pub(crate) fn names(data: &[u8]) {
     let mut parts = text.splitn(3, '\0');
     let mut next = || parts.next().unwrap_or_default();
     let (kind, name, expression) = (next(), next(), next());
-    if let Ok(kind) = Kind::parse(kind) {
-        assert_eq!(Kind::parse(kind.as_str()).as_ref(), Ok(&kind));
-        assert_eq!(Kind::parse(kind.short()), Ok(kind));
+    if let Ok(kind) = ServiceType::parse(kind) {
+        assert_eq!(ServiceType::parse(kind.as_str()).as_ref(), Ok(&kind));
+        assert_eq!(ServiceType::parse(kind.short()), Ok(kind));
     }
     if let Ok(matcher) = Matcher::parse(expression) {
         matcher.matches(name);
@@ -47,7 +47,7 @@ pub(crate) fn txt(mut data: &[u8]) {
             let _ = own.add(key, value);
         }
     }
-    let _ = super::link::check_txt(&own);
+    let _ = super::backend::check_txt(&own);
 }
 
 /// What a bus may send, and what is made of it.
@@ -56,8 +56,8 @@ pub(crate) mod bus {
     use gio::{DBusCapabilityFlags, DBusMessage};
     use glib::variant::ToVariant;
 
+    use crate::avahi::backend::{read_browser, read_resolved};
     use crate::avahi::bus::{Input, Received};
-    use crate::avahi::link::{read_answer, read_browser};
 
     /// Bytes as they come, in two parts.
     pub(crate) fn bytes(data: &[u8]) {
@@ -77,7 +77,7 @@ pub(crate) mod bus {
         let txt = vec![text.as_bytes().to_vec(), b"key=value".to_vec()];
         let answer = (2, 0, &text, a, b, c, 0, &text, 1234u16, txt, 0u32).to_variant();
         let mut stream = b"OK 0123456789\r\n".to_vec();
-        for (member, body) in [("ItemNew", item), ("Found", answer), ("Failure", (&text,).to_variant())] {
+        for (member, body) in [("ItemNew", item), ("Resolved", answer), ("Failure", (&text,).to_variant())] {
             let message = DBusMessage::new_signal("/Client1/Object2", "org.freedesktop.Avahi.ServiceBrowser", member);
             message.set_body(&body);
             message.set_serial(7);
@@ -120,7 +120,7 @@ pub(crate) mod bus {
         let body = message.body().unwrap_or_else(|| ().to_variant());
         let member = message.member();
         read_browser(member.as_deref().unwrap_or_default(), &body);
-        if let Some(found) = read_answer(&body) {
+        if let Some(found) = read_resolved(&body) {
             assert!(!found.address.ip().is_unspecified() && !found.address.ip().is_multicast());
         }
         let _ = body.get::<(i32, String)>();

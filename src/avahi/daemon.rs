@@ -7,16 +7,16 @@
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
-use super::backend::Watcher;
-use super::link::Link;
+use super::backend::Backend;
+use super::events::Watcher;
 use crate::engine::Engine;
 
-/// Who uses the daemon. Called from the engine, never from within a call of theirs but [`Daemon::join`].
+/// Who uses the daemon. Called from the engine, never from within a call of theirs but [`AvahiDaemon::join`].
 pub(super) trait Client {
     /// The daemon is there, and knows nothing of what was asked of any before.
-    fn up(&self, engine: &Rc<Engine>, daemon: &Rc<Daemon>);
+    fn up(&self, engine: &Rc<Engine>, daemon: &Rc<AvahiDaemon>);
     /// It takes registrations, or does not any more.
-    fn running(&self, engine: &Rc<Engine>, daemon: &Rc<Daemon>, running: bool);
+    fn running(&self, engine: &Rc<Engine>, daemon: &Rc<AvahiDaemon>, running: bool);
     /// It is not there. May be told several times.
     fn down(&self, engine: &Rc<Engine>, cause: &str);
 }
@@ -31,35 +31,35 @@ enum Status {
     },
 }
 
-pub(super) struct Daemon {
-    me: Weak<Daemon>,
+pub(super) struct AvahiDaemon {
+    me: Weak<AvahiDaemon>,
     engine: Rc<Engine>,
     status: RefCell<Status>,
     clients: RefCell<Vec<Weak<dyn Client>>>,
-    link: Rc<Link>,
+    backend: Rc<Backend>,
 }
 
 thread_local! {
-    static DAEMONS: RefCell<Vec<Weak<Daemon>>> = const { RefCell::new(Vec::new()) };
+    static DAEMONS: RefCell<Vec<Weak<AvahiDaemon>>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Daemon {
+impl AvahiDaemon {
     /// Begins to use the daemon: what is known of it is told at once, the rest as it becomes known.
-    pub(super) fn join(engine: &Rc<Engine>, client: &Rc<dyn Client>) -> Rc<Daemon> {
+    pub(super) fn join(engine: &Rc<Engine>, client: &Rc<dyn Client>) -> Rc<AvahiDaemon> {
         let known = DAEMONS.with(|daemons| {
             let mut daemons = daemons.borrow_mut();
             daemons.retain(|daemon| daemon.strong_count() > 0);
             daemons.iter().filter_map(Weak::upgrade).find(|daemon| Rc::ptr_eq(&daemon.engine, engine))
         });
         let daemon = known.unwrap_or_else(|| {
-            let daemon = Rc::new_cyclic(|me: &Weak<Daemon>| {
+            let daemon = Rc::new_cyclic(|me: &Weak<AvahiDaemon>| {
                 let watcher: Weak<dyn Watcher> = me.clone();
-                Daemon {
+                AvahiDaemon {
                     me: me.clone(),
                     engine: engine.clone(),
                     status: RefCell::new(Status::Down(String::new())),
                     clients: RefCell::default(),
-                    link: Link::new(engine, watcher),
+                    backend: Backend::new(engine, watcher),
                 }
             });
             DAEMONS.with(|daemons| daemons.borrow_mut().push(Rc::downgrade(&daemon)));
@@ -75,7 +75,7 @@ impl Daemon {
             // It may have come since.
             Status::Down(_) => {
                 daemon.status.replace(Status::Unknown);
-                daemon.link.look();
+                daemon.backend.look();
             }
             Status::Up { running } => {
                 client.up(engine, &daemon);
@@ -87,8 +87,8 @@ impl Daemon {
         daemon
     }
 
-    /// What there is to say of a daemon that has not been heard of.
-    pub(super) fn complaint(&self) -> String {
+    /// What there is to say of a daemon that has not been event of.
+    pub(super) fn error_text(&self) -> String {
         match &*self.status.borrow() {
             Status::Down(cause) => cause.clone(),
             _ => "the Avahi daemon does not answer".into(),
@@ -100,11 +100,11 @@ impl Daemon {
     }
 
     /// To browse and to register by.
-    pub(super) fn link(&self) -> &Rc<Link> {
-        &self.link
+    pub(super) fn backend(&self) -> &Rc<Backend> {
+        &self.backend
     }
 
-    fn tell(&self, what: impl Fn(&dyn Client, &Rc<Daemon>)) {
+    fn tell(&self, what: impl Fn(&dyn Client, &Rc<AvahiDaemon>)) {
         let Some(me) = self.me.upgrade() else { return };
         let clients: Vec<_> = self.clients.borrow().iter().filter_map(Weak::upgrade).collect();
         for client in clients {
@@ -113,7 +113,7 @@ impl Daemon {
     }
 }
 
-impl Watcher for Daemon {
+impl Watcher for AvahiDaemon {
     fn up(&self) {
         self.status.replace(Status::Up { running: false });
         self.tell(|client, me| client.up(&me.engine, me));

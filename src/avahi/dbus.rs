@@ -9,9 +9,9 @@ use std::time::Duration;
 use gio::DBusMessage;
 use glib::variant::ToVariant;
 
-use super::backend::{Found, Heard, LOOPBACK, Place, Registered, Registration, Watcher};
-use super::bus::{ANSWER, BUS, Bus, CallError, Listener, Method};
-use super::names::{Kind, Txt};
+use super::bus::{BUS, Bus, CallError, Listener, Method, REPLY_TIMEOUT};
+use super::events::{Announcement, BrowserEvent, LOOPBACK, Origin, Registered, Resolved, Watcher};
+use super::names::{ServiceType, Txt};
 use super::system_bus::in_sandbox;
 use crate::engine::{Engine, TimerKey};
 use crate::log;
@@ -40,14 +40,14 @@ const NO_TXT: u32 = 4;
 const LOCAL: u32 = 8;
 
 /// How long the bus may take to start the daemon. The bus itself gives up after 25 s.
-const START: Duration = Duration::from_secs(26);
+const START_TIMEOUT: Duration = Duration::from_secs(26);
 
 /// How soon a bus that is not there is looked for again; each time twice as long, up to the second. There is no event for
 /// its coming.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 
 /// Signals that came before the answer that names their object.
-const ORPHANS: usize = 1024;
+const MAX_EARLY_SIGNALS: usize = 1024;
 
 /// All that a TXT record may hold can be published.
 pub(super) fn check_txt(_: &Txt) -> Result<(), String> {
@@ -57,38 +57,38 @@ pub(super) fn check_txt(_: &Txt) -> Result<(), String> {
 /// There are no threads here.
 pub(crate) fn end_threads() {}
 
-pub(super) struct Link {
-    me: Weak<Link>,
+pub(super) struct Backend {
+    me: Weak<Backend>,
     engine: Rc<Engine>,
     watcher: Weak<dyn Watcher>,
     bus: RefCell<Option<Rc<Bus>>>,
     /// The daemon's name on the bus, while it is there.
     owner: RefCell<Option<String>>,
     /// Whose which object of the daemon is.
-    routes: RefCell<HashMap<String, Weak<Object>>>,
+    routes: RefCell<HashMap<String, Weak<DaemonObject>>>,
     /// Answers that will name an object, and signals that came before.
     expected: Cell<usize>,
-    orphans: RefCell<Vec<DBusMessage>>,
-    /// Counts the daemons there have been: what answers a call to an earlier one is not heard.
+    early_signals: RefCell<Vec<DBusMessage>>,
+    /// Counts the daemons there have been: what answers a call to an earlier one is not event.
     life: Cell<u64>,
     retry: Cell<Option<TimerKey>>,
     pause: Cell<Duration>,
 }
 
-type Signal = Box<dyn Fn(&Rc<Engine>, &str, &glib::Variant)>;
+type SignalCallback = Box<dyn Fn(&Rc<Engine>, &str, &glib::Variant)>;
 
-/// An object of the daemon's whose signals are heard. Dropping it has the daemon drop it as well.
-struct Object {
-    link: Weak<Link>,
+/// An object of the daemon's whose signals are event. Dropping it has the daemon drop it as well.
+struct DaemonObject {
+    backend: Weak<Backend>,
     life: u64,
     interface: &'static str,
     path: RefCell<Option<String>>,
-    signal: Signal,
+    signal: SignalCallback,
 }
 
-impl Drop for Object {
+impl Drop for DaemonObject {
     fn drop(&mut self) {
-        if let (Some(link), Some(path)) = (self.link.upgrade(), self.path.take())
+        if let (Some(link), Some(path)) = (self.backend.upgrade(), self.path.take())
             && link.life.get() == self.life
         {
             link.free(&path, self.interface);
@@ -97,24 +97,24 @@ impl Drop for Object {
 }
 
 /// Follows the services of a type while it lives.
-pub(super) struct Browsing {
-    kind: Kind,
-    object: Rc<Object>,
+pub(super) struct ServiceBrowser {
+    kind: ServiceType,
+    object: Rc<DaemonObject>,
 }
 
 /// Follows one service while it lives.
-pub(super) struct Following {
-    _object: Rc<Object>,
+pub(super) struct Resolver {
+    _object: Rc<DaemonObject>,
 }
 
 /// A service that is registered while this lives.
-pub(super) struct Group {
-    _object: Rc<Object>,
+pub(super) struct EntryGroup {
+    _object: Rc<DaemonObject>,
 }
 
-impl Link {
-    pub(super) fn new(engine: &Rc<Engine>, watcher: Weak<dyn Watcher>) -> Rc<Link> {
-        Rc::new_cyclic(|me| Link {
+impl Backend {
+    pub(super) fn new(engine: &Rc<Engine>, watcher: Weak<dyn Watcher>) -> Rc<Backend> {
+        Rc::new_cyclic(|me| Backend {
             me: me.clone(),
             engine: engine.clone(),
             watcher,
@@ -122,7 +122,7 @@ impl Link {
             owner: RefCell::new(None),
             routes: RefCell::default(),
             expected: Cell::new(0),
-            orphans: RefCell::default(),
+            early_signals: RefCell::default(),
             life: Cell::new(0),
             retry: Cell::new(None),
             pause: Cell::new(RETRY.0),
@@ -148,7 +148,7 @@ impl Link {
                         ),
                         format!("type='signal',sender='{NAME}',interface='{SERVER}'"),
                     ] {
-                        bus.call(BUS.method("AddMatch"), Some(&(rule,).to_variant()), ANSWER, |_, answer| {
+                        bus.call(BUS.method("AddMatch"), Some(&(rule,).to_variant()), REPLY_TIMEOUT, |_, answer| {
                             if let Err(CallError { message, .. }) = answer {
                                 let event = log::warning("avahi").error(&message);
                                 event.say(format_args!("cannot follow the state of the Avahi daemon: {message}"));
@@ -197,7 +197,7 @@ impl Link {
     fn ask_owner(self: &Rc<Self>, start: bool) {
         let Some(bus) = self.bus.borrow().clone() else { return };
         let me = self.me.clone();
-        bus.call(BUS.method("GetNameOwner"), Some(&(NAME,).to_variant()), ANSWER, move |_, answer| {
+        bus.call(BUS.method("GetNameOwner"), Some(&(NAME,).to_variant()), REPLY_TIMEOUT, move |_, answer| {
             let Some(me) = me.upgrade() else { return };
             match answer.map(|body| body.get::<(String,)>()) {
                 Ok(Some((owner,))) => me.set_up(owner),
@@ -211,13 +211,18 @@ impl Link {
     fn start_daemon(self: &Rc<Self>) {
         let Some(bus) = self.bus.borrow().clone() else { return };
         let me = self.me.clone();
-        bus.call(BUS.method("StartServiceByName"), Some(&(NAME, 0u32).to_variant()), START, move |_, answer| {
-            let Some(me) = me.upgrade() else { return };
-            match answer {
-                Ok(_) => me.ask_owner(false),
-                Err(error) => me.set_no_daemon(&error),
-            }
-        });
+        bus.call(
+            BUS.method("StartServiceByName"),
+            Some(&(NAME, 0u32).to_variant()),
+            START_TIMEOUT,
+            move |_, answer| {
+                let Some(me) = me.upgrade() else { return };
+                match answer {
+                    Ok(_) => me.ask_owner(false),
+                    Err(error) => me.set_no_daemon(&error),
+                }
+            },
+        );
     }
 
     fn set_no_daemon(self: &Rc<Self>, error: &CallError) {
@@ -262,7 +267,7 @@ impl Link {
         self.owner.replace(None);
         self.life.set(self.life.get() + 1);
         self.routes.borrow_mut().clear();
-        self.orphans.borrow_mut().clear();
+        self.early_signals.borrow_mut().clear();
         self.expected.set(0);
         self.tell(|watcher| watcher.down(cause));
     }
@@ -282,19 +287,19 @@ impl Link {
         interface: &str,
         name: &str,
         body: Option<&glib::Variant>,
-        then: impl FnOnce(&Rc<Engine>, &Rc<Link>, Result<glib::Variant, CallError>) + 'static,
+        then: impl FnOnce(&Rc<Engine>, &Rc<Backend>, Result<glib::Variant, CallError>) + 'static,
     ) {
         let Some((bus, destination)) = self.addressee() else { return };
         let method = Method { destination: &destination, path, interface, name };
         let (me, life) = (self.me.clone(), self.life.get());
-        bus.call(method, body, ANSWER, move |engine, answer| {
+        bus.call(method, body, REPLY_TIMEOUT, move |engine, answer| {
             if let Some(me) = me.upgrade().filter(|me| me.life.get() == life) {
                 then(engine, &me, answer);
             }
         });
     }
 
-    /// Has the daemon make an object whose signals are heard. `then` gets its path. If it is dropped by then, so is the
+    /// Has the daemon make an object whose signals are event. `then` gets its path. If it is dropped by then, so is the
     /// daemon's.
     fn make(
         &self,
@@ -302,10 +307,11 @@ impl Link {
         interface: &'static str,
         body: Option<&glib::Variant>,
         signal: impl Fn(&Rc<Engine>, &str, &glib::Variant) + 'static,
-        then: impl FnOnce(&Rc<Engine>, &Rc<Link>, &Rc<Object>, Result<String, CallError>) + 'static,
-    ) -> Rc<Object> {
-        let (link, life) = (self.me.clone(), self.life.get());
-        let object = Rc::new(Object { link, life, interface, path: RefCell::new(None), signal: Box::new(signal) });
+        then: impl FnOnce(&Rc<Engine>, &Rc<Backend>, &Rc<DaemonObject>, Result<String, CallError>) + 'static,
+    ) -> Rc<DaemonObject> {
+        let (backend, life) = (self.me.clone(), self.life.get());
+        let object =
+            Rc::new(DaemonObject { backend, life, interface, path: RefCell::new(None), signal: Box::new(signal) });
         let made = Rc::downgrade(&object);
         self.expected.set(self.expected.get() + 1);
         self.call("/", SERVER, name, body, move |engine, me, answer| {
@@ -326,7 +332,8 @@ impl Link {
                 me.routes.borrow_mut().insert(path.clone(), Rc::downgrade(&made));
             }
             then(engine, me, &made, path);
-            let early = if me.expected.get() == 0 { me.orphans.take() } else { me.orphans.borrow().clone() };
+            let early =
+                if me.expected.get() == 0 { me.early_signals.take() } else { me.early_signals.borrow().clone() };
             for message in early.iter().filter(|message| message.path().as_deref() == known.as_deref()) {
                 me.pass_on(message);
             }
@@ -354,8 +361,8 @@ impl Link {
         match object {
             Some(Some(object)) => (object.signal)(&self.engine, &member, &body_of(message)),
             Some(None) => {}
-            None if self.expected.get() > 0 && self.orphans.borrow().len() < ORPHANS => {
-                self.orphans.borrow_mut().push(message.clone());
+            None if self.expected.get() > 0 && self.early_signals.borrow().len() < MAX_EARLY_SIGNALS => {
+                self.early_signals.borrow_mut().push(message.clone());
             }
             None => {}
         }
@@ -364,30 +371,34 @@ impl Link {
     // ---- what is asked of the daemon ----
 
     /// Follows the services of a type, and tells of them from the engine, until what is returned is dropped.
-    pub(super) fn browse(&self, kind: &Kind, hear: impl Fn(&Rc<Engine>, Heard) + 'static) -> Browsing {
+    pub(super) fn browse(
+        &self,
+        kind: &ServiceType,
+        hear: impl Fn(&Rc<Engine>, BrowserEvent) + 'static,
+    ) -> ServiceBrowser {
         let asked = (ANY, ANY, kind.as_str(), "", 0u32).to_variant();
         let hear = Rc::new(hear);
         let told = hear.clone();
         let signal = move |engine: &Rc<Engine>, name: &str, body: &glib::Variant| {
-            if let Some(heard) = read_browser(name, body) {
-                told(engine, heard);
+            if let Some(event) = read_browser(name, body) {
+                told(engine, event);
             }
         };
         let object = self.make("ServiceBrowserNew", BROWSER, Some(&asked), signal, move |engine, _, _, path| {
             if let Err(error) = path {
-                hear(engine, Heard::Failure(error.message));
+                hear(engine, BrowserEvent::Failure(error.message));
             }
         });
-        Browsing { kind: kind.clone(), object }
+        ServiceBrowser { kind: kind.clone(), object }
     }
 
     /// Registers a service until what is returned is dropped, and tells what becomes of it.
     pub(super) fn register(
         &self,
-        what: &Registration,
+        what: &Announcement,
         name: &str,
         told: impl Fn(&Rc<Engine>, Registered) + 'static,
-    ) -> Group {
+    ) -> EntryGroup {
         let told = Rc::new(told);
         let own = name.to_owned();
         let tell = told.clone();
@@ -408,7 +419,7 @@ impl Link {
                 Ok(path) => path,
                 Err(error) => return told(engine, Registered::Failure(error.message)),
             };
-            // The second call need not wait for the answer to the first: they are heard in order, and an empty group that
+            // The second call need not wait for the answer to the first: they are event in order, and an empty group that
             // is committed does nothing.
             for (method, body) in [("AddService", Some(&service)), ("Commit", None)] {
                 let (told, object) = (told.clone(), Rc::downgrade(object));
@@ -424,25 +435,25 @@ impl Link {
                 });
             }
         });
-        Group { _object: object }
+        EntryGroup { _object: object }
     }
 }
 
-impl Browsing {
+impl ServiceBrowser {
     /// Tells where a service is to be reached and what its TXT record is, and that again when it changes; nothing, when
     /// that cannot be found out. Until what is returned is dropped, if there can be so many.
     pub(super) fn follow(
         &self,
-        place: Place,
+        place: Origin,
         name: &str,
         domain: &str,
-        told: impl Fn(&Rc<Engine>, Option<Found>) + 'static,
-    ) -> Option<Following> {
-        let link = self.object.link.upgrade()?;
+        told: impl Fn(&Rc<Engine>, Option<Resolved>) + 'static,
+    ) -> Option<Resolver> {
+        let link = self.object.backend.upgrade()?;
         let told = Rc::new(told);
         let tell = told.clone();
         let signal = move |engine: &Rc<Engine>, name: &str, body: &glib::Variant| match name {
-            "Found" => tell(engine, read_answer(body)),
+            "Resolved" => tell(engine, read_resolved(body)),
             "Failure" => tell(engine, None),
             _ => {}
         };
@@ -454,66 +465,66 @@ impl Browsing {
                     link.resolve(&asked, move |engine, found| told(engine, found));
                 }
             });
-        Some(Following { _object: object })
+        Some(Resolver { _object: object })
     }
 
     /// Asks where a service is to be reached, and what its TXT record is if that is wanted. `then` is not called if the
     /// daemon goes first.
     pub(super) fn look_up(
         &self,
-        place: Place,
+        place: Origin,
         name: &str,
         domain: &str,
         with_txt: bool,
-        then: impl FnOnce(&Rc<Engine>, Option<Found>) + 'static,
+        then: impl FnOnce(&Rc<Engine>, Option<Resolved>) + 'static,
     ) {
-        let Some(link) = self.object.link.upgrade() else { return };
+        let Some(link) = self.object.backend.upgrade() else { return };
         link.resolve(&self.asked(place, name, domain, if with_txt { 0 } else { NO_TXT }), then);
     }
 
-    fn asked(&self, place: Place, name: &str, domain: &str, flags: u32) -> glib::Variant {
-        let Place { interface, protocol } = place;
+    fn asked(&self, place: Origin, name: &str, domain: &str, flags: u32) -> glib::Variant {
+        let Origin { interface, protocol } = place;
         // What was found by IPv4 is reached by IPv4: each pair gives its own kind of address.
         (interface, protocol, name, self.kind.as_str(), domain, protocol, flags).to_variant()
     }
 }
 
-impl Link {
-    fn resolve(&self, asked: &glib::Variant, then: impl FnOnce(&Rc<Engine>, Option<Found>) + 'static) {
+impl Backend {
+    fn resolve(&self, asked: &glib::Variant, then: impl FnOnce(&Rc<Engine>, Option<Resolved>) + 'static) {
         self.call("/", SERVER, "ResolveService", Some(asked), move |engine, _, answer| {
-            then(engine, answer.ok().and_then(|body| read_answer(&body)));
+            then(engine, answer.ok().and_then(|body| read_resolved(&body)));
         });
     }
 }
 
 /// Reads a signal of a browser.
-pub(super) fn read_browser(name: &str, body: &glib::Variant) -> Option<Heard> {
+pub(super) fn read_browser(name: &str, body: &glib::Variant) -> Option<BrowserEvent> {
     type Item = (i32, i32, String, String, String, u32);
     match name {
         "ItemNew" => {
             let (interface, protocol, name, _, domain, _) = body.get::<Item>()?;
-            Some(Heard::New { place: Place { interface, protocol }, name, domain })
+            Some(BrowserEvent::New { place: Origin { interface, protocol }, name, domain })
         }
         "ItemRemove" => {
             let (interface, protocol, name, ..) = body.get::<Item>()?;
-            Some(Heard::Gone { place: Place { interface, protocol }, name })
+            Some(BrowserEvent::Gone { place: Origin { interface, protocol }, name })
         }
-        "AllForNow" => Some(Heard::AllForNow),
+        "AllForNow" => Some(BrowserEvent::AllForNow),
         "Failure" => {
             let cause = body.get::<(String,)>().map_or_else(|| "no cause given".into(), |(cause,)| cause);
-            Some(Heard::Failure(cause))
+            Some(BrowserEvent::Failure(cause))
         }
         _ => None,
     }
 }
 
 /// Reads a look-up's answer.
-pub(super) fn read_answer(body: &glib::Variant) -> Option<Found> {
+pub(super) fn read_resolved(body: &glib::Variant) -> Option<Resolved> {
     type Answer = (i32, i32, String, String, String, String, i32, String, u16, Vec<Vec<u8>>, u32);
     let (interface, _, _, _, _, host, _, address, port, txt, flags) = body.get::<Answer>()?;
-    // What was heard on our own loopback interface was said on this machine.
+    // What was event on our own loopback interface was said on this machine.
     let is_ours = flags & LOCAL != 0 || u32::try_from(interface) == Ok(LOOPBACK);
-    Found::check(host, address.parse().ok()?, port, Txt::received(txt), interface, is_ours)
+    Resolved::check(host, address.parse().ok()?, port, Txt::received(txt), interface, is_ours)
 }
 
 const BUS_NAME: &str = "org.freedesktop.DBus";
@@ -522,7 +533,7 @@ fn body_of(message: &DBusMessage) -> glib::Variant {
     message.body().unwrap_or_else(|| ().to_variant())
 }
 
-impl Listener for Link {
+impl Listener for Backend {
     fn signal(&self, _engine: &Rc<Engine>, message: &DBusMessage) {
         let Some(me) = self.me.upgrade() else { return };
         let (Some(sender), Some(member)) = (message.sender(), message.member()) else { return };
@@ -564,7 +575,7 @@ impl Listener for Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for Backend {
     fn drop(&mut self) {
         if let Some(timer) = self.retry.take() {
             self.engine.cancel_timer(timer);

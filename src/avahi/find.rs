@@ -1,4 +1,4 @@
-//! Finding services to connect to: yields their addresses as they become known, the good ones first, until whoever
+//! SearchEvent services to connect to: yields their addresses as they become known, the good ones first, until whoever
 //! connects has had enough.
 
 use std::cell::{Cell, RefCell};
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use super::names::{Kind, Matcher};
+use super::names::{Matcher, ServiceType};
 use super::tracker::{Tracker, is_link_local};
 use super::unavailable;
 use crate::address::Address;
@@ -15,12 +15,12 @@ use crate::error::{Error, Result};
 
 /// The question is on the network for at least this long: Avahi asks again after one second, and one lost packet must not
 /// make a service unknown.
-const PATIENCE: Duration = Duration::from_secs(2);
+const MIN_SEARCH_TIME: Duration = Duration::from_secs(2);
 
 /// Which services are looked for.
 #[derive(Clone, Debug)]
 pub(crate) struct Query {
-    kind: Kind,
+    kind: ServiceType,
     matcher: Matcher,
 }
 
@@ -31,7 +31,7 @@ impl Query {
     /// `Address` if the expression is none.
     pub(crate) fn new(address: &Address, kind: &str, rest: &str) -> Result<Query> {
         let query = || {
-            let kind = Kind::parse(kind)?;
+            let kind = ServiceType::parse(kind)?;
             if !kind.is_tcp() {
                 return Err(format!("expected a service of TCP to connect to, not {kind}"));
             }
@@ -42,14 +42,14 @@ impl Query {
 }
 
 /// What a search brings.
-pub(crate) enum Finding {
+pub(crate) enum SearchEvent {
     /// A service, and one of its addresses.
     Candidate(Rc<str>, SocketAddr),
     /// That was all. The error says why, if it was nothing.
     End(Option<Error>),
 }
 
-type Then = Box<dyn Fn(&Rc<Engine>, Finding)>;
+type Then = Box<dyn Fn(&Rc<Engine>, SearchEvent)>;
 
 /// A search. Dropping it ends it, at whatever moment.
 pub(crate) struct Find {
@@ -66,12 +66,12 @@ struct Search {
 }
 
 /// Looks for services, from the loop's next turn on, and calls `then` with what it finds: never from within this call, and
-/// never after [`Finding::End`].
+/// never after [`SearchEvent::End`].
 pub(crate) fn find(
     engine: &Rc<Engine>,
     address: &Address,
     query: Query,
-    then: impl Fn(&Rc<Engine>, Finding) + 'static,
+    then: impl Fn(&Rc<Engine>, SearchEvent) + 'static,
 ) -> Find {
     let search = Rc::new_cyclic(|me: &Weak<Search>| {
         let look = me.clone();
@@ -81,7 +81,7 @@ pub(crate) fn find(
             }
         });
         let over = me.clone();
-        let patience = engine.after(PATIENCE, move |_| {
+        let patience = engine.after(MIN_SEARCH_TIME, move |_| {
             if let Some(search) = over.upgrade() {
                 search.patience.set(None);
                 search.look();
@@ -101,8 +101,8 @@ pub(crate) fn find(
 
 impl Find {
     /// Why nothing has been found yet, if nothing has: what there is to say when the time is up.
-    pub(crate) fn verdict(&self) -> Option<Error> {
-        self.search.verdict()
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.search.failure()
     }
 }
 
@@ -115,11 +115,11 @@ impl Drop for Find {
 impl Search {
     fn look(self: &Rc<Self>) {
         let Some(tracker) = self.tracker.borrow().clone() else { return };
-        while let Some(fresh) = tracker.next_fresh() {
+        while let Some(fresh) = tracker.next_change() {
             let Some(service) = fresh.now else { continue };
             for address in service.addresses {
                 // A port of 0 says that the name is taken and nothing is there.
-                if address.port() == 0 || (is_link_local(&address) && !fresh.ripe) {
+                if address.port() == 0 || (is_link_local(&address) && !fresh.settled) {
                     continue;
                 }
                 let candidate = (fresh.name.clone(), address);
@@ -127,7 +127,7 @@ impl Search {
                     continue;
                 }
                 self.yielded.borrow_mut().push(candidate);
-                (self.then)(&self.engine, Finding::Candidate(fresh.name.clone(), address));
+                (self.then)(&self.engine, SearchEvent::Candidate(fresh.name.clone(), address));
                 if self.tracker.borrow().is_none() {
                     return;
                 }
@@ -135,17 +135,17 @@ impl Search {
         }
         let over = match tracker.status() {
             Some(Err(_)) => true,
-            Some(Ok(())) => self.patience.get().is_none() && tracker.is_complete() && !tracker.asks_again(),
+            Some(Ok(())) => self.patience.get().is_none() && tracker.is_complete() && !tracker.will_retry(),
             None => false,
         };
         if over {
-            let verdict = self.verdict();
+            let failure = self.failure();
             self.stop();
-            (self.then)(&self.engine, Finding::End(verdict));
+            (self.then)(&self.engine, SearchEvent::End(failure));
         }
     }
 
-    fn verdict(&self) -> Option<Error> {
+    fn failure(&self) -> Option<Error> {
         if !self.yielded.borrow().is_empty() {
             return None;
         }
@@ -154,7 +154,7 @@ impl Search {
         Some(match tracker.status() {
             Some(Ok(())) => Error::ServiceNotFound { address, seen: tracker.seen() },
             Some(Err(cause)) => unavailable(address, cause),
-            None => unavailable(address, tracker.complaint()),
+            None => unavailable(address, tracker.error_text()),
         })
     }
 

@@ -6,6 +6,11 @@
 //! each main context that uses it, opened on the first turn of the loop and closed with its last user. `zeroconf` is for
 //! builds without that, and knows less; see there.
 
+#[cfg(feature = "avahi")]
+#[path = "dbus.rs"]
+mod backend;
+#[cfg(not(feature = "avahi"))]
+#[path = "zeroconf.rs"]
 mod backend;
 mod browse;
 #[cfg(feature = "avahi")]
@@ -13,13 +18,8 @@ mod bus;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod checks;
 mod daemon;
+mod events;
 mod find;
-#[cfg(feature = "avahi")]
-#[path = "dbus.rs"]
-mod link;
-#[cfg(not(feature = "avahi"))]
-#[path = "zeroconf.rs"]
-mod link;
 mod names;
 mod publish;
 mod system_bus;
@@ -32,12 +32,12 @@ use std::net::SocketAddr;
 use crate::address::{Address, Target};
 use crate::error::{Error, Result};
 
-pub(crate) use backend::Registration;
+pub(crate) use backend::end_threads;
 pub use browse::{
     Browse, BrowseEvent, BrowseStream, ResolveAll, browse, browse_stream, resolve_all, resolve_all_future,
 };
-pub(crate) use find::{Find, Finding, Query, find};
-pub(crate) use link::end_threads;
+pub(crate) use events::Announcement;
+pub(crate) use find::{Find, Query, SearchEvent, find};
 pub use names::Txt;
 pub(crate) use publish::{Publication, Published, publish};
 
@@ -75,7 +75,7 @@ impl Address {
     /// # Ok::<(), network::Error>(())
     /// ```
     pub fn service(kind: &str, name: &str) -> Result<Address> {
-        let checked = names::Kind::parse(kind).and_then(|kind| names::check_name(name).map(|()| kind));
+        let checked = names::ServiceType::parse(kind).and_then(|kind| names::check_name(name).map(|()| kind));
         match checked {
             Ok(kind) => Ok(exactly(&kind.to_string(), name)),
             Err(problem) => Err(Error::Address { address: format!("{kind}|{name}"), problem }),

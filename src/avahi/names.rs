@@ -1,11 +1,11 @@
-//! Names as DNS-SD has them (RFC 6763): service types, instance names, TXT records, and which names are asked for. Pure
+//! Names as DNS-SD has them (RFC 6763): service types, sighting names, TXT records, and which names are asked for. Pure
 //! values: this file knows no bus and no main loop.
 
 use std::fmt;
 
 use crate::address::is_service_type;
 
-/// The longest instance name: it is one label of a domain name, whose length is one byte with two bits taken.
+/// The longest sighting name: it is one label of a domain name, whose length is one byte with two bits taken.
 const NAME_MAX: usize = 63;
 
 /// The longest string of a TXT record: its length is one byte.
@@ -16,11 +16,11 @@ const TXT_MAX: usize = 8900;
 
 /// A service type in full, as `_chat._tcp`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Kind(String);
+pub(crate) struct ServiceType(String);
 
-impl Kind {
+impl ServiceType {
     /// Reads `chat`, which stands for `_chat._tcp`, or the full form, which may be of UDP.
-    pub(crate) fn parse(text: &str) -> Result<Kind, String> {
+    pub(crate) fn parse(text: &str) -> Result<ServiceType, String> {
         let (name, transport) = match text.strip_prefix('_') {
             None => (text, "tcp"),
             Some(full) => match full.split_once("._") {
@@ -34,7 +34,7 @@ impl Kind {
                 .into());
         }
         // They are one in either case.
-        Ok(Kind(format!("_{}._{transport}", name.to_ascii_lowercase())))
+        Ok(ServiceType(format!("_{}._{transport}", name.to_ascii_lowercase())))
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -52,7 +52,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ServiceType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.short())
     }
@@ -204,12 +204,12 @@ mod tests {
             ("_sleep-proxy._udp", "_sleep-proxy._udp", "_sleep-proxy._udp"),
             ("a23456789012345", "_a23456789012345._tcp", "a23456789012345"),
         ] {
-            let kind = Kind::parse(text).unwrap();
+            let kind = ServiceType::parse(text).unwrap();
             assert_eq!((kind.as_str(), kind.to_string().as_str()), (full, short));
         }
         for wrong in ["", "_chat", "_chat._sctp", "a b", "a--b", "-a", "123", "a234567890123456", "_._tcp", "_a b._tcp"]
         {
-            assert!(Kind::parse(wrong).is_err(), "{wrong}");
+            assert!(ServiceType::parse(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -5,18 +5,18 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use super::backend::{Registered, Registration};
-use super::daemon::{Client, Daemon};
-use super::link::Group;
+use super::backend::EntryGroup;
+use super::daemon::{AvahiDaemon, Client};
+use super::events::{Announcement, Registered};
 use super::names::alternative;
 use crate::engine::{Engine, TimerKey};
 use crate::log;
 
-/// So many names are tried at once, then one every [`SLOWLY`]: a machine that claims each name must not keep us busy.
-const RENAMINGS: u32 = 16;
+/// So many names are tried at once, then one every [`RETRY_PAUSE`]: a machine that claims each name must not keep us busy.
+const MAX_FAST_RENAMES: u32 = 16;
 
 /// How soon it is tried again when Avahi has refused.
-const SLOWLY: Duration = Duration::from_secs(10);
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
 
 /// What becomes of a publication.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,13 +37,13 @@ type Then = Box<dyn Fn(&Rc<Engine>, Published)>;
 struct Inner {
     me: Weak<Inner>,
     engine: Rc<Engine>,
-    what: Registration,
+    what: Announcement,
     then: Then,
-    daemon: RefCell<Option<Rc<Daemon>>>,
+    daemon: RefCell<Option<Rc<AvahiDaemon>>>,
     /// The name that is tried, or established.
     name: RefCell<String>,
     established: RefCell<Option<String>>,
-    group: RefCell<Option<Group>>,
+    group: RefCell<Option<EntryGroup>>,
     again: Cell<Option<TimerKey>>,
     renamings: Cell<u32>,
     warned: Cell<bool>,
@@ -56,7 +56,7 @@ struct Inner {
 /// borrowed; what goes wrong is logged besides, once each time.
 pub(crate) fn publish(
     engine: &Rc<Engine>,
-    what: Registration,
+    what: Announcement,
     then: impl Fn(&Rc<Engine>, Published) + 'static,
 ) -> Publication {
     let inner = Rc::new_cyclic(|me: &Weak<Inner>| Inner {
@@ -78,7 +78,7 @@ pub(crate) fn publish(
     engine.defer(move |engine| {
         if let Some(me) = me.upgrade() {
             let client: Rc<dyn Client> = me.clone();
-            let daemon = Daemon::join(engine, &client);
+            let daemon = AvahiDaemon::join(engine, &client);
             if !me.stopped.get() {
                 me.daemon.replace(Some(daemon));
             }
@@ -99,7 +99,7 @@ impl Publication {
             return Some(Ok(()));
         }
         self.inner.failure.borrow().clone().map(|cause| {
-            let Registration { kind, name, .. } = &self.inner.what;
+            let Announcement { kind, name, .. } = &self.inner.what;
             Err(format!("the service {name:?} of type {kind} is not published: {cause}"))
         })
     }
@@ -115,11 +115,11 @@ impl Drop for Publication {
 }
 
 impl Inner {
-    fn register(&self, daemon: &Rc<Daemon>) {
+    fn register(&self, daemon: &Rc<AvahiDaemon>) {
         self.withdraw();
         let me = self.me.clone();
         let name = self.name.borrow().clone();
-        let group = daemon.link().register(&self.what, &name, move |_, registered| {
+        let group = daemon.backend().register(&self.what, &name, move |_, registered| {
             if let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) {
                 me.hear(registered);
             }
@@ -156,7 +156,7 @@ impl Inner {
         self.renamings.set(self.renamings.get() + 1);
         let daemon = self.daemon.borrow().clone();
         match daemon {
-            Some(daemon) if self.renamings.get() <= RENAMINGS => self.register(&daemon),
+            Some(daemon) if self.renamings.get() <= MAX_FAST_RENAMES => self.register(&daemon),
             _ => {
                 self.withdraw();
                 self.register_slowly();
@@ -166,7 +166,7 @@ impl Inner {
 
     fn register_slowly(&self) {
         let me = self.me.clone();
-        let again = self.engine.after(SLOWLY, move |_| {
+        let again = self.engine.after(RETRY_PAUSE, move |_| {
             let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) else { return };
             me.again.set(None);
             let daemon = me.daemon.borrow().clone();
@@ -181,7 +181,7 @@ impl Inner {
     fn lost(&self, cause: &str) {
         let before = self.established.take();
         if !self.warned.replace(true) {
-            let Registration { kind, name, .. } = &self.what;
+            let Announcement { kind, name, .. } = &self.what;
             let event = log::warning("publish").peer(name).error(&cause);
             event.say(format_args!("the service {name:?} of type {kind} is not published: {cause}"));
         }
@@ -201,11 +201,11 @@ impl Inner {
 }
 
 impl Client for Inner {
-    fn up(&self, _engine: &Rc<Engine>, _daemon: &Rc<Daemon>) {
+    fn up(&self, _engine: &Rc<Engine>, _daemon: &Rc<AvahiDaemon>) {
         self.renamings.set(0);
     }
 
-    fn running(&self, _engine: &Rc<Engine>, daemon: &Rc<Daemon>, running: bool) {
+    fn running(&self, _engine: &Rc<Engine>, daemon: &Rc<AvahiDaemon>, running: bool) {
         if self.stopped.get() {
             return;
         }

@@ -11,45 +11,45 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::Service;
-use super::backend::{Found, Heard, NAME_MAX, Place};
-use super::daemon::{Client, Daemon};
-use super::link::{Browsing, Following};
-use super::names::{Kind, Matcher};
+use super::backend::{Resolver, ServiceBrowser};
+use super::daemon::{AvahiDaemon, Client};
+use super::events::{BrowserEvent, NAME_MAX, Origin, Resolved};
+use super::names::{Matcher, ServiceType};
 use crate::engine::{Engine, TimerKey};
 use crate::log;
 
 /// The most services of a type. More are not seen.
-const SERVICES: usize = 1024;
+const MAX_SERVICES: usize = 1024;
 
 /// The most pairs of interface and protocol that one service is told on.
-const INSTANCES: usize = 16;
+const MAX_SIGHTINGS: usize = 16;
 
 /// How many look-ups go on at a time. One that nobody answers takes 5 s.
-const LOOK_UPS: usize = 32;
+const MAX_LOOKUPS: usize = 32;
 
 /// How many pairs of service and place are followed, with what changes of them. Avahi allows a client 1024 objects; of
 /// more services, what was found first stays told.
-const FOLLOWED: usize = 512;
+const MAX_FOLLOWED: usize = 512;
 
 /// A service that has been found on one interface waits this long for its better addresses.
-const HOLD: Duration = Duration::from_millis(200);
+const SETTLE_TIME: Duration = Duration::from_millis(200);
 
 /// A service that is listed but does not answer is asked again after these.
-const AGAIN: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(60)];
+const RETRY_PAUSES: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(60)];
 
 /// How soon browsing begins again when the daemon has ended it.
 const RESTART: Duration = Duration::from_secs(5);
 
 /// Names kept of those that are not what was looked for.
-const SEEN: usize = 32;
+const MAX_SEEN: usize = 32;
 
 type Changed = Box<dyn Fn(&Rc<Engine>)>;
 
 pub(super) struct Tracker {
     me: Weak<Tracker>,
     engine: Rc<Engine>,
-    daemon: RefCell<Option<Rc<Daemon>>>,
-    kind: Kind,
+    daemon: RefCell<Option<Rc<AvahiDaemon>>>,
+    kind: ServiceType,
     matcher: Matcher,
     with_txt: bool,
     /// Called when anything has changed, with nothing borrowed.
@@ -61,15 +61,15 @@ pub(super) struct Tracker {
 
 #[derive(Default)]
 struct Table {
-    browsing: Option<Rc<Browsing>>,
+    browsing: Option<Rc<ServiceBrowser>>,
     /// `None`: not known yet.
     status: Option<Result<(), String>>,
     all_for_now: bool,
-    services: HashMap<Rc<str>, Entry>,
+    services: HashMap<Rc<str>, KnownService>,
     /// Services of which something has changed, each once.
     fresh: VecDeque<Rc<str>>,
     waiting: VecDeque<(Rc<str>, u64)>,
-    look_ups: usize,
+    lookups: usize,
     /// Each of those that are followed has a share.
     followed: Rc<()>,
     next_id: u64,
@@ -79,41 +79,41 @@ struct Table {
 
 /// One service.
 #[derive(Default)]
-struct Entry {
-    instances: Vec<Instance>,
-    is_fresh: bool,
+struct KnownService {
+    sightings: Vec<Sighting>,
+    is_queued: bool,
     hold: Option<TimerKey>,
     /// It has been waited for long enough.
-    ripe: bool,
+    settled: bool,
     told: Option<Service>,
 }
 
 /// One service on one interface by one protocol.
-struct Instance {
+struct Sighting {
     id: u64,
-    place: Place,
+    place: Origin,
     domain: String,
-    found: Option<Found>,
+    found: Option<Resolved>,
     tries: usize,
-    following: Option<(Following, Rc<()>)>,
+    following: Option<(Resolver, Rc<()>)>,
 }
 
 /// What became of a service since it was looked at last.
-pub(super) struct Fresh {
+pub(super) struct Change {
     pub(super) name: Rc<str>,
     /// All that is known of it. `None`: it has gone, or was never reached.
     pub(super) now: Option<Service>,
     /// No better address is to be expected.
-    pub(super) ripe: bool,
+    pub(super) settled: bool,
 }
 
 impl Table {
     /// Forgets a service that does not answer, so that a flood of them does not keep the others out.
     fn make_room(&mut self) -> bool {
-        let is_dead = |entry: &Entry| {
+        let is_dead = |entry: &KnownService| {
             entry.told.is_none()
-                && entry.is_settled()
-                && entry.instances.iter().all(|instance| instance.found.is_none())
+                && entry.is_resolved()
+                && entry.sightings.iter().all(|sighting| sighting.found.is_none())
         };
         let dead = self.services.iter().find(|(_, entry)| is_dead(entry)).map(|(name, _)| name.clone());
         dead.is_some_and(|name| {
@@ -123,21 +123,21 @@ impl Table {
     }
 }
 
-impl Entry {
-    fn is_settled(&self) -> bool {
-        self.instances.iter().all(|instance| instance.found.is_some() || instance.tries > 0)
+impl KnownService {
+    fn is_resolved(&self) -> bool {
+        self.sightings.iter().all(|sighting| sighting.found.is_some() || sighting.tries > 0)
     }
 
     /// Has nothing been found, and one look-up failed, which will be repeated?
-    fn is_asked_again(&self) -> bool {
-        let is_asked = |instance: &Instance| instance.tries == 1 && instance.following.is_none();
-        self.instances.iter().all(|instance| instance.found.is_none()) && self.instances.iter().any(is_asked)
+    fn will_be_retried(&self) -> bool {
+        let is_asked = |sighting: &Sighting| sighting.tries == 1 && sighting.following.is_none();
+        self.sightings.iter().all(|sighting| sighting.found.is_none()) && self.sightings.iter().any(is_asked)
     }
 
-    fn service(&self, kind: &Kind, name: &str) -> Option<Service> {
-        let first = self.instances.iter().find_map(|instance| instance.found.as_ref())?;
+    fn service(&self, kind: &ServiceType, name: &str) -> Option<Service> {
+        let first = self.sightings.iter().find_map(|sighting| sighting.found.as_ref())?;
         let mut addresses: Vec<SocketAddr> = Vec::new();
-        for found in self.instances.iter().filter_map(|instance| instance.found.as_ref()) {
+        for found in self.sightings.iter().filter_map(|sighting| sighting.found.as_ref()) {
             if !addresses.contains(&found.address) {
                 addresses.push(found.address);
             }
@@ -164,7 +164,7 @@ impl Tracker {
     /// Follows the services of a type, from the loop's next turn on, until [`stop`](Tracker::stop).
     pub(super) fn start(
         engine: &Rc<Engine>,
-        kind: Kind,
+        kind: ServiceType,
         matcher: Matcher,
         with_txt: bool,
         changed: impl Fn(&Rc<Engine>) + 'static,
@@ -184,7 +184,7 @@ impl Tracker {
         engine.defer(move |engine| {
             if let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) {
                 let client: Rc<dyn Client> = me.clone();
-                let daemon = Daemon::join(engine, &client);
+                let daemon = AvahiDaemon::join(engine, &client);
                 me.daemon.replace(Some(daemon));
             }
         });
@@ -211,22 +211,22 @@ impl Tracker {
         self.table.borrow().status.clone()
     }
 
-    /// What there is to say if nothing was heard at all.
-    pub(super) fn complaint(&self) -> String {
+    /// What there is to say if nothing was event at all.
+    pub(super) fn error_text(&self) -> String {
         let daemon = self.daemon.borrow();
-        daemon.as_ref().map_or_else(|| "the main loop has not run".into(), |daemon| daemon.complaint())
+        daemon.as_ref().map_or_else(|| "the main loop has not run".into(), |daemon| daemon.error_text())
     }
 
     /// Has the daemon told all that it knows, and has each answered, or failed to?
     pub(super) fn is_complete(&self) -> bool {
         let table = self.table.borrow();
-        let told = |entry: &Entry| entry.is_settled() || entry.told.is_some();
+        let told = |entry: &KnownService| entry.is_resolved() || entry.told.is_some();
         table.all_for_now && table.fresh.is_empty() && table.services.values().all(told)
     }
 
     /// Is one that has not answered asked once more? One lost packet must not make a service unknown.
-    pub(super) fn asks_again(&self) -> bool {
-        self.table.borrow().services.values().any(Entry::is_asked_again)
+    pub(super) fn will_retry(&self) -> bool {
+        self.table.borrow().services.values().any(KnownService::will_be_retried)
     }
 
     /// The names there are, of the whole type.
@@ -235,22 +235,22 @@ impl Tracker {
     }
 
     /// The next service of which something has changed.
-    pub(super) fn next_fresh(&self) -> Option<Fresh> {
+    pub(super) fn next_change(&self) -> Option<Change> {
         let mut table = self.table.borrow_mut();
         loop {
             let name = table.fresh.pop_front()?;
             let Some(entry) = table.services.get_mut(&name) else { continue };
-            entry.is_fresh = false;
-            return Some(Fresh { now: entry.service(&self.kind, &name), ripe: entry.ripe, name });
+            entry.is_queued = false;
+            return Some(Change { now: entry.service(&self.kind, &name), settled: entry.settled, name });
         }
     }
 
     /// Remembers how a service was told to the user, and gives back how it was told before.
-    pub(super) fn retell(&self, fresh: &Fresh) -> Option<Service> {
+    pub(super) fn mark_told(&self, fresh: &Change) -> Option<Service> {
         let mut table = self.table.borrow_mut();
         let entry = table.services.get_mut(&fresh.name)?;
         let before = std::mem::replace(&mut entry.told, fresh.now.clone());
-        if entry.instances.is_empty() {
+        if entry.sightings.is_empty() {
             table.services.remove(&fresh.name);
         }
         before
@@ -264,26 +264,26 @@ impl Tracker {
         }
     }
 
-    fn browse(&self, daemon: &Rc<Daemon>) {
+    fn browse(&self, daemon: &Rc<AvahiDaemon>) {
         let me = self.me.clone();
-        let browsing = daemon.link().browse(&self.kind, move |_, heard| {
+        let browsing = daemon.backend().browse(&self.kind, move |_, event| {
             if let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) {
-                me.hear(heard);
+                me.hear(event);
             }
         });
         self.table.borrow_mut().browsing = Some(Rc::new(browsing));
     }
 
-    fn hear(&self, heard: Heard) {
-        match heard {
-            Heard::New { place, name, domain } => {
+    fn hear(&self, event: BrowserEvent) {
+        match event {
+            BrowserEvent::New { place, name, domain } => {
                 self.appeared(place, &name, domain);
                 self.look_up();
                 return;
             }
-            Heard::Gone { place, name } => self.disappeared(place, &name),
-            Heard::AllForNow => self.table.borrow_mut().all_for_now = true,
-            Heard::Failure(cause) => self.failed(&cause),
+            BrowserEvent::Gone { place, name } => self.disappeared(place, &name),
+            BrowserEvent::AllForNow => self.table.borrow_mut().all_for_now = true,
+            BrowserEvent::Failure(cause) => self.failed(&cause),
         }
         self.tell();
     }
@@ -310,9 +310,9 @@ impl Tracker {
         table.status = Some(Err(cause));
         table.all_for_now = false;
         table.waiting.clear();
-        table.look_ups = 0;
+        table.lookups = 0;
         for (name, entry) in &mut table.services {
-            entry.instances.clear();
+            entry.sightings.clear();
             if let Some(timer) = entry.hold.take() {
                 self.engine.cancel_timer(timer);
             }
@@ -322,49 +322,49 @@ impl Tracker {
         table.fresh.retain(|name| table.services.contains_key(name));
     }
 
-    fn appeared(&self, place: Place, name: &str, domain: String) {
+    fn appeared(&self, place: Origin, name: &str, domain: String) {
         let mut table = self.table.borrow_mut();
         let table = &mut *table;
         if name.is_empty() || name.len() > NAME_MAX || domain.len() > NAME_MAX {
             return;
         }
-        if table.seen.len() < SEEN && !table.seen.iter().any(|known| known == name) {
+        if table.seen.len() < MAX_SEEN && !table.seen.iter().any(|known| known == name) {
             table.seen.push(name.to_owned());
         }
         if !self.matcher.matches(name) {
             return;
         }
-        if table.services.len() >= SERVICES && !table.services.contains_key(name) && !table.make_room() {
+        if table.services.len() >= MAX_SERVICES && !table.services.contains_key(name) && !table.make_room() {
             if !std::mem::replace(&mut table.crowded, true) {
                 // Any machine can bring that about: no warning, which some programs make fatal.
                 log::info("browse")
                     .peer(&self.kind)
-                    .say(format_args!("more than {SERVICES} services of type {}; ignoring the rest", self.kind));
+                    .say(format_args!("more than {MAX_SERVICES} services of type {}; ignoring the rest", self.kind));
             }
             return;
         }
         let name: Rc<str> = name.into();
         let entry = table.services.entry(name.clone()).or_default();
-        if entry.instances.iter().any(|known| known.place == place) || entry.instances.len() >= INSTANCES {
+        if entry.sightings.iter().any(|known| known.place == place) || entry.sightings.len() >= MAX_SIGHTINGS {
             return;
         }
         let id = table.next_id;
         table.next_id += 1;
-        entry.instances.push(Instance { id, place, domain, found: None, tries: 0, following: None });
+        entry.sightings.push(Sighting { id, place, domain, found: None, tries: 0, following: None });
         table.waiting.push_back((name, id));
     }
 
-    fn disappeared(&self, place: Place, name: &str) {
+    fn disappeared(&self, place: Origin, name: &str) {
         let mut table = self.table.borrow_mut();
         let table = &mut *table;
         let Some(entry) = table.services.get_mut(name) else { return };
-        let is_gone = |known: &Instance| known.place == place;
+        let is_gone = |known: &Sighting| known.place == place;
         // One that comes and goes must not fill the queue.
-        for unasked in entry.instances.iter().filter(|known| is_gone(known) && known.found.is_none()) {
+        for unasked in entry.sightings.iter().filter(|known| is_gone(known) && known.found.is_none()) {
             table.waiting.retain(|(_, id)| *id != unasked.id);
         }
-        entry.instances.retain(|known| !is_gone(known));
-        if !entry.instances.is_empty() || entry.told.is_some() {
+        entry.sightings.retain(|known| !is_gone(known));
+        if !entry.sightings.is_empty() || entry.told.is_some() {
             mark(&mut table.fresh, &Rc::from(name), entry);
             return;
         }
@@ -379,15 +379,15 @@ impl Tracker {
     fn look_up(&self) {
         loop {
             let mut table = self.table.borrow_mut();
-            if table.look_ups >= LOOK_UPS {
+            if table.lookups >= MAX_LOOKUPS {
                 return;
             }
             let Some(browsing) = table.browsing.clone() else { return };
             let Some((name, id)) = table.waiting.pop_front() else { return };
-            let instance = table.services.get(&name).and_then(|entry| entry.instances.iter().find(|it| it.id == id));
-            let Some(Instance { place, domain, .. }) = instance else { continue };
+            let sighting = table.services.get(&name).and_then(|entry| entry.sightings.iter().find(|it| it.id == id));
+            let Some(Sighting { place, domain, .. }) = sighting else { continue };
             let (place, domain) = (*place, domain.clone());
-            if self.with_txt && Rc::strong_count(&table.followed) <= FOLLOWED {
+            if self.with_txt && Rc::strong_count(&table.followed) <= MAX_FOLLOWED {
                 let share = table.followed.clone();
                 drop(table);
                 if self.follow(&browsing, place, &name, &domain, id, share) {
@@ -395,14 +395,14 @@ impl Tracker {
                 }
                 table = self.table.borrow_mut();
             }
-            table.look_ups += 1;
+            table.lookups += 1;
             drop(table);
             let (me, asked) = (self.me.clone(), name.clone());
             browsing.look_up(place, &asked, &domain, self.with_txt, move |_, found| {
                 let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) else { return };
                 {
                     let mut table = me.table.borrow_mut();
-                    table.look_ups = table.look_ups.saturating_sub(1);
+                    table.lookups = table.lookups.saturating_sub(1);
                 }
                 me.looked_up(name, id, found);
                 me.look_up();
@@ -413,7 +413,15 @@ impl Tracker {
 
     /// Follows what is told of a service at one place. It takes none of the look-ups at a time: one that does not answer
     /// keeps nobody else waiting.
-    fn follow(&self, browsing: &Browsing, place: Place, name: &Rc<str>, domain: &str, id: u64, share: Rc<()>) -> bool {
+    fn follow(
+        &self,
+        browsing: &ServiceBrowser,
+        place: Origin,
+        name: &Rc<str>,
+        domain: &str,
+        id: u64,
+        share: Rc<()>,
+    ) -> bool {
         let (me, asked) = (self.me.clone(), name.clone());
         let following = browsing.follow(place, name, domain, move |_, found| {
             if let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) {
@@ -424,34 +432,34 @@ impl Tracker {
         let Some(following) = following else { return false };
         let mut table = self.table.borrow_mut();
         let entry = table.services.get_mut(name);
-        if let Some(instance) = entry.and_then(|entry| entry.instances.iter_mut().find(|it| it.id == id)) {
-            instance.following = Some((following, share));
+        if let Some(sighting) = entry.and_then(|entry| entry.sightings.iter_mut().find(|it| it.id == id)) {
+            sighting.following = Some((following, share));
         }
         true
     }
 
-    fn looked_up(&self, name: Rc<str>, id: u64, found: Option<Found>) {
+    fn looked_up(&self, name: Rc<str>, id: u64, found: Option<Resolved>) {
         let mut table = self.table.borrow_mut();
         let table = &mut *table;
         let Some(entry) = table.services.get_mut(&name) else { return };
-        let Some(instance) = entry.instances.iter_mut().find(|it| it.id == id) else { return };
+        let Some(sighting) = entry.sightings.iter_mut().find(|it| it.id == id) else { return };
         // One that is followed is told when it answers.
-        let failed = found.is_none() && instance.following.is_none();
-        instance.found = found;
-        instance.tries += 1;
-        let tries = instance.tries;
-        let reached = entry.instances.iter().any(|instance| instance.found.is_some());
+        let failed = found.is_none() && sighting.following.is_none();
+        sighting.found = found;
+        sighting.tries += 1;
+        let tries = sighting.tries;
+        let reached = entry.sightings.iter().any(|sighting| sighting.found.is_some());
         if reached {
-            if entry.is_settled() {
-                entry.ripe = true;
+            if entry.is_resolved() {
+                entry.settled = true;
                 if let Some(timer) = entry.hold.take() {
                     self.engine.cancel_timer(timer);
                 }
-            } else if !entry.ripe && entry.hold.is_none() {
+            } else if !entry.settled && entry.hold.is_none() {
                 let (me, name) = (self.me.clone(), name.clone());
-                entry.hold = Some(self.engine.after(HOLD, move |_| {
+                entry.hold = Some(self.engine.after(SETTLE_TIME, move |_| {
                     if let Some(me) = me.upgrade() {
-                        me.ripen(&name);
+                        me.settle(&name);
                         me.tell();
                     }
                 }));
@@ -462,7 +470,7 @@ impl Tracker {
         if entry.told.is_some() {
             mark(&mut table.fresh, &name, entry);
         }
-        if let (true, Some(pause)) = (failed, AGAIN.get(tries - 1)) {
+        if let (true, Some(pause)) = (failed, RETRY_PAUSES.get(tries - 1)) {
             let me = self.me.clone();
             self.engine.after(*pause, move |_| {
                 let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) else { return };
@@ -472,24 +480,24 @@ impl Tracker {
         }
     }
 
-    fn ripen(&self, name: &Rc<str>) {
+    fn settle(&self, name: &Rc<str>) {
         let mut table = self.table.borrow_mut();
         let table = &mut *table;
         let Some(entry) = table.services.get_mut(name) else { return };
         entry.hold = None;
-        entry.ripe = true;
+        entry.settled = true;
         mark(&mut table.fresh, name, entry);
     }
 }
 
-fn mark(fresh: &mut VecDeque<Rc<str>>, name: &Rc<str>, entry: &mut Entry) {
-    if !std::mem::replace(&mut entry.is_fresh, true) {
+fn mark(fresh: &mut VecDeque<Rc<str>>, name: &Rc<str>, entry: &mut KnownService) {
+    if !std::mem::replace(&mut entry.is_queued, true) {
         fresh.push_back(name.clone());
     }
 }
 
 impl Client for Tracker {
-    fn up(&self, _engine: &Rc<Engine>, daemon: &Rc<Daemon>) {
+    fn up(&self, _engine: &Rc<Engine>, daemon: &Rc<AvahiDaemon>) {
         if self.stopped.get() {
             return;
         }
@@ -498,7 +506,7 @@ impl Client for Tracker {
         self.tell();
     }
 
-    fn running(&self, _engine: &Rc<Engine>, _daemon: &Rc<Daemon>, _running: bool) {}
+    fn running(&self, _engine: &Rc<Engine>, _daemon: &Rc<AvahiDaemon>, _running: bool) {}
 
     fn down(&self, _engine: &Rc<Engine>, cause: &str) {
         if self.stopped.get() {

@@ -87,31 +87,31 @@ pub(crate) fn end_threads() {
 }
 
 /// A thread as the main loop sees it. Dropping this tells it to end.
-pub(super) struct Worker<T> {
+pub(super) struct HelperThread<T> {
     engine: Rc<Engine>,
     inbox: Rc<Inbox<T>>,
     thread: Option<JoinHandle<()>>,
 }
 
-type Hear<T> = Box<dyn Fn(&Rc<Engine>, T)>;
+type EventCallback<T> = Box<dyn Fn(&Rc<Engine>, T)>;
 
 struct Inbox<T> {
     me: Weak<Inbox<T>>,
     engine: Rc<Engine>,
     mail: Arc<Mail<T>>,
     token: Cell<Option<u64>>,
-    hear: Hear<T>,
+    hear: EventCallback<T>,
 }
 
-impl<T: Send + 'static> Worker<T> {
-    /// Starts a thread that does `work`. What it sends is heard from the engine; so is what `failed` makes of it when the
+impl<T: Send + 'static> HelperThread<T> {
+    /// Starts a thread that does `work`. What it sends is event from the engine; so is what `failed` makes of it when the
     /// system gives no thread.
     pub(super) fn start(
         engine: &Rc<Engine>,
         hear: impl Fn(&Rc<Engine>, T) + 'static,
         failed: fn(String) -> T,
         work: impl FnOnce(&Arc<Mail<T>>) + Send + 'static,
-    ) -> Worker<T> {
+    ) -> HelperThread<T> {
         let state = MailState { events: VecDeque::new(), remote: None, over: false };
         let mail = Arc::new(Mail { state: Mutex::new(state), changed: Condvar::new() });
         let inbox = Rc::new_cyclic(|me| Inbox {
@@ -128,7 +128,7 @@ impl<T: Send + 'static> Worker<T> {
             move || work(&mail)
         });
         let thread = spawned.map_err(|error| mail.send(failed(format!("the system gives no thread: {error}"))));
-        Worker { engine: engine.clone(), inbox, thread: thread.ok() }
+        HelperThread { engine: engine.clone(), inbox, thread: thread.ok() }
     }
 }
 
@@ -191,7 +191,7 @@ impl<T> Drop for Ending<T> {
     }
 }
 
-impl<T> Drop for Worker<T> {
+impl<T> Drop for HelperThread<T> {
     fn drop(&mut self) {
         let mail = &self.inbox.mail;
         let left = {

@@ -15,13 +15,13 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use zeroconf::prelude::*;
-use zeroconf::{BrowserEvent, EventLoop, MdnsBrowser, MdnsService, NetworkInterface, ServiceType, TxtRecord};
+use zeroconf::{self as mdns, EventLoop, MdnsBrowser, MdnsService, NetworkInterface, TxtRecord};
 
-use super::backend::{Found, Heard, LOOPBACK, Place, Registered, Registration, Watcher};
-use super::names::{Kind, Txt};
+use super::events::{Announcement, BrowserEvent, LOOPBACK, Origin, Registered, Resolved, Watcher};
+use super::names::{ServiceType, Txt};
 use super::system_bus::{self, in_sandbox};
 pub(crate) use super::worker::end_threads;
-use super::worker::{Mail, Worker, lock};
+use super::worker::{HelperThread, Mail, lock};
 use crate::engine::{Engine, TimerKey};
 use crate::log;
 
@@ -32,10 +32,10 @@ const TURN: Duration = Duration::from_millis(100);
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 
 /// The most names that are remembered of a type.
-const NAMES: usize = 2048;
+const MAX_NAMES: usize = 2048;
 
 /// The most places that one name is remembered at.
-const PLACES: usize = 16;
+const MAX_LOCATIONS: usize = 16;
 
 /// That all has been told is taken for granted when it was quiet for so long, but not before [`FIRST`], nor after [`LAST`].
 const QUIET: Duration = Duration::from_millis(500);
@@ -100,12 +100,12 @@ fn follow<T>(
     interface: NetworkInterface,
     mail: &Arc<Mail<T>>,
     started: impl FnOnce(),
-    tell: impl Fn(Told) + Send + Sync + 'static,
+    tell: impl Fn(ThreadEvent) + Send + Sync + 'static,
 ) -> Option<String> {
     if let Some(cause) = danger() {
         return Some(cause);
     }
-    let kind = match ServiceType::from_str(kind) {
+    let kind = match mdns::ServiceType::from_str(kind) {
         Ok(kind) => kind,
         Err(error) => return Some(error.to_string()),
     };
@@ -114,16 +114,16 @@ fn follow<T>(
     let mut browser = MdnsBrowser::new(kind);
     browser.set_network_interface(interface);
     browser.set_service_callback(Box::new(move |event, _| match event {
-        Ok(BrowserEvent::Add(found)) => tell(Told::Add {
+        Ok(mdns::BrowserEvent::Add(found)) => tell(ThreadEvent::Add {
             name: found.name().clone(),
             host: found.host_name().clone(),
             address: found.address().clone(),
             port: *found.port(),
         }),
-        Ok(BrowserEvent::Remove(gone)) => tell(Told::Remove(gone.name().clone())),
+        Ok(mdns::BrowserEvent::Remove(gone)) => tell(ThreadEvent::Remove(gone.name().clone())),
         Err(error) => match unresolved(&error.to_string()) {
-            Some(Unresolved::Name(name)) => tell(Told::Unresolved(name.to_owned())),
-            Some(Unresolved::Refused) => tell(Told::Refused),
+            Some(Unresolved::Name(name)) => tell(ThreadEvent::Unresolved(name.to_owned())),
+            Some(Unresolved::Refused) => tell(ThreadEvent::Refused),
             None => failing.set(error.to_string()),
         },
     }));
@@ -152,20 +152,20 @@ fn unresolved(error: &str) -> Option<Unresolved<'_>> {
 
 // ---- the daemon ----
 
-enum Watched {
+enum DaemonState {
     Up,
     Down(String),
 }
 
-pub(super) struct Link {
+pub(super) struct Backend {
     engine: Rc<Engine>,
     watcher: Weak<dyn Watcher>,
-    sentinel: RefCell<Option<Worker<Watched>>>,
+    sentinel: RefCell<Option<HelperThread<DaemonState>>>,
 }
 
-impl Link {
-    pub(super) fn new(engine: &Rc<Engine>, watcher: Weak<dyn Watcher>) -> Rc<Link> {
-        Rc::new(Link { engine: engine.clone(), watcher, sentinel: RefCell::new(None) })
+impl Backend {
+    pub(super) fn new(engine: &Rc<Engine>, watcher: Weak<dyn Watcher>) -> Rc<Backend> {
+        Rc::new(Backend { engine: engine.clone(), watcher, sentinel: RefCell::new(None) })
     }
 
     /// Begins to find out whether the daemon is there, at once and not only when the sentinel does so next.
@@ -174,25 +174,25 @@ impl Link {
         let hear = move |_: &Rc<Engine>, watched| {
             let Some(watcher) = watcher.upgrade() else { return };
             match watched {
-                Watched::Up => {
+                DaemonState::Up => {
                     watcher.up();
                     watcher.running(true);
                 }
-                Watched::Down(cause) => watcher.down(cause),
+                DaemonState::Down(cause) => watcher.down(cause),
             }
         };
-        let sentinel = Worker::start(&self.engine, hear, Watched::Down, |mail| {
+        let sentinel = HelperThread::start(&self.engine, hear, DaemonState::Down, |mail| {
             let mut pause = RETRY.0;
             while !mail.is_over() {
                 let came = Cell::new(false);
                 let up = || {
                     came.set(true);
-                    mail.send(Watched::Up);
+                    mail.send(DaemonState::Up);
                 };
                 let interface = NetworkInterface::AtIndex(LOOPBACK);
                 let Some(cause) = follow(SENTINEL, interface, mail, up, |_| {}) else { return };
                 pause = if came.get() { RETRY.0 } else { (pause * 2).min(RETRY.1) };
-                mail.send(Watched::Down(match system_bus::open() {
+                mail.send(DaemonState::Down(match system_bus::open() {
                     Ok(_) if danger().is_some() => cause,
                     Ok(_) => in_sandbox(format!("the Avahi daemon is not running, or does not answer ({cause})")),
                     Err(error) => in_sandbox(format!("there is no D-Bus system bus ({error})")),
@@ -205,8 +205,12 @@ impl Link {
     }
 
     /// Follows the services of a type, and tells of them from the engine, until what is returned is dropped.
-    pub(super) fn browse(&self, kind: &Kind, hear: impl Fn(&Rc<Engine>, Heard) + 'static) -> Browsing {
-        let names = Rc::new(Names {
+    pub(super) fn browse(
+        &self,
+        kind: &ServiceType,
+        hear: impl Fn(&Rc<Engine>, BrowserEvent) + 'static,
+    ) -> ServiceBrowser {
+        let names = Rc::new(KnownNames {
             engine: self.engine.clone(),
             hear: Box::new(hear),
             known: RefCell::default(),
@@ -215,46 +219,46 @@ impl Link {
             quiet: Cell::new(None),
             crowded: Cell::new(false),
         });
-        let heard = names.clone();
+        let event = names.clone();
         let kind = kind.clone();
-        let worker = Worker::start(
+        let worker = HelperThread::start(
             &self.engine,
-            move |_, told| heard.hear(told),
-            Told::Failure,
+            move |_, told| event.hear(told),
+            ThreadEvent::Failure,
             move |mail| {
                 let tell = mail.clone();
-                let started = || mail.send(Told::Started);
+                let started = || mail.send(ThreadEvent::Started);
                 let cause = follow(kind.as_str(), NetworkInterface::Unspec, mail, started, move |told| tell.send(told));
                 if let Some(cause) = cause {
-                    mail.send(Told::Failure(cause));
+                    mail.send(ThreadEvent::Failure(cause));
                 }
             },
         );
-        Browsing { names, _worker: worker }
+        ServiceBrowser { names, _worker: worker }
     }
 
     /// Registers a service until what is returned is dropped, and tells what becomes of it.
     pub(super) fn register(
         &self,
-        what: &Registration,
+        what: &Announcement,
         name: &str,
         told: impl Fn(&Rc<Engine>, Registered) + 'static,
-    ) -> Group {
+    ) -> EntryGroup {
         let (what, name) = (what.clone(), name.to_owned());
-        let worker = Worker::start(&self.engine, told, Registered::Failure, move |mail| {
+        let worker = HelperThread::start(&self.engine, told, Registered::Failure, move |mail| {
             let _place = Taken::take(&what.kind, &name, mail);
             if let Some(cause) = serve(&what, &name, mail) {
                 mail.send(cause);
             }
         });
-        Group { _worker: worker }
+        EntryGroup { _worker: worker }
     }
 }
 
 // ---- following the services of a type ----
 
 /// What a thread tells that follows a type.
-enum Told {
+enum ThreadEvent {
     Started,
     Add {
         name: String,
@@ -269,61 +273,61 @@ enum Told {
     Failure(String),
 }
 
-pub(super) struct Browsing {
-    names: Rc<Names>,
-    _worker: Worker<Told>,
+pub(super) struct ServiceBrowser {
+    names: Rc<KnownNames>,
+    _worker: HelperThread<ThreadEvent>,
 }
 
-type Hear = Box<dyn Fn(&Rc<Engine>, Heard)>;
+type Callback = Box<dyn Fn(&Rc<Engine>, BrowserEvent)>;
 
 /// The names that were told, on how many places. Each place is told when it has been looked up, or could not be; that one
 /// of them has gone is told as soon as it has.
-struct Names {
+struct KnownNames {
     engine: Rc<Engine>,
-    hear: Hear,
-    known: RefCell<HashMap<String, Name>>,
+    hear: Callback,
+    known: RefCell<HashMap<String, KnownName>>,
     started: Cell<Option<Instant>>,
     last: Cell<Instant>,
     quiet: Cell<Option<TimerKey>>,
     crowded: Cell<bool>,
 }
 
-struct Name {
+struct KnownName {
     /// Places that were told, less those that have gone. Less than 0 while the outcome of a look-up is on its way of what
     /// has gone since.
     balance: i32,
-    answers: Vec<Option<Answer>>,
+    locations: Vec<Option<Location>>,
     changed: Instant,
 }
 
 #[derive(Clone)]
-struct Answer {
+struct Location {
     host: String,
     ip: IpAddr,
     port: u16,
 }
 
-impl Names {
-    fn hear(self: &Rc<Self>, told: Told) {
+impl KnownNames {
+    fn hear(self: &Rc<Self>, told: ThreadEvent) {
         self.last.set(Instant::now());
         match told {
-            Told::Started => {
+            ThreadEvent::Started => {
                 self.started.set(Some(Instant::now()));
                 self.wait_for_quiet(FIRST);
             }
-            Told::Add { name, host, address, port } => {
-                let answer = address.parse().ok().map(|ip| Answer { host, ip, port });
+            ThreadEvent::Add { name, host, address, port } => {
+                let answer = address.parse().ok().map(|ip| Location { host, ip, port });
                 self.appeared(name, answer);
             }
-            Told::Unresolved(name) => self.appeared(name, None),
-            Told::Remove(name) => self.disappeared(name),
-            Told::Refused if self.crowded.replace(true) => {}
-            Told::Refused => {
+            ThreadEvent::Unresolved(name) => self.appeared(name, None),
+            ThreadEvent::Remove(name) => self.disappeared(name),
+            ThreadEvent::Refused if self.crowded.replace(true) => {}
+            ThreadEvent::Refused => {
                 // Any machine can bring that about: no warning, which some programs make fatal.
                 let event = log::info("browse");
                 event.say(format_args!("more services of a type than Avahi resolves at a time; ignoring the rest"));
             }
-            Told::Failure(cause) => (self.hear)(&self.engine, Heard::Failure(cause)),
+            ThreadEvent::Failure(cause) => (self.hear)(&self.engine, BrowserEvent::Failure(cause)),
         }
     }
 
@@ -335,7 +339,7 @@ impl Names {
             let late = me.started.get().is_some_and(|started| started.elapsed() >= LAST);
             let left = QUIET.saturating_sub(me.last.get().elapsed());
             if late || left.is_zero() {
-                (me.hear)(&me.engine, Heard::AllForNow);
+                (me.hear)(&me.engine, BrowserEvent::AllForNow);
             } else {
                 me.wait_for_quiet(left);
             }
@@ -343,51 +347,51 @@ impl Names {
         self.quiet.set(Some(timer));
     }
 
-    fn appeared(&self, name: String, answer: Option<Answer>) {
+    fn appeared(&self, name: String, answer: Option<Location>) {
         let mut known = self.known.borrow_mut();
-        if known.len() >= NAMES && !known.contains_key(&name) {
+        if known.len() >= MAX_NAMES && !known.contains_key(&name) {
             return;
         }
-        let entry = known.entry(name.clone()).or_insert_with(Name::new);
+        let entry = known.entry(name.clone()).or_insert_with(KnownName::new);
         entry.expire();
         entry.balance += 1;
         entry.changed = Instant::now();
         if entry.balance <= 0 {
             return;
         }
-        if entry.answers.len() >= PLACES {
+        if entry.locations.len() >= MAX_LOCATIONS {
             return;
         }
-        let place = place(entry.answers.len());
-        entry.answers.push(answer);
+        let place = place(entry.locations.len());
+        entry.locations.push(answer);
         drop(known);
-        (self.hear)(&self.engine, Heard::New { place, name, domain: String::new() });
+        (self.hear)(&self.engine, BrowserEvent::New { place, name, domain: String::new() });
     }
 
     fn disappeared(&self, name: String) {
         let mut known = self.known.borrow_mut();
-        if known.len() >= NAMES && !known.contains_key(&name) {
+        if known.len() >= MAX_NAMES && !known.contains_key(&name) {
             return;
         }
-        let entry = known.entry(name.clone()).or_insert_with(Name::new);
+        let entry = known.entry(name.clone()).or_insert_with(KnownName::new);
         entry.expire();
         entry.balance -= 1;
         entry.changed = Instant::now();
         if entry.balance > 0 {
             return;
         }
-        let places = std::mem::take(&mut entry.answers).len();
+        let places = std::mem::take(&mut entry.locations).len();
         if entry.balance == 0 {
             known.remove(&name);
         }
         drop(known);
         for number in 0..places {
-            (self.hear)(&self.engine, Heard::Gone { place: place(number), name: name.clone() });
+            (self.hear)(&self.engine, BrowserEvent::Gone { place: place(number), name: name.clone() });
         }
     }
 }
 
-impl Drop for Names {
+impl Drop for KnownNames {
     fn drop(&mut self) {
         if let Some(timer) = self.quiet.take() {
             self.engine.cancel_timer(timer);
@@ -395,13 +399,13 @@ impl Drop for Names {
     }
 }
 
-fn place(number: usize) -> Place {
-    Place { interface: 0, protocol: i32::try_from(number).unwrap_or(i32::MAX) }
+fn place(number: usize) -> Origin {
+    Origin { interface: 0, protocol: i32::try_from(number).unwrap_or(i32::MAX) }
 }
 
-impl Name {
+impl KnownName {
     fn new() -> Self {
-        Name { balance: 0, answers: Vec::new(), changed: Instant::now() }
+        KnownName { balance: 0, locations: Vec::new(), changed: Instant::now() }
     }
 
     /// What a look-up has not brought by now it does not bring.
@@ -413,43 +417,43 @@ impl Name {
 }
 
 /// The crate tells once.
-pub(super) struct Following(());
+pub(super) struct Resolver(());
 
-impl Browsing {
+impl ServiceBrowser {
     /// Changes are not told: those who want them look up as the others do.
     pub(super) fn follow(
         &self,
-        _place: Place,
+        _place: Origin,
         _name: &str,
         _domain: &str,
-        _told: impl Fn(&Rc<Engine>, Option<Found>) + 'static,
-    ) -> Option<Following> {
+        _told: impl Fn(&Rc<Engine>, Option<Resolved>) + 'static,
+    ) -> Option<Resolver> {
         None
     }
 
     /// Tells where a service is to be reached, on the next turn.
     pub(super) fn look_up(
         &self,
-        place: Place,
+        place: Origin,
         name: &str,
         _domain: &str,
         _with_txt: bool,
-        then: impl FnOnce(&Rc<Engine>, Option<Found>) + 'static,
+        then: impl FnOnce(&Rc<Engine>, Option<Resolved>) + 'static,
     ) {
         let answer = || {
             let known = self.names.known.borrow();
             let number = usize::try_from(place.protocol).ok()?;
-            known.get(name)?.answers.get(number)?.clone()
+            known.get(name)?.locations.get(number)?.clone()
         };
-        let found = answer().and_then(|Answer { host, ip, port }| {
-            Found::check(host, ip, port, Txt::default(), 0, ip.is_loopback() && is_alone())
+        let found = answer().and_then(|Location { host, ip, port }| {
+            Resolved::check(host, ip, port, Txt::default(), 0, ip.is_loopback() && is_alone())
         });
         self.names.engine.defer(move |engine| then(engine, found));
     }
 }
 
 /// Is this machine on no network? Only then is what is said to be on it said by it: the crate tells neither on which
-/// interface it was heard, nor that it is our own.
+/// interface it was event, nor that it is our own.
 fn is_alone() -> bool {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let routes = read("/proc/self/net/route").lines().count() > 1;
@@ -460,15 +464,15 @@ fn is_alone() -> bool {
 // ---- registering ----
 
 /// A service that is registered while this lives; the thread withdraws it within [`TURN`].
-pub(super) struct Group {
-    _worker: Worker<Registered>,
+pub(super) struct EntryGroup {
+    _worker: HelperThread<Registered>,
 }
 
 /// Registers a service and serves that, until nobody wants it any more or something goes wrong: then that is returned.
-fn serve(what: &Registration, name: &str, mail: &Arc<Mail<Registered>>) -> Option<Registered> {
+fn serve(what: &Announcement, name: &str, mail: &Arc<Mail<Registered>>) -> Option<Registered> {
     let failed = Failed::default();
     let (failing, tell) = (failed.clone(), mail.clone());
-    let kind = match ServiceType::from_str(what.kind.as_str()) {
+    let kind = match mdns::ServiceType::from_str(what.kind.as_str()) {
         Ok(kind) => kind,
         Err(error) => return Some(Registered::Failure(error.to_string())),
     };
@@ -499,13 +503,13 @@ fn serve(what: &Registration, name: &str, mail: &Arc<Mail<Registered>>) -> Optio
 static TAKEN: Mutex<Vec<Claim>> = Mutex::new(Vec::new());
 static WITHDRAWN: Condvar = Condvar::new();
 
-type Claim = (Kind, String, Arc<Mail<Registered>>);
+type Claim = (ServiceType, String, Arc<Mail<Registered>>);
 
 struct Taken(Arc<Mail<Registered>>);
 
 impl Taken {
     /// Waits until those have withdrawn the name that are about to.
-    fn take(kind: &Kind, name: &str, mail: &Arc<Mail<Registered>>) -> Taken {
+    fn take(kind: &ServiceType, name: &str, mail: &Arc<Mail<Registered>>) -> Taken {
         let leaving = |taken: &mut Vec<Claim>| {
             taken.iter().any(|(other, theirs, mail)| other == kind && theirs == name && mail.is_over())
         };
@@ -537,7 +541,7 @@ mod tests {
         let error = format!("failed to resolve service `{odd}` of type `_chat._tcp` in domain `local`");
         assert_eq!(name(&error).as_deref(), Some(odd));
         assert_eq!(name("failed to resolve service `x"), None);
-        assert_eq!(name("Daemon connection failed"), None);
+        assert_eq!(name("AvahiDaemon connection failed"), None);
         let refused = unresolved("could not initialize AvahiServiceResolver");
         assert!(matches!(refused, Some(Unresolved::Refused)));
     }

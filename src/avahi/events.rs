@@ -1,10 +1,10 @@
 //! What goes to and fro between those who follow or publish services and the backend that talks to Avahi: `dbus`, or
-//! `zeroconf`. Both give a `Link` (is the daemon there, browsing, registering), a `Browsing` (and its look-ups) and a
-//! `Group`; only they know how. Plain values, and checks that are the same however a value came.
+//! `zeroconf`. Both give a `Backend` (is the daemon there, browsing, registering), a `ServiceBrowser` (and its look-ups) and a
+//! `EntryGroup`; only they know how. Plain values, and checks that are the same however a value came.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
-use super::names::{Kind, Txt, check_name};
+use super::names::{ServiceType, Txt, check_name};
 use crate::address::Address;
 use crate::error::Error;
 
@@ -26,21 +26,21 @@ pub(super) trait Watcher {
 
 /// What a service is told on: an interface and a protocol, as far as the backend knows them. One of several for a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Origin {
     pub(super) interface: i32,
     pub(super) protocol: i32,
 }
 
 /// What browsing brings.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum BrowserEvent {
     New {
-        place: Place,
+        place: Origin,
         name: String,
         domain: String,
     },
     Gone {
-        place: Place,
+        place: Origin,
         name: String,
     },
     AllForNow,
@@ -50,16 +50,23 @@ pub(super) enum Heard {
 
 /// Where a service is to be reached.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct Resolved {
     pub(super) host: String,
     pub(super) address: SocketAddr,
     pub(super) txt: Txt,
 }
 
-impl Found {
+impl Resolved {
     /// Checks what a look-up brought. Its sender may be anybody: an address that cannot be another machine's, of one that
     /// says it is another, is none. An interface is known if it is more than 0.
-    pub(super) fn check(host: String, ip: IpAddr, port: u16, txt: Txt, interface: i32, is_ours: bool) -> Option<Found> {
+    pub(super) fn check(
+        host: String,
+        ip: IpAddr,
+        port: u16,
+        txt: Txt,
+        interface: i32,
+        is_ours: bool,
+    ) -> Option<Resolved> {
         let ip = ip.to_canonical();
         let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
         if ip.is_unspecified() || ip.is_multicast() || broadcast || (ip.is_loopback() && !is_ours) {
@@ -75,7 +82,7 @@ impl Found {
             }
             ip => SocketAddr::new(ip, port),
         };
-        Some(Found { host, address, txt })
+        Some(Resolved { host, address, txt })
     }
 }
 
@@ -92,8 +99,8 @@ pub(super) enum Registered {
 
 /// What is to be published.
 #[derive(Clone, Debug)]
-pub(crate) struct Registration {
-    pub(super) kind: Kind,
+pub(crate) struct Announcement {
+    pub(super) kind: ServiceType,
     pub(super) name: String,
     pub(super) port: u16,
     pub(super) txt: Txt,
@@ -101,7 +108,7 @@ pub(crate) struct Registration {
     pub(super) interface: Option<u32>,
 }
 
-impl Registration {
+impl Announcement {
     /// Checks what is to be published, but for the port. `kind` is as it is before the `|` of the address.
     ///
     /// # Errors
@@ -111,21 +118,27 @@ impl Registration {
         kind: &str,
         name: &str,
         txt: impl IntoIterator<Item = (&'a str, &'a [u8])>,
-    ) -> Result<Registration, Error> {
+    ) -> Result<Announcement, Error> {
         let check = || {
             check_name(name)?;
             let mut record = Txt::default();
             for (key, value) in txt {
                 record.add(key, value)?;
             }
-            super::link::check_txt(&record)?;
-            Ok(Registration { kind: Kind::parse(kind)?, name: name.to_owned(), port: 0, txt: record, interface: None })
+            super::backend::check_txt(&record)?;
+            Ok(Announcement {
+                kind: ServiceType::parse(kind)?,
+                name: name.to_owned(),
+                port: 0,
+                txt: record,
+                interface: None,
+            })
         };
         check().map_err(|problem: String| address.unfit(problem))
     }
 
     /// With the port, and whether it is listened on for this machine alone: then other machines need not know of it.
-    pub(crate) fn at(self, port: u16, only_here: bool) -> Registration {
-        Registration { port, interface: only_here.then_some(LOOPBACK), ..self }
+    pub(crate) fn at(self, port: u16, only_here: bool) -> Announcement {
+        Announcement { port, interface: only_here.then_some(LOOPBACK), ..self }
     }
 }
