@@ -49,7 +49,7 @@ fn measure() {
         server.close();
     }
     let server = serve(true, "room");
-    let _browse = network::browse("chat", |_| {}).expect("a service type");
+    let _browse = network::services::browse("chat", |_| {}).expect("a service type");
     until(|| server.published_name().is_some());
     // What follows the publishing is over by then.
     network::fgloop_for(Duration::from_secs(3));

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use clap::Parser;
-use network::{Account, Daemon, Error, LogLevel, Server};
+use network::{Error, Server, daemon::Daemon, log::Level, server::Account};
 
 #[derive(Parser)]
 struct Args {
@@ -27,7 +27,7 @@ struct Args {
     renew: bool,
     /// How many seconds connections may go on after SIGTERM
     #[arg(long, default_value_t = 0)]
-    drain: u64,
+    grace_period: u64,
     /// Who may connect to a unix socket: a group, by its name or number
     #[arg(long)]
     group: Option<String>,
@@ -50,9 +50,9 @@ fn serve(args: Args) -> network::Result {
     }
     if let Some(path) = &args.log_file {
         daemon = daemon.log_file(path)?;
-        network::set_log(LogLevel::Info, |record| eprintln!("{record}"));
+        network::log::set_log(Level::Info, |record| eprintln!("{record}"));
     }
-    network::set_drain(std::time::Duration::from_secs(args.drain));
+    network::daemon::set_grace_period(std::time::Duration::from_secs(args.grace_period));
     let load = move || match &args.answer {
         Some(path) => read(path),
         None => Ok("You said:".into()),
@@ -60,8 +60,8 @@ fn serve(args: Args) -> network::Result {
     let answer = Rc::new(RefCell::new(load()?));
     let loaded = answer.clone();
     let reload = move || if args.renew { renew() } else { load().map(|new| *loaded.borrow_mut() = new) };
-    network::on_reload(move || reload().unwrap_or_else(complain))?;
-    let mut builder = Server::builder().take_over(true);
+    network::daemon::on_reload(move || reload().unwrap_or_else(complain))?;
+    let mut builder = Server::builder().replace_stale(true);
     if let Some(group) = args.group {
         builder = builder.group(group.parse().map_or(Account::Name(group), Account::Id));
     }
@@ -84,5 +84,7 @@ fn read(path: &Path) -> network::Result<String> {
 /// Starts this program anew, as it was started.
 fn renew() -> network::Result {
     let mut command = std::env::args_os();
-    network::hand_over(command.next().unwrap_or_default(), command, |result| result.unwrap_or_else(complain))
+    network::daemon::hand_over_async(command.next().unwrap_or_default(), command, |result| {
+        result.unwrap_or_else(complain)
+    })
 }

@@ -19,7 +19,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use clap::Parser;
-use network::{ClientTls, Disconnect, Error, Fingerprint, Identity, Reason, Server, ServerTls, Socket, Tls};
+use network::{
+    ClientTls, Disconnect, Error, Reason, Server, ServerTls, Socket,
+    tls::{Fingerprint, Identity, Tls},
+};
 
 /// With more than this waiting to be sent, nothing more is read.
 const MARK: usize = 1 << 20;
@@ -233,7 +236,7 @@ fn tell_places<T: std::fmt::Display>(places: impl IntoIterator<Item = T>) {
 }
 
 fn connect(args: &Args) -> network::Result {
-    network::catch_signals(false);
+    network::mainloop::set_signal_handling(false);
     let mut builder = Socket::builder();
     if let Some(tls) = args.client_tls()? {
         builder = builder.tls(tls);
@@ -255,20 +258,20 @@ fn connect(args: &Args) -> network::Result {
 /// Tells of services, a line each, until it is interrupted. Their names are anybody's: quoted, they stay on their line.
 #[cfg(feature = "_services")]
 fn browse(kind: &str) -> network::Result {
-    use network::BrowseEvent as Event;
+    use network::services::Event;
 
-    let _browse = network::browse(kind, |event| match event {
+    let _browse = network::services::browse(kind, |event| match event {
         Event::Added(service) | Event::Changed(service) => {
             let addresses: Vec<_> = service.addresses.iter().map(ToString::to_string).collect();
             println!("+ {:?} {:?} {}", service.name, service.host, addresses.join(" "));
         }
         Event::Removed(service) => println!("- {:?}", service.name),
         Event::AllForNow => println!("all for now"),
-        Event::Down(error) => {
+        Event::Unavailable(error) => {
             println!("down");
             eprintln!("netcat: {error}; this goes on trying");
         }
-        Event::Up => println!("up"),
+        Event::Available => println!("up"),
         _ => {}
     })?;
     network::fgloop();
@@ -394,13 +397,13 @@ impl Join {
         let me = Rc::new(Join { peer, terminal, moved, made_elsewhere, done });
 
         let it = me.clone();
-        me.terminal.end_cb(move |_| {
+        me.terminal.half_close_cb(move |_| {
             // A peer that has gone meanwhile tells so itself.
             let _ = it.peer.shutdown_write();
             Ok(())
         });
         let it = me.clone();
-        me.peer.end_cb(move |_| {
+        me.peer.half_close_cb(move |_| {
             it.await_pause();
             Ok(())
         });

@@ -69,7 +69,7 @@ fn ask(address: &str) -> network::Result {
                 std::process::exit(1);
             }
             // Not one of ours.
-            Err(Error::DatagramCut { .. }) => {}
+            Err(Error::DatagramTruncated { .. }) => {}
             Err(error) => return Err(error),
         }
     }

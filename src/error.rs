@@ -34,7 +34,7 @@ pub enum Error {
     /// What was given beside an address cannot be used: the system has no such group, user or network interface, a mode is
     /// none, a list is empty. Found before anything touches the network.
     #[error("{0}")]
-    Setting(String),
+    InvalidOption(String),
 
     /// The host name of an address could not be turned into network addresses, or a name into the number of a port.
     #[error("cannot look up {address:?}: {cause}")]
@@ -125,7 +125,7 @@ pub enum Error {
         "cannot send {} to {peer} in one datagram: at most {limit} bytes fit, and fewer on some ways there",
         bytes(*size)
     )]
-    TooLarge {
+    DatagramTooLarge {
         /// The peer.
         peer: String,
         /// Bytes in the call that was refused.
@@ -136,7 +136,7 @@ pub enum Error {
 
     /// A datagram was longer than what the caller has room for. The rest of it is lost; the next call gets the next one.
     #[error("a datagram of {} came from {from}, with room for {}: the rest is lost", bytes(*size), bytes(*limit))]
-    DatagramCut {
+    DatagramTruncated {
         /// Who sent it.
         from: SocketAddr,
         /// How long it was, in bytes.
@@ -206,15 +206,15 @@ pub enum Error {
          GLib has started gmain, gdbus and pool-… for D-Bus, GTK, sources of unix signals, or gio's look-ups and files",
         count(*others, "other thread")
     )]
-    Threads {
+    OtherThreads {
         /// How many threads there are besides the calling one.
         others: usize,
         /// Their names.
         names: String,
     },
 
-    /// Another process holds the pid file that [`Daemon::pid_file`](crate::Daemon::pid_file) was to lock: the daemon runs
-    /// already.
+    /// Another process holds the pid file that [`Daemon::pid_file`](crate::daemon::Daemon::pid_file) was to lock: the
+    /// daemon runs already.
     #[error("already running{}: {} is locked", of_process(*pid), path.display())]
     AlreadyRunning {
         /// The other process, as the file says. `None` if it says nothing.
@@ -395,15 +395,17 @@ impl Error {
     pub fn kind(&self) -> io::ErrorKind {
         use io::ErrorKind as Kind;
         match self {
-            Error::Address { .. } | Error::Setting(_) => Kind::InvalidInput,
+            Error::Address { .. } | Error::InvalidOption(_) => Kind::InvalidInput,
             Error::Lookup { .. } | Error::ServiceNotFound { .. } => Kind::NotFound,
             Error::TimedOut { .. } => Kind::TimedOut,
             Error::Cancelled { .. } => Kind::Interrupted,
             Error::Closed { .. } => Kind::NotConnected,
             Error::Reset { .. } => Kind::ConnectionReset,
             Error::QueueFull { .. } | Error::NotReady { .. } => Kind::WouldBlock,
-            Error::TooLarge { .. } => Kind::InvalidInput,
-            Error::LineTooLong { .. } | Error::DatagramCut { .. } | Error::LimitExceeded { .. } => Kind::InvalidData,
+            Error::DatagramTooLarge { .. } => Kind::InvalidInput,
+            Error::LineTooLong { .. } | Error::DatagramTruncated { .. } | Error::LimitExceeded { .. } => {
+                Kind::InvalidData
+            }
             Error::Unsupported(_) => Kind::Unsupported,
             Error::Refused { source, .. }
             | Error::Unreachable { source, .. }
@@ -420,7 +422,7 @@ impl Error {
             }
             Error::TlsSettings(_) => Kind::InvalidInput,
             Error::AlreadyRunning { .. } => Kind::ResourceBusy,
-            Error::AvahiUnavailable { .. } | Error::WrongThread | Error::Threads { .. } => Kind::Other,
+            Error::AvahiUnavailable { .. } | Error::WrongThread | Error::OtherThreads { .. } => Kind::Other,
         }
     }
 }
@@ -570,7 +572,7 @@ mod tests {
         let line = |limit| Error::LineTooLong { peer: "x".into(), limit }.to_string();
         assert_eq!(line(1), "x sent a line of more than 1 byte");
         assert_eq!(line(2), "x sent a line of more than 2 bytes");
-        let threads = |others| Error::Threads { others, names: "gmain".into() }.to_string();
+        let threads = |others| Error::OtherThreads { others, names: "gmain".into() }.to_string();
         assert!(threads(1).contains(" 1 other thread (gmain)"), "{}", threads(1));
         assert!(threads(2).contains(" 2 other threads (gmain)"), "{}", threads(2));
     }

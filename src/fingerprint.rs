@@ -12,12 +12,12 @@ use std::str::FromStr;
 /// Its text is 64 hexadecimal digits. Upper case, and colons between the bytes, are understood as well:
 ///
 /// ```
-/// # use network::Fingerprint;
+/// # use network::tls::Fingerprint;
 /// let text = "9F:86:D0:81:88:4C:7D:65:9A:2F:EA:A0:C5:5A:D0:15:A3:BF:4F:1B:2B:0B:82:2C:D1:5D:6C:15:B0:F0:0A:08";
 /// let fingerprint: Fingerprint = text.parse()?;
 /// assert_eq!(fingerprint.to_string(), "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08");
 /// assert!("9f86".parse::<Fingerprint>().is_err());
-/// # Ok::<(), network::FingerprintError>(())
+/// # Ok::<(), network::tls::FingerprintError>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 32]);

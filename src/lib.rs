@@ -5,6 +5,9 @@
 #[cfg(all(feature = "_services", not(any(feature = "avahi", feature = "zeroconf"))))]
 compile_error!("the feature _services is nothing by itself: use avahi or zeroconf");
 
+// The rooms, each on its floor: tests/house.rs. Those that are public are a module of the face as well, with what their
+// `mod.rs` has in `pub use`; the other modules of the face are below.
+
 #[forbid(unsafe_code)]
 mod address;
 #[cfg(feature = "_services")]
@@ -28,8 +31,9 @@ mod fingerprint;
 #[doc(hidden)]
 #[forbid(unsafe_code)]
 pub mod fuzzing;
+/// Log records and where they go.
 #[forbid(unsafe_code)]
-mod log;
+pub mod log;
 #[forbid(unsafe_code)]
 mod public_address;
 #[forbid(unsafe_code)]
@@ -38,42 +42,63 @@ mod resolve;
 mod run;
 #[forbid(unsafe_code)]
 mod selector;
+/// Types used with [`Server`].
 #[forbid(unsafe_code)]
-mod server;
+pub mod server;
+/// Types used with [`Socket`].
 #[forbid(unsafe_code)]
-mod socket;
+pub mod socket;
 #[allow(unsafe_code)]
 mod sys;
+/// Certificates, keys and fingerprints.
 #[forbid(unsafe_code)]
-mod tls;
+pub mod tls;
+/// Types used with [`UdpSocket`].
 #[forbid(unsafe_code)]
-mod udp;
+pub mod udp;
 
 pub use address::{Address, Endpoint};
-#[cfg(feature = "_services")]
-pub use avahi::{
-    Browse, BrowseEvent, BrowseStream, ResolveAll, Service, Txt, browse, browse_stream, resolve_all, resolve_all_future,
-};
+pub use conn::Socket;
 pub use conn::handler::{Disconnect, Reason};
-pub use conn::{Socket, WeakSocket};
-pub use engine::Fairness;
 pub use error::{Error, Result};
-pub use fingerprint::{Fingerprint, FingerprintError};
-pub use log::{LogLevel, LogRecord, set_log, unset_log};
-pub use public_address::{
-    local_address, local_address_v4, local_address_v6, public_address, public_address_async, public_address_future,
-};
-pub use resolve::{lookup, lookup_async, lookup_future, lookup_port, lookup_within};
-pub use run::{
-    Daemon, bgloop, catch_signals, endloop, fgloop, fgloop_for, hand_over, iteration, notify_systemd, on_reload,
-    set_drain, set_fairness,
-};
-pub use selector::{Selectable, Selector};
-pub use server::{Account, Incoming, Server, ServerBuilder, ServerThreads, ThreadsBuilder, WeakServer, awaiting};
-pub use socket::{Chunks, Lines, SocketBuilder, SocketReader, SocketStream};
-pub use sys::{Credentials, KeepAlive};
-pub use tls::{ClientTls, Identity, ServerTls, Tls};
-pub use udp::{Destination, UdpBuilder, UdpSocket, WeakUdpSocket};
+pub use run::{bgloop, endloop, fgloop, fgloop_for, iteration};
+pub use selector::Selector;
+pub use server::handle::Server;
+pub use tls::client::ClientTls;
+pub use tls::server::ServerTls;
+pub use udp::handle::UdpSocket;
+
+/// Background processes, reloading, handing over, systemd.
+#[forbid(unsafe_code)]
+pub mod daemon {
+    pub use crate::run::{Daemon, hand_over_async, notify_systemd, on_reload, set_grace_period};
+}
+
+/// How the network shares the main loop, and signals.
+#[forbid(unsafe_code)]
+pub mod mainloop {
+    pub use crate::engine::Fairness;
+    pub use crate::run::{set_fairness, set_signal_handling};
+}
+
+/// Host name, port and address lookup.
+#[forbid(unsafe_code)]
+pub mod names {
+    pub use crate::public_address::{
+        local_address, local_address_v4, local_address_v6, public_address, public_address_async, public_address_future,
+    };
+    pub use crate::resolve::{lookup, lookup_async, lookup_future, lookup_port, lookup_timeout};
+}
+
+/// DNS-SD services on the local network.
+#[cfg(feature = "_services")]
+#[forbid(unsafe_code)]
+pub mod services {
+    pub use crate::avahi::{
+        Browser, Event, EventStream, PendingResolve, Service, Txt, browse, browse_stream, resolve_all_async,
+        resolve_all_future,
+    };
+}
 
 /// Compiles what the page on daemons shows.
 #[cfg(doctest)]

@@ -1,5 +1,5 @@
-//! What the library has to say that no caller is there to receive: structured records, to GLib's log under the domain
-//! `network`, or to where the program wants them.
+// What the library has to say that no caller is there to receive: structured records, to GLib's log under the domain
+// `network`, or to where the program wants them.
 
 use std::cell::Cell;
 use std::fmt;
@@ -13,10 +13,10 @@ use glib::{GStr, LogField, gstr};
 /// The log domain, as `G_MESSAGES_DEBUG` names it.
 const DOMAIN: &str = "network";
 
-/// How much a [`LogRecord`] matters, the most first.
+/// How much a [`Record`] matters, the most first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-pub enum LogLevel {
+pub enum Level {
     /// The library is used in a way that cannot work.
     Critical,
     /// Something failed, and nobody else is told.
@@ -27,25 +27,25 @@ pub enum LogLevel {
     Debug,
 }
 
-impl LogLevel {
+impl Level {
     fn glib(self) -> (glib::LogLevel, &'static str) {
         // The numbers are syslog's.
         match self {
-            LogLevel::Critical => (glib::LogLevel::Critical, "4"),
-            LogLevel::Warning => (glib::LogLevel::Warning, "4"),
-            LogLevel::Info => (glib::LogLevel::Info, "6"),
-            LogLevel::Debug => (glib::LogLevel::Debug, "7"),
+            Level::Critical => (glib::LogLevel::Critical, "4"),
+            Level::Warning => (glib::LogLevel::Warning, "4"),
+            Level::Info => (glib::LogLevel::Info, "6"),
+            Level::Debug => (glib::LogLevel::Debug, "7"),
         }
     }
 }
 
-impl fmt::Display for LogLevel {
+impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            LogLevel::Critical => "critical",
-            LogLevel::Warning => "warning",
-            LogLevel::Info => "info",
-            LogLevel::Debug => "debug",
+            Level::Critical => "critical",
+            Level::Warning => "warning",
+            Level::Info => "info",
+            Level::Debug => "debug",
         })
     }
 }
@@ -54,11 +54,11 @@ impl fmt::Display for LogLevel {
 /// `2026-03-01 12:00:00.123456 warning: a client of port 1234 was turned away: …`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct LogRecord<'a> {
+pub struct Record<'a> {
     /// When it was said.
     pub time: SystemTime,
     /// How much it matters.
-    pub level: LogLevel,
+    pub level: Level,
     /// What was being done, in a word or two: `accept`, `end`. The field `NETWORK_OPERATION` of GLib's log.
     pub operation: &'a str,
     /// Who it is about, where there is somebody: a peer, or the address of a server. `NETWORK_PEER`.
@@ -69,7 +69,7 @@ pub struct LogRecord<'a> {
     pub message: &'a str,
 }
 
-impl fmt::Display for LogRecord<'_> {
+impl fmt::Display for Record<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let since = self.time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
@@ -90,7 +90,7 @@ impl fmt::Display for LogRecord<'_> {
     }
 }
 
-type Sink = Arc<dyn Fn(&LogRecord<'_>) + Send + Sync>;
+type Sink = Arc<dyn Fn(&Record<'_>) + Send + Sync>;
 
 /// Where records go instead of GLib's log.
 static SINK: RwLock<Option<Sink>> = RwLock::new(None);
@@ -115,13 +115,13 @@ thread_local! {
 /// `G_MESSAGES_DEBUG=network` when the first is due. A writer of GLib's that the program sets gets just those.
 ///
 /// ```
-/// use network::LogLevel;
+/// use network::log::Level;
 ///
 /// // All that happens, with time stamps, on standard output.
-/// network::set_log(LogLevel::Debug, |record| println!("{record}"));
-/// # network::unset_log();
+/// network::log::set_log(Level::Debug, |record| println!("{record}"));
+/// # network::log::unset_log();
 /// ```
-pub fn set_log(level: LogLevel, log: impl Fn(&LogRecord<'_>) + Send + Sync + 'static) {
+pub fn set_log(level: Level, log: impl Fn(&Record<'_>) + Send + Sync + 'static) {
     replace(Some(Arc::new(log)), level as u8);
 }
 
@@ -141,7 +141,7 @@ fn replace(sink: Option<Sink>, wanted: u8) {
 
 /// Is there anybody for records of that level? Costs next to nothing.
 #[inline]
-pub(crate) fn is_wanted(level: LogLevel) -> bool {
+pub(crate) fn is_wanted(level: Level) -> bool {
     match WANTED.load(Ordering::Relaxed) {
         UNKNOWN => level <= glib_wants(),
         wanted => level as u8 <= wanted,
@@ -149,41 +149,41 @@ pub(crate) fn is_wanted(level: LogLevel) -> bool {
 }
 
 /// What GLib's own log would show. It drops the rest, after all the work of formatting.
-fn glib_wants() -> LogLevel {
-    static WANTS: OnceLock<LogLevel> = OnceLock::new();
+fn glib_wants() -> Level {
+    static WANTS: OnceLock<Level> = OnceLock::new();
     *WANTS.get_or_init(|| {
         let domains = std::env::var("G_MESSAGES_DEBUG").unwrap_or_default();
         let ours = |domain: &str| domain == "all" || domain == DOMAIN;
-        if domains.split_whitespace().any(ours) { LogLevel::Debug } else { LogLevel::Warning }
+        if domains.split_whitespace().any(ours) { Level::Debug } else { Level::Warning }
     })
 }
 
 /// A record in the making.
 #[must_use = "say() it"]
-pub(crate) struct Event<'a> {
-    level: LogLevel,
+pub(crate) struct RecordBuilder<'a> {
+    level: Level,
     operation: &'static str,
     peer: Option<&'a dyn fmt::Display>,
     error: Option<&'a dyn fmt::Display>,
 }
 
-pub(crate) fn critical<'a>(operation: &'static str) -> Event<'a> {
-    Event { level: LogLevel::Critical, operation, peer: None, error: None }
+pub(crate) fn critical<'a>(operation: &'static str) -> RecordBuilder<'a> {
+    RecordBuilder { level: Level::Critical, operation, peer: None, error: None }
 }
 
-pub(crate) fn warning<'a>(operation: &'static str) -> Event<'a> {
-    Event { level: LogLevel::Warning, operation, peer: None, error: None }
+pub(crate) fn warning<'a>(operation: &'static str) -> RecordBuilder<'a> {
+    RecordBuilder { level: Level::Warning, operation, peer: None, error: None }
 }
 
-pub(crate) fn info<'a>(operation: &'static str) -> Event<'a> {
-    Event { level: LogLevel::Info, operation, peer: None, error: None }
+pub(crate) fn info<'a>(operation: &'static str) -> RecordBuilder<'a> {
+    RecordBuilder { level: Level::Info, operation, peer: None, error: None }
 }
 
-pub(crate) fn debug<'a>(operation: &'static str) -> Event<'a> {
-    Event { level: LogLevel::Debug, operation, peer: None, error: None }
+pub(crate) fn debug<'a>(operation: &'static str) -> RecordBuilder<'a> {
+    RecordBuilder { level: Level::Debug, operation, peer: None, error: None }
 }
 
-impl<'a> Event<'a> {
+impl<'a> RecordBuilder<'a> {
     /// Who it is about.
     pub(crate) fn peer(mut self, peer: &'a dyn fmt::Display) -> Self {
         self.peer = Some(peer);
@@ -209,7 +209,7 @@ impl<'a> Event<'a> {
         let message = message.to_string();
         let peer = self.peer.map(ToString::to_string);
         let error = self.error.map(ToString::to_string);
-        let record = LogRecord {
+        let record = Record {
             time: SystemTime::now(),
             level: self.level,
             operation: self.operation,
@@ -231,7 +231,7 @@ impl<'a> Event<'a> {
     }
 }
 
-fn to_glib(record: &LogRecord<'_>) {
+fn to_glib(record: &Record<'_>) {
     let (level, priority) = record.level.glib();
     // Each with a zero behind what its length covers: GLib's own writers read some fields up to that, whatever the length.
     let text = |key: &'static GStr, value: &str| (key, format!("{value}\0"));
@@ -254,9 +254,9 @@ mod tests {
 
     #[test]
     fn a_record_is_one_line_whatever_a_peer_has_got_into_it() {
-        let record = LogRecord {
+        let record = Record {
             time: SystemTime::UNIX_EPOCH + std::time::Duration::from_micros(1_500_000_000_000_042),
-            level: LogLevel::Warning,
+            level: Level::Warning,
             operation: "end",
             peer: None,
             error: None,
@@ -270,8 +270,8 @@ mod tests {
 
     #[test]
     fn levels_are_in_order() {
-        let levels = [LogLevel::Critical, LogLevel::Warning, LogLevel::Info, LogLevel::Debug];
+        let levels = [Level::Critical, Level::Warning, Level::Info, Level::Debug];
         assert!(levels.is_sorted());
-        assert!(is_wanted(LogLevel::Warning), "by default");
+        assert!(is_wanted(Level::Warning), "by default");
     }
 }

@@ -11,7 +11,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use network::{Error, Fingerprint, Identity};
+use network::{
+    Error,
+    tls::{Fingerprint, Identity},
+};
 
 /// Runs a command, which must succeed, and returns what it printed.
 fn run(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {

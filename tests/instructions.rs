@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::process::{Command, Output};
 
-/// What is counted, what was measured, and what is allowed: of a bare loop, as a check of the count itself, and of this library
-/// an echo with 64 connections; then by futures an echo with 16 connections, by a callback that awaits, by a task of GLib's each,
-/// where its share is more than half, and by one task for all; and a line of 80 bytes with a reply, as a `String` of its own and
-/// lent.
+/// What is counted, what was measured, and what is allowed: of a bare loop, as a check of the count itself, and of this
+/// library an echo with 64 connections; then by futures an echo with 16 connections, by a callback that awaits, by a task
+/// of GLib's each, where its share is more than half, and by one task for all; and a line of 80 bytes with a reply, as a
+/// `String` of its own and lent.
 const BOUNDS: [(&str, &str, f64); 7] = [
     ("raw", "77", 200.0),
     ("network", "700 to 760", 1000.0),
@@ -66,9 +66,9 @@ fn echoes_and_lines_take_no_more_instructions_than_they_did() {
     }
 }
 
-/// For what a function costs that returns past a system call, see docs/performance.md. Whether the compiler has kept to the one
-/// frame that the source has is seen in what it made of it: calls to receive, from streams, with descriptors, and datagrams, and
-/// to send.
+/// For what a function costs that returns past a system call, see docs/performance.md. Whether the compiler has kept to the
+/// one frame that the source has is seen in what it made of it: calls to receive, from streams, with descriptors, and
+/// datagrams, and to send.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn messages_are_received_and_sent_in_the_frame_of_the_loop() {

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use common::{LIMIT, Process, TempDir, Watch, command, on_own_context, run, tool};
-use network::{KeepAlive, Server, Socket};
+use network::{Server, Socket, socket::KeepAlive};
 
 /// Passes a descriptor with five bytes, reads through the one that it is given, and says who it is and whom it sees.
 const CLIENT: &str = r#"
@@ -49,8 +49,8 @@ fn descriptors_and_credentials_go_both_ways() {
     on_own_context(|| {
         let directory = TempDir::new();
         let path = directory.address("socket");
-        let server = Server::builder().accept_descriptors(4).timeout(LIMIT).bind(path.as_str()).unwrap();
-        server.set_timeout(LIMIT);
+        let server = Server::builder().accept_fds(4).timeout(LIMIT).bind(path.as_str()).unwrap();
+        server.set_accept_timeout(LIMIT);
         let mut client = python(CLIENT, &[&path]);
         let socket = server.accept().unwrap();
         let seen = socket.peer_credentials().unwrap();

@@ -12,7 +12,11 @@ use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use common::{Process, TempDir, Watch, beside, command, on_own_context, run, run_loop, tool, until};
-use network::{ClientTls, Error, Fingerprint, Identity, Reason, Server, ServerTls, Socket, SocketBuilder};
+use network::{
+    ClientTls, Error, Reason, Server, ServerTls, Socket,
+    socket::SocketBuilder,
+    tls::{Fingerprint, Identity},
+};
 use rustix::process::Signal;
 
 const VERSIONS: [(&str, &str); 2] = [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")];
@@ -285,10 +289,10 @@ fn s_client_shows_a_certificate_that_is_asked_for_required_or_on_a_list() {
         type Case<'a> = (ServerTls, [bool; 3]);
         // Without a certificate, with the friend's, with the foe's.
         let cases: [Case; 4] = [
-            (tls().ask_client(), [true, true, true]),
-            (tls().require_client(), [false, true, true]),
+            (tls().request_client_certificate(), [true, true, true]),
+            (tls().require_client_certificate(), [false, true, true]),
             (tls().allow(list), [false, true, false]),
-            (tls().ask_client().allow(list), [true, true, false]),
+            (tls().request_client_certificate().allow(list), [true, true, false]),
         ];
         for (number, (tls, expected)) in cases.into_iter().enumerate() {
             for (flag, version) in VERSIONS {
@@ -358,7 +362,7 @@ fn s_client_resumes_its_session() {
                     assert_eq!(client.line(), "HELLO");
                     client.finish();
                 });
-                assert_eq!(ours.met().0.is_resumed(), resumed, "{flag} {argument}");
+                assert_eq!(ours.met().0.is_tls_resumed(), resumed, "{flag} {argument}");
             }
         }
     });
@@ -427,7 +431,7 @@ fn we_talk_to_s_server_in_both_versions_and_resume() {
                 let socket = connect_with(tls.clone(), &address).unwrap();
                 // The answer comes after the tickets.
                 assert_eq!(ask(&socket, "reward"), "drawer");
-                assert_eq!((socket.tls_version(), socket.is_resumed()), (Some(version), resumed));
+                assert_eq!((socket.tls_version(), socket.is_tls_resumed()), (Some(version), resumed));
                 assert_eq!(socket.peer_fingerprint(), Some(files.identity().fingerprint()));
             }
         }

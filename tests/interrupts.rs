@@ -61,7 +61,7 @@ fn wait_in(call: &str) -> Result {
         }
         "public_address" => {
             let silent = std::net::UdpSocket::bind("127.0.0.1:0")?;
-            network::public_address([format!("stun:{}", silent.local_addr()?)], LIMIT)?;
+            network::names::public_address([format!("stun:{}", silent.local_addr()?)], LIMIT)?;
         }
         other => panic!("{other}?"),
     }

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use common::{LIMIT, Process, TempDir, Watch, command, example, on_own_context, until};
-use network::{ClientTls, Identity, LogLevel, Server, Socket};
+use network::{ClientTls, Server, Socket, log::Level, tls::Identity};
 use rustix::process::Signal;
 
 /// There is one log in a process: one test at a time.
@@ -44,7 +44,7 @@ fn glibs() -> Vec<Fields> {
 
 #[derive(Clone, Debug)]
 struct Said {
-    level: LogLevel,
+    level: Level,
     operation: String,
     peer: Option<String>,
     error: Option<String>,
@@ -61,9 +61,9 @@ fn said() -> Vec<Said> {
 struct Listening;
 
 impl Listening {
-    fn to(level: LogLevel) -> Listening {
+    fn to(level: Level) -> Listening {
         SAID.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        network::set_log(level, |record| {
+        network::log::set_log(level, |record| {
             assert!(record.time.elapsed().unwrap() < LIMIT);
             let said = Said {
                 level: record.level,
@@ -80,7 +80,7 @@ impl Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        network::unset_log();
+        network::log::unset_log();
     }
 }
 
@@ -116,14 +116,14 @@ fn a_whole_life() -> u16 {
 #[test]
 fn the_life_of_a_connection_can_be_followed() {
     let _alone = alone();
-    let listening = Listening::to(LogLevel::Debug);
+    let listening = Listening::to(Level::Debug);
     let port = a_whole_life();
     drop(listening);
     let all = said();
     let find = |operation: &str, part: &str| {
         let fits = |one: &&Said| one.operation == operation && one.message.contains(part);
         let found = all.iter().find(fits).unwrap_or_else(|| panic!("{operation}, {part}: {all:#?}"));
-        assert_eq!(found.level, LogLevel::Debug);
+        assert_eq!(found.level, Level::Debug);
         assert!(found.error.is_none());
         found.peer.clone().expect("somebody")
     };
@@ -139,12 +139,12 @@ fn the_life_of_a_connection_can_be_followed() {
 #[test]
 fn what_is_less_important_than_wanted_is_not_said() {
     let _alone = alone();
-    let listening = Listening::to(LogLevel::Info);
+    let listening = Listening::to(Level::Info);
     a_whole_life();
     drop(listening);
     let all = said();
-    assert!(all.iter().any(|one| one.level == LogLevel::Info && one.message.contains("has the fingerprint")));
-    assert!(all.iter().all(|one| one.level <= LogLevel::Info), "{all:?}");
+    assert!(all.iter().any(|one| one.level == Level::Info && one.message.contains("has the fingerprint")));
+    assert!(all.iter().all(|one| one.level <= Level::Info), "{all:?}");
     // By default warnings alone, and of those there were none.
     a_whole_life();
     assert!(glibs().is_empty() && said().len() == all.len());
@@ -182,17 +182,17 @@ fn glibs_log_gets_fields_for_machines() {
 #[test]
 fn a_log_callback_may_panic_or_cause_more_to_be_said() {
     let _alone = alone();
-    network::set_log(LogLevel::Warning, |_| panic!("on purpose"));
+    network::log::set_log(Level::Warning, |_| panic!("on purpose"));
     let port = a_warning();
     assert_eq!(glibs().len(), 1, "what it did not take");
     assert!(glibs()[0]["MESSAGE"].contains(&format!("port {port} ")));
 
-    network::set_log(LogLevel::Warning, |record| {
+    network::log::set_log(Level::Warning, |record| {
         assert!(record.message.contains("turned away"));
         a_nested_warning();
     });
     a_warning();
-    network::unset_log();
+    network::log::unset_log();
     let all = glibs();
     assert_eq!(all.len(), 2, "{all:?}");
     assert!(all[1]["MESSAGE"].contains("desk.key"), "what was said inside it: {all:?}");

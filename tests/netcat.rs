@@ -389,7 +389,7 @@ fn stranger<'a>(home: &TempDir, arguments: impl IntoIterator<Item = &'a str>) ->
 #[test]
 fn both_sides_tell_who_the_other_is() {
     let home = TempDir::new();
-    let me = network::Identity::named_in(home.path("me"), "me").unwrap();
+    let me = network::tls::Identity::named_in(home.path("me"), "me").unwrap();
     let files = [home.address("me/certs/me.pem"), home.address("me/private/me.key")];
     let (server, address, fingerprint) = listen_and_tell(["--echo", "--require-client", &me.fingerprint().to_string()]);
     let client = run(&mut netcat(["-v", "--cert", &files[0], "--key", &files[1], &address]), "hello\n");
@@ -429,7 +429,7 @@ fn a_stranger_is_refused_and_can_be_pinned() {
 #[test]
 fn a_certificate_in_a_file_is_trusted_by_ca() {
     let home = TempDir::new();
-    network::Identity::named_in(home.path("it"), "it").unwrap();
+    network::tls::Identity::named_in(home.path("it"), "it").unwrap();
     let (certificate, key) = (home.address("it/certs/it.pem"), home.address("it/private/it.key"));
     let (server, address, _) = listen_and_tell(["--echo", "--cert", &certificate, "--key", &key]);
     let client = run(&mut stranger(&home, ["--tls", &format!("ca:{certificate}"), &address]), "hello\n");
@@ -441,7 +441,7 @@ fn a_certificate_in_a_file_is_trusted_by_ca() {
 #[test]
 fn a_client_that_is_not_on_the_list_reads_why_it_was_turned_away() {
     let home = TempDir::new();
-    let me = network::Identity::named_in(home.path("me"), "me").unwrap();
+    let me = network::tls::Identity::named_in(home.path("me"), "me").unwrap();
     let files = [home.address("me/certs/me.pem"), home.address("me/private/me.key")];
     let somebody_else = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
     let (server, address, _) = listen_and_tell(["--echo", "--keep", "--require-client", somebody_else]);

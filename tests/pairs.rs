@@ -108,7 +108,7 @@ fn an_input_at_its_end_wakes_nobody_while_the_output_lives_on() {
             let socket = Socket::wrap(input, ours).unwrap();
             socket.read(|_, _| Ok(()));
             let ended = Rc::new(Cell::new(false));
-            socket.end_cb({
+            socket.half_close_cb({
                 let ended = ended.clone();
                 move |_| {
                     ended.set(true);

@@ -314,7 +314,7 @@ fn sighup_loads_anew_and_ends_nobody() {
 fn sigterm_stops_accepting_and_lets_connections_finish() {
     let directory = TempDir::new();
     let address = directory.address("socket");
-    let daemon = start(&[&address, "--drain", "60"]);
+    let daemon = start(&[&address, "--grace-period", "60"]);
     let (mut one, mut two) = (Client::connect(&address), Client::connect(&address));
     daemon.signal(Signal::TERM);
     until("the end of accepting", || UnixStream::connect(&address).is_err());
@@ -330,7 +330,7 @@ fn sigterm_stops_accepting_and_lets_connections_finish() {
 fn a_second_signal_ends_at_once() {
     let directory = TempDir::new();
     let address = directory.address("socket");
-    let daemon = start(&[&address, "--drain", "600"]);
+    let daemon = start(&[&address, "--grace-period", "600"]);
     let mut client = Client::connect(&address);
     daemon.signal(Signal::TERM);
     until("the end of accepting", || UnixStream::connect(&address).is_err());
@@ -344,7 +344,7 @@ fn a_second_signal_ends_at_once() {
 fn who_does_not_finish_in_time_is_closed() {
     let directory = TempDir::new();
     let (address, log) = (directory.address("socket"), directory.address("log"));
-    let daemon = start(&[&address, "--drain", "1", "--log-file", &log]);
+    let daemon = start(&[&address, "--grace-period", "1", "--log-file", &log]);
     let client = Client::connect(&address);
     daemon.signal(Signal::TERM);
     client.assert_ended();
@@ -398,7 +398,7 @@ fn load<R>(ask: impl Fn() -> std::io::Result<()> + Sync, meanwhile: impl FnOnce(
 fn a_successor_takes_over_and_no_client_is_refused() {
     let directory = TempDir::new();
     let (address, pid_file) = (directory.address("socket"), directory.address("pid"));
-    let arguments = [address.as_str(), "--pid-file", &pid_file, "--renew", "--drain", "30"];
+    let arguments = [address.as_str(), "--pid-file", &pid_file, "--renew", "--grace-period", "30"];
     let mut daemon = start(&arguments);
     let ask = || match Client::try_connect(&address)?.try_ask("?")?.as_str() {
         "You said: ?" => Ok(()),
@@ -434,7 +434,7 @@ fn a_successor_takes_over_and_no_client_is_refused() {
 
 #[test]
 fn a_successor_takes_over_a_port_and_tls_with_it() {
-    let output = run(&mut command(example("daemon"), ["127.0.0.1:0", "--renew", "--drain", "30"]), "");
+    let output = run(&mut command(example("daemon"), ["127.0.0.1:0", "--renew", "--grace-period", "30"]), "");
     output.assert_clean();
     let address = output.text().trim().strip_prefix("listening on ").unwrap().to_owned();
     let ask = || {

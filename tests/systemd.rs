@@ -165,7 +165,7 @@ fn role_of_a_server_that_can_be_stuck() {
         });
         Ok(())
     });
-    server.unwrap().keep();
+    server.unwrap().detach();
     network::fgloop();
 }
 

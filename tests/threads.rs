@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use network::{Error, Server, ServerThreads, ServerTls, Socket};
+use network::{Error, Server, ServerTls, Socket, server::ServerThreads};
 
 fn on_own_context<R>(scenario: impl FnOnce() -> R) -> R {
     glib::MainContext::new().with_thread_default(scenario).unwrap()
@@ -36,7 +36,7 @@ fn serve_by(threads: usize, awaits: bool) -> ServerThreads {
     let builder = Server::builder().tls(false).address("127.0.0.1");
     if awaits {
         let factory = || {
-            network::awaiting(async |socket: Socket| {
+            network::server::async_handler(async |socket: Socket| {
                 socket.send_future(format!("{:?}\n", std::thread::current().id())).await?;
                 let mut lines = socket.lines();
                 while let Some(line) = lines.next().await {
@@ -139,13 +139,13 @@ fn draining_waits_for_the_clients_and_no_longer_than_it_may() {
                     assert_eq!(line(client), "still there?\n");
                 }
             });
-            server.drain(Duration::from_secs(60));
+            server.close_within(Duration::from_secs(60));
             speakers.join().unwrap();
 
             let server = serve_by(2, awaits);
             let mut client = connect(server.port());
             line(&mut client);
-            server.drain(Duration::from_millis(10));
+            server.close_within(Duration::from_millis(10));
             assert_eq!(client.read(&mut [0]).unwrap(), 0, "one that never ends is closed");
         });
     }
@@ -212,7 +212,7 @@ fn sessions_are_resumed_whichever_thread_made_them() {
         for _ in 0..64 {
             let client = Socket::builder().tls(trust.clone()).connect(("127.0.0.1", server.port())).unwrap();
             let thread = client.recv_line().unwrap();
-            if client.is_resumed() {
+            if client.is_tls_resumed() {
                 resumed.insert(thread);
             }
         }

@@ -13,7 +13,7 @@ use std::process::Command;
 use std::rc::Rc;
 
 use common::{LIMIT, Output, TempDir, beside, command, example, on_own_context, run, until};
-use network::{Endpoint, Error, Server, ServerBuilder, Socket};
+use network::{Endpoint, Error, Server, Socket, server::ServerBuilder};
 
 /// The user and group `nobody`, and a group that nobody is in by itself.
 const NOBODY: u32 = 65534;
@@ -111,7 +111,7 @@ fn a_group_that_cannot_be_given_leaves_no_path() {
         let directory = TempDir::new();
         let address = directory.address("socket");
         let error = greeter(Server::builder().group("no such group"), &address).unwrap_err();
-        assert!(matches!(error, Error::Setting(_)), "{error:?}");
+        assert!(matches!(error, Error::InvalidOption(_)), "{error:?}");
         assert_eq!(error.to_string(), r#"unknown group "no such group""#);
         assert!(!Path::new(&address).exists());
     });
@@ -144,7 +144,7 @@ fn rights_are_refused_where_there_is_no_path() {
         let error = greeter(Server::builder().tls(false).allow_users([0]), "127.0.0.1:0").unwrap_err();
         assert!(error.to_string().contains("unix sockets only"), "{error}");
         let error = greeter(Server::builder().mode(0o4755), "./never-made").unwrap_err();
-        assert!(matches!(error, Error::Setting(_)) && error.to_string().contains("at most 0777"), "{error}");
+        assert!(matches!(error, Error::InvalidOption(_)) && error.to_string().contains("at most 0777"), "{error}");
     });
 }
 
@@ -204,37 +204,37 @@ fn only_what_nobody_answers_on_is_taken_over() {
             let error = greeter(builder, &address).unwrap_err();
             assert!(matches!(error, Error::InUse { .. }) && error.to_string().contains(why), "{error}");
         };
-        let take_over = || Server::builder().take_over(true);
+        let replace_stale = || Server::builder().replace_stale(true);
 
         // Of one that is gone.
         drop(UnixListener::bind(&address).unwrap());
         refused(Server::builder(), "exists already");
-        let server = greeter(take_over(), &address).unwrap();
+        let server = greeter(replace_stale(), &address).unwrap();
 
         // Of one that is there.
-        refused(take_over(), "another server answers");
+        refused(replace_stale(), "another server answers");
         let other = UnixStream::connect(&address);
         assert!(other.is_ok());
         drop(server);
         let full = UnixListener::bind(&address).unwrap();
         rustix::net::listen(&full, 0).unwrap();
         let _waiting = UnixStream::connect(&address).unwrap();
-        refused(take_over(), "another server answers");
+        refused(replace_stale(), "another server answers");
         drop(full);
         std::fs::remove_file(&address).unwrap();
 
         // No stream socket, or none at all.
         let datagrams = std::os::unix::net::UnixDatagram::bind(&address).unwrap();
-        refused(take_over(), "cannot be found out");
+        refused(replace_stale(), "cannot be found out");
         drop(datagrams);
         std::fs::remove_file(&address).unwrap();
         std::fs::write(&address, "precious").unwrap();
-        refused(take_over(), "is no socket");
+        refused(replace_stale(), "is no socket");
         refused(Server::builder(), "is no socket");
         assert_eq!(std::fs::read(&address).unwrap(), b"precious");
         std::fs::remove_file(&address).unwrap();
         std::os::unix::fs::symlink(directory.path("elsewhere"), &address).unwrap();
-        refused(take_over(), "is no socket");
+        refused(replace_stale(), "is no socket");
     });
 }
 
@@ -279,7 +279,7 @@ fn an_abstract_name_is_listened_on_and_connected_to() {
         drop(server);
         assert!(matches!(Socket::connect(&address).unwrap_err(), Error::Refused { .. }));
         // The name can be had again at once.
-        let _server = greeter(Server::builder().take_over(true), &address).unwrap();
+        let _server = greeter(Server::builder().replace_stale(true), &address).unwrap();
         let mut std = UnixStream::connect_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         std.set_read_timeout(Some(LIMIT)).unwrap();
         let mut welcome = [0; 8];

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use glib::ControlFlow;
-use network::{Fairness, Server, Socket, UdpSocket};
+use network::{Server, Socket, UdpSocket, mainloop::Fairness};
 
 use crate::fairness::Watch;
 use crate::load::{BACKLOG, BLOCK, REPLY};
@@ -23,7 +23,7 @@ pub fn serve(kind: Kind, task: &str, address: &str, more: Option<&str>) -> Resul
         none.flood_priority = none.priority;
         none.credit = Duration::from_millis(10);
         none.slice = none.credit;
-        network::set_fairness(&none)?;
+        network::mainloop::set_fairness(&none)?;
     }
     let _others = if task == "foreign" { foreign()? } else { Vec::new() };
     if task == "blocking" {

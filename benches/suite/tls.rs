@@ -274,7 +274,7 @@ fn sides_of<L>(directory: &str, load: impl Fn(&Served) -> Result<L>) -> Result<V
 
 pub fn run(bench: &mut Bench) -> Result<()> {
     let directory = tempfile::tempdir()?;
-    network::Identity::named_in(directory.path(), "bench")?;
+    network::tls::Identity::named_in(directory.path(), "bench")?;
     let directory = directory.path().to_str().ok_or("a strange name")?;
     let goals = || [Goal::at_most(1.05), Goal::not_above(Kind::Tokio)];
     let time = 2 * bench.time;

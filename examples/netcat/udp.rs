@@ -14,7 +14,7 @@ use super::{MARK, PAUSE, tell_places};
 const PORTION: usize = 8 << 10;
 
 pub fn connect(address: &str) -> network::Result {
-    network::catch_signals(false);
+    network::mainloop::set_signal_handling(false);
     let socket = UdpSocket::builder().broadcast(true).bind(0)?;
     socket.connect(address)?;
     join(socket, &[])
@@ -59,7 +59,7 @@ fn join(socket: UdpSocket, first: &[u8]) -> network::Result {
     let it = me.clone();
     me.socket.error_cb(move |_, error| it.end(Err(error)));
     let it = me.clone();
-    me.terminal.end_cb(move |_| {
+    me.terminal.half_close_cb(move |_| {
         it.await_pause();
         Ok(())
     });

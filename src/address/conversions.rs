@@ -153,7 +153,7 @@ impl TryFrom<(&String, u16)> for Address {
 
 impl TryFrom<Vec<SocketAddr>> for Address {
     type Error = Error;
-    /// Several addresses of one peer, as [`lookup`](crate::lookup) gives them: they are raced.
+    /// Several addresses of one peer, as [`lookup`](crate::names::lookup) gives them: they are raced.
     fn try_from(addresses: Vec<SocketAddr>) -> Result<Address> {
         addresses.as_slice().try_into()
     }

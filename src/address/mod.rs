@@ -25,7 +25,7 @@ pub(crate) const FORMS: &str = "host:port, a port, a path with a slash, @name, o
 /// Where to connect to, or where to listen.
 ///
 /// Every call that wants one takes text, a port number, a `(host, port)` pair, a [`SocketAddr`], several of them, or a
-/// [`Path`], so this type rarely needs to be named. Text is read in this order:
+/// [`Path`](std::path::Path), so this type rarely needs to be named. Text is read in this order:
 ///
 /// | text | connect to | listen on |
 /// |---|---|---|
@@ -38,7 +38,8 @@ pub(crate) const FORMS: &str = "host:port, a port, a path with a slash, @name, o
 /// | `port` | this machine | all addresses of this machine |
 ///
 /// A `port` is a number or a name of the services database (`http`, `ipp`) everywhere. A leading `@` always means an
-/// abstract name, whatever follows it: a relative path that begins with one is written `./@path`, or given as a [`Path`].
+/// abstract name, whatever follows it: a relative path that begins with one is written `./@path`, or given as a
+/// [`Path`](std::path::Path).
 ///
 /// ```
 /// use network::Address;

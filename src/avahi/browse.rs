@@ -16,7 +16,7 @@ use super::{Service, unavailable};
 use crate::engine::{Engine, TimerKey, call};
 use crate::error::{Error, Result};
 
-/// What [`resolve_all`] waits for at most. Avahi has event most after a second, and gives up on a name that does not answer
+/// What [`resolve_all_async`] waits for at most. Avahi has event most after a second, and gives up on a name that does not answer
 /// after five.
 const ALL: Duration = Duration::from_secs(10);
 
@@ -29,7 +29,7 @@ const ALL: Duration = Duration::from_secs(10);
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum BrowseEvent {
+pub enum Event {
     /// A service is there. It is told once, on however many interfaces it is.
     Added(Service),
     /// It has other addresses now, another host, another port, or another TXT record.
@@ -40,16 +40,16 @@ pub enum BrowseEvent {
     AllForNow,
     /// The Avahi daemon is not there, or has gone; the error, an [`Error::AvahiUnavailable`], says more. All services that
     /// were told have been removed before. Nothing need be done: they come back with it.
-    Down(Error),
+    Unavailable(Error),
     /// The daemon is there again. Not told when it is there from the start.
-    Up,
+    Available,
 }
 
-type Callback = Box<dyn FnMut(BrowseEvent)>;
+type Callback = Box<dyn FnMut(Event)>;
 
 /// Goes on browsing while it lives. Dropping it, in a callback or anywhere else, ends it: nothing is called after that.
 #[must_use = "browsing ends when this is dropped"]
-pub struct Browse {
+pub struct Browser {
     inner: Rc<Inner>,
 }
 
@@ -75,11 +75,11 @@ struct Inner {
 /// `docs/services.md` says what.
 ///
 /// ```no_run
-/// use network::BrowseEvent;
+/// use network::services::Event;
 ///
-/// let browse = network::browse("chat", |event| match event {
-///     BrowseEvent::Added(service) => println!("{:?} is on {}", service.name, service.host),
-///     BrowseEvent::Removed(service) => println!("{:?} has gone", service.name),
+/// let browse = network::services::browse("chat", |event| match event {
+///     Event::Added(service) => println!("{:?} is on {}", service.name, service.host),
+///     Event::Removed(service) => println!("{:?} has gone", service.name),
 ///     _ => {}
 /// })?;
 /// network::fgloop();
@@ -88,18 +88,18 @@ struct Inner {
 ///
 /// # Errors
 /// [`Error::Address`] if that is not a service type; [`Error::WrongThread`]. That there is no Avahi is told as
-/// [`BrowseEvent::Down`].
-pub fn browse(kind: impl AsRef<str>, callback: impl FnMut(BrowseEvent) + 'static) -> Result<Browse> {
-    Inner::start(kind.as_ref(), Some(Box::new(callback))).map(|inner| Browse { inner })
+/// [`Event::Unavailable`].
+pub fn browse(kind: impl AsRef<str>, callback: impl FnMut(Event) + 'static) -> Result<Browser> {
+    Inner::start(kind.as_ref(), Some(Box::new(callback))).map(|inner| Browser { inner })
 }
 
 /// As [`browse`], to be awaited.
 ///
 /// # Errors
 /// As there.
-pub fn browse_stream(kind: impl AsRef<str>) -> Result<BrowseStream> {
+pub fn browse_stream(kind: impl AsRef<str>) -> Result<EventStream> {
     let inner = Inner::start(kind.as_ref(), None)?;
-    Ok(BrowseStream { browse: Browse { inner } })
+    Ok(EventStream { browse: Browser { inner } })
 }
 
 /// Services that come and go, one event after the other. Dropping it ends the browsing.
@@ -107,18 +107,18 @@ pub fn browse_stream(kind: impl AsRef<str>) -> Result<BrowseStream> {
 /// Whoever reads slowly misses what cancels out: a service that came and went between two reads is not told.
 #[must_use = "browsing ends when this is dropped"]
 #[derive(Debug)]
-pub struct BrowseStream {
-    browse: Browse,
+pub struct EventStream {
+    browse: Browser,
 }
 
-impl BrowseStream {
+impl EventStream {
     /// Waits for the next event. `None` when the main context is gone.
-    pub async fn next(&mut self) -> Option<BrowseEvent> {
+    pub async fn next(&mut self) -> Option<Event> {
         poll_fn(|context| self.poll_next(context)).await
     }
 
-    /// As [`next`](BrowseStream::next), for those who write futures by hand.
-    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<BrowseEvent>> {
+    /// As [`next`](EventStream::next), for those who write futures by hand.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
         let inner = &self.browse.inner;
         if inner.engine.has_ended() {
             return Poll::Ready(None);
@@ -138,7 +138,10 @@ impl BrowseStream {
 ///
 /// # Errors
 /// As [`browse`]. The callback gets [`Error::AvahiUnavailable`] if there is no Avahi.
-pub fn resolve_all(kind: impl AsRef<str>, callback: impl FnOnce(Result<Vec<Service>>) + 'static) -> Result<ResolveAll> {
+pub fn resolve_all_async(
+    kind: impl AsRef<str>,
+    callback: impl FnOnce(Result<Vec<Service>>) + 'static,
+) -> Result<PendingResolve> {
     let engine = Engine::current()?;
     let collector = Rc::new(Collector {
         services: RefCell::default(),
@@ -160,10 +163,10 @@ pub fn resolve_all(kind: impl AsRef<str>, callback: impl FnOnce(Result<Vec<Servi
             call(engine, || late.finish(None));
         }
     })));
-    Ok(ResolveAll { engine, collector })
+    Ok(PendingResolve { engine, collector })
 }
 
-/// As [`resolve_all`], to be awaited. Dropping the future cancels it.
+/// As [`resolve_all_async`], to be awaited. Dropping the future cancels it.
 ///
 /// # Errors
 /// As there, and [`Error::AvahiUnavailable`].
@@ -171,16 +174,16 @@ pub async fn resolve_all_future(kind: impl AsRef<str>) -> Result<Vec<Service>> {
     let (sender, receiver) = oneshot::channel();
     let kind = kind.as_ref().to_owned();
     let cancelled = Error::Cancelled { operation: "looking for services of type", address: kind.clone() };
-    let _going_on = resolve_all(kind, move |result| {
+    let _going_on = resolve_all_async(kind, move |result| {
         // Whoever waited may have gone.
         let _ = sender.send(result);
     })?;
     pin!(receiver).await.unwrap_or(Err(cancelled))
 }
 
-/// A call of [`resolve_all`] that is under way. Dropping it cancels.
+/// A call of [`resolve_all_async`] that is under way. Dropping it cancels.
 #[must_use = "dropping this cancels"]
-pub struct ResolveAll {
+pub struct PendingResolve {
     engine: Rc<Engine>,
     collector: Rc<Collector>,
 }
@@ -190,26 +193,26 @@ type CollectCallback = Box<dyn FnOnce(Result<Vec<Service>>)>;
 struct Collector {
     services: RefCell<Vec<Service>>,
     callback: RefCell<Option<CollectCallback>>,
-    browse: RefCell<Option<Browse>>,
+    browse: RefCell<Option<Browser>>,
     timer: Cell<Option<TimerKey>>,
 }
 
 impl Collector {
-    fn hear(&self, event: BrowseEvent) {
+    fn hear(&self, event: Event) {
         match event {
-            BrowseEvent::Added(service) => self.services.borrow_mut().push(service),
-            BrowseEvent::Changed(service) => {
+            Event::Added(service) => self.services.borrow_mut().push(service),
+            Event::Changed(service) => {
                 let mut services = self.services.borrow_mut();
                 if let Some(known) = services.iter_mut().find(|known| known.name == service.name) {
                     *known = service;
                 }
             }
-            BrowseEvent::Removed(service) => {
+            Event::Removed(service) => {
                 self.services.borrow_mut().retain(|known| known.name != service.name);
             }
-            BrowseEvent::AllForNow => self.finish(None),
-            BrowseEvent::Down(error) => self.finish(Some(error)),
-            BrowseEvent::Up => {}
+            Event::AllForNow => self.finish(None),
+            Event::Unavailable(error) => self.finish(Some(error)),
+            Event::Available => {}
         }
     }
 
@@ -226,7 +229,7 @@ impl Collector {
     }
 }
 
-impl Drop for ResolveAll {
+impl Drop for PendingResolve {
     fn drop(&mut self) {
         if let Some(timer) = self.collector.timer.take() {
             self.engine.cancel_timer(timer);
@@ -236,9 +239,9 @@ impl Drop for ResolveAll {
     }
 }
 
-impl fmt::Debug for ResolveAll {
+impl fmt::Debug for PendingResolve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResolveAll").finish_non_exhaustive()
+        f.debug_struct("PendingResolve").finish_non_exhaustive()
     }
 }
 
@@ -309,13 +312,13 @@ impl Inner {
 
     /// What there is to tell next, worked out from what was told last and what is so now: however slow the user is, there
     /// is never more to remember than that.
-    fn next_event(&self) -> Option<BrowseEvent> {
+    fn next_event(&self) -> Option<Event> {
         let tracker = self.tracker.borrow().clone()?;
         let status = tracker.status()?;
         if status.is_ok() {
             let before = self.is_up.replace(Some(true));
             if before == Some(false) {
-                return Some(BrowseEvent::Up);
+                return Some(Event::Available);
             }
         }
         while let Some(fresh) = tracker.next_change() {
@@ -323,9 +326,9 @@ impl Inner {
                 continue;
             }
             match (tracker.mark_told(&fresh), fresh.now) {
-                (None, Some(now)) => return Some(BrowseEvent::Added(now)),
-                (Some(before), Some(now)) if before != now => return Some(BrowseEvent::Changed(now)),
-                (Some(before), None) => return Some(BrowseEvent::Removed(before)),
+                (None, Some(now)) => return Some(Event::Added(now)),
+                (Some(before), Some(now)) if before != now => return Some(Event::Changed(now)),
+                (Some(before), None) => return Some(Event::Removed(before)),
                 _ => {}
             }
         }
@@ -333,11 +336,11 @@ impl Inner {
             Err(cause) => {
                 self.all_told.set(false);
                 let told = self.is_up.replace(Some(false)) == Some(false);
-                (!told).then(|| BrowseEvent::Down(unavailable(&self.kind, cause)))
+                (!told).then(|| Event::Unavailable(unavailable(&self.kind, cause)))
             }
             Ok(()) if !self.all_told.get() && tracker.is_complete() => {
                 self.all_told.set(true);
-                Some(BrowseEvent::AllForNow)
+                Some(Event::AllForNow)
             }
             Ok(()) => None,
         }
@@ -354,14 +357,14 @@ impl Inner {
     }
 }
 
-impl Drop for Browse {
+impl Drop for Browser {
     fn drop(&mut self) {
         self.inner.stop();
     }
 }
 
-impl fmt::Debug for Browse {
+impl fmt::Debug for Browser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Browse").field("kind", &self.inner.kind.to_string()).finish_non_exhaustive()
+        f.debug_struct("Browser").field("kind", &self.inner.kind.to_string()).finish_non_exhaustive()
     }
 }

@@ -34,7 +34,7 @@ use crate::error::{Error, Result};
 
 pub(crate) use backend::end_threads;
 pub use browse::{
-    Browse, BrowseEvent, BrowseStream, ResolveAll, browse, browse_stream, resolve_all, resolve_all_future,
+    Browser, Event, EventStream, PendingResolve, browse, browse_stream, resolve_all_async, resolve_all_future,
 };
 pub(crate) use events::Announcement;
 pub(crate) use find::{Find, Query, SearchEvent, find};

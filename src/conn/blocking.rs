@@ -49,19 +49,19 @@ impl Conn {
     }
 
     /// Waits for data and puts it where the caller wants it.
-    pub(crate) fn recv_into(&self, space: &mut [u8]) -> Result<usize> {
-        if space.is_empty() {
+    pub(crate) fn recv_into(&self, buffer: &mut [u8]) -> Result<usize> {
+        if buffer.is_empty() {
             return Ok(0);
         }
         let deadline = self.deadline();
         if !self.is_tls() && !self.io.has_input() {
-            return self.receive_into(space, deadline);
+            return self.receive_into(buffer, deadline);
         }
         loop {
-            if let Some(piece) = self.io.inbox(|inbox| inbox.next_chunk(space.len())).flatten() {
+            if let Some(piece) = self.io.inbox(|inbox| inbox.next_chunk(buffer.len())).flatten() {
                 self.taken();
                 let bytes = piece.as_slice();
-                space[..bytes.len()].copy_from_slice(bytes);
+                buffer[..bytes.len()].copy_from_slice(bytes);
                 return Ok(bytes.len());
             }
             self.receive(READ_BUFFER, deadline)?;
@@ -151,7 +151,7 @@ impl Conn {
             }
             if !self.transport.accepts_descriptors() {
                 let peer = self.peer_name();
-                let text = format!("descriptors of {peer} are turned away; accept_descriptors lets them in");
+                let text = format!("descriptors of {peer} are turned away; accept_fds lets them in");
                 return Err(Error::Unsupported(text));
             }
             if self.io.received() > limit {
@@ -238,13 +238,13 @@ impl Conn {
     }
 
     /// Waits for something to come and puts it where the caller wants it. For a plain connection with an empty inbox.
-    pub(super) fn receive_into(&self, space: &mut [u8], deadline: Deadline) -> Result<usize> {
+    pub(super) fn receive_into(&self, buffer: &mut [u8], deadline: Deadline) -> Result<usize> {
         loop {
             let waits = self.before_read(deadline)?;
-            let read = if waits { self.transport.read_waiting(space) } else { self.transport.read(space) };
+            let read = if waits { self.transport.read_waiting(buffer) } else { self.transport.read(buffer) };
             match read {
                 Ok(0) => self.flags.raise(Flag::READ_ENDED),
-                Ok(count) => self.note_read(count == space.len()),
+                Ok(count) => self.note_read(count == buffer.len()),
                 Err(_) => {}
             }
             if let Some(count) = self.has_read(read, deadline)?.filter(|count| *count > 0) {

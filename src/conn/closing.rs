@@ -11,7 +11,7 @@ use super::handle::Socket;
 use super::handler::{Disconnect, OnDisconnect, Reason};
 use crate::engine::{Handler, Next, Ready, call, main_depth};
 use crate::error::{Error, Result, count};
-use crate::log::{self, LogLevel};
+use crate::log::{self, Level};
 
 /// Reads of a lingering connection in one turn.
 const DISCARDS: usize = 4;
@@ -58,7 +58,7 @@ impl Conn {
         if !self.is_open() {
             return;
         }
-        let traced = log::is_wanted(LogLevel::Debug).then(|| reason.to_string());
+        let traced = log::is_wanted(Level::Debug).then(|| reason.to_string());
         let failed = if let Reason::Failed(error) = &reason { error.again() } else { None };
         self.rare(|rare| (rare.end, rare.failed) = (Some(reason), failed));
         self.flags.raise(Flag::TELL);
@@ -85,8 +85,8 @@ impl Conn {
         }
     }
 
-    /// Whoever serves it, by a handle, has nothing more to do with it, or has failed. If its end has come, that is told first, and
-    /// not as a failure of those who have heard of it.
+    /// Whoever serves it, by a handle, has nothing more to do with it, or has failed. If its end has come, that is told
+    /// first, and not as a failure of those who have heard of it.
     pub(crate) fn was_served(&self, result: Result) {
         if self.flags.has(Flag::READ_ENDED) && !self.flags.has(Flag::HALF_OPEN) {
             // What is unread is left over. Not on a later turn: the last handle may be about to go, and then nobody is told.
@@ -346,7 +346,7 @@ impl Conn {
     }
 
     /// Hands the descriptor over to somebody else. What was received and not handed over comes with it.
-    pub(crate) fn take_descriptor(&self) -> crate::Result<(std::os::fd::OwnedFd, Vec<u8>)> {
+    pub(crate) fn take_descriptor(&self) -> Result<(std::os::fd::OwnedFd, Vec<u8>)> {
         if !self.is_open() || !self.transport.is_socket() {
             return Err(self.closed());
         }

@@ -29,9 +29,10 @@ use super::Conn;
 /// [`connect`](Socket::connect) and what std's `Read` and `Write` do wait, with or without a main loop, and run no callback
 /// meanwhile. They are for scripts: a program with a window uses the other forms.
 ///
-/// They wait as long as [`set_timeout`](Socket::set_timeout) says, and end with [`Error::TimedOut`], or with
-/// [`Error::NotReady`] if that is zero; what had come by then stays for the next call. Within [`fgloop`](crate::fgloop) they
-/// also end when SIGINT or SIGTERM ends the loop: with [`Error::Io`] of the kind `Interrupted`.
+/// They wait as long as [`set_timeout`](Socket::set_timeout) says, and end with
+/// [`Error::TimedOut`](crate::Error::TimedOut), or with [`Error::NotReady`](crate::Error::NotReady) if that is zero; what
+/// had come by then stays for the next call. Within [`fgloop`](crate::fgloop) they also end when SIGINT or SIGTERM ends the
+/// loop: with [`Error::Io`](crate::Error::Io) of the kind `Interrupted`.
 ///
 /// # Futures
 /// What ends in `_future`, the streams and the traits of futures-io wait on the main loop, and block nothing; to drop one
@@ -43,6 +44,11 @@ pub struct Socket {
 impl Socket {
     pub(crate) fn conn(&self) -> &Rc<Conn> {
         &self.conn
+    }
+
+    /// Returns a handle that does not keep the connection open.
+    pub fn downgrade(&self) -> WeakSocket {
+        WeakSocket { conn: Rc::downgrade(&self.conn) }
     }
 
     pub(crate) fn from_conn(conn: Rc<Conn>) -> Socket {
@@ -87,7 +93,7 @@ impl fmt::Debug for Socket {
 /// A handle that does not keep the connection open.
 #[derive(Clone, Debug)]
 pub struct WeakSocket {
-    conn: Weak<Conn>,
+    pub(crate) conn: Weak<Conn>,
 }
 
 impl fmt::Debug for Conn {
@@ -107,7 +113,7 @@ impl WeakSocket {
 impl glib::clone::Downgrade for Socket {
     type Weak = WeakSocket;
     fn downgrade(&self) -> WeakSocket {
-        WeakSocket { conn: Rc::downgrade(&self.conn) }
+        Socket::downgrade(self)
     }
 }
 

@@ -13,7 +13,7 @@ pub(crate) type OnDrain = Box<dyn FnMut(&Socket) -> Result>;
 pub(crate) type SharedDisconnect = Rc<dyn Fn(&Socket, Disconnect)>;
 
 /// The callback that a connection's input goes to. Of the three calls it is given that of its kind.
-pub(crate) trait Reader {
+pub(crate) trait ReadCallback {
     fn kind(&self) -> Kind;
 
     fn data(&mut self, _: &Socket, _: &[u8]) -> Result {
@@ -47,7 +47,7 @@ pub(crate) struct OnLine<F>(pub(crate) F);
 pub(crate) struct OnByteLine<F>(pub(crate) F);
 pub(crate) struct OnReady<F>(pub(crate) F);
 
-impl<F: FnMut(&Socket, &[u8]) -> Result> Reader for OnData<F> {
+impl<F: FnMut(&Socket, &[u8]) -> Result> ReadCallback for OnData<F> {
     fn kind(&self) -> Kind {
         Kind::Data
     }
@@ -57,7 +57,7 @@ impl<F: FnMut(&Socket, &[u8]) -> Result> Reader for OnData<F> {
     }
 }
 
-impl<F: FnMut(&Socket, &str) -> Result> Reader for OnLine<F> {
+impl<F: FnMut(&Socket, &str) -> Result> ReadCallback for OnLine<F> {
     fn kind(&self) -> Kind {
         Kind::Lines
     }
@@ -67,7 +67,7 @@ impl<F: FnMut(&Socket, &str) -> Result> Reader for OnLine<F> {
     }
 }
 
-impl<F: FnMut(&Socket, &[u8]) -> Result> Reader for OnByteLine<F> {
+impl<F: FnMut(&Socket, &[u8]) -> Result> ReadCallback for OnByteLine<F> {
     fn kind(&self) -> Kind {
         Kind::ByteLines
     }
@@ -77,7 +77,7 @@ impl<F: FnMut(&Socket, &[u8]) -> Result> Reader for OnByteLine<F> {
     }
 }
 
-impl<F: FnMut(&Socket) -> Result> Reader for OnReady<F> {
+impl<F: FnMut(&Socket) -> Result> ReadCallback for OnReady<F> {
     fn kind(&self) -> Kind {
         Kind::Raw
     }

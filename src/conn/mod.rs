@@ -38,7 +38,7 @@ use crate::tls::Session;
 
 use flags::{Flag, Flags};
 pub use handle::{Socket, WeakSocket};
-use handler::{OnDrain, OnEnd, OwnDisconnect, Reader, Reason, SharedDisconnect};
+use handler::{OnDrain, OnEnd, OwnDisconnect, ReadCallback, Reason, SharedDisconnect};
 #[cfg(any(test, fuzzing))]
 pub(crate) use inbox::check_lines;
 pub(crate) use inbox::{Inbox, Mark, Piece, Taken};
@@ -169,7 +169,7 @@ pub(crate) struct Conn {
     sticky: Cell<Ready>,
     io: Queues,
     /// Out of here while it is on the stack.
-    reader: Cell<Option<Box<dyn Reader>>>,
+    reader: Cell<Option<Box<dyn ReadCallback>>>,
     more: OnceCell<Box<More>>,
 }
 
@@ -205,7 +205,7 @@ impl Conn {
         conn.flags.put(Flag::INPUT_BY_HAND, input);
         conn.flags.put(Flag::ARMED_BY_HAND, input || output);
         conn.flags.put(Flag::FILES, !conn.transport.is_socket());
-        conn.transport.accept_descriptors(conn.common.options.tuning.descriptors);
+        conn.transport.accept_fds(conn.common.options.tuning.descriptors);
         if conn.common.options.idle_timeout.is_some() {
             conn.watch_idleness();
         }
@@ -349,7 +349,7 @@ impl Conn {
     // ---- callbacks ----
 
     /// Sets who gets the input. Whoever got it before is dropped when nothing is borrowed.
-    pub(crate) fn set_reader(&self, reader: Option<Box<dyn Reader>>) {
+    pub(crate) fn set_reader(&self, reader: Option<Box<dyn ReadCallback>>) {
         if !self.is_open() {
             return;
         }

@@ -12,8 +12,8 @@ pub(crate) struct Options {
     /// The most bytes that wait to be sent.
     pub(crate) send_limit: usize,
     /// From so many on the queue counts as full, until no more than the second are left.
-    pub(crate) high_mark: usize,
-    pub(crate) low_mark: usize,
+    pub(crate) high_water_mark: usize,
+    pub(crate) low_water_mark: usize,
     /// The most bytes that one read callback gets.
     pub(crate) read_size: usize,
     /// How long a closed connection may go on sending what was queued.
@@ -34,8 +34,8 @@ impl Default for Options {
         Options {
             line_limit: 1 << 20,
             send_limit: 16 << 20,
-            high_mark: 1 << 20,
-            low_mark: 256 << 10,
+            high_water_mark: 1 << 20,
+            low_water_mark: 256 << 10,
             read_size: 64 << 10,
             linger: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(30),
@@ -57,7 +57,8 @@ macro_rules! limit_setters {
         }
 
         /// How long a blocking call on a connection waits for the peer. `None`, the default, is without end; with zero it
-        /// does not wait. (How long a server waits for a client is set by [`Server::set_timeout`](crate::Server::set_timeout).)
+        /// does not wait. (How long a server waits for a client is set by
+        /// [`Server::set_accept_timeout`](crate::Server::set_accept_timeout).)
         pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
             self.options.timeout = limit.into();
             self
@@ -101,10 +102,10 @@ macro_rules! limit_setters {
         }
 
         /// How many descriptors that the peer has [sent along](Socket::send_fd) may wait to be
-        /// [taken](Socket::take_descriptors). What would be more is closed, and logged. 0, the default, turns all away: whoever
+        /// [taken](Socket::take_fds). What would be more is closed, and logged. 0, the default, turns all away: whoever
         /// sends one gets an error (`EPERM`) since Linux 6.16; before, and on sockets made elsewhere ([`Socket::from_fd`]),
         /// they are closed, and the bytes that they came with are taken. Unix sockets alone.
-        pub fn accept_descriptors(mut self, most: usize) -> Self {
+        pub fn accept_fds(mut self, most: usize) -> Self {
             self.options.tuning.descriptors = most;
             self
         }
@@ -123,15 +124,15 @@ macro_rules! limit_setters {
 
         /// From so many bytes waiting to be sent on, a connection is [full](Socket::is_full). 1 MiB, and never more than the
         /// send limit.
-        pub fn high_mark(mut self, bytes: usize) -> Self {
-            self.options.high_mark = bytes;
+        pub fn high_water_mark(mut self, bytes: usize) -> Self {
+            self.options.high_water_mark = bytes;
             self
         }
 
         /// When no more than so many bytes wait to be sent, a connection that was [full](Socket::is_full) is so no longer.
         /// 256 KiB, and always below the high mark.
-        pub fn low_mark(mut self, bytes: usize) -> Self {
-            self.options.low_mark = bytes;
+        pub fn low_water_mark(mut self, bytes: usize) -> Self {
+            self.options.low_water_mark = bytes;
             self
         }
 

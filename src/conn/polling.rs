@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use super::Conn;
 use super::flags::Flag;
 use super::inbox::{Inbox, Taken, TooLong};
-use super::waiting::{For, Place};
-use crate::engine::{READ_BUFFER, Ready, main_depth};
+use super::waiting::For;
+use crate::engine::{READ_BUFFER, Ready, Ticket, main_depth};
 use crate::error::{Error, Result};
 
 /// What a call of the system counts as work, of which a line is one unit.
@@ -51,13 +51,13 @@ impl Conn {
     pub(crate) fn poll_take<R>(
         &self,
         context: &Context<'_>,
-        place: &mut Place,
+        ticket: &mut Ticket,
         max: usize,
         mut take: impl FnMut(&mut Inbox, usize) -> Taken<R>,
     ) -> Poll<Result<R>> {
         match self.take_at_once(&mut take) {
             Some(taken) => Poll::Ready(Ok(taken)),
-            None => self.read_and_take(context, place, max, take),
+            None => self.read_and_take(context, ticket, max, take),
         }
     }
 
@@ -82,22 +82,22 @@ impl Conn {
     fn read_and_take<R>(
         &self,
         context: &Context<'_>,
-        place: &mut Place,
+        ticket: &mut Ticket,
         max: usize,
         mut take: impl FnMut(&mut Inbox, usize) -> Taken<R>,
     ) -> Poll<Result<R>> {
         if self.delivers() {
             return Poll::Ready(Err(self.refuse_beside_reader()));
         }
-        if !self.is_turn_of(For::Input, place) {
-            return self.wait_in(For::Input, place, context, true);
+        if !self.is_turn_of(For::Input, ticket) {
+            return self.wait_in(For::Input, ticket, context, true);
         }
         let limit = self.options(|options| options.line_limit);
         let mut held = None;
         let outcome = loop {
             let waits = self.io.has_input();
             if (waits || self.may_read()) && held.is_none() && self.makes_way() {
-                return self.wait_in(For::Input, place, context, true);
+                return self.wait_in(For::Input, ticket, context, true);
             }
             let taken = take(&mut self.io.open().inbox, limit);
             match taken {
@@ -121,9 +121,9 @@ impl Conn {
         self.give_back(&mut held);
         if outcome.is_pending() {
             self.io.rest();
-            return self.wait_in(For::Input, place, context, false);
+            return self.wait_in(For::Input, ticket, context, false);
         }
-        self.leave(For::Input, place);
+        self.leave(For::Input, ticket);
         self.engine.futures_worked(1);
         self.taken();
         outcome
@@ -132,10 +132,10 @@ impl Conn {
     /// Reads into the caller's memory.
     pub(crate) fn poll_read(&self, context: &Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize>> {
         let is_direct = !self.is_tls() && self.may_read() && !self.flags.has(Flag::READ_ENDED) && self.is_open();
-        let mut place = Place::beside();
-        if !is_direct || self.io.has_input() || self.delivers() || !self.is_turn_of(For::Input, &place) {
+        let mut ticket = Ticket::Unordered;
+        if !is_direct || self.io.has_input() || self.delivers() || !self.is_turn_of(For::Input, &ticket) {
             let max = buffer.len();
-            return self.poll_take(context, &mut place, READ_BUFFER, |inbox, _| {
+            return self.poll_take(context, &mut ticket, READ_BUFFER, |inbox, _| {
                 Ok(inbox.next_chunk(max).map(|piece| {
                     let piece = piece.as_slice();
                     buffer[..piece.len()].copy_from_slice(piece);
@@ -144,7 +144,7 @@ impl Conn {
             });
         }
         if self.makes_way() {
-            return self.wait_in(For::Input, &mut place, context, true);
+            return self.wait_in(For::Input, &mut ticket, context, true);
         }
         self.engine.futures_worked(CALL);
         match self.transport.read(buffer) {
@@ -159,7 +159,7 @@ impl Conn {
                 Poll::Ready(Ok(count))
             }
             Err(error) => match self.reading_failed(error) {
-                Ok(()) => self.wait_in(For::Input, &mut place, context, false),
+                Ok(()) => self.wait_in(For::Input, &mut ticket, context, false),
                 Err(error) => Poll::Ready(Err(error)),
             },
         }
@@ -197,29 +197,29 @@ impl Conn {
 
     /// Queues all of it once there is room.
     #[inline]
-    pub(crate) fn poll_send(&self, context: &Context<'_>, place: &mut Place, bytes: &[u8]) -> Poll<Result> {
-        if self.send_at_once(bytes) { Poll::Ready(Ok(())) } else { self.send_or_wait(context, place, bytes) }
+    pub(crate) fn poll_send(&self, context: &Context<'_>, ticket: &mut Ticket, bytes: &[u8]) -> Poll<Result> {
+        if self.send_at_once(bytes) { Poll::Ready(Ok(())) } else { self.send_or_wait(context, ticket, bytes) }
     }
 
     #[inline(never)]
-    fn send_or_wait(&self, context: &Context<'_>, place: &mut Place, bytes: &[u8]) -> Poll<Result> {
+    fn send_or_wait(&self, context: &Context<'_>, ticket: &mut Ticket, bytes: &[u8]) -> Poll<Result> {
         if self.is_sendable() {
-            if !self.is_turn_of(For::Room, place) {
-                return self.wait_in(For::Room, place, context, true);
+            if !self.is_turn_of(For::Room, ticket) {
+                return self.wait_in(For::Room, ticket, context, true);
             }
             if self.makes_way() {
-                return self.wait_in(For::Room, place, context, true);
+                return self.wait_in(For::Room, ticket, context, true);
             }
             let limit = self.options(|options| options.send_limit);
             let fits = bytes.len() <= limit.saturating_sub(self.queued());
             if self.is_full() || (!fits && bytes.len() <= limit) {
                 self.flags.raise(Flag::FULL);
-                return self.wait_in(For::Room, place, context, false);
+                return self.wait_in(For::Room, ticket, context, false);
             }
         }
         let sent = self.send_gathered(bytes, false, self.gathers());
         self.engine.futures_worked(CALL);
-        self.leave(For::Room, place);
+        self.leave(For::Room, ticket);
         Poll::Ready(sent)
     }
 
@@ -228,14 +228,14 @@ impl Conn {
         if self.send_at_once(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
-        let mut place = Place::beside();
+        let mut ticket = Ticket::Unordered;
         let mut count = bytes.len();
         if self.is_sendable() {
-            if !self.is_turn_of(For::Room, &place) || self.makes_way() {
-                return self.wait_in(For::Room, &mut place, context, true);
+            if !self.is_turn_of(For::Room, &ticket) || self.makes_way() {
+                return self.wait_in(For::Room, &mut ticket, context, true);
             }
             if self.is_full() {
-                return self.wait_in(For::Room, &mut place, context, false);
+                return self.wait_in(For::Room, &mut ticket, context, false);
             }
             count = count.min(self.room());
         }

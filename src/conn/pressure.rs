@@ -9,8 +9,8 @@ use crate::engine::call;
 impl Options {
     /// The marks as they count: within the limit, and apart.
     fn marks(&self) -> (usize, usize) {
-        let high = self.high_mark.min(self.send_limit).max(1);
-        (high, self.low_mark.min(high - 1))
+        let high = self.high_water_mark.min(self.send_limit).max(1);
+        (high, self.low_water_mark.min(high - 1))
     }
 }
 

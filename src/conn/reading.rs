@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::Conn;
 use super::flags::Flag;
 use super::handle::Socket;
-use super::handler::{Kind, Reader, Reason, with_text};
+use super::handler::{Kind, ReadCallback, Reason, with_text};
 use super::inbox::{Inbox, TooLong};
 use super::lines::each_line;
 use super::transport::Peek;
@@ -416,7 +416,7 @@ impl Conn {
 
     /// The reader is back from its calls. It stays, unless there is another by now.
     #[inline(always)]
-    fn put_back(&self, reader: Option<Box<dyn Reader>>) {
+    fn put_back(&self, reader: Option<Box<dyn ReadCallback>>) {
         if !self.flags.has(Flag::CHANGED | Flag::ENDED) {
             let none = self.reader.replace(reader);
             // Dropping it would take a call for nothing.

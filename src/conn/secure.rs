@@ -15,7 +15,7 @@ use crate::address::Endpoint;
 use crate::engine::{Engine, Next, READ_BUFFER, READS, Ready, TimerKey};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::log::{self, LogLevel};
+use crate::log::{self, Level};
 use crate::tls::Session;
 
 /// What is being done meanwhile, for messages.
@@ -148,10 +148,10 @@ impl Conn {
         if self.session(Session::peer_closed) == Some(true) {
             self.flags.raise(Flag::READ_ENDED);
         }
-        if !failed && log::is_wanted(LogLevel::Debug) {
+        if !failed && log::is_wanted(Level::Debug) {
             let (peer, session) = (self.peer_name(), |ask: fn(&Session) -> Option<String>| self.session(ask).flatten());
             let version = session(|session| session.version().map(String::from)).unwrap_or_default();
-            let cipher = session(Session::cipher).unwrap_or_default();
+            let cipher = session(Session::cipher_suite).unwrap_or_default();
             log::debug("hand-shake").peer(&peer).say(format_args!("{version} with {peer}, {cipher}"));
         }
         if let Some(done) = shaking.done {

@@ -318,7 +318,7 @@ impl Transport {
     }
 
     /// From now on so many descriptors may wait that come along.
-    pub(crate) fn accept_descriptors(&self, most: usize) {
+    pub(crate) fn accept_fds(&self, most: usize) {
         if most > 0 {
             if let (Kind::Unix, Some(fd)) = (self.kind, self.input.open()) {
                 // It was made for less, or accepted from a listening socket that was.
@@ -337,7 +337,7 @@ impl Transport {
         self.passed()?.waiting.borrow_mut().pop_front()
     }
 
-    pub(crate) fn take_descriptors(&self) -> Vec<OwnedFd> {
+    pub(crate) fn take_fds(&self) -> Vec<OwnedFd> {
         self.passed().map(|passed| passed.waiting.take().into()).unwrap_or_default()
     }
 
@@ -538,7 +538,7 @@ mod tests {
         let (ours, peer) = UnixStream::pair().unwrap();
         pass_descriptors(ours.as_fd(), false);
         let transport = Transport::socket(ours.into(), None);
-        transport.accept_descriptors(1);
+        transport.accept_fds(1);
         let peer = Transport::socket(peer.into(), None);
         let (input, _) = std::io::pipe().unwrap();
         assert_eq!(peer.write_with_descriptors(b"one", &[input.as_fd()]).unwrap(), 3);

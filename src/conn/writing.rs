@@ -30,7 +30,7 @@ impl Conn {
         if self.flags.has(Flag::NOT_JUST_QUEUED) {
             return false;
         }
-        let bound = self.options(|options| GATHER.min(options.send_limit).min(options.high_mark));
+        let bound = self.options(|options| GATHER.min(options.send_limit).min(options.high_water_mark));
         let gathered = self.io.push(bytes, newline, bound);
         if gathered {
             self.mark_dirty();
@@ -51,7 +51,7 @@ impl Conn {
             return Ok(());
         }
         let queued = self.io.queued();
-        let (limit, high_mark) = self.options(|options| (options.send_limit, options.high_mark));
+        let (limit, high_water_mark) = self.options(|options| (options.send_limit, options.high_water_mark));
         if size > limit.saturating_sub(queued) {
             // Whoever waits for room now is to hear of it.
             self.flags.put(Flag::FULL, queued > 0);
@@ -83,7 +83,7 @@ impl Conn {
         } else if !self.flags.has(Flag::WRITE_ARMED) {
             self.write_or_requeue();
         }
-        if queued + size >= high_mark.min(limit) {
+        if queued + size >= high_water_mark.min(limit) {
             self.note_queued();
         }
         Ok(())

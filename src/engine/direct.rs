@@ -1,6 +1,6 @@
-//! The turns of our own loops. Those of GLib's poll the engine's descriptor, and the engine then asks it for its events: two
-//! calls of the system for each turn. Where nothing is to be watched but that descriptor and GLib's own wake-up, one call waits
-//! and brings the events along. It is made in the frame of the loop, see [`Engine::serve`].
+//! The turns of our own loops. Those of GLib's poll the engine's descriptor, and the engine then asks it for its events:
+//! two calls of the system for each turn. Where nothing is to be watched but that descriptor and GLib's own wake-up, one
+//! call waits and brings the events along. It is made in the frame of the loop, see [`Engine::serve`].
 
 use std::io;
 use std::panic::resume_unwind;

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-/// How the network shares a main context with the rest of the program, see [`set_fairness`](crate::set_fairness).
+/// How the network shares a main context with the rest of the program, see [`set_fairness`](crate::mainloop::set_fairness).
 ///
 /// Quiet connections are served at `priority`, as long as they stay within a `credit` of time. It is refilled when nothing
 /// more urgent waits, so a few connections with little to do are served at once, whatever else goes on. A connection

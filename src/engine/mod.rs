@@ -16,6 +16,7 @@ mod source;
 mod tasks;
 mod timers;
 mod turn;
+mod waiters;
 
 use std::any::Any;
 use std::cell::{Cell, Ref, RefCell};
@@ -44,6 +45,7 @@ pub(crate) use tasks::Task;
 use tasks::Tasks;
 pub(crate) use timers::TimerKey;
 use timers::Timers;
+pub(crate) use waiters::{Ticket, WaitQueue, Wakers, Yielding};
 
 use crate::error::{Error, Result};
 use crate::log;
@@ -121,8 +123,8 @@ pub(crate) enum Served {
 
 /// Whoever holds a registered descriptor.
 ///
-/// Most of what happens are messages, and perhaps answers to them, on stream sockets, and datagrams. For those the engine makes
-/// the system calls itself, see [`Engine::serve`].
+/// Most of what happens are messages, and perhaps answers to them, on stream sockets, and datagrams. For those the engine
+/// makes the system calls itself, see [`Engine::serve`].
 pub(crate) trait Handler {
     /// Serves what is ready. No engine state is borrowed meanwhile; anything may be called.
     fn ready(self: Rc<Self>, engine: &Rc<Engine>, ready: Ready) -> Next;

@@ -281,10 +281,10 @@ impl Engine {
 
     /// Serves one entry. The buffer stays from message to message.
     ///
-    /// The system calls for messages and their answers are made here and in [`Engine::send_gathered`], in the frame of the loop
-    /// that fetches the events: on machines where the kernel leaves the processor's stack of return addresses in disorder, a
-    /// return from a function that was entered before the call costs far more than the function does (450 ns on an AMD EPYC
-    /// of 2024, of 2200 ns that the call takes). Returns from functions entered after it are as cheap as ever.
+    /// The system calls for messages and their answers are made here and in [`Engine::send_gathered`], in the frame of the
+    /// loop that fetches the events: on machines where the kernel leaves the processor's stack of return addresses in
+    /// disorder, a return from a function that was entered before the call costs far more than the function does (450 ns on
+    /// an AMD EPYC of 2024, of 2200 ns that the call takes). Returns from functions entered after it are as cheap as ever.
     #[inline(always)]
     fn serve(self: &Rc<Self>, key: Key, buffer: &mut Option<Rc<Vec<u8>>>) {
         let (handler, mut ready, was_hot) = {

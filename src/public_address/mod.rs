@@ -43,7 +43,7 @@ const OUTSIDE_V6: (Ipv6Addr, u16) = (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0,
 /// [`Error::Unreachable`] if no route leads out, as without a network.
 ///
 /// ```no_run
-/// println!("the others of this network reach me at {}", network::local_address()?);
+/// println!("the others of this network reach me at {}", network::names::local_address()?);
 /// # Ok::<(), network::Error>(())
 /// ```
 pub fn local_address() -> Result<IpAddr> {
@@ -101,12 +101,12 @@ fn way_out(from: SocketAddr, to: SocketAddr) -> Result<IpAddr> {
 /// ```no_run
 /// # use std::time::Duration;
 /// let endpoints = ["stun:stun.example.org", "http://ip.example.org/"];
-/// println!("I am {}", network::public_address(endpoints, Duration::from_secs(5))?);
+/// println!("I am {}", network::names::public_address(endpoints, Duration::from_secs(5))?);
 /// # Ok::<(), network::Error>(())
 /// ```
 ///
 /// # Errors
-/// [`Error::Address`] if an endpoint cannot be read, [`Error::Setting`] if there is none, [`Error::TimedOut`],
+/// [`Error::Address`] if an endpoint cannot be read, [`Error::InvalidOption`] if there is none, [`Error::TimedOut`],
 /// [`Error::WrongThread`]; if all have failed, the error of the last: that of connecting, or [`Error::Lookup`] if its answer
 /// holds no address.
 pub fn public_address<I>(endpoints: I, limit: Duration) -> Result<IpAddr>
@@ -192,7 +192,7 @@ where
 }
 
 fn no_endpoint() -> Error {
-    Error::Setting(format!("no endpoint was given; {EXPECTED}"))
+    Error::InvalidOption(format!("no endpoint was given; {EXPECTED}"))
 }
 
 fn names(services: &[Service]) -> String {

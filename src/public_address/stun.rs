@@ -44,7 +44,7 @@ pub(super) async fn ask(engine: &Rc<Engine>, servers: Vec<SocketAddr>, text: &st
                         Some(answer) => return answer.map_err(failed),
                         None => continue,
                     },
-                    Err(Error::DatagramCut { .. }) => continue,
+                    Err(Error::DatagramTruncated { .. }) => continue,
                     Err(error) => return Err(error),
                 }
             }

@@ -27,19 +27,19 @@ const OPERATION: &str = "looking up";
 /// [`Error::Address`] if that cannot be a host, [`Error::Lookup`], [`Error::TimedOut`].
 ///
 /// ```
-/// let addresses = network::lookup("127.0.0.1", 80)?;
+/// let addresses = network::names::lookup("127.0.0.1", 80)?;
 /// assert_eq!(addresses, ["127.0.0.1:80".parse().unwrap()]);
 /// # Ok::<(), network::Error>(())
 /// ```
 pub fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
-    lookup_within(host, port, LIMIT)
+    lookup_timeout(host, port, LIMIT)
 }
 
 /// As [`lookup`], at most that long. **Blocks**.
 ///
 /// # Errors
 /// As there.
-pub fn lookup_within(host: &str, port: u16, limit: Duration) -> Result<Vec<SocketAddr>> {
+pub fn lookup_timeout(host: &str, port: u16, limit: Duration) -> Result<Vec<SocketAddr>> {
     blocking(&Address::try_from((host, port))?, limit)
 }
 
@@ -48,7 +48,7 @@ pub fn lookup_within(host: &str, port: u16, limit: Duration) -> Result<Vec<Socke
 /// Cancelling ends it with [`Error::Cancelled`].
 ///
 /// ```
-/// network::lookup_async("localhost", 80, gio::Cancellable::NONE, |result| {
+/// network::names::lookup_async("localhost", 80, gio::Cancellable::NONE, |result| {
 ///     match result {
 ///         Ok(addresses) => println!("{addresses:?}"),
 ///         Err(error) => eprintln!("{error}"),
@@ -81,7 +81,7 @@ pub fn lookup_future(host: &str, port: u16) -> impl Future<Output = Result<Vec<S
 /// [`Error::Lookup`] if nobody knows it, or it cannot be one.
 ///
 /// ```
-/// assert_eq!(network::lookup_port("http")?, 80);
+/// assert_eq!(network::names::lookup_port("http")?, 80);
 /// # Ok::<(), network::Error>(())
 /// ```
 pub fn lookup_port(name: &str) -> Result<u16> {

@@ -95,7 +95,7 @@ pub(crate) fn interface(name: &str) -> Option<u32> {
 
 /// The error of a setting that names none.
 pub(crate) fn unknown_interface(name: &str) -> Error {
-    Error::Setting(format!("unknown interface {name:?}"))
+    Error::InvalidOption(format!("unknown interface {name:?}"))
 }
 
 /// The number of a port, by the services database if it has a name.

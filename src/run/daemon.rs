@@ -33,7 +33,7 @@ use crate::sys::{Forked, exit_now, fork, inherited, other_threads, without_sigpi
 /// [`Daemon`] does the same with a pid file and a log file.
 ///
 /// # Errors
-/// [`Error::Threads`] if the process has other threads: they would not exist in the child, their locks would stay locked.
+/// [`Error::OtherThreads`] if the process has other threads: they would not exist in the child, their locks would stay locked.
 /// [`Error::Io`] if the system refuses to fork.
 ///
 /// # Panics
@@ -47,7 +47,7 @@ pub fn bgloop() -> Result {
 /// Both are opened when they are named, so that what is wrong with them is known first: do that before making servers.
 ///
 /// ```no_run
-/// let daemon = network::Daemon::new().pid_file("/run/chat.pid")?.log_file("/var/log/chat.log")?;
+/// let daemon = network::daemon::Daemon::new().pid_file("/run/chat.pid")?.log_file("/var/log/chat.log")?;
 /// let server = network::Server::new("1234", |socket| socket.sendline("Welcome!"))?;
 /// daemon.run()?;
 /// # Ok::<(), network::Error>(())
@@ -108,7 +108,7 @@ impl Daemon {
         end_threads();
         let others = other_threads().map_err(failed)?;
         if !others.is_empty() {
-            return Err(Error::Threads { others: others.len(), names: others.join(", ") });
+            return Err(Error::OtherThreads { others: others.len(), names: others.join(", ") });
         }
         let parent = rustix::process::getpid().as_raw_nonzero().get();
         let (readiness, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;

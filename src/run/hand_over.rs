@@ -45,12 +45,13 @@ const LOOK: Duration = Duration::from_millis(10);
 /// Starts a process that takes the place of this one, without a moment in which clients are refused: a new version of the
 /// program, or the same with other settings.
 ///
-/// It is given the sockets on which the servers of this main context listen, by systemd's protocol (`LISTEN_FDS`), and takes
-/// them when it listens on the same addresses; what it does not ask for, it warns of. Once it is ready, which is when it
-/// enters [`fgloop`](crate::fgloop) or [`bgloop`](crate::bgloop), `done` is called with `Ok`, from the main loop; then this
-/// process ends its loop as it would at SIGTERM, with the time of [`set_drain`](crate::set_drain) for its connections. The
-/// paths of unix sockets stay, and a pid file goes over. (Under another's loop, as GTK's, `done` has to end the program.) If the successor ends before it is ready, `done` gets the error and
-/// all goes on as before.
+/// It is given the sockets on which the servers of this main context listen, by systemd's protocol (`LISTEN_FDS`), and
+/// takes them when it listens on the same addresses; what it does not ask for, it warns of. Once it is ready, which is when
+/// it enters [`fgloop`](crate::fgloop) or [`bgloop`](crate::bgloop), `done` is called with `Ok`, from the main loop; then
+/// this process ends its loop as it would at SIGTERM, with the time of
+/// [`set_grace_period`](crate::daemon::set_grace_period) for its connections. The paths of unix sockets stay, and a pid
+/// file goes over. (Under another's loop, as GTK's, `done` has to end the program.) If the successor ends before it is
+/// ready, `done` gets the error and all goes on as before.
 ///
 /// The environment, the working directory, and standard input, output and error are this process's. `program` is looked
 /// for in `PATH` if it has no slash.
@@ -61,10 +62,10 @@ const LOOK: Duration = Duration::from_millis(10);
 ///
 /// ```no_run
 /// // At SIGHUP the program is started anew, as it was started before.
-/// network::on_reload(|| {
+/// network::daemon::on_reload(|| {
 ///     let mut arguments = std::env::args_os();
 ///     let program = arguments.next().unwrap_or_default();
-///     let started = network::hand_over(program, arguments, |result| match result {
+///     let started = network::daemon::hand_over_async(program, arguments, |result| match result {
 ///         Ok(()) => println!("the new process serves"),
 ///         Err(error) => eprintln!("{error}"),
 ///     });
@@ -74,7 +75,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// })?;
 /// # Ok::<(), network::Error>(())
 /// ```
-pub fn hand_over<A: Into<OsString>>(
+pub fn hand_over_async<A: Into<OsString>>(
     program: impl AsRef<OsStr>,
     arguments: impl IntoIterator<Item = A>,
     done: impl FnOnce(Result) + 'static,

@@ -37,10 +37,10 @@ struct Running {
 /// Runs the thread-default main context until [`endloop`] is called, or the process gets SIGINT or SIGTERM. **Blocks**
 /// until then.
 ///
-/// A signal closes the servers of this context as well, which removes the paths of unix sockets; [`set_drain`] gives their
-/// connections time to finish first. A second one ends the loop at once, and breaks off what is left. Signals are only
-/// caught if the program has left them at their default, see [`catch_signals`]. Loops may be nested: this may be called
-/// from a callback.
+/// A signal closes the servers of this context as well, which removes the paths of unix sockets; [`set_grace_period`] gives
+/// their connections time to finish first. A second one ends the loop at once, and breaks off what is left. Signals are
+/// only caught if the program has left them at their default, see [`set_signal_handling`]. Loops may be nested: this may be
+/// called from a callback.
 ///
 /// The outermost loop tells systemd, where that has started the process as a service which wants to know: `READY=1` when
 /// the first such loop starts, `STOPPING=1` at a signal, and `WATCHDOG=1` from its turns.
@@ -92,7 +92,7 @@ pub fn iteration(may_block: bool) -> bool {
 
 /// Whether [`fgloop`] and its kin end at SIGINT and SIGTERM, as they do by default. For the whole process, from the next
 /// loop on. A signal for which the program has a handler of its own, or which it ignores, is never touched.
-pub fn catch_signals(catch: bool) {
+pub fn set_signal_handling(catch: bool) {
     CATCH_SIGNALS.store(catch, Ordering::Relaxed);
 }
 
@@ -102,7 +102,7 @@ pub fn catch_signals(catch: bool) {
 /// With a limit the signal first stops the servers from accepting; the loop goes on until the last connection that they
 /// list has ended. When the time is up, those that are left are closed, which still sends what was queued, and their
 /// disconnect callbacks are told. A second signal breaks them off at once.
-pub fn set_drain(limit: Duration) {
+pub fn set_grace_period(limit: Duration) {
     DRAIN.store(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
 }
 
@@ -116,9 +116,9 @@ pub fn set_drain(limit: Duration) {
 /// [`Error::Io`](crate::Error::Io) if the system gives no descriptors.
 ///
 /// ```
-/// let mut fairness = network::Fairness::default();
+/// let mut fairness = network::mainloop::Fairness::default();
 /// fairness.slice = std::time::Duration::from_micros(500);
-/// network::set_fairness(&fairness)?;
+/// network::mainloop::set_fairness(&fairness)?;
 /// # Ok::<(), network::Error>(())
 /// ```
 pub fn set_fairness(fairness: &Fairness) -> Result {

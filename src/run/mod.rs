@@ -8,7 +8,7 @@ mod reload;
 mod systemd;
 
 pub use daemon::{Daemon, bgloop};
-pub use hand_over::hand_over;
-pub use mainloop::{catch_signals, endloop, fgloop, fgloop_for, iteration, set_drain, set_fairness};
+pub use hand_over::hand_over_async;
+pub use mainloop::{endloop, fgloop, fgloop_for, iteration, set_fairness, set_grace_period, set_signal_handling};
 pub use reload::on_reload;
 pub use systemd::notify_systemd;

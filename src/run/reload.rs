@@ -33,14 +33,15 @@ struct Reload {
 /// settings anew. In the place of the one that was set before; of several signals at once there may be one call.
 ///
 /// Without this SIGHUP does what it did before: by default it ends the process, under `nohup` nothing. From the first call
-/// on it is caught, even while no loop runs. For a service of systemd's the callback is what happens between `RELOADING=1` and `READY=1`.
+/// on it is caught, even while no loop runs. For a service of systemd's the callback is what happens between `RELOADING=1`
+/// and `READY=1`.
 ///
 /// # Errors
-/// [`Error::Unsupported`] if the program handles SIGHUP itself; [`Error::WrongThread`] if another thread has the thread-default main context; [`Error::Io`] if the system gives no
-/// descriptor.
+/// [`Error::Unsupported`] if the program handles SIGHUP itself; [`Error::WrongThread`] if another thread has the
+/// thread-default main context; [`Error::Io`] if the system gives no descriptor.
 ///
 /// ```
-/// network::on_reload(|| println!("the settings are read again"))?;
+/// network::daemon::on_reload(|| println!("the settings are read again"))?;
 /// # Ok::<(), network::Error>(())
 /// ```
 pub fn on_reload(callback: impl FnMut() + 'static) -> Result {

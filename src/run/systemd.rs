@@ -27,13 +27,13 @@ static FORKED_FROM: AtomicI32 = AtomicI32::new(0);
 /// does not read.
 ///
 /// `READY=1`, `STOPPING=1`, `RELOADING=1` and `WATCHDOG=1` go out by themselves, from [`fgloop`](crate::fgloop) and its kin
-/// and from [`on_reload`](crate::on_reload); a program that runs the loop by other means tells the first two itself.
+/// and from [`on_reload`](crate::daemon::on_reload); a program that runs the loop by other means tells the first two itself.
 ///
 /// # Errors
 /// [`Error::Io`] if `NOTIFY_SOCKET` is set, and leads nowhere.
 ///
 /// ```
-/// network::notify_systemd("STATUS=serving 3 clients")?;
+/// network::daemon::notify_systemd("STATUS=serving 3 clients")?;
 /// # Ok::<(), network::Error>(())
 /// ```
 pub fn notify_systemd(state: &str) -> Result<bool> {

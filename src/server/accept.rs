@@ -16,7 +16,7 @@ use super::incoming::Turn;
 use super::listener::Listener;
 use super::{Listed, Server, Shared};
 use crate::conn::{Conn, Socket};
-use crate::engine::Engine;
+use crate::engine::{Engine, Wakers};
 use crate::error::{Error, Result, count};
 use crate::sys::wait_for;
 
@@ -28,7 +28,7 @@ pub(super) struct Asked {
     shaking: RefCell<Vec<Shaking>>,
     /// Until when somebody served the hand-shakes, where no loop does.
     served: Cell<Option<Instant>>,
-    wakers: RefCell<Vec<Waker>>,
+    wakers: RefCell<Wakers>,
     timeout: Cell<Option<Duration>>,
     pub(super) turn: Turn,
 }
@@ -56,9 +56,7 @@ impl Asked {
     pub(super) fn wake(&self) {
         self.turn.begin();
         let wakers = self.wakers.take();
-        for waker in wakers {
-            waker.wake();
-        }
+        wakers.wake();
     }
 
     /// Nobody will ask for those that are here.
@@ -106,13 +104,13 @@ impl Asked {
 }
 
 /// What tells of the next client, to be polled.
-pub(crate) struct Watched {
+pub(super) struct Watched {
     listeners: Vec<Rc<Listener>>,
     shaking: Vec<Rc<Conn>>,
 }
 
 impl Watched {
-    pub(crate) fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) -> io::Result<()> {
+    pub(super) fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) -> io::Result<()> {
         let listening = self.listeners.iter().filter_map(|listener| listener.fd.open());
         fds.extend(listening.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         self.shaking.iter().try_for_each(|conn| conn.watch_handshake(fds))
@@ -120,18 +118,19 @@ impl Watched {
 }
 
 impl Server {
-    /// Waits for a client and returns its socket. **Blocks**, up to the [time-out](Server::set_timeout), with or without a
-    /// main loop; no callback runs meanwhile. The server does not keep the socket: it closes with its last handle.
+    /// Waits for a client and returns its socket. **Blocks**, up to the [time-out](Server::set_accept_timeout), with or
+    /// without a main loop; no callback runs meanwhile. The server does not keep the socket: it closes with its last
+    /// handle.
     ///
     /// With TLS the client has shaken hands when it is returned. One whose hand-shake fails, or takes longer than the
-    /// [limit](crate::ServerBuilder::handshake_timeout), is logged, and the next one is waited for. Clients that come
+    /// [limit](crate::server::ServerBuilder::handshake_timeout), is logged, and the next one is waited for. Clients that come
     /// meanwhile shake hands at the same time, so a silent one holds up nobody; those that are done first are kept for the
     /// next call.
     ///
     /// ```
     /// # use std::time::Duration;
     /// let server = network::Server::builder().tls(false).bind(0)?;
-    /// server.set_timeout(Duration::from_millis(10));
+    /// server.set_accept_timeout(Duration::from_millis(10));
     /// assert!(matches!(server.accept(), Err(network::Error::TimedOut { .. })));
     /// # Ok::<(), network::Error>(())
     /// ```
@@ -139,7 +138,7 @@ impl Server {
     /// # Errors
     /// [`Error::TimedOut`], or with a time-out of zero [`Error::NotReady`]; [`Error::Closed`] when the server is closed;
     /// [`Error::Unsupported`] if it has a callback for its clients, or if as many connections are open as
-    /// [there may be](crate::ServerBuilder::max_connections), none of which could end while this call waits;
+    /// [there may be](crate::server::ServerBuilder::max_connections), none of which could end while this call waits;
     /// [`Error::Io`] if the system has no room for another client, who goes on waiting.
     pub fn accept(&self) -> Result<Socket> {
         self.shared.accept()
@@ -147,21 +146,11 @@ impl Server {
 
     /// How long [`accept`](Server::accept) waits for a client, from now on. `None`, the default, is without end; with zero
     /// it does not wait. What blocking calls on the connections wait is set by
-    /// [`ServerBuilder::timeout`](crate::ServerBuilder::timeout). Does nothing for a server with a callback.
-    pub fn set_timeout(&self, limit: impl Into<Option<Duration>>) {
+    /// [`ServerBuilder::timeout`](crate::server::ServerBuilder::timeout). Does nothing for a server with a callback.
+    pub fn set_accept_timeout(&self, limit: impl Into<Option<Duration>>) {
         if let Some(asked) = &self.shared.asked {
             asked.timeout.set(limit.into());
         }
-    }
-
-    /// Would [`accept`](Server::accept) return at once, with a client or an error?
-    pub(crate) fn has_client(&self) -> bool {
-        self.shared.has_client()
-    }
-
-    /// What to poll until [`has_client`](Server::has_client) may say something else.
-    pub(crate) fn watched(&self) -> Watched {
-        self.shared.watched()
     }
 }
 
@@ -215,13 +204,13 @@ impl Shared {
         }
     }
 
-    fn watched(&self) -> Watched {
+    pub(super) fn watched(&self) -> Watched {
         let listeners = if self.is_full() { Vec::new() } else { self.listeners.borrow().clone() };
         Watched { listeners, shaking: self.asked.as_ref().map(Asked::shaking).unwrap_or_default() }
     }
 
     /// Would [`Shared::accept`] return at once? Takes clients in only where that shows it, which is with TLS.
-    fn has_client(self: &Rc<Self>) -> bool {
+    pub(super) fn has_client(self: &Rc<Self>) -> bool {
         if let (Some(asked), Some(_)) = (&self.asked, &self.setup) {
             asked.shake(self.common.options.handshake_timeout);
             while asked.waiting() == 0 && !self.is_full() {
@@ -243,17 +232,13 @@ impl Shared {
     /// Wakes, once, when there may be a client for [`Shared::next_client`], and when the server is closed.
     pub(super) fn when_acceptable(&self, waker: &Waker) {
         if let Some(asked) = &self.asked {
-            let mut wakers = asked.wakers.borrow_mut();
-            if !wakers.iter().any(|known| known.will_wake(waker)) {
-                wakers.push(waker.clone());
-            }
+            asked.wakers.borrow_mut().add_once(waker);
         }
     }
 
     /// Was this one not woken since?
     pub(super) fn still_waits(&self, waker: &Waker) -> bool {
-        let still = |asked: &Asked| asked.wakers.borrow().iter().any(|known| known.will_wake(waker));
-        self.asked.as_ref().is_some_and(still)
+        self.asked.as_ref().is_some_and(|asked| asked.wakers.borrow().contains(waker))
     }
 
     /// A client that is ready, if there is one: taken from the backlog, and with TLS one whose hand-shake is done. Never
@@ -306,7 +291,7 @@ impl Shared {
 
     fn give(self: &Rc<Self>, socket: Socket) -> Socket {
         let conn = socket.conn();
-        let given = self.list(conn, |socket| Listed::Given(glib::clone::Downgrade::downgrade(socket)));
+        let given = self.list(conn, |socket| Listed::Given(socket.downgrade()));
         conn.release();
         given
     }

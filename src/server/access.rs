@@ -57,7 +57,7 @@ impl Account {
             Account::Id(id) => Ok(*id),
             Account::Name(name) => match ask(name) {
                 Ok(Some(id)) => Ok(id),
-                Ok(None) => Err(Error::Setting(format!("unknown {kind} {name:?}"))),
+                Ok(None) => Err(Error::InvalidOption(format!("unknown {kind} {name:?}"))),
                 Err(source) => Err(Error::Io { operation: "looking up the name", address: name.clone(), source }),
             },
         }

@@ -13,7 +13,7 @@ use super::access::{Account, AllowList};
 use super::bind::{announcement, bind};
 use super::listener::Listener;
 use super::listening::{FileSettings, ListenOptions, Listening};
-use super::{Obj, OnPublished, SERVERS, Server, Shared};
+use super::{OnClient, OnPublished, SERVERS, Server, Shared};
 use crate::address::{Address, Target, UnixName, endpoint};
 use crate::conn::handler::{Disconnect, SharedDisconnect};
 use crate::conn::{Common, Options, Roster, Socket, limit_setters};
@@ -56,7 +56,7 @@ pub struct ServerBuilder {
     pub(super) max_handshakes: usize,
     pub(super) mode: Option<u32>,
     pub(super) group: Option<Account>,
-    pub(super) take_over: bool,
+    pub(super) replace_stale: bool,
     pub(super) allowed: AllowList,
     /// Sockets that listen already, and what their TLS has been prepared to.
     pub(super) adopted: Option<(Vec<OwnedFd>, Option<Arc<ServerSetup>>)>,
@@ -89,7 +89,7 @@ impl ServerBuilder {
             max_handshakes: HANDSHAKES,
             mode: None,
             group: None,
-            take_over: false,
+            replace_stale: false,
             allowed: AllowList::default(),
             adopted: None,
         }
@@ -102,9 +102,9 @@ impl ServerBuilder {
         self
     }
 
-    /// How to use TLS: `false` for not at all, `true` for the certificate of this host's name, `"name"` for that of
-    /// another name, an [`Identity`](crate::Identity), or [`ServerTls`] with all settings. A certificate that is not there
-    /// is made.
+    /// How to use TLS: `false` for not at all, `true` for the certificate of this host's name, `"name"` for that of another
+    /// name, an [`Identity`](crate::tls::Identity), or [`ServerTls`] with all settings. A certificate that is not there is
+    /// made.
     ///
     /// Without this call it is on for TCP and off for unix sockets.
     pub fn tls(mut self, tls: impl Into<Tls<ServerTls>>) -> Self {
@@ -155,8 +155,8 @@ impl ServerBuilder {
     ///
     /// It is replaced only if it is a socket, and nobody listens on it any more; anything else is [`Error::InUse`]. Of
     /// several servers that start at once one gets the path. For addresses without a path this changes nothing.
-    pub fn take_over(mut self, take_over: bool) -> Self {
-        self.take_over = take_over;
+    pub fn replace_stale(mut self, replace_stale: bool) -> Self {
+        self.replace_stale = replace_stale;
         self
     }
 
@@ -199,7 +199,7 @@ impl ServerBuilder {
     /// Adds a key and a value to the TXT record of a published service. A key is printable ASCII without `=`; both
     /// together have at most 254 bytes. In a build with the feature `zeroconf` instead of `avahi`, the value must be UTF-8
     /// without NUL; else listening fails with [`Error::Address`].
-    pub fn txt(mut self, key: impl Into<String>, value: impl AsRef<[u8]>) -> Self {
+    pub fn txt_record(mut self, key: impl Into<String>, value: impl AsRef<[u8]>) -> Self {
         self.txt.push((key.into(), value.as_ref().to_vec()));
         self
     }
@@ -215,12 +215,12 @@ impl ServerBuilder {
     ///
     /// # Errors
     /// As there.
-    pub fn listen<A>(self, address: A, obj: impl FnMut(Socket) -> Result + 'static) -> Result<Server>
+    pub fn listen<A>(self, address: A, on_client: impl FnMut(Socket) -> Result + 'static) -> Result<Server>
     where
         A: TryInto<Address>,
         Error: From<A::Error>,
     {
-        self.start(address.try_into()?, Some(Box::new(obj)))
+        self.start(address.try_into()?, Some(Box::new(on_client)))
     }
 
     /// As [`Server::bind`].
@@ -235,8 +235,8 @@ impl ServerBuilder {
         self.start(address.try_into()?, None)
     }
 
-    /// Without `obj` its clients are asked for.
-    pub(super) fn start(mut self, address: Address, obj: Option<Obj>) -> Result<Server> {
+    /// Without `on_client` its clients are asked for.
+    pub(super) fn start(mut self, address: Address, on_client: Option<OnClient>) -> Result<Server> {
         let engine = Engine::current()?;
         let (adopted, setup) = match self.adopted.take() {
             Some((sockets, setup)) => (Some(sockets), setup),
@@ -260,8 +260,8 @@ impl ServerBuilder {
             path: RefCell::new(path),
             port,
             publication: RefCell::new(None),
-            asked: obj.is_none().then(Asked::default),
-            obj: RefCell::new(obj),
+            asked: on_client.is_none().then(Asked::default),
+            on_client: RefCell::new(on_client),
             connections: RefCell::default(),
             waiting: RefCell::default(),
             next_number: Cell::new(NonZeroU64::MIN),
@@ -272,7 +272,7 @@ impl ServerBuilder {
             max_handshakes: self.max_handshakes,
             allowed,
             draining: Cell::new(false),
-            kept: RefCell::new(None),
+            detached: RefCell::new(None),
         });
         let mut only_here = true;
         for listening in sockets {
@@ -317,10 +317,10 @@ impl ServerBuilder {
             }
         }
         if let Some(mode) = self.mode.filter(|mode| mode & !0o777 != 0) {
-            return Err(Error::Setting(format!("expected a mode of at most 0777, not {mode:04o}")));
+            return Err(Error::InvalidOption(format!("expected a mode of at most 0777, not {mode:04o}")));
         }
         let group = self.group.as_ref().map(Account::group).transpose()?;
-        Ok(FileSettings { mode: self.mode, group, take_over: self.take_over })
+        Ok(FileSettings { mode: self.mode, group, replace_stale: self.replace_stale })
     }
 
     /// Loads or makes the certificate, if there is to be one.

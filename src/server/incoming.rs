@@ -12,29 +12,32 @@ use rustix::io::Errno;
 use super::listener::{ACCEPTS, is_of_system};
 use super::{Server, Shared};
 use crate::conn::Socket;
-use crate::engine::now;
+use crate::engine::{Yielding, now};
 use crate::error::{Error, Result};
 
-/// What futures have taken since the loop last had its turn.
+/// The share of the loop that futures have used up since it last had its turn.
 #[derive(Default)]
 pub(super) struct Turn {
     taken: Cell<usize>,
-    made_way: Cell<bool>,
-    /// Made way, and goes on now whatever others do.
-    granted: Cell<bool>,
+    yielding: Cell<Yielding>,
 }
 
 impl Turn {
+    fn yielding<R>(&self, change: impl FnOnce(&mut Yielding) -> R) -> R {
+        let mut yielding = self.yielding.get();
+        let result = change(&mut yielding);
+        self.yielding.set(yielding);
+        result
+    }
+
     /// Those who wait are woken.
     pub(super) fn begin(&self) {
-        if self.made_way.take() {
-            self.granted.set(true);
-        }
+        self.yielding(Yielding::resume);
     }
 
     fn end(&self) {
         self.taken.set(0);
-        self.granted.set(false);
+        self.yielding(Yielding::end);
     }
 }
 
@@ -43,7 +46,7 @@ impl Server {
     /// Does not block. To drop the future loses no client. Several at a time get one each.
     ///
     /// When the system has no room for more clients, or as many connections are open as
-    /// [there may be](crate::ServerBuilder::max_connections), it waits until that changes.
+    /// [there may be](crate::server::ServerBuilder::max_connections), it waits until that changes.
     ///
     /// # Errors
     /// [`Error::Closed`] when the server is closed; [`Error::Unsupported`] if it has a callback for its clients;
@@ -150,13 +153,15 @@ impl Shared {
 
     /// A flood of clients must not keep the loop.
     fn makes_way(&self, turn: &Turn) -> bool {
-        let has_credit = turn.granted.get() || self.engine.futures_have_credit(now());
+        let has_credit = turn.yielding.get().is_granted() || self.engine.futures_have_credit(now());
         if has_credit && turn.taken.get() < ACCEPTS {
             return false;
         }
         let listeners = self.listeners.borrow();
         let makes_way = listeners.first().is_some_and(|listener| listener.requeue_hot());
-        turn.made_way.set(makes_way);
+        if makes_way {
+            turn.yielding(Yielding::yield_now);
+        }
         makes_way
     }
 

@@ -30,7 +30,7 @@ pub(super) struct FileSettings {
     pub(super) mode: Option<u32>,
     pub(super) group: Option<u32>,
     /// Replace what nobody listens on.
-    pub(super) take_over: bool,
+    pub(super) replace_stale: bool,
 }
 
 impl FileSettings {

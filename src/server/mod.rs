@@ -1,5 +1,5 @@
-//! [`Server`]: listens, and makes a [`Socket`] of each client. Building one, accepting by callback (`listener`) or when asked
-//! (`accept`, `incoming`), and binding have a file each.
+// [`Server`]: listens, and makes a [`Socket`] of each client. Building one, accepting by callback (`listener`) or when asked
+// (`accept`, `incoming`), and binding have a file each.
 
 mod accept;
 mod access;
@@ -7,10 +7,12 @@ mod adopt;
 mod bind;
 mod builder;
 mod drain;
+pub(crate) mod handle;
 mod incoming;
 mod list;
 mod listener;
 mod listening;
+mod selecting;
 mod serve;
 mod share;
 mod threads;
@@ -18,7 +20,6 @@ mod unix;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::fmt;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
@@ -30,56 +31,24 @@ use crate::conn::{Common, Conn, Roster, Socket, Transport, WeakSocket};
 use crate::engine::{Engine, call};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::log::{self, LogLevel};
+use crate::log::{self, Level};
 use crate::tls::{ServerSetup, Session};
 use accept::Asked;
-pub(crate) use accept::Watched;
 pub use access::Account;
 use access::Allowed;
 pub use builder::ServerBuilder;
 pub(crate) use drain::{Draining, drain_all, give_paths, listening};
+pub(crate) use handle::Server;
+pub use handle::WeakServer;
 pub use incoming::Incoming;
 use list::List;
 use listener::Listener;
-pub use serve::awaiting;
+pub use serve::async_handler;
 use share::Share;
 pub use threads::{ServerThreads, ThreadsBuilder};
 use unix::SocketFile;
 
-/// Listens, and calls back with a [`Socket`] for each client.
-///
-/// Cloning gives another handle to the same server. When the last handle goes, it stops listening; its live connections
-/// go on while somebody reads from them or holds them. Programs that never stop call [`keep`](Server::keep).
-///
-/// ```
-/// let server = network::Server::new("0", |socket| {
-///     socket.sendline("Welcome to this server!")?;
-///     socket.readlines(|socket, line| {
-///         println!("data received: {line}");
-///         socket.sendline("This is a reply.")
-///     });
-///     Ok(())
-/// })?;
-/// println!("listening on port {}", server.port());
-/// # network::Socket::connect_async(server.port(), gio::Cancellable::NONE, |result| {
-/// #     let client = result.expect("a connection");
-/// #     client.sendline("Hello").expect("an open connection");
-/// #     client.readlines(|_, line| {
-/// #         if line == "This is a reply." {
-/// #             network::endloop();
-/// #         }
-/// #         Ok(())
-/// #     });
-/// # });
-/// # assert!(!network::fgloop_for(std::time::Duration::from_secs(30)), "no reply");
-/// # Ok::<(), network::Error>(())
-/// ```
-#[must_use = "a server stops listening when its last handle is dropped: hold it, or call keep()"]
-pub struct Server {
-    shared: Rc<Shared>,
-}
-
-type Obj = Box<dyn FnMut(Socket) -> Result>;
+type OnClient = Box<dyn FnMut(Socket) -> Result>;
 type OnPublished = Box<dyn Fn(&Server, &str)>;
 
 /// One of a server's connections.
@@ -107,11 +76,11 @@ struct Shared {
     port: u16,
     publication: RefCell<Option<Publication>>,
     /// Taken while it runs.
-    obj: RefCell<Option<Obj>>,
+    on_client: RefCell<Option<OnClient>>,
     connections: RefCell<List<Listed>>,
     /// For servers without a callback: who waits for clients, and how.
     asked: Option<Asked>,
-    /// Those that `obj` has not seen yet, because it is on the stack.
+    /// Those that `on_client` has not seen yet, because it is on the stack.
     waiting: RefCell<VecDeque<Rc<Conn>>>,
     next_number: Cell<NonZeroU64>,
     max_connections: usize,
@@ -124,7 +93,7 @@ struct Shared {
     allowed: Option<Allowed>,
     /// It stops for good, and those who are connected or in a hand-shake may finish.
     draining: Cell<bool>,
-    kept: RefCell<Option<Server>>,
+    detached: RefCell<Option<Server>>,
 }
 thread_local! {
     static SERVERS: RefCell<Vec<Weak<Shared>>> = const { RefCell::new(Vec::new()) };
@@ -152,17 +121,17 @@ pub(crate) fn unpublished(engine: &Rc<Engine>) -> Option<Vec<String>> {
 
 impl Server {
     /// Listens on a port of all addresses, IPv6 and IPv4, or on a unix socket; see [`Address`] for what may be given.
-    /// Port 0 picks a free one. `obj` is called with each new connection, from the main loop; an error that it returns
+    /// Port 0 picks a free one. `on_client` is called with each new connection, from the main loop; an error that it returns
     /// closes that connection.
     ///
     /// # Errors
     /// [`Error::Address`], [`Error::InUse`], [`Error::WrongThread`], or [`Error::Io`].
-    pub fn new<A>(address: A, obj: impl FnMut(Socket) -> Result + 'static) -> Result<Server>
+    pub fn new<A>(address: A, on_client: impl FnMut(Socket) -> Result + 'static) -> Result<Server>
     where
         A: TryInto<Address>,
         Error: From<A::Error>,
     {
-        Server::builder().listen(address, obj)
+        Server::builder().listen(address, on_client)
     }
 
     /// Listens as [`Server::new`] does, and calls nobody: clients wait in the backlog until they are asked for, by
@@ -234,68 +203,10 @@ impl Server {
     }
 
     /// Goes on listening without any handle, until [`close`](Server::close) or the end of the main context.
-    pub fn keep(&self) {
+    pub fn detach(&self) {
         if self.is_open() {
-            self.shared.kept.replace(Some(self.clone()));
+            self.shared.detached.replace(Some(self.clone()));
         }
-    }
-}
-
-impl Clone for Server {
-    fn clone(&self) -> Server {
-        Server { shared: self.shared.clone() }
-    }
-}
-
-impl PartialEq for Server {
-    /// The same server.
-    fn eq(&self, other: &Server) -> bool {
-        Rc::ptr_eq(&self.shared, &other.shared)
-    }
-}
-
-impl Eq for Server {}
-
-impl fmt::Debug for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server")
-            .field("address", &self.shared.address.to_string())
-            .field("port", &self.shared.port)
-            .field("open", &self.is_open())
-            .finish_non_exhaustive()
-    }
-}
-
-/// A handle that does not keep the server listening.
-#[derive(Clone)]
-pub struct WeakServer {
-    shared: Weak<Shared>,
-}
-
-impl fmt::Debug for WeakServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WeakServer").finish_non_exhaustive()
-    }
-}
-
-impl WeakServer {
-    /// The server, while there is a handle to it.
-    pub fn upgrade(&self) -> Option<Server> {
-        self.shared.upgrade().map(|shared| Server { shared })
-    }
-}
-
-impl glib::clone::Downgrade for Server {
-    type Weak = WeakServer;
-    fn downgrade(&self) -> WeakServer {
-        WeakServer { shared: Rc::downgrade(&self.shared) }
-    }
-}
-
-impl glib::clone::Upgrade for WeakServer {
-    type Strong = Server;
-    fn upgrade(&self) -> Option<Server> {
-        WeakServer::upgrade(self)
     }
 }
 impl Shared {
@@ -319,9 +230,9 @@ impl Shared {
         self.stop_listening();
         self.draining.set(false);
         // Nobody comes any more. While it is on the stack, `introduce` sees to that.
-        let obj = self.obj.take();
-        let kept = self.kept.take();
-        drop((obj, kept));
+        let on_client = self.on_client.take();
+        let detached = self.detached.take();
+        drop((on_client, detached));
         if let Some(asked) = &self.asked {
             asked.close();
         }
@@ -351,7 +262,7 @@ impl Shared {
             event.say(format_args!("a client of {name} was turned away: {why}"));
             return None;
         }
-        if log::is_wanted(LogLevel::Debug) {
+        if log::is_wanted(Level::Debug) {
             let event = log::debug("accept").peer(&remote);
             event.say(format_args!("{remote} has connected to {}", self.name()));
         }
@@ -424,40 +335,40 @@ impl Shared {
     fn introduce(self: &Rc<Self>, conn: &Rc<Conn>) {
         let socket = self.list(conn, |socket| Listed::Held(socket.clone()));
         drop(socket);
-        let obj = self.obj.take();
-        let Some(mut obj) = obj else {
+        let on_client = self.on_client.take();
+        let Some(mut on_client) = on_client else {
             // A nested loop runs inside the callback for another: this one waits for its return, and so does all that
             // would be told of it.
             conn.hold();
             self.waiting.borrow_mut().push_back(conn.clone());
             return;
         };
-        conn.introduce(&mut obj);
-        self.introduce_waiting(obj);
+        conn.introduce(&mut on_client);
+        self.introduce_waiting(on_client);
     }
 
-    /// Those that came while `obj` was on the stack.
-    fn introduce_waiting(self: &Rc<Self>, mut obj: Obj) {
+    /// Those that came while `on_client` was on the stack.
+    fn introduce_waiting(self: &Rc<Self>, mut on_client: OnClient) {
         // After a panic the rest waits until that has been resumed.
         while !self.engine.is_panicking() {
             let next = self.waiting.borrow_mut().pop_front();
             let Some(next) = next else { break };
-            next.introduce(&mut obj);
+            next.introduce(&mut on_client);
         }
         if !self.waiting.borrow().is_empty() {
             let me = Rc::downgrade(self);
             self.engine.defer(move |_| {
                 if let Some(me) = me.upgrade()
-                    && let Some(obj) = me.obj.take()
+                    && let Some(on_client) = me.on_client.take()
                 {
-                    me.introduce_waiting(obj);
+                    me.introduce_waiting(on_client);
                 }
             });
         }
         if self.is_over() {
-            drop(obj);
+            drop(on_client);
         } else {
-            self.obj.replace(Some(obj));
+            self.on_client.replace(Some(on_client));
         }
     }
 
@@ -497,7 +408,7 @@ impl Roster for Shared {
         let mut connections = self.connections.borrow_mut();
         let Some(listed) = connections.get_mut(&number) else { return };
         let Listed::Held(socket) = listed else { return };
-        let given = Listed::Given(glib::clone::Downgrade::downgrade(socket));
+        let given = Listed::Given(socket.downgrade());
         let held = std::mem::replace(listed, given);
         drop(connections);
         drop(held);

@@ -12,15 +12,15 @@ use crate::engine::{Engine, Task, call};
 use crate::error::{Error, Result};
 
 impl Server {
-    /// As [`Server::new`], with an `obj` that awaits. An error that it returns closes that connection; when it returns
+    /// As [`Server::new`], with an `on_client` that awaits. An error that it returns closes that connection; when it returns
     /// well, the connection closes, as by [`Socket::close`], unless somebody else has a handle to it or reads from it by a
     /// callback.
     ///
-    /// What it awaits may be anything: the [futures](Socket#futures) of sockets, those of glib, a channel's. It goes on in the
-    /// same turn of the loop that brings what it waits for, with the connections' priority and within their share of the
-    /// time, see [`set_fairness`](crate::set_fairness); a task of `glib::spawn_future_local` for each client does the same at
-    /// the cost of a turn more. It must not block. A panic is treated as that of any callback. What is still being awaited when the
-    /// main context ends is dropped.
+    /// What it awaits may be anything: the [futures](Socket#futures) of sockets, those of glib, a channel's. It goes on in
+    /// the same turn of the loop that brings what it waits for, with the connections' priority and within their share of
+    /// the time, see [`set_fairness`](crate::mainloop::set_fairness); a task of `glib::spawn_future_local` for each client
+    /// does the same at the cost of a turn more. It must not block. A panic is treated as that of any callback. What is
+    /// still being awaited when the main context ends is dropped.
     ///
     /// ```
     /// let server = network::Server::serve("0", async |socket| {
@@ -47,13 +47,13 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::new`].
-    pub fn serve<A, F>(address: A, obj: impl FnMut(Socket) -> F + 'static) -> Result<Server>
+    pub fn serve<A, F>(address: A, on_client: impl FnMut(Socket) -> F + 'static) -> Result<Server>
     where
         A: TryInto<Address>,
         Error: From<A::Error>,
         F: Future<Output = Result> + 'static,
     {
-        Server::builder().serve(address, obj)
+        Server::builder().serve(address, on_client)
     }
 }
 
@@ -62,13 +62,13 @@ impl ServerBuilder {
     ///
     /// # Errors
     /// As there.
-    pub fn serve<A, F>(self, address: A, obj: impl FnMut(Socket) -> F + 'static) -> Result<Server>
+    pub fn serve<A, F>(self, address: A, on_client: impl FnMut(Socket) -> F + 'static) -> Result<Server>
     where
         A: TryInto<Address>,
         Error: From<A::Error>,
         F: Future<Output = Result> + 'static,
     {
-        self.listen(address, awaiting(obj))
+        self.listen(address, async_handler(on_client))
     }
 }
 
@@ -81,7 +81,7 @@ impl ServerBuilder {
 /// let server = Server::builder()
 ///     .tls(false)
 ///     .threads(2, || {
-///         network::awaiting(async |socket: Socket| {
+///         network::server::async_handler(async |socket: Socket| {
 ///             let line = socket.recv_line_future().await?;
 ///             socket.send_future(format!("You said: {line}\n")).await
 ///         })
@@ -93,13 +93,13 @@ impl ServerBuilder {
 /// server.close();
 /// # Ok::<(), network::Error>(())
 /// ```
-pub fn awaiting<F>(mut obj: impl FnMut(Socket) -> F + 'static) -> impl FnMut(Socket) -> Result + 'static
+pub fn async_handler<F>(mut on_client: impl FnMut(Socket) -> F + 'static) -> impl FnMut(Socket) -> Result + 'static
 where
     F: Future<Output = Result> + 'static,
 {
     move |socket| {
         let conn = socket.conn().clone();
-        let future = RefCell::new(Some(Box::pin(obj(socket))));
+        let future = RefCell::new(Some(Box::pin(on_client(socket))));
         conn.engine().spawn(Rc::new(Serving { future, again: Cell::new(false), conn: Rc::downgrade(&conn) }));
         Ok(())
     }

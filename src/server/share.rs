@@ -8,7 +8,7 @@ use rustix::net::{AddressFamily, sockopt};
 
 use super::bind::bind;
 use super::listening::ListenOptions;
-use super::{Obj, Server, ServerBuilder};
+use super::{OnClient, Server, ServerBuilder};
 use crate::address::{Address, Endpoint, Target, endpoint};
 use crate::conn::Options;
 use crate::error::{Error, Result};
@@ -54,7 +54,7 @@ impl ServerBuilder {
             // Of unix sockets alone.
             mode: _,
             group: _,
-            take_over: _,
+            replace_stale: _,
             allowed: _,
             adopted: _,
         } = self;
@@ -116,11 +116,11 @@ impl Share {
     }
 
     /// Serves, on the thread-default main context.
-    pub(crate) fn serve(self, obj: Obj) -> Result<Server> {
+    pub(crate) fn serve(self, on_client: OnClient) -> Result<Server> {
         let Share { address, sockets, options, max_connections, max_handshakes, setup } = self;
         let adopted = Some((sockets, setup));
         let builder = ServerBuilder { options, max_connections, max_handshakes, adopted, ..ServerBuilder::new() };
-        builder.start(address, Some(obj))
+        builder.start(address, Some(on_client))
     }
 }
 

@@ -28,7 +28,7 @@ impl ServerBuilder {
     /// certificate serves all, and sessions are resumed whichever thread made them. Not for unix sockets and services;
     /// and [`disconnect_cb`](Self::disconnect_cb) is for the callback to set, on each socket. Make it after
     /// [`bgloop`](crate::bgloop) would have forked: a process with threads cannot go into the background. For a callback that
-    /// awaits there is [`awaiting`](crate::awaiting).
+    /// awaits there is [`async_handler`](crate::server::async_handler).
     ///
     /// ```
     /// use network::{Server, Socket};
@@ -165,7 +165,7 @@ impl ServerThreads {
     ///
     /// # Panics
     /// As [`close`](ServerThreads::close).
-    pub fn drain(mut self, limit: Duration) {
+    pub fn close_within(mut self, limit: Duration) {
         self.end(limit);
     }
 

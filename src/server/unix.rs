@@ -68,9 +68,9 @@ pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(Owne
     let settings = how.file;
     let name = UnixName::Path(path.into());
     // Until it listens, it looks as if nobody did.
-    let _turn = if settings.take_over { take_turn(path)? } else { None };
+    let _turn = if settings.replace_stale { take_turn(path)? } else { None };
     let fd = match bind(&name, how) {
-        Err(error) if is_taken(&error) && settings.take_over => {
+        Err(error) if is_taken(&error) && settings.replace_stale => {
             remove_stale(path, &name)?;
             bind(&name, how)
         }
@@ -79,7 +79,7 @@ pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(Owne
     let is_socket = || std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     let fd = fd.map_err(|error| match is_taken(&error) {
         true if is_socket() => in_use(
-            "that path exists already; if no other server uses it, remove it first, or have it taken over (take_over)",
+            "that path exists already; if no other server uses it, remove it first, or have it taken over (replace_stale)",
         ),
         true => in_use("that path exists already, and is no socket"),
         false => error,

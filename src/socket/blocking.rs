@@ -8,13 +8,13 @@ use crate::error::{Error, Result};
 
 /// What [`Socket::set_timeout`] says holds for each of these calls, from its beginning to its end.
 impl Socket {
-    /// Waits until data is there and puts as much of it into `space` as fits; returns how much. **Blocks**, up to the
-    /// [time-out](Socket::set_timeout). 0 only if `space` is empty.
+    /// Waits until data is there and puts as much of it into `buffer` as fits; returns how much. **Blocks**, up to the
+    /// [time-out](Socket::set_timeout). 0 only if `buffer` is empty.
     ///
     /// # Errors
     /// As [`recv`](Socket::recv).
-    pub fn recv_into(&self, space: &mut [u8]) -> Result<usize> {
-        self.conn.recv_into(space)
+    pub fn recv_into(&self, buffer: &mut [u8]) -> Result<usize> {
+        self.conn.recv_into(buffer)
     }
 
     /// Waits for exactly `count` bytes and returns them. **Blocks**, up to the [time-out](Socket::set_timeout). They are
@@ -41,9 +41,9 @@ impl Socket {
     ///
     /// # Errors
     /// As there.
-    pub fn recv_exact_into(&self, space: &mut [u8]) -> Result {
-        let piece = self.conn.recv_exact(space.len())?;
-        space.copy_from_slice(piece.as_slice());
+    pub fn recv_exact_into(&self, buffer: &mut [u8]) -> Result {
+        let piece = self.conn.recv_exact(buffer.len())?;
+        buffer.copy_from_slice(piece.as_slice());
         Ok(())
     }
 
@@ -101,8 +101,8 @@ impl Socket {
     /// assert!(lines.next().is_none());
     /// # Ok::<(), network::Error>(())
     /// ```
-    pub fn reader(&self) -> SocketReader {
-        SocketReader { socket: self.clone(), lent: None }
+    pub fn reader(&self) -> Reader {
+        Reader { socket: self.clone(), lent: None }
     }
 }
 
@@ -158,26 +158,26 @@ impl Write for Socket {
 
 /// Reads a [`Socket`] as [`BufRead`], see [`Socket::reader`]. **Blocks** as its `Read` does. It is a handle: the
 /// connection stays open for it.
-pub struct SocketReader {
+pub struct Reader {
     socket: Socket,
     /// Lent by the socket, how much of it is consumed, and where it lies there.
     lent: Option<(Piece, usize, Mark)>,
 }
 
-impl std::fmt::Debug for SocketReader {
+impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SocketReader").field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("Reader").field("socket", &self.socket).finish_non_exhaustive()
     }
 }
 
-impl Read for SocketReader {
+impl Read for Reader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.lent = None;
         Read::read(&mut &self.socket, buf)
     }
 }
 
-impl BufRead for SocketReader {
+impl BufRead for Reader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.lent = None;
         let lent = self.socket.conn.lend().map_err(for_std)?;

@@ -10,8 +10,9 @@ use futures_io::{AsyncRead, AsyncWrite};
 
 use super::Socket;
 use crate::conn::handler::with_text;
-use crate::conn::waiting::{For, Place};
+use crate::conn::waiting::For;
 use crate::conn::{Conn, Inbox, Piece, Taken, Window};
+use crate::engine::Ticket;
 use crate::error::{Error, Result};
 
 /// The most that is taken at a time of what has come.
@@ -84,7 +85,7 @@ impl Socket {
     /// [`Error::Closed`] or [`Error::Reset`] if the connection has ended or is shut down for sending;
     /// [`Error::QueueFull`] if `data` alone is more than the send limit.
     pub fn send_future(&self, data: impl AsRef<[u8]>) -> impl Future<Output = Result> {
-        Sending { conn: &self.conn, place: Place::in_line(), data }
+        Sending { conn: &self.conn, ticket: Ticket::New, data }
     }
 
     /// Waits until the system has taken all that was sent before. Does not block.
@@ -124,7 +125,7 @@ fn next_line(inbox: &mut Inbox, limit: usize) -> Taken<String> {
 /// Waits in line for input.
 struct Receiving<'a, F> {
     conn: &'a Conn,
-    place: Place,
+    ticket: Ticket,
     max: usize,
     take: F,
 }
@@ -133,7 +134,7 @@ fn receive<R, F>(conn: &Conn, max: usize, take: F) -> Receiving<'_, F>
 where
     F: FnMut(&mut Inbox, usize) -> Taken<R>,
 {
-    Receiving { conn, place: Place::in_line(), max, take }
+    Receiving { conn, ticket: Ticket::New, max, take }
 }
 
 impl<F> Unpin for Receiving<'_, F> {}
@@ -146,20 +147,20 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
         let me = self.get_mut();
-        me.conn.poll_take(context, &mut me.place, me.max, &mut me.take)
+        me.conn.poll_take(context, &mut me.ticket, me.max, &mut me.take)
     }
 }
 
 impl<F> Drop for Receiving<'_, F> {
     fn drop(&mut self) {
-        self.conn.forget(For::Input, &mut self.place);
+        self.conn.forget(For::Input, &mut self.ticket);
     }
 }
 
 /// Waits in line for room.
 struct Sending<'a, D> {
     conn: &'a Conn,
-    place: Place,
+    ticket: Ticket,
     data: D,
 }
 
@@ -170,13 +171,13 @@ impl<D: AsRef<[u8]>> Future for Sending<'_, D> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result> {
         let me = self.get_mut();
-        me.conn.poll_send(context, &mut me.place, me.data.as_ref())
+        me.conn.poll_send(context, &mut me.ticket, me.data.as_ref())
     }
 }
 
 impl<D> Drop for Sending<'_, D> {
     fn drop(&mut self) {
-        self.conn.forget(For::Room, &mut self.place);
+        self.conn.forget(For::Room, &mut self.ticket);
     }
 }
 
@@ -243,7 +244,7 @@ impl Lines {
     fn wait_for_line(&mut self, context: &Context<'_>) -> Poll<Option<Result>> {
         let Lines { socket, window, .. } = self;
         let take = |inbox: &mut Inbox, limit: usize| window.next(inbox, limit);
-        let line = socket.conn.poll_take(context, &mut Place::beside(), CHUNK, take);
+        let line = socket.conn.poll_take(context, &mut Ticket::Unordered, CHUNK, take);
         if line.is_pending() {
             self.window.clear();
         }
@@ -312,7 +313,7 @@ impl Stream for Chunks {
             return Poll::Ready(None);
         }
         let max = self.max;
-        let chunk = self.socket.conn.poll_take(context, &mut Place::beside(), max, |inbox, _| {
+        let chunk = self.socket.conn.poll_take(context, &mut Ticket::Unordered, max, |inbox, _| {
             Ok(inbox.next_chunk(max).map(|piece| piece.into_vec()))
         });
         chunk.map(|chunk| item(chunk, &mut self.ended))
@@ -344,8 +345,9 @@ fn close(socket: &Socket, context: &Context<'_>) -> Poll<io::Result<()>> {
     socket.conn.poll_shut(context).map_err(io::Error::from)
 }
 
-/// The end of what the peer sends is `Ok(0)`. It ends the connection, unless there is an [`end_cb`](Socket::end_cb): for
-/// protocols whose directions end apart, [`into_stream`](Socket::into_stream) is the better choice. Does not block.
+/// The end of what the peer sends is `Ok(0)`. It ends the connection, unless there is a
+/// [`half_close_cb`](Socket::half_close_cb): for protocols whose directions end apart, [`into_stream`](Socket::into_stream)
+/// is the better choice. Does not block.
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         read(&self, context, buffer)

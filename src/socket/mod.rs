@@ -1,10 +1,11 @@
-//! The faces of [`Socket`]: callbacks here, futures, blocking calls and options in files of their own.
+// The faces of [`Socket`]: callbacks here, futures, blocking calls and options in files of their own.
 
 mod blocking;
 mod builder;
 mod futures;
 mod options;
 mod pressure;
+mod selectable;
 mod stream;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -15,15 +16,20 @@ use gio::prelude::*;
 
 use crate::address::{Address, Endpoint};
 use crate::conn::Socket;
+pub use crate::conn::WeakSocket;
 use crate::conn::handler::{Disconnect, OnByteLine, OnData, OnLine, OnReady};
 use crate::engine::call;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
+pub use crate::sys::{Credentials, KeepAlive};
 use crate::tls::Session;
-pub use blocking::SocketReader;
+pub use blocking::Reader;
 pub use builder::SocketBuilder;
 pub use futures::{Chunks, Lines};
-pub use stream::SocketStream;
+pub use selectable::Selectable;
+pub(crate) use selectable::sealed::Sealed;
+pub(crate) use selectable::{Polled, WeakPolled};
+pub use stream::ByteStream;
 
 impl Socket {
     /// Connects and waits until that is done, at most 30 seconds. **Blocks**; nothing of the main loop runs meanwhile.
@@ -208,8 +214,8 @@ impl Socket {
         self.conn.set_reader(Some(Box::new(OnByteLine(callback))));
     }
 
-    /// Calls `callback` when data waits, again and again while it does and others have had their turn, without taking it: the callback calls
-    /// [`recv`](Socket::recv), which does not block then. Replaces any other read callback.
+    /// Calls `callback` when data waits, again and again while it does and others have had their turn, without taking it:
+    /// the callback calls [`recv`](Socket::recv), which does not block then. Replaces any other read callback.
     ///
     /// Returns what had been received and not handed over.
     #[must_use = "the bytes that were received already are not told again"]
@@ -241,14 +247,14 @@ impl Socket {
     ///     lines.set(lines.get() + 1);
     ///     Ok(())
     /// });
-    /// socket.end_cb(move |socket| {
+    /// socket.half_close_cb(move |socket| {
     ///     socket.sendline(format!("{} lines", counted.get()))?;
     ///     socket.shutdown_write()
     /// });
     /// # Ok(())
     /// # }
     /// ```
-    pub fn end_cb(&self, callback: impl FnOnce(&Socket) -> Result + 'static) {
+    pub fn half_close_cb(&self, callback: impl FnOnce(&Socket) -> Result + 'static) {
         self.conn.set_on_end(Box::new(callback));
     }
 
@@ -339,8 +345,8 @@ impl Socket {
     }
 
     /// The cipher suite that was agreed on, by its registered name. `None` without TLS.
-    pub fn cipher(&self) -> Option<String> {
-        self.conn.session(Session::cipher).flatten()
+    pub fn cipher_suite(&self) -> Option<String> {
+        self.conn.session(Session::cipher_suite).flatten()
     }
 
     /// The application protocol that was agreed on. `None` without TLS, or if there was nothing to agree on.
@@ -349,7 +355,7 @@ impl Socket {
     }
 
     /// Does this connection resume an earlier one to the same server, which costs less than a full hand-shake?
-    pub fn is_resumed(&self) -> bool {
+    pub fn is_tls_resumed(&self) -> bool {
         self.conn.session(Session::resumed).unwrap_or(false)
     }
 
@@ -380,8 +386,8 @@ impl Socket {
         self.conn.change_options(|options| options.linger = limit);
     }
 
-    /// Hands the connection over as a plain descriptor in blocking mode, with what had been received and not handed over. What was sent
-    /// goes out first: **blocks** until then. All handles are closed; no callback is called.
+    /// Hands the connection over as a plain descriptor in blocking mode, with what had been received and not handed over.
+    /// What was sent goes out first: **blocks** until then. All handles are closed; no callback is called.
     ///
     /// # Errors
     /// [`Error::Closed`] if it is closed already or was made by [`wrap`](Socket::wrap), else as [`flush`](Socket::flush).

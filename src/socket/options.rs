@@ -99,7 +99,7 @@ impl Socket {
         self.of_any("a send buffer", |fd| Ok(sockopt::socket_send_buffer_size(fd)?))
     }
 
-    /// Changes the [idle time-out](crate::SocketBuilder::idle_timeout) from now on.
+    /// Changes the [idle time-out](crate::socket::SocketBuilder::idle_timeout) from now on.
     pub fn set_idle_timeout(&self, limit: impl Into<Option<Duration>>) {
         let limit = limit.into();
         self.conn.change_options(|options| options.idle_timeout = limit);
@@ -138,7 +138,7 @@ impl Socket {
     /// use network::Socket;
     ///
     /// let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-    /// let (ours, theirs) = (Socket::from_fd(ours)?, Socket::builder().accept_descriptors(1).from_fd(theirs)?);
+    /// let (ours, theirs) = (Socket::from_fd(ours)?, Socket::builder().accept_fds(1).from_fd(theirs)?);
     /// ours.send_fd("here it comes\n", std::fs::File::open("/dev/null")?)?;
     /// let file = std::fs::File::from(theirs.recv_fd()?);
     /// assert_eq!(theirs.recv_line()?, "here it comes");
@@ -159,11 +159,11 @@ impl Socket {
 
     /// Waits for a descriptor that the peer sends along, and returns it; it is close-on-exec. **Blocks**, up to the
     /// [time-out](Socket::set_timeout). The bytes that came with it and before it are there for other calls. To be allowed
-    /// first by [`accept_descriptors`](crate::SocketBuilder::accept_descriptors).
+    /// first by [`accept_fds`](crate::socket::SocketBuilder::accept_fds).
     ///
     /// # Errors
     /// As [`recv`](Socket::recv); [`Error::Unsupported`] if none are accepted; [`Error::LimitExceeded`] if more bytes than the
-    /// [line limit](crate::SocketBuilder::line_limit) come before it.
+    /// [line limit](crate::socket::SocketBuilder::line_limit) come before it.
     pub fn recv_fd(&self) -> Result<OwnedFd> {
         self.of_unix("descriptors", |_| Ok(()))?;
         self.conn.recv_fd()
@@ -172,8 +172,8 @@ impl Socket {
     /// Takes the descriptors that have come so far, the oldest first. Never blocks. When the bytes are handed over that a
     /// descriptor was sent along with, it is here; it may be here sooner, with bytes before those. Empty where none are
     /// accepted.
-    pub fn take_descriptors(&self) -> Vec<OwnedFd> {
-        self.conn.transport().take_descriptors()
+    pub fn take_fds(&self) -> Vec<OwnedFd> {
+        self.conn.transport().take_fds()
     }
 
     fn of_any<R>(&self, what: &str, ask: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>) -> Result<R> {

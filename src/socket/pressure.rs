@@ -5,13 +5,13 @@ use crate::error::Result;
 
 /// # Back-pressure
 ///
-/// What the peer does not take waits in a queue, up to the [send limit](crate::SocketBuilder::send_limit). A program that
-/// passes on what it receives keeps the queue short by two calls: it [pauses](Socket::pause) the source when the
-/// destination [is full](Socket::is_full), and [resumes](Socket::resume) it when that [has room](Socket::drain_cb) again.
+/// What the peer does not take waits in a queue, up to the [send limit](crate::socket::SocketBuilder::send_limit). A
+/// program that passes on what it receives keeps the queue short by two calls: it [pauses](Socket::pause) the source when
+/// the destination [is full](Socket::is_full), and [resumes](Socket::resume) it when that [has room](Socket::drain_cb)
+/// again.
 ///
 /// ```
 /// # use network::{Result, Socket};
-/// # use glib::clone::Downgrade;
 /// /// Sends to one what comes from the other, however slowly that takes it.
 /// fn pass_on(from: &Socket, to: &Socket) {
 ///     let sink = to.clone();
@@ -32,10 +32,10 @@ use crate::error::Result;
 /// }
 /// ```
 impl Socket {
-    /// Do so many bytes wait to be sent that it is time to pause? True from when the
-    /// [high mark](crate::SocketBuilder::high_mark) (1 MiB) is reached until no more than the
-    /// [low mark](crate::SocketBuilder::low_mark) (256 KiB) are left. Sending is still possible, up to the send limit; a
-    /// send that is refused because others wait makes it full as well. Never blocks.
+    /// Do so many bytes wait to be sent that it is time to pause? True from when the [high
+    /// mark](crate::socket::SocketBuilder::high_water_mark) (1 MiB) is reached until no more than the [low
+    /// mark](crate::socket::SocketBuilder::low_water_mark) (256 KiB) are left. Sending is still possible, up to the send
+    /// limit; a send that is refused because others wait makes it full as well. Never blocks.
     pub fn is_full(&self) -> bool {
         self.conn.is_full()
     }
@@ -70,13 +70,13 @@ impl Socket {
         self.conn.is_paused()
     }
 
-    /// Changes the [high mark](crate::SocketBuilder::high_mark) from now on.
-    pub fn set_high_mark(&self, bytes: usize) {
-        self.conn.set_marks(|options| options.high_mark = bytes);
+    /// Changes the [high mark](crate::socket::SocketBuilder::high_water_mark) from now on.
+    pub fn set_high_water_mark(&self, bytes: usize) {
+        self.conn.set_marks(|options| options.high_water_mark = bytes);
     }
 
-    /// Changes the [low mark](crate::SocketBuilder::low_mark) from now on.
-    pub fn set_low_mark(&self, bytes: usize) {
-        self.conn.set_marks(|options| options.low_mark = bytes);
+    /// Changes the [low mark](crate::socket::SocketBuilder::low_water_mark) from now on.
+    pub fn set_low_water_mark(&self, bytes: usize) {
+        self.conn.set_marks(|options| options.low_water_mark = bytes);
     }
 }

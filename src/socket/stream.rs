@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use futures_io::{AsyncBufRead, AsyncRead, AsyncWrite};
 
 use super::Socket;
-use crate::conn::waiting::Place;
+use crate::engine::Ticket;
 use crate::error::Error;
 
 /// The most that is looked at in one go.
@@ -19,7 +19,7 @@ const KEEP: usize = 16 << 10;
 /// A [`Socket`] for protocols that are written for futures-io: [`AsyncRead`], [`AsyncBufRead`] and [`AsyncWrite`]. See
 /// [`Socket::into_stream`].
 #[derive(Debug)]
-pub struct SocketStream {
+pub struct ByteStream {
     socket: Socket,
     /// Taken from the socket, and not consumed from `start` on.
     buffer: Vec<u8>,
@@ -29,7 +29,7 @@ pub struct SocketStream {
 impl Socket {
     /// Makes a stream of this handle, with all of futures-io's traits. Its two directions end apart: when the peer ends
     /// its own, reading gives `Ok(0)` and writing goes on, until the stream is closed, dropped or the connection fails.
-    /// (It takes the place of an [`end_cb`](Socket::end_cb) for that.) Never blocks.
+    /// (It takes the place of a [`half_close_cb`](Socket::half_close_cb) for that.) Never blocks.
     ///
     /// What it has received and nobody has consumed goes back to the socket when it is dropped.
     ///
@@ -49,13 +49,13 @@ impl Socket {
     /// # })?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn into_stream(self) -> SocketStream {
+    pub fn into_stream(self) -> ByteStream {
         self.conn.set_on_end(Box::new(|_| Ok(())));
-        SocketStream { socket: self, buffer: Vec::new(), start: 0 }
+        ByteStream { socket: self, buffer: Vec::new(), start: 0 }
     }
 }
 
-impl SocketStream {
+impl ByteStream {
     /// The connection. What was received and not consumed is not in it just now.
     pub fn socket(&self) -> &Socket {
         &self.socket
@@ -71,13 +71,13 @@ impl SocketStream {
     }
 }
 
-impl Drop for SocketStream {
+impl Drop for ByteStream {
     fn drop(&mut self) {
         self.socket.conn.give_back_input(self.rest());
     }
 }
 
-impl AsyncRead for SocketStream {
+impl AsyncRead for ByteStream {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         if self.rest().is_empty() {
             return Pin::new(&mut self.socket).poll_read(context, into);
@@ -89,14 +89,14 @@ impl AsyncRead for SocketStream {
     }
 }
 
-impl AsyncBufRead for SocketStream {
+impl AsyncBufRead for ByteStream {
     fn poll_fill_buf(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let me = self.get_mut();
         if me.rest().is_empty() {
             me.start = 0;
             me.buffer.clear();
-            let SocketStream { socket, buffer, .. } = &mut *me;
-            let taken = socket.conn.poll_take(context, &mut Place::beside(), BUFFER, |inbox, _| {
+            let ByteStream { socket, buffer, .. } = &mut *me;
+            let taken = socket.conn.poll_take(context, &mut Ticket::Unordered, BUFFER, |inbox, _| {
                 Ok(inbox.next_chunk(BUFFER).map(|piece| buffer.extend_from_slice(piece.as_slice())))
             });
             if taken.is_pending() {
@@ -115,7 +115,7 @@ impl AsyncBufRead for SocketStream {
     }
 }
 
-impl AsyncWrite for SocketStream {
+impl AsyncWrite for ByteStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.socket).poll_write(context, bytes)
     }

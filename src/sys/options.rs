@@ -16,7 +16,7 @@ use super::bind_to_interface;
 /// ```
 /// use std::time::Duration;
 ///
-/// let keep_alive = network::KeepAlive { idle: Duration::from_secs(60), ..network::KeepAlive::default() };
+/// let keep_alive = network::socket::KeepAlive { idle: Duration::from_secs(60), ..network::socket::KeepAlive::default() };
 /// let builder = network::Server::builder().keep_alive(keep_alive);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,7 +24,7 @@ pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Loading reads files and may make them, so it blocks for a moment; clones are cheap and share what was loaded.
 ///
 /// ```no_run
-/// use network::{Identity, ServerTls};
+/// use network::{ServerTls, tls::Identity};
 ///
 /// let identity = Identity::named("chat")?;
 /// println!("tell your friends: {}", identity.fingerprint());
@@ -49,8 +49,8 @@ impl Identity {
     ///
     /// # Errors
     ///
-    /// [`Error::Identity`], which names the file, when one is missing, cannot be read or understood, or when the key is
-    /// not that of the certificate.
+    /// [`Error::Identity`](crate::Error::Identity), which names the file, when one is missing, cannot be read or
+    /// understood, or when the key is not that of the certificate.
     pub fn pem(certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self> {
         Self::load(certificate.as_ref(), key.as_ref(), SystemTime::now())
     }

@@ -1,12 +1,12 @@
-//! TLS as pure values: identity (certificates that make themselves), trust (whom to believe) and the session (bytes in,
-//! bytes out). Knows files, but no descriptor of a connection and no main loop; the connection drives it.
+// TLS as pure values: identity (certificates that make themselves), trust (whom to believe) and the session (bytes in,
+// bytes out). Knows files, but no descriptor of a connection and no main loop; the connection drives it.
 
 mod certificate;
-mod client;
+pub(crate) mod client;
 mod identity;
 mod peers;
 mod pem;
-mod server;
+pub(crate) mod server;
 mod session;
 mod store;
 #[cfg(test)]
@@ -17,11 +17,10 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
 
-pub use client::ClientTls;
-pub(crate) use client::PeerName;
+pub use crate::fingerprint::{Fingerprint, FingerprintError};
+pub(crate) use client::{ClientTls, PeerName};
 pub use identity::Identity;
-pub(crate) use server::ServerSetup;
-pub use server::ServerTls;
+pub(crate) use server::{ServerSetup, ServerTls};
 pub(crate) use session::Session;
 pub(crate) use trust::load_system_roots;
 

@@ -78,20 +78,22 @@ impl ServerTls {
     ///
     /// Any certificate will do, self-signed and expired ones as well, as long as the client proves to hold its key:
     /// without [`allow`](Self::allow), a certificate tells clients apart, and keeps nobody out.
-    pub fn ask_client(mut self) -> Self {
+    pub fn request_client_certificate(mut self) -> Self {
         self.clients = Clients::Asked;
         self
     }
 
-    /// Lets only clients in that show a certificate: any certificate, as with [`ask_client`](Self::ask_client).
-    pub fn require_client(mut self) -> Self {
+    /// Lets only clients in that show a certificate: any certificate, as with
+    /// [`request_client_certificate`](Self::request_client_certificate).
+    pub fn require_client_certificate(mut self) -> Self {
         self.clients = Clients::Required;
         self
     }
 
-    /// Lets only clients in whose certificate has one of these fingerprints: of its public key, as this crate shows it,
-    /// or of the certificate, both SHA-256 in hexadecimal. Clients must show a certificate then; after
-    /// [`ask_client`](Self::ask_client), those that have none are let in as well, but not those with another.
+    /// Lets only clients in whose certificate has one of these fingerprints: of its public key, as this crate shows it, or
+    /// of the certificate, both SHA-256 in hexadecimal. Clients must show a certificate then; after
+    /// [`request_client_certificate`](Self::request_client_certificate), those that have none are let in as well, but not
+    /// those with another.
     pub fn allow<F: ToString>(mut self, fingerprints: impl IntoIterator<Item = F>) -> Self {
         let parse = |text: F| text.to_string().parse::<Fingerprint>().map_err(|error| error.to_string());
         self.allowed.get_or_insert_default().extend(fingerprints.into_iter().map(parse));

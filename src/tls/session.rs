@@ -185,7 +185,7 @@ impl Session {
     }
 
     /// The cipher suite agreed on, by its registered name.
-    pub(crate) fn cipher(&self) -> Option<String> {
+    pub(crate) fn cipher_suite(&self) -> Option<String> {
         let name = self.tls.negotiated_cipher_suite()?.suite().as_str()?;
         Some(name.replacen("TLS13_", "TLS_", 1))
     }

@@ -27,7 +27,7 @@ pub struct UdpBuilder {
     reuse_address: bool,
     reuse_port: bool,
     only_v6: bool,
-    refusals: bool,
+    icmp_errors: bool,
     broadcast: bool,
     recv_buffer: Option<usize>,
     send_buffer: Option<usize>,
@@ -59,8 +59,8 @@ impl UdpBuilder {
     /// Whether a socket without a fixed peer is told when a machine refuses what was sent to it: the next receiving call
     /// fails with [`Error::Refused`] or [`Error::Unreachable`], which names that machine. Off, as a server should not
     /// hear of each client that has gone. A socket with a fixed peer is told anyhow.
-    pub fn refusals(mut self, on: bool) -> Self {
-        self.refusals = on;
+    pub fn icmp_errors(mut self, on: bool) -> Self {
+        self.icmp_errors = on;
         self
     }
 
@@ -144,11 +144,11 @@ impl UdpBuilder {
 
     fn take(&self, engine: &std::rc::Rc<Engine>, fd: OwnedFd, name: &str) -> Result<UdpSocket> {
         let failed = |source: io::Error| Error::Io { operation: "setting up", address: name.into(), source };
-        if self.refusals {
+        if self.icmp_errors {
             let is_v6 = sockopt::socket_domain(&fd).map_err(io::Error::from).map_err(failed)? == AddressFamily::INET6;
             keep_refusals(fd.as_fd(), is_v6).map_err(failed)?;
         }
-        let socket = UdpSocket::from_core(Core::start(engine, fd, self.refusals).map_err(failed)?);
+        let socket = UdpSocket::from_core(Core::start(engine, fd, self.icmp_errors).map_err(failed)?);
         if self.broadcast {
             socket.set_broadcast(true)?;
         }

@@ -17,7 +17,10 @@ use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvFlags, SendFlags, sock
 use super::destination::clothed;
 use super::{MAX_DATAGRAM_SIZE, UdpSocket};
 use crate::address::plain;
-use crate::engine::{Datagram, Engine, Handler, Key, Next, Ready, Registration, Served, call, receive_datagram};
+use crate::engine::{
+    Datagram, Engine, Handler, Key, Next, Ready, Registration, Served, Ticket, WaitQueue, Wakers, call,
+    receive_datagram,
+};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::sys::{Descriptor, poll_for, wait_for};
@@ -27,24 +30,6 @@ const REFUSALS: usize = 64;
 
 type OnDatagram = Box<dyn FnMut(&UdpSocket, &[u8], SocketAddr) -> Result>;
 type OnError = Box<dyn FnMut(&UdpSocket, Error)>;
-
-/// Those who wait in futures.
-#[derive(Default)]
-struct Wakers {
-    next: u64,
-    waiting: Vec<(u64, Waker)>,
-}
-
-impl Wakers {
-    fn wake(this: &RefCell<Wakers>) {
-        if this.borrow().waiting.is_empty() {
-            return;
-        }
-        let waiting = std::mem::take(&mut this.borrow_mut().waiting);
-        // Nothing is borrowed: an executor may do what it likes.
-        waiting.into_iter().for_each(|(_, waker)| waker.wake());
-    }
-}
 
 pub(super) struct Core {
     me: Weak<Core>,
@@ -71,8 +56,8 @@ pub(super) struct Core {
     on_error: RefCell<Option<OnError>>,
     error_epoch: Cell<u32>,
     write_armed: Cell<bool>,
-    receivers: RefCell<Wakers>,
-    senders: RefCell<Wakers>,
+    receivers: RefCell<WaitQueue>,
+    senders: RefCell<WaitQueue>,
 }
 
 /// A datagram's length and sender, or what is wrong, and with whom.
@@ -85,38 +70,33 @@ pub(super) enum For {
     Room,
 }
 
-/// A place among those who wait. Dropped, it is given up.
+/// A future that waits. Dropped, it leaves the queue.
 pub(super) struct Waiting {
     core: Rc<Core>,
     what: For,
-    id: Option<u64>,
+    ticket: Ticket,
 }
 
 impl Waiting {
     pub(super) fn new(core: &Rc<Core>, what: For) -> Self {
-        Waiting { core: core.clone(), what, id: None }
+        Waiting { core: core.clone(), what, ticket: Ticket::New }
     }
 
     pub(super) fn wait(&mut self, waker: &Waker) {
-        self.leave();
-        let mut wakers = self.core.wakers(self.what).borrow_mut();
-        let id = wakers.next;
-        wakers.next += 1;
-        wakers.waiting.push((id, waker.clone()));
-        self.id = Some(id);
-        drop(wakers);
+        let old = self.core.waiters(self.what).borrow_mut().wait(&mut self.ticket, waker);
+        drop(old);
         if self.what == For::Room {
             self.core.arm_write(true);
         }
     }
 
-    fn leave(&mut self) {
-        if let Some(id) = self.id.take() {
-            let mut wakers = self.core.wakers(self.what).borrow_mut();
-            let place = wakers.waiting.iter().position(|(known, _)| *known == id);
-            let gone = place.map(|place| wakers.waiting.swap_remove(place));
-            drop(wakers);
-            drop(gone);
+    /// The future has what it waited for.
+    pub(super) fn leave(&mut self) {
+        if self.ticket.is_queued() {
+            let mut awake = Wakers::default();
+            let left = self.core.waiters(self.what).borrow_mut().leave(&mut self.ticket, &mut awake);
+            awake.wake();
+            drop(left);
         }
     }
 }
@@ -162,10 +142,20 @@ impl Core {
         Ok(core)
     }
 
-    fn wakers(&self, what: For) -> &RefCell<Wakers> {
+    fn waiters(&self, what: For) -> &RefCell<WaitQueue> {
         match what {
             For::Input => &self.receivers,
             For::Room => &self.senders,
+        }
+    }
+
+    /// Wakes all futures that wait for this. Nothing may be borrowed.
+    fn wake(&self, what: For) {
+        let waiters = self.waiters(what);
+        if !waiters.borrow().is_empty() {
+            let mut awake = Wakers::default();
+            waiters.borrow_mut().wake_all(&mut awake);
+            awake.wake();
         }
     }
 
@@ -264,8 +254,8 @@ impl Core {
         self.epoch.set(self.epoch.get().wrapping_add(1));
         self.error_epoch.set(self.error_epoch.get().wrapping_add(1));
         let callbacks = (self.reader.take(), self.on_error.take());
-        Wakers::wake(&self.receivers);
-        Wakers::wake(&self.senders);
+        self.wake(For::Input);
+        self.wake(For::Room);
         self.keep(false);
         drop(callbacks);
         drop(me);
@@ -430,7 +420,7 @@ impl Core {
         }
         refused.push_back((peer, errno));
         drop(refused);
-        Wakers::wake(&self.receivers);
+        self.wake(For::Input);
         if let (true, Some(key)) = (self.has_reader.get(), self.key.get()) {
             self.engine.requeue(key);
         }
@@ -520,7 +510,7 @@ pub(super) struct Deadline {
 /// Is it more than any datagram can hold?
 pub(super) fn check_size(size: usize, peer: impl ToString) -> Result {
     if size > MAX_DATAGRAM_SIZE {
-        return Err(Error::TooLarge { peer: peer.to_string(), size, limit: MAX_DATAGRAM_SIZE });
+        return Err(Error::DatagramTooLarge { peer: peer.to_string(), size, limit: MAX_DATAGRAM_SIZE });
     }
     Ok(())
 }
@@ -533,9 +523,9 @@ impl Handler for Core {
     fn ready(self: Rc<Self>, _engine: &Rc<Engine>, ready: Ready) -> Next {
         if ready.has(Ready::WRITE | Ready::ERROR) {
             self.arm_write(false);
-            Wakers::wake(&self.senders);
+            self.wake(For::Room);
         }
-        Wakers::wake(&self.receivers);
+        self.wake(For::Input);
         if self.busy.get() {
             self.again.set(true);
             return Next::Idle;

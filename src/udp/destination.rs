@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// or text as of [`Address`].
 ///
 /// The former cost nothing. Text is read each time; a host name is looked up each time, which **blocks** but in the calls
-/// that give a future: for more than a few datagrams, [`lookup`](crate::lookup) it once.
+/// that give a future: for more than a few datagrams, [`lookup`](crate::names::lookup) it once.
 pub trait Destination: sealed::Sealed {}
 
 impl<T: sealed::Sealed> Destination for T {}
@@ -23,7 +23,7 @@ pub enum Place {
 mod sealed {
     pub trait Sealed {
         #[doc(hidden)]
-        fn place(self) -> crate::Result<super::Place>;
+        fn place(self) -> crate::error::Result<super::Place>;
     }
 }
 

@@ -22,7 +22,10 @@ impl UdpSocket {
         let socket = self.clone();
         let mut waiting = Waiting::new(&socket.core, For::Input);
         std::future::poll_fn(move |context| match socket.try_recv_from(max).transpose() {
-            Some(outcome) => Poll::Ready(outcome),
+            Some(outcome) => {
+                waiting.leave();
+                Poll::Ready(outcome)
+            }
             None => {
                 waiting.wait(context.waker());
                 Poll::Pending

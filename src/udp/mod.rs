@@ -1,15 +1,16 @@
-//! [`UdpSocket`]: datagrams. The builder, the options, the futures and what lies behind them have a file each.
+// [`UdpSocket`]: datagrams. The builder, the options, the futures and what lies behind them have a file each.
 
 mod builder;
 mod core;
 mod destination;
 mod futures;
+pub(crate) mod handle;
 mod options;
+mod selecting;
 
-use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::rc::{Rc, Weak};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -19,52 +20,13 @@ use crate::engine::READ_BUFFER;
 use crate::error::{Error, Result};
 use crate::resolve;
 pub use builder::UdpBuilder;
-use core::{Core, For, check_size};
+use core::{For, check_size};
 pub use destination::Destination;
 use destination::{Place, clothed, order, place};
+pub(crate) use handle::UdpSocket;
+pub use handle::WeakUdpSocket;
 
 const MAX_DATAGRAM_SIZE: usize = 65_507;
-
-/// A socket for datagrams (UDP), over IPv6, IPv4 or both.
-///
-/// It belongs to the thread-default main context of the moment it was made, and to the thread that runs that. Cloning
-/// gives another handle to the same socket. It stays open while a handle lives or a read callback is registered; when the
-/// last of these goes, it closes. Datagrams are as the network has them: they may be lost, doubled, or come in another
-/// order; one that came is whole, and may be empty.
-///
-/// # Callbacks
-/// They get the socket as their first argument, so none needs to be captured. None runs inside a method call, only from
-/// the main loop, and none while another of the same socket is on the stack. Inside one everything is allowed: closing,
-/// dropping the last handle, registering another callback, running a nested main loop, even a panic (which closes the
-/// socket). An error that [`read`](UdpSocket::read)'s callback returns does *not* close the socket, since anybody may
-/// send it anything: it goes to [`error_cb`](UdpSocket::error_cb), or to the log.
-///
-/// # Blocking calls
-/// [`recv_from`](UdpSocket::recv_from), [`recv`](UdpSocket::recv) and their kin wait for a datagram as long as
-/// [`set_timeout`](UdpSocket::set_timeout) says, with or without a main loop, and run no callback meanwhile. Sending
-/// waits only if the system has no room, which is rare, and never inside a callback. A host name as the destination is
-/// looked up, which blocks: give an address in callbacks.
-///
-/// ```
-/// use network::UdpSocket;
-///
-/// let server = UdpSocket::bind("127.0.0.1:0")?;
-/// server.read(|socket, data, from| socket.send_to(data.to_ascii_uppercase(), from));
-///
-/// let client = UdpSocket::bind("127.0.0.1:0")?;
-/// client.connect(server.local())?;
-/// client.send("hello")?;
-/// client.read(|_, data, _| {
-///     assert_eq!(data, b"HELLO");
-///     network::endloop();
-///     Ok(())
-/// });
-/// # assert!(!network::fgloop_for(std::time::Duration::from_secs(30)), "no answer");
-/// # Ok::<(), network::Error>(())
-/// ```
-pub struct UdpSocket {
-    core: Rc<Core>,
-}
 
 impl UdpSocket {
     /// The most bytes that one datagram can hold over IPv4, and what is accepted here for IPv6 too. Those over some 1200
@@ -97,11 +59,6 @@ impl UdpSocket {
         UdpSocket::builder().from_fd(fd)
     }
 
-    fn from_core(core: Rc<Core>) -> UdpSocket {
-        core.add_handle();
-        UdpSocket { core }
-    }
-
     /// Fixes the peer: [`send`](UdpSocket::send) goes there, and what comes from anybody else is dropped, what waits
     /// already included. A second call fixes another. No traffic; **blocks** for a host name, which is looked up.
     ///
@@ -119,13 +76,14 @@ impl UdpSocket {
     /// looked up.
     ///
     /// That the datagram was sent does not mean that it came, nor that anybody listens there; see
-    /// [`refusals`](UdpBuilder::refusals).
+    /// [`icmp_errors`](UdpBuilder::icmp_errors).
     ///
     /// # Errors
-    /// Nothing was sent with any of them. [`Error::TooLarge`] over [`MAX_DATAGRAM_SIZE`](UdpSocket::MAX_DATAGRAM_SIZE),
-    /// [`Error::NotReady`] without room (the time-out is zero, or this is a callback), [`Error::TimedOut`],
-    /// [`Error::Unreachable`] if no route leads there, [`Error::Io`] with `PermissionDenied` to a broadcast address
-    /// without [`set_broadcast`](UdpSocket::set_broadcast), [`Error::Address`], [`Error::Lookup`], [`Error::Closed`].
+    /// Nothing was sent with any of them. [`Error::DatagramTooLarge`] over
+    /// [`MAX_DATAGRAM_SIZE`](UdpSocket::MAX_DATAGRAM_SIZE), [`Error::NotReady`] without room (the time-out is zero, or this
+    /// is a callback), [`Error::TimedOut`], [`Error::Unreachable`] if no route leads there, [`Error::Io`] with
+    /// `PermissionDenied` to a broadcast address without [`set_broadcast`](UdpSocket::set_broadcast), [`Error::Address`],
+    /// [`Error::Lookup`], [`Error::Closed`].
     pub fn send_to(&self, data: impl AsRef<[u8]>, to: impl Destination) -> Result {
         let data = data.as_ref();
         let place = place(to)?;
@@ -210,7 +168,7 @@ impl UdpSocket {
     fn not_sent(&self, to: SocketAddr, size: usize, errno: Errno) -> Error {
         let peer = || to.to_string();
         match errno {
-            Errno::MSGSIZE => Error::TooLarge { peer: peer(), size, limit: MAX_DATAGRAM_SIZE },
+            Errno::MSGSIZE => Error::DatagramTooLarge { peer: peer(), size, limit: MAX_DATAGRAM_SIZE },
             Errno::ACCESS if !self.is_broadcast() => Error::Io {
                 operation: "sending to",
                 address: peer(),
@@ -258,7 +216,7 @@ impl UdpSocket {
     /// [time-out](UdpSocket::set_timeout).
     ///
     /// # Errors
-    /// [`Error::DatagramCut`] if it has more than `max` bytes: the error has the first of them, the rest is lost.
+    /// [`Error::DatagramTruncated`] if it has more than `max` bytes: the error has the first of them, the rest is lost.
     /// [`Error::TimedOut`], or [`Error::NotReady`] if the time-out is zero. [`Error::Refused`] and [`Error::Unreachable`]
     /// tell what became of a datagram that was sent before, and the socket is as good as it was. [`Error::Closed`],
     /// [`Error::Io`].
@@ -269,12 +227,12 @@ impl UdpSocket {
     /// As [`recv_from`](UdpSocket::recv_from), into the caller's buffer. **Blocks**. Gives the number of bytes.
     ///
     /// # Errors
-    /// As there. The buffer is filled when it is [`Error::DatagramCut`], whose `data` is empty then.
+    /// As there. The buffer is filled when it is [`Error::DatagramTruncated`], whose `data` is empty then.
     pub fn recv_from_into(&self, buffer: &mut [u8]) -> Result<(usize, SocketAddr)> {
         self.until_input(|| {
             let Some((size, from)) = self.received(self.core.receive(buffer))? else { return Ok(None) };
             if size > buffer.len() {
-                return Err(Error::DatagramCut { from, size, limit: buffer.len(), data: Box::default() });
+                return Err(Error::DatagramTruncated { from, size, limit: buffer.len(), data: Box::default() });
             }
             Ok(Some((size, from)))
         })
@@ -316,7 +274,7 @@ impl UdpSocket {
         engine.give_buffer(buffer);
         let (Some((size, from)), Ok(data)) = (self.received(received)?, data) else { return Ok(None) };
         if size > data.len() {
-            return Err(Error::DatagramCut { from, size, limit: max, data: data.into() });
+            return Err(Error::DatagramTruncated { from, size, limit: max, data: data.into() });
         }
         Ok(Some((data, from)))
     }
@@ -331,15 +289,6 @@ impl UdpSocket {
             Err(_) if !self.is_open() => Err(self.core.closed()),
             Err((peer, errno)) => Err(self.core.failed("receiving from", peer, errno)),
         }
-    }
-
-    /// Would a receiving call return at once?
-    pub(crate) fn is_readable(&self) -> bool {
-        self.core.is_readable()
-    }
-
-    pub(crate) fn open_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.core.open().ok()
     }
 
     // ---- the end ----
@@ -395,97 +344,6 @@ fn check_place(size: usize, place: &Place) -> Result {
     match place {
         Place::Known(to) => check_size(size, to),
         Place::Address(to) => check_size(size, to),
-    }
-}
-
-impl TryFrom<std::net::UdpSocket> for UdpSocket {
-    type Error = Error;
-    fn try_from(socket: std::net::UdpSocket) -> Result<UdpSocket> {
-        UdpSocket::from_fd(socket)
-    }
-}
-
-impl Clone for UdpSocket {
-    fn clone(&self) -> UdpSocket {
-        UdpSocket::from_core(self.core.clone())
-    }
-}
-
-impl Drop for UdpSocket {
-    fn drop(&mut self) {
-        self.core.drop_handle();
-    }
-}
-
-impl PartialEq for UdpSocket {
-    /// The same socket.
-    fn eq(&self, other: &UdpSocket) -> bool {
-        Rc::ptr_eq(&self.core, &other.core)
-    }
-}
-
-impl Eq for UdpSocket {}
-
-impl std::hash::Hash for UdpSocket {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        Rc::as_ptr(&self.core).hash(state);
-    }
-}
-
-impl fmt::Debug for UdpSocket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UdpSocket")
-            .field("local", &self.local())
-            .field("remote", &self.remote())
-            .field("open", &self.is_open())
-            .finish()
-    }
-}
-
-impl AsFd for UdpSocket {
-    /// The descriptor; `/dev/null` once the socket is closed.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.core.lend()
-    }
-}
-
-impl AsRawFd for UdpSocket {
-    fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
-    }
-}
-
-/// A handle that does not keep the socket open.
-#[derive(Clone)]
-pub struct WeakUdpSocket {
-    core: Weak<Core>,
-}
-
-impl fmt::Debug for WeakUdpSocket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WeakUdpSocket").finish_non_exhaustive()
-    }
-}
-
-impl WeakUdpSocket {
-    /// The socket, while anything keeps it open.
-    pub fn upgrade(&self) -> Option<UdpSocket> {
-        let core = self.core.upgrade()?;
-        core.has_handles().then(|| UdpSocket::from_core(core))
-    }
-}
-
-impl glib::clone::Downgrade for UdpSocket {
-    type Weak = WeakUdpSocket;
-    fn downgrade(&self) -> WeakUdpSocket {
-        WeakUdpSocket { core: Rc::downgrade(&self.core) }
-    }
-}
-
-impl glib::clone::Upgrade for WeakUdpSocket {
-    type Strong = UdpSocket;
-    fn upgrade(&self) -> Option<UdpSocket> {
-        WeakUdpSocket::upgrade(self)
     }
 }
 

@@ -103,7 +103,7 @@ impl UdpSocket {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Address`] if that is no group, or not of a family of this socket; [`Error::Setting`] if there is no such
+    /// [`Error::Address`] if that is no group, or not of a family of this socket; [`Error::InvalidOption`] if there is no such
     /// interface;
     /// [`Error::Closed`]; [`Error::Io`], as with a group that it has joined already.
     pub fn join_multicast(&self, group: impl Into<IpAddr>, interface: Option<&str>) -> Result {
@@ -133,7 +133,7 @@ impl UdpSocket {
     /// Sends to groups by that interface, named as `eth0` or by its number; by default the system chooses.
     ///
     /// # Errors
-    /// [`Error::Setting`] if there is no such interface; [`Error::Closed`], [`Error::Io`].
+    /// [`Error::InvalidOption`] if there is no such interface; [`Error::Closed`], [`Error::Io`].
     pub fn set_multicast_interface(&self, name: &str) -> Result {
         let number = number_of(name)?;
         both!(

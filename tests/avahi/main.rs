@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use network::{BrowseEvent, Error, Server, Socket};
+use network::{Error, Server, Socket, services::Event};
 use world::{HERE, Party, another_host, in_own_world, run, until};
 
 /// With the crate zeroconf some things are not known: docs/services.md says which.
@@ -57,14 +57,14 @@ fn line(socket: &Socket) -> String {
 struct Events(Rc<RefCell<Vec<String>>>);
 
 impl Events {
-    fn add(&self, event: BrowseEvent) {
+    fn add(&self, event: Event) {
         let text = match event {
-            BrowseEvent::Added(service) => format!("+{}", service.name),
-            BrowseEvent::Changed(service) => format!("~{}", service.name),
-            BrowseEvent::Removed(service) => format!("-{}", service.name),
-            BrowseEvent::AllForNow => "all".into(),
-            BrowseEvent::Down(error) => format!("down: {error}"),
-            BrowseEvent::Up => "up".into(),
+            Event::Added(service) => format!("+{}", service.name),
+            Event::Changed(service) => format!("~{}", service.name),
+            Event::Removed(service) => format!("-{}", service.name),
+            Event::AllForNow => "all".into(),
+            Event::Unavailable(error) => format!("down: {error}"),
+            Event::Available => "up".into(),
             _ => unreachable!(),
         };
         eprintln!("{text}");
@@ -80,10 +80,10 @@ impl Events {
     }
 }
 
-fn browse(kind: &str) -> (network::Browse, Events) {
+fn browse(kind: &str) -> (network::services::Browser, Events) {
     let events = Events::default();
     let seen = events.clone();
-    (network::browse(kind, move |event| seen.add(event)).unwrap(), events)
+    (network::services::browse(kind, move |event| seen.add(event)).unwrap(), events)
 }
 
 #[test]
@@ -257,7 +257,8 @@ fn what_others_publish_does_no_harm() {
     let zero = HERE.publish("zero", 0, &[]);
     let services = Rc::new(RefCell::new(Vec::new()));
     let place = services.clone();
-    let _going_on = network::resolve_all("chat", move |result| drop(place.replace(result.unwrap()))).unwrap();
+    let _going_on =
+        network::services::resolve_all_async("chat", move |result| drop(place.replace(result.unwrap()))).unwrap();
     until(|| !services.borrow().is_empty());
     let found = services.take();
     for name in names {
@@ -270,7 +271,7 @@ fn what_others_publish_does_no_harm() {
 
     // The dead do not keep us from the living, nor do those that say that they are not there.
     let publish = |value: &[u8]| {
-        let builder = Server::builder().service_name("odd | name\n(").txt("colour", value);
+        let builder = Server::builder().service_name("odd | name\n(").txt_record("colour", value);
         builder.listen("chat||0", |socket| socket.sendline("alive"))
     };
     let server = match publish(&[0xff, 0x00]) {
@@ -283,7 +284,7 @@ fn what_others_publish_does_no_harm() {
     until(|| server.published_name().is_some());
     assert_eq!(line(&connect("chat|").unwrap()), "alive");
     let found = glib::MainContext::ref_thread_default();
-    let found = found.block_on(network::resolve_all_future("_chat._tcp")).unwrap();
+    let found = found.block_on(network::services::resolve_all_future("_chat._tcp")).unwrap();
     let odd = found.iter().find(|service| service.name == "odd | name\n(").unwrap();
     assert_eq!(odd.txt.value("colour"), (!ZEROCONF).then_some(&[0xff, 0x00][..]));
     let others = HERE.start("avahi-browse", &["-rpt", "_chat._tcp"]).all();
@@ -536,7 +537,7 @@ fn a_hostile_machine_does_no_harm() {
 fn warnings() -> Arc<Mutex<Vec<String>>> {
     let warnings = Arc::new(Mutex::new(Vec::new()));
     let heard = warnings.clone();
-    network::set_log(network::LogLevel::Warning, move |record| {
+    network::log::set_log(network::log::Level::Warning, move |record| {
         eprintln!("{record}");
         heard.lock().unwrap().push(record.message.to_owned());
     });
@@ -553,8 +554,8 @@ fn what_changes_is_told() {
     let (_bus, _avahi) = (HERE.bus(), HERE.avahi());
     let seen = Rc::new(RefCell::new(Vec::new()));
     let list = seen.clone();
-    let _browse = network::browse("chat", move |event| {
-        if let BrowseEvent::Added(service) | BrowseEvent::Changed(service) = event {
+    let _browse = network::services::browse("chat", move |event| {
+        if let Event::Added(service) | Event::Changed(service) = event {
             let mode = service.txt.value("mode").unwrap_or_default().to_vec();
             list.borrow_mut().push((service.name, service.port, String::from_utf8(mode).unwrap()));
         }
@@ -719,7 +720,7 @@ fn cancelling_leaves_nothing_behind() {
     let own = place.clone();
     let calls = Rc::new(Cell::new(0));
     let called = calls.clone();
-    let browse = network::browse("chat", move |_| {
+    let browse = network::services::browse("chat", move |_| {
         called.set(called.get() + 1);
         drop(own.take());
     });
@@ -784,13 +785,13 @@ fn a_stream_tells_what_a_callback_does() {
     }
     let (_bus, _avahi) = (HERE.bus(), HERE.avahi());
     let _other = HERE.publish("room", 9, &[]);
-    let mut stream = network::browse_stream("chat").unwrap();
+    let mut stream = network::services::browse_stream("chat").unwrap();
     glib::MainContext::ref_thread_default().block_on(async {
         match stream.next().await {
-            Some(BrowseEvent::Added(service)) => assert_eq!(service.name, "room"),
+            Some(Event::Added(service)) => assert_eq!(service.name, "room"),
             other => panic!("{other:?}"),
         }
-        assert!(matches!(stream.next().await, Some(BrowseEvent::AllForNow)));
+        assert!(matches!(stream.next().await, Some(Event::AllForNow)));
     });
-    assert!(matches!(network::browse("no such type", |_| {}), Err(Error::Address { .. })));
+    assert!(matches!(network::services::browse("no such type", |_| {}), Err(Error::Address { .. })));
 }

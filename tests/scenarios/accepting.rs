@@ -15,7 +15,7 @@ const LONG: Duration = Duration::from_secs(20);
 
 fn bound(kind: Kind) -> (Server, String) {
     let server = server(kind).timeout(LONG).bind(listen_address(kind).as_str()).unwrap();
-    server.set_timeout(LONG);
+    server.set_accept_timeout(LONG);
     let address = match kind {
         Kind::Unix => server.local()[0].to_string(),
         Kind::Tcp => format!("tcp://localhost:{}", server.port()),
@@ -75,9 +75,9 @@ fn what_is_accepted_closes_with_its_last_handle_and_not_with_the_server() {
 fn the_time_out_bounds_the_wait_and_zero_does_not_wait() {
     for_each_kind(|kind| {
         let (server, _) = bound(kind);
-        server.set_timeout(Duration::from_millis(20));
+        server.set_accept_timeout(Duration::from_millis(20));
         assert!(matches!(server.accept(), Err(Error::TimedOut { .. })));
-        server.set_timeout(Duration::ZERO);
+        server.set_accept_timeout(Duration::ZERO);
         let error = server.accept().unwrap_err();
         assert!(matches!(error, Error::NotReady { .. }), "{error}");
         assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::WouldBlock);
@@ -128,7 +128,7 @@ fn a_hand_shake_that_takes_too_long_is_given_up() {
         let server = server(Kind::Tls).handshake_timeout(limit).bind(0).unwrap();
         let mut silent = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
         silent.set_read_timeout(Some(LONG)).unwrap();
-        server.set_timeout(Duration::from_millis(500));
+        server.set_accept_timeout(Duration::from_millis(500));
         assert!(matches!(server.accept(), Err(Error::TimedOut { .. })));
         let mut word = Vec::new();
         silent.read_to_end(&mut word).unwrap();
@@ -169,7 +169,7 @@ fn nobody_is_accepted_who_was_not_asked_for() {
 fn more_connections_than_allowed_are_an_error_and_wait() {
     for_each_kind(|kind| {
         let server = server(kind).max_connections(1).bind(listen_address(kind).as_str()).unwrap();
-        server.set_timeout(LONG);
+        server.set_accept_timeout(LONG);
         let address = match kind {
             Kind::Unix => server.local()[0].to_string(),
             _ => format!("{}://localhost:{}", if kind == Kind::Tls { "tls" } else { "tcp" }, server.port()),

@@ -18,7 +18,7 @@ use crate::util::*;
 
 /// A server that awaits, and the address to reach it.
 fn served<F: Future<Output = network::Result> + 'static>(
-    builder: network::ServerBuilder,
+    builder: network::server::ServerBuilder,
     kind: Kind,
     obj: impl FnMut(Socket) -> F + 'static,
 ) -> (Server, String) {
@@ -536,9 +536,9 @@ fn a_wake_beside_a_poll_is_not_lost() {
 fn in_a_nested_loop_futures_have_their_priority_as_ever() {
     on_own_context(|| {
         // So much that the answers do not use it up, whoever else wants the machine.
-        let mut fairness = network::Fairness::default();
+        let mut fairness = network::mainloop::Fairness::default();
         fairness.credit = Duration::from_millis(200);
-        network::set_fairness(&fairness).unwrap();
+        network::mainloop::set_fairness(&fairness).unwrap();
         let pair = crate::util::join(Kind::Tcp);
         let echo = pair.served.clone();
         spawn(async move {

@@ -466,7 +466,7 @@ fn a_client_with_only_a_reader_stays_connected() {
         });
         let client = connect(&address);
         let lines = log_lines(&client);
-        let weak = glib::clone::Downgrade::downgrade(&client);
+        let weak = client.downgrade();
         client.sendline("hello").unwrap();
         drop(client);
         until(|| lines.len() == 1);

@@ -125,8 +125,8 @@ fn no_byte_is_lost(kind: Kind, sends: Vec<Patient<usize>>, receives: Vec<Patient
         for socket in [&client, &served] {
             sockopt::set_socket_send_buffer_size(socket, 4 << 10).unwrap();
             sockopt::set_socket_recv_buffer_size(socket, 4 << 10).unwrap();
-            socket.set_high_mark(10_000);
-            socket.set_low_mark(1000);
+            socket.set_high_water_mark(10_000);
+            socket.set_low_water_mark(1000);
         }
         let both = glib::future_with_timeout(
             Duration::from_secs(20),

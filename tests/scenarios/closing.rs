@@ -341,7 +341,7 @@ fn with_an_end_callback_the_peers_end_is_not_the_end() {
         let counted = lines.clone();
         let told = Log::<()>::new();
         let tell = told.clone();
-        served.end_cb(move |socket| {
+        served.half_close_cb(move |socket| {
             tell.add(());
             socket.sendline(format!("{} lines", counted.len()))
         });
@@ -373,7 +373,7 @@ fn a_half_open_connection_ends_when_the_peer_goes_for_good() {
         let told = Log::<()>::new();
         let tell = told.clone();
         served.read(|_, _| Ok(()));
-        served.end_cb(move |_| {
+        served.half_close_cb(move |_| {
             tell.add(());
             Ok(())
         });

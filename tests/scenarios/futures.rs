@@ -255,8 +255,8 @@ fn exactly_so_many_bytes_come_together() {
 fn sending_waits_for_a_slow_reader() {
     for_each_kind(|kind| {
         let Joined { client, served, server: _server } = joined(kind);
-        client.set_high_mark(200_000);
-        client.set_low_mark(50_000);
+        client.set_high_water_mark(200_000);
+        client.set_low_water_mark(50_000);
         let sent = pattern(8 << 20);
         let longest = Rc::new(Cell::new(0));
         let (data, max, sender) = (sent.clone(), longest.clone(), client.clone());
@@ -597,7 +597,7 @@ fn the_traits_of_futures_io_copy_both_ways_at_once() {
         });
         let sent = pattern(5_000_000);
         await_it(async {
-            client.end_cb(|_| Ok(()));
+            client.half_close_cb(|_| Ok(()));
             let (mut read, mut write) = (&client, &client);
             let writing = async {
                 write.write_all(&sent).await.unwrap();

@@ -12,7 +12,7 @@ use network::{Error, Server, Socket};
 use crate::futures::{await_it, now, spawn};
 use crate::util::*;
 
-fn bound(builder: network::ServerBuilder, kind: Kind) -> (Server, String) {
+fn bound(builder: network::server::ServerBuilder, kind: Kind) -> (Server, String) {
     let server = builder.bind(listen_address(kind).as_str()).unwrap();
     let address = match kind {
         Kind::Unix => server.local()[0].to_string(),
@@ -210,7 +210,8 @@ fn flooding(address: std::net::SocketAddr) -> std::thread::JoinHandle<()> {
     })
 }
 
-/// A flood, which a server receives in each of the ways and counts, leaves time to draw; and however much is drawn, it goes on.
+/// A flood, which a server receives in each of the ways and counts, leaves time to draw; and however much is drawn, it goes
+/// on.
 pub fn draws_beside_a_flood(receive: impl Fn(&'static str, Rc<Cell<usize>>) -> Server) {
     for way in WAYS {
         eprintln!("by {way}");

@@ -170,10 +170,10 @@ fn a_main_loop_of_the_programs_own_serves_as_well() {
 #[test]
 fn how_the_network_shares_the_loop_can_be_set() {
     on_own_context(|| {
-        let mut fairness = network::Fairness::default();
+        let mut fairness = network::mainloop::Fairness::default();
         fairness.priority = glib::Priority::LOW;
         fairness.credit = Duration::ZERO;
-        network::set_fairness(&fairness).unwrap();
+        network::mainloop::set_fairness(&fairness).unwrap();
         let Joined { client, served, server: _server } = join(Kind::Tcp);
         let lines = log_lines(&served);
         client.send("one\ntwo\nthree\n").unwrap();
@@ -304,7 +304,7 @@ fn nothing_is_lost_between_two_loops() {
 fn one_look_up_after_another_leaves_the_redraw_its_turn() {
     fn look_up(count: Rc<Cell<u32>>, over: gio::Cancellable) {
         let cancellable = over.clone();
-        network::lookup_async("127.0.0.1", 80, Some(&cancellable), move |result| {
+        network::names::lookup_async("127.0.0.1", 80, Some(&cancellable), move |result| {
             if result.is_ok() {
                 count.set(count.get() + 1);
                 look_up(count, over);

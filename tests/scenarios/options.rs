@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use network::{Error, KeepAlive, Server, Socket};
+use network::{Error, Server, Socket, socket::KeepAlive};
 
 use crate::util::*;
 
@@ -57,7 +57,7 @@ fn builders_set_them_before_and_for_all_that_a_server_accepts() {
             let client = std::thread::spawn(move || {
                 on_own_context(|| {
                     let socket = client(kind)
-                        .tls(if kind == Kind::Tls { network::Tls::On(trust()) } else { network::Tls::Off })
+                        .tls(if kind == Kind::Tls { network::tls::Tls::On(trust()) } else { network::tls::Tls::Off })
                         .keep_alive(KeepAlive { idle: Duration::from_millis(1500), ..KEEP_ALIVE })
                         .tos(0x08)
                         .recv_buffer(25_000)
@@ -67,7 +67,7 @@ fn builders_set_them_before_and_for_all_that_a_server_accepts() {
                     (found, socket.recv_buffer().unwrap(), socket.no_delay().unwrap())
                 })
             });
-            server.set_timeout(Duration::from_secs(20));
+            server.set_accept_timeout(Duration::from_secs(20));
             let socket = server.accept().unwrap();
             assert_eq!(socket.keep_alive().unwrap(), Some(KEEP_ALIVE));
             assert_eq!((socket.no_delay().unwrap(), socket.tos().unwrap()), (false, 0x20));
@@ -96,7 +96,7 @@ fn what_a_kind_of_socket_does_not_have_is_an_error() {
         assert!(matches!(client.peer_credentials(), Err(Error::Unsupported(_))));
         assert!(matches!(client.send_fd("x", std::io::stdin()), Err(Error::Unsupported(_))));
         assert!(matches!(client.recv_fd(), Err(Error::Unsupported(_))));
-        let builder = Socket::builder().tls(false).accept_descriptors(1);
+        let builder = Socket::builder().tls(false).accept_fds(1);
         assert_eq!(builder.connect(server.port()).unwrap_err().kind(), ErrorKind::Unsupported);
 
         let (input, output) = std::io::pipe().unwrap();
@@ -132,7 +132,7 @@ fn a_client_comes_from_where_it_is_told_to() {
         let missing = || Socket::builder().tls(false).interface("no-such-one");
         // Told before anything is looked up.
         for result in [missing().connect(("127.0.0.1", port)), try_connect(missing(), "no.such.host.invalid:1")] {
-            assert!(matches!(result, Err(Error::Setting(_))), "{result:?}");
+            assert!(matches!(result, Err(Error::InvalidOption(_))), "{result:?}");
             assert_eq!(result.unwrap_err().to_string(), r#"unknown interface "no-such-one""#);
         }
     });
@@ -209,7 +209,7 @@ fn the_idle_time_out_starts_when_it_is_set() {
 fn pair(most: usize) -> (Socket, Socket) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let builder = || Socket::builder().timeout(Duration::from_secs(20));
-    (builder().from_fd(ours).unwrap(), builder().accept_descriptors(most).from_fd(theirs).unwrap())
+    (builder().from_fd(ours).unwrap(), builder().accept_fds(most).from_fd(theirs).unwrap())
 }
 
 /// A pipe to read from that holds this.
@@ -237,7 +237,7 @@ fn descriptors_go_along_with_bytes_in_order() {
         assert_eq!(receiver.recv_line().unwrap(), "before");
         assert_eq!(receiver.recv_line().unwrap(), "first");
         assert_eq!(receiver.recv_line().unwrap(), "next");
-        let rest: Vec<_> = receiver.take_descriptors().into_iter().map(content).collect();
+        let rest: Vec<_> = receiver.take_fds().into_iter().map(content).collect();
         assert_eq!(rest, ["two", "three"]);
         receiver.set_timeout(Duration::ZERO);
         assert!(matches!(receiver.recv_fd(), Err(Error::NotReady { .. })));
@@ -253,7 +253,7 @@ fn a_callback_finds_those_that_were_sent_with_its_line() {
         let (lines, came) = (Log::<String>::new(), Log::<String>::new());
         let (seen, taken) = (lines.clone(), came.clone());
         receiver.readlines(move |socket, line| {
-            socket.take_descriptors().into_iter().for_each(|fd| taken.add(content(fd)));
+            socket.take_fds().into_iter().for_each(|fd| taken.add(content(fd)));
             assert!(line == "none" || taken.all().contains(&line.into()), "{line} is late");
             seen.add(line);
             Ok(())
@@ -282,13 +282,13 @@ fn too_many_are_closed_and_none_are_taken_unasked() {
         assert_eq!(receiver.recv_exact(3).unwrap(), b"123");
         assert_eq!(kept[2].write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe, "nobody holds it");
         assert_eq!(kept[1].write(b"x").unwrap(), 1);
-        assert_eq!(receiver.take_descriptors().len(), 2);
+        assert_eq!(receiver.take_fds().len(), 2);
 
         let (sender, receiver) = pair(0);
         let (input, mut output) = std::io::pipe().unwrap();
         sender.send_fd("data", input).unwrap();
         assert_eq!(receiver.recv(10).unwrap(), b"data");
-        assert!(receiver.take_descriptors().is_empty());
+        assert!(receiver.take_fds().is_empty());
         assert!(matches!(receiver.recv_fd(), Err(Error::Unsupported(_))));
         assert_eq!(output.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
     });
@@ -314,12 +314,12 @@ fn whoever_sends_a_descriptor_that_nobody_accepts_is_told() {
             let path = fresh_path("socket");
             let (lines, came) = (Log::<String>::new(), Log::<String>::new());
             let (seen, taken) = (lines.clone(), came.clone());
-            let builder = Server::builder().accept_descriptors(most);
+            let builder = Server::builder().accept_fds(most);
             let server = builder.listen(&path, move |socket| {
                 let (seen, taken) = (seen.clone(), taken.clone());
                 socket.readlines(move |socket, line| {
                     seen.add(line);
-                    socket.take_descriptors().into_iter().for_each(|fd| taken.add(content(fd)));
+                    socket.take_fds().into_iter().for_each(|fd| taken.add(content(fd)));
                     Ok(())
                 });
                 Ok(())
@@ -348,14 +348,14 @@ fn a_client_turns_descriptors_away_as_well() {
         for most in [0, 1] {
             let path = fresh_path("socket");
             let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-            let client = Socket::builder().accept_descriptors(most).connect(&path).unwrap();
+            let client = Socket::builder().accept_fds(most).connect(&path).unwrap();
             let (peer, _) = listener.accept().unwrap();
             let lines = log_lines(&client);
             let refused = send_by_hand(&peer, "one\n", filled("1"));
             (&peer).write_all(b"two\n").unwrap();
             until(|| lines.all().last().is_some_and(|line| line == "two"));
             assert_eq!(lines.len(), if refused { 1 } else { 2 });
-            assert_eq!(client.take_descriptors().len(), most);
+            assert_eq!(client.take_fds().len(), most);
             // And as this library sends them.
             let sender = Socket::from_fd(peer).unwrap();
             match sender.send_fd("three\n", filled("3")) {
@@ -380,10 +380,10 @@ fn a_connection_that_is_handed_over_passes_descriptors_as_others_do() {
         let (peer, _) = listener.accept().unwrap();
         let (ours, _) = client.into_unix().unwrap();
         assert!(!send_by_hand(&peer, "one\n", filled("1")), "nothing of this library is in its way");
-        let client = Socket::builder().accept_descriptors(8).from_fd(ours).unwrap();
+        let client = Socket::builder().accept_fds(8).from_fd(ours).unwrap();
         assert!(!send_by_hand(&peer, "two\n", filled("2")));
         assert_eq!(client.recv_exact(8).unwrap(), b"one\ntwo\n");
-        let came: Vec<_> = client.take_descriptors().into_iter().map(content).collect();
+        let came: Vec<_> = client.take_fds().into_iter().map(content).collect();
         assert_eq!(came, ["1", "2"]);
         std::fs::remove_file(path).unwrap();
     });

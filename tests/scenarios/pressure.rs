@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use glib::clone::Downgrade;
 use network::{Error, Socket};
 use rustix::net::sockopt;
 
@@ -87,8 +86,8 @@ fn a_slow_reader_does_not_grow_the_memory_of_a_proxy() {
 fn room_is_told_once_for_each_time_the_queue_was_full() {
     for_each_kind(|kind| {
         let Joined { client, served, server: _server } = join_small(kind);
-        client.set_high_mark(100_000);
-        client.set_low_mark(10_000);
+        client.set_high_water_mark(100_000);
+        client.set_low_water_mark(10_000);
         let told = Log::<usize>::new();
         let tell = told.clone();
         client.drain_cb(move |socket| {
@@ -130,7 +129,7 @@ fn who_is_refused_hears_of_room() {
     for_each_kind(|kind| {
         let Joined { client, served, server: _server } = join_small(kind);
         client.set_send_limit(8 << 20);
-        client.set_high_mark(usize::MAX);
+        client.set_high_water_mark(usize::MAX);
         while client.queued() < 1 << 20 {
             client.send([1; 1 << 16]).unwrap();
         }

@@ -105,7 +105,7 @@ fn a_half_open_connection_with_a_raw_reader_is_quiet() {
         let told = Log::<()>::new();
         let tell = told.clone();
         let _ = served.rawread(|socket| socket.recv(100).map(drop));
-        served.end_cb(move |_| {
+        served.half_close_cb(move |_| {
             tell.add(());
             Ok(())
         });
@@ -134,7 +134,7 @@ fn a_half_open_pair_of_descriptors_is_quiet() {
             let told = Log::<()>::new();
             let tell = told.clone();
             socket.read(|_, _| Ok(()));
-            socket.end_cb(move |_| {
+            socket.half_close_cb(move |_| {
                 tell.add(());
                 Ok(())
             });

@@ -7,7 +7,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use gio::prelude::*;
-use network::{ClientTls, Error, Fingerprint, Identity, Server, ServerTls, Socket};
+use network::{
+    ClientTls, Error, Server, ServerTls, Socket,
+    tls::{Fingerprint, Identity},
+};
 
 use crate::util::*;
 
@@ -63,7 +66,7 @@ fn one_users_client_and_server_need_no_set_up() {
         talks(&socket);
         assert!(socket.is_tls());
         assert_eq!(socket.tls_version(), Some("TLSv1.3"));
-        assert!(socket.cipher().unwrap().starts_with("TLS_"));
+        assert!(socket.cipher_suite().unwrap().starts_with("TLS_"));
         assert!(socket.peer_fingerprint().is_some());
         let served = server.connections().remove(0);
         assert_eq!(served.peer_fingerprint(), None, "clients show no certificate unless told to");
@@ -146,7 +149,7 @@ fn clients_may_be_known_by_their_fingerprints() {
     on_own_context(|| {
         let user = User::new();
         let (friend, foe) = (user.identity("friend"), user.identity("foe"));
-        let server = echo(user.serves().require_client().allow([friend.fingerprint()]));
+        let server = echo(user.serves().require_client_certificate().allow([friend.fingerprint()]));
         let socket = connect_with(user.trusts(ClientTls::new()).identity(friend.clone()), &server).unwrap();
         talks(&socket);
         assert_eq!(server.connections().remove(0).peer_fingerprint(), Some(friend.fingerprint()));
@@ -191,7 +194,7 @@ fn sessions_resume() {
             resumed.get() || {
                 let socket = connect_with(user.trusts(ClientTls::new()), &server).unwrap();
                 talks(&socket);
-                resumed.set(socket.is_resumed());
+                resumed.set(socket.is_tls_resumed());
                 // Nothing else wakes the loop for another try.
                 resumed.get() || soon()
             }

@@ -138,8 +138,8 @@ fn the_last_handle_stops_it_unless_it_is_kept() {
         assert!(!reaches(&address));
 
         let (server, address) = serve(kind, |_| Ok(()));
-        let weak = glib::clone::Downgrade::downgrade(&server);
-        server.keep();
+        let weak = server.downgrade();
+        server.detach();
         drop(server);
         assert!(reaches(&address));
         weak.upgrade().unwrap().close();

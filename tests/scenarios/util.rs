@@ -63,7 +63,7 @@ pub fn trust() -> network::ClientTls {
 }
 
 /// A builder for clients of that kind.
-pub fn client(kind: Kind) -> network::SocketBuilder {
+pub fn client(kind: Kind) -> network::socket::SocketBuilder {
     match kind {
         Kind::Tls => Socket::builder().tls(trust()),
         _ => Socket::builder(),
@@ -71,7 +71,7 @@ pub fn client(kind: Kind) -> network::SocketBuilder {
 }
 
 /// A builder for servers of that kind.
-pub fn server(kind: Kind) -> network::ServerBuilder {
+pub fn server(kind: Kind) -> network::server::ServerBuilder {
     match kind {
         Kind::Unix => Server::builder(),
         Kind::Tcp => Server::builder().tls(false),
@@ -130,7 +130,7 @@ pub fn connect(address: &str) -> Socket {
 }
 
 #[track_caller]
-pub fn try_connect(builder: network::SocketBuilder, address: &str) -> network::Result<Socket> {
+pub fn try_connect(builder: network::socket::SocketBuilder, address: &str) -> network::Result<Socket> {
     let outcome = Rc::new(RefCell::new(None));
     let place = outcome.clone();
     let builder = match address.starts_with("tls://") {

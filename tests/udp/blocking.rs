@@ -43,11 +43,11 @@ fn the_largest_goes_through_and_a_larger_one_is_not_sent() {
         let mut larger = largest.clone();
         larger.push(0);
         match one.send_to(&larger, other.local()) {
-            Err(Error::TooLarge { size: 65508, limit: 65507, .. }) => {}
+            Err(Error::DatagramTooLarge { size: 65508, limit: 65507, .. }) => {}
             outcome => panic!("{outcome:?}"),
         }
         one.connect(other.local()).unwrap();
-        assert!(matches!(one.send(&larger), Err(Error::TooLarge { .. })));
+        assert!(matches!(one.send(&larger), Err(Error::DatagramTooLarge { .. })));
         one.send(&largest).unwrap();
         assert!(other.recv_from(usize::MAX).unwrap().0 == largest);
         other.set_timeout(Duration::ZERO);
@@ -63,7 +63,7 @@ fn what_does_not_fit_is_told_with_what_did() {
             one.send_to(data, other.local()).unwrap();
         }
         match other.recv_from(7) {
-            Err(Error::DatagramCut { from, size: 8, limit: 7, data }) => {
+            Err(Error::DatagramTruncated { from, size: 8, limit: 7, data }) => {
                 assert_eq!((&*data, from), (b"too lon".as_slice(), one.local()));
             }
             outcome => panic!("{outcome:?}"),
@@ -71,7 +71,7 @@ fn what_does_not_fit_is_told_with_what_did() {
         assert_eq!(other.recv_from(7).unwrap().0, b"exactly");
         let mut buffer = [0; 7];
         match other.recv_into(&mut buffer) {
-            Err(Error::DatagramCut { size: 8, limit: 7, .. }) => assert_eq!(&buffer, b"too lon"),
+            Err(Error::DatagramTruncated { size: 8, limit: 7, .. }) => assert_eq!(&buffer, b"too lon"),
             outcome => panic!("{outcome:?}"),
         }
         assert_eq!(other.recv_into(&mut buffer).unwrap(), 7);
@@ -166,7 +166,7 @@ fn refusals_without_a_fixed_peer_name_who_refused_if_asked_for() {
         }
         for kind in kinds {
             let friend = local();
-            let socket = UdpSocket::builder().refusals(true).timeout(LIMIT).bind(kind).unwrap();
+            let socket = UdpSocket::builder().icmp_errors(true).timeout(LIMIT).bind(kind).unwrap();
             socket.send_to("x", one).unwrap();
             socket.send_to("x", other).unwrap();
             // No refusal of others is in its way.
@@ -226,7 +226,7 @@ fn a_destination_may_be_written_in_many_ways() {
         client.send_to("4", ([127, 0, 0, 1], port)).unwrap();
         client.send_to("5", network::Address::from(port)).unwrap();
         client.send_to("6", format!("udp://127.0.0.1:{port}")).unwrap();
-        client.send_to("7", network::lookup("localhost", port).unwrap()).unwrap();
+        client.send_to("7", network::names::lookup("localhost", port).unwrap()).unwrap();
         for number in 1..=7 {
             assert_eq!(server.recv(100).unwrap(), number.to_string().as_bytes());
         }

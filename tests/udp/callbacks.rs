@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::net::UdpSocket as StdSocket;
 use std::rc::Rc;
 
-use glib::clone::Downgrade;
 use network::{Error, UdpSocket, endloop};
 
 use crate::common::{on_own_context, run_loop, until};
@@ -264,7 +263,7 @@ fn refusals_go_to_the_hook() {
     on_own_context(|| {
         let nobody = StdSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         for fixed in [true, false] {
-            let socket = UdpSocket::builder().refusals(!fixed).bind("127.0.0.1:0").unwrap();
+            let socket = UdpSocket::builder().icmp_errors(!fixed).bind("127.0.0.1:0").unwrap();
             socket.read(|_, data, _| panic!("{data:?}"));
             socket.error_cb(move |socket, error| {
                 assert!(matches!(&error, Error::Refused { address, .. } if *address == nobody.to_string()), "{error}");
@@ -286,7 +285,7 @@ fn refusals_go_to_the_hook() {
 fn a_hook_that_sends_once_more_leaves_the_loop_to_others() {
     on_own_context(|| {
         let nobody = StdSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let socket = UdpSocket::builder().refusals(true).bind("127.0.0.1:0").unwrap();
+        let socket = UdpSocket::builder().icmp_errors(true).bind("127.0.0.1:0").unwrap();
         socket.read(|_, data, _| panic!("{data:?}"));
         let told = Rc::new(Cell::new(0));
         let count = told.clone();

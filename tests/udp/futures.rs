@@ -104,11 +104,11 @@ fn errors_are_the_same() {
         awaited(async move {
             let to = socket.local();
             let large = vec![0; UdpSocket::MAX_DATAGRAM_SIZE + 1];
-            assert!(matches!(socket.send_to_future(&large, to).await, Err(Error::TooLarge { .. })));
+            assert!(matches!(socket.send_to_future(&large, to).await, Err(Error::DatagramTooLarge { .. })));
             assert!(matches!(socket.send_to_future("x", "nowhere.invalid:1").await, Err(Error::Lookup { .. })));
             assert!(matches!(socket.connect_future("chat|").await, Err(Error::Address { .. })));
             socket.send_to_future("long", to).await.unwrap();
-            assert!(matches!(socket.recv_from_future(3).await, Err(Error::DatagramCut { size: 4, .. })));
+            assert!(matches!(socket.recv_from_future(3).await, Err(Error::DatagramTruncated { size: 4, .. })));
         });
     });
 }

@@ -37,9 +37,9 @@ fn by_all_faces<T: 'static>(
 
 fn look_up(host: &'static str, port: u16) -> [Result<Vec<SocketAddr>>; 3] {
     by_all_faces(
-        || network::lookup(host, port),
-        |callback| network::lookup_async(host, port, gio::Cancellable::NONE, callback),
-        network::lookup_future(host, port),
+        || network::names::lookup(host, port),
+        |callback| network::names::lookup_async(host, port, gio::Cancellable::NONE, callback),
+        network::names::lookup_future(host, port),
     )
 }
 
@@ -78,9 +78,9 @@ fn names_are_looked_up_and_families_take_turns() {
     assert!(mounted.success());
     // The blocking one leaves no thread behind, as a program that goes into the background must have none.
     on_own_context(|| {
-        network::lookup("four.example", 1).unwrap();
+        network::names::lookup("four.example", 1).unwrap();
         let endpoints = ["http://four.example:1/"];
-        let asked = network::public_address(endpoints, Duration::from_millis(1));
+        let asked = network::names::public_address(endpoints, Duration::from_millis(1));
         assert!(matches!(asked, Err(Error::TimedOut { .. } | Error::Unreachable { .. })), "{asked:?}");
     });
     let threads = std::fs::read_dir("/proc/self/task").unwrap();
@@ -116,7 +116,7 @@ fn what_is_no_name_or_has_no_address_is_told() {
         }
     }
     let limit = Duration::from_nanos(1);
-    match network::lookup_within("nowhere.invalid", 1, limit) {
+    match network::names::lookup_timeout("nowhere.invalid", 1, limit) {
         Err(Error::TimedOut { limit: told, .. }) => assert_eq!(told, limit),
         other => panic!("{other:?}"),
     }
@@ -133,7 +133,7 @@ fn a_look_up_can_be_cancelled() {
         let told = Rc::new(RefCell::new(None));
         let place = told.clone();
         let cancellable = gio::Cancellable::new();
-        network::lookup_async("nowhere.invalid", 1, Some(&cancellable), move |result| {
+        network::names::lookup_async("nowhere.invalid", 1, Some(&cancellable), move |result| {
             place.replace(Some(result));
         });
         cancellable.cancel();
@@ -145,7 +145,7 @@ fn a_look_up_can_be_cancelled() {
 #[test]
 fn a_panic_in_a_callback_comes_out_of_the_loop() {
     on_own_context(|| {
-        network::lookup_async("localhost", 1, gio::Cancellable::NONE, |_| panic!("in a callback"));
+        network::names::lookup_async("localhost", 1, gio::Cancellable::NONE, |_| panic!("in a callback"));
         let run = || network::fgloop_for(LIMIT);
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_err();
         assert_eq!(*caught.downcast_ref::<&str>().unwrap(), "in a callback");
@@ -157,9 +157,11 @@ fn a_callback_may_run_a_loop_that_looks_up() {
     on_own_context(|| {
         let told = Rc::new(RefCell::new(Vec::new()));
         let outer = told.clone();
-        network::lookup_async("127.0.0.1", 1, gio::Cancellable::NONE, move |_| {
+        network::names::lookup_async("127.0.0.1", 1, gio::Cancellable::NONE, move |_| {
             let inner = outer.clone();
-            network::lookup_async("127.0.0.2", 1, gio::Cancellable::NONE, move |_| inner.borrow_mut().push("inner"));
+            network::names::lookup_async("127.0.0.2", 1, gio::Cancellable::NONE, move |_| {
+                inner.borrow_mut().push("inner")
+            });
             until(|| !outer.borrow().is_empty());
             outer.borrow_mut().push("outer");
         });
@@ -171,16 +173,16 @@ fn a_callback_may_run_a_loop_that_looks_up() {
 #[test]
 fn ports_have_names() {
     for (name, port) in [("http", 80), ("ipp", 631), ("8080", 8080), ("0", 0)] {
-        assert_eq!(network::lookup_port(name).unwrap(), port);
+        assert_eq!(network::names::lookup_port(name).unwrap(), port);
     }
     for bad in ["nosuchservice", "host:80", "", "65536", "/path", "-1", "@name", "chat|", "http://host"] {
-        let error = network::lookup_port(bad).unwrap_err();
+        let error = network::names::lookup_port(bad).unwrap_err();
         assert!(matches!(error, Error::Lookup { .. }), "{error:?}");
         let text = error.to_string();
         assert!(text.starts_with(&format!("cannot look up {bad:?}: ")), "{text}");
         assert!(text.contains("65535") && !text.contains("host:port") && !text.contains("path with"), "{text}");
     }
-    let unknown = network::lookup_port("nosuchservice").unwrap_err().to_string();
+    let unknown = network::names::lookup_port("nosuchservice").unwrap_err().to_string();
     assert!(unknown.contains("no service of that name") && unknown.contains("a name like http"), "{unknown}");
 }
 
@@ -190,24 +192,24 @@ fn the_own_address_is_that_of_the_way_out() {
         return;
     }
     let [v4, v6] = WIRE.map(|text| text.parse::<IpAddr>().unwrap());
-    assert_eq!(IpAddr::V4(network::local_address_v4().unwrap()), v4);
-    assert_eq!(IpAddr::V6(network::local_address_v6().unwrap()), v6);
-    assert_eq!(network::local_address().unwrap(), v4);
+    assert_eq!(IpAddr::V4(network::names::local_address_v4().unwrap()), v4);
+    assert_eq!(IpAddr::V6(network::names::local_address_v6().unwrap()), v6);
+    assert_eq!(network::names::local_address().unwrap(), v4);
     let ip = |arguments: &str| assert!(tool("/usr/sbin/ip").args(arguments.split(' ')).status().unwrap().success());
     ip("address del 198.51.100.1/24 dev wire");
-    assert!(matches!(network::local_address_v4(), Err(Error::Unreachable { .. })));
-    assert_eq!(network::local_address().unwrap(), v6);
+    assert!(matches!(network::names::local_address_v4(), Err(Error::Unreachable { .. })));
+    assert_eq!(network::names::local_address().unwrap(), v6);
     ip("link set wire down");
-    assert!(matches!(network::local_address(), Err(Error::Unreachable { .. })));
+    assert!(matches!(network::names::local_address(), Err(Error::Unreachable { .. })));
 }
 
 // ---- from outside ----
 
 fn ask(endpoints: &[String], limit: Duration) -> [Result<IpAddr>; 3] {
     by_all_faces(
-        || network::public_address(endpoints, limit),
-        |callback| network::public_address_async(endpoints, limit, gio::Cancellable::NONE, callback),
-        network::public_address_future(endpoints.to_vec(), limit),
+        || network::names::public_address(endpoints, limit),
+        |callback| network::names::public_address_async(endpoints, limit, gio::Cancellable::NONE, callback),
+        network::names::public_address_future(endpoints.to_vec(), limit),
     )
 }
 
@@ -291,7 +293,7 @@ fn a_stun_server_tells_and_no_other_is_believed() {
 fn a_lost_request_is_sent_again() {
     let (server, endpoint) = stun("127.0.0.1", "lost");
     on_own_context(|| {
-        assert_eq!(network::public_address([endpoint], LIMIT).unwrap(), Ipv4Addr::LOCALHOST);
+        assert_eq!(network::names::public_address([endpoint], LIMIT).unwrap(), Ipv4Addr::LOCALHOST);
     });
     assert_eq!(server.line_with("request"), server.line_with("request"), "the same request");
 }
@@ -384,8 +386,8 @@ fn pages_without_an_address_are_told_and_endless_ones_ended() {
 fn endpoints_that_cannot_be_are_told_before_anything_is_asked() {
     let nowhere: [&str; 0] = [];
     on_own_context(|| {
-        let error = network::public_address(nowhere, LIMIT).unwrap_err();
-        assert!(matches!(error, Error::Setting(_)), "{error:?}");
+        let error = network::names::public_address(nowhere, LIMIT).unwrap_err();
+        assert!(matches!(error, Error::InvalidOption(_)), "{error:?}");
         assert_eq!(error.to_string(), "no endpoint was given; expected stun:host, stun:host:port, or http://host/path");
     });
     let (server, good) = stun("127.0.0.1", "good");
@@ -413,7 +415,7 @@ fn asking_can_be_cancelled() {
         let place = told.clone();
         let cancellable = gio::Cancellable::new();
         let cancel = cancellable.clone();
-        network::public_address_async([endpoint], LIMIT, Some(&cancellable), move |result| {
+        network::names::public_address_async([endpoint], LIMIT, Some(&cancellable), move |result| {
             place.replace(Some(result));
         });
         // From another thread, once it has been asked.
@@ -445,7 +447,7 @@ fn coturn_tells_too() {
         on_own_context(|| {
             let end = std::time::Instant::now() + LIMIT;
             let told = loop {
-                match network::public_address([&endpoint], LIMIT) {
+                match network::names::public_address([&endpoint], LIMIT) {
                     Err(Error::Refused { .. }) if std::time::Instant::now() < end => std::thread::yield_now(),
                     told => break told,
                 }

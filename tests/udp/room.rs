@@ -110,12 +110,12 @@ fn what_is_too_large_for_the_way_is_told_at_once() {
     }
     on_own_context(|| {
         for refusals in [false, true] {
-            let socket = UdpSocket::builder().refusals(refusals).timeout(LIMIT).bind("0.0.0.0:0").unwrap();
+            let socket = UdpSocket::builder().icmp_errors(refusals).timeout(LIMIT).bind("0.0.0.0:0").unwrap();
             // The system may not take datagrams apart.
             sockopt::set_ip_mtu_discover(&socket, sockopt::Ipv4PathMtuDiscovery::DO).unwrap();
             for _ in 0..3 {
                 let outcome = socket.send_to([0; 2000], absent(40));
-                assert!(matches!(outcome, Err(Error::TooLarge { size: 2000, .. })), "{outcome:?}");
+                assert!(matches!(outcome, Err(Error::DatagramTooLarge { size: 2000, .. })), "{outcome:?}");
             }
             socket.send_to([0; 1000], absent(40)).unwrap();
             // It is no refusal of anybody's.

@@ -28,7 +28,7 @@ fn joined() -> (Socket, TcpStream) {
 
 fn server() -> Server {
     let server = Server::builder().tls(false).bind("127.0.0.1:0").unwrap();
-    server.set_timeout(LIMIT);
+    server.set_accept_timeout(LIMIT);
     server
 }
 
@@ -245,7 +245,7 @@ fn relayed() -> Relayed {
             on_own_context(|| {
                 let tls = ServerTls::new().directory(directory);
                 let server = Server::builder().tls(tls).bind("127.0.0.1:0").unwrap();
-                server.set_timeout(LIMIT);
+                server.set_accept_timeout(LIMIT);
                 place.send(server.port()).unwrap();
                 let socket = server.accept().unwrap();
                 while let Ok(text) = said.recv() {
@@ -387,7 +387,7 @@ fn a_server_with_tls_is_ready_once_a_client_has_shaken_hands() {
             })
         });
         assert!(selector.wait(LIMIT).unwrap());
-        server.set_timeout(Duration::ZERO);
+        server.set_accept_timeout(Duration::ZERO);
         server.accept().unwrap().sendline("welcome").unwrap();
         assert_eq!(client.join().unwrap(), "welcome");
         drop(silent);

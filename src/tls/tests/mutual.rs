@@ -13,7 +13,7 @@ fn pairing() -> (User, User, ClientTls) {
 #[test]
 fn asked_clients_may_come_without_a_certificate() {
     let (server, client, tls) = pairing();
-    let setup = server.serve_with(ServerTls::named("server").ask_client());
+    let setup = server.serve_with(ServerTls::named("server").request_client_certificate());
     let identity = client.identity("me");
     assert_eq!(Pair::connected(&tls, &peer(), &setup).server.peer_fingerprint(), None);
     let pair = Pair::connected(&tls.identity(identity.clone()), &peer(), &setup);
@@ -23,7 +23,7 @@ fn asked_clients_may_come_without_a_certificate() {
 #[test]
 fn a_required_certificate_is_asked_for_in_readable_words() {
     let (server, client, tls) = pairing();
-    let setup = server.serve_with(ServerTls::named("server").require_client());
+    let setup = server.serve_with(ServerTls::named("server").require_client_certificate());
     let (at_client, at_server) = Pair::refused(&tls, &peer(), &setup);
     assert!(
         matches!(&at_client, Error::Rejected { problem, .. } if problem.contains("ClientTls::identity")),
@@ -53,7 +53,7 @@ fn only_those_on_the_list_come_in() {
     let nobody = server.serve_with(ServerTls::named("server").allow::<&str>([]));
     Pair::refused(&tls.clone().identity(friend), &peer(), &nobody);
     // Asking only: none is well, a wrong one is not.
-    let setup = server.serve_with(ServerTls::named("server").ask_client().allow(["00".repeat(32)]));
+    let setup = server.serve_with(ServerTls::named("server").request_client_certificate().allow(["00".repeat(32)]));
     Pair::connected(&tls, &peer(), &setup);
     Pair::refused(&tls.identity(foe), &peer(), &setup);
 }

@@ -121,7 +121,7 @@ fn a_key_update_is_survived() {
 fn poke(session: &mut Session) {
     session.send(b"poke");
     session.take_output(&mut Vec::new());
-    let _ = (session.end(), session.peer_fingerprint(), session.version(), session.cipher(), session.resumed());
+    let _ = (session.end(), session.peer_fingerprint(), session.version(), session.cipher_suite(), session.resumed());
     let _ = (session.alpn(), session.wants_write(), session.peer_closed());
 }
 

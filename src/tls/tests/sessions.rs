@@ -11,7 +11,7 @@ fn own_client_and_server_just_work() {
     assert_eq!(pair.client.peer_fingerprint(), Some(setup.identity().fingerprint()));
     assert_eq!(pair.server.peer_fingerprint(), None);
     assert_eq!(pair.client.version(), Some("TLSv1.3"));
-    assert!(pair.client.cipher().unwrap().starts_with("TLS_"), "{:?}", pair.client.cipher());
+    assert!(pair.client.cipher_suite().unwrap().starts_with("TLS_"), "{:?}", pair.client.cipher_suite());
     assert_eq!(pair.client.alpn(), None);
     assert!(!pair.client.resumed());
 }
@@ -25,7 +25,7 @@ fn both_versions_carry_bulk_both_ways() {
         let mut pair = Pair::connected(&user.default_client(), &peer(), &versioned_server(&identity, versions));
         assert_eq!(pair.client.version(), Some(name));
         assert_eq!(pair.server.version(), Some(name));
-        assert_eq!(pair.server.cipher(), pair.client.cipher());
+        assert_eq!(pair.server.cipher_suite(), pair.client.cipher_suite());
         send_all(&mut pair, true, &data);
         send_all(&mut pair, false, &data);
         assert!(pair.at_server == data && pair.at_client == data);

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gio::prelude::*;
-use network::{ClientTls, Server, ServerBuilder, Socket};
+use network::{ClientTls, Server, Socket, server::ServerBuilder};
 
 use crate::common::{TempDir, black_hole};
 
@@ -261,7 +261,7 @@ impl Load {
 
 fn look_up(done: Done, over: gio::Cancellable) {
     let cancellable = over.clone();
-    network::lookup_async("localhost", 80, Some(&cancellable), move |result| {
+    network::names::lookup_async("localhost", 80, Some(&cancellable), move |result| {
         if result.is_ok() {
             add(&done, 1);
             look_up(done, over);

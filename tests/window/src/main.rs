@@ -117,9 +117,9 @@ fn test() -> ExitCode {
     }
 
     // What is measured here can be lost: a network that does not yield takes it all.
-    let mut greedy = network::Fairness::default();
+    let mut greedy = network::mainloop::Fairness::default();
     greedy.flood_priority = greedy.priority;
-    network::set_fairness(&greedy).unwrap();
+    network::mainloop::set_fairness(&greedy).unwrap();
     let figures = measure(&window, Load::awaited_lines);
     report("the awaited lines, at the default priority", Some("lines"), &figures);
     if judge(&reference, &figures, 0).is_ok() {

@@ -1,0 +1,104 @@
+//! [`Server`]: the handle to a server, and its weak kind. What can be done with it is in [`server`](super).
+
+use std::fmt;
+use std::rc::{Rc, Weak};
+
+use super::Shared;
+
+/// Listens, and calls back with a [`Socket`](crate::Socket) for each client.
+///
+/// Cloning gives another handle to the same server. When the last handle goes, it stops listening; its live connections
+/// go on while somebody reads from them or holds them. Programs that never stop call [`detach`](Server::detach).
+///
+/// ```
+/// let server = network::Server::new("0", |socket| {
+///     socket.sendline("Welcome to this server!")?;
+///     socket.readlines(|socket, line| {
+///         println!("data received: {line}");
+///         socket.sendline("This is a reply.")
+///     });
+///     Ok(())
+/// })?;
+/// println!("listening on port {}", server.port());
+/// # network::Socket::connect_async(server.port(), gio::Cancellable::NONE, |result| {
+/// #     let client = result.expect("a connection");
+/// #     client.sendline("Hello").expect("an open connection");
+/// #     client.readlines(|_, line| {
+/// #         if line == "This is a reply." {
+/// #             network::endloop();
+/// #         }
+/// #         Ok(())
+/// #     });
+/// # });
+/// # assert!(!network::fgloop_for(std::time::Duration::from_secs(30)), "no reply");
+/// # Ok::<(), network::Error>(())
+/// ```
+#[must_use = "a server stops listening when its last handle is dropped: hold it, or call detach()"]
+pub struct Server {
+    pub(super) shared: Rc<Shared>,
+}
+
+impl Server {
+    /// Returns a handle that does not keep the server listening.
+    pub fn downgrade(&self) -> WeakServer {
+        WeakServer { shared: Rc::downgrade(&self.shared) }
+    }
+}
+
+impl Clone for Server {
+    fn clone(&self) -> Server {
+        Server { shared: self.shared.clone() }
+    }
+}
+
+impl PartialEq for Server {
+    /// The same server.
+    fn eq(&self, other: &Server) -> bool {
+        Rc::ptr_eq(&self.shared, &other.shared)
+    }
+}
+
+impl Eq for Server {}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("address", &self.shared.address.to_string())
+            .field("port", &self.shared.port)
+            .field("open", &self.is_open())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A handle that does not keep the server listening.
+#[derive(Clone)]
+pub struct WeakServer {
+    pub(super) shared: Weak<Shared>,
+}
+
+impl fmt::Debug for WeakServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakServer").finish_non_exhaustive()
+    }
+}
+
+impl WeakServer {
+    /// The server, while there is a handle to it.
+    pub fn upgrade(&self) -> Option<Server> {
+        self.shared.upgrade().map(|shared| Server { shared })
+    }
+}
+
+impl glib::clone::Downgrade for Server {
+    type Weak = WeakServer;
+    fn downgrade(&self) -> WeakServer {
+        Server::downgrade(self)
+    }
+}
+
+impl glib::clone::Upgrade for WeakServer {
+    type Strong = Server;
+    fn upgrade(&self) -> Option<Server> {
+        WeakServer::upgrade(self)
+    }
+}
