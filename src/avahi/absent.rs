@@ -1,4 +1,5 @@
-//! Stands in for Avahi in a build without it: what needs it says so. Of the values here none is ever made.
+//! Replaces the services in a build without Avahi: everything that needs them is an error. No value of these types
+//! exists.
 
 #![allow(dead_code)]
 

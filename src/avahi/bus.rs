@@ -1,8 +1,8 @@
-//! A client of a D-Bus daemon: calls, replies and signals over one unix socket. gio packs and unpacks the messages; the
-//! socket is the engine's, as all others are. GDBus's own connection would start threads for good, after which a process
-//! can no longer go into the background, and would serve a flood of signals out of our sight.
+//! A D-Bus client: calls, replies and signals over one unix socket. gio encodes and decodes the messages; the engine
+//! serves the socket like any other. A connection of GDBus would start threads that never end, after which a process
+//! cannot daemonize any more, and would serve a flood of signals outside the engine's budgets.
 //!
-//! This file knows nothing of Avahi, and calls no user code.
+//! This file knows nothing of Avahi and calls no user code.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -19,32 +19,32 @@ use super::system_bus;
 use crate::engine::{Engine, Handler, Key, Next, READS, Ready, Registration, TimerKey};
 use crate::log;
 
-/// No message of ours comes near it, nor does any of Avahi's: the longest holds a TXT record. D-Bus itself allows 128 MiB.
+/// The longest message that is accepted, in bytes. The longest ones in use contain a TXT record. D-Bus allows 128 MiB.
 const MESSAGE_MAX: usize = 1 << 20;
 
-/// What D-Bus demands of every message: so much of it tells its length.
+/// The size of the part of a message that determines its length, in bytes.
 const HEAD: usize = 16;
 
-/// The longest reply of the authentication.
+/// The longest line of the authentication, in bytes.
 const LINE_MAX: usize = 1024;
 
-/// How long an answer may take. Avahi gives up on a name after 5 s by itself.
+/// The timeout of a call. Avahi itself gives up on a lookup after 5 s.
 pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Calls that wait for their answer at a time. The bus answers with an error from the 129th on.
+/// The most calls that wait for a reply at a time. The bus refuses the 129th.
 const MAX_CALLS: usize = 112;
 
-/// Who gets what the bus brings. Called from the engine, with nothing borrowed.
+/// Receives signals and the end of the connection. Called from the engine, with nothing borrowed.
 pub(super) trait Listener {
     fn signal(&self, engine: &Rc<Engine>, message: &DBusMessage);
-    /// The connection is over.
+    /// The connection has ended.
     fn closed(&self, engine: &Rc<Engine>, cause: String);
 }
 
-/// An error that came instead of an answer, or because none came.
+/// The failure of a call: an error reply, or no reply in time.
 #[derive(Debug)]
 pub(super) struct CallError {
-    /// As `org.freedesktop.Avahi.CollisionError`. Empty if the error is our own.
+    /// The D-Bus error name, such as `org.freedesktop.Avahi.CollisionError`. Empty without a reply.
     pub(super) name: String,
     pub(super) message: String,
 }
@@ -52,7 +52,7 @@ pub(super) struct CallError {
 type Reply = Result<glib::Variant, CallError>;
 type ReplyCallback = Box<dyn FnOnce(&Rc<Engine>, Reply)>;
 
-/// Whom and what to call.
+/// A method and the object to call it on.
 pub(super) struct Method<'a> {
     pub(super) destination: &'a str,
     pub(super) path: &'a str,
@@ -67,19 +67,19 @@ pub(super) struct Bus {
     fd: RefCell<Option<OwnedFd>>,
     key: Cell<Option<Key>>,
     wire: RefCell<Wire>,
-    /// Ends an authentication that does not end by itself.
+    /// The timeout of the authentication.
     handshake: Cell<Option<TimerKey>>,
 }
 
 struct Wire {
     input: Input,
     output: Vec<u8>,
-    /// Messages that wait for the end of the authentication.
+    /// Messages to be sent after the authentication.
     held: Vec<u8>,
     at_end: Option<String>,
     serial: u32,
     calls: HashMap<u32, (ReplyCallback, TimerKey)>,
-    /// Calls that are made when others have been answered.
+    /// Calls beyond [`MAX_CALLS`], made as replies arrive.
     waiting: VecDeque<PendingCall>,
 }
 
@@ -97,7 +97,7 @@ impl Wire {
     }
 }
 
-/// The bytes that the bus has sent: first the replies of the authentication, then messages. Pure.
+/// The received bytes: first the lines of the authentication, then messages. A pure value.
 pub(super) struct Input {
     bytes: Vec<u8>,
     stage: Stage,
@@ -105,22 +105,23 @@ pub(super) struct Input {
     user: u32,
 }
 
-/// How far the authentication has come.
+/// The state of the authentication.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The bus was asked to take the user from the socket. In a user namespace it sees another id than this process does.
+    /// The bus was asked to take the user from the socket: in a user namespace, it sees another id than this process
+    /// does.
     BySocket,
-    /// That was rejected: the bus was told the user id.
+    /// The bus rejected that and was sent the user id.
     ById,
     Accepted,
 }
 
-/// One thing that the bus has sent.
+/// One item from the bus.
 pub(super) enum Received {
-    /// A step of the authentication, to be answered with these bytes.
+    /// A step of the authentication. Contains the reply to send.
     Challenge(String),
-    /// The authentication is complete. Nothing but its own replies may be sent before: a filter in front of the bus, as
-    /// Flatpak's, takes whatever follows for part of it, and hangs up.
+    /// The authentication is complete. `BEGIN` and messages must not be sent earlier: a filter in front of the bus,
+    /// such as Flatpak's, takes them for authentication and closes the connection.
     Accepted,
     Message(DBusMessage),
 }
@@ -130,7 +131,7 @@ impl Input {
         Input { bytes: Vec::new(), stage: Stage::BySocket, user }
     }
 
-    /// The bytes that begin the conversation.
+    /// The bytes that start the authentication.
     fn greeting() -> &'static [u8] {
         b"\0AUTH EXTERNAL\r\n"
     }
@@ -143,7 +144,7 @@ impl Input {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Takes the next thing out of the received bytes. `Ok(None)` when it is not complete.
+    /// Takes the next item out of the received bytes. `Ok(None)` if it is incomplete.
     pub(super) fn next(&mut self) -> Result<Option<Received>, String> {
         if self.is_accepted() {
             return Ok(self.next_message()?.map(Received::Message));
@@ -162,11 +163,11 @@ impl Input {
                 self.stage = Stage::Accepted;
                 Ok(Received::Accepted)
             }
-            // Asked for data of the mechanism, of which there is none.
+            // The mechanism has no data to send.
             (b"DATA", _) => Ok(Received::Challenge("DATA\r\n".into())),
             (b"REJECTED" | b"ERROR", Stage::BySocket) => {
                 self.stage = Stage::ById;
-                // The protocol wants the hexadecimal digits of the decimal digits.
+                // The protocol requires the decimal digits in hexadecimal.
                 let id: String = self.user.to_string().bytes().map(|digit| format!("{digit:02x}")).collect();
                 Ok(Received::Challenge(format!("AUTH EXTERNAL {id}\r\n")))
             }
@@ -185,7 +186,7 @@ impl Input {
             }
             let message = DBusMessage::from_blob(&self.bytes[..size], DBusCapabilityFlags::NONE);
             self.bytes.drain(..size);
-            // A message that cannot be read is skipped: the next one begins where its length said.
+            // A message that cannot be decoded is skipped: its length says where the next one begins.
             if let Ok(message) = message {
                 return Ok(Some(message));
             }
@@ -203,10 +204,10 @@ struct PendingCall {
 }
 
 impl Bus {
-    /// Connects to the system's bus and says hello. Never blocks.
+    /// Connects to the system bus and starts the authentication. Never blocks.
     ///
     /// # Errors
-    /// Why there is no bus, in words.
+    /// The reason, as text.
     pub(super) fn connect(engine: &Rc<Engine>, listener: Weak<dyn Listener>) -> Result<Rc<Bus>, String> {
         Bus::start(engine, listener, system_bus::open()?).map_err(|error| error.to_string())
     }
@@ -236,7 +237,7 @@ impl Bus {
         Ok(bus)
     }
 
-    /// Calls a method, and then `then` with what it answers, unless the connection ends before.
+    /// Calls a method and passes the result to `then`, unless the connection ends before.
     pub(super) fn call(
         &self,
         method: Method<'_>,
@@ -244,7 +245,7 @@ impl Bus {
         limit: Duration,
         then: impl FnOnce(&Rc<Engine>, Reply) + 'static,
     ) {
-        // Once closed nobody answers, and nobody is told.
+        // After `close`, there is no reply and no notification.
         if self.key.get().is_none() {
             return;
         }
@@ -254,7 +255,7 @@ impl Bus {
         self.call_next();
     }
 
-    /// Makes the calls that wait, as many as there may be.
+    /// Sends pending calls, up to [`MAX_CALLS`].
     fn call_next(&self) {
         loop {
             let mut wire = self.wire.borrow_mut();
@@ -278,7 +279,7 @@ impl Bus {
         }
     }
 
-    /// Calls a method whose answer nobody wants.
+    /// Calls a method without asking for a reply.
     pub(super) fn tell(&self, method: Method<'_>, body: Option<&glib::Variant>) {
         let (_, blob) = self.pack(&method, body, true);
         self.write(&blob);
@@ -300,13 +301,15 @@ impl Bus {
         };
         message.set_serial(serial);
         let blob = message.to_blob(DBusCapabilityFlags::NONE).unwrap_or_else(|error| {
-            log::critical("avahi").error(&error).say(format_args!("cannot pack a call of {}: {error}", method.name));
+            log::critical("avahi")
+                .error(&error)
+                .say(format_args!("failed to encode a call of {}: {error}", method.name));
             Vec::new()
         });
         (serial, blob)
     }
 
-    /// Sends a message, after the authentication.
+    /// Sends a message, at the earliest after the authentication.
     fn write(&self, message: &[u8]) {
         let mut wire = self.wire.borrow_mut();
         if !wire.input.is_accepted() {
@@ -339,14 +342,14 @@ impl Bus {
                 Ok(count) => drop(wire.output.drain(..count)),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
-                // The reading side is told the same, and says so.
+                // Reading fails as well and reports it.
                 Err(_) => wire.output.clear(),
             }
         }
         self.engine.set_interest(key, true, !wire.output.is_empty());
     }
 
-    /// Reads what is there. True if there may be more.
+    /// Reads the available bytes. Returns whether there may be more.
     fn read(&self, hangup: bool) -> bool {
         let mut wire = self.wire.borrow_mut();
         let fd = self.fd.borrow();
@@ -398,7 +401,7 @@ impl Bus {
         }
     }
 
-    /// Hangs up. What was called is not answered any more.
+    /// Closes the connection. Pending calls get no reply.
     pub(super) fn close(&self) {
         if let Some(key) = self.key.take() {
             self.engine.deregister(key);
@@ -462,9 +465,9 @@ impl Handler for Bus {
     }
 }
 
-// ---- who is who ----
+// ---- objects on the bus ----
 
-/// A place to call methods of.
+/// An object on the bus, with the interface to call.
 pub(super) struct RemoteObject {
     destination: &'static str,
     path: &'static str,
@@ -489,7 +492,7 @@ pub(super) const BUS: RemoteObject =
 mod tests {
     use super::*;
 
-    /// The replies that a bus gets which sends these lines, up to its acceptance or an error.
+    /// The replies to a bus that sends these lines.
     fn converse(lines: &[&str]) -> Result<Vec<String>, String> {
         let mut input = Input::new(1000);
         let mut replies = Vec::new();
@@ -508,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bus_takes_the_user_from_the_socket_or_is_told_its_number() {
+    fn the_bus_takes_the_user_from_the_socket_or_is_sent_its_id() {
         assert_eq!(Input::greeting(), b"\0AUTH EXTERNAL\r\n");
         assert_eq!(converse(&["DATA\r\n", "OK 0123\r\n"]).unwrap(), ["DATA\r\n", "accepted"]);
         assert_eq!(converse(&["OK", " 0123", "\r\n"]).unwrap(), ["accepted"]);

@@ -1,8 +1,8 @@
-//! What must hold of the readers here, whatever they are given: for fuzzing, and for the tests.
+//! Properties that must hold for any input, for fuzzing and for tests.
 
 use super::names::{Matcher, ServiceType, Txt, alternative, check_name, exactly};
 
-/// Names, types and expressions, from three texts with NUL between them.
+/// Checks service types, names and patterns, from three texts separated by NUL.
 pub(crate) fn names(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut parts = text.splitn(3, '\0');
@@ -23,7 +23,7 @@ pub(crate) fn names(data: &[u8]) {
     }
 }
 
-/// A TXT record: strings of which each has its length before it.
+/// Checks a TXT record: strings with their length in front.
 pub(crate) fn txt(mut data: &[u8]) {
     let mut strings = Vec::new();
     while let [length, rest @ ..] = data {
@@ -50,7 +50,7 @@ pub(crate) fn txt(mut data: &[u8]) {
     let _ = super::backend::check_txt(&own);
 }
 
-/// What a bus may send, and what is made of it.
+/// Checks the readers of D-Bus messages.
 #[cfg(feature = "avahi")]
 pub(crate) mod bus {
     use gio::{DBusCapabilityFlags, DBusMessage};
@@ -59,7 +59,7 @@ pub(crate) mod bus {
     use crate::avahi::backend::{read_browser, read_resolved};
     use crate::avahi::bus::{Input, Received};
 
-    /// Bytes as they come, in two parts.
+    /// Checks bytes as they arrive, in two parts.
     pub(crate) fn bytes(data: &[u8]) {
         let (split, data) = data.split_first().map_or((0, data), |(first, rest)| (usize::from(*first), rest));
         let stream = [b"OK 0123456789\r\n", data].concat();
@@ -68,7 +68,7 @@ pub(crate) mod bus {
         assert_eq!(read(&[first, second]), whole, "in two parts");
     }
 
-    /// Messages of Avahi, of which some bytes have been changed: pairs of a place and a value.
+    /// Checks messages of Avahi with some bytes changed: `data` contains pairs of a position and a value.
     pub(crate) fn damaged(data: &[u8]) {
         let (text, changes) = data.split_at(data.len() / 2);
         let text = String::from_utf8_lossy(text).replace('\0', "");
@@ -77,7 +77,7 @@ pub(crate) mod bus {
         let txt = vec![text.as_bytes().to_vec(), b"key=value".to_vec()];
         let answer = (2, 0, &text, a, b, c, 0, &text, 1234u16, txt, 0u32).to_variant();
         let mut stream = b"OK 0123456789\r\n".to_vec();
-        for (member, body) in [("ItemNew", item), ("Resolved", answer), ("Failure", (&text,).to_variant())] {
+        for (member, body) in [("ItemNew", item), ("Found", answer), ("Failure", (&text,).to_variant())] {
             let message = DBusMessage::new_signal("/Client1/Object2", "org.freedesktop.Avahi.ServiceBrowser", member);
             message.set_body(&body);
             message.set_serial(7);
@@ -93,7 +93,7 @@ pub(crate) mod bus {
         read(&[&stream]);
     }
 
-    /// How many messages there were, and what came after them.
+    /// Returns the number of messages, and the error that followed them.
     fn read(parts: &[&[u8]]) -> (usize, Option<String>) {
         let mut input = Input::new(1000);
         let mut messages = 0;

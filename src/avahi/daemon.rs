@@ -1,8 +1,8 @@
-//! The Avahi daemon as seen from one main context: is it there, does it run, and who wants to know. It survives restarts of
-//! the daemon; those who use it are told and begin anew.
+//! The state of the Avahi daemon, shared by all its clients on one main context. After a restart of the daemon, the
+//! clients are notified and make their requests again.
 //!
-//! Everything here happens on the engine's turns, the first contact included, so that what a program publishes before it
-//! goes into the background is published by the process that stays.
+//! Everything here, including the first connection, happens in loop iterations. A service that a program publishes
+//! before it daemonizes is thus published by the background process.
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
@@ -11,19 +11,19 @@ use super::backend::Backend;
 use super::events::Watcher;
 use crate::engine::Engine;
 
-/// Who uses the daemon. Called from the engine, never from within a call of theirs but [`AvahiDaemon::join`].
+/// A user of the daemon. Called from the engine, and from within [`AvahiDaemon::join`].
 pub(super) trait Client {
-    /// The daemon is there, and knows nothing of what was asked of any before.
+    /// The daemon is running. It knows nothing of earlier requests.
     fn up(&self, engine: &Rc<Engine>, daemon: &Rc<AvahiDaemon>);
-    /// It takes registrations, or does not any more.
+    /// The daemon has begun or stopped to accept registrations.
     fn running(&self, engine: &Rc<Engine>, daemon: &Rc<AvahiDaemon>, running: bool);
-    /// It is not there. May be told several times.
+    /// The daemon is not running or cannot be reached. May be called several times in a row.
     fn down(&self, engine: &Rc<Engine>, cause: &str);
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum Status {
-    /// Being found out.
+    /// Not known yet.
     Unknown,
     Down(String),
     Up {
@@ -44,7 +44,7 @@ thread_local! {
 }
 
 impl AvahiDaemon {
-    /// Begins to use the daemon: what is known of it is told at once, the rest as it becomes known.
+    /// Adds a client. Its callbacks are called at once with the known state, and later with each change.
     pub(super) fn join(engine: &Rc<Engine>, client: &Rc<dyn Client>) -> Rc<AvahiDaemon> {
         let known = DAEMONS.with(|daemons| {
             let mut daemons = daemons.borrow_mut();
@@ -72,7 +72,7 @@ impl AvahiDaemon {
         let status = daemon.status.borrow().clone();
         match status {
             Status::Unknown => {}
-            // It may have come since.
+            // It may have started since.
             Status::Down(_) => {
                 daemon.status.replace(Status::Unknown);
                 daemon.backend.look();
@@ -87,11 +87,11 @@ impl AvahiDaemon {
         daemon
     }
 
-    /// What there is to say of a daemon that has not been event of.
+    /// Returns the reason why nothing is known about the daemon.
     pub(super) fn error_text(&self) -> String {
         match &*self.status.borrow() {
             Status::Down(cause) => cause.clone(),
-            _ => "the Avahi daemon does not answer".into(),
+            _ => "the Avahi daemon does not reply".into(),
         }
     }
 
@@ -99,7 +99,7 @@ impl AvahiDaemon {
         matches!(&*self.status.borrow(), Status::Up { .. })
     }
 
-    /// To browse and to register by.
+    /// The backend, for browsing and registering.
     pub(super) fn backend(&self) -> &Rc<Backend> {
         &self.backend
     }

@@ -1,5 +1,5 @@
-//! Avahi over D-Bus: where the daemon is, which of its signals go to whom, and what is asked of it. It survives restarts
-//! of the daemon and of the bus.
+//! The D-Bus backend: the state of the Avahi daemon, its objects and their signals. Survives restarts of the daemon and
+//! the bus.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -23,38 +23,38 @@ const RESOLVER: &str = "org.freedesktop.Avahi.ServiceResolver";
 const GROUP: &str = "org.freedesktop.Avahi.EntryGroup";
 const COLLISION_ERROR: &str = "org.freedesktop.Avahi.CollisionError";
 
-/// Any interface, any protocol.
+/// Any interface or protocol.
 const ANY: i32 = -1;
 
-/// The state of Avahi's server in which it takes registrations: its host name is established.
+/// The state of Avahi's server in which it accepts registrations: its host name is established.
 const RUNNING: i32 = 2;
 
-/// States of an entry group.
+/// The states of an entry group.
 const ESTABLISHED: i32 = 2;
 const COLLISION: i32 = 3;
 const FAILURE: i32 = 4;
 
-/// Flags of a look-up: what is asked without TXT is not kept up by a malformed one.
+/// Lookup flag: do not wait for the TXT record, which may be malformed.
 const NO_TXT: u32 = 4;
-/// Of a look-up's answer: it is about this very machine.
+/// Result flag: the service is on this machine.
 const LOCAL: u32 = 8;
 
-/// How long the bus may take to start the daemon. The bus itself gives up after 25 s.
+/// The timeout for starting the daemon. The bus itself gives up after 25 s.
 const START_TIMEOUT: Duration = Duration::from_secs(26);
 
-/// How soon a bus that is not there is looked for again; each time twice as long, up to the second. There is no event for
-/// its coming.
+/// The first and the longest pause before the bus or a daemon that refuses calls is tried again. The pause doubles each
+/// time. No event tells when they are available.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 
-/// Signals that came before the answer that names their object.
+/// The most signals that are kept until the reply with the path of their object has arrived.
 const MAX_EARLY_SIGNALS: usize = 1024;
 
-/// All that a TXT record may hold can be published.
+/// Checks whether a TXT record can be published. This backend has no restrictions.
 pub(super) fn check_txt(_: &Txt) -> Result<(), String> {
     Ok(())
 }
 
-/// There are no threads here.
+/// Waits for threads to end. This backend has none.
 pub(crate) fn end_threads() {}
 
 pub(super) struct Backend {
@@ -62,14 +62,14 @@ pub(super) struct Backend {
     engine: Rc<Engine>,
     watcher: Weak<dyn Watcher>,
     bus: RefCell<Option<Rc<Bus>>>,
-    /// The daemon's name on the bus, while it is there.
+    /// The unique bus name of the daemon while it is running.
     owner: RefCell<Option<String>>,
-    /// Whose which object of the daemon is.
+    /// The objects of the daemon by their paths.
     routes: RefCell<HashMap<String, Weak<DaemonObject>>>,
-    /// Answers that will name an object, and signals that came before.
+    /// The number of pending replies with a path, and the signals that arrived before them.
     expected: Cell<usize>,
     early_signals: RefCell<Vec<DBusMessage>>,
-    /// Counts the daemons there have been: what answers a call to an earlier one is not event.
+    /// Counts the starts of the daemon: replies of earlier ones are ignored.
     life: Cell<u64>,
     retry: Cell<Option<TimerKey>>,
     pause: Cell<Duration>,
@@ -77,7 +77,7 @@ pub(super) struct Backend {
 
 type SignalCallback = Box<dyn Fn(&Rc<Engine>, &str, &glib::Variant)>;
 
-/// An object of the daemon's whose signals are event. Dropping it has the daemon drop it as well.
+/// An object of the daemon whose signals are received. Dropping it frees the daemon's object.
 struct DaemonObject {
     backend: Weak<Backend>,
     life: u64,
@@ -96,18 +96,18 @@ impl Drop for DaemonObject {
     }
 }
 
-/// Follows the services of a type while it lives.
+/// Browses for the services of a type until dropped.
 pub(super) struct ServiceBrowser {
     kind: ServiceType,
     object: Rc<DaemonObject>,
 }
 
-/// Follows one service while it lives.
+/// Follows the changes of one service until dropped.
 pub(super) struct Resolver {
     _object: Rc<DaemonObject>,
 }
 
-/// A service that is registered while this lives.
+/// A registered service. Dropping it withdraws the service.
 pub(super) struct EntryGroup {
     _object: Rc<DaemonObject>,
 }
@@ -129,9 +129,9 @@ impl Backend {
         })
     }
 
-    // ---- the bus, and who is on it ----
+    // ---- the bus and the daemon ----
 
-    /// Begins to find out whether the daemon is there.
+    /// Starts to determine whether the daemon is running.
     pub(super) fn look(self: &Rc<Self>) {
         if let Some(timer) = self.retry.take() {
             self.engine.cancel_timer(timer);
@@ -158,7 +158,7 @@ impl Backend {
                     self.bus.replace(Some(bus));
                 }
                 Err(cause) => {
-                    // Not from within join(): those who join are told on a later turn, as of everything else.
+                    // Not from within join(): clients are notified in a later loop iteration, as always.
                     let me = self.me.clone();
                     self.engine.defer(move |_| {
                         if let Some(me) = me.upgrade() {
@@ -177,7 +177,7 @@ impl Backend {
         self.look_later();
     }
 
-    /// Looks again after a pause, which grows.
+    /// Looks again after a pause.
     fn look_later(&self) {
         let pause = self.pause.get();
         self.pause.set((pause * 2).min(RETRY.1));
@@ -193,7 +193,7 @@ impl Backend {
         }
     }
 
-    /// Asks the bus who the daemon is, and if it is nobody, to start it.
+    /// Asks the bus for the daemon and, with `start`, has the bus start it.
     fn ask_owner(self: &Rc<Self>, start: bool) {
         let Some(bus) = self.bus.borrow().clone() else { return };
         let me = self.me.clone();
@@ -201,7 +201,7 @@ impl Backend {
             let Some(me) = me.upgrade() else { return };
             match answer.map(|body| body.get::<(String,)>()) {
                 Ok(Some((owner,))) => me.set_up(owner),
-                Ok(None) => me.set_down("the bus does not say who the Avahi daemon is".into()),
+                Ok(None) => me.set_down("unexpected reply of the bus to GetNameOwner".into()),
                 Err(_) if start => me.start_daemon(),
                 Err(error) => me.set_no_daemon(&error),
             }
@@ -226,7 +226,7 @@ impl Backend {
     }
 
     fn set_no_daemon(self: &Rc<Self>, error: &CallError) {
-        // It may have come by itself meanwhile.
+        // It may have started by itself meanwhile.
         if self.owner.borrow().is_some() {
             return;
         }
@@ -244,7 +244,7 @@ impl Backend {
             self.owner.replace(Some(owner));
         }
         self.life.set(self.life.get() + 1);
-        // Behind a filter, a daemon that can be seen can perhaps not be called.
+        // Behind a filter, the daemon may be visible and yet refuse every call.
         self.call("/", SERVER, "GetState", None, |_, me, answer| match answer.map(|body| body.get::<(i32,)>()) {
             Ok(Some((state,))) => me.answered(state),
             Ok(None) => me.refused("unexpected reply to GetState"),
@@ -280,7 +280,7 @@ impl Backend {
 
     // ---- calls and objects ----
 
-    /// Calls the daemon. Not answered if that daemon goes first: then that is told instead.
+    /// Calls the daemon. `then` is not called if the daemon stops first.
     fn call(
         &self,
         path: &str,
@@ -299,8 +299,8 @@ impl Backend {
         });
     }
 
-    /// Has the daemon make an object whose signals are event. `then` gets its path. If it is dropped by then, so is the
-    /// daemon's.
+    /// Creates an object of the daemon and receives its signals. `then` gets its path. If the returned object has been
+    /// dropped by then, the daemon's object is freed.
     fn make(
         &self,
         name: &str,
@@ -318,7 +318,10 @@ impl Backend {
             me.expected.set(me.expected.get().saturating_sub(1));
             let path = answer.and_then(|body| {
                 let path = body.try_child_value(0).and_then(|path| path.str().map(str::to_owned));
-                path.ok_or_else(|| CallError { name: String::new(), message: "it names no object".into() })
+                path.ok_or_else(|| CallError {
+                    name: String::new(),
+                    message: "unexpected reply without an object path".into(),
+                })
             });
             let Some(made) = made.upgrade() else {
                 if let Ok(path) = path {
@@ -341,7 +344,7 @@ impl Backend {
         object
     }
 
-    /// Has the daemon drop an object.
+    /// Frees an object of the daemon.
     fn free(&self, path: &str, interface: &'static str) {
         let route = self.routes.borrow_mut().remove(path);
         drop(route);
@@ -354,7 +357,7 @@ impl Backend {
         Some((self.bus.borrow().clone()?, self.owner.borrow().clone()?))
     }
 
-    /// A signal of one of the daemon's objects.
+    /// Passes a signal to its object.
     fn pass_on(&self, message: &DBusMessage) {
         let (Some(path), Some(member)) = (message.path(), message.member()) else { return };
         let object = self.routes.borrow().get(path.as_str()).map(Weak::upgrade);
@@ -368,34 +371,34 @@ impl Backend {
         }
     }
 
-    // ---- what is asked of the daemon ----
+    // ---- browsing and registering ----
 
-    /// Follows the services of a type, and tells of them from the engine, until what is returned is dropped.
+    /// Browses for the services of a type until the returned browser is dropped.
     pub(super) fn browse(
         &self,
         kind: &ServiceType,
-        hear: impl Fn(&Rc<Engine>, BrowserEvent) + 'static,
+        callback: impl Fn(&Rc<Engine>, BrowserEvent) + 'static,
     ) -> ServiceBrowser {
-        let asked = (ANY, ANY, kind.as_str(), "", 0u32).to_variant();
-        let hear = Rc::new(hear);
-        let told = hear.clone();
+        let query = (ANY, ANY, kind.as_str(), "", 0u32).to_variant();
+        let callback = Rc::new(callback);
+        let told = callback.clone();
         let signal = move |engine: &Rc<Engine>, name: &str, body: &glib::Variant| {
             if let Some(event) = read_browser(name, body) {
                 told(engine, event);
             }
         };
-        let object = self.make("ServiceBrowserNew", BROWSER, Some(&asked), signal, move |engine, _, _, path| {
+        let object = self.make("ServiceBrowserNew", BROWSER, Some(&query), signal, move |engine, _, _, path| {
             if let Err(error) = path {
-                hear(engine, BrowserEvent::Failure(error.message));
+                callback(engine, BrowserEvent::Failure(error.message));
             }
         });
         ServiceBrowser { kind: kind.clone(), object }
     }
 
-    /// Registers a service until what is returned is dropped, and tells what becomes of it.
+    /// Registers a service until the returned group is dropped, and reports the outcome.
     pub(super) fn register(
         &self,
-        what: &Announcement,
+        announcement: &Announcement,
         name: &str,
         told: impl Fn(&Rc<Engine>, Registered) + 'static,
     ) -> EntryGroup {
@@ -411,16 +414,26 @@ impl Backend {
                 _ => {}
             }
         };
-        let interface = what.interface.and_then(|interface| i32::try_from(interface).ok()).unwrap_or(ANY);
-        let service =
-            (interface, ANY, 0u32, name, what.kind.as_str(), "", "", what.port, what.txt.strings()).to_variant();
+        let interface = announcement.interface.and_then(|interface| i32::try_from(interface).ok()).unwrap_or(ANY);
+        let service = (
+            interface,
+            ANY,
+            0u32,
+            name,
+            announcement.kind.as_str(),
+            "",
+            "",
+            announcement.port,
+            announcement.txt.strings(),
+        )
+            .to_variant();
         let object = self.make("EntryGroupNew", GROUP, None, signal, move |engine, me, object, path| {
             let path = match path {
                 Ok(path) => path,
                 Err(error) => return told(engine, Registered::Failure(error.message)),
             };
-            // The second call need not wait for the answer to the first: they are event in order, and an empty group that
-            // is committed does nothing.
+            // The second call need not wait for the first reply: calls are handled in order, and committing an empty
+            // group has no effect.
             for (method, body) in [("AddService", Some(&service)), ("Commit", None)] {
                 let (told, object) = (told.clone(), Rc::downgrade(object));
                 me.call(&path, GROUP, method, body, move |engine, _, answer| {
@@ -440,11 +453,11 @@ impl Backend {
 }
 
 impl ServiceBrowser {
-    /// Tells where a service is to be reached and what its TXT record is, and that again when it changes; nothing, when
-    /// that cannot be found out. Until what is returned is dropped, if there can be so many.
+    /// Follows a service: reports its address and TXT record now and after each change, or `None` if they cannot be
+    /// determined. Returns `None` if there can be no resolver.
     pub(super) fn follow(
         &self,
-        place: Origin,
+        origin: Origin,
         name: &str,
         domain: &str,
         told: impl Fn(&Rc<Engine>, Option<Resolved>) + 'static,
@@ -453,76 +466,76 @@ impl ServiceBrowser {
         let told = Rc::new(told);
         let tell = told.clone();
         let signal = move |engine: &Rc<Engine>, name: &str, body: &glib::Variant| match name {
-            "Resolved" => tell(engine, read_resolved(body)),
+            "Found" => tell(engine, read_resolved(body)),
             "Failure" => tell(engine, None),
             _ => {}
         };
-        let asked = self.asked(place, name, domain, 0);
+        let query = self.query(origin, name, domain, 0);
         let object =
-            link.make("ServiceResolverNew", RESOLVER, Some(&asked.clone()), signal, move |_, link, _, path| {
+            link.make("ServiceResolverNew", RESOLVER, Some(&query.clone()), signal, move |_, link, _, path| {
                 if path.is_err() {
-                    // The daemon has too many of our objects: once is better than never.
-                    link.resolve(&asked, move |engine, found| told(engine, found));
+                    // The daemon refuses further objects: a single result is better than none.
+                    link.resolve(&query, move |engine, found| told(engine, found));
                 }
             });
         Some(Resolver { _object: object })
     }
 
-    /// Asks where a service is to be reached, and what its TXT record is if that is wanted. `then` is not called if the
-    /// daemon goes first.
+    /// Looks up the address of a service, and its TXT record if `with_txt` is set. `then` is not called if the daemon
+    /// stops first.
     pub(super) fn look_up(
         &self,
-        place: Origin,
+        origin: Origin,
         name: &str,
         domain: &str,
         with_txt: bool,
         then: impl FnOnce(&Rc<Engine>, Option<Resolved>) + 'static,
     ) {
         let Some(link) = self.object.backend.upgrade() else { return };
-        link.resolve(&self.asked(place, name, domain, if with_txt { 0 } else { NO_TXT }), then);
+        link.resolve(&self.query(origin, name, domain, if with_txt { 0 } else { NO_TXT }), then);
     }
 
-    fn asked(&self, place: Origin, name: &str, domain: &str, flags: u32) -> glib::Variant {
-        let Origin { interface, protocol } = place;
-        // What was found by IPv4 is reached by IPv4: each pair gives its own kind of address.
+    fn query(&self, origin: Origin, name: &str, domain: &str, flags: u32) -> glib::Variant {
+        let Origin { interface, protocol } = origin;
+        // A service found over IPv4 is looked up by IPv4: each protocol yields its own kind of address.
         (interface, protocol, name, self.kind.as_str(), domain, protocol, flags).to_variant()
     }
 }
 
 impl Backend {
-    fn resolve(&self, asked: &glib::Variant, then: impl FnOnce(&Rc<Engine>, Option<Resolved>) + 'static) {
-        self.call("/", SERVER, "ResolveService", Some(asked), move |engine, _, answer| {
+    fn resolve(&self, query: &glib::Variant, then: impl FnOnce(&Rc<Engine>, Option<Resolved>) + 'static) {
+        self.call("/", SERVER, "ResolveService", Some(query), move |engine, _, answer| {
             then(engine, answer.ok().and_then(|body| read_resolved(&body)));
         });
     }
 }
 
-/// Reads a signal of a browser.
+/// Parses a signal of a service browser.
 pub(super) fn read_browser(name: &str, body: &glib::Variant) -> Option<BrowserEvent> {
     type Item = (i32, i32, String, String, String, u32);
     match name {
         "ItemNew" => {
             let (interface, protocol, name, _, domain, _) = body.get::<Item>()?;
-            Some(BrowserEvent::New { place: Origin { interface, protocol }, name, domain })
+            Some(BrowserEvent::New { origin: Origin { interface, protocol }, name, domain })
         }
         "ItemRemove" => {
             let (interface, protocol, name, ..) = body.get::<Item>()?;
-            Some(BrowserEvent::Gone { place: Origin { interface, protocol }, name })
+            Some(BrowserEvent::Gone { origin: Origin { interface, protocol }, name })
         }
         "AllForNow" => Some(BrowserEvent::AllForNow),
         "Failure" => {
-            let cause = body.get::<(String,)>().map_or_else(|| "no cause given".into(), |(cause,)| cause);
+            let cause = body.get::<(String,)>().map_or_else(|| "no reason given".into(), |(cause,)| cause);
             Some(BrowserEvent::Failure(cause))
         }
         _ => None,
     }
 }
 
-/// Reads a look-up's answer.
+/// Parses the result of a lookup.
 pub(super) fn read_resolved(body: &glib::Variant) -> Option<Resolved> {
     type Answer = (i32, i32, String, String, String, String, i32, String, u16, Vec<Vec<u8>>, u32);
     let (interface, _, _, _, _, host, _, address, port, txt, flags) = body.get::<Answer>()?;
-    // What was event on our own loopback interface was said on this machine.
+    // An announcement on the loopback interface comes from this machine.
     let is_ours = flags & LOCAL != 0 || u32::try_from(interface) == Ok(LOOPBACK);
     Resolved::check(host, address.parse().ok()?, port, Txt::received(txt), interface, is_ours)
 }
@@ -550,7 +563,7 @@ impl Listener for Backend {
             }
             return;
         }
-        // Anybody on the bus can send us anything.
+        // Any process on the bus can send signals to this one.
         let genuine = self.owner.borrow().as_deref() == Some(sender.as_str());
         if !genuine {
             return;

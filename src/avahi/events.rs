@@ -1,6 +1,6 @@
-//! What goes to and fro between those who follow or publish services and the backend that talks to Avahi: `dbus`, or
-//! `zeroconf`. Both give a `Backend` (is the daemon there, browsing, registering), a `ServiceBrowser` (and its look-ups) and a
-//! `EntryGroup`; only they know how. Plain values, and checks that are the same however a value came.
+//! The values that pass between a backend, which talks to Avahi (`dbus` or `zeroconf`), and the modules that browse and
+//! publish. Each backend has a `Backend` (state of the daemon, browsing, registering), a `ServiceBrowser` (with its
+//! lookups) and an `EntryGroup`. The checks here apply to the values of both.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
@@ -8,47 +8,48 @@ use super::names::{ServiceType, Txt, check_name};
 use crate::address::Address;
 use crate::error::Error;
 
-/// The longest names that are taken. Longer ones cannot be, in DNS.
+/// The longest name that is accepted, in bytes. DNS has no longer ones.
 pub(super) const NAME_MAX: usize = 255;
 
-/// The number of the loopback interface, in Linux always.
+/// The index of the loopback interface, which is always the same on Linux.
 pub(super) const LOOPBACK: u32 = 1;
 
-/// Who is told whether the daemon is there. Called from the engine, never from within a call to the link.
+/// Receives the state of the daemon. Called from the engine, never from within a call to the backend.
 pub(super) trait Watcher {
-    /// It is there, and knows nothing of what was asked of any before.
+    /// The daemon is running. It knows nothing of earlier requests.
     fn up(&self);
-    /// It takes registrations, or does not any more.
+    /// The daemon has begun or stopped to accept registrations.
     fn running(&self, running: bool);
-    /// It is not there.
+    /// The daemon is not running or cannot be reached.
     fn down(&self, cause: String);
 }
 
-/// What a service is told on: an interface and a protocol, as far as the backend knows them. One of several for a name.
+/// The interface and protocol on which a service was announced, as far as the backend knows them. A name can have
+/// several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     pub(super) interface: i32,
     pub(super) protocol: i32,
 }
 
-/// What browsing brings.
+/// A report of a browser.
 #[derive(Debug)]
 pub(super) enum BrowserEvent {
     New {
-        place: Origin,
+        origin: Origin,
         name: String,
         domain: String,
     },
     Gone {
-        place: Origin,
+        origin: Origin,
         name: String,
     },
     AllForNow,
-    /// It has ended.
+    /// Browsing has failed.
     Failure(String),
 }
 
-/// Where a service is to be reached.
+/// The result of a lookup.
 #[derive(Debug)]
 pub(super) struct Resolved {
     pub(super) host: String,
@@ -57,8 +58,8 @@ pub(super) struct Resolved {
 }
 
 impl Resolved {
-    /// Checks what a look-up brought. Its sender may be anybody: an address that cannot be another machine's, of one that
-    /// says it is another, is none. An interface is known if it is more than 0.
+    /// Checks the result of a lookup, which any machine may have sent. Rejects addresses that cannot be those of
+    /// another machine, unless the service `is_ours`. A positive `interface` is known.
     pub(super) fn check(
         host: String,
         ip: IpAddr,
@@ -86,33 +87,33 @@ impl Resolved {
     }
 }
 
-/// What becomes of a registration.
+/// A report on a registration.
 #[derive(Debug)]
 pub(super) enum Registered {
-    /// It is known on the network, under this name.
+    /// The service is published under this name.
     Established(String),
-    /// Somebody else has the name.
+    /// Another service has the name.
     Collision,
-    /// It has ended.
+    /// The registration has failed.
     Failure(String),
 }
 
-/// What is to be published.
+/// A service that is to be published.
 #[derive(Clone, Debug)]
 pub(crate) struct Announcement {
     pub(super) kind: ServiceType,
     pub(super) name: String,
     pub(super) port: u16,
     pub(super) txt: Txt,
-    /// On this interface alone.
+    /// The only interface to publish on. `None`: all of them.
     pub(super) interface: Option<u32>,
 }
 
 impl Announcement {
-    /// Checks what is to be published, but for the port. `kind` is as it is before the `|` of the address.
+    /// Creates an announcement without a port. `kind` is the service type as before the `|` of the address.
     ///
     /// # Errors
-    /// `Address`, which says what is wrong with it.
+    /// `Address` if the type, the name or the TXT record is invalid.
     pub(crate) fn new<'a>(
         address: &Address,
         kind: &str,
@@ -137,7 +138,7 @@ impl Announcement {
         check().map_err(|problem: String| address.unfit(problem))
     }
 
-    /// With the port, and whether it is listened on for this machine alone: then other machines need not know of it.
+    /// Sets the port. With `only_here`, for a server that only this machine can reach, other machines are not told.
     pub(crate) fn at(self, port: u16, only_here: bool) -> Announcement {
         Announcement { port, interface: only_here.then_some(LOOPBACK), ..self }
     }

@@ -1,5 +1,5 @@
-//! SearchEvent services to connect to: yields their addresses as they become known, the good ones first, until whoever
-//! connects has had enough.
+//! Searching for services to connect to. Reports their addresses as they become known, preferred ones first, until the
+//! search is dropped.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -13,11 +13,11 @@ use crate::address::Address;
 use crate::engine::{Engine, TimerKey};
 use crate::error::{Error, Result};
 
-/// The question is on the network for at least this long: Avahi asks again after one second, and one lost packet must not
-/// make a service unknown.
+/// The least time before a search fails. Avahi repeats its query after one second, so one lost packet does not hide a
+/// service.
 const MIN_SEARCH_TIME: Duration = Duration::from_secs(2);
 
-/// Which services are looked for.
+/// The service type and name pattern of a search.
 #[derive(Clone, Debug)]
 pub(crate) struct Query {
     kind: ServiceType,
@@ -25,15 +25,15 @@ pub(crate) struct Query {
 }
 
 impl Query {
-    /// Reads the two parts of an address of a service.
+    /// Parses the two parts of a service address.
     ///
     /// # Errors
-    /// `Address` if the expression is none.
+    /// `Address` if the service type or the regular expression is invalid.
     pub(crate) fn new(address: &Address, kind: &str, rest: &str) -> Result<Query> {
         let query = || {
             let kind = ServiceType::parse(kind)?;
             if !kind.is_tcp() {
-                return Err(format!("expected a service of TCP to connect to, not {kind}"));
+                return Err(format!("cannot connect to a service of UDP: {kind}"));
             }
             Ok(Query { kind, matcher: Matcher::parse(rest)? })
         };
@@ -41,17 +41,17 @@ impl Query {
     }
 }
 
-/// What a search brings.
+/// A report of a search.
 pub(crate) enum SearchEvent {
-    /// A service, and one of its addresses.
+    /// An address to try, with the name of its service.
     Candidate(Rc<str>, SocketAddr),
-    /// That was all. The error says why, if it was nothing.
+    /// The search has ended. Contains the error if there was no candidate.
     End(Option<Error>),
 }
 
-type Then = Box<dyn Fn(&Rc<Engine>, SearchEvent)>;
+type Callback = Box<dyn Fn(&Rc<Engine>, SearchEvent)>;
 
-/// A search. Dropping it ends it, at whatever moment.
+/// A handle to a running search. Dropping it ends the search.
 pub(crate) struct Find {
     search: Rc<Search>,
 }
@@ -60,13 +60,13 @@ struct Search {
     engine: Rc<Engine>,
     address: Address,
     tracker: RefCell<Option<Rc<Tracker>>>,
-    then: Then,
+    then: Callback,
     yielded: RefCell<Vec<(Rc<str>, SocketAddr)>>,
     patience: Cell<Option<TimerKey>>,
 }
 
-/// Looks for services, from the loop's next turn on, and calls `then` with what it finds: never from within this call, and
-/// never after [`SearchEvent::End`].
+/// Starts a search in the next loop iteration. `then` is not called from within this function, nor after
+/// [`SearchEvent::End`].
 pub(crate) fn find(
     engine: &Rc<Engine>,
     address: &Address,
@@ -100,7 +100,7 @@ pub(crate) fn find(
 }
 
 impl Find {
-    /// Why nothing has been found yet, if nothing has: what there is to say when the time is up.
+    /// Returns the error for a timeout if there was no candidate so far.
     pub(crate) fn failure(&self) -> Option<Error> {
         self.search.failure()
     }
@@ -115,19 +115,19 @@ impl Drop for Find {
 impl Search {
     fn look(self: &Rc<Self>) {
         let Some(tracker) = self.tracker.borrow().clone() else { return };
-        while let Some(fresh) = tracker.next_change() {
-            let Some(service) = fresh.now else { continue };
+        while let Some(change) = tracker.next_change() {
+            let Some(service) = change.now else { continue };
             for address in service.addresses {
-                // A port of 0 says that the name is taken and nothing is there.
-                if address.port() == 0 || (is_link_local(&address) && !fresh.settled) {
+                // Port 0 means that the name is reserved and has no service.
+                if address.port() == 0 || (is_link_local(&address) && !change.settled) {
                     continue;
                 }
-                let candidate = (fresh.name.clone(), address);
+                let candidate = (change.name.clone(), address);
                 if self.yielded.borrow().contains(&candidate) {
                     continue;
                 }
                 self.yielded.borrow_mut().push(candidate);
-                (self.then)(&self.engine, SearchEvent::Candidate(fresh.name.clone(), address));
+                (self.then)(&self.engine, SearchEvent::Candidate(change.name.clone(), address));
                 if self.tracker.borrow().is_none() {
                     return;
                 }

@@ -1,5 +1,5 @@
-//! Publishing a service, and keeping it published: through a daemon that is not there yet or restarts, a host that is
-//! renamed, and others who have the name already.
+//! Publishing a service and keeping it published: when the daemon starts later or restarts, when the host is renamed,
+//! and when other services have the name.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -12,58 +12,59 @@ use super::names::alternative;
 use crate::engine::{Engine, TimerKey};
 use crate::log;
 
-/// So many names are tried at once, then one every [`RETRY_PAUSE`]: a machine that claims each name must not keep us busy.
+/// The number of names that are tried without a pause; then one is tried every [`RETRY_PAUSE`]. A machine that claims
+/// every name must not keep this one busy.
 const MAX_FAST_RENAMES: u32 = 16;
 
-/// How soon it is tried again when Avahi has refused.
+/// The pause before the next attempt after Avahi has refused a registration.
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
 
-/// What becomes of a publication.
+/// A change in the state of a publication.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Published {
-    /// It is known on the network, under this name.
+    /// The service is published under this name.
     Established(String),
-    /// It is not, for this reason; it will be when the reason is gone.
+    /// The service is not published, for this reason. It will be once the reason is gone.
     Down(String),
 }
 
-/// A service that is published, or will be, while this lives. Dropping it withdraws the service at once.
+/// A handle to a published service. Dropping it withdraws the service at once.
 pub(crate) struct Publication {
     inner: Rc<Inner>,
 }
 
-type Then = Box<dyn Fn(&Rc<Engine>, Published)>;
+type Callback = Box<dyn Fn(&Rc<Engine>, Published)>;
 
 struct Inner {
     me: Weak<Inner>,
     engine: Rc<Engine>,
-    what: Announcement,
-    then: Then,
+    announcement: Announcement,
+    then: Callback,
     daemon: RefCell<Option<Rc<AvahiDaemon>>>,
-    /// The name that is tried, or established.
+    /// The name of the current attempt, or the established one.
     name: RefCell<String>,
     established: RefCell<Option<String>>,
     group: RefCell<Option<EntryGroup>>,
     again: Cell<Option<TimerKey>>,
     renamings: Cell<u32>,
     warned: Cell<bool>,
-    /// Why it is not established, if it is known.
+    /// The reason why the service is not published, if known.
     failure: RefCell<Option<String>>,
     stopped: Cell<bool>,
 }
 
-/// Publishes a service, from the loop's next turn on. `then` is told what becomes of it, from the engine, with nothing
-/// borrowed; what goes wrong is logged besides, once each time.
+/// Publishes a service, starting in the next loop iteration. `then` receives each change of its state, from the engine,
+/// with nothing borrowed. A failure is also logged, once until the service has been published.
 pub(crate) fn publish(
     engine: &Rc<Engine>,
-    what: Announcement,
+    announcement: Announcement,
     then: impl Fn(&Rc<Engine>, Published) + 'static,
 ) -> Publication {
     let inner = Rc::new_cyclic(|me: &Weak<Inner>| Inner {
         me: me.clone(),
         engine: engine.clone(),
-        name: RefCell::new(what.name.clone()),
-        what,
+        name: RefCell::new(announcement.name.clone()),
+        announcement,
         then: Box::new(then),
         daemon: RefCell::new(None),
         established: RefCell::new(None),
@@ -88,19 +89,19 @@ pub(crate) fn publish(
 }
 
 impl Publication {
-    /// The name it has on the network now.
+    /// Returns the name under which the service is published.
     pub(crate) fn name(&self) -> Option<String> {
         self.inner.established.borrow().clone()
     }
 
-    /// Is it established? With the reason if it is known not to be; `None` while it is under way.
+    /// Returns whether the service is published: `None` while that is being established, an error if it has failed.
     pub(crate) fn outcome(&self) -> Option<Result<(), String>> {
         if self.inner.established.borrow().is_some() {
             return Some(Ok(()));
         }
         self.inner.failure.borrow().clone().map(|cause| {
-            let Announcement { kind, name, .. } = &self.inner.what;
-            Err(format!("the service {name:?} of type {kind} is not published: {cause}"))
+            let Announcement { kind, name, .. } = &self.inner.announcement;
+            Err(format!("failed to publish service {name:?} of type {kind}: {cause}"))
         })
     }
 }
@@ -119,15 +120,15 @@ impl Inner {
         self.withdraw();
         let me = self.me.clone();
         let name = self.name.borrow().clone();
-        let group = daemon.backend().register(&self.what, &name, move |_, registered| {
+        let group = daemon.backend().register(&self.announcement, &name, move |_, registered| {
             if let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) {
-                me.hear(registered);
+                me.handle(registered);
             }
         });
         self.group.replace(Some(group));
     }
 
-    fn hear(&self, registered: Registered) {
+    fn handle(&self, registered: Registered) {
         match registered {
             Registered::Established(name) => {
                 self.name.replace(name.clone());
@@ -147,7 +148,7 @@ impl Inner {
         }
     }
 
-    /// Somebody else has the name.
+    /// Another service has the name: tries the next one.
     fn rename(&self) {
         let before = self.established.take();
         drop(before);
@@ -177,13 +178,13 @@ impl Inner {
         self.again.set(Some(again));
     }
 
-    /// It is not on the network, or not any more.
+    /// The service is not published, or no longer.
     fn lost(&self, cause: &str) {
         let before = self.established.take();
         if !self.warned.replace(true) {
-            let Announcement { kind, name, .. } = &self.what;
+            let Announcement { kind, name, .. } = &self.announcement;
             let event = log::warning("publish").peer(name).error(&cause);
-            event.say(format_args!("the service {name:?} of type {kind} is not published: {cause}"));
+            event.say(format_args!("failed to publish service {name:?} of type {kind}: {cause}"));
         }
         let first = self.failure.replace(Some(cause.to_owned())).is_none();
         if before.is_some() || first {
@@ -212,7 +213,8 @@ impl Client for Inner {
         if running {
             self.register(daemon);
         } else {
-            // The host is being renamed: what names it is to be withdrawn, and comes back under the new name.
+            // The host is being renamed: Avahi wants its services withdrawn, and registered again under the new host
+            // name.
             self.withdraw();
             let before = self.established.take();
             if before.is_some() {

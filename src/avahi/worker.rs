@@ -1,5 +1,5 @@
-//! Threads that wait for what no main loop can: each has a bounded mailbox that the main loop empties. For the backend that
-//! needs them.
+//! Threads for calls that no main loop can wait for. Each has a bounded mailbox that the main loop empties. For the
+//! backend that needs them.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -10,31 +10,31 @@ use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, Remote};
 
-/// What a thread has to tell waits for the main loop; when it is so much, the thread waits too.
+/// The most events in a mailbox. A thread waits while its mailbox is full.
 const MAIL: usize = 1024;
 
-/// How long the end of threads is waited for.
+/// The longest wait for threads to end.
 const ENDING: Duration = Duration::from_secs(2);
 
-/// A thread's stack. It runs a few C functions.
+/// The stack size of a thread, in bytes. It runs a few C functions.
 const STACK: usize = 512 << 10;
 
-/// What a thread has for the main loop.
+/// The mailbox between a thread and the main loop.
 pub(super) struct Mail<T> {
     state: Mutex<MailState<T>>,
-    /// There is room again, or it is over.
+    /// Notified when there is room, or when the thread should end.
     changed: Condvar,
 }
 
 struct MailState<T> {
     events: VecDeque<T>,
-    /// Asks the main loop to come and get them. Used up by that.
+    /// Schedules a delivery on the main loop. Can be used once.
     remote: Option<Remote>,
-    /// Nobody wants to know any more.
+    /// The thread should end.
     over: bool,
 }
 
-/// Whoever panicked with it had not begun to change anything.
+/// Locks a mutex. A thread that panicked with it had not begun to change anything.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -44,7 +44,7 @@ impl<T> Mail<T> {
         lock(&self.state).over
     }
 
-    /// Called by the thread. Waits for room.
+    /// Sends an event from the thread. Waits while the mailbox is full.
     pub(super) fn send(&self, event: T) {
         let full = |state: &mut MailState<T>| state.events.len() >= MAIL && !state.over;
         let state = self.changed.wait_while(lock(&self.state), full);
@@ -60,17 +60,17 @@ impl<T> Mail<T> {
         }
     }
 
-    /// Called by the thread: waits for that long, or until it is over.
+    /// Makes the thread wait for this time, or until it should end.
     pub(super) fn pause(&self, limit: Duration) {
         let over = self.changed.wait_timeout_while(lock(&self.state), limit, |state| !state.over);
         drop(over);
     }
 }
 
-/// Threads that were told to end and may not have yet.
+/// Threads that should end and may still be running.
 static ENDED: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
 
-/// Waits for the end of threads that nobody needs any more. A fork needs that.
+/// Waits for the end of threads that are no longer needed, as a fork requires.
 pub(crate) fn end_threads() {
     let deadline = Instant::now() + ENDING;
     for thread in std::mem::take(&mut *lock(&ENDED)) {
@@ -78,7 +78,7 @@ pub(crate) fn end_threads() {
             thread::sleep(Duration::from_millis(1));
         }
         if thread.is_finished() {
-            // What it panicked with, it has printed.
+            // It has printed its panic.
             let _ = thread.join();
         } else {
             lock(&ENDED).push(thread);
@@ -86,7 +86,7 @@ pub(crate) fn end_threads() {
     }
 }
 
-/// A thread as the main loop sees it. Dropping this tells it to end.
+/// The main loop's handle to a thread. Dropping it tells the thread to end.
 pub(super) struct HelperThread<T> {
     engine: Rc<Engine>,
     inbox: Rc<Inbox<T>>,
@@ -104,8 +104,8 @@ struct Inbox<T> {
 }
 
 impl<T: Send + 'static> HelperThread<T> {
-    /// Starts a thread that does `work`. What it sends is event from the engine; so is what `failed` makes of it when the
-    /// system gives no thread.
+    /// Starts a thread that runs `work`. Its events are passed to the callback from the engine, and so is what `failed`
+    /// makes of the error if no thread can be created.
     pub(super) fn start(
         engine: &Rc<Engine>,
         hear: impl Fn(&Rc<Engine>, T) + 'static,
@@ -127,7 +127,7 @@ impl<T: Send + 'static> HelperThread<T> {
             let mail = mail.clone();
             move || work(&mail)
         });
-        let thread = spawned.map_err(|error| mail.send(failed(format!("the system gives no thread: {error}"))));
+        let thread = spawned.map_err(|error| mail.send(failed(format!("cannot create a thread: {error}"))));
         HelperThread { engine: engine.clone(), inbox, thread: thread.ok() }
     }
 }
@@ -173,7 +173,7 @@ impl<T: 'static> Inbox<T> {
     }
 }
 
-/// Tells a thread to end with the main context, which drops the calls that it prepared.
+/// Tells a thread to end when the main context ends and drops its prepared calls.
 struct Ending<T>(Option<Arc<Mail<T>>>);
 
 impl<T> Ending<T> {

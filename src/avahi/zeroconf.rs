@@ -1,10 +1,10 @@
-//! Avahi by the crate `zeroconf`, for builds without D-Bus: a thread for each type that is followed and each service that
-//! is registered, and one, the sentinel, that notices whether the daemon is there. They start on the engine's turns, after
-//! any fork, and talk to it by a bounded mailbox.
+//! The backend on the crate `zeroconf`, for builds without D-Bus. It uses one thread for each service type that is
+//! browsed for, one for each registered service, and one, the sentinel, that watches the daemon. The threads start in
+//! loop iterations, after any fork, and communicate through a bounded mailbox.
 //!
-//! What that crate does not tell is not known here: TXT records (it aborts the process when it reads one that is not UTF-8,
-//! which any machine of the network can send), the interface of a link-local address, which of several interfaces a
-//! service has left, when all has been told, and that the host was renamed.
+//! The crate does not report, or reports only at a risk: TXT records (it aborts the process on one that is not UTF-8,
+//! which any machine on the network can send), the interface of a link-local address, the interface that a service has
+//! left, the end of the initial reports, and a change of the host name.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -25,44 +25,45 @@ use super::worker::{HelperThread, Mail, lock};
 use crate::engine::{Engine, TimerKey};
 use crate::log;
 
-/// How long a thread waits for the daemon before it looks whether it is to end: nothing can wake it.
+/// The longest time until a thread notices that it should end: nothing can wake it while it polls the daemon.
 const TURN: Duration = Duration::from_millis(100);
 
-/// How soon a daemon that is not there is looked for again; each time twice as long, up to the second.
+/// The first and the longest pause before the daemon is tried again. The pause doubles each time.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 
-/// The most names that are remembered of a type.
+/// The most names that are kept for a type.
 const MAX_NAMES: usize = 2048;
 
-/// The most places that one name is remembered at.
+/// The most locations that are kept for a name.
 const MAX_LOCATIONS: usize = 16;
 
-/// That all has been told is taken for granted when it was quiet for so long, but not before [`FIRST`], nor after [`LAST`].
+/// The initial reports are taken as complete after this time without a report, not before [`FIRST`] and not after
+/// [`LAST`].
 const QUIET: Duration = Duration::from_millis(500);
 const FIRST: Duration = Duration::from_secs(1);
 const LAST: Duration = Duration::from_secs(5);
 
-/// Longer than Avahi's own time-out of look-ups: what is to come of a service that has gone has come.
+/// Longer than the timeout of Avahi's lookups: later, no result of a lookup for a removed service can arrive.
 const STALE: Duration = Duration::from_secs(6);
 
-/// A type that nobody publishes. Followed on the loopback interface, it costs no packet.
+/// A service type that nobody publishes. Browsing for it on the loopback interface sends no packets.
 const SENTINEL: &str = "_glib-network._tcp";
 
-/// Checks whether a TXT record can be published: its values are C strings on their way.
+/// Checks whether a TXT record can be published. The crate passes its values as C strings.
 pub(super) fn check_txt(txt: &Txt) -> Result<(), String> {
     for (key, value) in txt.pairs() {
         if std::str::from_utf8(value).is_err() || value.contains(&0) {
             let key = String::from_utf8_lossy(key);
             return Err(format!(
-                "this program was built to use Avahi by the crate zeroconf, which publishes only text in a TXT record, \
-                 and the value of {key:?} is none"
+                "TXT value of {key:?} is not text: this program was built with the feature zeroconf, which can publish \
+                 only UTF-8 without NUL bytes"
             ));
         }
     }
     Ok(())
 }
 
-/// What went wrong, as the crate's callbacks said it.
+/// The first error that the crate's callbacks reported.
 #[derive(Clone, Default)]
 struct Failed(Arc<Mutex<Option<String>>>);
 
@@ -71,7 +72,7 @@ impl Failed {
         lock(&self.0).get_or_insert(cause);
     }
 
-    /// Serves what the crate waits for until nobody wants it any more, or something went wrong: then that is returned.
+    /// Polls the crate's event loop until the thread should end (`None`) or an error has been reported.
     fn serve<T>(&self, events: &EventLoop, mail: &Mail<T>) -> Option<String> {
         while !mail.is_over() {
             if let Some(cause) = lock(&self.0).take().or_else(danger) {
@@ -85,16 +86,17 @@ impl Failed {
     }
 }
 
-/// With its debug log on, the crate reads every TXT record, and aborts at one that is not UTF-8.
+/// Returns an error while the debug log of the crate is on: the crate then reads every TXT record and aborts on one
+/// that is not UTF-8.
 fn danger() -> Option<String> {
     ::log::log_enabled!(target: "zeroconf::avahi::browser", ::log::Level::Debug).then(|| {
-        "the debug log of the crate zeroconf is on, with which any machine of the network can abort this program: \
-         set zeroconf=info"
+        "the debug log of the crate zeroconf is on, which lets any machine on the network abort this program; \
+         set its level to info (zeroconf=info)"
             .to_owned()
     })
 }
 
-/// Browses until nobody wants it any more, or something goes wrong: then that is returned.
+/// Browses until the thread should end (`None`) or something has failed.
 fn follow<T>(
     kind: &str,
     interface: NetworkInterface,
@@ -140,7 +142,7 @@ enum Unresolved<'a> {
     Refused,
 }
 
-/// Reads errors of the crate that are about one service alone: it has words for them only.
+/// Recognises errors that concern one service only. The crate distinguishes them by their text.
 fn unresolved(error: &str) -> Option<Unresolved<'_>> {
     if error.contains("AvahiServiceResolver") {
         return Some(Unresolved::Refused);
@@ -168,10 +170,10 @@ impl Backend {
         Rc::new(Backend { engine: engine.clone(), watcher, sentinel: RefCell::new(None) })
     }
 
-    /// Begins to find out whether the daemon is there, at once and not only when the sentinel does so next.
+    /// Starts to determine whether the daemon is running, now and not only when the sentinel tries next.
     pub(super) fn look(&self) {
         let watcher = self.watcher.clone();
-        let hear = move |_: &Rc<Engine>, watched| {
+        let callback = move |_: &Rc<Engine>, watched| {
             let Some(watcher) = watcher.upgrade() else { return };
             match watched {
                 DaemonState::Up => {
@@ -181,7 +183,7 @@ impl Backend {
                 DaemonState::Down(cause) => watcher.down(cause),
             }
         };
-        let sentinel = HelperThread::start(&self.engine, hear, DaemonState::Down, |mail| {
+        let sentinel = HelperThread::start(&self.engine, callback, DaemonState::Down, |mail| {
             let mut pause = RETRY.0;
             while !mail.is_over() {
                 let came = Cell::new(false);
@@ -194,7 +196,7 @@ impl Backend {
                 pause = if came.get() { RETRY.0 } else { (pause * 2).min(RETRY.1) };
                 mail.send(DaemonState::Down(match system_bus::open() {
                     Ok(_) if danger().is_some() => cause,
-                    Ok(_) => in_sandbox(format!("the Avahi daemon is not running, or does not answer ({cause})")),
+                    Ok(_) => in_sandbox(format!("the Avahi daemon is not running or does not reply ({cause})")),
                     Err(error) => in_sandbox(format!("there is no D-Bus system bus ({error})")),
                 }));
                 mail.pause(pause);
@@ -204,15 +206,15 @@ impl Backend {
         drop(before);
     }
 
-    /// Follows the services of a type, and tells of them from the engine, until what is returned is dropped.
+    /// Browses for the services of a type until the returned browser is dropped.
     pub(super) fn browse(
         &self,
         kind: &ServiceType,
-        hear: impl Fn(&Rc<Engine>, BrowserEvent) + 'static,
+        callback: impl Fn(&Rc<Engine>, BrowserEvent) + 'static,
     ) -> ServiceBrowser {
         let names = Rc::new(KnownNames {
             engine: self.engine.clone(),
-            hear: Box::new(hear),
+            callback: Box::new(callback),
             known: RefCell::default(),
             started: Cell::new(None),
             last: Cell::new(Instant::now()),
@@ -223,7 +225,7 @@ impl Backend {
         let kind = kind.clone();
         let worker = HelperThread::start(
             &self.engine,
-            move |_, told| event.hear(told),
+            move |_, told| event.handle(told),
             ThreadEvent::Failure,
             move |mail| {
                 let tell = mail.clone();
@@ -237,17 +239,17 @@ impl Backend {
         ServiceBrowser { names, _worker: worker }
     }
 
-    /// Registers a service until what is returned is dropped, and tells what becomes of it.
+    /// Registers a service until the returned group is dropped, and reports the outcome.
     pub(super) fn register(
         &self,
-        what: &Announcement,
+        announcement: &Announcement,
         name: &str,
         told: impl Fn(&Rc<Engine>, Registered) + 'static,
     ) -> EntryGroup {
-        let (what, name) = (what.clone(), name.to_owned());
+        let (announcement, name) = (announcement.clone(), name.to_owned());
         let worker = HelperThread::start(&self.engine, told, Registered::Failure, move |mail| {
-            let _place = Taken::take(&what.kind, &name, mail);
-            if let Some(cause) = serve(&what, &name, mail) {
+            let _place = Taken::take(&announcement.kind, &name, mail);
+            if let Some(cause) = serve(&announcement, &name, mail) {
                 mail.send(cause);
             }
         });
@@ -255,9 +257,9 @@ impl Backend {
     }
 }
 
-// ---- following the services of a type ----
+// ---- browsing ----
 
-/// What a thread tells that follows a type.
+/// A report of a thread that browses.
 enum ThreadEvent {
     Started,
     Add {
@@ -268,7 +270,7 @@ enum ThreadEvent {
     },
     Unresolved(String),
     Remove(String),
-    /// So many are being looked up that the daemon takes no more.
+    /// The daemon refuses further lookups.
     Refused,
     Failure(String),
 }
@@ -280,11 +282,11 @@ pub(super) struct ServiceBrowser {
 
 type Callback = Box<dyn Fn(&Rc<Engine>, BrowserEvent)>;
 
-/// The names that were told, on how many places. Each place is told when it has been looked up, or could not be; that one
-/// of them has gone is told as soon as it has.
+/// The reported names with their locations. A location is reported once its lookup is done; its removal is reported at
+/// once, without saying which one.
 struct KnownNames {
     engine: Rc<Engine>,
-    hear: Callback,
+    callback: Callback,
     known: RefCell<HashMap<String, KnownName>>,
     started: Cell<Option<Instant>>,
     last: Cell<Instant>,
@@ -293,8 +295,8 @@ struct KnownNames {
 }
 
 struct KnownName {
-    /// Places that were told, less those that have gone. Less than 0 while the outcome of a look-up is on its way of what
-    /// has gone since.
+    /// The number of reported locations less the removed ones. Negative while the result of a lookup is outstanding for
+    /// a service that has been removed since.
     balance: i32,
     locations: Vec<Option<Location>>,
     changed: Instant,
@@ -308,7 +310,7 @@ struct Location {
 }
 
 impl KnownNames {
-    fn hear(self: &Rc<Self>, told: ThreadEvent) {
+    fn handle(self: &Rc<Self>, told: ThreadEvent) {
         self.last.set(Instant::now());
         match told {
             ThreadEvent::Started => {
@@ -323,11 +325,11 @@ impl KnownNames {
             ThreadEvent::Remove(name) => self.disappeared(name),
             ThreadEvent::Refused if self.crowded.replace(true) => {}
             ThreadEvent::Refused => {
-                // Any machine can bring that about: no warning, which some programs make fatal.
+                // Any machine can cause this, so it is not a warning: some programs make warnings fatal.
                 let event = log::info("browse");
                 event.say(format_args!("more services of a type than Avahi resolves at a time; ignoring the rest"));
             }
-            ThreadEvent::Failure(cause) => (self.hear)(&self.engine, BrowserEvent::Failure(cause)),
+            ThreadEvent::Failure(cause) => (self.callback)(&self.engine, BrowserEvent::Failure(cause)),
         }
     }
 
@@ -339,7 +341,7 @@ impl KnownNames {
             let late = me.started.get().is_some_and(|started| started.elapsed() >= LAST);
             let left = QUIET.saturating_sub(me.last.get().elapsed());
             if late || left.is_zero() {
-                (me.hear)(&me.engine, BrowserEvent::AllForNow);
+                (me.callback)(&me.engine, BrowserEvent::AllForNow);
             } else {
                 me.wait_for_quiet(left);
             }
@@ -362,10 +364,10 @@ impl KnownNames {
         if entry.locations.len() >= MAX_LOCATIONS {
             return;
         }
-        let place = place(entry.locations.len());
+        let origin = origin(entry.locations.len());
         entry.locations.push(answer);
         drop(known);
-        (self.hear)(&self.engine, BrowserEvent::New { place, name, domain: String::new() });
+        (self.callback)(&self.engine, BrowserEvent::New { origin, name, domain: String::new() });
     }
 
     fn disappeared(&self, name: String) {
@@ -386,7 +388,7 @@ impl KnownNames {
         }
         drop(known);
         for number in 0..places {
-            (self.hear)(&self.engine, BrowserEvent::Gone { place: place(number), name: name.clone() });
+            (self.callback)(&self.engine, BrowserEvent::Gone { origin: origin(number), name: name.clone() });
         }
     }
 }
@@ -399,7 +401,7 @@ impl Drop for KnownNames {
     }
 }
 
-fn place(number: usize) -> Origin {
+fn origin(number: usize) -> Origin {
     Origin { interface: 0, protocol: i32::try_from(number).unwrap_or(i32::MAX) }
 }
 
@@ -408,7 +410,7 @@ impl KnownName {
         KnownName { balance: 0, locations: Vec::new(), changed: Instant::now() }
     }
 
-    /// What a look-up has not brought by now it does not bring.
+    /// Forgets a removal whose lookup has not had a result by now.
     fn expire(&mut self) {
         if self.balance < 0 && self.changed.elapsed() > STALE {
             self.balance = 0;
@@ -416,14 +418,14 @@ impl KnownName {
     }
 }
 
-/// The crate tells once.
+/// The crate does not report changes.
 pub(super) struct Resolver(());
 
 impl ServiceBrowser {
-    /// Changes are not told: those who want them look up as the others do.
+    /// Returns `None`: the caller makes a lookup instead.
     pub(super) fn follow(
         &self,
-        _place: Origin,
+        _origin: Origin,
         _name: &str,
         _domain: &str,
         _told: impl Fn(&Rc<Engine>, Option<Resolved>) + 'static,
@@ -431,10 +433,10 @@ impl ServiceBrowser {
         None
     }
 
-    /// Tells where a service is to be reached, on the next turn.
+    /// Reports the location of a service in the next loop iteration.
     pub(super) fn look_up(
         &self,
-        place: Origin,
+        origin: Origin,
         name: &str,
         _domain: &str,
         _with_txt: bool,
@@ -442,7 +444,7 @@ impl ServiceBrowser {
     ) {
         let answer = || {
             let known = self.names.known.borrow();
-            let number = usize::try_from(place.protocol).ok()?;
+            let number = usize::try_from(origin.protocol).ok()?;
             known.get(name)?.locations.get(number)?.clone()
         };
         let found = answer().and_then(|Location { host, ip, port }| {
@@ -452,8 +454,8 @@ impl ServiceBrowser {
     }
 }
 
-/// Is this machine on no network? Only then is what is said to be on it said by it: the crate tells neither on which
-/// interface it was event, nor that it is our own.
+/// Returns whether this machine is on no network. Only then is a loopback address certain to be its own: the crate
+/// reports neither the interface of an announcement nor whether it is local.
 fn is_alone() -> bool {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let routes = read("/proc/self/net/route").lines().count() > 1;
@@ -463,24 +465,24 @@ fn is_alone() -> bool {
 
 // ---- registering ----
 
-/// A service that is registered while this lives; the thread withdraws it within [`TURN`].
+/// A registered service. After a drop, its thread withdraws the service within [`TURN`].
 pub(super) struct EntryGroup {
     _worker: HelperThread<Registered>,
 }
 
-/// Registers a service and serves that, until nobody wants it any more or something goes wrong: then that is returned.
-fn serve(what: &Announcement, name: &str, mail: &Arc<Mail<Registered>>) -> Option<Registered> {
+/// Registers a service until the thread should end (`None`) or something has failed.
+fn serve(announcement: &Announcement, name: &str, mail: &Arc<Mail<Registered>>) -> Option<Registered> {
     let failed = Failed::default();
     let (failing, tell) = (failed.clone(), mail.clone());
-    let kind = match mdns::ServiceType::from_str(what.kind.as_str()) {
+    let kind = match mdns::ServiceType::from_str(announcement.kind.as_str()) {
         Ok(kind) => kind,
         Err(error) => return Some(Registered::Failure(error.to_string())),
     };
-    let mut service = MdnsService::new(kind, what.port);
+    let mut service = MdnsService::new(kind, announcement.port);
     service.set_name(name);
-    service.set_network_interface(what.interface.map_or(NetworkInterface::Unspec, NetworkInterface::AtIndex));
+    service.set_network_interface(announcement.interface.map_or(NetworkInterface::Unspec, NetworkInterface::AtIndex));
     let mut txt = TxtRecord::new();
-    for (key, value) in what.txt.pairs() {
+    for (key, value) in announcement.txt.pairs() {
         let (Ok(key), Ok(value)) = (std::str::from_utf8(key), std::str::from_utf8(value)) else { continue };
         if let Err(error) = txt.insert(key, value) {
             return Some(Registered::Failure(error.to_string()));
@@ -495,11 +497,11 @@ fn serve(what: &Announcement, name: &str, mail: &Arc<Mail<Registered>>) -> Optio
         Ok(events) => failed.serve(&events, mail)?,
         Err(error) => error.to_string(),
     };
-    // The crate has words for it only; Avahi's are "Local name collision".
+    // The crate distinguishes errors by their text. Avahi's is "Local name collision".
     Some(if cause.contains("collision") { Registered::Collision } else { Registered::Failure(cause) })
 }
 
-/// The names that threads have registered, so that one that is withdrawn can be given again at once.
+/// The names that threads have registered: a name can be registered again as soon as it has been withdrawn.
 static TAKEN: Mutex<Vec<Claim>> = Mutex::new(Vec::new());
 static WITHDRAWN: Condvar = Condvar::new();
 
@@ -508,7 +510,7 @@ type Claim = (ServiceType, String, Arc<Mail<Registered>>);
 struct Taken(Arc<Mail<Registered>>);
 
 impl Taken {
-    /// Waits until those have withdrawn the name that are about to.
+    /// Waits until threads that are about to end have withdrawn the name.
     fn take(kind: &ServiceType, name: &str, mail: &Arc<Mail<Registered>>) -> Taken {
         let leaving = |taken: &mut Vec<Claim>| {
             taken.iter().any(|(other, theirs, mail)| other == kind && theirs == name && mail.is_over())
@@ -541,7 +543,7 @@ mod tests {
         let error = format!("failed to resolve service `{odd}` of type `_chat._tcp` in domain `local`");
         assert_eq!(name(&error).as_deref(), Some(odd));
         assert_eq!(name("failed to resolve service `x"), None);
-        assert_eq!(name("AvahiDaemon connection failed"), None);
+        assert_eq!(name("Daemon connection failed"), None);
         let refused = unresolved("could not initialize AvahiServiceResolver");
         assert!(matches!(refused, Some(Unresolved::Refused)));
     }

@@ -1,5 +1,4 @@
-//! Programs in sandboxes: behind the filter that Flatpak puts before the bus (the real xdg-dbus-proxy), and in a user
-//! namespace.
+//! Programs in sandboxes: behind Flatpak's filter for the bus (the real xdg-dbus-proxy), and in a user namespace.
 
 use std::time::Duration;
 
@@ -8,12 +7,12 @@ use network::{Server, Socket};
 use super::{browse, connect, greeter, line, warnings};
 use crate::world::{BEHIND, HERE, Party, in_own_world, until};
 
-/// The words for a daemon that is there and does not answer this program.
-const REFUSED: &str = if super::ZEROCONF { "does not answer" } else { "cannot be called" };
+/// Part of the error for a daemon that is running and refuses calls.
+const REFUSED: &str = if super::ZEROCONF { "does not reply" } else { "cannot be called" };
 
-/// Filters the bus of `BEHIND` as `flatpak run` does, and gives what passes the address of this host's bus.
+/// Filters the bus of `BEHIND` as `flatpak run` does. The filtered bus has the address of this host's bus.
 fn filtered_bus(policy: &[&str]) -> Party {
-    // The proxy writes a byte to the descriptor when it is ready, and exits when nobody can read that any more.
+    // The proxy writes a byte to the file descriptor when it is ready, and exits when the other end is closed.
     let script =
         "mkfifo \"$0\" && exec 4<>\"$0\" && { xdg-dbus-proxy --fd=4 \"$@\" & head -c 1 <&4; echo ready; wait; }";
     let (bus, place) = (BEHIND.bus_address(), HERE.bus_path());
@@ -70,7 +69,7 @@ fn a_flatpak_without_permissions_is_told_which_it_needs() {
         program.env("FLATPAK_ID", "org.example.Chat");
         Party::start(program)
     };
-    // Neither with no bus in the sandbox, nor with one that hides the daemon.
+    // First without a bus in the sandbox, then with one that hides the daemon.
     says_why().says("--system-talk-name=org.freedesktop.Avahi");
     let (_bus, _avahi) = (BEHIND.bus(), BEHIND.avahi());
     let _filter = filtered_bus(&[]);
@@ -79,7 +78,7 @@ fn a_flatpak_without_permissions_is_told_which_it_needs() {
 
 #[test]
 fn a_user_namespace_with_other_numbers_is_let_in() {
-    // The crate zeroconf, by libdbus, tells the bus the inner number.
+    // The crate zeroconf, through libdbus, sends the bus the inner user id.
     if super::ZEROCONF || std::env::var_os("NETWORK_NO_USER_NAMESPACES").is_some() {
         return;
     }
@@ -90,7 +89,7 @@ fn a_user_namespace_with_other_numbers_is_let_in() {
     let program = std::env::current_exe().unwrap();
     let program = program.to_str().unwrap();
     let _served = HERE.start(program, &super::ROLE);
-    // In there the user has another number than the bus sees.
+    // Inside, the user has another id than the bus sees.
     let inside = [&["--user", "--map-user=1234", "--map-group=1234", program][..], &ROLE].concat();
     HERE.start("unshare", &inside).says("connected: from afar");
 }

@@ -1,5 +1,5 @@
-//! A world of its own for each test: new network, mount and process namespaces, in them a D-Bus and an Avahi daemon that
-//! the test starts, kills and starts again. When the test ends, however it ends, the kernel ends all that is in there.
+//! A private environment for each test: new network, mount and process namespaces with a D-Bus and an Avahi daemon that
+//! the test starts, kills and restarts. When the test ends, the kernel ends all processes inside.
 
 #[path = "../common/parties.rs"]
 mod parties;
@@ -18,20 +18,20 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use parties::{has_namespaces, party, search_path, unshare, without_proxies};
 
-/// No single test takes this long.
+/// The longest time that a test may take.
 const HANGS: Duration = Duration::from_secs(100);
 
-/// Nothing that is waited for takes this long.
+/// The longest time that a test waits for anything.
 const NEVER: Duration = Duration::from_secs(20);
 
 const WORLD: &str = "NETWORK_TEST_WORLD";
 
-/// Runs the calling test once more in a world of its own. True in there.
+/// Runs the calling test again in a private environment. Returns true inside.
 pub fn in_own_world(test: &str) -> bool {
     enter_own_world(&[test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
 }
 
-/// Runs this program with those arguments in a world of its own. True in there.
+/// Runs this program with these arguments in a private environment. Returns true inside.
 pub fn enter_own_world(arguments: &[&str]) -> bool {
     if let Some(place) = std::env::var_os(WORLD) {
         run("ip", "link set lo up");
@@ -56,8 +56,8 @@ pub fn enter_own_world(arguments: &[&str]) -> bool {
     false
 }
 
-/// Gives the accounts that Avahi's daemon asks for the number of root: in here there may be no other, and the daemon wants
-/// its directory to be of its own account.
+/// Gives Avahi's accounts the ids of root, since there may be no others inside: the daemon requires that its account
+/// owns its directory.
 fn name_root_avahi(place: &Path) {
     for (file, names) in [("passwd", &["avahi"][..]), ("group", &["avahi", "netdev"])] {
         let system = format!("/etc/{file}");
@@ -72,7 +72,7 @@ fn name_root_avahi(place: &Path) {
     }
 }
 
-/// Waits for a child, and ends it when it is late.
+/// Waits for a child to exit, and kills it at the limit.
 pub fn wait(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> {
     let ending = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).unwrap();
     let deadline = Instant::now() + limit;
@@ -96,7 +96,7 @@ pub fn run(program: &str, arguments: &str) {
     assert!(status.success(), "{program} {arguments}: {status}");
 }
 
-/// A process that is ended with its handle, and what it prints.
+/// A process that is killed with its handle, and its output.
 pub struct Party {
     child: Child,
     input: Option<ChildStdin>,
@@ -122,19 +122,19 @@ impl Party {
         Party { child, input, lines }
     }
 
-    /// Types a line.
+    /// Types a line into its standard input.
     pub fn hears(&mut self, line: &str) {
         writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
     }
 
-    /// Its input ends, and then it does.
+    /// Closes its standard input and waits for its exit.
     pub fn dismiss(mut self) {
         self.input = None;
         let ended = wait(&mut self.child, NEVER);
         assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
     }
 
-    /// Waits until it prints a line with that in it.
+    /// Waits until it prints a line that contains this text.
     #[track_caller]
     pub fn says(&self, what: &str) -> String {
         let deadline = Instant::now() + NEVER;
@@ -148,14 +148,14 @@ impl Party {
         }
     }
 
-    /// All that it prints until it ends.
+    /// Waits for its exit and returns its output.
     pub fn all(mut self) -> Vec<String> {
         let ended = wait(&mut self.child, NEVER);
         assert!(ended.is_some());
         self.lines.iter().collect()
     }
 
-    /// Stops it where it is, or lets it go on.
+    /// Stops or continues it.
     #[allow(dead_code)]
     pub fn freeze(&self, stop: bool) {
         let signal = if stop { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
@@ -163,7 +163,7 @@ impl Party {
         rustix::process::kill_process(process, signal).unwrap();
     }
 
-    /// Ends it as `kill -9` does.
+    /// Kills it.
     pub fn kill(self) {}
 }
 
@@ -174,21 +174,21 @@ impl Drop for Party {
     }
 }
 
-/// A machine: this one, or another one in a network namespace that is joined to it by a cable.
+/// A machine: this one, or another one in a network namespace that is connected to it.
 #[derive(Clone, Copy)]
 pub struct Host {
     pub name: &'static str,
-    /// The network namespace. `None`: the test's own.
+    /// The network namespace. `None`: that of the test.
     namespace: Option<&'static str>,
 }
 
 pub const HERE: Host = Host { name: "here", namespace: None };
 
-/// This machine once more, with another bus: what runs there is not in reach of this process, unless something passes it on.
+/// This machine with another bus. Its daemons are out of reach of this process, unless something forwards them.
 pub const BEHIND: Host = Host { name: "behind", namespace: None };
 
-/// Makes another machine, joined to this one. With `addresses`, both have one of IPv4; without, only what IPv6 gives by
-/// itself.
+/// Creates another machine that is connected to this one. With `addresses`, both have an IPv4 address; without, only
+/// their link-local IPv6 addresses.
 pub fn another_host(addresses: bool) -> Host {
     run("ip", "netns add far");
     run("ip", "link add cable type veth peer name cable netns far");
@@ -209,17 +209,17 @@ impl Host {
         place
     }
 
-    /// The path of its D-Bus.
+    /// The path of its D-Bus socket.
     pub fn bus_path(self) -> PathBuf {
         self.place().join("bus")
     }
 
-    /// The same as an address.
+    /// The address of its D-Bus.
     pub fn bus_address(self) -> String {
         format!("unix:path={}", self.bus_path().display())
     }
 
-    /// A command that runs on that machine.
+    /// A command that runs on this machine.
     pub fn command(self, program: &str, arguments: &[&str]) -> Command {
         let command = match self.namespace {
             None => Command::new(program),
@@ -244,7 +244,7 @@ impl Host {
         Party::start(self.command(program, arguments))
     }
 
-    /// Starts its D-Bus.
+    /// Starts its D-Bus daemon.
     pub fn bus(self) -> Party {
         let place = self.place();
         let _ = fs::remove_file(self.bus_path());
@@ -262,10 +262,10 @@ impl Host {
         party
     }
 
-    /// Starts its Avahi, and waits until that runs.
+    /// Starts its Avahi daemon and waits until it is running.
     pub fn avahi(self) -> Party {
         let config = self.place().join("avahi.conf");
-        // On its own, a host talks to itself.
+        // Without another machine, Avahi runs on the loopback interface.
         let joined = self.command("ip", &["link", "show", "cable"]).output().unwrap().status.success();
         let (interfaces, ipv6) = if joined { ("deny-interfaces=lo", "yes") } else { ("allow-interfaces=lo", "no") };
         let name = self.name;
@@ -281,7 +281,7 @@ impl Host {
         party
     }
 
-    /// Publishes a service by Avahi's own tool.
+    /// Publishes a service with Avahi's own tool.
     pub fn publish(self, name: &str, port: u16, txt: &[&str]) -> Party {
         let port = port.to_string();
         let arguments = [&["-s", name, "_chat._tcp", &port][..], txt].concat();
@@ -291,7 +291,7 @@ impl Host {
     }
 }
 
-/// Runs the loop until something is the case, and says how long that took.
+/// Runs the main loop until the condition is met, and returns how long that took.
 #[track_caller]
 pub fn until(what: impl Fn() -> bool) -> Duration {
     let started = Instant::now();

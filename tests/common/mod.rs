@@ -52,7 +52,7 @@ pub fn tool(path: &str) -> Command {
     command(path, [""; 0])
 }
 
-/// A daemon of others that a test needs, or a program that comes with one. `./dev test` unpacks them.
+/// A daemon that a test needs, or a program from its package. `./dev test` unpacks them.
 pub fn party(name: &str) -> Command {
     command(parties::party(name), [""; 0])
 }
