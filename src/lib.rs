@@ -59,7 +59,7 @@ pub mod udp;
 
 pub use address::{Address, Endpoint};
 pub use conn::Socket;
-pub use conn::handler::{Disconnect, Reason};
+pub use conn::callbacks::{Disconnect, Reason};
 pub use error::{Error, Result};
 pub use run::{bgloop, endloop, fgloop, fgloop_for, iteration};
 pub use selector::Selector;

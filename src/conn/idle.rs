@@ -1,28 +1,32 @@
-//! The idle time-out: one timer for each connection that has one. Traffic only notes the time; the timer looks at that when
+//! The idle timeout: one timer for each connection that has one. Traffic only notes the time; the timer looks at that when
 //! it fires, and is set again for the rest.
 
 use std::time::Duration;
 
 use super::Conn;
-use super::flags::Flag;
-use super::handler::Reason;
+use super::callbacks::Reason;
+use super::state::{Duties, Look, Manner};
 use crate::error::Error;
 
 impl Conn {
     /// Something came or went.
     #[inline]
     pub(super) fn touch(&self) {
-        if self.flags.has(Flag::WATCHES_IDLENESS) {
-            self.more().touched.set(self.engine.turn_time());
+        if self.is(Look::WATCHES_IDLENESS) {
+            self.touched_at(self.engine.turn_time());
         }
+    }
+
+    #[inline(never)]
+    pub(super) fn touched_at(&self, time: i64) {
+        self.extras().touched.set(time);
     }
 
     /// Starts to watch, or stops, as the options say.
     pub(crate) fn watch_idleness(&self) {
         let limit = self.options(|options| options.idle_timeout);
-        if self.flags.replace(Flag::WATCHES_IDLENESS, limit.is_some()) || limit.is_some() {
-            self.forget_idleness();
-        }
+        self.change(|state| state.duties.set(Duties::WATCHES_IDLENESS, limit.is_some()));
+        self.cancel_timer(|cold| cold.idle_timer.take());
         if let (Some(limit), true) = (limit, self.is_open()) {
             self.touch();
             self.look_after(limit);
@@ -33,11 +37,11 @@ impl Conn {
         let me = self.me.clone();
         let timer = self.engine.after(delay, move |_| {
             if let Some(me) = me.upgrade() {
-                me.rare(|rare| rare.idle_timer = None);
+                me.cold(|cold| cold.idle_timer = None);
                 me.look_for_traffic();
             }
         });
-        self.rare(|rare| rare.idle_timer = Some(timer));
+        self.cold(|cold| cold.idle_timer = Some(timer));
     }
 
     fn look_for_traffic(&self) {
@@ -45,23 +49,16 @@ impl Conn {
         if !self.is_open() {
             return;
         }
-        let since = u64::try_from(self.engine.turn_time() - self.more().touched.get()).unwrap_or(0);
+        let since = u64::try_from(self.engine.turn_time() - self.extras().touched.get()).unwrap_or(0);
         let left = limit.saturating_sub(Duration::from_micros(since));
         if !left.is_zero() {
             self.look_after(left);
-        } else if self.flags.has(Flag::SHAKING) {
-            // That has a limit of its own.
+        } else if self.is_shaking() {
+            // That has a timeout of its own.
             self.look_after(limit);
         } else {
             let error = Error::TimedOut { operation: "waiting for traffic with", address: self.peer_name(), limit };
-            self.finish(Reason::Failed(error), true);
-        }
-    }
-
-    pub(super) fn forget_idleness(&self) {
-        let timer = self.if_rare(|rare| rare.idle_timer.take());
-        if let Some(timer) = timer {
-            self.engine.cancel_timer(timer);
+            self.finish(Reason::Failed(error), Manner::Graceful);
         }
     }
 }

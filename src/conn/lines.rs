@@ -3,9 +3,9 @@
 
 use std::ops::{Index, Range};
 
-use super::handler::with_text;
+use super::callbacks::with_text;
 use super::inbox::{Front, Inbox, Taken};
-use super::io::Queues;
+use super::queues::Queues;
 
 /// So many bytes are looked at in one go. A callback may set another reader after each line, and then the rest is looked
 /// at anew: with a window that costs a little for each line, without one a little for each byte of the batch.

@@ -1,25 +1,48 @@
-//! One connection: its state, and what it is made of. Reading, writing and closing have a file each.
+//! One connection. What it knows and decides is a value, [`state`], told what happened and asked what to do next; this room's
+//! other files carry that out.
 //!
 //! ```text
-//! connected → (data | line | ready)* → disconnected, once → nothing more
+//!                   handshake done                   close, error, the peer's end
+//!   Handshaking ──────────────────────▶ Open ──────────────────────────────────────▶ Lingering ──────────▶ Closed
+//!        │                               │  reads, delivers, sends          ▲          sends the rest,        ▲
+//!        │ fails, late, closed           │  peer half-closes: HALF_OPEN     │          awaits the peer's end  │
+//!        └───────────────────────────────┼──────────────────────────────────┘                                 │
+//!                                        └─────────── abort, error of the system, context ended ──────────────┘
+//!
+//!   callbacks:  connected → (data | line | ready)* → disconnected, once → nothing more
 //! ```
+//!
+//! | to find | look into |
+//! |---|---|
+//! | what happens when the descriptor is ready | [`serving`], steps in [`state`] |
+//! | reading, and delivering to callbacks | [`reading`] |
+//! | sending, the queue, half-close, flushing, back-pressure | [`writing`] |
+//! | how it ends: reason, linger, closing, handles | [`ending`], [`end`] |
+//! | the TLS handshake | [`handshake`] |
+//! | futures: who waits, and what a poll does | [`waiting`], [`polling`] |
+//! | blocking calls; selectors | [`blocking`], [`selecting`] |
+//! | bytes: received, to be sent, cut into lines | [`inbox`], [`outbox`], [`lines`], [`queues`] |
+//! | sockets, pipes, TLS on them | [`transport`], [`channel`] |
 
 mod blocking;
-mod closing;
-mod flags;
+pub(crate) mod callbacks;
+mod channel;
+mod end;
+mod ending;
 mod handle;
-pub(crate) mod handler;
+mod handshake;
 mod idle;
 pub(crate) mod inbox;
-mod io;
 mod lines;
 mod options;
 mod outbox;
 mod polling;
-mod pressure;
+mod queues;
 mod reading;
-mod secure;
 mod selecting;
+mod serving;
+mod setters;
+mod state;
 mod transport;
 pub(crate) mod waiting;
 mod writing;
@@ -27,24 +50,22 @@ mod writing;
 use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::num::NonZeroU64;
-use std::os::fd::BorrowedFd;
 use std::rc::{Rc, Weak};
 
 use crate::address::Endpoint;
-use crate::engine::{Engine, Handler, Incoming, Key, Next, READ_BUFFER, Ready, Received, Served, TimerKey};
+use crate::engine::{Engine, Handler, Key, Ready, TimerKey};
 use crate::error::{Error, Result};
-
-use crate::tls::Session;
-
-use flags::{Flag, Flags};
+use callbacks::{OnDrain, OnEnd, OwnDisconnect, ReadCallback, SharedDisconnect};
+use channel::{Channel, SessionSlot};
+use end::End;
 pub use handle::{Socket, WeakSocket};
-use handler::{OnDrain, OnEnd, OwnDisconnect, ReadCallback, Reason, SharedDisconnect};
 #[cfg(any(test, fuzzing))]
 pub(crate) use inbox::check_lines;
 pub(crate) use inbox::{Inbox, Mark, Piece, Taken};
-use io::Queues;
 pub(crate) use lines::Window;
 pub(crate) use options::{Options, limit_setters};
+use queues::Queues;
+use state::{Duties, Look, Phase, READABLE, ReadHalf, State, Wire, WriteHalf};
 pub(crate) use transport::Transport;
 
 /// Who lists connections, each under a number.
@@ -97,44 +118,36 @@ impl From<Options> for Rc<Common> {
     }
 }
 
-/// What few connections have. Each comes with its first use.
+/// State that few connections need. Each part comes with its first use.
 #[derive(Default)]
-struct More {
-    session: RefCell<Option<Box<Session>>>,
+struct Extras {
+    session: SessionSlot,
     waiting: RefCell<Option<Box<waiting::Waiting>>>,
-    rare: RefCell<Option<Box<Rare>>>,
-    /// In place of those that it has in common with others.
+    cold: RefCell<Option<Box<Cold>>>,
+    /// In place of those that are shared.
     options: RefCell<Option<Box<Options>>>,
     on_disconnect: RefCell<Option<OwnDisconnect>>,
-    /// When something came or went last.
+    /// When something came or went last, on the engine's clock.
     touched: Cell<i64>,
 }
 
-/// What hardly any has, or only at its end.
+/// State that hardly any connection needs, or only at its end.
 #[derive(Default)]
-struct Rare {
-    /// The end, from when it is known until it is told.
-    end: Option<Reason>,
-    /// Sending failed. What the peer sent before is still to be read, then this is the end.
-    write_error: Option<Error>,
-    /// What TLS found wrong with what came. What came before it is still to be delivered, then this is the end.
-    read_error: Option<Error>,
-    shaking: Option<secure::Shaking>,
-    /// Who is told that the peer sends nothing more. With one, that is not the end of the connection.
+struct Cold {
+    end: End,
+    handshake: Option<handshake::Handshake>,
+    /// The callback for the peer's half-close. With one, that is not the end of the connection.
     on_end: Option<OnEnd>,
-    /// Who is told that there is room to send again, and a count of those there have been.
     on_drain: Option<OnDrain>,
+    /// Counts the drain callbacks there have been.
     drain_epoch: u32,
-    /// Some of what was sent never left.
-    lost: bool,
     linger_timer: Option<TimerKey>,
+    reset_timer: Option<TimerKey>,
     idle_timer: Option<TimerKey>,
     flushed: Vec<Flushed>,
-    /// Why it failed, for those who ask after that has been told.
-    failed: Option<Error>,
 }
 
-/// Somebody who waits for the queue to be empty.
+/// Called when the queue is empty, or will never be.
 type Flushed = Box<dyn FnOnce(&Rc<Engine>, Result)>;
 
 /// Who the peer is. Most are known by an address of IPv4, which takes little room.
@@ -152,29 +165,31 @@ impl From<Endpoint> for Peer {
     }
 }
 
-/// In little memory: a server may have ten thousand of them that are idle.
+/// In little memory: a server may have ten thousand that are idle.
 pub(crate) struct Conn {
     me: Weak<Conn>,
     engine: Rc<Engine>,
     key: Cell<Option<Key>>,
     transport: Transport,
     common: Rc<Common>,
-    /// Under which it is listed.
+    /// Under which the server lists it.
     number: Cell<Option<NonZeroU64>>,
     remote: OnceCell<Peer>,
     /// How many [`Socket`]s there are, one more while the loop keeps it for its reader.
     handles: Cell<u32>,
-    flags: Flags,
+    /// Changed by [`Conn::change`] alone.
+    state: Cell<State>,
+    look: Cell<Look>,
     /// What the descriptor was said to be ready for, and has not been found unready for since.
-    sticky: Cell<Ready>,
+    ready: Cell<Ready>,
     io: Queues,
     /// Out of here while it is on the stack.
     reader: Cell<Option<Box<dyn ReadCallback>>>,
-    more: OnceCell<Box<More>>,
+    extras: OnceCell<Box<Extras>>,
 }
 
 impl Conn {
-    /// Takes an established connection into the loop, under the registration it has already or a new one.
+    /// Takes an established connection into the loop.
     pub(crate) fn new(
         engine: &Rc<Engine>,
         transport: Transport,
@@ -190,21 +205,24 @@ impl Conn {
             number: Cell::new(None),
             remote: remote.map(|remote| OnceCell::from(Peer::from(remote))).unwrap_or_default(),
             handles: Cell::new(0),
-            flags: Flags::default(),
-            sticky: Cell::new(Ready::NONE),
+            state: Cell::default(),
+            look: Cell::default(),
+            ready: Cell::default(),
             io: Queues::default(),
             reader: Cell::default(),
-            more: OnceCell::new(),
+            extras: OnceCell::new(),
         });
         let registration = conn.transport.registration().ok_or_else(|| conn.closed())?;
         let key = engine
-            .register(registration, conn.clone())
+            .register(registration, conn.clone() as Rc<dyn Handler>)
             .map_err(|source| Error::from_io("watching", conn.peer_name(), source))?;
         conn.key.set(Some(key));
         let (input, output) = engine.armed_by_hand(key);
-        conn.flags.put(Flag::INPUT_BY_HAND, input);
-        conn.flags.put(Flag::ARMED_BY_HAND, input || output);
-        conn.flags.put(Flag::FILES, !conn.transport.is_socket());
+        conn.change(|state| {
+            state.wire.set(Wire::INPUT_ONESHOT, input);
+            state.wire.set(Wire::ONESHOT, input || output);
+            state.wire.set(Wire::FILES, !conn.transport.is_socket());
+        });
         conn.transport.accept_fds(conn.common.options.tuning.descriptors);
         if conn.common.options.idle_timeout.is_some() {
             conn.watch_idleness();
@@ -220,15 +238,77 @@ impl Conn {
         &self.transport
     }
 
+    // ---- the state ----
+
+    /// The only way to change the state. Nothing else can run meanwhile: neither the state nor a closure over it can reach
+    /// user code.
     #[inline]
-    pub(crate) fn is_open(&self) -> bool {
-        !self.flags.has(Flag::ENDED)
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.get();
+        let result = change(&mut state);
+        self.state.set(state);
+        self.look.set(self.look.get() & Look::BY_HAND | state.look());
+        result
     }
 
+    #[inline]
+    fn state(&self) -> State {
+        self.state.get()
+    }
+
+    /// Any of those?
+    #[inline]
+    fn is(&self, any: Look) -> bool {
+        self.look.get().intersects(any)
+    }
+
+    /// Sets a bit that changes with every message, and returns how it was.
+    #[inline]
+    fn mark(&self, bit: Look, is_set: bool) -> bool {
+        debug_assert!(Look::BY_HAND.contains(bit));
+        let mut look = self.look.get();
+        let was = look.intersects(bit);
+        look.set(bit, is_set);
+        self.look.set(look);
+        was
+    }
+
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        !self.is(Look::ENDED)
+    }
+
+    /// Returns whether a read may find something. If not, the loop will say when.
+    #[inline]
+    fn may_read(&self) -> bool {
+        self.ready.get().has(READABLE)
+    }
+
+    #[inline]
+    fn has_read_all(&self) -> bool {
+        self.is(Look::READ_ENDED)
+    }
+
+    fn read_ended(&self) {
+        self.change(|state| state.read.insert(ReadHalf::ENDED));
+    }
+
+    #[inline]
+    fn becomes_ready(&self, ready: Ready) {
+        self.ready.set(self.ready.get() | ready);
+    }
+
+    /// A read has found nothing: the loop will say when there is something.
+    fn found_nothing(&self) {
+        self.ready.set(self.ready.get().without(READABLE));
+    }
+
+    // ---- options ----
+
     pub(crate) fn change_options(&self, change: impl FnOnce(&mut Options)) {
-        let mut options = self.more().options.borrow_mut();
+        let mut options = self.extras().options.borrow_mut();
         change(options.get_or_insert_with(|| Box::new(self.common.options.clone())));
-        self.flags.raise(Flag::OWN_OPTIONS);
+        self.change(|state| state.duties.insert(Duties::OWN_OPTIONS));
     }
 
     /// Looks at the options, which nothing changes meanwhile.
@@ -242,11 +322,13 @@ impl Conn {
 
     #[inline]
     fn own_options(&self) -> Option<Ref<'_, Options>> {
-        if !self.flags.has(Flag::OWN_OPTIONS) {
+        if !self.is(Look::OWN_OPTIONS) {
             return None;
         }
-        Ref::filter_map(self.more().options.borrow(), Option::as_deref).ok()
+        Ref::filter_map(self.extras().options.borrow(), Option::as_deref).ok()
     }
+
+    // ---- about it ----
 
     pub(crate) fn queued(&self) -> usize {
         self.io.queued()
@@ -264,48 +346,58 @@ impl Conn {
         self.remote().to_string()
     }
 
+    /// The error of using the connection after its end: why it failed, if it did.
     pub(crate) fn closed(&self) -> Error {
-        Error::Closed { peer: self.peer_name() }
+        let failure = self.if_cold(|cold| cold.end.failure());
+        failure.unwrap_or_else(|| Error::Closed { peer: self.peer_name() })
+    }
+
+    #[inline]
+    pub(crate) fn is_tls(&self) -> bool {
+        self.is(Look::TLS)
+    }
+
+    #[inline]
+    fn channel(&self) -> Channel<'_> {
+        let session = if self.is_tls() { self.extras.get().map(|extras| &extras.session) } else { None };
+        Channel { transport: &self.transport, session, is_handshaking: self.is_shaking() }
+    }
+
+    pub(crate) fn is_shaking(&self) -> bool {
+        self.state().phase == Phase::Handshaking
+    }
+
+    // ---- parts that come with their first use ----
+
+    fn extras(&self) -> &Extras {
+        self.extras.get_or_init(Box::default)
+    }
+
+    fn cold<R>(&self, change: impl FnOnce(&mut Cold) -> R) -> R {
+        change(self.extras().cold.borrow_mut().get_or_insert_default())
+    }
+
+    /// The same where there is nothing to do if nothing of it was ever used.
+    fn if_cold<R>(&self, change: impl FnOnce(&mut Cold) -> Option<R>) -> Option<R> {
+        self.extras.get().and_then(|extras| extras.cold.borrow_mut().as_deref_mut().and_then(change))
+    }
+
+    fn cancel_timer(&self, timer: impl FnOnce(&mut Cold) -> Option<TimerKey>) {
+        if let Some(timer) = self.if_cold(timer) {
+            self.engine.cancel_timer(timer);
+        }
     }
 
     fn strong(&self) -> Option<Rc<Conn>> {
         self.me.upgrade()
     }
 
-    fn more(&self) -> &More {
-        self.more.get_or_init(Box::default)
-    }
+    // ---- the loop ----
 
-    fn rare<R>(&self, change: impl FnOnce(&mut Rare) -> R) -> R {
-        change(self.more().rare.borrow_mut().get_or_insert_default())
-    }
-
-    /// The same where there is nothing to do if nothing of it was ever used.
-    fn if_rare<R>(&self, change: impl FnOnce(&mut Rare) -> Option<R>) -> Option<R> {
-        self.more.get().and_then(|more| more.rare.borrow_mut().as_deref_mut().and_then(change))
-    }
-
-    /// Its server lists it under this number until its end, which is told to the server's callback.
-    pub(crate) fn join_roster(&self, number: NonZeroU64) {
-        self.number.set(Some(number));
-        if self.common.join() {
-            self.flags.raise(Flag::TELLS_SERVER);
-            self.tell_late();
-        }
-    }
-
-    /// Its server no longer keeps it open.
-    fn give_up(&self) {
-        let roster = self.common.roster.as_ref().and_then(Weak::upgrade);
-        if let (Some(number), Some(roster)) = (self.number.get(), roster) {
-            roster.give_up(number);
-        }
-    }
-
-    /// Has [`Handler::ready`] called on the next turn.
+    /// Has the connection served on the next turn.
     fn wake(&self) {
-        if self.flags.has(Flag::BUSY) {
-            self.flags.raise(Flag::AGAIN);
+        if self.is(Look::IN_CALLBACK) {
+            self.mark(Look::REQUEUE, true);
         } else if let Some(key) = self.key.get() {
             self.engine.requeue(key);
         } else if let Some(me) = self.strong() {
@@ -315,116 +407,30 @@ impl Conn {
         }
     }
 
-    // ---- handles ----
+    /// Tells the engine what is waited for.
+    fn arm(&self) {
+        if let Some(key) = self.key.get() {
+            let (read, write) = self.state().interest();
+            self.engine.set_interest(key, read, write);
+        }
+    }
 
+    /// Waits for room to write, or no longer.
     #[inline]
-    pub(crate) fn add_handle(&self) {
-        self.handles.set(self.handles.get() + 1);
+    fn arm_write(&self, armed: bool) {
+        if self.state().write.contains(WriteHalf::ARMED) != armed {
+            self.change(|state| state.write.set(WriteHalf::ARMED, armed));
+            self.arm();
+        }
     }
 
+    /// Has what is queued sent before the turn ends.
     #[inline]
-    pub(crate) fn drop_handle(&self) {
-        let left = self.handles.get() - 1;
-        self.handles.set(left);
-        if left == 0 {
-            self.last_drop();
-        }
-    }
-
-    pub(crate) fn has_handles(&self) -> bool {
-        self.handles.get() > 0
-    }
-
-    /// The loop keeps what it calls: a connection with a reader stays open without any handle.
-    fn keep(&self, keep: bool) {
-        if self.flags.replace(Flag::KEPT, keep) != keep {
-            if keep {
-                self.add_handle();
-            } else {
-                self.drop_handle();
-            }
-        }
-    }
-
-    // ---- callbacks ----
-
-    /// Sets who gets the input. Whoever got it before is dropped when nothing is borrowed.
-    pub(crate) fn set_reader(&self, reader: Option<Box<dyn ReadCallback>>) {
-        if !self.is_open() {
-            return;
-        }
-        let kind = reader.as_ref().map(|reader| reader.kind());
-        let some = kind.is_some();
-        self.flags.raise(Flag::CHANGED);
-        self.flags.put(Flag::HAS_READER, some);
-        self.flags.put(Flag::READS_DATA, kind == Some(handler::Kind::Data));
-        self.flags.put(Flag::READS_RAW, kind == Some(handler::Kind::Raw));
-        let old = self.reader.replace(reader);
-        if some {
-            self.wake();
-            self.wake_everybody();
-        }
-        self.keep(some);
-        drop(old);
-    }
-
-    pub(crate) fn set_on_end(&self, callback: OnEnd) {
-        if self.is_open() {
-            let old = self.rare(|rare| rare.on_end.replace(callback));
-            drop(old);
-        }
-    }
-
-    /// Sets who is told of the end, in place of the server's callback, if there is one.
-    pub(crate) fn set_on_disconnect(&self, callback: Option<OwnDisconnect>) {
-        let some = callback.is_some();
-        let told_server = self.flags.take(Flag::TELLS_SERVER);
-        let old = self.more().on_disconnect.replace(callback);
-        if some {
-            self.tell_late();
-        }
-        if told_server {
-            self.common.leave();
-        }
-        drop(old);
-    }
-
-    /// The end may have come before its callback, and then nobody was told.
-    fn tell_late(&self) {
-        if !self.is_open() && !self.flags.has(Flag::TELL) && self.rare(|rare| rare.end.is_some()) {
-            self.flags.raise(Flag::TELL);
-            self.wake();
-        }
-    }
-
-    /// Delivers nothing, the end included, before [`Conn::introduce`].
-    pub(crate) fn hold(&self) {
-        self.flags.raise(Flag::BUSY);
-        // There may be something to serve already: what came with the last of a hand-shake.
-        self.flags.raise(Flag::AGAIN);
-    }
-
-    /// Ends what [`Conn::hold`] began, where no callback is to be introduced.
-    pub(crate) fn release(&self) {
-        self.flags.lower(Flag::BUSY);
-        if self.flags.take(Flag::AGAIN) {
-            self.wake();
-        }
-    }
-
-    /// Runs `user` as the callback for the new connection: nothing else is delivered meanwhile.
-    pub(crate) fn introduce(self: &Rc<Self>, user: impl FnOnce(Socket) -> Result) {
-        self.flags.raise(Flag::BUSY);
-        let socket = Socket::from_conn(self.clone());
-        let result = crate::engine::call(&self.engine, || user(socket));
-        self.flags.lower(Flag::BUSY);
-        match result {
-            None => self.abort_silently(),
-            Some(Err(error)) => self.finish(Reason::Failed(error), true),
-            Some(Ok(())) => {}
-        }
-        if self.flags.take(Flag::AGAIN) {
-            self.wake();
+    fn cork(&self) {
+        if let Some(key) = self.key.get()
+            && !self.mark(Look::CORKED, true)
+        {
+            self.engine.mark_dirty(key);
         }
     }
 }
@@ -432,155 +438,8 @@ impl Conn {
 impl Drop for Conn {
     fn drop(&mut self) {
         // Its end was to be told on a turn of a loop that never came.
-        if self.flags.has(Flag::TELLS_SERVER) {
+        if self.state().duties.contains(Duties::TELLS_SERVER) {
             self.common.leave();
-        }
-    }
-}
-
-impl Handler for Conn {
-    fn ready(self: Rc<Self>, _engine: &Rc<Engine>, ready: Ready) -> Next {
-        if ready == Ready::READ && self.wake_reader() {
-            return Next::Idle;
-        }
-        self.serve_all(ready, 0)
-    }
-
-    fn incoming(&self, ready: Ready) -> Option<Incoming<'_>> {
-        // Or it was not all read in its last turn.
-        if ready != Ready::READ && (ready != Ready::NONE || !self.sticky.get().has(Ready::READ)) {
-            None
-        } else if self.expects_a_message() {
-            self.transport.incoming(READ_BUFFER)
-        } else if self.reads_ahead() {
-            self.transport.incoming(waiting::AHEAD)
-        } else {
-            None
-        }
-    }
-
-    fn received(self: Rc<Self>, read: Received, buffer: &mut Option<Rc<Vec<u8>>>) -> Served {
-        let read = self.transport.received(read);
-        if self.flags.has(Flag::HAS_READER) {
-            self.serve_message(read, buffer)
-        } else {
-            self.keep_for_reader(read, buffer);
-            Served::Done(Next::Idle)
-        }
-    }
-
-    fn outgoing(&self) -> Option<(BorrowedFd<'_>, Ref<'_, [u8]>)> {
-        if self.flags.has(Flag::NOT_JUST_WRITTEN) {
-            return None;
-        }
-        let answer = self.io.outgoing(writing::PORTION)?;
-        let fd = self.transport.outgoing()?;
-        self.flags.lower(Flag::DIRTY);
-        Some((fd, answer))
-    }
-
-    fn sent(&self, sent: rustix::io::Result<usize>) {
-        self.message_sent(sent);
-    }
-
-    fn flush(&self) {
-        self.flags.lower(Flag::DIRTY);
-        self.flush_now();
-    }
-
-    fn context_ended(self: Rc<Self>) {
-        if self.is_open() && !self.flags.has(Flag::SHAKING) {
-            if self.is_sending() {
-                self.finish(Reason::Local, true);
-            } else if self.is_tls() {
-                // The end mark, or the peer would have to think that something is missing.
-                self.finish(Reason::Local, true);
-                self.part();
-            }
-        }
-        self.drain_if_lingering();
-        self.abort_silently();
-    }
-}
-
-impl Conn {
-    /// Whatever it is ready for, and whatever else there is to do.
-    #[inline(never)]
-    fn serve_all(self: &Rc<Self>, ready: Ready, reads: usize) -> Next {
-        self.sticky.set(self.sticky.get() | ready.without(Ready::WRITE));
-        let mut next = Next::Idle;
-        self.wake_who_made_way();
-        if ready.has(Ready::ERROR) && !self.transport.is_socket() {
-            self.lose_output();
-        }
-        if ready.has(Ready::WRITE) {
-            self.write_or_requeue();
-        }
-        if self.flags.has(Flag::BUSY) {
-            self.flags.raise(Flag::AGAIN);
-            return Next::Idle;
-        }
-        if self.flags.has(Flag::DRAINED) {
-            self.tell_drained();
-        }
-        if self.is_open() && self.flags.has(Flag::SHAKING) {
-            next = next.max(self.shake());
-        }
-        if self.is_open() && !self.flags.has(Flag::SHAKING) && !self.flags.has(Flag::BUSY) {
-            self.flags.raise(Flag::BUSY);
-            next = next.max(self.serve(reads));
-            self.flags.lower(Flag::BUSY);
-            self.flush_own();
-            self.io.rest();
-            if self.flags.has(Flag::OUTPUT_GONE) && !self.sticky.get().has(Ready::READ) {
-                self.finish_without_output();
-            }
-        }
-        if self.flags.has(Flag::TELL) {
-            self.tell_end();
-        }
-        if self.flags.has(Flag::LINGERING) {
-            next = self.linger_on();
-        }
-        if self.flags.take(Flag::AGAIN) {
-            next = next.max(Next::Again);
-        }
-        if self.flags.has(Flag::ARMED_BY_HAND) && next == Next::Idle {
-            self.arm();
-        }
-        next
-    }
-
-    /// What was sent to this connection itself while it was served goes out at once: nothing more comes to it in this turn
-    /// but what others send, and that is gathered as ever.
-    fn flush_own(&self) {
-        if self.unmark_dirty() {
-            self.flags.lower(Flag::DIRTY);
-            self.flush_now();
-        }
-    }
-
-    /// Takes this connection from those that are flushed within the turn, if it is the last of them.
-    fn unmark_dirty(&self) -> bool {
-        self.flags.has(Flag::DIRTY) && self.key.get().is_some_and(|key| self.engine.unmark_dirty(key))
-    }
-
-    fn flush_now(&self) {
-        if self.is_open() {
-            self.write_or_requeue();
-        } else {
-            self.flush_at_end();
-        }
-    }
-
-    fn flush_at_end(&self) {
-        if self.flags.has(Flag::LINGERING) && self.queued() == 0 {
-            // The end mark goes with what the session still holds.
-            self.close_notify();
-        }
-        self.write_or_requeue();
-        if self.flags.has(Flag::LINGERING) {
-            self.linger_on();
         }
     }
 }

@@ -1,48 +1,54 @@
-//! What futures do when they are polled: they read and write by themselves, as blocking calls do, and wait if they cannot,
-//! see [`waiting`](super::waiting). To drop one cancels it: nothing is taken before it is handed over, nothing is queued
-//! before it is done.
+//! Futures being polled: they read and write by themselves, as blocking calls do, and wait if they cannot, see
+//! [`waiting`](super::waiting). To drop one cancels it: nothing is taken before it is handed over, nothing is queued before it
+//! is done.
 
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use super::Conn;
-use super::flags::Flag;
 use super::inbox::{Inbox, Taken, TooLong};
-use super::waiting::For;
+use super::state::{Look, WriteHalf};
+use super::waiting::Interest;
 use crate::engine::{READ_BUFFER, Ready, Ticket, main_depth};
 use crate::error::{Error, Result};
 
-/// What a call of the system counts as work, of which a line is one unit.
+/// What a system call counts as work, of which a line is one unit.
 const CALL: u32 = 8;
 
 impl Conn {
-    // ---- input ----
-
-    /// May a read find something? If not, the loop will say when.
-    pub(super) fn may_read(&self) -> bool {
-        self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR)
-    }
-
-    /// Who reads by callback gets everything.
-    #[cold]
-    fn refuse_beside_reader(&self) -> Error {
-        let peer = self.peer_name();
-        Error::Unsupported(format!(
-            "a callback reads from the connection to {peer}: take it away by unread(), or pause() it, to read otherwise"
-        ))
-    }
-
-    /// One read. False if there was nothing.
-    fn read_now(&self, max: usize, held: &mut Option<Rc<Vec<u8>>>) -> Result<bool> {
-        self.engine.futures_worked(CALL);
-        let read = if self.is_tls() { self.read_session(held, false) } else { self.read_plain(max, held, false) };
-        match read {
-            Ok(count) => {
-                self.note_bytes(count);
-                Ok(true)
-            }
-            Err(error) => self.reading_failed(error).map(|()| false),
+    /// The way of most lines: they have come already, nobody else waits for them, and neither the end nor a look at the
+    /// clock is due. `None` if there is more to it.
+    #[inline]
+    pub(crate) fn take_at_once<R>(&self, take: &mut impl FnMut(&mut Inbox, usize) -> Taken<R>) -> Option<R> {
+        if self.is(Look::NO_FAST_TAKE | Look::INPUT_AWAITED)
+            || self.ready.get().has(Ready::AT_END)
+            || !self.engine.futures_in_stride()
+        {
+            return None;
         }
+        let limit = self.options(|options| options.line_limit);
+        let taken = self.io.inbox(|inbox| take(inbox, limit).ok().flatten()).flatten()?;
+        self.engine.futures_worked(1);
+        Some(taken)
+    }
+
+    /// The way of most messages: queued until the loop sleeps. False if there is more to it; nothing is queued then.
+    #[inline]
+    fn send_at_once(&self, bytes: &[u8]) -> bool {
+        let is_queued = !self.is(Look::FULL | Look::NO_FAST_SEND | Look::ROOM_AWAITED)
+            && self.engine.futures_in_stride()
+            && self.sends_in_turn()
+            && self.queue_in_turn(bytes, false);
+        if is_queued {
+            self.engine.futures_worked(1);
+        }
+        is_queued
+    }
+
+    /// What a future sends goes out with everything else before the loop sleeps, if there is a loop.
+    #[inline]
+    fn sends_in_turn(&self) -> bool {
+        self.engine.in_turn() || main_depth() > 0
     }
 
     /// Takes something out of what has come, and reads until there is enough for that; of a plain connection no more than
@@ -57,112 +63,13 @@ impl Conn {
     ) -> Poll<Result<R>> {
         match self.take_at_once(&mut take) {
             Some(taken) => Poll::Ready(Ok(taken)),
-            None => self.read_and_take(context, ticket, max, take),
+            None => Polling { conn: self, waker: context.waker() }.read_and_take(ticket, max, take),
         }
-    }
-
-    /// The way of most lines: they have come already, nobody else waits for them, and neither the end nor a look at the
-    /// clock is due. `None` if there is more to it.
-    #[inline]
-    pub(crate) fn take_at_once<R>(&self, take: &mut impl FnMut(&mut Inbox, usize) -> Taken<R>) -> Option<R> {
-        if self.flags.has(Flag::NOT_JUST_TAKEN)
-            || self.sticky.get().has(Ready::HANGUP | Ready::ERROR)
-            || !self.engine.futures_in_stride()
-            || self.awaits_input()
-        {
-            return None;
-        }
-        let limit = self.options(|options| options.line_limit);
-        let taken = self.io.inbox(|inbox| take(inbox, limit).ok().flatten()).flatten()?;
-        self.engine.futures_worked(1);
-        Some(taken)
-    }
-
-    #[inline(never)]
-    fn read_and_take<R>(
-        &self,
-        context: &Context<'_>,
-        ticket: &mut Ticket,
-        max: usize,
-        mut take: impl FnMut(&mut Inbox, usize) -> Taken<R>,
-    ) -> Poll<Result<R>> {
-        if self.delivers() {
-            return Poll::Ready(Err(self.refuse_beside_reader()));
-        }
-        if !self.is_turn_of(For::Input, ticket) {
-            return self.wait_in(For::Input, ticket, context, true);
-        }
-        let limit = self.options(|options| options.line_limit);
-        let mut held = None;
-        let outcome = loop {
-            let waits = self.io.has_input();
-            if (waits || self.may_read()) && held.is_none() && self.makes_way() {
-                return self.wait_in(For::Input, ticket, context, true);
-            }
-            let taken = take(&mut self.io.open().inbox, limit);
-            match taken {
-                Ok(Some(taken)) => break Poll::Ready(Ok(taken)),
-                Ok(None) => {}
-                Err(TooLong) => {
-                    break Poll::Ready(Err(self.refuse_line(limit)));
-                }
-            }
-            self.give_back(&mut held);
-            if !self.is_open() || self.flags.has(Flag::READ_ENDED) {
-                break Poll::Ready(Err(self.end_for_caller()));
-            }
-            if !self.may_read() {
-                break Poll::Pending;
-            }
-            if let Err(error) = self.read_now(max, &mut held) {
-                break Poll::Ready(Err(error));
-            }
-        };
-        self.give_back(&mut held);
-        if outcome.is_pending() {
-            self.io.rest();
-            return self.wait_in(For::Input, ticket, context, false);
-        }
-        self.leave(For::Input, ticket);
-        self.engine.futures_worked(1);
-        self.taken();
-        outcome
     }
 
     /// Reads into the caller's memory.
     pub(crate) fn poll_read(&self, context: &Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize>> {
-        let is_direct = !self.is_tls() && self.may_read() && !self.flags.has(Flag::READ_ENDED) && self.is_open();
-        let mut ticket = Ticket::Unordered;
-        if !is_direct || self.io.has_input() || self.delivers() || !self.is_turn_of(For::Input, &ticket) {
-            let max = buffer.len();
-            return self.poll_take(context, &mut ticket, READ_BUFFER, |inbox, _| {
-                Ok(inbox.next_chunk(max).map(|piece| {
-                    let piece = piece.as_slice();
-                    buffer[..piece.len()].copy_from_slice(piece);
-                    piece.len()
-                }))
-            });
-        }
-        if self.makes_way() {
-            return self.wait_in(For::Input, &mut ticket, context, true);
-        }
-        self.engine.futures_worked(CALL);
-        match self.transport.read(buffer) {
-            Ok(0) => {
-                self.flags.raise(Flag::READ_ENDED);
-                Poll::Ready(Err(self.end_for_caller()))
-            }
-            Ok(count) => {
-                self.note_bytes(count);
-                self.note_read(count == buffer.len());
-                self.taken();
-                Poll::Ready(Ok(count))
-            }
-            Err(error) => match self.reading_failed(error) {
-                Ok(()) => self.wait_in(For::Input, &mut ticket, context, false),
-                Err(error) => Poll::Ready(Err(error)),
-            },
-        }
+        Polling { conn: self, waker: context.waker() }.read(buffer)
     }
 
     /// Gives bytes back that were taken: they come first again.
@@ -173,54 +80,14 @@ impl Conn {
         }
     }
 
-    // ---- output ----
-
-    /// What a future sends goes out with everything else before the loop sleeps, if there is a loop.
-    #[inline]
-    fn gathers(&self) -> bool {
-        self.engine.in_turn() || main_depth() > 0
-    }
-
-    /// The way of most messages: queued until the loop sleeps. False if there is more to it; nothing is queued then.
-    #[inline]
-    fn send_at_once(&self, bytes: &[u8]) -> bool {
-        let queued = !self.flags.has(Flag::FULL | Flag::NOT_JUST_QUEUED)
-            && self.engine.futures_in_stride()
-            && !self.awaits_room()
-            && self.gathers()
-            && self.gather(bytes, false);
-        if queued {
-            self.engine.futures_worked(1);
-        }
-        queued
-    }
-
     /// Queues all of it once there is room.
     #[inline]
     pub(crate) fn poll_send(&self, context: &Context<'_>, ticket: &mut Ticket, bytes: &[u8]) -> Poll<Result> {
-        if self.send_at_once(bytes) { Poll::Ready(Ok(())) } else { self.send_or_wait(context, ticket, bytes) }
-    }
-
-    #[inline(never)]
-    fn send_or_wait(&self, context: &Context<'_>, ticket: &mut Ticket, bytes: &[u8]) -> Poll<Result> {
-        if self.is_sendable() {
-            if !self.is_turn_of(For::Room, ticket) {
-                return self.wait_in(For::Room, ticket, context, true);
-            }
-            if self.makes_way() {
-                return self.wait_in(For::Room, ticket, context, true);
-            }
-            let limit = self.options(|options| options.send_limit);
-            let fits = bytes.len() <= limit.saturating_sub(self.queued());
-            if self.is_full() || (!fits && bytes.len() <= limit) {
-                self.flags.raise(Flag::FULL);
-                return self.wait_in(For::Room, ticket, context, false);
-            }
+        if self.send_at_once(bytes) {
+            Poll::Ready(Ok(()))
+        } else {
+            Polling { conn: self, waker: context.waker() }.send_or_wait(ticket, bytes)
         }
-        let sent = self.send_gathered(bytes, false, self.gathers());
-        self.engine.futures_worked(CALL);
-        self.leave(For::Room, ticket);
-        Poll::Ready(sent)
     }
 
     /// Queues as much as there is room for.
@@ -228,52 +95,208 @@ impl Conn {
         if self.send_at_once(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
+        Polling { conn: self, waker: context.waker() }.write(bytes)
+    }
+
+    /// Waits until the kernel has taken everything.
+    pub(crate) fn poll_flush(&self, context: &Context<'_>) -> Poll<Result> {
+        Polling { conn: self, waker: context.waker() }.flush()
+    }
+
+    /// Waits until the kernel has taken everything, and the end of it.
+    pub(crate) fn poll_shut(&self, context: &Context<'_>) -> Poll<Result> {
+        Polling { conn: self, waker: context.waker() }.shut()
+    }
+}
+
+/// A future that is being polled.
+struct Polling<'a> {
+    conn: &'a Conn,
+    waker: &'a Waker,
+}
+
+impl Polling<'_> {
+    /// Waits, after the future has yielded.
+    fn yielded<R>(&self, what: Interest, ticket: &mut Ticket) -> Poll<R> {
+        self.conn.wait_in(what, ticket, self.waker, true)
+    }
+
+    /// Waits for something to come, or for room.
+    fn wait<R>(&self, what: Interest, ticket: &mut Ticket) -> Poll<R> {
+        self.conn.wait_in(what, ticket, self.waker, false)
+    }
+
+    // ---- input ----
+
+    #[inline(never)]
+    fn read_and_take<R>(
+        &self,
+        ticket: &mut Ticket,
+        max: usize,
+        mut take: impl FnMut(&mut Inbox, usize) -> Taken<R>,
+    ) -> Poll<Result<R>> {
+        let conn = self.conn;
+        if conn.state().delivers() {
+            return Poll::Ready(Err(self.refuse_beside_reader()));
+        }
+        if !conn.is_turn_of(Interest::Input, ticket) {
+            return self.yielded(Interest::Input, ticket);
+        }
+        let limit = conn.options(|options| options.line_limit);
+        let mut held = None;
+        let outcome = loop {
+            let finds_something = conn.io.has_input() || conn.may_read();
+            if finds_something && held.is_none() && conn.yields() {
+                return self.yielded(Interest::Input, ticket);
+            }
+            let taken = take(&mut conn.io.open().inbox, limit);
+            match taken {
+                Ok(Some(taken)) => break Poll::Ready(Ok(taken)),
+                Ok(None) => {}
+                Err(TooLong) => break Poll::Ready(Err(conn.refuse_line(limit))),
+            }
+            conn.give_back(&mut held);
+            if !conn.is_open() || conn.has_read_all() {
+                break Poll::Ready(Err(conn.end_for_caller()));
+            }
+            if !conn.may_read() {
+                break Poll::Pending;
+            }
+            if let Err(error) = self.read_once(max, &mut held) {
+                break Poll::Ready(Err(error));
+            }
+        };
+        conn.give_back(&mut held);
+        if outcome.is_pending() {
+            conn.io.rest();
+            return self.wait(Interest::Input, ticket);
+        }
+        conn.leave_queue(Interest::Input, ticket);
+        conn.engine.futures_worked(1);
+        conn.taken();
+        outcome
+    }
+
+    /// Only the callback reads.
+    #[cold]
+    fn refuse_beside_reader(&self) -> Error {
+        let peer = self.conn.peer_name();
+        Error::Unsupported(format!(
+            "a callback reads from the connection to {peer}: take it away by unread(), or pause() it, to read otherwise"
+        ))
+    }
+
+    /// One read into the inbox, which may find nothing.
+    fn read_once(&self, max: usize, held: &mut Option<Rc<Vec<u8>>>) -> Result {
+        self.conn.engine.futures_worked(CALL);
+        match self.conn.fill(max, held, false) {
+            Ok(count) => {
+                self.conn.note_bytes(count);
+                Ok(())
+            }
+            Err(error) => self.conn.reading_failed(error),
+        }
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> Poll<Result<usize>> {
+        let conn = self.conn;
+        let is_direct = !conn.is_tls() && conn.may_read() && !conn.has_read_all() && conn.is_open();
+        let mut ticket = Ticket::Unordered;
+        if !is_direct || conn.io.has_input() || conn.state().delivers() || !conn.is_turn_of(Interest::Input, &ticket) {
+            let max = buffer.len();
+            let mut take = |inbox: &mut Inbox, _: usize| {
+                Ok(inbox.next_chunk(max).map(|piece| {
+                    let piece = piece.as_slice();
+                    buffer[..piece.len()].copy_from_slice(piece);
+                    piece.len()
+                }))
+            };
+            return match conn.take_at_once(&mut take) {
+                Some(count) => Poll::Ready(Ok(count)),
+                None => self.read_and_take(&mut ticket, READ_BUFFER, take),
+            };
+        }
+        if conn.yields() {
+            return self.yielded(Interest::Input, &mut ticket);
+        }
+        conn.engine.futures_worked(CALL);
+        match conn.read_once(buffer, false) {
+            Ok(0) => {
+                conn.read_ended();
+                Poll::Ready(Err(conn.end_for_caller()))
+            }
+            Ok(count) => {
+                conn.note_bytes(count);
+                conn.taken();
+                Poll::Ready(Ok(count))
+            }
+            Err(error) => match conn.reading_failed(error) {
+                Ok(()) => self.wait(Interest::Input, &mut ticket),
+                Err(error) => Poll::Ready(Err(error)),
+            },
+        }
+    }
+
+    // ---- output ----
+
+    #[inline(never)]
+    fn send_or_wait(&self, ticket: &mut Ticket, bytes: &[u8]) -> Poll<Result> {
+        let conn = self.conn;
+        if conn.state().may_send() {
+            if !conn.is_turn_of(Interest::Room, ticket) || conn.yields() {
+                return self.yielded(Interest::Room, ticket);
+            }
+            let limit = conn.options(|options| options.send_limit);
+            let fits = bytes.len() <= limit.saturating_sub(conn.queued());
+            if conn.is_full() || (!fits && bytes.len() <= limit) {
+                conn.change(|state| state.write.insert(WriteHalf::FULL));
+                return self.wait(Interest::Room, ticket);
+            }
+        }
+        let sent = conn.queue_or_write(bytes, false, conn.sends_in_turn());
+        conn.engine.futures_worked(CALL);
+        conn.leave_queue(Interest::Room, ticket);
+        Poll::Ready(sent)
+    }
+
+    fn write(&self, bytes: &[u8]) -> Poll<Result<usize>> {
+        let conn = self.conn;
         let mut ticket = Ticket::Unordered;
         let mut count = bytes.len();
-        if self.is_sendable() {
-            if !self.is_turn_of(For::Room, &ticket) || self.makes_way() {
-                return self.wait_in(For::Room, &mut ticket, context, true);
+        if conn.state().may_send() {
+            if !conn.is_turn_of(Interest::Room, &ticket) || conn.yields() {
+                return self.yielded(Interest::Room, &mut ticket);
             }
-            if self.is_full() {
-                return self.wait_in(For::Room, &mut ticket, context, false);
+            if conn.is_full() {
+                return self.wait(Interest::Room, &mut ticket);
             }
-            count = count.min(self.room());
+            count = count.min(conn.room());
         }
-        let sent = self.send_gathered(&bytes[..count], false, self.gathers());
-        self.engine.futures_worked(CALL);
+        let sent = conn.queue_or_write(&bytes[..count], false, conn.sends_in_turn());
+        conn.engine.futures_worked(CALL);
         Poll::Ready(sent.map(|()| count))
     }
 
-    /// Could anything be sent, if there is room?
-    fn is_sendable(&self) -> bool {
-        self.is_open() && !self.flags.has(Flag::WRITE_ENDING)
+    fn flush(&self) -> Poll<Result> {
+        let conn = self.conn;
+        if conn.is_sending() && !conn.state().write.contains(WriteHalf::ARMED) {
+            conn.write_or_requeue();
+        }
+        if conn.is_sending() { self.wait_flushed() } else { Poll::Ready(conn.was_sent()) }
     }
 
-    /// Waits until the system has taken everything.
-    pub(crate) fn poll_flush(&self, context: &Context<'_>) -> Poll<Result> {
-        if self.is_sending() && !self.flags.has(Flag::WRITE_ARMED) {
-            self.write_or_requeue();
-        }
-        if !self.is_sending() {
-            return Poll::Ready(self.was_sent());
-        }
-        self.wait_flushed(context)
-    }
-
-    fn wait_flushed(&self, context: &Context<'_>) -> Poll<Result> {
-        self.flags.raise(Flag::FLUSH_AWAITED);
-        self.waiting(|waiting| waiting.add_flushed(context.waker()));
+    fn wait_flushed(&self) -> Poll<Result> {
+        self.conn.await_flush();
+        self.conn.waiting(|waiting| waiting.add_flushed(self.waker));
         Poll::Pending
     }
 
-    /// Waits until the system has taken everything, and the end of it.
-    pub(crate) fn poll_shut(&self, context: &Context<'_>) -> Poll<Result> {
-        if self.is_open() {
-            self.shutdown_write()?;
+    fn shut(&self) -> Poll<Result> {
+        let conn = self.conn;
+        if conn.is_open() {
+            conn.shutdown_write()?;
         }
-        if self.is_sending() || (self.is_open() && !self.flags.has(Flag::WRITE_ENDED)) {
-            return self.wait_flushed(context);
-        }
-        Poll::Ready(self.was_sent())
+        let is_shut = !conn.is_open() || conn.state().write.contains(WriteHalf::ENDED);
+        if conn.is_sending() || !is_shut { self.wait_flushed() } else { Poll::Ready(conn.was_sent()) }
     }
 }

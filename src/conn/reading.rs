@@ -1,315 +1,176 @@
 //! The receiving half: from the descriptor through the inbox to the reader. Those who ask for input share it from there.
 
+use std::io;
 use std::rc::Rc;
 
 use super::Conn;
-use super::flags::Flag;
+use super::callbacks::{Kind, ReadCallback, Reason, with_text};
 use super::handle::Socket;
-use super::handler::{Kind, ReadCallback, Reason, with_text};
 use super::inbox::{Inbox, TooLong};
 use super::lines::each_line;
+use super::state::{Delivered, Look, Manner, Pass, ReadHalf};
 use super::transport::Peek;
-use crate::engine::{Next, READ_BUFFER, READS, Ready, Served, call};
+use crate::engine::{READ_BUFFER, Ready, call};
 use crate::error::{Error, Result, again};
 
-/// How far a delivery came.
-enum Delivered {
-    /// Everything that makes a whole line or chunk.
-    All,
-    /// The time of this turn is up, with more to deliver.
-    TimeUp,
-    /// Nobody reads any more.
-    Stop,
-    /// The raw reader has had its call.
-    Raw,
-}
-
-/// What a read brought.
-enum Filled {
-    /// As much as fits the buffer: there will be more.
-    Full,
-    Part,
-    /// Something that has gone straight to the reader.
-    Passed(Delivered),
-    Nothing,
-    Ended,
-}
-
 impl Conn {
-    /// Is there nothing to look out for but input, and a reader that is given it? Whatever else [`Conn::serve_all`] does has
-    /// its mark here.
+    // ---- from the descriptor ----
+
+    /// Reads once. This is the only read from the transport, beside those that the engine makes itself. `Ok(0)` is the end of
+    /// what the kernel has.
     #[inline]
-    pub(super) fn expects_a_message(&self) -> bool {
-        !self.flags.has(Flag::BESIDES_INPUT)
-            && self.flags.has(Flag::HAS_READER)
-            && !self.sticky.get().has(Ready::HANGUP | Ready::ERROR)
-            && if self.flags.has(Flag::READS_DATA) { !self.io.has_input() } else { self.io.has_no_line() }
+    pub(super) fn read_once(&self, space: &mut [u8], waits: bool) -> io::Result<usize> {
+        let read = if waits { self.transport.read_waiting(space) } else { self.transport.read(space) };
+        match &read {
+            Ok(0) => {}
+            Ok(count) => self.note_read(*count == space.len()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.found_nothing(),
+            Err(_) => {}
+        }
+        read
     }
 
-    /// The way of most messages: one read, one call, one write, of which the engine does the first and the last.
+    /// A read has brought as much as it had room for, or less.
     #[inline]
-    pub(super) fn serve_message(
-        self: &Rc<Self>,
-        read: rustix::io::Result<usize>,
-        held: &mut Option<Rc<Vec<u8>>>,
-    ) -> Served {
-        self.sticky.set(Ready::READ);
-        self.flags.raise(Flag::BUSY);
-        let delivered = match (read, held.as_ref()) {
-            // Of what `passes` and `note_read` look at, the rest is known from `expects_a_message`.
-            (Ok(count), Some(buffer))
-                if count > 0
-                    && self.flags.has(Flag::READS_DATA)
-                    && count <= self.options(|options| options.read_size) =>
-            {
-                self.touch();
-                if count < READ_BUFFER && !self.transport.stopped_short() {
-                    self.sticky.set(Ready::NONE);
-                }
-                self.pass(&buffer[..count])
-            }
-            (read, buffer) => self.deliver_read(read, buffer),
-        };
-        self.flags.lower(Flag::BUSY);
-        let is_all = !self.sticky.get().has(Ready::READ);
-        let next = match delivered {
-            Delivered::All if is_all && !self.flags.has(Flag::ENDED | Flag::AGAIN) => Next::Idle,
-            Delivered::TimeUp if !self.flags.has(Flag::ENDED | Flag::AGAIN) => Next::Hot,
-            Delivered::All if !self.flags.has(Flag::DIRTY | Flag::AGAIN) && self.expects_a_message() => {
-                return Served::More;
-            }
-            _ => {
-                self.engine.return_buffer(held);
-                return Served::Done(self.serve_rest());
-            }
-        };
-        Served::Done(next)
+    pub(super) fn note_read(&self, is_full: bool) {
+        self.touch();
+        let left = self.state().after_read(self.ready.get(), is_full, self.transport.stopped_short());
+        self.ready.set(left);
     }
 
-    /// The same where it goes through the inbox, or is no data.
-    #[inline(never)]
-    fn deliver_read(self: &Rc<Self>, read: rustix::io::Result<usize>, buffer: Option<&Rc<Vec<u8>>>) -> Delivered {
-        match (read, buffer) {
-            (Err(error), _) => match self.read_failed(error.into()) {
-                true => Delivered::All,
-                false => Delivered::Stop,
-            },
-            (Ok(count), Some(buffer)) if count > 0 => {
-                self.note_read(count == READ_BUFFER);
+    /// Reads once, into the inbox, or past it if the reader takes it all.
+    pub(super) fn read_and_deliver(self: &Rc<Self>, pass: &mut Pass, held: &mut Option<Rc<Vec<u8>>>) {
+        if self.is_tls() {
+            return pass.has_read(self.fill_sealed(held));
+        }
+        let mut buffer = self.engine.take_buffer();
+        let Some(space) = Rc::get_mut(&mut buffer) else { return pass.has_read(false) };
+        match self.read_once(space, false) {
+            Ok(0) => self.end_of_stream(),
+            Ok(count) if self.fits_one_call(count) => {
+                let delivered = self.deliver_directly(&buffer[..count]);
+                self.engine.give_buffer(buffer);
+                return pass.delivered(delivered);
+            }
+            Ok(count) => {
                 self.io.receive(buffer.clone(), count);
-                let delivered = self.deliver();
-                self.io.inbox(Inbox::settle);
-                self.io.rest();
-                delivered
+                *held = Some(buffer);
+                return pass.has_read(true);
             }
-            _ => {
-                self.end_of_stream();
-                Delivered::Stop
+            Err(error) => {
+                self.read_failed(error);
+            }
+        }
+        self.engine.give_buffer(buffer);
+        pass.has_read(false);
+    }
+
+    /// Reads once, into the inbox, of a plain connection up to `max` bytes. Of TLS, the count is of what was read, which may
+    /// be no data.
+    pub(super) fn fill(&self, max: usize, held: &mut Option<Rc<Vec<u8>>>, waits: bool) -> io::Result<usize> {
+        let mut buffer = self.engine.take_buffer();
+        let space = Rc::get_mut(&mut buffer).ok_or(io::ErrorKind::WouldBlock)?;
+        if self.is_tls() {
+            let read = self.read_once(space, waits);
+            let read = read.map(|count| self.decrypt(&buffer[..count], held));
+            self.engine.give_buffer(buffer);
+            return read;
+        }
+        let max = max.min(space.len());
+        let read = self.read_once(&mut space[..max], waits);
+        match read {
+            Ok(0) => self.read_ended(),
+            Ok(count) => self.io.receive(buffer.clone(), count),
+            Err(_) => {}
+        }
+        *held = Some(buffer);
+        read
+    }
+
+    /// Reads once over TLS, into the inbox. Returns whether anything came.
+    pub(super) fn fill_sealed(&self, held: &mut Option<Rc<Vec<u8>>>) -> bool {
+        match self.fill(READ_BUFFER, held, false) {
+            Ok(_) => true,
+            Err(error) => {
+                self.read_failed(error);
+                false
             }
         }
     }
 
-    /// It has become more than a message.
-    #[inline(never)]
-    fn serve_rest(self: &Rc<Self>) -> Next {
-        self.flush_own();
-        self.serve_all(Ready::NONE, 1)
+    /// Decrypts what was read into the inbox. An error of TLS waits until what came before it is delivered; so does the end.
+    /// During the handshake nothing waits, and 0 says that it has failed.
+    fn decrypt(&self, cipher: &[u8], held: &mut Option<Rc<Vec<u8>>>) -> usize {
+        let mut plain = self.engine.take_plain();
+        let Some(space) = Rc::get_mut(&mut plain) else { return 0 };
+        let Some(decrypted) = self.channel().decrypt(cipher, space) else { return 0 };
+        let is_shaking = self.is_shaking();
+        let has_failed = decrypted.outcome.is_err();
+        if let Err(error) = decrypted.outcome {
+            self.change(|state| state.read.set(ReadHalf::DAMAGED, !cipher.is_empty()));
+            self.cold(|cold| match &mut cold.handshake {
+                Some(handshake) if is_shaking => drop(handshake.failure.replace(error)),
+                _ => cold.end.note(&error),
+            });
+        }
+        if decrypted.has_ended && !is_shaking {
+            self.read_ended();
+        }
+        let length = plain.len();
+        self.io.receive(plain.clone(), length);
+        *held = Some(plain);
+        if decrypted.has_answers && !is_shaking {
+            self.cork();
+        }
+        if has_failed && is_shaking { 0 } else { cipher.len() }
     }
 
-    /// Reads and delivers until nothing is left, or this connection's share of the turn is used up, so many reads of
-    /// which it has had.
-    pub(super) fn serve(self: &Rc<Self>, mut reads: usize) -> Next {
-        let mut buffer = None;
-        let mut delivered = Delivered::Stop;
-        let next = loop {
-            match delivered {
-                Delivered::All => {}
-                Delivered::TimeUp => break Next::Hot,
-                Delivered::Stop if !self.is_open() => break Next::Idle,
-                Delivered::Stop if !self.delivers() => {
-                    break self.wake_for_input().unwrap_or_else(|| self.notice_end());
-                }
-                // Another reader, or the first time here.
-                Delivered::Stop => {
-                    delivered = self.deliver();
-                    continue;
-                }
-                Delivered::Raw => {
-                    let more = self.sticky.get().has(Ready::READ) && !self.flags.has(Flag::READ_ENDED);
-                    let waiting = self.io.has_input() || more;
-                    break if waiting { Next::Again } else { Next::Idle };
-                }
-            }
-            if self.flags.has(Flag::READ_ENDED) {
-                self.end_of_stream();
-                break Next::Idle;
-            }
-            if !self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) {
-                break Next::Idle;
-            }
-            if reads >= READS || (reads > 0 && self.engine.spent()) {
-                break Next::Hot;
-            }
-            reads += 1;
-            self.give_back(&mut buffer);
-            delivered = match self.fill(&mut buffer) {
-                Filled::Full | Filled::Part => self.deliver(),
-                Filled::Passed(delivered) => delivered,
-                Filled::Nothing | Filled::Ended => break Next::Idle,
-            };
-        };
-        self.give_back(&mut buffer);
-        next
-    }
-
+    /// Returns the buffer of a read, of which the inbox keeps a copy if something is left in it.
     #[inline]
     pub(super) fn give_back(&self, buffer: &mut Option<Rc<Vec<u8>>>) {
         if let Some(buffer) = buffer.take() {
-            self.settle(buffer);
+            self.io.inbox(Inbox::settle);
+            self.engine.give_buffer(buffer);
         }
     }
 
-    #[inline(never)]
-    fn settle(&self, buffer: Rc<Vec<u8>>) {
-        self.io.inbox(Inbox::settle);
-        self.engine.give_buffer(buffer);
-    }
-
-    /// One read, into the inbox, or past it if the reader takes it all.
-    fn fill(self: &Rc<Self>, held: &mut Option<Rc<Vec<u8>>>) -> Filled {
-        if self.is_tls() {
-            return self.fill_from_session(held);
-        }
-        let mut buffer = self.engine.take_buffer();
-        let Some(space) = Rc::get_mut(&mut buffer) else { return Filled::Nothing };
-        match self.transport.read(space) {
-            Ok(0) => {
-                self.engine.give_buffer(buffer);
-                self.end_of_stream();
-                Filled::Ended
-            }
-            Ok(count) => {
-                self.note_read(count == READ_BUFFER);
-                if self.passes(count) {
-                    let delivered = self.pass(&buffer[..count]);
-                    self.engine.give_buffer(buffer);
-                    return Filled::Passed(delivered);
-                }
-                self.io.receive(buffer.clone(), count);
-                *held = Some(buffer);
-                if count == READ_BUFFER { Filled::Full } else { Filled::Part }
-            }
-            Err(error) => {
-                self.engine.give_buffer(buffer);
-                if self.read_failed(error) { Filled::Nothing } else { Filled::Ended }
-            }
-        }
-    }
-
-    fn fill_from_session(&self, held: &mut Option<Rc<Vec<u8>>>) -> Filled {
-        match self.read_session(held, false) {
-            Ok(count) if count == READ_BUFFER => Filled::Full,
-            Ok(_) => Filled::Part,
-            Err(error) => {
-                if self.read_failed(error) {
-                    Filled::Nothing
-                } else {
-                    Filled::Ended
-                }
-            }
-        }
-    }
-
-    /// A read was full or short. A short one means that nothing is left, unless the end is known to have come: that is
-    /// not told again.
-    #[inline]
-    pub(super) fn note_read(&self, full: bool) {
-        self.touch();
-        let sticky = self.sticky.get();
-        let by_hand = self.flags.has(Flag::INPUT_BY_HAND) && !self.flags.has(Flag::OUTPUT_GONE);
-        if by_hand || (!full && !sticky.has(Ready::HANGUP | Ready::ERROR) && !self.transport.stopped_short()) {
-            self.sticky.set(sticky.without(Ready::READ));
-        }
-    }
-
-    /// True if the read only found nothing.
-    pub(super) fn read_failed(&self, error: std::io::Error) -> bool {
-        if error.kind() == std::io::ErrorKind::WouldBlock {
-            self.sticky.set(self.sticky.get().without(Ready::READ | Ready::HANGUP | Ready::ERROR));
+    /// Returns true if the read only found nothing. Any other error ends the connection.
+    pub(super) fn read_failed(&self, error: io::Error) -> bool {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            self.found_nothing();
             return true;
         }
         let error = Error::from_io("reading from", self.peer_name(), error);
-        self.finish(Reason::Failed(error), false);
+        self.finish(Reason::Failed(error), Manner::AtOnce);
         false
     }
 
-    /// Nothing more comes. If TLS found something wrong, or sending has failed before, that is the reason.
-    fn end_of_stream(&self) {
-        self.flags.raise(Flag::READ_ENDED);
-        let failed = self.if_rare(|rare| {
-            // A copy stays for whoever asks later, who must not take it for a clean end.
-            let stays = rare.read_error.as_ref().and_then(Error::again);
-            let failed = std::mem::replace(&mut rare.read_error, stays);
-            failed.or_else(|| rare.write_error.take())
-        });
-        if failed.is_none() && self.stays_half_open() {
+    /// Nothing more comes, and all before it has been delivered.
+    pub(super) fn end_of_stream(&self) {
+        self.read_ended();
+        let reason = self.if_cold(|cold| Some(cold.end.at_end_of_stream())).unwrap_or(Reason::Remote);
+        if matches!(reason, Reason::Remote) && self.tell_half_close() {
             return;
         }
-        self.finish(failed.map_or(Reason::Remote, Reason::Failed), true);
+        self.finish(reason, Manner::Graceful);
     }
 
-    /// Tells of the peer's end, if somebody wants to know. True if the connection goes on in the other direction.
-    fn stays_half_open(&self) -> bool {
-        let callback = self.if_rare(|rare| rare.on_end.take());
+    /// Calls the callback for the peer's half-close, if there is one. Returns whether the connection goes on.
+    fn tell_half_close(&self) -> bool {
+        let callback = self.if_cold(|cold| cold.on_end.take());
         if let (Some(callback), Some(me)) = (callback, self.strong()) {
-            self.flags.raise(Flag::HALF_OPEN);
+            self.change(|state| state.read.insert(ReadHalf::HALF_OPEN));
             let socket = Socket::from_conn(me);
-            match call(&self.engine, || callback(&socket)) {
-                None => self.abort_silently(),
-                Some(Err(error)) => self.finish(Reason::Failed(error), true),
-                Some(Ok(())) => {}
-            }
+            self.returned(call(&self.engine, || callback(&socket)));
         }
-        let broken = self.sticky.get().has(Ready::ERROR);
-        !self.is_open() || (self.flags.has(Flag::HALF_OPEN) && !self.flags.has(Flag::WRITE_ENDED) && !broken)
+        self.state().stays_half_open(self.ready.get())
     }
 
-    /// Nobody reads: nothing is taken, but the end is noticed once nothing lies before it.
-    fn notice_end(&self) -> Next {
-        if !self.sticky.get().has(Ready::HANGUP | Ready::ERROR) && !self.flags.has(Flag::READ_ENDED) {
-            return Next::Idle;
-        }
-        if self.io.has_input() && !self.flags.has(Flag::CALLER_KNOWS) {
-            return Next::Idle;
-        }
-        if self.flags.has(Flag::READ_ENDED) {
-            self.end_of_stream();
-            return Next::Idle;
-        }
-        if self.is_tls() {
-            return self.notice_end_of_session();
-        }
-        self.look_into_kernel();
-        Next::Idle
-    }
-
-    /// Before the end of a TLS connection lies its end mark, which looks like data until it is decrypted.
-    fn notice_end_of_session(&self) -> Next {
-        let mut held = None;
-        let filled = self.fill_from_session(&mut held);
-        self.give_back(&mut held);
-        match filled {
-            Filled::Nothing | Filled::Ended => Next::Idle,
-            // Looks again: by now there is data in the inbox, or the end is known, or more is to be read.
-            Filled::Full | Filled::Part | Filled::Passed(_) => Next::Again,
-        }
-    }
-
-    /// Is there data in the kernel? Its end, or an error, ends the connection.
-    fn look_into_kernel(&self) -> bool {
+    /// Looks into the kernel's buffer. Returns whether there is data. The end, or an error, ends the connection.
+    pub(super) fn look_into_kernel(&self) -> bool {
         match self.transport.peek() {
             Ok(Peek::Data) => return true,
-            Ok(Peek::Nothing) => self.sticky.set(self.sticky.get().without(Ready::READ | Ready::HANGUP | Ready::ERROR)),
+            Ok(Peek::Nothing) => self.found_nothing(),
             Ok(Peek::End) => self.end_of_stream(),
             Err(error) => {
                 self.read_failed(error);
@@ -318,23 +179,25 @@ impl Conn {
         false
     }
 
-    /// May so much that was just read go to the reader without a stay in the inbox?
+    // ---- to the reader ----
+
+    /// Returns whether what was just read goes to the reader in one call, past the inbox.
     #[inline]
-    fn passes(&self, count: usize) -> bool {
-        !self.flags.has(Flag::PAUSED)
-            && self.flags.has(Flag::READS_DATA)
+    fn fits_one_call(&self, count: usize) -> bool {
+        !self.is(Look::PAUSED)
+            && self.is(Look::READS_DATA)
             && !self.io.has_input()
             && count <= self.options(|options| options.read_size)
     }
 
-    /// Hands over what was just read.
+    /// Delivers what was just read.
     #[inline(always)]
-    fn pass(self: &Rc<Self>, data: &[u8]) -> Delivered {
-        self.flags.lower(Flag::CHANGED);
+    pub(super) fn deliver_directly(self: &Rc<Self>, data: &[u8]) -> Delivered {
+        self.mark(Look::READER_REPLACED, false);
         let mut reader = self.reader.take();
         let Some(user) = &mut reader else { return Delivered::Stop };
         let socket = Socket::from_conn(self.clone());
-        // The time is looked at by who serves, before the next read: this is all there is just now.
+        // The clock is looked at by the caller, before the next read: this is all there is just now.
         let delivered = match call(&self.engine, || self.goes_on(user.data(&socket, data))) {
             Some(true) => Delivered::All,
             Some(false) => Delivered::Stop,
@@ -347,77 +210,89 @@ impl Conn {
         delivered
     }
 
-    /// Hands over what the inbox holds. After every call the state is looked at anew: the callback may have closed the
+    /// Delivers what the inbox holds. After every call the state is looked at anew: the callback may have closed the
     /// connection, set another reader, or taken the rest away.
-    fn deliver(self: &Rc<Self>) -> Delivered {
-        if !self.io.has_input() && !self.flags.has(Flag::READS_RAW) {
+    pub(super) fn deliver(self: &Rc<Self>) -> Delivered {
+        let kind = self.state().delivery.reader;
+        if !self.io.has_input() && kind != Some(Kind::Raw) {
             return Delivered::All;
         }
-        self.flags.lower(Flag::CHANGED);
+        self.mark(Look::READER_REPLACED, false);
         let mut reader = self.reader.take();
-        let Some(user) = &mut reader else { return Delivered::Stop };
-        let kind = user.kind();
-        let (line_limit, read_size) = self.options(|options| (options.line_limit, options.read_size));
+        let (Some(user), Some(kind)) = (reader.as_deref_mut(), kind) else { return Delivered::Stop };
         let socket = Socket::from_conn(self.clone());
-        let delivered = loop {
-            // Most lines go this way, with one passage through the door for all of a batch.
-            let lines = call(&self.engine, || match kind {
-                Kind::Lines => each_line(&self.io, line_limit, |line: &str| self.enough(user.line(&socket, line))),
-                Kind::ByteLines => each_line(&self.io, line_limit, |line: &[u8]| self.enough(user.data(&socket, line))),
-                Kind::Data | Kind::Raw => None,
-            });
-            match lines {
-                Some(None) => {}
-                Some(Some(enough)) => break enough,
-                None => {
-                    self.abort_silently();
-                    break Delivered::Stop;
+        let delivered = match kind {
+            Kind::Raw => self.deliver_ready(user, &socket),
+            _ => loop {
+                if let Some(enough) = self.deliver_piece(kind, user, &socket) {
+                    break enough;
                 }
-            }
-            let piece = match kind {
-                Kind::Data => Ok(self.io.inbox(|inbox| inbox.next_chunk(read_size)).flatten()),
-                Kind::Lines | Kind::ByteLines => self.io.inbox(|inbox| inbox.next_line(line_limit)).unwrap_or(Ok(None)),
-                Kind::Raw => match self.look() {
-                    true => Ok(None),
-                    false => break Delivered::Raw,
-                },
-            };
-            let piece = match piece {
-                Ok(piece) => piece,
-                Err(TooLong) => {
-                    self.refuse_line(line_limit);
-                    break Delivered::Stop;
-                }
-            };
-            if piece.is_none() && kind != Kind::Raw {
-                break Delivered::All;
-            }
-            let result = call(&self.engine, || match &piece {
-                Some(piece) if kind == Kind::Lines => with_text(piece.as_slice(), |text| user.line(&socket, text)),
-                Some(piece) => user.data(&socket, piece.as_slice()),
-                None => user.ready(&socket),
-            });
-            let Some(result) = result else {
-                self.abort_silently();
-                break Delivered::Stop;
-            };
-            let enough = self.enough(result);
-            if kind == Kind::Raw && self.is_open() {
-                // Also if it has set itself anew: once each turn.
-                break Delivered::Raw;
-            }
-            if let Some(enough) = enough {
-                break enough;
-            }
+            },
         };
         self.put_back(reader);
         delivered
     }
 
+    /// Tells a raw reader that there is something: once in each turn.
+    fn deliver_ready(self: &Rc<Self>, user: &mut dyn ReadCallback, socket: &Socket) -> Delivered {
+        if !self.has_something() {
+            return Delivered::Raw;
+        }
+        let result = call(&self.engine, || user.ready(socket));
+        let Some(result) = result else {
+            self.abort_silently();
+            return Delivered::Stop;
+        };
+        let enough = self.enough(result);
+        // Also if it has set itself anew.
+        if self.is_open() { Delivered::Raw } else { enough.unwrap_or(Delivered::Stop) }
+    }
+
+    /// Delivers many short lines, or one piece. Returns how far that came, if it is to be all for now.
+    fn deliver_piece(self: &Rc<Self>, kind: Kind, user: &mut dyn ReadCallback, socket: &Socket) -> Option<Delivered> {
+        let (line_limit, read_size) = self.options(|options| (options.line_limit, options.read_size));
+        // Most lines go this way, with one passage through the door for all of a batch.
+        let lines = call(&self.engine, || match kind {
+            Kind::Lines => each_line(&self.io, line_limit, |line: &str| self.enough(user.line(socket, line))),
+            Kind::ByteLines => each_line(&self.io, line_limit, |line: &[u8]| self.enough(user.data(socket, line))),
+            Kind::Data | Kind::Raw => None,
+        });
+        match lines {
+            Some(None) => {}
+            Some(enough) => return enough,
+            None => return Some(self.panicked()),
+        }
+        let piece = match kind {
+            Kind::Data => self.io.inbox(|inbox| Ok(inbox.next_chunk(read_size))),
+            _ => self.io.inbox(|inbox| inbox.next_line(line_limit)),
+        };
+        let piece = match piece.unwrap_or(Ok(None)) {
+            Ok(Some(piece)) => piece,
+            Ok(None) => return Some(Delivered::All),
+            Err(TooLong) => {
+                self.refuse_line(line_limit);
+                return Some(Delivered::Stop);
+            }
+        };
+        let result = call(&self.engine, || match kind {
+            Kind::Lines => with_text(piece.as_slice(), |text| user.line(socket, text)),
+            _ => user.data(socket, piece.as_slice()),
+        });
+        match result {
+            Some(result) => self.enough(result),
+            None => Some(self.panicked()),
+        }
+    }
+
+    fn panicked(&self) -> Delivered {
+        self.abort_silently();
+        Delivered::Stop
+    }
+
     /// The reader is back from its calls. It stays, unless there is another by now.
     #[inline(always)]
     fn put_back(&self, reader: Option<Box<dyn ReadCallback>>) {
-        if !self.flags.has(Flag::CHANGED | Flag::ENDED) {
+        if !self.is(Look::READER_REPLACED | Look::ENDED) {
             let none = self.reader.replace(reader);
             // Dropping it would take a call for nothing.
             if none.is_none() {
@@ -429,7 +304,7 @@ impl Conn {
         }
     }
 
-    /// A callback has returned this: is nothing more to go to it just now?
+    /// A callback has returned this. Returns how far delivery came if nothing more is to be delivered just now.
     #[inline]
     fn enough(&self, result: Result) -> Option<Delivered> {
         let goes_on = self.goes_on(result);
@@ -447,38 +322,31 @@ impl Conn {
     #[inline]
     fn goes_on(&self, result: Result) -> bool {
         if let Err(error) = result {
-            self.finish(Reason::Failed(error), true);
+            self.finish(Reason::Failed(error), Manner::Graceful);
         }
-        !self.flags.has(Flag::ENDED | Flag::PAUSED | Flag::CHANGED)
+        !self.is(Look::ENDED | Look::PAUSED | Look::READER_REPLACED)
     }
 
-    /// Is there anything for a raw reader?
-    fn look(&self) -> bool {
+    /// Returns whether there is anything for a raw reader.
+    fn has_something(&self) -> bool {
         if self.io.has_input() {
             return true;
         }
-        if self.flags.has(Flag::READ_ENDED) {
-            self.end_of_stream();
-            return false;
+        if !self.has_read_all() && !self.is_tls() {
+            return self.may_read() && self.look_into_kernel();
         }
-        if !self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) {
-            return false;
-        }
-        if !self.is_tls() {
-            return self.look_into_kernel();
-        }
-        while self.sticky.get().has(Ready::READ | Ready::HANGUP | Ready::ERROR) && !self.flags.has(Flag::READ_ENDED) {
+        while self.may_read() && !self.has_read_all() {
             let mut held = None;
-            let filled = self.fill_from_session(&mut held);
+            let something = self.fill_sealed(&mut held);
             self.give_back(&mut held);
             if self.io.has_input() {
                 return true;
             }
-            if matches!(filled, Filled::Nothing | Filled::Ended) {
+            if !something {
                 return false;
             }
         }
-        if self.flags.has(Flag::READ_ENDED) {
+        if self.has_read_all() {
             self.end_of_stream();
         }
         false
@@ -486,7 +354,7 @@ impl Conn {
 
     // ---- for those who ask, blocking or not ----
 
-    /// Everything that has been received and not handed over.
+    /// Takes everything that has been received and not been delivered.
     pub(crate) fn take_leftover(&self) -> Vec<u8> {
         let leftover = self.io.take_input();
         if !leftover.is_empty() {
@@ -495,51 +363,39 @@ impl Conn {
         leftover
     }
 
-    /// Somebody has taken data that may have lain before the end.
+    /// Data was taken that may have lain before the end.
     pub(super) fn taken(&self) {
         self.io.rest();
-        let at_end = self.sticky.get().has(Ready::HANGUP | Ready::ERROR) || self.flags.has(Flag::READ_ENDED);
-        if self.is_open() && (at_end || self.awaits_input()) {
+        let at_end = self.ready.get().has(Ready::AT_END) || self.has_read_all();
+        if self.is_open() && (at_end || self.is(Look::INPUT_AWAITED)) {
             self.wake();
         }
     }
 
-    /// An error of a read that somebody has asked for. None, if the read only found nothing.
-    pub(super) fn reading_failed(&self, error: std::io::Error) -> Result {
+    /// A read for somebody who asks has failed. Returns `Ok` if it only found nothing.
+    pub(super) fn reading_failed(&self, error: io::Error) -> Result {
         let copy = again(&error);
         if self.read_failed(error) { Ok(()) } else { Err(Error::from_io("reading from", self.peer_name(), copy)) }
     }
 
-    pub(super) fn read_plain(&self, max: usize, held: &mut Option<Rc<Vec<u8>>>, waits: bool) -> std::io::Result<usize> {
-        let mut buffer = self.engine.take_buffer();
-        let space = Rc::get_mut(&mut buffer).ok_or(std::io::ErrorKind::WouldBlock)?;
-        let max = max.min(space.len());
-        let space = &mut space[..max];
-        let read = if waits { self.transport.read_waiting(space) } else { self.transport.read(space) };
-        match read {
-            Ok(0) => self.flags.raise(Flag::READ_ENDED),
-            Ok(count) => {
-                self.note_read(count == max);
-                self.io.receive(buffer.clone(), count);
-            }
-            Err(_) => {}
-        }
-        *held = Some(buffer);
-        read
-    }
-
-    /// What a blocking call gets at the end. The loop is told as well.
+    /// The end, for somebody who asks. The loop is told as well.
     pub(super) fn end_for_caller(&self) -> Error {
-        self.flags.raise(Flag::CALLER_KNOWS);
+        self.change(|state| state.read.insert(ReadHalf::CALLER_KNOWS));
         self.wake();
-        let failed = self.if_rare(|rare| rare.read_error.as_ref().or(rare.failed.as_ref()).and_then(Error::again));
-        failed.unwrap_or_else(|| self.closed())
+        self.closed()
     }
 
-    /// A line over the limit is the end of the connection. Gives the error for whoever asked.
+    /// Returns whether the peer has said all that it had to say. Not if the connection was cut off, nor if it was closed here
+    /// first.
+    pub(crate) fn has_ended_cleanly(&self) -> bool {
+        self.has_read_all() && self.if_cold(|cold| Some(cold.end.is_clean())).unwrap_or(true)
+    }
+
+    /// A line over the limit is the end of the connection, and must not look to the peer as if all were well. Returns the error
+    /// for whoever asked.
     pub(super) fn refuse_line(&self, limit: usize) -> Error {
         let error = || Error::LineTooLong { peer: self.peer_name(), limit };
-        self.finish(Reason::Failed(error()), true);
+        self.finish(Reason::Failed(error()), Manner::Reset);
         error()
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags};
 
 use super::Conn;
-use super::flags::Flag;
+use super::state::Look;
+use crate::engine::READ_BUFFER;
 use crate::sys::poll_for;
 
 impl Conn {
@@ -15,7 +16,7 @@ impl Conn {
     pub(crate) fn is_readable(&self) -> bool {
         let mut taken = false;
         let readable = loop {
-            if self.io.has_input() || !self.is_open() || self.flags.has(Flag::READ_ENDED) {
+            if self.io.has_input() || !self.is_open() || self.has_read_all() {
                 break true;
             }
             match self.poll_input() {
@@ -25,7 +26,7 @@ impl Conn {
                 _ => break true,
             }
             let mut held = None;
-            let read = self.read_session(&mut held, false);
+            let read = self.fill(READ_BUFFER, &mut held, false);
             self.give_back(&mut held);
             taken = true;
             match read {
@@ -37,7 +38,7 @@ impl Conn {
                 }
             }
         };
-        if taken && (self.flags.has(Flag::HAS_READER) || self.flags.has(Flag::READ_ENDED)) {
+        if taken && (self.is(Look::HAS_READER) || self.has_read_all()) {
             // It gives no further event to the loop.
             self.wake();
         }

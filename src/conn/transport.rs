@@ -150,6 +150,10 @@ impl Transport {
         matches!(self.kind, Kind::Tcp | Kind::Unix)
     }
 
+    pub(crate) fn is_tcp(&self) -> bool {
+        self.kind == Kind::Tcp
+    }
+
     /// Is there more to read although the last read was short?
     #[inline]
     pub(crate) fn stopped_short(&self) -> bool {

@@ -1,12 +1,12 @@
-//! Who waits on a connection: futures, for input, for room to send, for the queue to be empty. The loop only wakes them;
-//! what they do then is in [`polling`](super::polling).
+//! The futures that wait on a connection: for input, for room to send, for the queue to be empty. The loop only wakes them; what
+//! they do then is in [`polling`](super::polling).
 
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 
 use super::Conn;
-use super::flags::Flag;
-use crate::engine::{Engine, Next, READ_BUFFER, READS, Ready, Ticket, WaitQueue, Wakers, Yielding, now};
+use super::state::{Look, Waits};
+use crate::engine::{Engine, READ_BUFFER, READS, Ready, Ticket, WaitQueue, Wakers, Yielding, now};
 
 /// So much a connection's futures may read, and for so many microseconds, as long as they find something to do. Then the
 /// others get their turn.
@@ -65,76 +65,66 @@ impl Waiting {
 }
 
 #[derive(Clone, Copy)]
-pub(crate) enum For {
+pub(crate) enum Interest {
     Input,
     Room,
 }
 
 impl Waiting {
-    fn line(&mut self, what: For) -> &mut WaitQueue {
+    fn queue(&mut self, what: Interest) -> &mut WaitQueue {
         match what {
-            For::Input => &mut self.input,
-            For::Room => &mut self.room,
+            Interest::Input => &mut self.input,
+            Interest::Room => &mut self.room,
         }
     }
 }
 
 impl Conn {
+    /// Lends the queues, and notes in the state who waits.
     pub(super) fn waiting<R>(&self, change: impl FnOnce(&mut Waiting) -> R) -> R {
-        self.flags.raise(Flag::AWAITED);
-        let mut waiting = self.more().waiting.borrow_mut();
+        let mut waiting = self.extras().waiting.borrow_mut();
         let waiting = waiting.get_or_insert_default();
         let result = change(waiting);
-        self.note_lines(waiting);
+        self.note_waits(waiting);
         result
     }
 
-    /// Those who wait, if anybody ever has.
-    fn who_waits<R>(&self, change: impl FnOnce(&mut Waiting) -> R) -> Option<R> {
-        if !self.flags.has(Flag::AWAITED) {
+    /// The same if anybody ever has waited.
+    fn if_waiting<R>(&self, change: impl FnOnce(&mut Waiting) -> R) -> Option<R> {
+        if !self.is(Look::AWAITED) {
             return None;
         }
-        let mut waiting = self.more.get()?.waiting.borrow_mut();
+        let mut waiting = self.extras.get()?.waiting.borrow_mut();
         let waiting = waiting.as_deref_mut()?;
         let result = change(waiting);
-        self.note_lines(waiting);
+        self.note_waits(waiting);
         Some(result)
     }
 
-    /// So that whether anybody waits is known at a glance.
-    fn note_lines(&self, waiting: &Waiting) {
-        self.flags.put(Flag::INPUT_AWAITED, !waiting.input.is_empty());
-        self.flags.put(Flag::ROOM_AWAITED, !waiting.room.is_empty());
+    #[inline]
+    fn note_waits(&self, waiting: &Waiting) {
+        let mut waits = Waits::EVER;
+        waits.set(Waits::INPUT, !waiting.input.is_empty());
+        waits.set(Waits::ROOM, !waiting.room.is_empty());
+        if self.state().waits != waits {
+            self.change(|state| state.waits = waits);
+        }
     }
 
-    /// The same where there is nothing to do unless somebody waits.
     #[inline]
-    fn if_waiting(&self, change: impl FnOnce(&mut Waiting, &mut Wakers)) {
+    fn wake_those(&self, choose: impl FnOnce(&mut Waiting, &mut Wakers)) {
         let mut awake = Wakers::default();
-        self.who_waits(|waiting| change(waiting, &mut awake));
+        self.if_waiting(|waiting| choose(waiting, &mut awake));
         awake.wake();
     }
 
     // ---- waking ----
 
-    /// Does anybody wait for input?
-    #[inline]
-    pub(super) fn awaits_input(&self) -> bool {
-        self.flags.has(Flag::INPUT_AWAITED)
-    }
-
-    /// Does anybody wait for room to send?
-    #[inline]
-    pub(super) fn awaits_room(&self) -> bool {
-        self.flags.has(Flag::ROOM_AWAITED)
-    }
-
-    /// Does somebody wait for input, and there is nothing else to do if it comes?
+    /// Returns whether a future waits for input, and there is nothing else to do if it comes.
     fn is_awaited(&self, and: impl FnOnce(&Waiting) -> bool) -> bool {
-        !self.flags.has(Flag::BESIDES_WAKING)
-            && !self.sticky.get().has(Ready::HANGUP | Ready::ERROR)
-            && self.awaits_input()
-            && self.who_waits(|waiting| !waiting.yielding.has_yielded() && and(waiting)) == Some(true)
+        !self.is(Look::NO_FAST_WAKE | Look::IN_CALLBACK | Look::REQUEUE)
+            && !self.ready.get().has(Ready::AT_END)
+            && self.if_waiting(|waiting| !waiting.yielding.has_yielded() && and(waiting)) == Some(true)
     }
 
     /// The way of most where futures read: there is input, and nothing else to do. False if there is more to it, or if
@@ -142,21 +132,25 @@ impl Conn {
     pub(super) fn wake_reader(&self) -> bool {
         let is_awaited = self.is_awaited(|_| true);
         if is_awaited {
-            self.sticky.set(Ready::READ);
-            self.if_waiting(|waiting, awake| waiting.input.wake_next(awake));
+            self.ready.set(Ready::READ);
+            self.wake_next_reader();
         }
         is_awaited
     }
 
-    /// Is input to be received before those who wait for it are woken? That is cheap where the engine does it, but then there
-    /// is little room.
-    pub(super) fn reads_ahead(&self) -> bool {
-        !self.flags.has(Flag::TLS) && self.is_awaited(|waiting| !waiting.overflows) && !self.io.has_input()
+    pub(super) fn wake_next_reader(&self) {
+        self.wake_those(|waiting, awake| waiting.input.wake_next(awake));
     }
 
-    /// Received ahead: for those who wait for it.
+    /// Returns whether input is to be received before those who wait for it are woken. That is cheap where the engine does it,
+    /// but then there is little room.
+    pub(super) fn reads_ahead(&self) -> bool {
+        !self.is_tls() && self.is_awaited(|waiting| !waiting.overflows) && !self.io.has_input()
+    }
+
+    /// Keeps what was received ahead for those who wait for it.
     pub(super) fn keep_for_reader(&self, read: rustix::io::Result<usize>, buffer: &Option<Rc<Vec<u8>>>) {
-        self.sticky.set(Ready::READ);
+        self.ready.set(Ready::READ);
         let count = match (read, buffer) {
             (Ok(count), Some(buffer)) if count > 0 => {
                 self.io.open().inbox.push(&buffer[..count]);
@@ -170,29 +164,15 @@ impl Conn {
             }
         };
         self.note_read(count == AHEAD);
-        self.if_waiting(|waiting, awake| {
+        self.wake_those(|waiting, awake| {
             waiting.overflows = count == AHEAD;
             waiting.input.wake_next(awake);
         });
     }
 
-    /// There may be input: it is for those who wait for it. `None` if nobody does.
-    pub(super) fn wake_for_input(&self) -> Option<Next> {
-        if !self.awaits_input() {
-            return None;
-        }
-        if !self.may_read() && !self.flags.has(Flag::READ_ENDED) && !self.io.has_input() {
-            return Some(Next::Idle);
-        }
-        self.if_waiting(|waiting, awake| waiting.input.wake_next(awake));
-        // Whoever has no place in line may have lost interest. Then the end is still to be noticed.
-        let at_end = self.sticky.get().has(Ready::HANGUP | Ready::ERROR) || self.flags.has(Flag::READ_ENDED);
-        Some(if at_end && !self.awaits_input() { Next::Again } else { Next::Idle })
-    }
-
-    /// The loop has got its turn: whoever has made way goes on.
-    pub(super) fn wake_who_made_way(&self) {
-        self.if_waiting(|waiting, awake| {
+    /// The loop has had its turn: whoever has yielded goes on.
+    pub(super) fn resume_yielded(&self) {
+        self.wake_those(|waiting, awake| {
             if waiting.yielding.resume() {
                 waiting.input.wake_next(awake);
                 waiting.room.wake_next(awake);
@@ -201,57 +181,62 @@ impl Conn {
     }
 
     pub(super) fn wake_for_room(&self) {
-        self.if_waiting(|waiting, awake| waiting.room.wake_next(awake));
+        self.wake_those(|waiting, awake| waiting.room.wake_next(awake));
     }
 
     /// The queue is empty, or will never be.
     pub(super) fn wake_for_flushed(&self) {
-        self.if_waiting(|waiting, awake| awake.append(&mut waiting.flushed));
+        self.wake_those(|waiting, awake| awake.append(&mut waiting.flushed));
     }
 
     /// Everybody has to look anew: the connection is at its end, or somebody else reads from now on.
     pub(super) fn wake_everybody(&self) {
-        self.if_waiting(|waiting, awake| {
+        self.wake_those(|waiting, awake| {
             waiting.input.wake_all(awake);
             waiting.room.wake_all(awake);
             awake.append(&mut waiting.flushed);
         });
     }
 
+    // ---- waiting ----
+
     /// A future has what it waited for.
     #[inline]
-    pub(super) fn leave(&self, what: For, ticket: &mut Ticket) {
+    pub(super) fn leave_queue(&self, what: Interest, ticket: &mut Ticket) {
         if !ticket.is_queued() {
             return;
         }
         let mut awake = Wakers::default();
-        let left = self.who_waits(|waiting| waiting.line(what).leave(ticket, &mut awake));
+        let left = self.if_waiting(|waiting| waiting.queue(what).leave(ticket, &mut awake));
         awake.wake();
         drop(left);
     }
 
     /// A future is dropped. If it was woken, another has to know, or the loop.
     #[inline]
-    pub(crate) fn forget(&self, what: For, ticket: &mut Ticket) {
+    pub(crate) fn cancel_wait(&self, what: Interest, ticket: &mut Ticket) {
         if !ticket.is_queued() {
             return;
         }
-        self.leave(what, ticket);
-        if matches!(what, For::Input) {
+        self.leave_queue(what, ticket);
+        if matches!(what, Interest::Input) {
             self.taken();
         }
     }
 
-    // ---- making way ----
+    pub(super) fn is_turn_of(&self, what: Interest, ticket: &Ticket) -> bool {
+        self.if_waiting(|waiting| waiting.queue(what).is_first(ticket)).unwrap_or(true)
+    }
 
-    /// Who always finds something to do must not keep the loop: after its share it waits until nothing more urgent does.
-    pub(super) fn makes_way(&self) -> bool {
+    /// A future that always finds something to do must not keep the loop: returns whether it has used up its share, and then
+    /// has the connection served when nothing more urgent waits.
+    pub(super) fn yields(&self) -> bool {
         let Some(key) = self.key.get() else { return false };
-        let makes_way = self.waiting(|waiting| waiting.is_done(&self.engine));
-        if makes_way {
+        let yields = self.waiting(|waiting| waiting.is_done(&self.engine));
+        if yields {
             self.engine.requeue_hot(key);
         }
-        makes_way
+        yields
     }
 
     /// So many bytes were read for a future.
@@ -262,22 +247,18 @@ impl Conn {
         });
     }
 
-    /// The loop gets its turn in any case.
-    pub(super) fn wait_in<R>(&self, what: For, ticket: &mut Ticket, context: &Context<'_>, made_way: bool) -> Poll<R> {
+    /// Waits. The loop gets its turn in any case, so unless the future has yielded its share begins anew.
+    pub(super) fn wait_in<R>(&self, what: Interest, ticket: &mut Ticket, waker: &Waker, has_yielded: bool) -> Poll<R> {
         let old = self.waiting(|waiting| {
-            if !made_way {
+            if !has_yielded {
                 waiting.start_anew();
             }
-            waiting.line(what).wait(ticket, context.waker())
+            waiting.queue(what).wait(ticket, waker)
         });
         drop(old);
-        if self.flags.has(Flag::ARMED_BY_HAND) {
+        if self.is(Look::ONESHOT) {
             self.arm();
         }
         Poll::Pending
-    }
-
-    pub(super) fn is_turn_of(&self, what: For, ticket: &Ticket) -> bool {
-        self.who_waits(|waiting| waiting.line(what).is_first(ticket)).unwrap_or(true)
     }
 }

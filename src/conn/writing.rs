@@ -1,10 +1,11 @@
-//! The sending half: what is sent inside a turn of the loop is gathered and goes out at its end, with everything else;
-//! outside of one it goes out at once, and what the kernel does not take waits.
+//! The sending half. What is sent inside a turn of the loop is queued and goes out at its end, with everything else; outside of
+//! one it goes out at once. What the kernel does not take waits in the queue.
 
-use super::flags::Flag;
-use super::handler::Reason;
-use super::{Conn, Flushed};
-use crate::engine::{Engine, Next, Ready};
+use super::callbacks::Reason;
+use super::handle::Socket;
+use super::state::{Look, Manner, WriteHalf};
+use super::{Conn, Flushed, Options};
+use crate::engine::{Next, Ready, call};
 use crate::error::{Error, Result};
 
 /// From this many bytes on, gathering would cost more in copies than it saves in calls.
@@ -15,33 +16,44 @@ const GATHER: usize = 64 << 10;
 pub(super) const PORTION: usize = 256 << 10;
 const PORTIONS: usize = 4;
 
+impl Options {
+    /// The water marks as they count: within the limit, and apart.
+    fn marks(&self) -> (usize, usize) {
+        let high = self.high_water_mark.min(self.send_limit).max(1);
+        (high, self.low_water_mark.min(high - 1))
+    }
+}
+
 impl Conn {
+    // ---- into the queue ----
+
     #[inline]
     pub(crate) fn send(&self, bytes: &[u8], newline: bool) -> Result {
-        if self.engine.in_turn() && self.gather(bytes, newline) {
+        let in_turn = self.engine.in_turn();
+        if in_turn && self.queue_in_turn(bytes, newline) {
             return Ok(());
         }
-        self.send_gathered(bytes, newline, self.engine.in_turn())
+        self.queue_or_write(bytes, newline, in_turn)
     }
 
     /// The way of most messages: queued until the turn ends. False if there is more to it than that; nothing is queued then.
     #[inline]
-    pub(super) fn gather(&self, bytes: &[u8], newline: bool) -> bool {
-        if self.flags.has(Flag::NOT_JUST_QUEUED) {
+    pub(super) fn queue_in_turn(&self, bytes: &[u8], newline: bool) -> bool {
+        if self.is(Look::NO_FAST_SEND) {
             return false;
         }
         let bound = self.options(|options| GATHER.min(options.send_limit).min(options.high_water_mark));
-        let gathered = self.io.push(bytes, newline, bound);
-        if gathered {
-            self.mark_dirty();
+        let is_queued = self.io.push(bytes, newline, bound);
+        if is_queued {
+            self.cork();
         }
-        gathered
+        is_queued
     }
 
-    /// What is gathered goes out before the loop sleeps.
+    /// Queues all of it, or writes it if there is no turn whose end it could wait for.
     #[inline(never)]
-    pub(super) fn send_gathered(&self, bytes: &[u8], newline: bool, gathered: bool) -> Result {
-        if !self.is_open() || self.flags.has(Flag::WRITE_ENDING) {
+    pub(super) fn queue_or_write(&self, bytes: &[u8], newline: bool, in_turn: bool) -> Result {
+        if !self.state().may_send() {
             return Err(self.closed());
         }
         let size = bytes.len() + usize::from(newline);
@@ -54,33 +66,25 @@ impl Conn {
         let (limit, high_water_mark) = self.options(|options| (options.send_limit, options.high_water_mark));
         if size > limit.saturating_sub(queued) {
             // Whoever waits for room now is to hear of it.
-            self.flags.put(Flag::FULL, queued > 0);
+            self.change(|state| state.write.set(WriteHalf::FULL, queued > 0));
             return Err(Error::QueueFull { peer: self.peer_name(), size, queued, limit });
         }
-        let gathers = gathered && queued + size < GATHER;
+        let waits_for_turn = in_turn && queued + size < GATHER;
         let mut rest = bytes;
-        if queued == 0 && !gathers && !newline {
+        if queued == 0 && !waits_for_turn && !newline {
             // Straight from the caller's memory.
-            match self.write_some(bytes) {
-                Ok(count) => rest = &bytes[count..],
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(self.write_failed(error)),
-            }
+            rest = self.write_directly(bytes)?;
             if rest.is_empty() {
-                if self.session_waits() {
-                    // The session has taken it, the kernel has not.
-                    self.arm_write(true);
-                }
                 return Ok(());
             }
         }
         self.io.push(rest, newline, usize::MAX);
-        if gathered {
-            self.mark_dirty();
-            if !gathers {
+        if in_turn {
+            self.cork();
+            if !waits_for_turn {
                 self.write_out();
             }
-        } else if !self.flags.has(Flag::WRITE_ARMED) {
+        } else if !self.state().write.contains(WriteHalf::ARMED) {
             self.write_or_requeue();
         }
         if queued + size >= high_water_mark.min(limit) {
@@ -89,13 +93,31 @@ impl Conn {
         Ok(())
     }
 
-    #[inline]
-    pub(super) fn mark_dirty(&self) {
-        if let Some(key) = self.key.get()
-            && !self.flags.replace(Flag::DIRTY, true)
-        {
-            self.engine.mark_dirty(key);
+    /// Writes past the queue. Returns what the kernel has not taken.
+    fn write_directly<'a>(&self, bytes: &'a [u8]) -> Result<&'a [u8]> {
+        let mut rest = bytes;
+        match self.write_some(bytes) {
+            Ok(count) => rest = &bytes[count..],
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(self.write_failed(error)),
         }
+        if rest.is_empty() && self.channel().holds_output() {
+            // The session has taken it, the kernel has not.
+            self.arm_write(true);
+        }
+        Ok(rest)
+    }
+
+    // ---- out of the queue ----
+
+    /// Gives bytes to the peer, as many as there is room for.
+    #[inline]
+    pub(super) fn write_some(&self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.channel().write(bytes);
+        if written.is_ok() {
+            self.touch();
+        }
+        written
     }
 
     /// The engine has given the kernel what is queued, and it took so much of it.
@@ -130,7 +152,7 @@ impl Conn {
         if self.io.has_output() {
             return Next::Again;
         }
-        match self.write_session() {
+        match self.channel().write_held() {
             Ok(()) => self.queue_is_empty(),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.arm_write(true),
             Err(error) => {
@@ -144,18 +166,21 @@ impl Conn {
     #[cold]
     fn not_written(&self, error: std::io::Error) {
         if error.kind() == std::io::ErrorKind::WouldBlock {
-            // During the hand-shake it is the peer's turn, unless we have something to say.
-            self.arm_write(!self.flags.has(Flag::SHAKING) || self.session_waits());
+            // During the handshake it is the peer's turn, unless we have something to say.
+            self.arm_write(!self.is_shaking() || self.channel().holds_output());
         } else {
             self.write_failed(error);
         }
     }
 
-    /// Is there anything that the kernel has not taken yet?
+    /// Returns whether there is anything that the kernel has not taken yet.
     pub(super) fn is_sending(&self) -> bool {
         // What a session holds when sending has failed, or the descriptor is closed, stays there.
-        let may_send = || !self.flags.has(Flag::GONE | Flag::WRITE_FAILED);
-        self.io.has_output() || (self.session_waits() && may_send())
+        let may_send = || {
+            let state = self.state();
+            state.phase != super::Phase::Closed && !state.write.contains(WriteHalf::FAILED)
+        };
+        self.io.has_output() || (self.is_tls() && may_send() && self.channel().holds_output())
     }
 
     /// Gives the kernel what it takes, on later turns too.
@@ -170,39 +195,19 @@ impl Conn {
     #[inline]
     fn queue_is_empty(&self) {
         self.arm_write(false);
-        if self.flags.has(Flag::WRITE_ENDING) {
+        if self.state().write.contains(WriteHalf::ENDING) {
             self.end_writing();
         }
         self.tell_flushed(true);
     }
 
-    #[inline]
-    pub(super) fn arm_write(&self, armed: bool) {
-        if self.flags.replace(Flag::WRITE_ARMED, armed) != armed {
-            self.arm();
-        }
-    }
-
-    /// Tells the engine what is waited for.
-    pub(super) fn arm(&self) {
-        if let Some(key) = self.key.get() {
-            // A descriptor that is at its end tells so for ever.
-            let discards = self.flags.has(Flag::LINGERING) && self.transport.is_socket();
-            let read = (self.delivers() || self.awaits_input() || discards) && !self.flags.has(Flag::READ_ENDED);
-            self.engine.set_interest(key, read, self.flags.has(Flag::WRITE_ARMED));
-        }
-    }
-
-    /// Sending failed: nothing more can go out. What the peer sent before it left is still read, by whoever reads.
+    /// Sending failed: nothing more can go out. What the peer sent before it left is still read, by whoever reads. Returns the
+    /// error for whoever sent.
     pub(super) fn write_failed(&self, error: std::io::Error) -> Error {
-        let peer = self.peer_name();
-        let copy = match error.kind() {
-            std::io::ErrorKind::ConnectionReset => Error::Reset { peer: peer.clone() },
-            _ => Error::Closed { peer: peer.clone() },
-        };
-        let error = Error::from_io("sending to", peer, error);
+        let error = Error::from_io("sending to", self.peer_name(), error);
         self.io.drop_output();
-        self.rare(|rare| rare.lost = true);
+        self.change(|state| state.write.insert(WriteHalf::LOST));
+        self.cold(|cold| cold.end.note(&error));
         self.arm_write(false);
         self.tell_flushed(false);
         let is_lasting = matches!(error, Error::Reset { .. } | Error::Closed { .. });
@@ -210,44 +215,41 @@ impl Conn {
             self.let_go();
         } else if !is_lasting {
             // The system's fault, not the peer's: no end would follow.
-            self.finish(Reason::Failed(error), false);
+            self.finish(Reason::Failed(error), Manner::AtOnce);
         } else {
-            self.rare(|rare| {
-                rare.write_error.get_or_insert(error);
-            });
-            self.flags.raise(Flag::WRITE_FAILED);
-            if !self.transport.is_socket() {
+            self.change(|state| state.write.insert(WriteHalf::FAILED));
+            if !self.state().is_socket() {
                 self.lose_output();
             }
-            self.expect_end();
+            // Whoever reads will come to the end.
+            self.becomes_ready(Ready::READ | Ready::HANGUP);
+            self.wake();
         }
-        copy
+        self.closed()
     }
 
-    /// Whoever reads our output has gone. What waits in the input is another matter, as the last words of a child are: it
+    /// The reader of our output has gone. What waits in the input is another matter, as the last words of a child are: it
     /// is read first, see [`Conn::finish_without_output`].
     pub(super) fn lose_output(&self) {
-        self.flags.raise(Flag::OUTPUT_GONE);
+        self.change(|state| state.write.insert(WriteHalf::OUTPUT_GONE));
         // Until a read finds nothing.
-        self.sticky.set(self.sticky.get() | Ready::READ | Ready::ERROR);
+        self.becomes_ready(Ready::READ | Ready::ERROR);
     }
 
     /// There is nothing to read just now, and nobody to write to.
     pub(super) fn finish_without_output(&self) {
-        if self.is_open() {
-            let error = self.rare(|rare| rare.write_error.take());
-            self.finish(Reason::Failed(error.unwrap_or_else(|| self.closed())), false);
-        }
+        self.finish(Reason::Failed(self.closed()), Manner::AtOnce);
     }
 
     // ---- half-close ----
 
-    /// Closes the sending half once the queue is empty.
+    /// Shuts the write half down once the queue is empty.
     pub(crate) fn shutdown_write(&self) -> Result {
         if !self.is_open() {
             return Err(self.closed());
         }
-        if !self.flags.replace(Flag::WRITE_ENDING, true) {
+        if !self.state().write.contains(WriteHalf::ENDING) {
+            self.change(|state| state.write.insert(WriteHalf::ENDING));
             self.wake_everybody();
             if !self.is_sending() {
                 self.end_writing();
@@ -257,32 +259,27 @@ impl Conn {
     }
 
     pub(super) fn end_writing(&self) {
-        if self.flags.replace(Flag::WRITE_ENDED, true) {
+        if self.state().write.contains(WriteHalf::ENDED) {
             return;
         }
-        self.flags.raise(Flag::WRITE_ENDING);
-        self.close_notify();
-        match self.write_session() {
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                // Once that is out this comes again.
-                self.flags.lower(Flag::WRITE_ENDED);
-                self.arm_write(true);
-                return;
-            }
-            // It can only fail on a connection that is broken already, which reading will find.
-            _ => {}
+        self.change(|state| state.write.insert(WriteHalf::ENDING));
+        let channel = self.channel();
+        channel.close_notify();
+        if matches!(channel.write_held(), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock) {
+            // Once that is out this comes again. Any other error means a connection that is broken already.
+            self.arm_write(true);
+            return;
         }
-        if !self.transport.is_socket()
+        self.change(|state| state.write.insert(WriteHalf::ENDED));
+        if !self.state().is_socket()
             && let Some(key) = self.key.get()
         {
             self.engine.deregister_output(key);
         }
-        let closes_at_once =
-            self.flags.has(Flag::LINGERING) && self.flags.has(Flag::READ_ENDED) && !self.flags.has(Flag::DAMAGED);
-        if !closes_at_once {
+        if !self.state().closes_with_shutdown() {
             let _ = self.transport.shutdown_write();
         }
-        if self.flags.has(Flag::HALF_OPEN) {
+        if self.state().read.contains(super::ReadHalf::HALF_OPEN) {
             // Both directions have ended.
             self.wake();
         }
@@ -290,36 +287,15 @@ impl Conn {
 
     // ---- flushing ----
 
-    /// Waits until the kernel has everything.
-    pub(crate) fn flush_blocking(&self) -> Result {
-        Engine::flush_here();
-        let deadline = self.deadline();
-        while self.is_sending() {
-            self.wait_for_peer(false, true, deadline, "sending to")?;
-            self.write_out();
-        }
-        self.check_sent()
-    }
-
     #[inline]
     pub(super) fn check_sent(&self) -> Result {
-        if self.flags.has(Flag::WRITE_FAILED) { self.check_write_error() } else { Ok(()) }
-    }
-
-    #[cold]
-    fn check_write_error(&self) -> Result {
-        let error = self.if_rare(|rare| rare.write_error.as_ref().map(Error::again));
-        error.map_or(Ok(()), |error| Err(error.unwrap_or_else(|| self.closed())))
-    }
-
-    /// Has some of what was sent never left?
-    pub(super) fn has_lost(&self) -> bool {
-        self.if_rare(|rare| rare.lost.then_some(())).is_some()
+        if self.is(Look::WRITE_FAILED) { Err(self.closed()) } else { Ok(()) }
     }
 
     /// The queue is empty: did everything that was in it go out?
     pub(super) fn was_sent(&self) -> Result {
-        if self.has_lost() { Err(self.closed()) } else { self.check_sent() }
+        let is_lost = self.state().write.intersects(WriteHalf::LOST | WriteHalf::FAILED);
+        if is_lost { Err(self.closed()) } else { Ok(()) }
     }
 
     /// Calls on a later turn, when the kernel has everything or the connection has failed.
@@ -328,28 +304,93 @@ impl Conn {
             let result = self.was_sent();
             self.engine.defer(move |engine| done(engine, result));
         } else {
-            self.flags.raise(Flag::FLUSH_AWAITED);
-            self.rare(|rare| rare.flushed.push(done));
+            self.await_flush();
+            self.cold(|cold| cold.flushed.push(done));
         }
     }
 
+    pub(super) fn await_flush(&self) {
+        self.change(|state| state.write.insert(WriteHalf::FLUSH_AWAITED));
+    }
+
     #[inline]
-    pub(super) fn tell_flushed(&self, sent: bool) {
-        if sent {
+    pub(super) fn tell_flushed(&self, is_sent: bool) {
+        if is_sent {
             self.wake_for_flushed();
         } else {
             self.wake_everybody();
         }
-        if self.flags.take(Flag::FLUSH_AWAITED) {
-            self.tell_those_who_wait(sent);
+        if self.state().write.contains(WriteHalf::FLUSH_AWAITED) {
+            self.call_flushed(is_sent);
         }
     }
 
     #[cold]
-    fn tell_those_who_wait(&self, sent: bool) {
-        for done in self.if_rare(|rare| Some(std::mem::take(&mut rare.flushed))).unwrap_or_default() {
-            let result = if sent { Ok(()) } else { Err(self.closed()) };
+    fn call_flushed(&self, is_sent: bool) {
+        self.change(|state| state.write.remove(WriteHalf::FLUSH_AWAITED));
+        for done in self.if_cold(|cold| Some(std::mem::take(&mut cold.flushed))).unwrap_or_default() {
+            let result = if is_sent { Ok(()) } else { Err(self.closed()) };
             self.engine.defer(move |engine| done(engine, result));
         }
+    }
+
+    // ---- back-pressure ----
+
+    /// Returns whether the queue has reached its high-water mark, and not fallen to the low one since.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is(Look::FULL)
+    }
+
+    /// So much more may be queued before the high-water mark.
+    pub(super) fn room(&self) -> usize {
+        let (high, _) = self.options(Options::marks);
+        high.saturating_sub(self.queued())
+    }
+
+    /// The queue has grown.
+    pub(super) fn note_queued(&self) {
+        let (high, _) = self.options(Options::marks);
+        if self.queued() >= high {
+            self.change(|state| state.write.insert(WriteHalf::FULL));
+        }
+    }
+
+    /// The queue has shrunk.
+    #[inline]
+    pub(super) fn note_sent(&self) {
+        if self.is(Look::FULL) {
+            self.note_drained();
+        }
+    }
+
+    fn note_drained(&self) {
+        let (_, low) = self.options(Options::marks);
+        if self.queued() > low {
+            return;
+        }
+        self.change(|state| state.write.remove(WriteHalf::FULL));
+        self.wake_for_room();
+        if self.is_open() && self.if_cold(|cold| cold.on_drain.as_ref().map(drop)).is_some() {
+            self.change(|state| state.write.insert(WriteHalf::DRAIN_DUE));
+            self.wake();
+        }
+    }
+
+    /// Calls the drain callback, unless the room has been used up meanwhile; then this comes again.
+    pub(super) fn call_drain(&self) {
+        self.change(|state| state.write.remove(WriteHalf::DRAIN_DUE));
+        if self.is_full() || !self.is_open() {
+            return;
+        }
+        let (callback, epoch) = self.cold(|cold| (cold.on_drain.take(), cold.drain_epoch));
+        let (Some(mut callback), Some(me)) = (callback, self.strong()) else { return };
+        let socket = Socket::from_conn(me);
+        self.mark(Look::IN_CALLBACK, true);
+        let result = call(&self.engine, || callback(&socket));
+        self.mark(Look::IN_CALLBACK, false);
+        self.returned(result);
+        let is_current = self.is_open() && self.cold(|cold| cold.drain_epoch == epoch);
+        let rest = if is_current { self.cold(|cold| cold.on_drain.replace(callback)) } else { Some(callback) };
+        drop(rest);
     }
 }

@@ -62,7 +62,7 @@ pub(crate) const READS: usize = 4;
 const DATAGRAMS: usize = 64;
 
 /// What a descriptor is ready for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ready(u8);
 
 impl Ready {
@@ -76,6 +76,12 @@ impl Ready {
     pub(crate) const HANGUP: Ready = Ready(4);
     /// The descriptor has an error to report.
     pub(crate) const ERROR: Ready = Ready(8);
+    /// The end has come, or something like it.
+    pub(crate) const AT_END: Ready = Ready::HANGUP.with(Ready::ERROR);
+
+    pub(crate) const fn with(self, other: Ready) -> Ready {
+        Ready(self.0 | other.0)
+    }
 
     /// Any of those.
     #[inline]

@@ -8,7 +8,7 @@ use futures_channel::oneshot;
 
 use crate::address::Address;
 use crate::conn::Socket;
-use crate::conn::handler::Reason;
+use crate::conn::callbacks::Reason;
 use crate::error::{Error, Result};
 
 pub(super) const PORT: u16 = 80;

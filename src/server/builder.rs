@@ -15,7 +15,7 @@ use super::listener::Listener;
 use super::listening::{FileSettings, ListenOptions, Listening};
 use super::{OnClient, OnPublished, SERVERS, Server, Shared};
 use crate::address::{Address, Target, UnixName, endpoint};
-use crate::conn::handler::{Disconnect, SharedDisconnect};
+use crate::conn::callbacks::{Disconnect, SharedDisconnect};
 use crate::conn::{Common, Options, Roster, Socket, limit_setters};
 use crate::connect::note_listening;
 use crate::engine::Engine;

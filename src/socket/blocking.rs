@@ -14,7 +14,7 @@ impl Socket {
     /// # Errors
     /// As [`recv`](Socket::recv).
     pub fn recv_into(&self, buffer: &mut [u8]) -> Result<usize> {
-        self.conn.recv_into(buffer)
+        self.conn.blocking().recv_into(buffer)
     }
 
     /// Waits for exactly `count` bytes and returns them. **Blocks**, up to the [time-out](Socket::set_timeout). They are
@@ -34,7 +34,7 @@ impl Socket {
     /// # Ok::<(), network::Error>(())
     /// ```
     pub fn recv_exact(&self, count: usize) -> Result<Vec<u8>> {
-        Ok(self.conn.recv_exact(count)?.into_vec())
+        Ok(self.conn.blocking().recv_exact(count)?.into_vec())
     }
 
     /// As [`recv_exact`](Socket::recv_exact), into memory of the caller's, which is filled or, with an error, left as it is.
@@ -42,7 +42,7 @@ impl Socket {
     /// # Errors
     /// As there.
     pub fn recv_exact_into(&self, buffer: &mut [u8]) -> Result {
-        let piece = self.conn.recv_exact(buffer.len())?;
+        let piece = self.conn.blocking().recv_exact(buffer.len())?;
         buffer.copy_from_slice(piece.as_slice());
         Ok(())
     }
@@ -62,7 +62,7 @@ impl Socket {
     /// # Ok::<(), network::Error>(())
     /// ```
     pub fn recv_until(&self, delimiter: impl AsRef<[u8]>) -> Result<Vec<u8>> {
-        self.conn.recv_until(delimiter.as_ref())
+        self.conn.blocking().recv_until(delimiter.as_ref())
     }
 
     /// Waits for the peer's end and returns all that it sent before. **Blocks**, up to the
@@ -72,7 +72,7 @@ impl Socket {
     /// As [`recv`](Socket::recv); [`Error::LimitExceeded`] if more than `limit` bytes come. [`Error::Closed`] means that it
     /// was closed on this side: the peer's end is what this waits for. What has come stays for the next call.
     pub fn recv_to_end(&self, limit: usize) -> Result<Vec<u8>> {
-        self.conn.recv_to_end(limit)
+        self.conn.blocking().recv_to_end(limit)
     }
 
     /// Waits until the system has room and gives it what it takes of `data`; returns how much that is. **Blocks**, up to
@@ -82,7 +82,7 @@ impl Socket {
     /// [`Error::TimedOut`], or [`Error::NotReady`] with a time-out of zero: nothing of `data` was taken then.
     /// [`Error::Closed`] or [`Error::Reset`] if the connection has ended or is shut down for sending.
     pub fn send_some(&self, data: impl AsRef<[u8]>) -> Result<usize> {
-        self.conn.send_some(data.as_ref())
+        self.conn.blocking().send_some(data.as_ref())
     }
 
     /// A [`BufRead`] of this socket, for what takes one. What it has not consumed stays with the socket, where other calls
@@ -120,7 +120,7 @@ fn for_std(error: Error) -> io::Error {
 /// [`Socket::read`], which takes a callback, has the same name: call this one as `Read::read(&mut &socket, …)`.
 impl Read for &Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self.conn.recv_into(buf) {
+        match self.conn.blocking().recv_into(buf) {
             Err(_) if self.conn.has_ended_cleanly() => Ok(0),
             result => result.map_err(for_std),
         }
@@ -137,11 +137,11 @@ impl Read for Socket {
 /// Writes as [`Socket::send_some`] does and **blocks** as that does, where [`Socket::send`] would queue.
 impl Write for &Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.conn.send_some(buf).map_err(for_std)
+        self.conn.blocking().send_some(buf).map_err(for_std)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.conn.flush_blocking().map_err(for_std)
+        self.conn.blocking().flush().map_err(for_std)
     }
 }
 
@@ -180,7 +180,7 @@ impl Read for Reader {
 impl BufRead for Reader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.lent = None;
-        let lent = self.socket.conn.lend().map_err(for_std)?;
+        let lent = self.socket.conn.blocking().lend().map_err(for_std)?;
         self.lent = lent.map(|(piece, mark)| (piece, 0, mark));
         Ok(self.lent.as_ref().map_or(&[], |(piece, ..)| piece.as_slice()))
     }

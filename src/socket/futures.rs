@@ -9,8 +9,8 @@ use futures_core::Stream;
 use futures_io::{AsyncRead, AsyncWrite};
 
 use super::Socket;
-use crate::conn::handler::with_text;
-use crate::conn::waiting::For;
+use crate::conn::callbacks::with_text;
+use crate::conn::waiting::Interest;
 use crate::conn::{Conn, Inbox, Piece, Taken, Window};
 use crate::engine::Ticket;
 use crate::error::{Error, Result};
@@ -153,7 +153,7 @@ where
 
 impl<F> Drop for Receiving<'_, F> {
     fn drop(&mut self) {
-        self.conn.forget(For::Input, &mut self.ticket);
+        self.conn.cancel_wait(Interest::Input, &mut self.ticket);
     }
 }
 
@@ -177,7 +177,7 @@ impl<D: AsRef<[u8]>> Future for Sending<'_, D> {
 
 impl<D> Drop for Sending<'_, D> {
     fn drop(&mut self) {
-        self.conn.forget(For::Room, &mut self.ticket);
+        self.conn.cancel_wait(Interest::Room, &mut self.ticket);
     }
 }
 

@@ -17,7 +17,7 @@ use gio::prelude::*;
 use crate::address::{Address, Endpoint};
 use crate::conn::Socket;
 pub use crate::conn::WeakSocket;
-use crate::conn::handler::{Disconnect, OnByteLine, OnData, OnLine, OnReady};
+use crate::conn::callbacks::{Disconnect, OnByteLine, OnData, OnLine, OnReady};
 use crate::engine::call;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
@@ -167,7 +167,7 @@ impl Socket {
     /// # Errors
     /// [`Error::TimedOut`], [`Error::Closed`], [`Error::Reset`].
     pub fn flush(&self) -> Result {
-        self.conn.flush_blocking()
+        self.conn.blocking().flush()
     }
 
     /// Calls `callback` when the system has taken all that was sent before, or sending has failed. Never blocks.
@@ -278,7 +278,7 @@ impl Socket {
     /// # Errors
     /// [`Error::Closed`] at the end, [`Error::Reset`], [`Error::TimedOut`] (nothing is lost then), [`Error::Io`].
     pub fn recv(&self, max: usize) -> Result<Vec<u8>> {
-        self.conn.recv(max)
+        self.conn.blocking().recv(max)
     }
 
     /// Waits for a line and returns it without its `\n`. **Blocks**, up to the [time-out](Socket::set_timeout). Bytes that
@@ -287,7 +287,7 @@ impl Socket {
     /// # Errors
     /// As [`recv`](Socket::recv), and [`Error::LineTooLong`]. The beginning of a line that never ends stays for `recv`.
     pub fn recv_line(&self) -> Result<String> {
-        self.conn.recv_line()
+        self.conn.blocking().recv_line()
     }
 
     // ---- the end ----

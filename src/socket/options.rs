@@ -154,7 +154,7 @@ impl Socket {
     /// As there.
     pub fn send_fds(&self, data: impl AsRef<[u8]>, fds: &[BorrowedFd<'_>]) -> Result {
         self.of_unix("descriptors", |_| Ok(()))?;
-        self.conn.send_fds(data.as_ref(), fds)
+        self.conn.blocking().send_fds(data.as_ref(), fds)
     }
 
     /// Waits for a descriptor that the peer sends along, and returns it; it is close-on-exec. **Blocks**, up to the
@@ -166,7 +166,7 @@ impl Socket {
     /// [line limit](crate::socket::SocketBuilder::line_limit) come before it.
     pub fn recv_fd(&self) -> Result<OwnedFd> {
         self.of_unix("descriptors", |_| Ok(()))?;
-        self.conn.recv_fd()
+        self.conn.blocking().recv_fd()
     }
 
     /// Takes the descriptors that have come so far, the oldest first. Never blocks. When the bytes are handed over that a

@@ -12,7 +12,7 @@ const LIMITS: [(&str, Option<usize>); 18] = [
     ("methods of any other type of conn/", Some(60)),
     ("pairs of files in conn/ that call each other", Some(17)),
     ("places that read from the transport, besides the engine's", Some(6)),
-    ("lines of conn/ in files without unit tests", Some(4000)),
+    ("lines of conn/ in files without unit tests", Some(4600)),
     ("rooms", None),
     ("floors", Some(10)),
     ("arrows from room to room", Some(105)),

@@ -11,6 +11,7 @@ mod cancelling;
 mod closing;
 mod connecting;
 mod descriptors;
+mod ends;
 mod futures;
 mod incoming;
 mod lines;

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::handle::Socket;
+pub(crate) use super::state::Kind;
 use crate::error::{Error, Result};
 
 pub(crate) type OwnDisconnect = Box<dyn FnOnce(&Socket, Disconnect)>;
@@ -27,19 +28,6 @@ pub(crate) trait ReadCallback {
     fn ready(&mut self, _: &Socket) -> Result {
         Ok(())
     }
-}
-
-/// What a reader is given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Data, as it comes.
-    Data,
-    /// Lines, as text.
-    Lines,
-    /// Lines, as bytes: the same call as data.
-    ByteLines,
-    /// Word that there is something.
-    Raw,
 }
 
 pub(crate) struct OnData<F>(pub(crate) F);
