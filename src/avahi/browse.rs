@@ -64,7 +64,7 @@ struct Inner {
     waker: RefCell<Option<Waker>>,
     scheduled: Cell<bool>,
     is_up: Cell<Option<bool>>,
-    all_told: Cell<bool>,
+    all_reported: Cell<bool>,
     stopped: Cell<bool>,
 }
 
@@ -268,13 +268,13 @@ impl Inner {
             waker: RefCell::new(None),
             scheduled: Cell::new(false),
             is_up: Cell::new(None),
-            all_told: Cell::new(false),
+            all_reported: Cell::new(false),
             stopped: Cell::new(false),
         });
         let me = inner.me.clone();
         let tracker = Tracker::start(&engine, kind, Matcher::Any, true, move |_| {
             if let Some(me) = me.upgrade() {
-                me.wake();
+                me.schedule();
             }
         });
         inner.tracker.replace(Some(tracker));
@@ -282,7 +282,7 @@ impl Inner {
     }
 
     /// Schedules a delivery, as there may be an event.
-    fn wake(&self) {
+    fn schedule(&self) {
         let waker = self.waker.take();
         if let Some(waker) = waker {
             waker.wake();
@@ -292,13 +292,13 @@ impl Inner {
             self.engine.defer(move |_| {
                 if let Some(me) = me.upgrade() {
                     me.scheduled.set(false);
-                    me.tell();
+                    me.deliver();
                 }
             });
         }
     }
 
-    fn tell(&self) {
+    fn deliver(&self) {
         while !self.stopped.get() {
             // The callback is on the stack and runs a nested loop: delivery continues after it returns.
             let Some(mut callback) = self.callback.take() else { return };
@@ -314,7 +314,7 @@ impl Inner {
             }
             self.callback.replace(Some(callback));
             if self.engine.spent() {
-                self.wake();
+                self.schedule();
                 return;
             }
         }
@@ -344,12 +344,12 @@ impl Inner {
         }
         match status {
             Err(cause) => {
-                self.all_told.set(false);
+                self.all_reported.set(false);
                 let told = self.is_up.replace(Some(false)) == Some(false);
                 (!told).then(|| Event::Unavailable(unavailable(&self.kind, cause)))
             }
-            Ok(()) if !self.all_told.get() && tracker.is_complete() => {
-                self.all_told.set(true);
+            Ok(()) if !self.all_reported.get() && tracker.is_complete() => {
+                self.all_reported.set(true);
                 Some(Event::AllForNow)
             }
             Ok(()) => None,

@@ -23,7 +23,7 @@ use crate::log;
 const MESSAGE_MAX: usize = 1 << 20;
 
 /// The size of the part of a message that determines its length, in bytes.
-const HEAD: usize = 16;
+const HEADER_SIZE: usize = 16;
 
 /// The longest line of the authentication, in bytes.
 const LINE_MAX: usize = 1024;
@@ -76,7 +76,7 @@ struct Wire {
     output: Vec<u8>,
     /// Messages to be sent after the authentication.
     held: Vec<u8>,
-    at_end: Option<String>,
+    end_cause: Option<String>,
     serial: u32,
     calls: HashMap<u32, (ReplyCallback, TimerKey)>,
     /// Calls beyond [`MAX_CALLS`], made as replies arrive.
@@ -89,7 +89,7 @@ impl Wire {
             input: Input::new(user),
             output: Vec::new(),
             held: Vec::new(),
-            at_end: None,
+            end_cause: None,
             serial: 0,
             calls: HashMap::new(),
             waiting: VecDeque::new(),
@@ -176,9 +176,10 @@ impl Input {
     }
 
     fn next_message(&mut self) -> Result<Option<DBusMessage>, String> {
-        while self.bytes.len() >= HEAD {
-            let size = DBusMessage::bytes_needed(&self.bytes[..HEAD]).ok().and_then(|size| usize::try_from(size).ok());
-            let Some(size) = size.filter(|size| (HEAD..=MESSAGE_MAX).contains(size)) else {
+        while self.bytes.len() >= HEADER_SIZE {
+            let size =
+                DBusMessage::bytes_needed(&self.bytes[..HEADER_SIZE]).ok().and_then(|size| usize::try_from(size).ok());
+            let Some(size) = size.filter(|size| (HEADER_SIZE..=MESSAGE_MAX).contains(size)) else {
                 return Err("received data that is not a D-Bus message".into());
             };
             if self.bytes.len() < size {
@@ -249,7 +250,7 @@ impl Bus {
         if self.key.get().is_none() {
             return;
         }
-        let (serial, blob) = self.pack(&method, body, false);
+        let (serial, blob) = self.encode(&method, body, false);
         let waiting = PendingCall { serial, blob, method: method.name.to_owned(), limit, then: Box::new(then) };
         self.wire.borrow_mut().waiting.push_back(waiting);
         self.call_next();
@@ -281,17 +282,17 @@ impl Bus {
 
     /// Calls a method without asking for a reply.
     pub(super) fn tell(&self, method: Method<'_>, body: Option<&glib::Variant>) {
-        let (_, blob) = self.pack(&method, body, true);
+        let (_, blob) = self.encode(&method, body, true);
         self.write(&blob);
     }
 
-    fn pack(&self, method: &Method<'_>, body: Option<&glib::Variant>, no_answer: bool) -> (u32, Vec<u8>) {
+    fn encode(&self, method: &Method<'_>, body: Option<&glib::Variant>, no_reply: bool) -> (u32, Vec<u8>) {
         let message =
             DBusMessage::new_method_call(Some(method.destination), method.path, Some(method.interface), method.name);
         if let Some(body) = body {
             message.set_body(body);
         }
-        if no_answer {
+        if no_reply {
             message.set_flags(DBusMessageFlags::NO_REPLY_EXPECTED);
         }
         let serial = {
@@ -358,7 +359,7 @@ impl Bus {
         for _ in 0..READS {
             match rustix::net::recv(fd, &mut buffer[..], RecvFlags::empty()) {
                 Ok((_, 0)) => {
-                    wire.at_end = Some("the bus closed the connection".into());
+                    wire.end_cause = Some("the bus closed the connection".into());
                     return false;
                 }
                 Ok((_, count)) => {
@@ -370,7 +371,7 @@ impl Bus {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return false,
                 Err(error) => {
-                    wire.at_end = Some(io::Error::from(error).to_string());
+                    wire.end_cause = Some(io::Error::from(error).to_string());
                     return false;
                 }
             }
@@ -379,7 +380,7 @@ impl Bus {
     }
 
     fn deliver(&self, engine: &Rc<Engine>, message: &DBusMessage) {
-        let answer = match message.message_type() {
+        let reply = match message.message_type() {
             DBusMessageType::Signal => {
                 if let Some(listener) = self.listener.upgrade() {
                     listener.signal(engine, message);
@@ -397,7 +398,7 @@ impl Bus {
         self.call_next();
         if let Some((then, timer)) = waiting {
             engine.cancel_timer(timer);
-            then(engine, answer);
+            then(engine, reply);
         }
     }
 
@@ -452,8 +453,8 @@ impl Handler for Bus {
                 return Next::Hot;
             }
         }
-        let at_end = self.wire.borrow_mut().at_end.take();
-        if let Some(cause) = at_end {
+        let end_cause = self.wire.borrow_mut().end_cause.take();
+        if let Some(cause) = end_cause {
             self.fail(engine, cause);
             return Next::Idle;
         }

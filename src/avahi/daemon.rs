@@ -104,11 +104,11 @@ impl AvahiDaemon {
         &self.backend
     }
 
-    fn tell(&self, what: impl Fn(&dyn Client, &Rc<AvahiDaemon>)) {
+    fn notify(&self, notify: impl Fn(&dyn Client, &Rc<AvahiDaemon>)) {
         let Some(me) = self.me.upgrade() else { return };
         let clients: Vec<_> = self.clients.borrow().iter().filter_map(Weak::upgrade).collect();
         for client in clients {
-            what(&*client, &me);
+            notify(&*client, &me);
         }
     }
 }
@@ -116,7 +116,7 @@ impl AvahiDaemon {
 impl Watcher for AvahiDaemon {
     fn up(&self) {
         self.status.replace(Status::Up { running: false });
-        self.tell(|client, me| client.up(&me.engine, me));
+        self.notify(|client, me| client.up(&me.engine, me));
     }
 
     fn running(&self, now: bool) {
@@ -124,11 +124,11 @@ impl Watcher for AvahiDaemon {
             Status::Up { running, .. } if *running != now => *running = now,
             _ => return,
         }
-        self.tell(|client, me| client.running(&me.engine, me, now));
+        self.notify(|client, me| client.running(&me.engine, me, now));
     }
 
     fn down(&self, cause: String) {
         self.status.replace(Status::Down(cause.clone()));
-        self.tell(|client, me| client.down(&me.engine, &cause));
+        self.notify(|client, me| client.down(&me.engine, &cause));
     }
 }

@@ -148,8 +148,8 @@ impl Backend {
                         ),
                         format!("type='signal',sender='{NAME}',interface='{SERVER}'"),
                     ] {
-                        bus.call(BUS.method("AddMatch"), Some(&(rule,).to_variant()), REPLY_TIMEOUT, |_, answer| {
-                            if let Err(CallError { message, .. }) = answer {
+                        bus.call(BUS.method("AddMatch"), Some(&(rule,).to_variant()), REPLY_TIMEOUT, |_, reply| {
+                            if let Err(CallError { message, .. }) = reply {
                                 let event = log::warning("avahi").error(&message);
                                 event.say(format_args!("cannot follow the state of the Avahi daemon: {message}"));
                             }
@@ -197,9 +197,9 @@ impl Backend {
     fn ask_owner(self: &Rc<Self>, start: bool) {
         let Some(bus) = self.bus.borrow().clone() else { return };
         let me = self.me.clone();
-        bus.call(BUS.method("GetNameOwner"), Some(&(NAME,).to_variant()), REPLY_TIMEOUT, move |_, answer| {
+        bus.call(BUS.method("GetNameOwner"), Some(&(NAME,).to_variant()), REPLY_TIMEOUT, move |_, reply| {
             let Some(me) = me.upgrade() else { return };
-            match answer.map(|body| body.get::<(String,)>()) {
+            match reply.map(|body| body.get::<(String,)>()) {
                 Ok(Some((owner,))) => me.set_up(owner),
                 Ok(None) => me.set_down("unexpected reply of the bus to GetNameOwner".into()),
                 Err(_) if start => me.start_daemon(),
@@ -211,18 +211,13 @@ impl Backend {
     fn start_daemon(self: &Rc<Self>) {
         let Some(bus) = self.bus.borrow().clone() else { return };
         let me = self.me.clone();
-        bus.call(
-            BUS.method("StartServiceByName"),
-            Some(&(NAME, 0u32).to_variant()),
-            START_TIMEOUT,
-            move |_, answer| {
-                let Some(me) = me.upgrade() else { return };
-                match answer {
-                    Ok(_) => me.ask_owner(false),
-                    Err(error) => me.set_no_daemon(&error),
-                }
-            },
-        );
+        bus.call(BUS.method("StartServiceByName"), Some(&(NAME, 0u32).to_variant()), START_TIMEOUT, move |_, reply| {
+            let Some(me) = me.upgrade() else { return };
+            match reply {
+                Ok(_) => me.ask_owner(false),
+                Err(error) => me.set_no_daemon(&error),
+            }
+        });
     }
 
     fn set_no_daemon(self: &Rc<Self>, error: &CallError) {
@@ -245,17 +240,17 @@ impl Backend {
         }
         self.life.set(self.life.get() + 1);
         // Behind a filter, the daemon may be visible and yet refuse every call.
-        self.call("/", SERVER, "GetState", None, |_, me, answer| match answer.map(|body| body.get::<(i32,)>()) {
-            Ok(Some((state,))) => me.answered(state),
+        self.call("/", SERVER, "GetState", None, |_, me, reply| match reply.map(|body| body.get::<(i32,)>()) {
+            Ok(Some((state,))) => me.state_received(state),
             Ok(None) => me.refused("unexpected reply to GetState"),
             Err(error) => me.refused(&error.message),
         });
     }
 
-    fn answered(&self, state: i32) {
+    fn state_received(&self, state: i32) {
         self.pause.set(RETRY.0);
-        self.tell(|watcher| watcher.up());
-        self.tell(|watcher| watcher.running(state == RUNNING));
+        self.notify(|watcher| watcher.up());
+        self.notify(|watcher| watcher.running(state == RUNNING));
     }
 
     fn refused(&self, cause: &str) {
@@ -269,12 +264,12 @@ impl Backend {
         self.routes.borrow_mut().clear();
         self.early_signals.borrow_mut().clear();
         self.expected.set(0);
-        self.tell(|watcher| watcher.down(cause));
+        self.notify(|watcher| watcher.down(cause));
     }
 
-    fn tell(&self, what: impl FnOnce(&dyn Watcher)) {
+    fn notify(&self, notify: impl FnOnce(&dyn Watcher)) {
         if let Some(watcher) = self.watcher.upgrade() {
-            what(&*watcher);
+            notify(&*watcher);
         }
     }
 
@@ -289,12 +284,12 @@ impl Backend {
         body: Option<&glib::Variant>,
         then: impl FnOnce(&Rc<Engine>, &Rc<Backend>, Result<glib::Variant, CallError>) + 'static,
     ) {
-        let Some((bus, destination)) = self.addressee() else { return };
+        let Some((bus, destination)) = self.destination() else { return };
         let method = Method { destination: &destination, path, interface, name };
         let (me, life) = (self.me.clone(), self.life.get());
-        bus.call(method, body, REPLY_TIMEOUT, move |engine, answer| {
+        bus.call(method, body, REPLY_TIMEOUT, move |engine, reply| {
             if let Some(me) = me.upgrade().filter(|me| me.life.get() == life) {
-                then(engine, &me, answer);
+                then(engine, &me, reply);
             }
         });
     }
@@ -314,9 +309,9 @@ impl Backend {
             Rc::new(DaemonObject { backend, life, interface, path: RefCell::new(None), signal: Box::new(signal) });
         let made = Rc::downgrade(&object);
         self.expected.set(self.expected.get() + 1);
-        self.call("/", SERVER, name, body, move |engine, me, answer| {
+        self.call("/", SERVER, name, body, move |engine, me, reply| {
             me.expected.set(me.expected.get().saturating_sub(1));
-            let path = answer.and_then(|body| {
+            let path = reply.and_then(|body| {
                 let path = body.try_child_value(0).and_then(|path| path.str().map(str::to_owned));
                 path.ok_or_else(|| CallError {
                     name: String::new(),
@@ -348,12 +343,12 @@ impl Backend {
     fn free(&self, path: &str, interface: &'static str) {
         let route = self.routes.borrow_mut().remove(path);
         drop(route);
-        if let Some((bus, destination)) = self.addressee() {
+        if let Some((bus, destination)) = self.destination() {
             bus.tell(Method { destination: &destination, path, interface, name: "Free" }, None);
         }
     }
 
-    fn addressee(&self) -> Option<(Rc<Bus>, String)> {
+    fn destination(&self) -> Option<(Rc<Bus>, String)> {
         Some((self.bus.borrow().clone()?, self.owner.borrow().clone()?))
     }
 
@@ -381,10 +376,10 @@ impl Backend {
     ) -> ServiceBrowser {
         let query = (ANY, ANY, kind.as_str(), "", 0u32).to_variant();
         let callback = Rc::new(callback);
-        let told = callback.clone();
+        let report = callback.clone();
         let signal = move |engine: &Rc<Engine>, name: &str, body: &glib::Variant| {
             if let Some(event) = read_browser(name, body) {
-                told(engine, event);
+                report(engine, event);
             }
         };
         let object = self.make("ServiceBrowserNew", BROWSER, Some(&query), signal, move |engine, _, _, path| {
@@ -400,17 +395,17 @@ impl Backend {
         &self,
         announcement: &Announcement,
         name: &str,
-        told: impl Fn(&Rc<Engine>, Registered) + 'static,
+        report: impl Fn(&Rc<Engine>, Registered) + 'static,
     ) -> EntryGroup {
-        let told = Rc::new(told);
+        let report = Rc::new(report);
         let own = name.to_owned();
-        let tell = told.clone();
+        let report_state = report.clone();
         let signal = move |engine: &Rc<Engine>, name: &str, body: &glib::Variant| {
             let Some((state, error)) = body.get::<(i32, String)>().filter(|_| name == "StateChanged") else { return };
             match state {
-                ESTABLISHED => tell(engine, Registered::Established(own.clone())),
-                COLLISION => tell(engine, Registered::Collision),
-                FAILURE => tell(engine, Registered::Failure(error)),
+                ESTABLISHED => report_state(engine, Registered::Established(own.clone())),
+                COLLISION => report_state(engine, Registered::Collision),
+                FAILURE => report_state(engine, Registered::Failure(error)),
                 _ => {}
             }
         };
@@ -430,20 +425,20 @@ impl Backend {
         let object = self.make("EntryGroupNew", GROUP, None, signal, move |engine, me, object, path| {
             let path = match path {
                 Ok(path) => path,
-                Err(error) => return told(engine, Registered::Failure(error.message)),
+                Err(error) => return report(engine, Registered::Failure(error.message)),
             };
             // The second call need not wait for the first reply: calls are handled in order, and committing an empty
             // group has no effect.
             for (method, body) in [("AddService", Some(&service)), ("Commit", None)] {
-                let (told, object) = (told.clone(), Rc::downgrade(object));
-                me.call(&path, GROUP, method, body, move |engine, _, answer| {
+                let (report, object) = (report.clone(), Rc::downgrade(object));
+                me.call(&path, GROUP, method, body, move |engine, _, reply| {
                     if object.strong_count() == 0 {
                         return;
                     }
-                    match answer {
+                    match reply {
                         Ok(_) => {}
-                        Err(error) if error.name == COLLISION_ERROR => told(engine, Registered::Collision),
-                        Err(error) => told(engine, Registered::Failure(error.message)),
+                        Err(error) if error.name == COLLISION_ERROR => report(engine, Registered::Collision),
+                        Err(error) => report(engine, Registered::Failure(error.message)),
                     }
                 });
             }
@@ -460,14 +455,14 @@ impl ServiceBrowser {
         origin: Origin,
         name: &str,
         domain: &str,
-        told: impl Fn(&Rc<Engine>, Option<Resolved>) + 'static,
+        report: impl Fn(&Rc<Engine>, Option<Resolved>) + 'static,
     ) -> Option<Resolver> {
         let link = self.object.backend.upgrade()?;
-        let told = Rc::new(told);
-        let tell = told.clone();
+        let report = Rc::new(report);
+        let report_state = report.clone();
         let signal = move |engine: &Rc<Engine>, name: &str, body: &glib::Variant| match name {
-            "Found" => tell(engine, read_resolved(body)),
-            "Failure" => tell(engine, None),
+            "Found" => report_state(engine, read_resolved(body)),
+            "Failure" => report_state(engine, None),
             _ => {}
         };
         let query = self.query(origin, name, domain, 0);
@@ -475,7 +470,7 @@ impl ServiceBrowser {
             link.make("ServiceResolverNew", RESOLVER, Some(&query.clone()), signal, move |_, link, _, path| {
                 if path.is_err() {
                     // The daemon refuses further objects: a single result is better than none.
-                    link.resolve(&query, move |engine, found| told(engine, found));
+                    link.resolve(&query, move |engine, resolved| report(engine, resolved));
                 }
             });
         Some(Resolver { _object: object })
@@ -504,8 +499,8 @@ impl ServiceBrowser {
 
 impl Backend {
     fn resolve(&self, query: &glib::Variant, then: impl FnOnce(&Rc<Engine>, Option<Resolved>) + 'static) {
-        self.call("/", SERVER, "ResolveService", Some(query), move |engine, _, answer| {
-            then(engine, answer.ok().and_then(|body| read_resolved(&body)));
+        self.call("/", SERVER, "ResolveService", Some(query), move |engine, _, reply| {
+            then(engine, reply.ok().and_then(|body| read_resolved(&body)));
         });
     }
 }
@@ -572,7 +567,7 @@ impl Listener for Backend {
             if member == "StateChanged"
                 && let Some((state, _)) = body.get::<(i32, String)>()
             {
-                me.tell(|watcher| watcher.running(state == RUNNING));
+                me.notify(|watcher| watcher.running(state == RUNNING));
             }
             return;
         }

@@ -61,8 +61,8 @@ struct Search {
     address: Address,
     tracker: RefCell<Option<Rc<Tracker>>>,
     then: Callback,
-    yielded: RefCell<Vec<(Rc<str>, SocketAddr)>>,
-    patience: Cell<Option<TimerKey>>,
+    reported: RefCell<Vec<(Rc<str>, SocketAddr)>>,
+    min_time: Cell<Option<TimerKey>>,
 }
 
 /// Starts a search in the next loop iteration. `then` is not called from within this function, nor after
@@ -74,17 +74,17 @@ pub(crate) fn find(
     then: impl Fn(&Rc<Engine>, SearchEvent) + 'static,
 ) -> Find {
     let search = Rc::new_cyclic(|me: &Weak<Search>| {
-        let look = me.clone();
+        let weak = me.clone();
         let tracker = Tracker::start(engine, query.kind, query.matcher, false, move |_| {
-            if let Some(search) = look.upgrade() {
-                search.look();
+            if let Some(search) = weak.upgrade() {
+                search.advance();
             }
         });
         let over = me.clone();
-        let patience = engine.after(MIN_SEARCH_TIME, move |_| {
+        let min_time = engine.after(MIN_SEARCH_TIME, move |_| {
             if let Some(search) = over.upgrade() {
-                search.patience.set(None);
-                search.look();
+                search.min_time.set(None);
+                search.advance();
             }
         });
         Search {
@@ -92,8 +92,8 @@ pub(crate) fn find(
             address: address.clone(),
             tracker: RefCell::new(Some(tracker)),
             then: Box::new(then),
-            yielded: RefCell::default(),
-            patience: Cell::new(Some(patience)),
+            reported: RefCell::default(),
+            min_time: Cell::new(Some(min_time)),
         }
     });
     Find { search }
@@ -113,7 +113,7 @@ impl Drop for Find {
 }
 
 impl Search {
-    fn look(self: &Rc<Self>) {
+    fn advance(self: &Rc<Self>) {
         let Some(tracker) = self.tracker.borrow().clone() else { return };
         while let Some(change) = tracker.next_change() {
             let Some(service) = change.now else { continue };
@@ -123,10 +123,10 @@ impl Search {
                     continue;
                 }
                 let candidate = (change.name.clone(), address);
-                if self.yielded.borrow().contains(&candidate) {
+                if self.reported.borrow().contains(&candidate) {
                     continue;
                 }
-                self.yielded.borrow_mut().push(candidate);
+                self.reported.borrow_mut().push(candidate);
                 (self.then)(&self.engine, SearchEvent::Candidate(change.name.clone(), address));
                 if self.tracker.borrow().is_none() {
                     return;
@@ -135,7 +135,7 @@ impl Search {
         }
         let over = match tracker.status() {
             Some(Err(_)) => true,
-            Some(Ok(())) => self.patience.get().is_none() && tracker.is_complete() && !tracker.will_retry(),
+            Some(Ok(())) => self.min_time.get().is_none() && tracker.is_complete() && !tracker.will_retry(),
             None => false,
         };
         if over {
@@ -146,7 +146,7 @@ impl Search {
     }
 
     fn failure(&self) -> Option<Error> {
-        if !self.yielded.borrow().is_empty() {
+        if !self.reported.borrow().is_empty() {
             return None;
         }
         let tracker = self.tracker.borrow().clone()?;
@@ -159,7 +159,7 @@ impl Search {
     }
 
     fn stop(&self) {
-        if let Some(timer) = self.patience.take() {
+        if let Some(timer) = self.min_time.take() {
             self.engine.cancel_timer(timer);
         }
         let tracker = self.tracker.take();

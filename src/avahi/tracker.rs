@@ -38,7 +38,7 @@ const SETTLE_TIME: Duration = Duration::from_millis(200);
 const RETRY_PAUSES: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(60)];
 
 /// The pause before browsing starts again after the daemon has ended it.
-const RESTART: Duration = Duration::from_secs(5);
+const RESTART_PAUSE: Duration = Duration::from_secs(5);
 
 /// The most names that are kept for the error that nothing matches.
 const MAX_SEEN: usize = 32;
@@ -278,11 +278,11 @@ impl Tracker {
     fn handle(&self, event: BrowserEvent) {
         match event {
             BrowserEvent::New { origin, name, domain } => {
-                self.appeared(origin, &name, domain);
+                self.added(origin, &name, domain);
                 self.start_lookups();
                 return;
             }
-            BrowserEvent::Gone { origin, name } => self.disappeared(origin, &name),
+            BrowserEvent::Gone { origin, name } => self.removed(origin, &name),
             BrowserEvent::AllForNow => self.table.borrow_mut().all_for_now = true,
             BrowserEvent::Failure(cause) => self.failed(&cause),
         }
@@ -293,7 +293,7 @@ impl Tracker {
     fn failed(&self, cause: &str) {
         self.forget(format!("the Avahi daemon refused to browse: {cause}"));
         let me = self.me.clone();
-        self.engine.after(RESTART, move |engine| {
+        self.engine.after(RESTART_PAUSE, move |engine| {
             let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) else { return };
             let failed = matches!(me.status(), Some(Err(_)));
             let daemon = me.daemon.borrow().clone();
@@ -323,7 +323,7 @@ impl Tracker {
         table.changed.retain(|name| table.services.contains_key(name));
     }
 
-    fn appeared(&self, origin: Origin, name: &str, domain: String) {
+    fn added(&self, origin: Origin, name: &str, domain: String) {
         let mut table = self.table.borrow_mut();
         let table = &mut *table;
         if name.is_empty() || name.len() > NAME_MAX || domain.len() > NAME_MAX {
@@ -355,7 +355,7 @@ impl Tracker {
         table.queue.push_back((name, id));
     }
 
-    fn disappeared(&self, origin: Origin, name: &str) {
+    fn removed(&self, origin: Origin, name: &str) {
         let mut table = self.table.borrow_mut();
         let table = &mut *table;
         let Some(entry) = table.services.get_mut(name) else { return };
@@ -398,8 +398,8 @@ impl Tracker {
             }
             table.lookups += 1;
             drop(table);
-            let (me, asked) = (self.me.clone(), name.clone());
-            browser.look_up(origin, &asked, &domain, self.with_txt, move |_, resolved| {
+            let (me, service_name) = (self.me.clone(), name.clone());
+            browser.look_up(origin, &service_name, &domain, self.with_txt, move |_, resolved| {
                 let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) else { return };
                 {
                     let mut table = me.table.borrow_mut();
@@ -423,10 +423,10 @@ impl Tracker {
         id: u64,
         share: Rc<()>,
     ) -> bool {
-        let (me, asked) = (self.me.clone(), name.clone());
+        let (me, service_name) = (self.me.clone(), name.clone());
         let resolver = browser.follow(origin, name, domain, move |_, resolved| {
             if let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) {
-                me.lookup_done(asked.clone(), id, resolved);
+                me.lookup_done(service_name.clone(), id, resolved);
                 me.notify();
             }
         });

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use crate::engine::{Engine, Remote};
 
 /// The most events in a mailbox. A thread waits while its mailbox is full.
-const MAIL: usize = 1024;
+const MAILBOX_SIZE: usize = 1024;
 
 /// The longest wait for threads to end.
-const ENDING: Duration = Duration::from_secs(2);
+const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The stack size of a thread, in bytes. It runs a few C functions.
-const STACK: usize = 512 << 10;
+const STACK_SIZE: usize = 512 << 10;
 
 /// The mailbox between a thread and the main loop.
 pub(super) struct Mail<T> {
@@ -31,7 +31,7 @@ struct MailState<T> {
     /// Schedules a delivery on the main loop. Can be used once.
     remote: Option<Remote>,
     /// The thread should end.
-    over: bool,
+    ended: bool,
 }
 
 /// Locks a mutex. A thread that panicked with it had not begun to change anything.
@@ -40,16 +40,16 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<T> Mail<T> {
-    pub(super) fn is_over(&self) -> bool {
-        lock(&self.state).over
+    pub(super) fn should_end(&self) -> bool {
+        lock(&self.state).ended
     }
 
     /// Sends an event from the thread. Waits while the mailbox is full.
     pub(super) fn send(&self, event: T) {
-        let full = |state: &mut MailState<T>| state.events.len() >= MAIL && !state.over;
+        let full = |state: &mut MailState<T>| state.events.len() >= MAILBOX_SIZE && !state.ended;
         let state = self.changed.wait_while(lock(&self.state), full);
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
-        if state.over {
+        if state.ended {
             return;
         }
         state.events.push_back(event);
@@ -62,7 +62,7 @@ impl<T> Mail<T> {
 
     /// Makes the thread wait for this time, or until it should end.
     pub(super) fn pause(&self, limit: Duration) {
-        let over = self.changed.wait_timeout_while(lock(&self.state), limit, |state| !state.over);
+        let over = self.changed.wait_timeout_while(lock(&self.state), limit, |state| !state.ended);
         drop(over);
     }
 }
@@ -72,7 +72,7 @@ static ENDED: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
 
 /// Waits for the end of threads that are no longer needed, as a fork requires.
 pub(crate) fn end_threads() {
-    let deadline = Instant::now() + ENDING;
+    let deadline = Instant::now() + JOIN_TIMEOUT;
     for thread in std::mem::take(&mut *lock(&ENDED)) {
         while !thread.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
@@ -89,18 +89,18 @@ pub(crate) fn end_threads() {
 /// The main loop's handle to a thread. Dropping it tells the thread to end.
 pub(super) struct HelperThread<T> {
     engine: Rc<Engine>,
-    inbox: Rc<Inbox<T>>,
+    receiver: Rc<Receiver<T>>,
     thread: Option<JoinHandle<()>>,
 }
 
 type EventCallback<T> = Box<dyn Fn(&Rc<Engine>, T)>;
 
-struct Inbox<T> {
-    me: Weak<Inbox<T>>,
+struct Receiver<T> {
+    me: Weak<Receiver<T>>,
     engine: Rc<Engine>,
     mail: Arc<Mail<T>>,
     token: Cell<Option<u64>>,
-    hear: EventCallback<T>,
+    callback: EventCallback<T>,
 }
 
 impl<T: Send + 'static> HelperThread<T> {
@@ -108,36 +108,36 @@ impl<T: Send + 'static> HelperThread<T> {
     /// makes of the error if no thread can be created.
     pub(super) fn start(
         engine: &Rc<Engine>,
-        hear: impl Fn(&Rc<Engine>, T) + 'static,
+        callback: impl Fn(&Rc<Engine>, T) + 'static,
         failed: fn(String) -> T,
         work: impl FnOnce(&Arc<Mail<T>>) + Send + 'static,
     ) -> HelperThread<T> {
-        let state = MailState { events: VecDeque::new(), remote: None, over: false };
+        let state = MailState { events: VecDeque::new(), remote: None, ended: false };
         let mail = Arc::new(Mail { state: Mutex::new(state), changed: Condvar::new() });
-        let inbox = Rc::new_cyclic(|me| Inbox {
+        let receiver = Rc::new_cyclic(|me| Receiver {
             me: me.clone(),
             engine: engine.clone(),
             mail: mail.clone(),
             token: Cell::new(None),
-            hear: Box::new(hear),
+            callback: Box::new(callback),
         });
-        inbox.arm();
-        let spawned = thread::Builder::new().name("network-avahi".into()).stack_size(STACK);
+        receiver.arm();
+        let spawned = thread::Builder::new().name("network-avahi".into()).stack_size(STACK_SIZE);
         let spawned = spawned.spawn({
             let mail = mail.clone();
             move || work(&mail)
         });
         let thread = spawned.map_err(|error| mail.send(failed(format!("cannot create a thread: {error}"))));
-        HelperThread { engine: engine.clone(), inbox, thread: thread.ok() }
+        HelperThread { engine: engine.clone(), receiver, thread: thread.ok() }
     }
 }
 
-impl<T: 'static> Inbox<T> {
+impl<T: 'static> Receiver<T> {
     fn arm(&self) {
         let me = self.me.clone();
-        let unless_called = Ending(Some(self.mail.clone()));
+        let guard = EndGuard(Some(self.mail.clone()));
         let remote = self.engine.remote(move |_| {
-            unless_called.not_yet();
+            guard.defuse();
             if let Some(me) = me.upgrade() {
                 me.arm();
                 me.deliver();
@@ -152,14 +152,14 @@ impl<T: 'static> Inbox<T> {
         loop {
             let event = {
                 let mut state = lock(&self.mail.state);
-                if state.over {
+                if state.ended {
                     return;
                 }
                 state.events.pop_front()
             };
             let Some(event) = event else { return };
             self.mail.changed.notify_all();
-            (self.hear)(&self.engine, event);
+            (self.callback)(&self.engine, event);
             if self.engine.spent() {
                 let me = self.me.clone();
                 self.engine.defer(move |_| {
@@ -174,18 +174,18 @@ impl<T: 'static> Inbox<T> {
 }
 
 /// Tells a thread to end when the main context ends and drops its prepared calls.
-struct Ending<T>(Option<Arc<Mail<T>>>);
+struct EndGuard<T>(Option<Arc<Mail<T>>>);
 
-impl<T> Ending<T> {
-    fn not_yet(mut self) {
+impl<T> EndGuard<T> {
+    fn defuse(mut self) {
         self.0 = None;
     }
 }
 
-impl<T> Drop for Ending<T> {
+impl<T> Drop for EndGuard<T> {
     fn drop(&mut self) {
         if let Some(mail) = &self.0 {
-            lock(&mail.state).over = true;
+            lock(&mail.state).ended = true;
             mail.changed.notify_all();
         }
     }
@@ -193,15 +193,15 @@ impl<T> Drop for Ending<T> {
 
 impl<T> Drop for HelperThread<T> {
     fn drop(&mut self) {
-        let mail = &self.inbox.mail;
+        let mail = &self.receiver.mail;
         let left = {
             let mut state = lock(&mail.state);
-            state.over = true;
+            state.ended = true;
             (std::mem::take(&mut state.events), state.remote.take())
         };
         mail.changed.notify_all();
         drop(left);
-        if let Some(token) = self.inbox.token.take() {
+        if let Some(token) = self.receiver.token.take() {
             self.engine.forget_remote(token);
         }
         let mut ended = lock(&ENDED);

@@ -26,7 +26,7 @@ use crate::engine::{Engine, TimerKey};
 use crate::log;
 
 /// The longest time until a thread notices that it should end: nothing can wake it while it polls the daemon.
-const TURN: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The first and the longest pause before the daemon is tried again. The pause doubles each time.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
@@ -65,20 +65,20 @@ pub(super) fn check_txt(txt: &Txt) -> Result<(), String> {
 
 /// The first error that the crate's callbacks reported.
 #[derive(Clone, Default)]
-struct Failed(Arc<Mutex<Option<String>>>);
+struct FirstError(Arc<Mutex<Option<String>>>);
 
-impl Failed {
+impl FirstError {
     fn set(&self, cause: String) {
         lock(&self.0).get_or_insert(cause);
     }
 
     /// Polls the crate's event loop until the thread should end (`None`) or an error has been reported.
     fn serve<T>(&self, events: &EventLoop, mail: &Mail<T>) -> Option<String> {
-        while !mail.is_over() {
-            if let Some(cause) = lock(&self.0).take().or_else(danger) {
+        while !mail.should_end() {
+            if let Some(cause) = lock(&self.0).take().or_else(debug_log_error) {
                 return Some(cause);
             }
-            if let Err(error) = events.poll(TURN) {
+            if let Err(error) = events.poll(POLL_INTERVAL) {
                 self.set(error.to_string());
             }
         }
@@ -88,7 +88,7 @@ impl Failed {
 
 /// Returns an error while the debug log of the crate is on: the crate then reads every TXT record and aborts on one
 /// that is not UTF-8.
-fn danger() -> Option<String> {
+fn debug_log_error() -> Option<String> {
     ::log::log_enabled!(target: "zeroconf::avahi::browser", ::log::Level::Debug).then(|| {
         "the debug log of the crate zeroconf is on, which lets any machine on the network abort this program; \
          set its level to info (zeroconf=info)"
@@ -104,14 +104,14 @@ fn follow<T>(
     started: impl FnOnce(),
     tell: impl Fn(ThreadEvent) + Send + Sync + 'static,
 ) -> Option<String> {
-    if let Some(cause) = danger() {
+    if let Some(cause) = debug_log_error() {
         return Some(cause);
     }
     let kind = match mdns::ServiceType::from_str(kind) {
         Ok(kind) => kind,
         Err(error) => return Some(error.to_string()),
     };
-    let failed = Failed::default();
+    let failed = FirstError::default();
     let failing = failed.clone();
     let mut browser = MdnsBrowser::new(kind);
     browser.set_network_interface(interface);
@@ -173,9 +173,9 @@ impl Backend {
     /// Starts to determine whether the daemon is running, now and not only when the sentinel tries next.
     pub(super) fn look(&self) {
         let watcher = self.watcher.clone();
-        let callback = move |_: &Rc<Engine>, watched| {
+        let callback = move |_: &Rc<Engine>, state| {
             let Some(watcher) = watcher.upgrade() else { return };
-            match watched {
+            match state {
                 DaemonState::Up => {
                     watcher.up();
                     watcher.running(true);
@@ -185,7 +185,7 @@ impl Backend {
         };
         let sentinel = HelperThread::start(&self.engine, callback, DaemonState::Down, |mail| {
             let mut pause = RETRY.0;
-            while !mail.is_over() {
+            while !mail.should_end() {
                 let came = Cell::new(false);
                 let up = || {
                     came.set(true);
@@ -195,7 +195,7 @@ impl Backend {
                 let Some(cause) = follow(SENTINEL, interface, mail, up, |_| {}) else { return };
                 pause = if came.get() { RETRY.0 } else { (pause * 2).min(RETRY.1) };
                 mail.send(DaemonState::Down(match system_bus::open() {
-                    Ok(_) if danger().is_some() => cause,
+                    Ok(_) if debug_log_error().is_some() => cause,
                     Ok(_) => in_sandbox(format!("the Avahi daemon is not running or does not reply ({cause})")),
                     Err(error) => in_sandbox(format!("there is no D-Bus system bus ({error})")),
                 }));
@@ -219,18 +219,19 @@ impl Backend {
             started: Cell::new(None),
             last: Cell::new(Instant::now()),
             quiet: Cell::new(None),
-            crowded: Cell::new(false),
+            is_full: Cell::new(false),
         });
-        let event = names.clone();
+        let handler = names.clone();
         let kind = kind.clone();
         let worker = HelperThread::start(
             &self.engine,
-            move |_, told| event.handle(told),
+            move |_, event| handler.handle(event),
             ThreadEvent::Failure,
             move |mail| {
-                let tell = mail.clone();
+                let outbox = mail.clone();
                 let started = || mail.send(ThreadEvent::Started);
-                let cause = follow(kind.as_str(), NetworkInterface::Unspec, mail, started, move |told| tell.send(told));
+                let cause =
+                    follow(kind.as_str(), NetworkInterface::Unspec, mail, started, move |event| outbox.send(event));
                 if let Some(cause) = cause {
                     mail.send(ThreadEvent::Failure(cause));
                 }
@@ -244,11 +245,11 @@ impl Backend {
         &self,
         announcement: &Announcement,
         name: &str,
-        told: impl Fn(&Rc<Engine>, Registered) + 'static,
+        callback: impl Fn(&Rc<Engine>, Registered) + 'static,
     ) -> EntryGroup {
         let (announcement, name) = (announcement.clone(), name.to_owned());
-        let worker = HelperThread::start(&self.engine, told, Registered::Failure, move |mail| {
-            let _place = Taken::take(&announcement.kind, &name, mail);
+        let worker = HelperThread::start(&self.engine, callback, Registered::Failure, move |mail| {
+            let _place = NameClaim::take(&announcement.kind, &name, mail);
             if let Some(cause) = serve(&announcement, &name, mail) {
                 mail.send(cause);
             }
@@ -291,7 +292,7 @@ struct KnownNames {
     started: Cell<Option<Instant>>,
     last: Cell<Instant>,
     quiet: Cell<Option<TimerKey>>,
-    crowded: Cell<bool>,
+    is_full: Cell<bool>,
 }
 
 struct KnownName {
@@ -310,20 +311,20 @@ struct Location {
 }
 
 impl KnownNames {
-    fn handle(self: &Rc<Self>, told: ThreadEvent) {
+    fn handle(self: &Rc<Self>, event: ThreadEvent) {
         self.last.set(Instant::now());
-        match told {
+        match event {
             ThreadEvent::Started => {
                 self.started.set(Some(Instant::now()));
                 self.wait_for_quiet(FIRST);
             }
             ThreadEvent::Add { name, host, address, port } => {
-                let answer = address.parse().ok().map(|ip| Location { host, ip, port });
-                self.appeared(name, answer);
+                let location = address.parse().ok().map(|ip| Location { host, ip, port });
+                self.added(name, location);
             }
-            ThreadEvent::Unresolved(name) => self.appeared(name, None),
-            ThreadEvent::Remove(name) => self.disappeared(name),
-            ThreadEvent::Refused if self.crowded.replace(true) => {}
+            ThreadEvent::Unresolved(name) => self.added(name, None),
+            ThreadEvent::Remove(name) => self.removed(name),
+            ThreadEvent::Refused if self.is_full.replace(true) => {}
             ThreadEvent::Refused => {
                 // Any machine can cause this, so it is not a warning: some programs make warnings fatal.
                 let event = log::info("browse");
@@ -349,7 +350,7 @@ impl KnownNames {
         self.quiet.set(Some(timer));
     }
 
-    fn appeared(&self, name: String, answer: Option<Location>) {
+    fn added(&self, name: String, location: Option<Location>) {
         let mut known = self.known.borrow_mut();
         if known.len() >= MAX_NAMES && !known.contains_key(&name) {
             return;
@@ -365,12 +366,12 @@ impl KnownNames {
             return;
         }
         let origin = origin(entry.locations.len());
-        entry.locations.push(answer);
+        entry.locations.push(location);
         drop(known);
         (self.callback)(&self.engine, BrowserEvent::New { origin, name, domain: String::new() });
     }
 
-    fn disappeared(&self, name: String) {
+    fn removed(&self, name: String) {
         let mut known = self.known.borrow_mut();
         if known.len() >= MAX_NAMES && !known.contains_key(&name) {
             return;
@@ -428,7 +429,7 @@ impl ServiceBrowser {
         _origin: Origin,
         _name: &str,
         _domain: &str,
-        _told: impl Fn(&Rc<Engine>, Option<Resolved>) + 'static,
+        _callback: impl Fn(&Rc<Engine>, Option<Resolved>) + 'static,
     ) -> Option<Resolver> {
         None
     }
@@ -442,15 +443,15 @@ impl ServiceBrowser {
         _with_txt: bool,
         then: impl FnOnce(&Rc<Engine>, Option<Resolved>) + 'static,
     ) {
-        let answer = || {
+        let location = || {
             let known = self.names.known.borrow();
             let number = usize::try_from(origin.protocol).ok()?;
             known.get(name)?.locations.get(number)?.clone()
         };
-        let found = answer().and_then(|Location { host, ip, port }| {
+        let resolved = location().and_then(|Location { host, ip, port }| {
             Resolved::check(host, ip, port, Txt::default(), 0, ip.is_loopback() && is_alone())
         });
-        self.names.engine.defer(move |engine| then(engine, found));
+        self.names.engine.defer(move |engine| then(engine, resolved));
     }
 }
 
@@ -465,14 +466,14 @@ fn is_alone() -> bool {
 
 // ---- registering ----
 
-/// A registered service. After a drop, its thread withdraws the service within [`TURN`].
+/// A registered service. After a drop, its thread withdraws the service within [`POLL_INTERVAL`].
 pub(super) struct EntryGroup {
     _worker: HelperThread<Registered>,
 }
 
 /// Registers a service until the thread should end (`None`) or something has failed.
 fn serve(announcement: &Announcement, name: &str, mail: &Arc<Mail<Registered>>) -> Option<Registered> {
-    let failed = Failed::default();
+    let failed = FirstError::default();
     let (failing, tell) = (failed.clone(), mail.clone());
     let kind = match mdns::ServiceType::from_str(announcement.kind.as_str()) {
         Ok(kind) => kind,
@@ -502,29 +503,29 @@ fn serve(announcement: &Announcement, name: &str, mail: &Arc<Mail<Registered>>) 
 }
 
 /// The names that threads have registered: a name can be registered again as soon as it has been withdrawn.
-static TAKEN: Mutex<Vec<Claim>> = Mutex::new(Vec::new());
+static CLAIMS: Mutex<Vec<Claim>> = Mutex::new(Vec::new());
 static WITHDRAWN: Condvar = Condvar::new();
 
 type Claim = (ServiceType, String, Arc<Mail<Registered>>);
 
-struct Taken(Arc<Mail<Registered>>);
+struct NameClaim(Arc<Mail<Registered>>);
 
-impl Taken {
+impl NameClaim {
     /// Waits until threads that are about to end have withdrawn the name.
-    fn take(kind: &ServiceType, name: &str, mail: &Arc<Mail<Registered>>) -> Taken {
+    fn take(kind: &ServiceType, name: &str, mail: &Arc<Mail<Registered>>) -> NameClaim {
         let leaving = |taken: &mut Vec<Claim>| {
-            taken.iter().any(|(other, theirs, mail)| other == kind && theirs == name && mail.is_over())
+            taken.iter().any(|(other, theirs, mail)| other == kind && theirs == name && mail.should_end())
         };
-        let taken = WITHDRAWN.wait_while(lock(&TAKEN), leaving);
+        let taken = WITHDRAWN.wait_while(lock(&CLAIMS), leaving);
         let mut taken = taken.unwrap_or_else(PoisonError::into_inner);
         taken.push((kind.clone(), name.to_owned(), mail.clone()));
-        Taken(mail.clone())
+        NameClaim(mail.clone())
     }
 }
 
-impl Drop for Taken {
+impl Drop for NameClaim {
     fn drop(&mut self) {
-        lock(&TAKEN).retain(|(_, _, mail)| !Arc::ptr_eq(mail, &self.0));
+        lock(&CLAIMS).retain(|(_, _, mail)| !Arc::ptr_eq(mail, &self.0));
         WITHDRAWN.notify_all();
     }
 }
