@@ -1,0 +1,80 @@
+//! What is known to be wrong, and not mended yet. A schedule that shows nothing else passes. Each says as narrowly as it
+//! can what it is, so that nothing hides behind it, and has a number, so that one that no longer occurs can go.
+
+use std::cell::Cell;
+
+use crate::model::{Objection, Rule, Told};
+use crate::program::Kind;
+
+pub struct Known {
+    pub what: &'static str,
+    is_it: fn(&Objection) -> bool,
+}
+
+fn is_clean(told: &Option<Told>) -> bool {
+    matches!(told, Some(Told::Closed | Told::Remote))
+}
+
+fn sends(objection: &Objection) -> bool {
+    objection.face.is_some_and(|face| face.sends())
+}
+
+pub const KNOWN: &[Known] = &[
+    Known {
+        what: "after a reset or a cut that was told, sending says only that the connection is closed",
+        is_it: |objection| {
+            matches!(objection.rule, Rule::Difference | Rule::ResetAsEnd)
+                && sends(objection)
+                && objection.told == Some(Told::Closed)
+        },
+    },
+    Known {
+        what: "a reset of plain TCP is told as a clean end by whoever reads",
+        is_it: |objection| {
+            objection.rule == Rule::ResetAsEnd
+                && objection.kind == Kind::Tcp
+                && !sends(objection)
+                && is_clean(&objection.told)
+        },
+    },
+    Known {
+        what: "a reset of plain TCP that sending has told is told as a clean end by whoever reads",
+        is_it: |objection| {
+            objection.rule == Rule::Difference
+                && objection.kind == Kind::Tcp
+                && !sends(objection)
+                && is_clean(&objection.told)
+                && objection.before.as_ref().is_some_and(|(face, told)| face.sends() && *told == Told::Reset)
+        },
+    },
+];
+
+/// How often each was seen.
+pub struct Seen([Cell<u64>; KNOWN.len()]);
+
+impl Seen {
+    pub fn new() -> Seen {
+        Seen(Default::default())
+    }
+
+    /// The first objection that is none of them.
+    pub fn unknown<'a>(&self, objections: &'a [Objection]) -> Option<&'a Objection> {
+        let mut first = None;
+        for objection in objections {
+            match KNOWN.iter().position(|known| (known.is_it)(objection)) {
+                Some(at) => self.0[at].set(self.0[at].get() + 1),
+                None => first = first.or(Some(objection)),
+            }
+        }
+        first
+    }
+
+    pub fn report(&self) {
+        for (known, seen) in KNOWN.iter().zip(&self.0) {
+            match seen.get() {
+                0 => println!("known, and not seen this time (if it is mended, take it away): {}", known.what),
+                times => println!("known, seen {times} times: {}", known.what),
+            }
+        }
+    }
+}

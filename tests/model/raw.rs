@@ -1,0 +1,103 @@
+//! An end that is no socket of ours: descriptors that the test reads and writes, without blocking.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::ground::Fds;
+use crate::model::Told;
+use crate::program::Kind;
+
+pub struct Raw {
+    kind: Kind,
+    input: Option<Rc<OwnedFd>>,
+    output: Option<Rc<OwnedFd>>,
+    /// The end of its input was seen.
+    pub ended: bool,
+}
+
+impl Raw {
+    pub fn new(fds: Fds, kind: Kind) -> Raw {
+        let (input, output) = match fds {
+            Fds::One(fd) => {
+                let fd = Rc::new(fd);
+                (fd.clone(), fd)
+            }
+            Fds::Two(input, output) => (Rc::new(input), Rc::new(output)),
+        };
+        for fd in [&input, &output] {
+            rustix::io::ioctl_fionbio(fd, true).unwrap();
+        }
+        Raw { kind, input: Some(input), output: Some(output), ended: false }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.input.is_some()
+    }
+
+    /// Writes what fits, and returns how much that is.
+    pub fn write(&mut self, bytes: &[u8]) -> usize {
+        let Some(output) = &self.output else { return 0 };
+        let mut written = 0;
+        while written < bytes.len() {
+            match rustix::io::write(output, &bytes[written..]) {
+                Ok(count) => written += count,
+                Err(Errno::INTR) => {}
+                // Whoever reads finds out why.
+                Err(_) => break,
+            }
+        }
+        written
+    }
+
+    /// Reads up to so many bytes of what is there. What is told is an end.
+    pub fn read(&mut self, most: usize) -> (Vec<u8>, Option<Told>) {
+        let Some(input) = self.input.as_ref().filter(|_| !self.ended) else { return (Vec::new(), None) };
+        let mut all = Vec::new();
+        let mut buffer = vec![0; most.min(64 << 10)];
+        let told = loop {
+            let room = buffer.len().min(most - all.len());
+            if room == 0 {
+                break None;
+            }
+            match rustix::io::read(input, &mut buffer[..room]) {
+                Ok(0) => break Some(Told::Closed),
+                Ok(count) => all.extend_from_slice(&buffer[..count]),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break None,
+                Err(Errno::CONNRESET) => break Some(Told::Reset),
+                Err(error) => break Some(Told::Other(error.to_string())),
+            }
+        };
+        self.ended = told.is_some();
+        (all, told)
+    }
+
+    /// Ends its sending half. True if it had one.
+    pub fn shutdown(&mut self) -> bool {
+        let Some(output) = self.output.take() else { return false };
+        if !matches!(self.kind, Kind::Pipes | Kind::Wrapped) {
+            // It may be gone already.
+            let _ = rustix::net::shutdown(&output, rustix::net::Shutdown::Write);
+        }
+        true
+    }
+
+    /// Closes. Returns if it has left something unread, which the kernel answers by a reset; `None` if it was closed.
+    pub fn close(&mut self) -> Option<bool> {
+        let input = self.input.take()?;
+        let unread = rustix::io::ioctl_fionread(&input).unwrap_or(0) > 0;
+        self.output = None;
+        Some(unread && matches!(self.kind, Kind::Tcp | Kind::Unix))
+    }
+
+    /// Closes by a reset. False if there is no such thing, as there is for TCP alone.
+    pub fn reset(&mut self) -> bool {
+        let Some(input) = self.input.take_if(|_| self.kind == Kind::Tcp) else { return false };
+        rustix::net::sockopt::set_socket_linger(&input, Some(Duration::ZERO)).unwrap();
+        self.output = None;
+        true
+    }
+}
