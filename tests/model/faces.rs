@@ -15,6 +15,8 @@ use crate::world::{SCRIPTED, World};
 /// More than anything that is ever sent.
 const ALL: usize = 64 << 20;
 
+const BIG: usize = 70_000;
+
 /// How an error is told. `None` for those that are no end: nothing is there yet, or there is no room.
 fn told(error: &Error) -> Option<Told> {
     match error {
@@ -280,6 +282,8 @@ impl World {
             Act::Rawread(count) => {
                 let left = self.call(side, |socket| {
                     socket.rawread(move |_| {
+                        // At the end there is no time for crumbs.
+                        let count = if world.ending.get() { BIG } else { count };
                         world.called(side, Face::Rawread, is_set(&world), || world.ask(side, Act::Recv(count)))
                     })
                 });
@@ -328,7 +332,8 @@ impl World {
                 }
             }
             Act::UnsetDisconnectCb => {
-                if self.call(side, Socket::unset_disconnect_cb).is_some() {
+                let unset = self.call(side, Socket::unset_disconnect_cb);
+                if unset.is_some() {
                     end.disconnect.set(0);
                     self.see(side, &Event::DisconnectCb(false));
                 }
@@ -444,6 +449,9 @@ impl World {
     // ---- receiving by awaiting ----
 
     fn wait(self: &Rc<Self>, side: Side, act: Act) {
+        if let Act::Stream(count) = act {
+            return self.wait_for_stream(side, count);
+        }
         let Some(socket) = self.call(side, Socket::clone) else { return };
         let world = self.clone();
         let reads = matches!(act, Act::Lines(1000) | Act::Chunks(1000));
@@ -468,7 +476,6 @@ impl World {
                     let got = AsyncReadExt::read(&mut &socket, &mut space).await;
                     world.awaited(side, Face::AsyncRead, got.map(|count| &space[..count]));
                 }
-                Act::Stream(count) => world.wait_for_stream(side, socket, count).await,
                 _ => {}
             }
         });
@@ -507,17 +514,21 @@ impl World {
         }
     }
 
-    async fn wait_for_stream(&self, side: Side, socket: Socket, most: usize) {
-        if socket.is_open() {
+    fn wait_for_stream(self: &Rc<Self>, side: Side, most: usize) {
+        let open = self.is_open(side);
+        let Some(mut stream) = self.call(side, |socket| socket.clone().into_stream()) else { return };
+        if open {
             self.see(side, &Event::HalfOpen);
             self.end(side).end.set(0);
             self.end(side).half_open.set(true);
         }
-        let mut stream = socket.into_stream();
-        let got = stream.fill_buf().await.map(|bytes| &bytes[..most.min(bytes.len())]);
-        let count = got.as_ref().map_or(0, |bytes| bytes.len());
-        self.awaited(side, Face::Stream, got);
-        stream.consume_unpin(count);
+        let world = self.clone();
+        self.spawn(side, false, async move {
+            let got = stream.fill_buf().await.map(|bytes| &bytes[..most.min(bytes.len())]);
+            let count = got.as_ref().map_or(0, |bytes| bytes.len());
+            world.awaited(side, Face::Stream, got);
+            stream.consume_unpin(count);
+        });
     }
 
     // ---- the end ----

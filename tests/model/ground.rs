@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use network::{ClientTls, Server, ServerTls, Socket, SocketBuilder};
 
+use crate::idle::{Sleep, Watcher};
 use crate::program::{Kind, Program, Settings};
 use crate::raw::Raw;
 
@@ -20,6 +21,9 @@ const SMALL: usize = 16 << 10;
 pub struct Ground {
     listener: TcpListener,
     tls: Server,
+    watcher: Watcher,
+    /// What the loop waits for when there is nothing but this.
+    pub at_rest: Sleep,
 }
 
 /// The end of a program of ours, or a descriptor.
@@ -58,7 +62,22 @@ impl Ground {
             .linger(LINGER)
             .bind("127.0.0.1:0")
             .unwrap();
-        Ground { listener: TcpListener::bind("127.0.0.1:0").unwrap(), tls }
+        let watcher = Watcher::new();
+        let at_rest = watcher.sleep();
+        assert!(at_rest.for_ever);
+        let ground = Ground { listener: TcpListener::bind("127.0.0.1:0").unwrap(), tls, watcher, at_rest };
+        // What stands for the descriptor of a closed socket is opened once, for the whole process.
+        let (closed, _) = unix_pair(Settings::default());
+        let closed = Socket::from_fd(closed).unwrap();
+        closed.abort();
+        assert!(rustix::fs::fstat(&closed).is_ok());
+        drop(closed);
+        while network::iteration(false) {}
+        ground
+    }
+
+    pub fn sleep(&self) -> Sleep {
+        self.watcher.sleep()
     }
 
     pub fn join(&self, program: &Program) -> (Made, Made) {

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 
-use crate::model::{Objection, Rule, Told};
+use crate::model::{Face, Objection, Rule, Told};
 use crate::program::Kind;
 
 pub struct Known {
@@ -38,18 +38,37 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
-        what: "a reset of plain TCP that sending has told is told as a clean end by whoever reads",
+        what: "a reset of plain TCP that was told is told as a clean end by whoever reads after that",
         is_it: |objection| {
             objection.rule == Rule::Difference
                 && objection.kind == Kind::Tcp
                 && !sends(objection)
                 && is_clean(&objection.told)
+                && objection.before.as_ref().is_some_and(|(_, told)| *told == Told::Reset)
+        },
+    },
+    Known {
+        what: "a reset of TLS that sending has told is told as a missing end mark by whoever reads",
+        is_it: |objection| {
+            objection.rule == Rule::Difference
+                && objection.kind == Kind::Tls
+                && !sends(objection)
+                && objection.told == Some(Told::CutOff)
                 && objection.before.as_ref().is_some_and(|(face, told)| face.sends() && *told == Told::Reset)
         },
     },
+    Known {
+        what: "an end callback that is set after the end was told is called when something else wakes the connection",
+        is_it: |objection| objection.rule == Rule::Grammar && objection.face == Some(Face::EndCb) && objection.late,
+    },
 ];
 
-/// How often each was seen.
+/// The first objection that is none of them.
+pub fn unknown(objections: &[Objection]) -> Option<&Objection> {
+    objections.iter().find(|objection| !KNOWN.iter().any(|known| (known.is_it)(objection)))
+}
+
+/// In how many schedules each was seen.
 pub struct Seen([Cell<u64>; KNOWN.len()]);
 
 impl Seen {
@@ -57,23 +76,19 @@ impl Seen {
         Seen(Default::default())
     }
 
-    /// The first objection that is none of them.
-    pub fn unknown<'a>(&self, objections: &'a [Objection]) -> Option<&'a Objection> {
-        let mut first = None;
-        for objection in objections {
-            match KNOWN.iter().position(|known| (known.is_it)(objection)) {
-                Some(at) => self.0[at].set(self.0[at].get() + 1),
-                None => first = first.or(Some(objection)),
+    pub fn count(&self, objections: &[Objection]) {
+        for (known, seen) in KNOWN.iter().zip(&self.0) {
+            if objections.iter().any(known.is_it) {
+                seen.set(seen.get() + 1);
             }
         }
-        first
     }
 
     pub fn report(&self) {
         for (known, seen) in KNOWN.iter().zip(&self.0) {
             match seen.get() {
                 0 => println!("known, and not seen this time (if it is mended, take it away): {}", known.what),
-                times => println!("known, seen {times} times: {}", known.what),
+                times => println!("known, seen in {times} schedules: {}", known.what),
             }
         }
     }

@@ -7,6 +7,7 @@
 mod checks;
 mod faces;
 mod ground;
+mod idle;
 mod known;
 mod model;
 mod program;
@@ -52,7 +53,7 @@ impl Runner {
             (context, ground)
         });
         let model = context.with_thread_default(|| world::run(ground, program, patience)).unwrap();
-        if !model.objections.is_empty() {
+        if model.objections.iter().any(|objection| objection.rule.leaves_something()) {
             let (context, ground) = place.take().unwrap();
             context.with_thread_default(|| drop(ground)).unwrap();
         }
@@ -61,10 +62,10 @@ impl Runner {
     }
 
     /// The smallest program that the model objects to for the same reason, and what it says.
-    fn shrink(&self, program: &Program, seen: &Seen) -> (Program, Model) {
+    fn shrink(&self, program: &Program) -> (Program, Model) {
         let fault = |program: &Program, patience| {
             let model = self.run(program, patience);
-            seen.unknown(&model.objections).map(|objection| (objection.rule, objection.face, objection.told.clone()))
+            known::unknown(&model.objections).map(|objection| (objection.rule, objection.face, objection.told.clone()))
         };
         let Some(same) = fault(program, PATIENCE) else { return (program.clone(), self.run(program, PATIENCE)) };
         let smallest = shrink::shrink(program, |candidate| fault(candidate, IMPATIENCE).as_ref() == Some(&same));
@@ -134,12 +135,12 @@ fn random_programs_see_what_they_must() {
         let program = Program::generate(seed);
         let model = runner.run(&program, PATIENCE);
         done += 1;
-        if seen.unknown(&model.objections).is_some() {
-            let (smallest, model) = runner.shrink(&program, &seen);
-            eprintln!(
-                "NETWORK_MODEL_SEED={seed} cargo test --test model shows it. Shrunk:\n\n{smallest}\nwhat was seen:"
-            );
-            eprintln!("{}\n", model.trace.join("\n"));
+        seen.count(&model.objections);
+        if let Some(objection) = known::unknown(&model.objections) {
+            eprintln!("{:?} at {}: {}", objection.rule, objection.side, objection.text);
+            let (smallest, model) = runner.shrink(&program);
+            eprintln!("NETWORK_MODEL_SEED={seed} cargo test --test model shows it. Shrunk:\n\n{smallest}");
+            eprintln!("what was seen:\n{}\n", model.trace.join("\n"));
             faults.push(seed);
             if !is_soak || faults.len() >= 20 {
                 break;

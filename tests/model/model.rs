@@ -208,6 +208,13 @@ pub enum Rule {
     Panic,
 }
 
+impl Rule {
+    /// Is the place where it happened no good for further schedules?
+    pub fn leaves_something(self) -> bool {
+        matches!(self, Rule::Hang | Rule::Leak | Rule::Panic)
+    }
+}
+
 /// What the model has to say against a schedule.
 #[derive(Clone, Debug)]
 pub struct Objection {
@@ -216,6 +223,8 @@ pub struct Objection {
     pub side: Side,
     pub face: Option<Face>,
     pub told: Option<Told>,
+    /// The callback was set after that which it is called for had been told to another.
+    pub late: bool,
     /// What had been told before, for differences.
     pub before: Option<(Face, Told)>,
     pub text: String,
@@ -244,6 +253,8 @@ struct Party {
     paused: bool,
     disconnect_cb: bool,
     input_ended: bool,
+    /// Another end callback was set after that.
+    end_cb_late: bool,
     disconnected: Option<Told>,
     /// A line was longer than is allowed.
     told: Vec<(Face, Told)>,
@@ -269,7 +280,7 @@ pub struct Model {
     pub objections: Vec<Objection>,
     /// What has happened, for whoever reads the failure.
     pub trace: Vec<String>,
-    /// Its last line, if that is of bytes that were got.
+    /// What was got since, by one face.
     merging: Option<(Side, Face, usize)>,
 }
 
@@ -303,9 +314,9 @@ impl Model {
     }
 
     pub fn object(&mut self, rule: Rule, side: Side, face: Option<Face>, told: Option<Told>, text: String) {
-        self.merging = None;
+        self.end_merging();
         self.trace.push(format!("{side}: !! {rule:?}: {text}"));
-        let objection = Objection { rule, kind: self.terms.kind, side, face, told, before: None, text };
+        let objection = Objection { rule, kind: self.terms.kind, side, face, told, late: false, before: None, text };
         self.objections.push(objection);
     }
 
@@ -318,7 +329,10 @@ impl Model {
             Event::Called { face, within_call, is_set } => self.called(side, *face, *within_call, *is_set),
             Event::Paused(paused) => self.party(side).paused = *paused,
             Event::DisconnectCb(set) => self.party(side).disconnect_cb = *set,
-            Event::HalfOpen => {}
+            Event::HalfOpen => {
+                let party = self.party(side);
+                party.end_cb_late = party.input_ended;
+            }
             Event::ShutdownWrite => {
                 let party = self.party(side);
                 (party.shut, party.ends) = (true, true);
@@ -354,20 +368,20 @@ impl Model {
     fn note(&mut self, side: Side, event: &Event<'_>) {
         use Face::{Rawread, Read, Readlines, ReadlinesBytes};
         if let Event::Got(face, bytes) = event {
-            let count = match self.merging.take().filter(|(who, by, _)| (*who, *by) == (side, *face)) {
-                Some((.., count)) => {
-                    self.trace.pop();
-                    count + bytes.len()
-                }
-                None => bytes.len(),
-            };
-            self.merging = Some((side, *face, count));
-            return self.trace.push(format!("{side}: got {count} bytes by {face:?}"));
+            if let Some((who, by, count)) = &mut self.merging
+                && (*who, *by) == (side, *face)
+            {
+                *count += bytes.len();
+                return;
+            }
+            self.end_merging();
+            self.merging = Some((side, *face, bytes.len()));
+            return;
         }
         if matches!(event, Event::Called { face: Read | Readlines | ReadlinesBytes | Rawread, .. }) {
             return;
         }
-        self.merging = None;
+        self.end_merging();
         let text = match event {
             Event::Told(face, told, true) => format!("told {told:?} by {face:?}, still open"),
             Event::Told(face, told, false) => format!("told {told:?} by {face:?}"),
@@ -375,6 +389,12 @@ impl Model {
             other => format!("{other:?}"),
         };
         self.trace.push(format!("{side}: {text}"));
+    }
+
+    fn end_merging(&mut self) {
+        if let Some((side, face, count)) = self.merging.take() {
+            self.trace.push(format!("{side}: got {count} bytes by {face:?}"));
+        }
     }
 
     /// Closed, or dropped, on this side. At once?
@@ -444,8 +464,13 @@ impl Model {
             None
         };
         let is_callback = face.is_callback();
-        if let Some(fault) = fault.filter(|_| is_callback) {
+        let party = self.look(side);
+        if let Some(fault) = fault.filter(|_| is_callback && !party.raw) {
             self.object(Rule::Grammar, side, Some(face), None, format!("{face:?} was called: {fault}"));
+            let late = self.look(side).end_cb_late && face == Face::EndCb;
+            if let Some(objection) = self.objections.last_mut() {
+                objection.late = late;
+            }
         }
         if face == Face::EndCb {
             self.party(side).input_ended = true;
@@ -471,12 +496,13 @@ impl Model {
         let (here, there) = (self.look(side), self.look(side.other()));
         let may_be_own = here.local || here.panicked;
         // Without more ado a connection of ours answers an end by its own.
-        let there_ends = there.ends || there.must_break || (!there.raw && here.ends);
+        let there_ends = there.ends || self.terms.short_lines || there.must_break || (!there.raw && here.ends);
         let there_breaks = there.breaks || (self.terms.no_linger && there_ends);
         let tls = self.terms.kind == Kind::Tls;
         let caused = match told {
             Told::Remote => there_ends,
-            Told::Closed => there_ends || may_be_own || (face.sends() && here.shut),
+            // A line that is too long has ended it, and nobody was told yet.
+            Told::Closed => there_ends || may_be_own || self.terms.short_lines || (face.sends() && here.shut),
             Told::Local => here.local,
             Told::Reset => there_breaks,
             Told::CutOff => tls && there_breaks,
@@ -522,6 +548,7 @@ impl Model {
 
     /// Everything has come to its end.
     pub fn finish(&mut self) {
+        self.end_merging();
         for side in [Side::A, Side::B] {
             self.judge_completeness(side);
             let party = self.look(side);

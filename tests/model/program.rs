@@ -31,7 +31,7 @@ pub struct Program {
     pub ending: Ending,
 }
 
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Debug)]
 pub struct Settings {
     /// Of the kernel, for one direction.
     pub small_buffers: bool,
@@ -177,10 +177,10 @@ impl Generator {
         ]);
         let raw_b = kind != Kind::Tls && self.random.percent(40);
         let settings = Settings {
-            small_buffers: self.random.percent(25),
+            small_buffers: self.random.percent(40),
             no_linger: self.random.percent(10),
             short_lines: self.random.percent(5),
-            read_size: self.random.percent(20).then(|| self.random.pick(&[1, 7, 100, 4096])),
+            read_size: self.random.percent(20).then(|| self.random.pick(&[7, 100, 4096])),
             small_queue: self.random.percent(15),
         };
         let mut steps = Vec::new();
@@ -238,8 +238,8 @@ impl Generator {
         match self.random.below(20) {
             0..=9 => 1 + self.random.below(100),
             10..=15 => 100 + self.random.below(5000),
-            16..=18 => 5000 + self.random.below(100_000),
-            _ => 100_000 + self.random.below(600_000),
+            16 | 17 => 5000 + self.random.below(100_000),
+            _ => 100_000 + self.random.below(500_000),
         }
     }
 
@@ -276,10 +276,10 @@ impl Generator {
 
     fn raw_act(&mut self, kind: Kind) -> Act {
         match self.random.below(100) {
-            0..=49 => Act::RawWrite(self.amount()),
-            50..=79 => Act::RawRead(self.amount()),
-            80..=86 => Act::RawShutdown,
-            87..=93 => Act::RawClose,
+            0..=44 => Act::RawWrite(self.amount()),
+            45..=74 => Act::RawRead(self.amount()),
+            75..=81 => Act::RawShutdown,
+            82..=91 => Act::RawClose,
             _ if kind == Kind::Tcp => Act::RawReset,
             _ => Act::RawClose,
         }

@@ -66,7 +66,7 @@ pub fn run(ground: &Ground, program: &Program, patience: Duration) -> Model {
         world.step(*step);
     }
     world.settle(program.ending);
-    world.leave(&before)
+    world.leave(ground, &before)
 }
 
 /// The descriptors that this process has. No other thread of it makes any.
@@ -235,6 +235,7 @@ impl World {
         let answer = self.end(side).answers.borrow_mut().pop_front();
         match answer {
             None | Some(Answer::Nothing) => Ok(()),
+            Some(Answer::Do(_, Act::Pause | Act::Unread | Act::EndCb | Act::Stream(_))) if self.ending.get() => Ok(()),
             Some(Answer::Do(other, act)) => {
                 self.act(other, act);
                 Ok(())
@@ -399,7 +400,7 @@ impl World {
     }
 
     /// Lets everything go, and looks at what is left.
-    fn leave(self: Rc<Self>, before: &[PathBuf]) -> Model {
+    fn leave(self: Rc<Self>, ground: &Ground, before: &[PathBuf]) -> Model {
         self.in_loop(|world| {
             for side in SIDES {
                 world.end(side).socket.take();
@@ -409,7 +410,9 @@ impl World {
         if !self.until(clean) {
             let after = descriptors();
             if after != before {
-                let new: Vec<_> = after.iter().filter(|fd| !before.contains(fd)).collect();
+                let mut new = after.clone();
+                new.retain(|fd| after.iter().filter(|x| *x == fd).count() > before.iter().filter(|x| *x == fd).count());
+                new.dedup();
                 self.object(
                     Side::A,
                     Rule::Leak,
@@ -425,6 +428,10 @@ impl World {
             if self.end(side).weak.borrow().as_ref().is_some_and(|weak| weak.upgrade().is_some()) {
                 self.object(side, Rule::Leak, "a handle to the connection is kept");
             }
+        }
+        let sleep = ground.sleep();
+        if sleep != ground.at_rest {
+            self.object(Side::A, Rule::Leak, &format!("the loop waits for more than before: {sleep:?}"));
         }
         self.model.take()
     }
