@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use ground::Ground;
 use known::Seen;
-use model::Model;
+use model::{Model, Objection};
 use program::Program;
 
 /// The ordinary test: so many schedules, but no longer than this unless there were very few.
@@ -107,49 +107,78 @@ fn watch() {
     });
 }
 
+/// How many schedules, from which seed on.
+struct Plan {
+    start: u64,
+    schedules: u64,
+    limit: Option<Duration>,
+    /// Goes on after a fault, and tells of what is known.
+    is_soak: bool,
+}
+
+impl Plan {
+    fn of_environment() -> Plan {
+        let seed = number_of("NETWORK_MODEL_SEED");
+        let schedules = number_of("NETWORK_MODEL_SCHEDULES");
+        let minutes = number_of("NETWORK_MODEL_MINUTES");
+        let start = seed.unwrap_or(1);
+        let is_soak = schedules.is_some() || minutes.is_some();
+        let all = match (seed, minutes) {
+            (_, Some(_)) => u64::MAX - start,
+            (Some(_), None) => 1,
+            (None, None) => SCHEDULES,
+        };
+        let ordinary = (!is_soak).then_some(LONGEST);
+        let limit = minutes.map(|minutes| Duration::from_secs(60 * minutes)).or(ordinary);
+        Plan { start, schedules: schedules.unwrap_or(all), limit, is_soak }
+    }
+
+    fn is_over(&self, done: u64, since: Instant, faults: usize) -> bool {
+        let time_up = self.limit.is_some_and(|limit| since.elapsed() > limit);
+        let enough = self.is_soak || done >= FEWEST;
+        (time_up && enough) || faults >= if self.is_soak { 20 } else { 1 }
+    }
+}
+
+/// Says what was wrong, and how little it takes.
+fn tell(runner: &Runner, program: &Program, objection: &Objection) {
+    eprintln!("{:?} at {}: {}", objection.rule, objection.side, objection.text);
+    let (smallest, model) = runner.shrink(program);
+    eprintln!("NETWORK_MODEL_SEED={} cargo test --test model shows it. Shrunk:\n\n{smallest}", program.seed);
+    eprintln!("what was seen:\n{}\n", model.trace.join("\n"));
+}
+
 #[test]
 fn random_programs_see_what_they_must() {
     network::set_log(network::LogLevel::Warning, |_| ());
     watch();
-    let one = number_of("NETWORK_MODEL_SEED");
-    let minutes = number_of("NETWORK_MODEL_MINUTES");
-    let wanted = number_of("NETWORK_MODEL_SCHEDULES");
-    let is_soak = minutes.is_some() || wanted.is_some();
-    let start = one.unwrap_or(1);
-    let schedules = wanted.unwrap_or(match (one, minutes) {
-        (_, Some(_)) => u64::MAX - start,
-        (Some(_), None) => 1,
-        (None, None) => SCHEDULES,
-    });
-    let started = Instant::now();
-    let is_over = |done: u64| match minutes {
-        Some(minutes) => started.elapsed() > Duration::from_secs(60 * minutes),
-        None => !is_soak && done >= FEWEST && started.elapsed() > LONGEST,
-    };
+    let plan = Plan::of_environment();
     let (seen, runner) = (Seen::new(), Runner(RefCell::new(None)));
-    let (mut done, mut faults) = (0, Vec::new());
-    for seed in start..start + schedules {
-        if is_over(done) {
+    let since = Instant::now();
+    let (mut done, mut faults, mut slowest) = (0, Vec::new(), (Duration::ZERO, 0));
+    for seed in plan.start..plan.start + plan.schedules {
+        if plan.is_over(done, since, faults.len()) {
             break;
         }
         let program = Program::generate(seed);
+        let begun = Instant::now();
         let model = runner.run(&program, PATIENCE);
+        slowest = slowest.max((begun.elapsed(), seed));
         done += 1;
         seen.count(&model.objections);
         if let Some(objection) = known::unknown(&model.objections) {
-            eprintln!("{:?} at {}: {}", objection.rule, objection.side, objection.text);
-            let (smallest, model) = runner.shrink(&program);
-            eprintln!("NETWORK_MODEL_SEED={seed} cargo test --test model shows it. Shrunk:\n\n{smallest}");
-            eprintln!("what was seen:\n{}\n", model.trace.join("\n"));
             faults.push(seed);
-            if !is_soak || faults.len() >= 20 {
-                break;
-            }
+            tell(&runner, &program, objection);
         }
     }
-    let rate = done as f64 / started.elapsed().as_secs_f64();
-    println!("{done} schedules from seed {start} on, {rate:.0} a second, {} with faults: {faults:?}", faults.len());
-    if is_soak {
+    let rate = done as f64 / since.elapsed().as_secs_f64();
+    println!(
+        "{done} schedules from seed {} on, {rate:.0} a second, {} with faults: {faults:?}",
+        plan.start,
+        faults.len()
+    );
+    println!("the slowest, of seed {}, took {:.0?}", slowest.1, slowest.0);
+    if plan.is_soak {
         seen.report();
     }
     assert!(faults.is_empty(), "the model objects");
