@@ -105,7 +105,7 @@ fn an_end_that_nobody_caused_is_noticed() {
     // A close that waits for what is queued resets nobody.
     let closed = [(Side::A, Event::Close), (Side::B, told(Face::Recv, Told::Reset))];
     assert_eq!(objections(Kind::Tcp, false, &closed), [Rule::Lie]);
-    let aborted = [(Side::A, Event::Abort { open: true }), (Side::B, told(Face::Recv, Told::Reset))];
+    let aborted = [(Side::A, Event::Abort { open: true, resets: false }), (Side::B, told(Face::Recv, Told::Reset))];
     assert_eq!(objections(Kind::Tcp, false, &aborted), []);
 }
 

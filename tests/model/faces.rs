@@ -9,7 +9,7 @@ use futures_util::{AsyncBufReadExt, AsyncReadExt, AsyncWrite};
 use network::{Error, Reason, Socket};
 
 use crate::model::{Event, Face, Side, Told, content};
-use crate::program::Act;
+use crate::program::{Act, Kind, TO_THE_END};
 use crate::world::{SCRIPTED, World};
 
 /// More than anything that is ever sent.
@@ -176,6 +176,7 @@ impl World {
             }
             Act::Flush => {
                 let flushed = self.call(side, Socket::flush);
+                self.is_flushed(side, Face::Flush, flushed.as_ref());
                 self.sent(side, Face::Flush, 0, flushed);
             }
             Act::FlushAsync => {
@@ -208,6 +209,13 @@ impl World {
         }
     }
 
+    fn is_flushed(&self, side: Side, face: Face, result: Option<&network::Result>) {
+        let queued = self.call(side, Socket::queued);
+        if let (Some(Ok(())), Some(queued)) = (result, queued) {
+            self.model.borrow_mut().flushed(side, face, queued);
+        }
+    }
+
     fn send_awaiting(self: &Rc<Self>, side: Side, act: Act) {
         let Some(socket) = self.call(side, Socket::clone) else { return };
         let world = self.clone();
@@ -222,6 +230,7 @@ impl World {
                 }
                 Act::FlushFuture => {
                     let flushed = socket.flush_future().await;
+                    world.is_flushed(side, Face::FlushFuture, Some(&flushed));
                     world.sent(side, Face::FlushFuture, 0, Some(flushed));
                 }
                 Act::AsyncWrite(count) => {
@@ -454,7 +463,7 @@ impl World {
         }
         let Some(socket) = self.call(side, Socket::clone) else { return };
         let world = self.clone();
-        let reads = matches!(act, Act::Lines(1000) | Act::Chunks(1000));
+        let reads = matches!(act, Act::Lines(TO_THE_END) | Act::Chunks(TO_THE_END));
         self.spawn(side, reads, async move {
             match act {
                 Act::RecvFuture(count) => {
@@ -545,8 +554,8 @@ impl World {
                 self.got(side, Face::Close, &left.unwrap_or_default());
             }
             Act::Abort => {
-                if end.socket.borrow().is_some() {
-                    self.see(side, &Event::Abort { open });
+                if let Some(resets) = self.call(side, |socket| open && self.is_unread(socket)) {
+                    self.see(side, &Event::Abort { open, resets });
                 }
                 let left = self.call(side, Socket::abort);
                 self.got(side, Face::Close, &left.unwrap_or_default());
@@ -561,6 +570,12 @@ impl World {
                 self.see(side, &Event::Drop { open, kept });
             }
         }
+    }
+
+    /// Has the kernel something that nobody has read? Closing then resets the connection.
+    fn is_unread(&self, socket: &Socket) -> bool {
+        let resets = matches!(self.kind, Kind::Tcp | Kind::Unix);
+        resets && rustix::io::ioctl_fionread(socket).unwrap_or(0) > 0
     }
 
     fn act_raw(self: &Rc<Self>, side: Side, act: Act) {

@@ -14,7 +14,7 @@ use crate::program::{Kind, Program, Settings};
 use crate::raw::Raw;
 
 /// Longer than any schedule may take: what is queued goes out because it is read, not because the time is up.
-const LINGER: Duration = Duration::from_secs(60);
+const LINGER: Duration = Duration::from_secs(10);
 
 const SMALL: usize = 16 << 10;
 

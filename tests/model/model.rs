@@ -162,9 +162,10 @@ pub enum Event<'a> {
     HalfOpen,
     ShutdownWrite,
     Close,
-    /// Was the connection open? If not, what was on its way still is discarded.
+    /// Was the connection open? If not, what was on its way still is discarded. Does the system answer by a reset?
     Abort {
         open: bool,
+        resets: bool,
     },
     /// The program's own handle is dropped. Does anything else keep the connection open?
     Drop {
@@ -338,8 +339,12 @@ impl Model {
                 (party.shut, party.ends) = (true, true);
             }
             Event::Close => self.ends_here(side, false),
-            Event::Abort { open: true } => self.ends_here(side, true),
-            Event::Abort { open: false } => {
+            Event::Abort { open: true, resets } => {
+                let party = self.party(side);
+                party.must_break |= *resets && !party.ends;
+                self.ends_here(side, true);
+            }
+            Event::Abort { open: false, .. } => {
                 let party = self.party(side);
                 (party.may_lose, party.breaks) = (true, true);
             }
@@ -489,6 +494,10 @@ impl Model {
         if !open && party.last_word.is_none() && !(face.sends() && *told == Told::Closed) {
             party.last_word = Some((face, told.clone()));
         }
+        if face == Face::Raw {
+            // It may close right after.
+            self.judge_completeness(side);
+        }
     }
 
     /// Has anybody caused this end?
@@ -543,6 +552,14 @@ impl Model {
             if let Some(last) = self.objections.last_mut() {
                 last.before = Some(before);
             }
+        }
+    }
+
+    /// A call says that the system has everything.
+    pub fn flushed(&mut self, side: Side, face: Face, queued: usize) {
+        if queued > 0 {
+            let text = format!("{face:?} says that everything is out, and {queued} bytes are queued");
+            self.object(Rule::Lie, side, Some(face), None, text);
         }
     }
 

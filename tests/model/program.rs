@@ -159,6 +159,9 @@ impl Program {
     }
 }
 
+/// More lines or chunks than there ever are.
+pub const TO_THE_END: usize = 1_000_000;
+
 struct Generator {
     random: Random,
 }
@@ -192,7 +195,13 @@ impl Generator {
                 steps.push(Step::Do(side, Act::DisconnectCb, Where::Outside));
             }
         }
-        for _ in 0..2 + self.random.below(14) {
+        for _ in 0..self.random.below(12) {
+            steps.push(self.step(kind, raw_b));
+        }
+        if self.random.percent(40) {
+            steps.extend(self.story(raw_b));
+        }
+        for _ in 0..2 + self.random.below(6) {
             steps.push(self.step(kind, raw_b));
         }
         let answers = [self.answers(kind, raw_b, Side::A), self.answers(kind, raw_b, Side::B)];
@@ -203,6 +212,67 @@ impl Generator {
             _ => Ending::Drop(self.side()),
         };
         Program { seed, kind, raw_b, settings, steps, answers, ending }
+    }
+
+    /// Steps that chance alone would seldom put together.
+    fn story(&mut self, raw_b: bool) -> Vec<Step> {
+        let big = 50_000 + self.random.below(900_000);
+        let small = 1 + self.random.below(1000);
+        let turns = Step::Turns(self.random.below(3));
+        let place = self.random.pick(&[Where::InLoop, Where::Outside]);
+        let from_a = |act| Step::Do(Side::A, act, place);
+        let from_b = |raw, ours| Step::Do(Side::B, if raw_b { raw } else { ours }, place);
+        let leave = self.random.pick(&[
+            (Act::RawClose, Act::Close),
+            (Act::RawReset, Act::Abort),
+            (Act::RawClose, Act::Abort),
+            (Act::RawShutdown, Act::ShutdownWrite),
+        ]);
+        let reading = self.asking();
+        match self.random.below(4) {
+            // The peer goes in the middle of what is sent to it, as when its process crashes.
+            0 => vec![
+                from_a(Act::Send(big)),
+                turns,
+                from_b(Act::RawRead(small), Act::Recv(small)),
+                from_b(Act::RawWrite(small), Act::Send(small)),
+                from_b(leave.0, leave.1),
+                turns,
+                from_a(reading),
+            ],
+            // It speaks while we close.
+            1 => vec![
+                from_a(Act::Send(big)),
+                from_a(self.random.pick(&[Act::Close, Act::ShutdownWrite, Act::Drop])),
+                turns,
+                from_b(Act::RawWrite(big), Act::Send(big)),
+                turns,
+                from_b(Act::RawRead(big), Act::Recv(small)),
+                from_b(leave.0, leave.1),
+            ],
+            // Its end lies behind what nobody reads yet.
+            2 => vec![
+                from_a(Act::Pause),
+                from_b(Act::RawWrite(big), Act::Send(big)),
+                from_b(leave.0, leave.1),
+                turns,
+                from_a(reading),
+                from_a(Act::Resume),
+                turns,
+            ],
+            // Others take what is there, between two of its words.
+            _ => vec![
+                from_b(Act::RawWrite(small), Act::Send(small)),
+                turns,
+                from_a(self.reader()),
+                from_b(Act::RawWrite(small), Act::Send(small)),
+                from_a(self.random.pick(&[Act::Unread, Act::Pause])),
+                from_a(self.awaiting()),
+                turns,
+                from_b(leave.0, leave.1),
+                from_a(reading),
+            ],
+        }
     }
 
     fn side(&mut self) -> Side {
@@ -322,7 +392,7 @@ impl Generator {
     }
 
     fn awaiting(&mut self) -> Act {
-        let (few, count) = (self.few(), self.random.pick(&[1, 3, 1000]));
+        let (few, count) = (self.few(), self.random.pick(&[1, 3, TO_THE_END]));
         self.random.pick(&[
             Act::RecvFuture(few),
             Act::RecvFuture(few),

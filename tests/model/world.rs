@@ -14,7 +14,7 @@ use network::{Socket, WeakSocket};
 
 use crate::ground::{Ground, Made};
 use crate::model::{Event, Face, Model, Rule, SIDES, Side};
-use crate::program::{Act, Answer, Ending, Program, Step, Where};
+use crate::program::{Act, Answer, Ending, Kind, Program, Step, Where};
 use crate::raw::Raw;
 
 /// Callbacks within callbacks, by turns of the loop from within.
@@ -55,6 +55,7 @@ pub struct World {
     serial: Cell<u32>,
     pub ending: Cell<bool>,
     no_linger: bool,
+    pub kind: Kind,
     patience: Duration,
 }
 
@@ -101,6 +102,7 @@ impl World {
             serial: Cell::new(0),
             ending: Cell::new(false),
             no_linger: program.settings.no_linger,
+            kind: program.kind,
             patience,
         };
         let (a, b) = ground.join(program);
@@ -312,7 +314,9 @@ impl World {
 
     /// Has it read to its end, and told of that.
     fn prepare(self: &Rc<Self>, side: Side) {
-        if self.end(side).broken.get() {
+        // Two that are closed, and are no sockets below, wait for each other to read.
+        let waits = matches!(self.kind, Kind::Pipes | Kind::Wrapped) && !self.is_open(side);
+        if self.end(side).broken.get() || waits {
             self.act(side, Act::Abort);
         }
         if !self.is_open(side) {
@@ -401,28 +405,21 @@ impl World {
 
     /// Lets everything go, and looks at what is left.
     fn leave(self: Rc<Self>, ground: &Ground, before: &[PathBuf]) -> Model {
+        // What is closed and still open below goes on by itself. A closed socket lends something else instead.
+        let of_connections = |all: &[PathBuf]| all.iter().filter(|fd| !fd.ends_with("null")).count();
+        let wanted = of_connections(before);
+        if !self.until(|_| of_connections(&descriptors()) == wanted) {
+            self.object(Side::A, Rule::Leak, &format!("descriptors are kept: {:?}", descriptors()));
+            self.in_loop(|world| SIDES.into_iter().for_each(|side| world.act(side, Act::Abort)));
+        }
         self.in_loop(|world| {
             for side in SIDES {
                 world.end(side).socket.take();
             }
         });
-        let clean = |world: &Rc<World>| Rc::strong_count(world) == 1 && descriptors() == before;
-        if !self.until(clean) {
-            let after = descriptors();
-            if after != before {
-                let mut new = after.clone();
-                new.retain(|fd| after.iter().filter(|x| *x == fd).count() > before.iter().filter(|x| *x == fd).count());
-                new.dedup();
-                self.object(
-                    Side::A,
-                    Rule::Leak,
-                    &format!("{} descriptors became {}: {new:?}", before.len(), after.len()),
-                );
-            }
+        if !self.until(|world| Rc::strong_count(world) == 1 && descriptors() == before) {
             let left = Rc::strong_count(&self) - 1;
-            if left > 0 {
-                self.object(Side::A, Rule::Leak, &format!("{left} callbacks or tasks are kept"));
-            }
+            self.object(Side::A, Rule::Leak, &format!("{left} callbacks or tasks are kept, or descriptors"));
         }
         for side in SIDES {
             if self.end(side).weak.borrow().as_ref().is_some_and(|weak| weak.upgrade().is_some()) {
