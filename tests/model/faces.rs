@@ -261,6 +261,7 @@ impl World {
         let end = self.end(side);
         if matches!(act, Act::Read | Act::Readlines | Act::ReadlinesBytes | Act::Rawread(_)) && self.is_open(side) {
             end.reader.set(serial);
+            self.see(side, &Event::Reader);
         }
         let world = self.clone();
         let is_set = move |world: &World| world.end(side).reader.get() == serial;

@@ -32,7 +32,7 @@ pub const KNOWN: &[Known] = &[
         what: "a reset of plain TCP is told as a clean end by whoever reads",
         is_it: |objection| {
             objection.rule == Rule::ResetAsEnd
-                && objection.kind == Kind::Tcp
+                && objection.terms.kind == Kind::Tcp
                 && !sends(objection)
                 && is_clean(&objection.told)
         },
@@ -41,17 +41,37 @@ pub const KNOWN: &[Known] = &[
         what: "a reset of plain TCP that was told is told as a clean end by whoever reads after that",
         is_it: |objection| {
             objection.rule == Rule::Difference
-                && objection.kind == Kind::Tcp
+                && objection.terms.kind == Kind::Tcp
                 && !sends(objection)
                 && is_clean(&objection.told)
                 && objection.before.as_ref().is_some_and(|(_, told)| *told == Told::Reset)
         },
     },
     Known {
+        what: "a reset of plain TCP is told as such by the callback alone, after a reader was told a clean end",
+        is_it: |objection| {
+            objection.rule == Rule::Difference
+                && objection.terms.kind == Kind::Tcp
+                && objection.face == Some(Face::DisconnectCb)
+                && objection.told == Some(Told::Reset)
+                && objection.before.as_ref().is_some_and(|(face, told)| !face.sends() && *told == Told::Closed)
+        },
+    },
+    Known {
+        what: "after a line that was too long recv_to_end and std's readers tell a clean end",
+        is_it: |objection| {
+            let reads = matches!(objection.face, Some(Face::RecvToEnd | Face::StdRead | Face::BufRead));
+            let after = objection.before.as_ref().is_some_and(|(_, told)| *told == Told::TooLong);
+            // Nobody may have been told of the line.
+            let lost = objection.rule == Rule::Lost && objection.terms.short_lines;
+            reads && objection.told == Some(Told::Closed) && ((objection.rule == Rule::Difference && after) || lost)
+        },
+    },
+    Known {
         what: "a reset of TLS that sending has told is told as a missing end mark by whoever reads",
         is_it: |objection| {
             objection.rule == Rule::Difference
-                && objection.kind == Kind::Tls
+                && objection.terms.kind == Kind::Tls
                 && !sends(objection)
                 && objection.told == Some(Told::CutOff)
                 && objection.before.as_ref().is_some_and(|(face, told)| face.sends() && *told == Told::Reset)

@@ -157,6 +157,8 @@ pub enum Event<'a> {
         is_set: bool,
     },
     Paused(bool),
+    /// Another reader was set: it gets what is left, after the end as well.
+    Reader,
     DisconnectCb(bool),
     /// An end callback, or what stands for it, was set: the peer's end is not that of the connection.
     HalfOpen,
@@ -220,7 +222,7 @@ impl Rule {
 #[derive(Clone, Debug)]
 pub struct Objection {
     pub rule: Rule,
-    pub kind: Kind,
+    pub terms: Terms,
     pub side: Side,
     pub face: Option<Face>,
     pub told: Option<Told>,
@@ -254,10 +256,10 @@ struct Party {
     paused: bool,
     disconnect_cb: bool,
     input_ended: bool,
+    reader_after_end: bool,
     /// Another end callback was set after that.
     end_cb_late: bool,
     disconnected: Option<Told>,
-    /// A line was longer than is allowed.
     told: Vec<(Face, Told)>,
     /// What the connection has ended with: nothing else may be told from then on.
     last_word: Option<(Face, Told)>,
@@ -317,7 +319,7 @@ impl Model {
     pub fn object(&mut self, rule: Rule, side: Side, face: Option<Face>, told: Option<Told>, text: String) {
         self.end_merging();
         self.trace.push(format!("{side}: !! {rule:?}: {text}"));
-        let objection = Objection { rule, kind: self.terms.kind, side, face, told, late: false, before: None, text };
+        let objection = Objection { rule, terms: self.terms, side, face, told, late: false, before: None, text };
         self.objections.push(objection);
     }
 
@@ -330,6 +332,7 @@ impl Model {
             Event::Called { face, within_call, is_set } => self.called(side, *face, *within_call, *is_set),
             Event::Paused(paused) => self.party(side).paused = *paused,
             Event::DisconnectCb(set) => self.party(side).disconnect_cb = *set,
+            Event::Reader => self.party(side).reader_after_end = true,
             Event::HalfOpen => {
                 let party = self.party(side);
                 party.end_cb_late = party.input_ended;
@@ -461,7 +464,7 @@ impl Model {
             None
         } else if party.local {
             Some("it had been closed on this side")
-        } else if party.input_ended && face != Face::DrainCb {
+        } else if party.input_ended && !party.reader_after_end && face != Face::DrainCb {
             Some("the end of the input had been told")
         } else if party.paused && !matches!(face, Face::EndCb | Face::DrainCb) {
             Some("it was paused")
@@ -478,7 +481,8 @@ impl Model {
             }
         }
         if face == Face::EndCb {
-            self.party(side).input_ended = true;
+            let party = self.party(side);
+            (party.input_ended, party.reader_after_end) = (true, false);
         }
     }
 
@@ -544,8 +548,9 @@ impl Model {
             let broken = |told: &Told| matches!(told, Told::Reset | Told::CutOff);
             here.told.iter().find(|(_, told)| broken(told)).cloned().filter(|_| !own)
         });
-        // Of that one, "closed" is all that is promised.
-        let Some(before) = before.filter(|_| face != Face::ShutdownWrite) else { return };
+        // Of that one, "closed" is all that is promised. And a line may be too long whatever has ended since.
+        let judged = face != Face::ShutdownWrite && *told != Told::TooLong;
+        let Some(before) = before.filter(|_| judged) else { return };
         if !agree(&before.1, told) {
             let text = format!("{face:?} told {told:?}, and {:?} had told {:?}", before.0, before.1);
             self.object(Rule::Difference, side, Some(face), Some(told.clone()), text);
@@ -580,7 +585,11 @@ impl Model {
     fn judge_completeness(&mut self, side: Side) {
         let (here, there) = (self.look(side), self.look(side.other()));
         let clean = |told: &Told| matches!(told, Told::Remote | Told::Closed);
-        let end = here.disconnected.as_ref().or(here.last_word.as_ref().map(|(_, told)| told));
+        let (face, end) = match (&here.disconnected, &here.last_word) {
+            (Some(told), _) => (Some(Face::DisconnectCb), Some(told)),
+            (None, Some((face, told))) => (Some(*face), Some(told)),
+            (None, None) => (None, None),
+        };
         let is_clean = end.is_some_and(clean);
         let excused =
             (there.may_lose || self.terms.no_linger) && self.terms.kind != Kind::Tcp && self.terms.kind != Kind::Tls;
@@ -590,7 +599,7 @@ impl Model {
             if here.dropped {
                 return;
             }
-            self.object(Rule::Lost, side, None, told, text);
+            self.object(Rule::Lost, side, face, told, text);
         }
     }
 }
