@@ -584,9 +584,12 @@ impl World {
         let Some(raw) = place.as_mut().filter(|raw| raw.is_open()) else { return };
         match act {
             Act::RawWrite(count) => {
-                let written = raw.write(self.next(side, count));
+                let (written, told) = raw.write(self.next(side, count));
                 drop(place);
                 self.accepted(side, written);
+                if let Some(told) = told {
+                    self.see(side, &Event::Told(Face::Raw, told, false));
+                }
             }
             Act::RawRead(most) => {
                 let (bytes, told) = raw.read(most);

@@ -37,19 +37,23 @@ impl Raw {
         self.input.is_some()
     }
 
-    /// Writes what fits, and returns how much that is.
-    pub fn write(&mut self, bytes: &[u8]) -> usize {
-        let Some(output) = &self.output else { return 0 };
+    /// Writes what fits, and returns how much that is. What is told is a reset: the kernel does not tell it again.
+    pub fn write(&mut self, bytes: &[u8]) -> (usize, Option<Told>) {
+        let Some(output) = &self.output else { return (0, None) };
         let mut written = 0;
         while written < bytes.len() {
             match rustix::io::write(output, &bytes[written..]) {
                 Ok(count) => written += count,
                 Err(Errno::INTR) => {}
-                // Whoever reads finds out why.
+                // With a descriptor of its own the input is another matter.
+                Err(Errno::CONNRESET | Errno::PIPE) if matches!(self.kind, Kind::Tcp | Kind::Unix) && !self.ended => {
+                    self.ended = true;
+                    return (written, Some(Told::Reset));
+                }
                 Err(_) => break,
             }
         }
-        written
+        (written, None)
     }
 
     /// Reads up to so many bytes of what is there. What is told is an end.
