@@ -81,6 +81,18 @@ pub const KNOWN: &[Known] = &[
         what: "an end callback that is set after the end was told is called when something else wakes the connection",
         is_it: |objection| objection.rule == Rule::Grammar && objection.face == Some(Face::EndCb) && objection.late,
     },
+    Known {
+        what: "the end is told to its callback before a paused reader has everything, if another has run into it",
+        is_it: |objection| objection.rule == Rule::Grammar && objection.face != Some(Face::EndCb) && objection.late,
+    },
+    Known {
+        what: "two wrapped ends that are closed with something queued wait for each other until linger is over",
+        is_it: |objection| {
+            objection.rule == Rule::Leak
+                && matches!(objection.terms.kind, Kind::Pipes | Kind::Wrapped)
+                && objection.both_local
+        },
+    },
 ];
 
 /// The first objection that is none of them.

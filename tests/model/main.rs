@@ -17,6 +17,7 @@ mod shrink;
 mod world;
 
 use std::cell::RefCell;
+use std::io::Write;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -83,7 +84,8 @@ fn report_what_runs() {
     if let Ok(running) = RUNNING.try_lock()
         && let Some((_, program)) = &*running
     {
-        eprintln!("while NETWORK_MODEL_SEED={} ran:\n{program}", program.seed);
+        // What is printed by the macros is kept back in a test, and lost if the process ends.
+        let _ = writeln!(std::io::stderr(), "while NETWORK_MODEL_SEED={} ran:\n{program}", program.seed);
     }
 }
 
@@ -100,7 +102,7 @@ fn watch() {
             let hangs = RUNNING.lock().unwrap().as_ref().is_some_and(|(since, _)| since.elapsed() > HANGS);
             if hangs {
                 report_what_runs();
-                eprintln!("it hangs");
+                let _ = writeln!(std::io::stderr(), "it hangs");
                 std::process::abort();
             }
         }

@@ -226,8 +226,10 @@ pub struct Objection {
     pub side: Side,
     pub face: Option<Face>,
     pub told: Option<Told>,
-    /// The callback was set after that which it is called for had been told to another.
+    /// An end callback that was set after the end had been told, or a reader that was paused when it was.
     pub late: bool,
+    /// Were both sides closed by their programs?
+    pub both_local: bool,
     /// What had been told before, for differences.
     pub before: Option<(Face, Told)>,
     pub text: String,
@@ -257,6 +259,8 @@ struct Party {
     disconnect_cb: bool,
     input_ended: bool,
     reader_after_end: bool,
+    /// It was paused then.
+    ended_paused: bool,
     /// Another end callback was set after that.
     end_cb_late: bool,
     disconnected: Option<Told>,
@@ -319,7 +323,9 @@ impl Model {
     pub fn object(&mut self, rule: Rule, side: Side, face: Option<Face>, told: Option<Told>, text: String) {
         self.end_merging();
         self.trace.push(format!("{side}: !! {rule:?}: {text}"));
-        let objection = Objection { rule, terms: self.terms, side, face, told, late: false, before: None, text };
+        let both_local = self.parties.iter().all(|party| party.local);
+        let objection =
+            Objection { rule, terms: self.terms, side, face, told, late: false, both_local, before: None, text };
         self.objections.push(objection);
     }
 
@@ -475,7 +481,8 @@ impl Model {
         let party = self.look(side);
         if let Some(fault) = fault.filter(|_| is_callback && !party.raw) {
             self.object(Rule::Grammar, side, Some(face), None, format!("{face:?} was called: {fault}"));
-            let late = self.look(side).end_cb_late && face == Face::EndCb;
+            let party = self.look(side);
+            let late = if face == Face::EndCb { party.end_cb_late } else { party.input_ended && party.ended_paused };
             if let Some(objection) = self.objections.last_mut() {
                 objection.late = late;
             }
@@ -483,6 +490,7 @@ impl Model {
         if face == Face::EndCb {
             let party = self.party(side);
             (party.input_ended, party.reader_after_end) = (true, false);
+            party.ended_paused = party.paused;
         }
     }
 
@@ -543,13 +551,14 @@ impl Model {
             return self.object(Rule::Grammar, side, Some(face), Some(told.clone()), text);
         }
         let own = here.local || here.failed || here.panicked || (face.sends() && here.shut);
+        let broken = |told: &Told| matches!(told, Told::Reset | Told::CutOff);
         let before = here.last_word.clone().or_else(|| {
             // A reset that was told is not taken back, unless this side ends it meanwhile.
-            let broken = |told: &Told| matches!(told, Told::Reset | Told::CutOff);
             here.told.iter().find(|(_, told)| broken(told)).cloned().filter(|_| !own)
         });
         // Of that one, "closed" is all that is promised. And a line may be too long whatever has ended since.
-        let judged = face != Face::ShutdownWrite && *told != Told::TooLong;
+        let again = |told: &Told| broken(told) && here.told.iter().any(|(_, before)| before == told);
+        let judged = face != Face::ShutdownWrite && *told != Told::TooLong && !again(told);
         let Some(before) = before.filter(|_| judged) else { return };
         if !agree(&before.1, told) {
             let text = format!("{face:?} told {told:?}, and {:?} had told {:?}", before.0, before.1);

@@ -292,6 +292,7 @@ impl World {
                 self.end(side).socket.replace(left);
             }
         }
+        let ending = self.possible(ending);
         self.in_loop(move |world| {
             for side in SIDES {
                 world.prepare(side);
@@ -312,9 +313,17 @@ impl World {
         self.model.borrow_mut().finish();
     }
 
+    /// Two that are closed, and are no sockets below, wait for each other to read.
+    fn possible(&self, ending: Ending) -> Ending {
+        let wrapped = matches!(self.kind, Kind::Pipes | Kind::Wrapped);
+        match ending {
+            Ending::Close(side) | Ending::Drop(side) if wrapped && !self.is_open(side.other()) => Ending::Abort(side),
+            other => other,
+        }
+    }
+
     /// Has it read to its end, and told of that.
     fn prepare(self: &Rc<Self>, side: Side) {
-        // Two that are closed, and are no sockets below, wait for each other to read.
         let waits = matches!(self.kind, Kind::Pipes | Kind::Wrapped) && !self.is_open(side);
         if self.end(side).broken.get() || waits {
             self.act(side, Act::Abort);
