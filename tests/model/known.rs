@@ -48,11 +48,20 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
-        what: "a reset of plain TCP is told as such by the callback alone, after a reader was told a clean end",
+        what: "what a reset of plain TCP destroyed is missing, and whoever asked was told a clean end",
+        is_it: |objection| {
+            objection.rule == Rule::Lost
+                && objection.terms.kind == Kind::Tcp
+                && objection.told == Some(Told::Closed)
+                && objection.peer_breaks
+        },
+    },
+    Known {
+        what: "a reset of plain TCP is told as such after a reader was told a clean end",
         is_it: |objection| {
             objection.rule == Rule::Difference
                 && objection.terms.kind == Kind::Tcp
-                && objection.face == Some(Face::DisconnectCb)
+                && !sends(objection)
                 && objection.told == Some(Told::Reset)
                 && objection.before.as_ref().is_some_and(|(face, told)| !face.sends() && *told == Told::Closed)
         },

@@ -144,7 +144,7 @@ impl Plan {
 
 /// Says what was wrong, and how little it takes.
 fn tell(runner: &Runner, program: &Program, objection: &Objection) {
-    eprintln!("{:?} at {}: {}", objection.rule, objection.side, objection.text);
+    eprintln!("{:?} at {}: {}\n\n{program}", objection.rule, objection.side, objection.text);
     let (smallest, model) = runner.shrink(program);
     eprintln!("NETWORK_MODEL_SEED={} cargo test --test model shows it. Shrunk:\n\n{smallest}", program.seed);
     eprintln!("what was seen:\n{}\n", model.trace.join("\n"));

@@ -230,6 +230,8 @@ pub struct Objection {
     pub late: bool,
     /// Were both sides closed by their programs?
     pub both_local: bool,
+    /// May the peer have broken the connection off?
+    pub peer_breaks: bool,
     /// What had been told before, for differences.
     pub before: Option<(Face, Told)>,
     pub text: String,
@@ -323,9 +325,20 @@ impl Model {
     pub fn object(&mut self, rule: Rule, side: Side, face: Option<Face>, told: Option<Told>, text: String) {
         self.end_merging();
         self.trace.push(format!("{side}: !! {rule:?}: {text}"));
+        let peer_breaks = self.look(side.other()).breaks;
         let both_local = self.parties.iter().all(|party| party.local);
-        let objection =
-            Objection { rule, terms: self.terms, side, face, told, late: false, both_local, before: None, text };
+        let objection = Objection {
+            rule,
+            terms: self.terms,
+            side,
+            face,
+            told,
+            late: false,
+            both_local,
+            peer_breaks,
+            before: None,
+            text,
+        };
         self.objections.push(objection);
     }
 
