@@ -228,7 +228,7 @@ pub struct Objection {
     pub told: Option<Told>,
     /// An end callback that was set after the end had been told, or a reader that was paused when it was.
     pub late: bool,
-    /// Were both sides closed by their programs?
+    /// Were both sides closed, or given up, by their programs?
     pub both_local: bool,
     /// May the peer have broken the connection off?
     pub peer_breaks: bool,
@@ -326,7 +326,7 @@ impl Model {
         self.end_merging();
         self.trace.push(format!("{side}: !! {rule:?}: {text}"));
         let peer_breaks = self.look(side.other()).breaks;
-        let both_local = self.parties.iter().all(|party| party.local);
+        let both_local = self.parties.iter().all(|party| party.local || party.dropped);
         let objection = Objection {
             rule,
             terms: self.terms,
