@@ -9,7 +9,7 @@ use futures_util::{AsyncBufReadExt, AsyncReadExt, AsyncWrite};
 use network::{Error, Reason, Socket};
 
 use crate::model::{Event, Face, Side, Told, content};
-use crate::program::{Act, Kind, TO_THE_END};
+use crate::program::{Act, TO_THE_END};
 use crate::world::{SCRIPTED, World};
 
 /// More than anything that is ever sent.
@@ -58,18 +58,18 @@ impl AsRef<[u8]> for Next {
 
 impl World {
     /// The next part of what a side sends.
-    fn next(&self, side: Side, count: usize) -> &'static [u8] {
+    pub fn next(&self, side: Side, count: usize) -> &'static [u8] {
         let rest = &content(side)[self.model.borrow().accepted(side)..];
         &rest[..count.min(rest.len())]
     }
 
-    fn accepted(&self, side: Side, count: usize) {
+    pub fn accepted(&self, side: Side, count: usize) {
         if count > 0 {
             self.see(side, &Event::Accepted(count));
         }
     }
 
-    fn got(&self, side: Side, face: Face, bytes: &[u8]) {
+    pub fn got(&self, side: Side, face: Face, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.see(side, &Event::Got(face, bytes));
         }
@@ -570,61 +570,6 @@ impl World {
                 let kept = self.is_open_by_any_handle(side);
                 self.see(side, &Event::Drop { open, kept });
             }
-        }
-    }
-
-    /// Has the kernel something that nobody has read? Closing then resets the connection.
-    fn is_unread(&self, socket: &Socket) -> bool {
-        let resets = matches!(self.kind, Kind::Tcp | Kind::Unix);
-        resets && rustix::io::ioctl_fionread(socket).unwrap_or(0) > 0
-    }
-
-    fn act_raw(self: &Rc<Self>, side: Side, act: Act) {
-        let mut place = self.end(side).raw.borrow_mut();
-        let Some(raw) = place.as_mut().filter(|raw| raw.is_open()) else { return };
-        match act {
-            Act::RawWrite(count) => {
-                let (written, told) = raw.write(self.next(side, count));
-                drop(place);
-                self.accepted(side, written);
-                if let Some(told) = told {
-                    self.see(side, &Event::Told(Face::Raw, told, false));
-                }
-            }
-            Act::RawRead(most) => {
-                let (bytes, told) = raw.read(most);
-                drop(place);
-                self.got(side, Face::Raw, &bytes);
-                if let Some(told) = told {
-                    self.see(side, &Event::Told(Face::Raw, told, false));
-                }
-            }
-            Act::RawShutdown => {
-                if raw.shutdown() {
-                    self.see(side, &Event::RawShutdown);
-                }
-            }
-            Act::RawReset if raw.reset() => self.see(side, &Event::RawReset),
-            _ => {
-                if let Some(unread) = raw.close() {
-                    self.see(side, &Event::RawClose { unread });
-                }
-            }
-        }
-    }
-
-    /// Breaks the connection of a socket of ours off behind its back, as a crash of its program would.
-    fn break_below(&self, side: Side, act: Act) {
-        if !self.is_open(side) {
-            return;
-        }
-        self.end(side).broken.set(true);
-        if act == Act::Cut {
-            self.see(side, &Event::Cut);
-            self.call(side, |socket| rustix::net::shutdown(socket, rustix::net::Shutdown::Write));
-        } else {
-            self.see(side, &Event::RawReset);
-            self.call(side, |socket| rustix::net::connect_unspec(socket));
         }
     }
 }

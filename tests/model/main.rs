@@ -5,6 +5,7 @@
 //! one again, `NETWORK_MODEL_SCHEDULES=N` and `NETWORK_MODEL_MINUTES=N` say how many there are: `./dev soak` sets them.
 
 mod checks;
+mod events;
 mod faces;
 mod ground;
 mod idle;

@@ -4,11 +4,13 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use network::Socket;
 use rustix::io::Errno;
 
 use crate::ground::Fds;
-use crate::model::Told;
-use crate::program::Kind;
+use crate::model::{Event, Face, Side, Told};
+use crate::program::{Act, Kind};
+use crate::world::World;
 
 pub struct Raw {
     kind: Kind,
@@ -103,5 +105,62 @@ impl Raw {
         rustix::net::sockopt::set_socket_linger(&input, Some(Duration::ZERO)).unwrap();
         self.output = None;
         true
+    }
+}
+
+impl World {
+    /// Has the kernel something that nobody has read? Closing then resets the connection.
+    pub fn is_unread(&self, socket: &Socket) -> bool {
+        let resets = matches!(self.kind, Kind::Tcp | Kind::Unix);
+        resets && rustix::io::ioctl_fionread(socket).unwrap_or(0) > 0
+    }
+
+    pub fn act_raw(self: &Rc<Self>, side: Side, act: Act) {
+        let mut place = self.end(side).raw.borrow_mut();
+        let Some(raw) = place.as_mut().filter(|raw| raw.is_open()) else { return };
+        match act {
+            Act::RawWrite(count) => {
+                let (written, told) = raw.write(self.next(side, count));
+                drop(place);
+                self.accepted(side, written);
+                if let Some(told) = told {
+                    self.see(side, &Event::Told(Face::Raw, told, false));
+                }
+            }
+            Act::RawRead(most) => {
+                let (bytes, told) = raw.read(most);
+                drop(place);
+                self.got(side, Face::Raw, &bytes);
+                if let Some(told) = told {
+                    self.see(side, &Event::Told(Face::Raw, told, false));
+                }
+            }
+            Act::RawShutdown => {
+                if raw.shutdown() {
+                    self.see(side, &Event::RawShutdown);
+                }
+            }
+            Act::RawReset if raw.reset() => self.see(side, &Event::RawReset),
+            _ => {
+                if let Some(unread) = raw.close() {
+                    self.see(side, &Event::RawClose { unread });
+                }
+            }
+        }
+    }
+
+    /// Breaks the connection of a socket of ours off behind its back, as a crash of its program would.
+    pub fn break_below(&self, side: Side, act: Act) {
+        if !self.is_open(side) {
+            return;
+        }
+        self.end(side).broken.set(true);
+        if act == Act::Cut {
+            self.see(side, &Event::Cut);
+            self.call(side, |socket| rustix::net::shutdown(socket, rustix::net::Shutdown::Write));
+        } else {
+            self.see(side, &Event::RawReset);
+            self.call(side, |socket| rustix::net::connect_unspec(socket));
+        }
     }
 }
