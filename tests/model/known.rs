@@ -72,7 +72,7 @@ pub const KNOWN: &[Known] = &[
             let reads = matches!(objection.face, Some(Face::RecvToEnd | Face::StdRead | Face::BufRead));
             let after = objection.before.as_ref().is_some_and(|(_, told)| *told == Told::TooLong);
             // Nobody may have been told of the line.
-            let lost = objection.rule == Rule::Lost && objection.terms.short_lines;
+            let lost = matches!(objection.rule, Rule::Lost | Rule::ResetAsEnd) && objection.terms.short_lines;
             reads && objection.told == Some(Told::Closed) && ((objection.rule == Rule::Difference && after) || lost)
         },
     },
