@@ -85,9 +85,9 @@ pub(crate) fn blocking(address: Address, common: Rc<Common>, tls: Option<&Tls<Cl
     let done = Box::new(move |conn: &Rc<Conn>, result: Result| {
         place.set(Some(result.map(|()| Socket::from_conn(conn.clone()))));
     });
-    let peer = found_peer(&address, &peer, service.as_deref());
-    let session = Session::client(&settings, &peer)?;
     let remote = remote(&fd);
+    let peer = found_peer(&address, &peer, service.as_deref(), remote.as_ref());
+    let session = Session::client(&settings, &peer)?;
     let transport = Transport::socket(fd, remote.as_ref());
     let conn = Conn::with_session(&engine, transport, common, remote, session, done)?;
     conn.shake_blocking();

@@ -170,7 +170,8 @@ pub(crate) fn run_entered(mut entered: Entered) -> bool {
     });
     loop {
         entered.attend();
-        if entered.running.ended.get() {
+        // Where a callback has destroyed the source of the network, nothing could end the loop any more.
+        if entered.running.ended.get() || engine.has_ended() {
             break;
         }
         turn(&engine, || turns.next());
@@ -230,7 +231,7 @@ impl Entered {
         let running = Rc::new(Running::default());
         let timer = limit.map(|limit| {
             let running = running.clone();
-            engine.after(limit, move |_| {
+            engine.after_exactly(limit, move |_| {
                 if !running.ended.replace(true) {
                     running.timed_out.set(true);
                 }
@@ -289,7 +290,7 @@ impl Entered {
         let seconds = limit.as_secs_f64();
         log::info("stop").say(format_args!("stopping; waiting up to {seconds} s for {connections}{until}"));
         let late = draining.clone();
-        let timer = self.engine.after(limit, move |_| {
+        let timer = self.engine.after_exactly(limit, move |_| {
             let left = late.connections();
             if left > 0 {
                 log::info("stop").say(format_args!("grace period expired; closing {}", count(left, "connection")));

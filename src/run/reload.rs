@@ -7,12 +7,10 @@ use std::rc::{Rc, Weak};
 use rustix::process::Signal;
 
 use super::{stand_in, systemd};
-use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, call};
+use crate::engine::{CallbackSlot, Engine, Handler, Key, Next, Ready, Registration};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::sys::Hangups;
-
-type Callback = Box<dyn FnMut()>;
 
 thread_local! {
     /// One for each main context of this thread.
@@ -26,9 +24,7 @@ struct Reload {
     key: Cell<Option<Key>>,
     /// The library's own action, before the callback.
     own: RefCell<Option<Rc<dyn Fn()>>>,
-    /// Taken out while it runs.
-    callback: RefCell<Option<Callback>>,
-    has_callback: Cell<bool>,
+    callback: CallbackSlot<dyn FnMut()>,
 }
 
 /// Sets a callback for SIGHUP, the signal to reload settings. It runs from the main loop.
@@ -47,10 +43,7 @@ struct Reload {
 /// # Ok::<(), network::Error>(())
 /// ```
 pub fn on_reload(callback: impl FnMut() + 'static) -> Result {
-    let reload = Reload::current()?;
-    reload.has_callback.set(true);
-    let old = reload.callback.replace(Some(Box::new(callback)));
-    drop(old);
+    Reload::current()?.callback.set(Box::new(callback));
     Ok(())
 }
 
@@ -80,8 +73,7 @@ impl Reload {
             hangups,
             key: Cell::new(None),
             own: RefCell::new(None),
-            callback: RefCell::new(None),
-            has_callback: Cell::new(false),
+            callback: CallbackSlot::default(),
         });
         let registration =
             Registration { input: reload.hangups.as_fd(), input_blocks: false, output: None, write: false };
@@ -100,12 +92,7 @@ impl Handler for Reload {
             return Next::Idle;
         }
         // Not while the callback is on the stack, in a nested loop: the counter keeps the signal.
-        let callback = self.callback.take();
-        if callback.is_none() && self.has_callback.get() {
-            return Next::Idle;
-        }
-        if !matches!(rustix::io::read(&self.hangups, &mut [0; 8]), Ok(8)) {
-            self.callback.replace(callback);
+        if self.callback.is_busy() || !matches!(rustix::io::read(&self.hangups, &mut [0; 8]), Ok(8)) {
             return Next::Idle;
         }
         log::info("reload").say(format_args!("SIGHUP: reloading"));
@@ -114,14 +101,7 @@ impl Handler for Reload {
         if let Some(own) = own {
             own();
         }
-        if let Some(mut callback) = callback {
-            call(engine, &mut callback);
-            // Unless it has set another.
-            let mut place = self.callback.borrow_mut();
-            if place.is_none() {
-                *place = Some(callback);
-            }
-        }
+        self.callback.call(engine, |callback| callback());
         systemd::tell("READY=1");
         // Another signal may have arrived meanwhile.
         Next::Again

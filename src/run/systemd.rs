@@ -169,7 +169,7 @@ impl Watchdog {
     fn ping(self: &Rc<Self>) {
         tell("WATCHDOG=1");
         let weak: Weak<Self> = Rc::downgrade(self);
-        let timer = self.engine.after(self.interval, move |_| {
+        let timer = self.engine.after_exactly(self.interval, move |_| {
             if let Some(watchdog) = weak.upgrade() {
                 watchdog.ping();
             }

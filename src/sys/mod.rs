@@ -25,7 +25,8 @@ pub(crate) use polling::{INTERRUPTED, poll_for, wait_for};
 pub(crate) use process::{Forked, Origin, exit_now, fork, other_threads};
 pub(crate) use signals::{Interrupts, interrupts_here, without_sigpipe};
 pub(crate) use sockets::{
-    accept, bind, connect, is_missing_family, listen, local_address, peer_address, send_to, socket, stream_socket,
+    accept, bind, connect, datagram_socket, is_missing_family, listen, local_address, peer_address, send_to, socket,
+    stream_socket,
 };
 pub(crate) use sockopt::{bind_to_interface, pass_descriptors, passes_descriptors, peer_credentials};
 pub(crate) use standard::{above_standard, counter, pipe, prepare_process};

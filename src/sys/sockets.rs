@@ -17,7 +17,24 @@ use super::above_standard;
 
 /// Creates a stream socket that does not block and is closed on exec.
 pub(crate) fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
-    Ok(socket(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?)
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket(family, SocketType::STREAM, flags).map_err(|errno| refused(family, errno))
+}
+
+/// Creates a datagram socket that is closed on exec.
+pub(crate) fn datagram_socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    socket(family, SocketType::DGRAM, SocketFlags::CLOEXEC).map_err(|errno| refused(family, errno))
+}
+
+/// Sandboxes refuse IPv6 with errors that have other meanings elsewhere: here they say that the family is missing.
+fn refused(family: AddressFamily, errno: Errno) -> io::Error {
+    match errno {
+        Errno::ACCESS | Errno::PERM if family == AddressFamily::INET6 => io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("IPv6 sockets are not permitted: {}", io::Error::from(errno)),
+        ),
+        errno => errno.into(),
+    }
 }
 
 pub(crate) fn socket(family: AddressFamily, kind: SocketType, flags: SocketFlags) -> Result<OwnedFd> {
@@ -80,8 +97,8 @@ pub(crate) fn peer_address(fd: impl AsFd) -> Result<Option<SocketAddrAny>> {
 /// it. A privileged port fails with the same error, but in every family.
 pub(crate) fn is_missing_family(error: &io::Error) -> bool {
     let code = error.raw_os_error();
-    let known = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL, Errno::ACCESS, Errno::PERM];
-    known.iter().any(|known| code == Some(known.raw_os_error()))
+    let is_refused = code.is_none() && error.kind() == io::ErrorKind::Unsupported;
+    is_refused || [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].iter().any(|known| code == Some(known.raw_os_error()))
 }
 
 /// Calls a function that reads an address.
