@@ -41,9 +41,8 @@ struct Running {
 ///
 /// A signal also closes the servers of this context, which removes the paths of unix sockets. Their connections get the
 /// [grace period](crate::daemon::set_grace_period) first, if one is set. A second signal ends the loop at once and aborts
-/// the remaining connections. Signals that the program handles or ignores are left alone, see
-/// [`set_signal_handling`](crate::mainloop::set_signal_handling); one that is blocked in every thread causes a warning. A
-/// signal to a forked child ends the child only. Loops may be nested.
+/// the remaining connections. Signals that the program handles or ignores are left alone, see [`set_signal_handling`]; one
+/// that is blocked in every thread causes a warning. A signal to a forked child ends the child only. Loops may be nested.
 ///
 /// Under systemd, the outermost loop sends `READY=1` when it starts, `STOPPING=1` on a signal, and `WATCHDOG=1` regularly.
 ///
