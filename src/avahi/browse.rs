@@ -13,7 +13,7 @@ use futures_channel::oneshot;
 use super::names::{Matcher, ServiceType};
 use super::tracker::Tracker;
 use super::{Service, unavailable};
-use crate::engine::{Engine, TimerKey, call};
+use crate::engine::{CallbackSlot, Engine, TimerKey, call};
 use crate::error::{Error, Result};
 
 /// The longest time that [`resolve_all_async`] takes. Avahi knows most services after a second, and gives up after five
@@ -45,7 +45,7 @@ pub enum Event {
     Available,
 }
 
-type Callback = Box<dyn FnMut(Event)>;
+type Callback = dyn FnMut(Event);
 
 /// A handle to running browsing. Dropping it, in a callback or elsewhere, stops browsing: the callback is not called
 /// again.
@@ -59,8 +59,8 @@ struct Inner {
     engine: Rc<Engine>,
     kind: ServiceType,
     tracker: RefCell<Option<Rc<Tracker>>>,
-    /// `None` for a stream, and while the callback runs.
-    callback: RefCell<Option<Callback>>,
+    /// Not set for a stream.
+    callback: CallbackSlot<Callback>,
     waker: RefCell<Option<Waker>>,
     scheduled: Cell<bool>,
     is_up: Cell<Option<bool>>,
@@ -256,7 +256,7 @@ impl fmt::Debug for PendingResolve {
 }
 
 impl Inner {
-    fn start(text: &str, callback: Option<Callback>) -> Result<Rc<Inner>> {
+    fn start(text: &str, callback: Option<Box<Callback>>) -> Result<Rc<Inner>> {
         let kind = ServiceType::parse(text).map_err(|problem| Error::Address { address: text.to_owned(), problem })?;
         let engine = Engine::current()?;
         let inner = Rc::new_cyclic(|me: &Weak<Inner>| Inner {
@@ -264,7 +264,7 @@ impl Inner {
             engine: engine.clone(),
             kind: kind.clone(),
             tracker: RefCell::new(None),
-            callback: RefCell::new(callback),
+            callback: callback.into(),
             waker: RefCell::new(None),
             scheduled: Cell::new(false),
             is_up: Cell::new(None),
@@ -287,7 +287,7 @@ impl Inner {
         if let Some(waker) = waker {
             waker.wake();
         }
-        if self.callback.borrow().is_some() && !self.scheduled.replace(true) {
+        if self.callback.is_set() && !self.scheduled.replace(true) {
             let me = self.me.clone();
             self.engine.defer(move |_| {
                 if let Some(me) = me.upgrade() {
@@ -301,19 +301,12 @@ impl Inner {
     fn deliver(&self) {
         while !self.stopped.get() {
             // The callback is on the stack and runs a nested loop: delivery continues after it returns.
-            let Some(mut callback) = self.callback.take() else { return };
-            let Some(event) = self.next_event() else {
-                self.callback.replace(Some(callback));
-                return;
-            };
+            let Some(mut callback) = self.callback.lend() else { return };
+            let Some(event) = self.next_event() else { return };
             if call(&self.engine, || callback(event)).is_none() {
                 self.stop();
             }
-            if self.stopped.get() {
-                return;
-            }
-            self.callback.replace(Some(callback));
-            if self.engine.spent() {
+            if callback.is_current() && self.engine.spent() {
                 self.schedule();
                 return;
             }

@@ -8,6 +8,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use crate::sys;
+
 /// The address of the system bus unless the environment sets another one.
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket;unix:path=/var/run/dbus/system_bus_socket";
 
@@ -40,8 +42,8 @@ fn open_one(address: &[u8]) -> Result<OwnedFd, String> {
     let failed = |error: Errno| format!("{}: {}", String::from_utf8_lossy(address), io::Error::from(error));
     let to = socket_address(address)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed)?;
-    rustix::net::connect(&fd, &to).map_err(failed)?;
+    let fd = sys::socket(AddressFamily::UNIX, SocketType::STREAM, flags).map_err(failed)?;
+    sys::connect(&fd, &to).map_err(failed)?;
     Ok(fd)
 }
 
