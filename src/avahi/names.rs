@@ -28,8 +28,7 @@ impl ServiceType {
                 _ => return Err("a full service type must end in ._tcp or ._udp".into()),
             },
         };
-        // The standard allows one character; Avahi does not.
-        if !is_service_type(name) || name.len() < 2 {
+        if !is_service_type(name) {
             return Err("expected a service type: 2 to 15 letters, digits and single inner hyphens, \
                         at least one letter"
                 .into());
