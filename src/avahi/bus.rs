@@ -229,6 +229,7 @@ impl Bus {
     }
 
     fn write(&self, bytes: &[u8]) {
+        self.engine.disown();
         self.wire.borrow_mut().output.extend_from_slice(bytes);
         self.write_out();
     }

@@ -50,6 +50,7 @@ pub(crate) use waiters::{Ticket, WaitQueue, Wakers, Yielding};
 
 use crate::error::{Error, Result};
 use crate::log;
+use crate::sys::Origin;
 
 /// Size of the buffer that all reads of a context share, in bytes. Smaller ones cost more calls (16 KiB 1.3 times the
 /// time), larger ones fall out of the cache (256 KiB 1.4 times).
@@ -214,7 +215,7 @@ impl Engines {
         let mut orphans = Vec::new();
         let mut links = self.0.borrow_mut();
         links.retain(|link| {
-            if link.is_orphaned() {
+            if link.is_orphaned() || link.is_elsewhere() {
                 orphans.extend(link.take());
             }
             link.engine().is_some()
@@ -255,6 +256,7 @@ fn complain_of_thread() {
 
 pub(crate) struct Engine {
     home: Home,
+    origin: Origin,
     sources: Sources,
     /// Since when the context is gone.
     ended: Cell<Option<Instant>>,
@@ -320,6 +322,7 @@ impl Engine {
         let epoll = poller.as_raw_fd();
         let engine = Rc::new(Engine {
             home: Home::here(),
+            origin: Origin::here(),
             inbound: Arc::new(remote::Inbound::new(sources.wakeup())),
             sources,
             ended: Cell::new(None),
@@ -493,6 +496,7 @@ impl Engine {
         if self.has_ended() {
             return;
         }
+        self.disown();
         self.ended.set(Some(Instant::now()));
         forget_home(self.sources.context_id(), self.home);
         let keys = self.entries.borrow().keys();

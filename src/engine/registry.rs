@@ -211,6 +211,36 @@ impl Engine {
         let _ = self.poller.borrow().modify(borrow(side.fd), key.to_bits(false), side.watch);
     }
 
+    /// In a forked copy of the process that it belongs to, an engine has nothing to end: whatever it would write, shut down or
+    /// deregister is still in use there. So its descriptors mean something else from now on, in this process alone. Returns
+    /// whether this is such a copy.
+    #[inline]
+    pub(crate) fn disown(&self) -> bool {
+        let is_elsewhere = self.origin.is_elsewhere();
+        if is_elsewhere {
+            self.cover_descriptors();
+        }
+        is_elsewhere
+    }
+
+    #[cold]
+    fn cover_descriptors(&self) {
+        let mut poller = self.poller.borrow_mut();
+        if !poller.is_shared() {
+            // Done before.
+            return;
+        }
+        // Without a new one the numbers stand for the shared one, which nothing can be sent to either.
+        let _ = poller.replace();
+        let mut entries = self.entries.borrow_mut();
+        for key in entries.keys() {
+            let Some(entry) = entries.get_mut(key) else { continue };
+            for side in [Some(&entry.input), entry.output.as_ref()].into_iter().flatten() {
+                poller.cover(side.fd);
+            }
+        }
+    }
+
     /// In the child of a fork: a kernel queue of its own, with all that was registered. The parent's, which is shared
     /// until it exits, is left alone.
     pub(crate) fn after_fork(&self) -> io::Result<()> {

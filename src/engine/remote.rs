@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use glib::ffi::{self, GMainContext};
 
 use super::slab::Key;
+use crate::sys::Origin;
 
 /// What an engine shares with other threads.
 pub(super) struct Inbound {
@@ -52,7 +53,7 @@ impl Remote {
 }
 
 /// A context that is not kept: null when its sources have been destroyed.
-pub(super) struct Wakeup(Mutex<*mut GMainContext>);
+pub(super) struct Wakeup(Mutex<*mut GMainContext>, Origin);
 
 // SAFETY: the pointer is only followed under the lock, by a call that any thread may make.
 unsafe impl Send for Wakeup {}
@@ -61,10 +62,14 @@ unsafe impl Sync for Wakeup {}
 
 impl Wakeup {
     pub(super) fn new(context: *mut GMainContext) -> Self {
-        Wakeup(Mutex::new(context))
+        Wakeup(Mutex::new(context), Origin::here())
     }
 
     pub(super) fn wake(&self) {
+        if self.1.is_elsewhere() {
+            // It would wake the process that this is a forked copy of.
+            return;
+        }
         let context = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !context.is_null() {
             // SAFETY: the context destroys its sources before it is freed, and that waits for the lock in `forget`.

@@ -14,6 +14,7 @@ use glib::translate::{IntoGlib, ToGlibPtr};
 use super::remote::{Inbound, Wakeup};
 use super::turn::Wait;
 use super::{Engine, Home};
+use crate::sys::Origin;
 
 /// What GLib allocates for each source: its own part first, then ours.
 #[repr(C)]
@@ -28,6 +29,7 @@ struct EngineSource {
 /// Between an engine, which lives on one thread, and its sources, which are destroyed with their context on any.
 pub(super) struct Link {
     home: Home,
+    origin: Origin,
     context: usize,
     inbound: Arc<Inbound>,
     /// A strong reference, taken by `Rc::into_raw`; null once given back. Written, and followed, by the engine's own thread
@@ -69,9 +71,31 @@ impl Link {
         NonNull::new(self.engine.load(Ordering::Relaxed))
     }
 
+    /// The sources are to go: the engine has ended, or is another process's.
+    fn is_over(&self) -> bool {
+        self.has_ended() || self.is_elsewhere()
+    }
+
+    /// Ends the engine in a forked copy of its process. Returns whether this is one.
+    fn end_elsewhere(&self) -> bool {
+        if !self.is_elsewhere() {
+            return false;
+        }
+        if let Some(engine) = self.take() {
+            engine.end();
+        }
+        true
+    }
+
     /// The engine has ended, and its sources are to go as well.
     fn has_ended(&self) -> bool {
         self.engine.load(Ordering::Acquire).is_null()
+    }
+
+    /// Is this a forked copy of the process that the engine belongs to?
+    #[inline]
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.origin.is_elsewhere()
     }
 
     pub(super) fn is_orphaned(&self) -> bool {
@@ -155,6 +179,7 @@ impl Sources {
     pub(super) fn attach(engine: &Rc<Engine>, context: &glib::MainContext, epoll: i32) -> Arc<Link> {
         let link = Arc::new(Link {
             home: engine.home,
+            origin: engine.origin,
             context: engine.sources.context_id(),
             inbound: engine.inbound.clone(),
             engine: AtomicPtr::new(Rc::into_raw(engine.clone()).cast_mut()),
@@ -275,7 +300,7 @@ unsafe extern "C" fn prepare(source: *mut GSource, timeout: *mut i32) -> gboolea
     // or writes the poll record, and with a valid place for the time-out.
     unsafe {
         let own = source.cast::<EngineSource>();
-        if link_of(source).has_ended() {
+        if link_of(source).is_over() {
             // `dispatch` has the context remove it.
             *timeout = 0;
             return ffi::GTRUE;
@@ -310,7 +335,7 @@ unsafe extern "C" fn prepare(source: *mut GSource, timeout: *mut i32) -> gboolea
 unsafe extern "C" fn prepare_low(source: *mut GSource, timeout: *mut i32) -> gboolean {
     // SAFETY: as for `prepare`.
     unsafe {
-        let armed = engine_of(source).is_some_and(|engine| engine.low_armed.get()) || link_of(source).has_ended();
+        let armed = engine_of(source).is_some_and(|engine| engine.low_armed.get()) || link_of(source).is_over();
         *timeout = -1;
         armed.into_glib()
     }
@@ -337,6 +362,9 @@ unsafe extern "C" fn dispatch(source: *mut GSource, _: ffi::GSourceFunc, _: gpoi
     // SAFETY: GLib calls this with one of our living sources, and keeps it for the length of the call.
     unsafe {
         let link = link_of(source);
+        if link.end_elsewhere() {
+            return ffi::GFALSE;
+        }
         // Kept while it works, whatever callbacks do to its context.
         if let Some(engine) = link.engine() {
             engine.dispatch((*source.cast::<EngineSource>()).poll.revents != 0 || engine.poller.borrow().has_fetched());
@@ -348,6 +376,9 @@ unsafe extern "C" fn dispatch(source: *mut GSource, _: ffi::GSourceFunc, _: gpoi
 unsafe extern "C" fn dispatch_low(source: *mut GSource, _: ffi::GSourceFunc, _: gpointer) -> gboolean {
     // SAFETY: as for `dispatch`.
     let link = unsafe { link_of(source) };
+    if link.end_elsewhere() {
+        return ffi::GFALSE;
+    }
     if let Some(engine) = link.engine() {
         engine.dispatch_low();
     }

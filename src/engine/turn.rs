@@ -249,6 +249,10 @@ impl Engine {
         let mut buffer = None;
         loop {
             let is_over = self.step(queue, left, &mut calls, &mut buffer);
+            if self.disown() {
+                // The callback has forked, and this is the child: what waits here is the parent's to serve.
+                return true;
+            }
             let waiting = if is_over.is_some() { 0 } else { queue.borrow().len() + calls };
             let enough = waiting.clamp(1, GATHERED);
             if self.dirty.borrow().len() >= enough {

@@ -195,6 +195,11 @@ impl ServerThreads {
     }
 
     fn end(&mut self, limit: Duration) {
+        if self.engine.disown() {
+            // A forked copy of the process has none of these threads.
+            self.workers.drain(..).for_each(std::mem::forget);
+            return;
+        }
         // Nothing of this thread goes out while it waits.
         Engine::flush_here();
         self.orders.end_at(Instant::now() + limit.min(LONG));

@@ -15,7 +15,7 @@ use rustix::net::AddressFamily;
 use super::listening::{FileSettings, ListenOptions};
 use crate::address::UnixName;
 use crate::connect::unix_address;
-use crate::sys::{pass_descriptors, stream_socket};
+use crate::sys::{Origin, pass_descriptors, stream_socket};
 
 /// How long another server may take to take a path over, before we give up waiting for our turn to look.
 const TURN: Duration = Duration::from_secs(2);
@@ -24,18 +24,21 @@ const TURN: Duration = Duration::from_secs(2);
 pub(super) struct SocketFile {
     path: PathBuf,
     identity: Option<(u64, u64)>,
+    origin: Origin,
 }
 
 impl SocketFile {
     pub(super) fn new(path: &Path) -> Self {
         // The working directory may change before it is removed.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
-        SocketFile { identity: identity(&path), path }
+        SocketFile { identity: identity(&path), path, origin: Origin::here() }
     }
 
     /// Removes it, if it is still the one that was made. While the socket is open no other file can have its number.
     pub(super) fn remove(&self) {
-        if self.identity.is_some() && identity(&self.path) == self.identity {
+        // A forked copy of the process leaves it to that.
+        let is_own = self.identity.is_some() && !self.origin.is_elsewhere();
+        if is_own && identity(&self.path) == self.identity {
             let _ = std::fs::remove_file(&self.path);
         }
     }
