@@ -150,7 +150,7 @@ fn what_is_less_important_than_wanted_is_not_said() {
     assert!(glibs().is_empty() && said().len() == all.len());
 }
 
-/// A client that is turned away: it speaks no TLS.
+/// A client that is rejected: it speaks no TLS.
 fn a_warning() -> u16 {
     on_own_context(|| {
         let home = TempDir::new();
@@ -172,23 +172,23 @@ fn glibs_log_gets_fields_for_machines() {
     let [record] = &all[..] else { panic!("{all:?}") };
     let field = |name: &str| record.get(name).map_or("", String::as_str);
     assert_eq!(field("GLIB_DOMAIN"), "network");
-    assert_eq!(field("PRIORITY"), "4");
+    assert_eq!(field("PRIORITY"), "5");
     assert_eq!(field("NETWORK_OPERATION"), "accept");
     assert_eq!(field("NETWORK_PEER"), format!("port {port}"));
     assert!(field("NETWORK_ERROR").contains("TLS"), "{record:?}");
-    assert_eq!(field("MESSAGE"), format!("a client of port {port} was turned away: {}", field("NETWORK_ERROR")));
+    assert_eq!(field("MESSAGE"), format!("rejected a client of port {port}: {}", field("NETWORK_ERROR")));
 }
 
 #[test]
 fn a_log_callback_may_panic_or_cause_more_to_be_said() {
     let _alone = alone();
-    network::log::set_log(Level::Warning, |_| panic!("on purpose"));
+    network::log::set_log(Level::Message, |_| panic!("on purpose"));
     let port = a_warning();
     assert_eq!(glibs().len(), 1, "what it did not take");
-    assert!(glibs()[0]["MESSAGE"].contains(&format!("port {port} ")));
+    assert!(glibs()[0]["MESSAGE"].contains(&format!("port {port}:")));
 
-    network::log::set_log(Level::Warning, |record| {
-        assert!(record.message.contains("turned away"));
+    network::log::set_log(Level::Message, |record| {
+        assert!(record.message.contains("rejected a client"));
         a_nested_warning();
     });
     a_warning();

@@ -295,7 +295,7 @@ fn a_socket_that_is_passed_is_listened_on_with_who_waited_there() {
         // A hello of TLS is answered: no plaintext greeting comes first.
         let mut early = early;
         early.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
-        daemon.line_with("turned away");
+        daemon.line_with("rejected a client");
         daemon.signal(Signal::TERM);
         let output = daemon.await_end();
         assert!(output.status.success() && !output.stderr.contains("nothing here listens"), "{}", output.stderr);
@@ -319,6 +319,55 @@ fn a_unix_socket_that_is_passed_keeps_its_path() {
     assert_eq!(greeting(late), daemon.id(), "between two daemons nobody is refused");
     daemon.signal(Signal::TERM);
     daemon.await_end();
+}
+
+#[test]
+fn a_unix_socket_that_is_passed_is_found_by_any_path_that_leads_to_it() {
+    let directory = TempDir::new();
+    std::fs::create_dir(directory.path("real")).unwrap();
+    std::os::unix::fs::symlink("real", directory.path("link")).unwrap();
+    // As systemd rewrites /var/run/socket to /run/socket.
+    let bound = directory.address("real/socket");
+    let listener = UnixListener::bind(&bound).unwrap();
+    std::os::unix::fs::symlink("real/socket", directory.path("alias")).unwrap();
+    for path in ["link/socket", "real/../real/./socket", "alias"] {
+        let address = directory.address(path);
+        let passed = listener.as_fd().try_clone_to_owned().unwrap();
+        let mut daemon = start(&mut activate(vec![passed], "", &[&address]));
+        assert_eq!(pid_at(&bound), daemon.id(), "{path}");
+        daemon.signal(Signal::TERM);
+        assert!(daemon.await_end().status.success(), "{path}");
+    }
+    // Once its path has gone, it is known by the directory and the name.
+    std::fs::remove_file(&bound).unwrap();
+    let daemon = start(&mut activate(vec![listener.into()], "", &[&directory.address("link/socket")]));
+    daemon.line_with("listening on");
+}
+
+#[test]
+fn a_unix_socket_of_another_path_is_not_taken_for_it() {
+    let directory = TempDir::new();
+    let listener = UnixListener::bind(directory.path("socket")).unwrap();
+    std::fs::create_dir(directory.path("beside")).unwrap();
+    let daemon = start(&mut activate(vec![listener.into()], "", &[&directory.address("beside/socket")]));
+    daemon.line_with("nothing here listens");
+}
+
+/// A path of the most bytes that a unix socket can have.
+fn longest_path(directory: &TempDir) -> String {
+    let start = directory.address("");
+    format!("{start}{}", "x".repeat(107 - start.len()))
+}
+
+#[test]
+fn the_longest_path_is_passed_as_any_other() {
+    let directory = TempDir::new();
+    let address = longest_path(&directory);
+    let listener = UnixListener::bind(&address).unwrap();
+    let mut daemon = start(&mut activate(vec![listener.into()], "", &[&address]));
+    assert_eq!(pid_at(&address), daemon.id());
+    daemon.signal(Signal::TERM);
+    assert!(daemon.await_end().status.success());
 }
 
 #[test]

@@ -64,7 +64,7 @@ impl Poller {
 
     /// Is this a forked copy of the process whose queue it is?
     pub(super) fn is_shared(&self) -> bool {
-        self.origin.is_elsewhere()
+        !self.origin.is_here()
     }
 
     pub(super) fn add(&self, fd: BorrowedFd<'_>, data: u64, watch: Watch) -> io::Result<()> {

@@ -216,7 +216,7 @@ impl Engine {
     /// whether this is such a copy.
     #[inline]
     pub(crate) fn disown(&self) -> bool {
-        let is_elsewhere = self.origin.is_elsewhere();
+        let is_elsewhere = !self.origin.is_here();
         if is_elsewhere {
             self.cover_descriptors();
         }

@@ -66,7 +66,7 @@ impl Wakeup {
     }
 
     pub(super) fn wake(&self) {
-        if self.1.is_elsewhere() {
+        if !self.1.is_here() {
             // It would wake the process that this is a forked copy of.
             return;
         }

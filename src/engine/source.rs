@@ -95,7 +95,7 @@ impl Link {
     /// Is this a forked copy of the process that the engine belongs to?
     #[inline]
     pub(super) fn is_elsewhere(&self) -> bool {
-        self.origin.is_elsewhere()
+        !self.origin.is_here()
     }
 
     pub(super) fn is_orphaned(&self) -> bool {

@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::sys::{PID_FILE, take_inherited};
+use crate::sys::{Origin, PID_FILE, take_inherited};
 
 thread_local! {
     /// The one of the daemon that runs, to be handed over.
@@ -26,6 +26,8 @@ pub(super) struct PidFile {
     file: File,
     /// It is another's: a successor's now, or a predecessor's still.
     given: Cell<bool>,
+    /// A forked copy of the process leaves the file alone.
+    origin: Origin,
 }
 
 impl PidFile {
@@ -37,7 +39,7 @@ impl PidFile {
         let handed = |file: &OwnedFd| File::from(file.try_clone()?).metadata().map(|own| is_at(&own, &path));
         if let Some(handed) = take_inherited(|one| one.name == PID_FILE && handed(&one.fd).unwrap_or(false)) {
             // It names the predecessor until this process is ready.
-            return Ok(PidFile { path, file: handed.fd.into(), given: Cell::new(true) });
+            return Ok(PidFile { path, file: handed.fd.into(), given: Cell::new(true), origin: Origin::here() });
         }
         loop {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -50,7 +52,7 @@ impl PidFile {
             }
             // Its owner may have removed it between the two calls.
             if is_at(&file.metadata().map_err(failed)?, &path) {
-                let own = PidFile { path, file, given: Cell::new(false) };
+                let own = PidFile { path, file, given: Cell::new(false), origin: Origin::here() };
                 own.write()?;
                 return Ok(own);
             }
@@ -96,6 +98,9 @@ impl PidFile {
     }
 
     pub(super) fn remove(&self) {
+        if !self.origin.is_here() {
+            return;
+        }
         // While it is locked, nobody else has a file of that name that counts.
         if !self.given.replace(true) && self.file.metadata().is_ok_and(|own| is_at(&own, &self.path)) {
             let _ = std::fs::remove_file(&self.path);

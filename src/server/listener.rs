@@ -169,10 +169,9 @@ impl Listener {
     pub(super) fn pause<T>(&self, why: &Result<T, Errno>) -> bool {
         if let (Err(error), Some(server), false) = (why, self.server.upgrade(), self.starved.replace(true)) {
             let (name, error) = (server.name(), io::Error::from(*error));
-            let event = log::warning("accept").peer(&name).error(&error);
-            event.say(format_args!(
-                "no room for more clients of {name}: {error}; those that wait are accepted as others leave"
-            ));
+            // Anybody who connects often enough can cause it.
+            let event = log::message("accept").peer(&name).error(&error);
+            event.say(format_args!("cannot accept more clients on {name}: {error}; retrying as connections close"));
         }
         if let (Some(key), false) = (self.key.get(), self.pausing.replace(true)) {
             let pausing = self.pausing.clone();

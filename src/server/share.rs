@@ -7,10 +7,12 @@ use std::sync::Arc;
 use rustix::net::{AddressFamily, sockopt};
 
 use super::bind::bind;
-use super::listening::ListenOptions;
+use super::builder::Ready;
+use super::listening::{ListenOptions, Listening};
 use super::{OnClient, Server, ServerBuilder};
 use crate::address::{Address, Endpoint, Target, endpoint};
 use crate::conn::Options;
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::sys::stream_socket;
@@ -23,6 +25,8 @@ pub(crate) struct Share {
     options: Options,
     max_connections: usize,
     max_handshakes: usize,
+    max_handshakes_per_address: Option<usize>,
+    rejection_log_rate: u32,
     setup: Option<Arc<ServerSetup>>,
 }
 
@@ -51,12 +55,13 @@ impl ServerBuilder {
             on_published,
             tls: _,
             max_handshakes,
+            max_handshakes_per_address,
+            rejection_log_rate,
             // Of unix sockets alone.
             mode: _,
             group: _,
             replace_stale: _,
             allowed: _,
-            adopted: _,
         } = self;
         if on_disconnect.is_some() {
             return unsupported("disconnect_cb", "set one for each socket, in the callback that is given it");
@@ -82,6 +87,8 @@ impl ServerBuilder {
             options: options.clone(),
             max_connections,
             max_handshakes,
+            max_handshakes_per_address,
+            rejection_log_rate,
             setup: setup.clone(),
         };
         Ok(shares.into_iter().map(share).collect())
@@ -117,16 +124,33 @@ impl Share {
 
     /// Serves, on the thread-default main context.
     pub(crate) fn serve(self, on_client: Box<OnClient>) -> Result<Server> {
-        let Share { address, sockets, options, max_connections, max_handshakes, setup } = self;
-        let adopted = Some((sockets, setup));
-        let builder = ServerBuilder { options, max_connections, max_handshakes, adopted, ..ServerBuilder::new() };
-        builder.start(address, Some(on_client))
+        let Share {
+            address,
+            sockets,
+            options,
+            max_connections,
+            max_handshakes,
+            max_handshakes_per_address,
+            rejection_log_rate,
+            setup,
+        } = self;
+        let builder = ServerBuilder {
+            options,
+            max_connections,
+            max_handshakes,
+            max_handshakes_per_address,
+            rejection_log_rate,
+            ..ServerBuilder::new()
+        };
+        let sockets = sockets.into_iter().map(Listening::from).collect();
+        let ready = Ready { address, sockets, path: None, setup, allowed: None, announcement: None };
+        builder.serve_on(&Engine::current()?, ready, Some(on_client))
     }
 }
 
 impl Server {
     /// Has no client left, not even one that is shaking hands?
     pub(crate) fn is_deserted(&self) -> bool {
-        self.shared.connections.borrow().is_empty() && self.shared.handshakes.get() == 0
+        self.shared.connections.borrow().is_empty() && self.shared.handshakes.len() == 0
     }
 }

@@ -22,6 +22,6 @@ pub(crate) use options::{Tuning, keep_alive, set_keep_alive, set_tos, tos};
 pub(crate) use polling::{INTERRUPTED, poll_for, wait_for};
 pub(crate) use process::{Forked, Origin, exit_now, fork, other_threads};
 pub(crate) use signals::{Interrupts, interrupts_here, without_sigpipe};
-pub(crate) use sockets::{is_missing_family, stream_socket};
+pub(crate) use sockets::{datagram_socket, is_missing_family, stream_socket};
 pub(crate) use sockopt::{bind_to_interface, pass_descriptors, passes_descriptors, peer_credentials};
 pub(crate) use successor::start_successor;

@@ -1,37 +1,42 @@
-//! Going into the background: fork, and leaving without destructors.
+//! Processes: telling a forked copy from the original, daemonizing by fork, and exiting without destructors.
 
 use std::io::{self, Write};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{fs, ptr};
 
-/// Counts the forks between the first process and this one, but for those whose child goes on in its parent's place.
+/// Counts the forks between the first process and this one.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
 unsafe extern "C" fn count_fork() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Marks the process in which something was made that a fork shares with the child: an epoll set, a connection, a file.
+/// The process in which a value was created.
+///
+/// A forked child has copies of values that share their files, sockets and signals with the parent. A type that would
+/// change these on drop keeps an `Origin` and does nothing if [`is_here`](Origin::is_here) is false. The child of
+/// [`fork`] replaces its parent, so for it everything created before counts as its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Origin(u32);
 
 impl Origin {
-    /// Returns the mark of this process. From the first call on forks are counted.
-    pub(crate) fn here() -> Self {
+    /// Returns the origin of a value created now. From the first call on, forks are counted.
+    pub(crate) fn here() -> Origin {
         static COUNTED: Once = Once::new();
         COUNTED.call_once(|| {
-            // SAFETY: the handler does nothing but count. It is called in the child of each `fork`; without it, for lack of memory,
-            // forks are not noticed.
+            // SAFETY: in the child of each `fork` the handler does nothing but count. If there is no memory for it, forks
+            // go unnoticed.
             unsafe { libc::pthread_atfork(None, None, Some(count_fork)) };
         });
         Origin(FORKS.load(Ordering::Relaxed))
     }
 
-    /// Returns whether this process is a forked copy of the one where that was made: then it is the other's to end.
+    /// Returns false in a forked copy of the process that created the value. Makes no system call: the engine asks in
+    /// each loop iteration. A child made by a bare `clone` system call is not noticed.
     #[inline]
-    pub(crate) fn is_elsewhere(self) -> bool {
-        FORKS.load(Ordering::Relaxed) != self.0
+    pub(crate) fn is_here(self) -> bool {
+        FORKS.load(Ordering::Relaxed) == self.0
     }
 }
 
@@ -73,7 +78,6 @@ pub(crate) fn fork() -> io::Result<Forked> {
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            // It takes over all that the parent has, which ends without touching it.
             FORKS.store(origin.0, Ordering::Relaxed);
             Ok(Forked::Child)
         }
@@ -92,4 +96,28 @@ fn flush_stdio() {
     let _ = io::stdout().flush();
     // SAFETY: null stands for all of C's streams.
     unsafe { libc::fflush(ptr::null_mut()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_recognized_where_they_were_created() {
+        let origin = Origin::here();
+        assert!(origin.is_here());
+        // SAFETY: the child makes system calls only, and ends without running anything else.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let own = Origin::here();
+            let known = !origin.is_here() && own.is_here() && own != origin;
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(i32::from(!known)) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child made above; the status has a place.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0, "the child takes itself for its parent");
+        assert!(origin.is_here());
+    }
 }

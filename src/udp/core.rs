@@ -18,11 +18,11 @@ use super::destination::clothed;
 use super::{MAX_DATAGRAM_SIZE, UdpSocket};
 use crate::address::plain;
 use crate::engine::{
-    CallbackSlot, Called, Datagram, Engine, Handler, Key, Next, Ready, Registration, Served, Ticket, WaitQueue, Wakers,
-    call, receive_datagram,
+    CallbackSlot, Called, Datagram, Engine, Handler, Key, LogQuota, Next, Ready, Registration, Served, Ticket,
+    WaitQueue, Wakers, call, receive_datagram,
 };
-use crate::error::{Error, Result};
-use crate::log;
+use crate::error::{Error, Result, count};
+use crate::log::{self, Level};
 use crate::sys::{Descriptor, poll_for, wait_for};
 
 /// The most refusals that wait to be told. Of more, which a sender that never receives can cause, the oldest go.
@@ -51,6 +51,8 @@ pub(super) struct Core {
     again: Cell<bool>,
     reader: CallbackSlot<OnDatagram>,
     on_error: CallbackSlot<OnError>,
+    /// Limits what is logged without an error callback: anybody may cause it.
+    logged: Rc<LogQuota>,
     write_armed: Cell<bool>,
     receivers: RefCell<WaitQueue>,
     senders: RefCell<WaitQueue>,
@@ -104,7 +106,7 @@ impl Drop for Waiting {
 }
 
 impl Core {
-    pub(super) fn start(engine: &Rc<Engine>, fd: OwnedFd, keeps_refusals: bool) -> io::Result<Rc<Core>> {
+    pub(super) fn start(engine: &Rc<Engine>, fd: OwnedFd, keeps_refusals: bool, log_rate: u32) -> io::Result<Rc<Core>> {
         let is_v6 = sockopt::socket_domain(&fd)? == AddressFamily::INET6;
         let peer = rustix::net::getpeername(&fd).ok().flatten().and_then(inet);
         let core = Rc::new_cyclic(|me| Core {
@@ -124,6 +126,7 @@ impl Core {
             again: Cell::new(false),
             reader: CallbackSlot::default(),
             on_error: CallbackSlot::default(),
+            logged: log_quota(me.clone(), log_rate),
             write_armed: Cell::new(false),
             receivers: RefCell::default(),
             senders: RefCell::default(),
@@ -244,6 +247,7 @@ impl Core {
         self.engine.deregister(key);
         let fd = self.fd.take();
         let callbacks = (self.reader.take(), self.on_error.take());
+        self.logged.flush();
         self.wake(For::Input);
         self.wake(For::Room);
         self.keep(false);
@@ -308,8 +312,12 @@ impl Core {
 
     fn tell_error(&self, socket: &UdpSocket, error: Error) {
         let Some(mut callback) = self.on_error.lend() else {
-            let name = self.name();
-            log::warning("receive").peer(&name).error(&error).say(format_args!("{name}: {error}"));
+            if log::is_wanted(Level::Message) {
+                self.logged.log(&self.engine, || {
+                    let name = self.name();
+                    log::message("receive").peer(&name).error(&error).say(format_args!("{name}: {error}"));
+                });
+            }
             return;
         };
         if call(&self.engine, || callback(socket, error)).is_none() {
@@ -428,7 +436,7 @@ impl Core {
     /// When a blocking call that starts now gives up. `NotReady` if it is not to wait at all.
     pub(super) fn deadline(&self) -> Deadline {
         let limit = self.timeout.get();
-        Deadline { end: limit.map(|limit| Instant::now() + limit), limit }
+        Deadline { end: limit.and_then(|limit| Instant::now().checked_add(limit)), limit }
     }
 
     /// Waits, for as long as there is time.
@@ -473,7 +481,17 @@ impl Core {
     }
 }
 
+fn log_quota(core: Weak<Core>, per_second: u32) -> Rc<LogQuota> {
+    LogQuota::new(per_second, move |missed| {
+        if let Some(core) = core.upgrade() {
+            let (name, errors) = (core.name(), count(missed, "more error"));
+            log::message("receive").peer(&name).say(format_args!("{name}: {errors}"));
+        }
+    })
+}
+
 pub(super) struct Deadline {
+    /// `None` for one that never comes.
     end: Option<Instant>,
     limit: Option<Duration>,
 }
