@@ -14,7 +14,7 @@ use crate::sys::Origin;
 /// of the program gets its turn.
 pub(super) const BATCH: usize = 256;
 
-/// How a descriptor is watched.
+/// The way a descriptor is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Watch {
     pub(super) read: bool,
@@ -48,7 +48,7 @@ pub(super) struct Poller {
     wakeup: Option<RawFd>,
 }
 
-/// What stands for the wake-up among the events: no key.
+/// Stands for GLib's wake-up among the events. No key has this value.
 const WAKEUP: u64 = u64::MAX;
 
 impl Poller {
@@ -62,7 +62,7 @@ impl Poller {
         self.epoll.as_raw_fd()
     }
 
-    /// Is this a forked copy of the process whose queue it is?
+    /// Returns whether this is a forked copy of the process that made the queue.
     pub(super) fn is_shared(&self) -> bool {
         !self.origin.is_here()
     }
@@ -100,7 +100,7 @@ impl Poller {
         self.events.len()
     }
 
-    /// Fetches the events there are, or waits for some. Nothing can go wrong with a queue of our own but a signal in between;
+    /// Fetches the events there are, or waits for some. The only possible failure is an interruption by a signal;
     /// then the events are still there.
     #[inline(always)]
     fn wait(&mut self, timeout: i32) -> io::Result<()> {
@@ -140,7 +140,7 @@ impl Poller {
         }
     }
 
-    /// Has a number mean this queue from now on, which nothing can be sent to, instead of what it meant.
+    /// Makes a descriptor number refer to this queue, which nothing can be sent to, in this process only.
     pub(super) fn cover(&self, fd: RawFd) {
         // SAFETY: the caller's descriptor, which stays open, if on something else.
         let mut number = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(fd) });

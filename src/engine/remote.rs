@@ -9,18 +9,18 @@ use glib::ffi::{self, GMainContext};
 use super::slab::Key;
 use crate::sys::Origin;
 
-/// What an engine shares with other threads.
-pub(super) struct Inbound {
-    /// Does not keep the context: what waits for a call would keep it for ever.
+/// The part of an engine that other threads may use.
+pub(super) struct Mailbox {
+    /// Not a strong reference: a waiting call would keep the context for ever.
     pub(super) context: Wakeup,
     pending: AtomicBool,
     tokens: Mutex<Vec<u64>>,
     pub(super) woken: Woken,
 }
 
-impl Inbound {
+impl Mailbox {
     pub(super) fn new(context: Wakeup) -> Self {
-        Inbound { context, pending: AtomicBool::new(false), tokens: Mutex::default(), woken: Woken::default() }
+        Mailbox { context, pending: AtomicBool::new(false), tokens: Mutex::default(), woken: Woken::default() }
     }
 
     pub(super) fn is_pending(&self) -> bool {
@@ -35,15 +35,15 @@ impl Inbound {
 
 /// Asks for one prepared call, from any thread, any number of times; it happens once, on the engine's thread.
 pub(crate) struct Remote {
-    pub(super) inbound: Arc<Inbound>,
+    pub(super) mailbox: Arc<Mailbox>,
     pub(super) token: u64,
 }
 
 impl Remote {
     pub(crate) fn call(&self) {
-        self.inbound.tokens.lock().unwrap_or_else(PoisonError::into_inner).push(self.token);
-        self.inbound.pending.store(true, Ordering::Release);
-        self.inbound.context.wake();
+        self.mailbox.tokens.lock().unwrap_or_else(PoisonError::into_inner).push(self.token);
+        self.mailbox.pending.store(true, Ordering::Release);
+        self.mailbox.context.wake();
     }
 
     /// The name under which [`Engine::forget_remote`](super::Engine::forget_remote) takes the call back.
@@ -82,7 +82,7 @@ impl Wakeup {
     }
 }
 
-/// Those that were woken, in that order.
+/// The keys of woken tasks, in order.
 #[derive(Default)]
 pub(super) struct Woken {
     some: AtomicBool,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::{Server, ServerBuilder, Share};
 use crate::address::{Address, Endpoint};
 use crate::conn::Socket;
-use crate::engine::{Engine, Remote, Turns, turn};
+use crate::engine::{Engine, Iterations, Remote, turn};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 
@@ -321,7 +321,7 @@ fn work<F, C>(
     let remote = engine.remote(move |_| told.set(orders.end()));
     let _ = tell.send(Ok(remote));
     // The context is this thread's own.
-    let Some(mut turns) = Turns::new(&engine, context) else { return };
+    let Some(mut turns) = Iterations::new(&engine, context) else { return };
     let mut turn = || {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| turn(&engine, || turns.next()))) {
             panics.add(panic);
