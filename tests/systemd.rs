@@ -109,12 +109,12 @@ fn without_a_service_manager_nothing_is_told_and_nothing_amiss() {
     // A manager that has gone is logged, once, and stops nobody.
     drop(manager);
     let mut daemon = Process::start(&mut daemon, Watch::Stderr);
-    daemon.line_with("the service manager is not told");
+    daemon.line_with("failed to notify the service manager");
     assert_eq!(pid_at(&address), daemon.id());
     daemon.signal(Signal::TERM);
     let output = daemon.await_end();
     assert!(output.status.success());
-    assert_eq!(output.stderr.matches("is not told").count(), 1, "{}", output.stderr);
+    assert_eq!(output.stderr.matches("failed to notify").count(), 1, "{}", output.stderr);
 }
 
 #[test]
@@ -224,7 +224,10 @@ fn a_hand_over_tells_which_process_serves_now() {
     let mut shell = command("/bin/sh", ["-c", "WATCHDOG_PID=$$; export WATCHDOG_PID; exec \"$@\"", "sh"]);
     shell.arg(daemon.get_program()).args(daemon.get_args());
     for (name, value) in daemon.get_envs() {
-        shell.env(name, value.unwrap());
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
     }
     let mut first = Process::start(&mut shell, Watch::Stderr);
     assert_eq!([manager.hears(), manager.hears()], ["READY=1", "WATCHDOG=1"]);
@@ -256,6 +259,19 @@ fn a_hand_over_tells_which_process_serves_now() {
     assert_eq!(count("WATCHDOG=1"), 1, "the successor feeds the watchdog");
     first.await_end();
     second.await_end();
+}
+
+#[test]
+fn a_kind_of_socket_that_is_not_known_is_told_as_such() {
+    let directory = TempDir::new();
+    let mut daemon = command(example("daemon"), [directory.address("socket")]);
+    daemon.env("NETWORK_NO_FORK", "1").env("NOTIFY_SOCKET", "vsock:2:1234");
+    let mut daemon = Process::start(&mut daemon, Watch::Stderr);
+    let line = daemon.line_with("vsock:2:1234");
+    assert!(line.contains("other kinds of sockets are not supported"), "{line}");
+    assert_eq!(pid_at(&directory.address("socket")), daemon.id());
+    daemon.signal(Signal::TERM);
+    assert!(daemon.await_end().status.success());
 }
 
 // ---- what it is given ----
@@ -298,7 +314,7 @@ fn a_socket_that_is_passed_is_listened_on_with_who_waited_there() {
         daemon.line_with("rejected a client");
         daemon.signal(Signal::TERM);
         let output = daemon.await_end();
-        assert!(output.status.success() && !output.stderr.contains("nothing here listens"), "{}", output.stderr);
+        assert!(output.status.success() && !output.stderr.contains("unused socket passed"), "{}", output.stderr);
     }
 }
 
@@ -391,7 +407,7 @@ fn what_nobody_listens_on_is_named() {
     let stray = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = stray.local_addr().unwrap().port();
     let mut daemon = start(&mut activate(vec![wanted.into(), stray.into()], "lines:web", &[&address]));
-    let line = daemon.line_with("nothing here listens");
+    let line = daemon.line_with("unused socket passed");
     assert!(line.contains(&format!("127.0.0.1:{port}")) && line.contains("\"web\""), "{line}");
     assert_eq!(pid_at(&address), daemon.id(), "the other is served all the same");
     for number in [3, 4] {
@@ -426,7 +442,7 @@ fn sockets_for_another_process_are_not_touched() {
 fn systemds_own_activation_starts_it_at_the_first_client() {
     let directory = TempDir::new();
     let address = directory.address("socket");
-    let mut activate = common::tool("/usr/bin/systemd-socket-activate");
+    let mut activate = common::party("systemd-socket-activate");
     activate.args(["--listen", &address, "--setenv", "NETWORK_NO_FORK=1"]);
     for name in ["XDG_DATA_HOME", "PATH"] {
         activate.args(["--setenv", name]);
@@ -452,10 +468,10 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         let program = example("daemon");
         std::fs::write(directory.path(name), text.replace("/usr/local/bin/daemon", program.to_str().unwrap())).unwrap();
     }
-    let mut verify = common::tool("/usr/bin/systemd-analyze");
+    let mut verify = common::party("systemd-analyze");
     verify.args(["verify", "--man=no", &directory.address("lines.service"), &directory.address("lines.socket")]);
     run(&mut verify, "").assert_clean();
-    let mut security = common::tool("/usr/bin/systemd-analyze");
+    let mut security = common::party("systemd-analyze");
     security.args(["security", "--offline=true", "--threshold=20", &directory.address("lines.service")]);
     let output = run(&mut security, "");
     assert!(output.status.success(), "exposed by more than 2.0 of 10: {output:?}");

@@ -16,14 +16,14 @@ use super::listening::{FileSettings, ListenOptions, Listening};
 use super::unix::SocketFile;
 use super::{OnClient, OnPublished, SERVERS, Server, Shared, server_name};
 use crate::address::{Address, Target, UnixName, endpoint};
-use crate::avahi::Registration as Announcement;
+use crate::avahi::Announcement;
 use crate::conn::callbacks::{Disconnect, SharedDisconnect};
 use crate::conn::{Common, Options, Roster, Socket, limit_setters};
 use crate::connect::note_listening;
 use crate::engine::{Engine, LogQuota};
 use crate::error::{Error, Result, count};
 use crate::log;
-use crate::sys::KeepAlive;
+use crate::sys::{self, KeepAlive};
 use crate::tls::{ServerSetup, ServerTls, Tls};
 
 /// How many hand-shakes of TLS may be going on at a time, unless the program says otherwise. Each costs some hundred
@@ -284,7 +284,7 @@ impl ServerBuilder {
         on_client: Option<Box<OnClient>>,
     ) -> Result<Server> {
         let Ready { address, sockets, path, setup, allowed, announcement } = ready;
-        let port = sockets.first().and_then(|listening| rustix::net::getsockname(&listening.fd).ok());
+        let port = sockets.first().and_then(|listening| sys::local_address(&listening.fd).ok());
         let port = port.and_then(|local| endpoint(local).port()).unwrap_or(0);
         let (options, on_disconnect) = (self.options, self.on_disconnect);
         let name = server_name(&address, port);
@@ -315,7 +315,7 @@ impl ServerBuilder {
         });
         let mut only_here = true;
         for listening in sockets {
-            let local = rustix::net::getsockname(&listening.fd).ok().and_then(|local| endpoint(local).inet());
+            let local = sys::local_address(&listening.fd).ok().and_then(|local| endpoint(local).inet());
             let listener =
                 Listener::start(&shared, listening).map_err(|source| Error::from_listen(&shared.address, source))?;
             let _ = shared.first_listener.set(listener.clone());

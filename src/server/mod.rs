@@ -29,13 +29,14 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use crate::address::{Address, Endpoint, endpoint};
-use crate::avahi::{Publication, Published, Registration as Announcement, publish};
+use crate::avahi::{Announcement, Publication, Published, publish};
 use crate::conn::callbacks::Disconnect;
 use crate::conn::{Common, Conn, Roster, Socket, Transport, WeakSocket};
 use crate::engine::{CallbackSlot, Engine, Lent, LogQuota, call};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::log::{self, Level};
+use crate::sys;
 use crate::tls::{ServerSetup, Session};
 use accept::Asked;
 pub use access::Account;
@@ -185,7 +186,7 @@ impl Server {
     /// What is listened on: one address, or two where one socket cannot serve both families. Empty once closed.
     pub fn local(&self) -> Vec<Endpoint> {
         let listeners = self.shared.listeners.borrow();
-        let local = |listener: &Rc<Listener>| rustix::net::getsockname(listener.fd.open()?).ok().map(endpoint);
+        let local = |listener: &Rc<Listener>| sys::local_address(listener.fd.open()?).ok().map(endpoint);
         listeners.iter().filter_map(local).collect()
     }
 

@@ -17,7 +17,7 @@ use rustix::net::AddressFamily;
 use super::listening::{FileSettings, ListenOptions};
 use crate::address::UnixName;
 use crate::connect::unix_address;
-use crate::sys::{Origin, pass_descriptors, stream_socket};
+use crate::sys::{self, Origin, pass_descriptors, stream_socket};
 
 /// How long another server may take to replace a stale socket, before this one goes on without waiting for it.
 const TURN: Duration = Duration::from_secs(2);
@@ -114,7 +114,7 @@ pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(Owne
     })?;
     let file = SocketFile::new(path)?;
     let rights = if settings.restricts() { file.set_rights(settings) } else { Ok(()) };
-    if let Err(error) = rights.and_then(|()| Ok(rustix::net::listen(&fd, how.backlog)?)) {
+    if let Err(error) = rights.and_then(|()| Ok(sys::listen(&fd, how.backlog)?)) {
         file.remove();
         return Err(error);
     }
@@ -124,7 +124,7 @@ pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(Owne
 /// Listens on an abstract name.
 pub(super) fn bind_abstract(name: &UnixName, how: ListenOptions<'_>) -> io::Result<OwnedFd> {
     let fd = bind(name, how)?;
-    rustix::net::listen(&fd, how.backlog)?;
+    sys::listen(&fd, how.backlog)?;
     Ok(fd)
 }
 
@@ -137,7 +137,7 @@ fn bind(name: &UnixName, how: ListenOptions<'_>) -> io::Result<OwnedFd> {
     if how.file.restricts() {
         rustix::fs::fchmod(&fd, Mode::empty())?;
     }
-    rustix::net::bind(&fd, &unix_address(name)?)?;
+    sys::bind(&fd, &unix_address(name)?)?;
     Ok(fd)
 }
 
@@ -218,7 +218,7 @@ fn remove_stale(path: &Path, name: &UnixName, has_turn: bool) -> io::Result<()> 
 /// Returns whether a server listens there.
 fn is_answered(name: &UnixName) -> io::Result<bool> {
     let probe = stream_socket(AddressFamily::UNIX)?;
-    match rustix::net::connect(&probe, &unix_address(name)?) {
+    match sys::connect(&probe, &unix_address(name)?) {
         Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(false),
         Ok(()) | Err(Errno::AGAIN) => Ok(true),
         Err(error) => Err(in_use(&format!("whether another server uses that path cannot be found out: {error}"))),

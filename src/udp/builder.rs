@@ -13,7 +13,7 @@ use crate::address::{Address, Host, Target};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::resolve::{local_addresses, port_number};
-use crate::sys::{datagram_socket, is_missing_family, keep_refusals};
+use crate::sys::{self, datagram_socket, is_missing_family, keep_refusals};
 
 /// Log records about errors per second, unless the program says otherwise.
 const ERRORS_LOGGED: u32 = 10;
@@ -205,7 +205,7 @@ impl UdpBuilder {
         if self.reuse_port {
             sockopt::set_socket_reuseport(&fd, true)?;
         }
-        rustix::net::bind(&fd, &place)?;
+        sys::bind(&fd, &place)?;
         Ok(fd)
     }
 }
@@ -214,7 +214,7 @@ impl UdpBuilder {
 fn places(address: &Address) -> Result<Option<Vec<SocketAddr>>> {
     match address.target() {
         Target::Direct(places) => Ok(Some(places.clone())),
-        Target::Inet { tls: Some(_), .. } => Err(address.unfit("a URL cannot be bound; expected a port")),
+        Target::Inet { scheme: Some(_), .. } => Err(address.unfit("a URL cannot be bound; expected a port")),
         Target::Inet { host, .. } => {
             let mut places = local_addresses(address, host.as_ref(), port_of(address)?)?;
             if let (Some(places), Some(Host::Name(_))) = (&mut places, host) {

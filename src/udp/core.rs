@@ -23,7 +23,7 @@ use crate::engine::{
 };
 use crate::error::{Error, Result, count};
 use crate::log::{self, Level};
-use crate::sys::{Descriptor, poll_for, wait_for};
+use crate::sys::{self, Descriptor, poll_for, wait_for};
 
 /// The most refusals that wait to be told. Of more, which a sender that never receives can cause, the oldest go.
 const REFUSALS: usize = 64;
@@ -108,7 +108,7 @@ impl Drop for Waiting {
 impl Core {
     pub(super) fn start(engine: &Rc<Engine>, fd: OwnedFd, keeps_refusals: bool, log_rate: u32) -> io::Result<Rc<Core>> {
         let is_v6 = sockopt::socket_domain(&fd)? == AddressFamily::INET6;
-        let peer = rustix::net::getpeername(&fd).ok().flatten().and_then(inet);
+        let peer = sys::peer_address(&fd).ok().flatten().and_then(inet);
         let core = Rc::new_cyclic(|me| Core {
             me: me.clone(),
             engine: engine.clone(),
@@ -172,7 +172,7 @@ impl Core {
     }
 
     pub(super) fn local(&self) -> Option<SocketAddr> {
-        let now = || rustix::net::getsockname(self.fd.open()?).ok().and_then(inet);
+        let now = || sys::local_address(self.fd.open()?).ok().and_then(inet);
         now().or(self.local.get())
     }
 
@@ -369,7 +369,7 @@ impl Core {
         let mut failed = Errno::AGAIN;
         for _ in 0..REFUSALS {
             let sent = match to {
-                Some(to) => rustix::net::sendto(fd, data, flags, &to),
+                Some(to) => sys::send_to(fd, data, flags, &to),
                 None => rustix::net::send(fd, data, flags),
             };
             match sent {
@@ -417,8 +417,8 @@ impl Core {
     pub(super) fn fix_peer(&self, to: SocketAddr) -> Result<(), Errno> {
         let fd = self.fd.open().ok_or(Errno::NOTCONN)?;
         let to = clothed(to, self.is_v6).map_err(|_| Errno::AFNOSUPPORT)?;
-        rustix::net::connect(fd, &to)?;
-        self.peer.set(rustix::net::getpeername(fd)?.and_then(inet));
+        sys::connect(fd, &to)?;
+        self.peer.set(sys::peer_address(fd)?.and_then(inet));
         Ok(())
     }
 
