@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use super::stand_in;
 use super::systemd::{self, Watchdog};
-use crate::engine::{Engine, Fairness, Handler, Key, Next, Ready, Registration, TimerKey, Turns, turn};
+use crate::engine::{Engine, Fairness, Handler, Iterations, Key, Next, Ready, Registration, TimerKey, turn};
 use crate::error::{Result, count};
 use crate::log;
 use crate::server::{self, Draining};
@@ -163,7 +163,7 @@ fn run(limit: Option<Duration>) -> bool {
 pub(crate) fn run_entered(mut entered: Entered) -> bool {
     let context = glib::MainContext::ref_thread_default();
     let engine = entered.engine.clone();
-    let Some(mut turns) = Turns::new(&engine, &context) else { return false };
+    let Some(mut turns) = Iterations::new(&engine, &context) else { return false };
     let _watchdog = entered.is_outermost.then(|| {
         systemd::ready();
         Watchdog::start(&engine)
