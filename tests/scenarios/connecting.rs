@@ -80,7 +80,7 @@ fn a_scheme_without_a_port_of_its_own_says_what_an_address_looks_like() {
             let error = Server::builder().tls(false).bind(text).map(drop).unwrap_err();
             assert!(matches!(error, Error::Address { .. }), "{error:?}");
             let error = error.to_string();
-            assert!(error.contains("has no scheme") && error.contains("host:port"), "{error}");
+            assert!(error.contains("cannot listen on a URL") && error.contains("host:port"), "{error}");
         }
     });
 }
