@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use common::{LIMIT, Process, TempDir, Watch, command, example, on_own_context, until};
 use network::{ClientTls, Server, Socket, log::Level, tls::Identity};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use rustix::process::Signal;
 
 /// There is one log in a process: one test at a time.
@@ -177,6 +178,40 @@ fn glibs_log_gets_fields_for_machines() {
     assert_eq!(field("NETWORK_PEER"), format!("port {port}"));
     assert!(field("NETWORK_ERROR").contains("TLS"), "{record:?}");
     assert_eq!(field("MESSAGE"), format!("rejected a client of port {port}: {}", field("NETWORK_ERROR")));
+}
+
+#[test]
+fn a_peer_cannot_write_lines_into_the_log() {
+    let _alone = alone();
+    let name = "x\n2026-01-01 00:00:00 warning: forged\r\u{1b}[2J\u{202e}";
+    let meet = || {
+        on_own_context(|| {
+            let directory = TempDir::new();
+            let refuse = |_: Socket| Err(std::io::Error::other("not you").into());
+            let server = Server::new(directory.path("socket").as_path(), refuse).unwrap();
+            let client = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+            // Any client may choose what it is called.
+            rustix::net::bind(&client, &SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap()).unwrap();
+            rustix::net::connect(&client, &SocketAddrUnix::new(directory.path("socket")).unwrap()).unwrap();
+            let before = (said().len(), glibs().len());
+            until(|| (said().len(), glibs().len()) != before && server.connections().is_empty());
+        });
+    };
+    let is_line = |text: &str| !text.contains(|c: char| c.is_control() || c == '\u{202e}');
+    meet();
+    let all = glibs();
+    let text = &all.last().expect("it is told by default")["MESSAGE"];
+    assert!(text.contains("forged"), "{text}");
+    assert!(all.iter().flat_map(|record| record.values()).all(|text| is_line(text)), "{all:?}");
+    let listening = Listening::to(Level::Debug);
+    meet();
+    drop(listening);
+    let all = said();
+    assert!(all.iter().any(|one| one.peer.as_ref().is_some_and(|peer| peer.contains("forged"))), "{all:?}");
+    for one in &all {
+        let texts = [Some(&one.message), one.peer.as_ref(), one.error.as_ref()];
+        assert!(texts.into_iter().flatten().all(|text| is_line(text)), "{one:?}");
+    }
 }
 
 #[test]

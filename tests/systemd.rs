@@ -109,12 +109,12 @@ fn without_a_service_manager_nothing_is_told_and_nothing_amiss() {
     // A manager that has gone is logged, once, and stops nobody.
     drop(manager);
     let mut daemon = Process::start(&mut daemon, Watch::Stderr);
-    daemon.line_with("the service manager is not told");
+    daemon.line_with("failed to notify the service manager");
     assert_eq!(pid_at(&address), daemon.id());
     daemon.signal(Signal::TERM);
     let output = daemon.await_end();
     assert!(output.status.success());
-    assert_eq!(output.stderr.matches("is not told").count(), 1, "{}", output.stderr);
+    assert_eq!(output.stderr.matches("failed to notify").count(), 1, "{}", output.stderr);
 }
 
 #[test]
@@ -258,6 +258,19 @@ fn a_hand_over_tells_which_process_serves_now() {
     second.await_end();
 }
 
+#[test]
+fn a_kind_of_socket_that_is_not_known_is_told_as_such() {
+    let directory = TempDir::new();
+    let mut daemon = command(example("daemon"), [directory.address("socket")]);
+    daemon.env("NETWORK_NO_FORK", "1").env("NOTIFY_SOCKET", "vsock:2:1234");
+    let mut daemon = Process::start(&mut daemon, Watch::Stderr);
+    let line = daemon.line_with("vsock:2:1234");
+    assert!(line.contains("other kinds of sockets are not supported"), "{line}");
+    assert_eq!(pid_at(&directory.address("socket")), daemon.id());
+    daemon.signal(Signal::TERM);
+    assert!(daemon.await_end().status.success());
+}
+
 // ---- what it is given ----
 
 /// Passes sockets, one or two, as systemd does: from descriptor 3 on, with their number for that very process.
@@ -298,7 +311,7 @@ fn a_socket_that_is_passed_is_listened_on_with_who_waited_there() {
         daemon.line_with("rejected a client");
         daemon.signal(Signal::TERM);
         let output = daemon.await_end();
-        assert!(output.status.success() && !output.stderr.contains("nothing here listens"), "{}", output.stderr);
+        assert!(output.status.success() && !output.stderr.contains("unused socket passed"), "{}", output.stderr);
     }
 }
 
@@ -391,7 +404,7 @@ fn what_nobody_listens_on_is_named() {
     let stray = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = stray.local_addr().unwrap().port();
     let mut daemon = start(&mut activate(vec![wanted.into(), stray.into()], "lines:web", &[&address]));
-    let line = daemon.line_with("nothing here listens");
+    let line = daemon.line_with("unused socket passed");
     assert!(line.contains(&format!("127.0.0.1:{port}")) && line.contains("\"web\""), "{line}");
     assert_eq!(pid_at(&address), daemon.id(), "the other is served all the same");
     for number in [3, 4] {

@@ -12,7 +12,7 @@ use super::listening::Listening;
 use super::unix::SocketFile;
 use crate::address::{Endpoint, UnixName, endpoint};
 use crate::log;
-use crate::sys::{Inherited, OWN_SOCKET, take_inherited};
+use crate::sys::{self, Inherited, OWN_SOCKET, take_inherited};
 
 /// Returns the socket that was passed for this unix address, and its file if the path is now ours to remove.
 pub(super) fn adopt_unix(name: &UnixName) -> io::Result<Option<(Listening, Option<SocketFile>)>> {
@@ -66,12 +66,12 @@ fn is_for(wanted: SocketAddr, local: SocketAddr) -> bool {
 
 fn adopt(same: impl Fn(&Endpoint) -> bool) -> io::Result<Option<Listening>> {
     let fits = |inherited: &Inherited| {
-        is_listening(&inherited.fd) && rustix::net::getsockname(&inherited.fd).is_ok_and(|local| same(&endpoint(local)))
+        is_listening(&inherited.fd) && sys::local_address(&inherited.fd).is_ok_and(|local| same(&endpoint(local)))
     };
     let Some(Inherited { fd, name }) = take_inherited(fits) else { return Ok(None) };
     // It may have been left in blocking mode.
     rustix::io::ioctl_fionbio(&fd, true)?;
-    let local = endpoint(rustix::net::getsockname(&fd)?);
+    let local = endpoint(sys::local_address(&fd)?);
     log::info("listen").peer(&local).say(format_args!("listening on {local}, a socket passed by the service manager"));
     Ok(Some(Listening { fd, name }))
 }

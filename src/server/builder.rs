@@ -23,7 +23,7 @@ use crate::connect::note_listening;
 use crate::engine::{Engine, LogQuota};
 use crate::error::{Error, Result, count};
 use crate::log;
-use crate::sys::KeepAlive;
+use crate::sys::{self, KeepAlive};
 use crate::tls::{ServerSetup, ServerTls, Tls};
 
 /// Default limit of concurrent TLS handshakes. Each costs some hundred microseconds and some kilobytes; clients that
@@ -274,7 +274,7 @@ impl ServerBuilder {
         self.start(address.try_into()?, None)
     }
 
-    pub(super) fn start(self, address: Address, on_client: Option<OnClient>) -> Result<Server> {
+    pub(super) fn start(self, address: Address, on_client: Option<Box<OnClient>>) -> Result<Server> {
         let engine = Engine::current()?;
         let setup = self.prepare_tls(&address)?;
         let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
@@ -287,9 +287,14 @@ impl ServerBuilder {
     }
 
     /// Serves on sockets that listen already. Without `on_client`, clients are accepted on request.
-    pub(super) fn serve_on(self, engine: &Rc<Engine>, ready: Ready, on_client: Option<OnClient>) -> Result<Server> {
+    pub(super) fn serve_on(
+        self,
+        engine: &Rc<Engine>,
+        ready: Ready,
+        on_client: Option<Box<OnClient>>,
+    ) -> Result<Server> {
         let Ready { address, sockets, path, setup, allowed, announcement } = ready;
-        let port = sockets.first().and_then(|listening| rustix::net::getsockname(&listening.fd).ok());
+        let port = sockets.first().and_then(|listening| sys::local_address(&listening.fd).ok());
         let port = port.and_then(|local| endpoint(local).port()).unwrap_or(0);
         let (options, on_disconnect) = (self.options, self.on_disconnect);
         let name = server_name(&address, port);
@@ -302,7 +307,7 @@ impl ServerBuilder {
             port,
             publication: RefCell::new(None),
             asked: on_client.is_none().then(Asked::default),
-            on_client: RefCell::new(on_client),
+            on_client: on_client.into(),
             connections: RefCell::default(),
             waiting: RefCell::default(),
             next_number: Cell::new(NonZeroU64::MIN),
@@ -320,7 +325,7 @@ impl ServerBuilder {
         });
         let mut only_here = true;
         for listening in sockets {
-            let local = rustix::net::getsockname(&listening.fd).ok().and_then(|local| endpoint(local).inet());
+            let local = sys::local_address(&listening.fd).ok().and_then(|local| endpoint(local).inet());
             let listener =
                 Listener::start(&shared, listening).map_err(|source| Error::from_listen(&shared.address, source))?;
             let _ = shared.first_listener.set(listener.clone());

@@ -16,7 +16,7 @@ use crate::connect::note_listening;
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration};
 use crate::error::Result;
 use crate::log;
-use crate::sys::Descriptor;
+use crate::sys::{self, Descriptor};
 
 /// Returns whether an error concerns only the network of one client (accept(2) has the list).
 fn is_of_client(error: Errno) -> bool {
@@ -90,7 +90,7 @@ impl Listener {
             self.engine.deregister(key);
         }
         let Some(fd) = self.fd.take() else { return };
-        if let Some(address) = rustix::net::getsockname(&fd).ok().and_then(|local| endpoint(local).inet()) {
+        if let Some(address) = sys::local_address(&fd).ok().and_then(|local| endpoint(local).inet()) {
             note_listening(address, false);
         }
     }
@@ -151,7 +151,7 @@ impl Listener {
     pub(super) fn next(&self) -> Result<Option<(OwnedFd, Endpoint)>, Errno> {
         loop {
             let accepted = match self.fd.open() {
-                Some(fd) => rustix::net::acceptfrom_with(fd, SocketFlags::CLOEXEC),
+                Some(fd) => sys::accept(fd, SocketFlags::CLOEXEC),
                 None => return Ok(None),
             };
             match accepted {

@@ -35,10 +35,11 @@ use crate::address::{Address, Endpoint, endpoint};
 use crate::avahi::{Publication, Published, Registration as Announcement, publish};
 use crate::conn::callbacks::Disconnect;
 use crate::conn::{Common, Conn, Roster, Socket, Transport, WeakSocket};
-use crate::engine::{Engine, LogQuota, call};
+use crate::engine::{CallbackSlot, Engine, Lent, LogQuota, call};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::log::{self, Level};
+use crate::sys;
 use crate::tls::{ServerSetup, Session};
 use accept::Asked;
 pub use access::Account;
@@ -56,7 +57,7 @@ use share::Share;
 pub use threads::{ServerThreads, ThreadsBuilder};
 use unix::SocketFile;
 
-type OnClient = Box<dyn FnMut(Socket) -> Result>;
+type OnClient = dyn FnMut(Socket) -> Result;
 type OnPublished = Rc<dyn Fn(&Server, &str)>;
 
 /// One of a server's connections.
@@ -85,8 +86,8 @@ struct Shared {
     path: RefCell<Option<SocketFile>>,
     port: u16,
     publication: RefCell<Option<Publication>>,
-    /// Taken out while it runs.
-    on_client: RefCell<Option<OnClient>>,
+    /// Lent while it runs.
+    on_client: CallbackSlot<OnClient>,
     connections: RefCell<List<Listed>>,
     /// For servers without a client callback: clients that are accepted on request.
     asked: Option<Asked>,
@@ -196,7 +197,7 @@ impl Server {
     /// closed.
     pub fn local(&self) -> Vec<Endpoint> {
         let listeners = self.shared.listeners.borrow();
-        let local = |listener: &Rc<Listener>| rustix::net::getsockname(listener.fd.open()?).ok().map(endpoint);
+        let local = |listener: &Rc<Listener>| sys::local_address(listener.fd.open()?).ok().map(endpoint);
         listeners.iter().filter_map(local).collect()
     }
 
@@ -270,7 +271,6 @@ impl Shared {
         self.stop_listening();
         self.rejections.flush();
         self.draining.set(false);
-        // If it is on the stack, `introduce` drops it.
         let on_client = self.on_client.take();
         let detached = self.detached.take();
         drop((on_client, detached));
@@ -400,40 +400,34 @@ impl Shared {
     fn introduce(self: &Rc<Self>, conn: &Rc<Conn>) {
         let socket = self.list(conn, |socket| Listed::Held(socket.clone()));
         drop(socket);
-        let on_client = self.on_client.take();
-        let Some(mut on_client) = on_client else {
+        let Some(mut on_client) = self.on_client.lend() else {
             // A nested loop runs inside the callback for another client. This one waits until that callback returns, and
             // so do its own callbacks.
             conn.hold();
             self.waiting.borrow_mut().push_back(conn.clone());
             return;
         };
-        conn.introduce(&mut on_client);
+        conn.introduce(&mut *on_client);
         self.introduce_waiting(on_client);
     }
 
     /// Introduces the clients that were accepted while `on_client` was on the stack.
-    fn introduce_waiting(self: &Rc<Self>, mut on_client: OnClient) {
+    fn introduce_waiting(self: &Rc<Self>, mut on_client: Lent<'_, OnClient>) {
         // After a panic, the others wait until it has been resumed.
         while !self.engine.is_panicking() {
             let next = self.waiting.borrow_mut().pop_front();
             let Some(next) = next else { break };
-            next.introduce(&mut on_client);
+            next.introduce(&mut *on_client);
         }
         if !self.waiting.borrow().is_empty() {
             let me = Rc::downgrade(self);
             self.engine.defer(move |_| {
                 if let Some(me) = me.upgrade()
-                    && let Some(on_client) = me.on_client.take()
+                    && let Some(on_client) = me.on_client.lend()
                 {
                     me.introduce_waiting(on_client);
                 }
             });
-        }
-        if self.is_over() {
-            drop(on_client);
-        } else {
-            self.on_client.replace(Some(on_client));
         }
     }
 

@@ -16,7 +16,7 @@ use crate::conn::Options;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::sys::stream_socket;
+use crate::sys::{self, stream_socket};
 use crate::tls::ServerSetup;
 
 /// Everything that one thread makes its server of. It already listens.
@@ -99,7 +99,7 @@ impl ServerBuilder {
 /// Creates another socket that listens on the same address.
 fn beside(fd: &OwnedFd, how: ListenOptions<'_>) -> std::io::Result<OwnedFd> {
     sockopt::set_socket_reuseport(fd, true)?;
-    let address = SocketAddr::try_from(rustix::net::getsockname(fd)?)?;
+    let address = SocketAddr::try_from(sys::local_address(fd)?)?;
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let other = stream_socket(family)?;
     if address.is_ipv6() {
@@ -109,14 +109,14 @@ fn beside(fd: &OwnedFd, how: ListenOptions<'_>) -> std::io::Result<OwnedFd> {
     sockopt::set_socket_reuseport(&other, true)?;
     sockopt::set_tcp_nodelay(&other, true)?;
     how.tuning.apply(other.as_fd(), family)?;
-    rustix::net::bind(&other, &address)?;
-    rustix::net::listen(&other, how.backlog)?;
+    sys::bind(&other, &address)?;
+    sys::listen(&other, how.backlog)?;
     Ok(other)
 }
 
 impl Share {
     pub(crate) fn local(&self) -> Vec<Endpoint> {
-        self.sockets.iter().filter_map(|fd| rustix::net::getsockname(fd).ok()).map(endpoint).collect()
+        self.sockets.iter().filter_map(|fd| sys::local_address(fd).ok()).map(endpoint).collect()
     }
 
     pub(crate) fn fingerprint(&self) -> Option<Fingerprint> {
@@ -124,7 +124,7 @@ impl Share {
     }
 
     /// Serves on the thread-default main context.
-    pub(crate) fn serve(self, on_client: OnClient) -> Result<Server> {
+    pub(crate) fn serve(self, on_client: Box<OnClient>) -> Result<Server> {
         let Share {
             address,
             sockets,

@@ -16,7 +16,7 @@ use rustix::net::AddressFamily;
 use super::listening::{FileSettings, ListenOptions};
 use crate::address::UnixName;
 use crate::connect::unix_address;
-use crate::sys::{Origin, pass_descriptors, stream_socket};
+use crate::sys::{self, Origin, pass_descriptors, stream_socket};
 
 /// Longest wait for another server that replaces a stale socket. After that, this one continues without the lock.
 const TURN: Duration = Duration::from_secs(2);
@@ -113,7 +113,7 @@ pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(Owne
     })?;
     let file = SocketFile::new(path)?;
     let rights = if settings.restricts() { file.set_rights(settings) } else { Ok(()) };
-    if let Err(error) = rights.and_then(|()| Ok(rustix::net::listen(&fd, how.backlog)?)) {
+    if let Err(error) = rights.and_then(|()| Ok(sys::listen(&fd, how.backlog)?)) {
         file.remove();
         return Err(error);
     }
@@ -123,7 +123,7 @@ pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(Owne
 /// Listens on an abstract name.
 pub(super) fn bind_abstract(name: &UnixName, how: ListenOptions<'_>) -> io::Result<OwnedFd> {
     let fd = bind(name, how)?;
-    rustix::net::listen(&fd, how.backlog)?;
+    sys::listen(&fd, how.backlog)?;
     Ok(fd)
 }
 
@@ -136,7 +136,7 @@ fn bind(name: &UnixName, how: ListenOptions<'_>) -> io::Result<OwnedFd> {
     if how.file.restricts() {
         rustix::fs::fchmod(&fd, Mode::empty())?;
     }
-    rustix::net::bind(&fd, &unix_address(name)?)?;
+    sys::bind(&fd, &unix_address(name)?)?;
     Ok(fd)
 }
 
@@ -217,7 +217,7 @@ fn remove_stale(path: &Path, name: &UnixName, has_turn: bool) -> io::Result<()> 
 /// Returns whether a server listens on that path.
 fn is_answered(name: &UnixName) -> io::Result<bool> {
     let probe = stream_socket(AddressFamily::UNIX)?;
-    match rustix::net::connect(&probe, &unix_address(name)?) {
+    match sys::connect(&probe, &unix_address(name)?) {
         Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(false),
         Ok(()) | Err(Errno::AGAIN) => Ok(true),
         Err(error) => Err(in_use(&format!("cannot determine whether another server uses this path: {error}"))),

@@ -28,7 +28,7 @@ impl Origin {
     }
 }
 
-/// Counts the processes from the first that used this library, through its forks, to this one.
+/// Returns how many processes there were in the line of forks from the first that used this library to this one.
 fn generation() -> u32 {
     let pid = std::process::id();
     let mut known = GENERATION.load(Ordering::Acquire);
@@ -49,23 +49,27 @@ fn pack(generation: u32, pid: u32) -> u64 {
     u64::from(generation) << 32 | u64::from(pid)
 }
 
-/// Which side of the fork this is.
+/// The two sides of a fork.
 pub(crate) enum Forked {
-    /// With the number of the child.
+    /// The parent, with the ID of the child.
     Parent(i32),
     Child,
 }
 
-/// The names of this process's threads besides the calling one.
+/// Returns the names of all threads of this process except the calling one.
 pub(crate) fn other_threads() -> io::Result<Vec<String>> {
+    const TASKS: &str = "/proc/self/task";
     let own = rustix::thread::gettid().as_raw_nonzero().to_string();
     let mut names = Vec::new();
-    for task in fs::read_dir("/proc/self/task")? {
+    let tasks = fs::read_dir(TASKS).map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot count the threads in {TASKS}, is /proc mounted? ({error})"))
+    });
+    for task in tasks? {
         let task = task?;
         if task.file_name().as_encoded_bytes() == own.as_bytes() {
             continue;
         }
-        // One that has ended since is none.
+        // Reading fails if the thread has ended.
         if let Ok(name) = fs::read_to_string(task.path().join("comm")) {
             names.push(name.trim_end().to_owned());
         }
@@ -73,10 +77,11 @@ pub(crate) fn other_threads() -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Forks. What either side prints must not be printed by the other as well, so buffered output goes out first.
+/// Forks, after flushing buffered output, which both sides would print otherwise. The child replaces the parent: see
+/// [`Origin`].
 ///
 /// # Errors
-/// Refuses when there are other threads, which would be missing in the child with their locks held.
+/// Fails if there are other threads: they would be missing in the child, with their locks held.
 pub(crate) fn fork() -> io::Result<Forked> {
     if !other_threads()?.is_empty() {
         return Err(io::Error::other("the process has other threads"));
@@ -88,13 +93,14 @@ pub(crate) fn fork() -> io::Result<Forked> {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             GENERATION.store(pack(generation, std::process::id()), Ordering::Release);
+            super::signals::replace_parent();
             Ok(Forked::Child)
         }
         child => Ok(Forked::Parent(child)),
     }
 }
 
-/// Ends the process now, running no destructor: those would unlink what the child still uses.
+/// Exits at once without running destructors, which would remove files that the child still uses.
 pub(crate) fn exit_now(status: i32) -> ! {
     flush_stdio();
     // SAFETY: ends the process.

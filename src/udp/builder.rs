@@ -13,7 +13,7 @@ use crate::address::{Address, Host, Target};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::resolve::{local_addresses, port_number};
-use crate::sys::{datagram_socket, is_missing_family, keep_refusals};
+use crate::sys::{self, datagram_socket, is_missing_family, keep_refusals};
 
 /// Default limit of log records about errors, per second.
 const ERRORS_LOGGED: u32 = 10;
@@ -208,7 +208,7 @@ impl UdpBuilder {
         if self.reuse_port {
             sockopt::set_socket_reuseport(&fd, true)?;
         }
-        rustix::net::bind(&fd, &place)?;
+        sys::bind(&fd, &place)?;
         Ok(fd)
     }
 }
