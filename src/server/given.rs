@@ -68,7 +68,7 @@ impl ServerBuilder {
         if let Some((_, option)) = of_new_sockets.iter().find(|(is_set, _)| *is_set) {
             return Err(Error::InvalidOption(format!("{option} does not apply to a socket that listens already")));
         }
-        let address = Address::try_from(endpoint(sys::local_address(&fd).map_err(failed)?))?;
+        let address = Address::try_from(endpoint(sys::local_address(&fd).map_err(|error| failed(error.into()))?))?;
         self.file_settings(&address)?;
         let announcement = super::bind::announcement(&address, self.service_name.clone(), &self.txt)?;
         let (setup, allowed) = (self.prepare_tls(&address)?, self.allowed.resolve()?);
