@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-use crate::address::{Address, Endpoint, Target};
+use crate::address::{Address, Endpoint, Scheme, Target};
 use crate::error::{Error, Result};
 
 /// A destination of datagrams: a [`SocketAddr`] (or its two parts), an [`Endpoint`], a port of this machine, or text in the
@@ -31,7 +31,7 @@ pub(super) fn place(to: impl Destination) -> Result<Place> {
     match to.place()? {
         Place::Known(address) => known(address),
         Place::Address(address) => match address.target() {
-            Target::Inet { tls: Some(true), .. } => Err(address.unfit("datagrams are sent without TLS")),
+            Target::Inet { scheme: Some(Scheme::Tls), .. } => Err(address.unfit("datagrams are sent without TLS")),
             // A single address: nothing to resolve.
             Target::Direct(addresses) => match addresses.as_slice() {
                 [address] => known(*address),

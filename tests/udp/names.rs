@@ -11,7 +11,7 @@ use std::time::Duration;
 use gio::prelude::*;
 use network::{Error, Result};
 
-use crate::common::{LIMIT, Process, TempDir, Watch, on_own_context, tool, until};
+use crate::common::{LIMIT, Process, TempDir, Watch, on_own_context, party, tool, until};
 use crate::{WIRE, in_own_network};
 
 /// What the three faces of a call give, one after the other: the blocking one, the callback, the future.
@@ -183,7 +183,7 @@ fn ports_have_names() {
         assert!(text.contains("65535") && !text.contains("host:port") && !text.contains("path with"), "{text}");
     }
     let unknown = network::names::lookup_port("nosuchservice").unwrap_err().to_string();
-    assert!(unknown.contains("no service of that name") && unknown.contains("a name like http"), "{unknown}");
+    assert!(unknown.contains("unknown service") && unknown.contains("a service name such as http"), "{unknown}");
 }
 
 #[test]
@@ -388,7 +388,7 @@ fn endpoints_that_cannot_be_are_told_before_anything_is_asked() {
     on_own_context(|| {
         let error = network::names::public_address(nowhere, LIMIT).unwrap_err();
         assert!(matches!(error, Error::InvalidOption(_)), "{error:?}");
-        assert_eq!(error.to_string(), "no endpoint was given; expected stun:host, stun:host:port, or http://host/path");
+        assert_eq!(error.to_string(), "no endpoint given; expected stun:host, stun:host:port, or http://host/path");
     });
     let (server, good) = stun("127.0.0.1", "good");
     for bad in
@@ -435,7 +435,7 @@ fn coturn_tells_too() {
         return;
     }
     let directory = TempDir::new();
-    let mut command = tool("/usr/bin/turnserver");
+    let mut command = party("turnserver");
     command.args(["-n", "--stun-only", "--no-tls", "--no-dtls", "--no-cli", "--log-file", "stdout", "--simple-log"]);
     command.args(["--listening-ip", WIRE[0], "--listening-ip", WIRE[1]]);
     command.arg("--pidfile").arg(directory.path("pid"));
@@ -454,7 +454,7 @@ fn coturn_tells_too() {
             };
             assert_eq!(told.unwrap(), address.parse::<IpAddr>().unwrap());
         });
-        let client = crate::common::run(tool("/usr/bin/turnutils_stunclient").arg(address), "");
+        let client = crate::common::run(party("turnutils_stunclient").arg(address), "");
         assert!(client.text().contains(address), "its own client says the same: {client:?}");
     }
 }
