@@ -72,7 +72,7 @@ impl Conn {
         self.waiters().wake_all();
         if let Some(reason) = traced {
             let peer = self.peer_name();
-            log::debug("end").peer(&peer).say(format_args!("the connection to {peer} has ended: {reason}"));
+            log::debug("end").peer(&peer).say(format_args!("connection to {peer} closed: {reason}"));
         }
     }
 
@@ -193,8 +193,14 @@ impl Ending<'_> {
         // Nothing is borrowed: whoever listens to the log may call anything.
         if let Some(reason) = failed {
             let peer = self.0.peer_name();
-            let event = log::warning("end").peer(&peer).error(&reason);
-            event.say(format_args!("connection to {peer} ended: {reason}"));
+            let record = || {
+                let event = log::message("end").peer(&peer).error(&reason);
+                event.say(format_args!("connection to {peer} closed: {reason}"));
+            };
+            match self.0.common.roster.as_ref().and_then(Weak::upgrade) {
+                Some(roster) => roster.log_end(&record),
+                None => record(),
+            }
         }
     }
 
