@@ -64,7 +64,7 @@ const MODULES: [(&str, &str); 9] = [
         "services",
         "Browser Event EventStream PendingResolve Service Txt browse browse_stream resolve_all_async resolve_all_future",
     ),
-    ("socket", "ByteStream Chunks Credentials KeepAlive Lines Reader Selectable SocketBuilder WeakSocket"),
+    ("socket", "ByteStream Chunks Credentials KeepAlive Lines Operation Reader Selectable SocketBuilder WeakSocket"),
     ("tls", "Fingerprint FingerprintError Identity Tls"),
     ("udp", "Destination UdpBuilder WeakUdpSocket"),
 ];

@@ -130,9 +130,9 @@ fn the_life_of_a_connection_can_be_followed() {
     let client = find("accept", &format!("has connected to port {port}"));
     assert!(client.starts_with("127.0.0.1:"));
     assert_eq!(find("connect", "connected to"), format!("127.0.0.1:{port}"));
-    assert_eq!(find("hand-shake", &format!("TLSv1.3 with {client}, TLS_")), client);
-    assert_eq!(find("end", &format!("{client} has ended: closed by the peer")), client);
-    assert_eq!(find("end", &format!("127.0.0.1:{port} has ended: closed here")), format!("127.0.0.1:{port}"));
+    assert_eq!(find("handshake", &format!("TLSv1.3 with {client}, TLS_")), client);
+    assert_eq!(find("end", &format!("{client} closed: closed by the peer")), client);
+    assert_eq!(find("end", &format!("127.0.0.1:{port} closed: closed here")), format!("127.0.0.1:{port}"));
     assert!(glibs().is_empty(), "it went nowhere else");
 }
 
@@ -227,7 +227,7 @@ fn the_environment_makes_a_program_talkative() {
         assert!(BufReader::new(client).lines().next().unwrap().unwrap().starts_with("daemon "));
         if talkative {
             assert!(daemon.line_with("network-DEBUG").contains(&format!("has connected to {address}")));
-            assert!(daemon.line_with("network-DEBUG").contains("has ended: closed by the peer"));
+            assert!(daemon.line_with("network-DEBUG").contains("closed: closed by the peer"));
         }
         daemon.signal(Signal::TERM);
         let output = daemon.await_end();

@@ -340,10 +340,7 @@ fn a_refused_connection_is_told_in_one_line() {
     };
     let address = format!("127.0.0.1:{port}");
     let output = run(&mut netcat([address.as_str()]), "");
-    assert_eq!(
-        output.assert_failed(),
-        format!("netcat: cannot connect to {address}: Connection refused (os error 111)")
-    );
+    assert_eq!(output.assert_failed(), format!("netcat: cannot connect to {address}: Connection refused"));
 }
 
 #[test]
@@ -481,10 +478,10 @@ fn a_cut_connection_is_no_clean_end() {
     }
     drop((to_client, to_server));
     let output = client.await_end();
-    assert!(output.assert_failed().contains("was cut off"), "{output:?}");
+    assert!(output.assert_failed().contains("was truncated"), "{output:?}");
     assert_eq!(output.text(), "half of it\n");
     let output = server.await_end();
-    assert!(!output.status.success() && output.stderr.contains("was cut off"), "{output:?}");
+    assert!(!output.status.success() && output.stderr.contains("was truncated"), "{output:?}");
 }
 
 #[test]

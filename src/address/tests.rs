@@ -98,7 +98,7 @@ fn says_what_is_wrong_with_what() {
         (long.as_str(), "107"),
     ] {
         let error = Address::parse(text).expect_err(text).to_string();
-        assert!(error.starts_with(&format!("bad address {text:?}: ")), "{error}");
+        assert!(error.starts_with(&format!("invalid address {text:?}: ")), "{error}");
         assert!(error.contains(word), "{text}: {error}");
     }
     assert!(Address::try_from(&[][..]).is_err());

@@ -14,7 +14,7 @@ use super::names::{Kind, Matcher};
 use super::tracker::Tracker;
 use super::{Service, unavailable};
 use crate::engine::{Engine, TimerKey, call};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 
 /// What [`resolve_all_async`] waits for at most. Avahi has heard most after a second, and gives up on a name that does not
 /// answer after five.
@@ -173,7 +173,7 @@ pub fn resolve_all_async(
 pub async fn resolve_all_future(kind: impl AsRef<str>) -> Result<Vec<Service>> {
     let (sender, receiver) = oneshot::channel();
     let kind = kind.as_ref().to_owned();
-    let cancelled = Error::Cancelled { operation: "looking for services of type", address: kind.clone() };
+    let cancelled = Error::Cancelled { operation: Operation::Browse, address: kind.clone() };
     let _going_on = resolve_all_async(kind, move |result| {
         // Whoever waited may have gone.
         let _ = sender.send(result);

@@ -78,14 +78,17 @@ impl Conn {
     fn log_end(&self) {
         // Of those that ended well, `finish` has told.
         let failed = self.if_cold(|cold| match cold.end.reason() {
-            Some(Reason::Failed(error)) => Some(error.to_string()),
+            Some(Reason::Failed(error)) => Some((error.to_string(), error.names_peer())),
             _ => None,
         });
         // Nothing is borrowed: whoever listens to the log may call anything.
-        if let Some(reason) = failed {
+        if let Some((reason, names_peer)) = failed {
             let peer = self.peer_name();
             let event = log::warning("end").peer(&peer).error(&reason);
-            event.say(format_args!("connection to {peer} ended: {reason}"));
+            match names_peer {
+                true => event.say(format_args!("connection closed: {reason}")),
+                false => event.say(format_args!("connection to {peer} closed: {reason}")),
+            }
         }
     }
 
@@ -129,7 +132,7 @@ impl Conn {
         self.wake_everybody();
         if let Some(reason) = traced {
             let peer = self.peer_name();
-            log::debug("end").peer(&peer).say(format_args!("the connection to {peer} has ended: {reason}"));
+            log::debug("end").peer(&peer).say(format_args!("connection to {peer} closed: {reason}"));
         }
     }
 
@@ -175,9 +178,7 @@ impl Conn {
         let peer = self.remote();
         if queued > 0 {
             let queued = count(queued, "byte");
-            log::info("end")
-                .peer(&peer)
-                .say(format_args!("the connection to {peer} was given up with {queued} still queued"));
+            log::info("end").peer(&peer).say(format_args!("connection to {peer} closed with {queued} unsent"));
         }
         if let Some(key) = self.key.take() {
             self.engine.deregister(key);

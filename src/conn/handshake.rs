@@ -14,16 +14,16 @@ use super::transport::Transport;
 use super::{Common, Conn};
 use crate::address::Endpoint;
 use crate::engine::{Engine, Next, READ_BUFFER, READS, Ready, TimerKey};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::fingerprint::Fingerprint;
 use crate::log::{self, Level};
 use crate::tls::Session;
 
 /// What is being done meanwhile, for messages.
-const HANDSHAKE: &str = "the TLS hand-shake with";
+const HANDSHAKE: Operation = Operation::Handshake;
 
 /// The same while a server has said nothing at all. One without TLS may be waiting for a line.
-const UNANSWERED: &str = "the TLS hand-shake, which servers without TLS do not answer, with";
+const UNANSWERED: Operation = Operation::UnansweredHandshake;
 
 /// Called once, from the loop, when the handshake is done or has failed. Not user code: that has a door of its own.
 pub(crate) type Shaken = Box<dyn FnOnce(&Rc<Conn>, Result)>;
@@ -150,7 +150,7 @@ impl Conn {
         let peer = self.peer_name();
         let version = self.session(Session::version).flatten().unwrap_or_default();
         let cipher = self.session(Session::cipher_suite).flatten().unwrap_or_default();
-        log::debug("hand-shake").peer(&peer).say(format_args!("{version} with {peer}, {cipher}"));
+        log::debug("handshake").peer(&peer).say(format_args!("{version} with {peer}, {cipher}"));
     }
 
     /// Adds what a poll has to watch for the handshake to go on.
@@ -164,7 +164,7 @@ impl Conn {
     }
 
     /// What is being done, with a guess if it leads nowhere.
-    fn handshake(&self) -> &'static str {
+    fn handshake(&self) -> Operation {
         if self.session(Session::is_unanswered) == Some(true) { UNANSWERED } else { HANDSHAKE }
     }
 

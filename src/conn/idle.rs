@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Conn;
 use super::callbacks::Reason;
 use super::state::{Duties, Look, Manner};
-use crate::error::Error;
+use crate::error::{Error, Operation};
 
 impl Conn {
     /// Something came or went.
@@ -57,7 +57,7 @@ impl Conn {
             // That has a timeout of its own.
             self.look_after(limit);
         } else {
-            let error = Error::TimedOut { operation: "waiting for traffic with", address: self.peer_name(), limit };
+            let error = Error::TimedOut { operation: Operation::Traffic, address: self.peer_name(), limit };
             self.finish(Reason::Failed(error), Manner::Graceful);
         }
     }

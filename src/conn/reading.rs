@@ -11,7 +11,7 @@ use super::lines::each_line;
 use super::state::{Delivered, Look, Manner, Pass, ReadHalf};
 use super::transport::Peek;
 use crate::engine::{READ_BUFFER, Ready, call};
-use crate::error::{Error, Result, again};
+use crate::error::{Error, Operation, Result, again};
 
 impl Conn {
     // ---- from the descriptor ----
@@ -140,7 +140,7 @@ impl Conn {
             self.found_nothing();
             return true;
         }
-        let error = Error::from_io("reading from", self.peer_name(), error);
+        let error = Error::from_io(Operation::Read, self.peer_name(), error);
         self.finish(Reason::Failed(error), Manner::AtOnce);
         false
     }
@@ -375,7 +375,7 @@ impl Conn {
     /// A read for somebody who asks has failed. Returns `Ok` if it only found nothing.
     pub(super) fn reading_failed(&self, error: io::Error) -> Result {
         let copy = again(&error);
-        if self.read_failed(error) { Ok(()) } else { Err(Error::from_io("reading from", self.peer_name(), copy)) }
+        if self.read_failed(error) { Ok(()) } else { Err(Error::from_io(Operation::Read, self.peer_name(), copy)) }
     }
 
     /// The end, for somebody who asks. The loop is told as well.

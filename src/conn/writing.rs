@@ -6,7 +6,7 @@ use super::handle::Socket;
 use super::state::{Look, Manner, WriteHalf};
 use super::{Conn, Flushed, Options};
 use crate::engine::{Next, Ready, call};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 
 /// From this many bytes on, gathering would cost more in copies than it saves in calls.
 const GATHER: usize = 64 << 10;
@@ -204,7 +204,7 @@ impl Conn {
     /// Sending failed: nothing more can go out. What the peer sent before it left is still read, by whoever reads. Returns the
     /// error for whoever sent.
     pub(super) fn write_failed(&self, error: std::io::Error) -> Error {
-        let error = Error::from_io("sending to", self.peer_name(), error);
+        let error = Error::from_io(Operation::Send, self.peer_name(), error);
         self.io.drop_output();
         self.change(|state| state.write.insert(WriteHalf::LOST));
         self.cold(|cold| cold.end.note(&error));

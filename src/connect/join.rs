@@ -9,7 +9,7 @@ use super::race::{Race, Won};
 use crate::address::{Address, Endpoint, Target, endpoint};
 use crate::conn::{Common, Conn, Socket, Transport};
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::resolve::{Plan, interface, plan, unknown_interface};
 use crate::tls::{ClientTls, PeerName, Session, Tls, load_system_roots};
 
@@ -151,7 +151,7 @@ impl Joining {
             Ok(handle) => thread.set(Some(handle)),
             Err(source) => {
                 let address = self.address.to_string();
-                self.finish(Err(Error::Io { operation: "loading certificates for", address, source }));
+                self.finish(Err(Error::Io { operation: Operation::LoadCertificates, address, source }));
             }
         }
     }
@@ -191,7 +191,7 @@ impl Joining {
         if self.done.borrow().is_none() {
             return;
         }
-        let error = || Error::Cancelled { operation: "connecting to", address: self.address.to_string() };
+        let error = || Error::Cancelled { operation: Operation::Connect, address: self.address.to_string() };
         let race = self.race.take();
         if let Some(race) = race.upgrade() {
             race.finish(Err(error()));

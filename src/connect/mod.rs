@@ -18,7 +18,7 @@ use gio::prelude::*;
 use crate::address::{Address, endpoint};
 use crate::conn::{Common, Conn, Socket, Transport};
 use crate::engine::{Engine, Handler, Next, Ready, Registration, call};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::resolve::{Plan, look_up_blocking};
 use crate::sys::{INTERRUPTED, interrupts_here};
@@ -54,7 +54,7 @@ pub(crate) fn blocking(address: Address, common: Rc<Common>, tls: Option<&Tls<Cl
         );
         let (racing, text) = (race.clone(), address.to_string());
         Interruption::watch(&private, move |source| {
-            racing.finish(Err(Error::Io { operation: "connecting to", address: text, source }));
+            racing.finish(Err(Error::Io { operation: Operation::Connect, address: text, source }));
         });
         loop {
             if let Some(result) = outcome.take() {
@@ -214,7 +214,7 @@ impl Future for Connecting {
         let me = &mut *self;
         Pin::new(&mut me.receiver).poll(context).map(|answer| {
             let address = me.joining.address.to_string();
-            answer.unwrap_or(Err(Error::Cancelled { operation: "connecting to", address }))
+            answer.unwrap_or(Err(Error::Cancelled { operation: Operation::Connect, address }))
         })
     }
 }

@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, sockopt};
 use crate::address::{Address, UnixName};
 use crate::avahi::{Find, Finding, find};
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, TimerKey};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::resolve::{LookUp, Plan};
 use crate::sys::{Tuning, pass_descriptors, stream_socket};
@@ -87,7 +87,7 @@ impl Race {
         let timer = engine.after(limit, move |_| {
             let address = late.address.to_string();
             let verdict = late.state.borrow().find.as_ref().and_then(Find::verdict);
-            late.finish(Err(verdict.unwrap_or(Error::TimedOut { operation: "connecting to", address, limit })));
+            late.finish(Err(verdict.unwrap_or(Error::TimedOut { operation: Operation::Connect, address, limit })));
         });
         race.state.borrow_mut().limit = Some(timer);
         // On the loop's next turn: a look-up may start threads, and before the loop runs the program may want to fork.

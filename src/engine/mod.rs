@@ -47,7 +47,7 @@ pub(crate) use timers::TimerKey;
 use timers::Timers;
 pub(crate) use waiters::{Ticket, WaitQueue, Wakers, Yielding};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::log;
 
 /// Size of the buffer that all reads of a context share, in bytes. Smaller ones cost more calls (16 KiB 1.3 times the
@@ -303,7 +303,7 @@ impl Engine {
             return Err(Error::WrongThread);
         }
         let poller = Poller::new().map_err(|source| Error::Io {
-            operation: "setting up",
+            operation: Operation::SetUp,
             address: "the main loop".into(),
             source,
         })?;

@@ -19,13 +19,13 @@ use gio::prelude::*;
 use crate::address::{Address, Port, Target};
 use crate::connect::Interruption;
 use crate::engine::{Engine, Sleep, in_background, within};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::resolve::{LIMIT, look_up, look_up_on_thread};
 
 /// Another server is asked as well when the one before has not answered for this long.
 const STAGGER: Duration = Duration::from_secs(1);
 
-const OPERATION: &str = "asking for the public address at";
+const OPERATION: Operation = Operation::PublicAddress;
 
 const EXPECTED: &str = "expected stun:host, stun:host:port, or http://host/path";
 

@@ -10,12 +10,12 @@ use gio::prelude::*;
 use super::plan::{LookUp, Plan, interleave, look_up_blocking, plan, service_port};
 use crate::address::{Address, Port, Target, parse_port};
 use crate::engine::{Engine, in_background, within};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 
 /// How long a look-up may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
-const OPERATION: &str = "looking up";
+const OPERATION: Operation = Operation::Lookup;
 
 /// Looks a host name up and waits for the answer, at most 30 s. **Blocks**; nothing of the main loop runs meanwhile. An
 /// address written as text, as `192.0.2.1` or `fe80::1%eth0`, is its own answer, at once, and so is `localhost`.

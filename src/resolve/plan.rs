@@ -12,7 +12,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::address::{Address, FORMS, Host, Port, Target, UnixName, well_known_port};
 use crate::avahi::Query;
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::sys::wait_for;
 
 /// What has to be done to reach an address.
@@ -132,7 +132,7 @@ pub(crate) fn service_port(name: &str) -> Option<u16> {
 /// On a thread of its own, which is over when this returns (unless the time was up): gio's resolver would leave a thread
 /// behind for good, and a process with threads cannot go into the background.
 pub(crate) fn look_up_blocking(address: &Address, host: &str, port: u16, limit: Duration) -> Result<Vec<SocketAddr>> {
-    let failed = |source| Error::Io { operation: "looking up", address: address.to_string(), source };
+    let failed = |source| Error::Io { operation: Operation::Lookup, address: address.to_string(), source };
     let (sender, receiver) = mpsc::sync_channel(1);
     let (done, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
     let asked = (host.to_owned(), port);
@@ -150,7 +150,7 @@ pub(crate) fn look_up_blocking(address: &Address, host: &str, port: u16, limit: 
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Error::TimedOut { operation: "looking up", address: address.to_string(), limit });
+            return Err(Error::TimedOut { operation: Operation::Lookup, address: address.to_string(), limit });
         }
         // Readable when the thread has let go of the other end.
         wait_for(vec![PollFd::new(&done, PollFlags::IN)], Some(left)).map_err(failed)?;

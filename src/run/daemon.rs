@@ -15,7 +15,7 @@ use super::pid_file::PidFile;
 use super::{reload, systemd};
 use crate::avahi::end_threads;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::server;
 use crate::sys::{Forked, exit_now, fork, inherited, other_threads, without_sigpipe};
@@ -141,7 +141,7 @@ impl Daemon {
 }
 
 fn failed(source: io::Error) -> Error {
-    Error::Io { operation: "going into", address: "the background".into(), source }
+    Error::Io { operation: Operation::Background, address: "the background".into(), source }
 }
 
 /// Makes the child a process of its own, and has it ready. Gives back what there is to say of that.
@@ -248,7 +248,7 @@ struct LogFile {
 impl LogFile {
     fn open(path: &Path) -> Result<Self> {
         let failed =
-            |source| Error::Io { operation: "opening the log file", address: path.display().to_string(), source };
+            |source| Error::Io { operation: Operation::OpenLogFile, address: path.display().to_string(), source };
         // The working directory may be another one when it is opened again.
         let path = std::path::absolute(path).map_err(failed)?;
         let file = open_log(&path).map_err(failed)?;

@@ -15,7 +15,7 @@ use super::mainloop::retire;
 use super::pid_file::PidFile;
 use super::systemd;
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, call};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::server;
 use crate::sys::{PID_FILE, READINESS, start_successor};
@@ -87,7 +87,7 @@ pub fn hand_over_async<A: Into<OsString>>(
         return Err(Error::Unsupported(format!("{name}: a successor has been started, and is not ready yet")));
     }
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-    let failed = |source: io::Error| Error::Io { operation: "handing over to", address: name.clone(), source };
+    let failed = |source: io::Error| Error::Io { operation: Operation::HandOver, address: name.clone(), source };
     let (readiness, tell) =
         pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
     let mut descriptors = server::listening(&engine).map_err(failed)?;
@@ -145,7 +145,7 @@ impl Succession {
             None => {
                 let how = ended.ok().flatten().map(|status| format!(" ({status})")).unwrap_or_default();
                 let source = io::Error::other(format!("it ended before it was ready{how}"));
-                Err(Error::Io { operation: "handing over to", address: self.name.clone(), source })
+                Err(Error::Io { operation: Operation::HandOver, address: self.name.clone(), source })
             }
         };
         let is_over = result.is_ok();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::sys::{PID_FILE, take_inherited};
 
 thread_local! {
@@ -32,7 +32,7 @@ impl PidFile {
     /// Locks the file of that name, which is made if there is none. A predecessor's comes locked.
     pub(super) fn lock(path: &Path) -> Result<PidFile> {
         let failed =
-            |source| Error::Io { operation: "locking the pid file", address: path.display().to_string(), source };
+            |source| Error::Io { operation: Operation::LockPidFile, address: path.display().to_string(), source };
         let path = std::path::absolute(path).map_err(failed)?;
         let handed = |file: &OwnedFd| File::from(file.try_clone()?).metadata().map(|own| is_at(&own, &path));
         if let Some(handed) = take_inherited(|one| one.name == PID_FILE && handed(&one.fd).unwrap_or(false)) {
@@ -81,7 +81,7 @@ impl PidFile {
         self.given.set(false);
         write().map_err(|source| {
             let address = self.path.display().to_string();
-            Error::Io { operation: "writing the pid file", address, source }
+            Error::Io { operation: Operation::WritePidFile, address, source }
         })
     }
 

@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 
 use super::systemd;
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, call};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::sys::Hangups;
 
@@ -61,7 +61,7 @@ pub(crate) fn first(action: impl Fn() + 'static) -> Result {
 impl Reload {
     fn current() -> Result<Rc<Reload>> {
         let engine = Engine::current()?;
-        let failed = |source| Error::Io { operation: "catching", address: "SIGHUP".into(), source };
+        let failed = |source| Error::Io { operation: Operation::Signal, address: "SIGHUP".into(), source };
         let known = RELOADS.with(|reloads| {
             let mut reloads = reloads.borrow_mut();
             reloads.retain(|reload| reload.key.get().is_some());

@@ -11,7 +11,7 @@ use crate::address::Address;
 use crate::conn::{Conn, Options, Transport, limit_setters};
 use crate::connect;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::sys::KeepAlive;
 use crate::tls::{ClientTls, Tls};
 
@@ -124,7 +124,7 @@ impl SocketBuilder {
 
     fn make(self, transport: std::io::Result<Transport>) -> Result<Socket> {
         let engine = Engine::current()?;
-        let failed = |source| Error::Io { operation: "wrapping", address: "a file descriptor".into(), source };
+        let failed = |source| Error::Io { operation: Operation::Wrap, address: "a file descriptor".into(), source };
         let transport = transport.map_err(failed)?;
         transport.tune(&self.options.tuning).map_err(failed)?;
         Ok(Socket::from_conn(Conn::new(&engine, transport, self.options.into(), None)?))

@@ -19,6 +19,7 @@ use crate::conn::Socket;
 pub use crate::conn::WeakSocket;
 use crate::conn::callbacks::{Disconnect, OnByteLine, OnData, OnLine, OnReady};
 use crate::engine::call;
+pub use crate::error::Operation;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 pub use crate::sys::{Credentials, KeepAlive};
@@ -133,7 +134,7 @@ impl Socket {
     pub fn from_gio(socket: &gio::Socket) -> Result<Socket> {
         let fd = socket.as_fd().try_clone_to_owned();
         Socket::from_fd(fd.map_err(|source| Error::Io {
-            operation: "cloning",
+            operation: Operation::Wrap,
             address: "a gio socket".into(),
             source,
         })?)

@@ -8,7 +8,7 @@ use rustix::net::sockopt;
 
 use super::Socket;
 use crate::address::Endpoint;
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::sys::{self, Credentials, KeepAlive, peer_credentials};
 
 /// Options of the system's socket. None of these calls blocks. All fail with [`Error::Closed`] once the descriptor is
@@ -182,7 +182,7 @@ impl Socket {
             return Err(Error::Unsupported(format!("the connection to {} has no {what}", self.remote())));
         }
         let fd = transport.socket_fd().ok_or_else(|| self.conn.closed())?;
-        ask(fd).map_err(|source| Error::Io { operation: "an option of", address: self.remote().to_string(), source })
+        ask(fd).map_err(|source| Error::Io { operation: Operation::Option, address: self.remote().to_string(), source })
     }
 
     fn of_tcp<R>(&self, what: &str, ask: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>) -> Result<R> {

@@ -21,7 +21,7 @@ use crate::engine::{
     Datagram, Engine, Handler, Key, Next, Ready, Registration, Served, Ticket, WaitQueue, Wakers, call,
     receive_datagram,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::sys::{Descriptor, poll_for, wait_for};
 
@@ -198,7 +198,7 @@ impl Core {
     }
 
     /// The error of a call of ours that has to do with this peer.
-    pub(super) fn failed(&self, operation: &'static str, peer: Option<SocketAddr>, errno: Errno) -> Error {
+    pub(super) fn failed(&self, operation: Operation, peer: Option<SocketAddr>, errno: Errno) -> Error {
         let address = || peer.map_or_else(|| self.name(), |peer| plain(peer).to_string());
         match errno {
             Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::NETDOWN | Errno::ADDRNOTAVAIL => {
@@ -303,7 +303,7 @@ impl Core {
         for _ in 0..waiting {
             let refused = if self.has_reader.get() { self.refused.borrow_mut().pop_front() } else { None };
             let Some((peer, errno)) = refused else { break };
-            self.tell_error(socket, self.failed("receiving from", Some(peer), errno));
+            self.tell_error(socket, self.failed(Operation::Receive, Some(peer), errno));
             if self.engine.spent() {
                 return Next::Hot;
             }
@@ -466,7 +466,7 @@ impl Core {
             return Err(Error::NotReady { peer: self.name() });
         }
         Engine::flush_here();
-        let operation = if what == For::Input { "waiting for" } else { "sending to" };
+        let operation = if what == For::Input { Operation::Wait } else { Operation::Send };
         let left = deadline.end.map(|end| end.saturating_duration_since(Instant::now()));
         let flags = if what == For::Input { PollFlags::IN } else { PollFlags::OUT };
         let waited = wait_for(vec![PollFd::from_borrowed_fd(self.open()?, flags)], left);
@@ -544,7 +544,7 @@ impl Handler for Core {
             }
             (Some(Err((_, Errno::AGAIN))), _) => return Served::Done(Next::Idle),
             (Some(Err((peer, errno))), _) => {
-                self.occupied(|socket| self.tell_error(socket, self.failed("receiving from", peer, errno)));
+                self.occupied(|socket| self.tell_error(socket, self.failed(Operation::Receive, peer, errno)));
             }
             (None | Some(Ok(_)), _) => {}
         }

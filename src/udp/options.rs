@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use super::UdpSocket;
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::resolve::{interface, unknown_interface};
 
 /// Sets an option of IPv4 and its twin of IPv6, as far as the socket has both.
@@ -22,7 +22,7 @@ macro_rules! both {
 
 impl UdpSocket {
     fn set(&self, set: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>) -> Result {
-        set(self.core.open()?).map_err(|errno| self.core.failed("setting an option of", None, errno))
+        set(self.core.open()?).map_err(|errno| self.core.failed(Operation::Option, None, errno))
     }
 
     /// Whether it may send to broadcast addresses, as 255.255.255.255 (`SO_BROADCAST`). Off by default.
@@ -53,7 +53,7 @@ impl UdpSocket {
     /// As [`set_broadcast`](UdpSocket::set_broadcast).
     pub fn recv_buffer(&self) -> Result<usize> {
         let size = sockopt::socket_recv_buffer_size(self.core.open()?);
-        size.map_err(|errno| self.core.failed("asking for an option of", None, errno))
+        size.map_err(|errno| self.core.failed(Operation::Option, None, errno))
     }
 
     /// How many bytes may wait to go out (`SO_SNDBUF`). Beyond that there is no room, and sending waits. The system has a
@@ -71,7 +71,7 @@ impl UdpSocket {
     /// As [`set_broadcast`](UdpSocket::set_broadcast).
     pub fn send_buffer(&self) -> Result<usize> {
         let size = sockopt::socket_send_buffer_size(self.core.open()?);
-        size.map_err(|errno| self.core.failed("asking for an option of", None, errno))
+        size.map_err(|errno| self.core.failed(Operation::Option, None, errno))
     }
 
     /// How many routers a datagram may pass, 1 to 255 (`IP_TTL`, `IPV6_UNICAST_HOPS`). The system's default is 64.
@@ -108,7 +108,7 @@ impl UdpSocket {
     /// [`Error::Closed`]; [`Error::Io`], as with a group that it has joined already.
     pub fn join_multicast(&self, group: impl Into<IpAddr>, interface: Option<&str>) -> Result {
         let (group, number) = self.group(group.into(), interface)?;
-        self.membership("joining", group, |fd| match group {
+        self.membership(Operation::Join, group, |fd| match group {
             IpAddr::V4(group) => {
                 sockopt::set_ip_add_membership_with_ifindex(fd, &group, &Ipv4Addr::UNSPECIFIED, number)
             }
@@ -122,7 +122,7 @@ impl UdpSocket {
     /// As [`join_multicast`](UdpSocket::join_multicast); [`Error::Io`] also if it had not joined.
     pub fn leave_multicast(&self, group: impl Into<IpAddr>, interface: Option<&str>) -> Result {
         let (group, number) = self.group(group.into(), interface)?;
-        self.membership("leaving", group, |fd| match group {
+        self.membership(Operation::Leave, group, |fd| match group {
             IpAddr::V4(group) => {
                 sockopt::set_ip_drop_membership_with_ifindex(fd, &group, &Ipv4Addr::UNSPECIFIED, number)
             }
@@ -175,7 +175,7 @@ impl UdpSocket {
 
     fn membership(
         &self,
-        operation: &'static str,
+        operation: Operation,
         group: IpAddr,
         change: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>,
     ) -> Result {
