@@ -313,7 +313,7 @@ impl Conn {
 
     /// Looks at the options, which nothing changes meanwhile.
     #[inline]
-    fn options<R>(&self, look: impl FnOnce(&Options) -> R) -> R {
+    pub(crate) fn options<R>(&self, look: impl FnOnce(&Options) -> R) -> R {
         match self.own_options() {
             None => look(&self.common.options),
             Some(own) => look(&own),
