@@ -5,8 +5,8 @@
 #[cfg(all(feature = "_services", not(any(feature = "avahi", feature = "zeroconf"))))]
 compile_error!("the feature _services is nothing by itself: use avahi or zeroconf");
 
-// The rooms, each on its floor: tests/house.rs. Those that are public are a module of the face as well, with what their
-// `mod.rs` has in `pub use`; the other modules of the face are below.
+// The rooms, each on its floor: tests/house.rs. A public room is a module of the API as well and exports what its `mod.rs`
+// has in `pub use`; the other modules of the API are at the end.
 
 #[forbid(unsafe_code)]
 mod address;
@@ -100,7 +100,7 @@ pub mod services {
     };
 }
 
-/// Compiles what the page on daemons shows.
+/// Compiles the examples of the page on daemons.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/daemons.md")]
 struct PageOnDaemons;

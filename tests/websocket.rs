@@ -53,6 +53,7 @@ async def main():
         for n in range(50):
             await heard(f"number {n}")
         writer.close()
+    assert (one.close_code, two.close_code) == (1000, 1000), "the server answers a close frame"
     print("done", flush = True)
 
 asyncio.run(main())
