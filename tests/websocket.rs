@@ -212,7 +212,7 @@ fn the_example_says_how_to_reach_a_server_without_tls() {
     let client =
         common::run(&mut command(example("websocket"), [format!("wss://127.0.0.1:{port}/"), "Hello".into()]), "");
     let line = client.assert_failed();
-    assert!(line.contains(&format!("Without TLS it is ws://127.0.0.1:{port}/")), "{line}");
+    assert!(line.contains(&format!("Without TLS: ws://127.0.0.1:{port}/")), "{line}");
 }
 
 #[test]
