@@ -1,14 +1,17 @@
 //! Finds servers of the local network by broadcast: `cargo run --example udp_discovery -- serve "the kitchen"` on some
-//! machines, `cargo run --example udp_discovery` on another. Each server says its name to whoever asks.
+//! machines, `cargo run --example udp_discovery` on another. Each server tells its name to whoever asks.
 //!
-//! With an address at the end (`udp_discovery ask 127.255.255.255:4242`, `udp_discovery serve NAME 127.0.0.1:4242`) it
-//! uses that instead of all networks and port 4242.
+//! Servers listen on port 4242 of all networks, or on the address given (`udp_discovery serve NAME 127.0.0.1:4242`).
+//!
+//! The question goes to 255.255.255.255, which the kernel sends by one interface only: that of the default route. A machine
+//! with several networks asks each at its own broadcast address, as `ip address` shows it after `brd`
+//! (`udp_discovery ask 192.0.2.255:4242 198.51.100.255:4242`).
 
 use std::time::{Duration, Instant};
 
 use network::{Error, UdpSocket};
 
-const USAGE: &str = "udp_discovery [ask [ADDRESS] | serve NAME [ADDRESS]]";
+const USAGE: &str = "udp_discovery [ask [ADDRESS...] | serve NAME [ADDRESS]]";
 
 const QUESTION: &str = "who is there?";
 
@@ -22,8 +25,8 @@ fn main() -> network::Result {
             println!("usage: {USAGE}");
             Ok(())
         }
-        [] | ["ask"] => ask("255.255.255.255:4242"),
-        ["ask", address] => ask(address),
+        [] | ["ask"] => ask(&["255.255.255.255:4242"]),
+        ["ask", ref addresses @ ..] => ask(addresses),
         ["serve", name] => serve(name, "0.0.0.0:4242"),
         ["serve", name, address] => serve(name, address),
         _ => {
@@ -51,9 +54,11 @@ fn serve(name: &str, address: &str) -> network::Result {
 }
 
 /// Asks all, and lists who answers in time. That nobody does is a failure.
-fn ask(address: &str) -> network::Result {
+fn ask(addresses: &[&str]) -> network::Result {
     let socket = UdpSocket::builder().broadcast(true).bind("0.0.0.0:0")?;
-    socket.send_to(QUESTION, address)?;
+    for address in addresses {
+        socket.send_to(QUESTION, *address)?;
+    }
     let end = Instant::now() + PATIENCE;
     let mut answers = 0;
     loop {
@@ -65,7 +70,7 @@ fn ask(address: &str) -> network::Result {
             }
             Err(Error::TimedOut { .. } | Error::NotReady { .. }) if answers > 0 => return Ok(()),
             Err(Error::TimedOut { .. } | Error::NotReady { .. }) => {
-                eprintln!("udp_discovery: nobody at {address} has answered within {PATIENCE:?}");
+                eprintln!("udp_discovery: nobody at {} has answered within {PATIENCE:?}", addresses.join(", "));
                 std::process::exit(1);
             }
             // Not one of ours.

@@ -591,6 +591,28 @@ pub(crate) fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
+/// Text from a peer, as it may stand in a message. Control characters, line separators and characters that change the
+/// direction of text are escaped, so the text stays on one line and a terminal shows what it says.
+pub(crate) struct Printable<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        while let Some((at, harmful)) = rest.char_indices().find(|(_, c)| !is_printable(*c)) {
+            write!(f, "{}{}", &rest[..at], harmful.escape_default())?;
+            rest = &rest[at + harmful.len_utf8()..];
+        }
+        f.write_str(rest)
+    }
+}
+
+fn is_printable(c: char) -> bool {
+    let separator = matches!(c, '\u{2028}' | '\u{2029}');
+    let direction =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !c.is_control() && !separator && !direction
+}
+
 fn bytes(number: usize) -> String {
     count(number, "byte")
 }
@@ -791,6 +813,14 @@ mod tests {
             assert!(matches!(number(bytes), Err(Error::Other(_))));
             assert!(matches!(address(bytes.to_vec()), Err(Error::Other(_))));
         }
+    }
+
+    #[test]
+    fn text_of_peers_is_one_line_of_visible_characters() {
+        let text = "Büro 1\\ \n\r\t\u{1b}[2J\u{85}\u{2028}\u{202e}\u{2066}\0ende";
+        let shown = Printable(text).to_string();
+        assert_eq!(shown, "Büro 1\\ \\n\\r\\t\\u{1b}[2J\\u{85}\\u{2028}\\u{202e}\\u{2066}\\u{0}ende");
+        assert_eq!(Printable(&shown).to_string(), shown);
     }
 
     #[test]

@@ -1,15 +1,15 @@
-//! The SHA-256 fingerprint: how certificates are named to people, in pins and in errors. A pure value.
+//! The SHA-256 fingerprint, which identifies keys and certificates in pins and messages. A pure value.
 
 use std::fmt;
 use std::str::FromStr;
 
 /// A SHA-256 fingerprint, of a public key or of a whole certificate.
 ///
-/// Shown everywhere is the fingerprint of the *public key* (its SPKI, subject public key info, in DER), since a renewed
-/// certificate keeps its key and so keeps this fingerprint. The fingerprint of the certificate itself, which is what
-/// `openssl x509 -fingerprint -sha256` prints, is accepted wherever a fingerprint is asked for.
+/// This crate shows the fingerprint of the *public key* (its SPKI, subject public key info, in DER), because a renewed
+/// certificate has the same key and so the same fingerprint. The fingerprint of the certificate itself, as printed by
+/// `openssl x509 -fingerprint -sha256`, is accepted wherever a fingerprint is expected.
 ///
-/// Its text is 64 hexadecimal digits. Upper case, and colons between the bytes, are understood as well:
+/// The text of a fingerprint is 64 hexadecimal digits. Upper case, and colons between the bytes, are accepted:
 ///
 /// ```
 /// # use network::tls::Fingerprint;
@@ -23,7 +23,7 @@ use std::str::FromStr;
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// The fingerprint as its 32 bytes.
+    /// Returns the fingerprint as 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -43,6 +43,41 @@ impl From<[u8; 32]> for Fingerprint {
     }
 }
 
+impl From<&Fingerprint> for Fingerprint {
+    fn from(fingerprint: &Fingerprint) -> Self {
+        *fingerprint
+    }
+}
+
+impl From<Box<Fingerprint>> for Fingerprint {
+    /// Converts the fingerprint of an error such as [`Error::UnknownCertificate`](crate::Error::UnknownCertificate).
+    fn from(fingerprint: Box<Fingerprint>) -> Self {
+        *fingerprint
+    }
+}
+
+#[allow(clippy::borrowed_box)] // what a reference to an error has
+impl From<&Box<Fingerprint>> for Fingerprint {
+    fn from(fingerprint: &Box<Fingerprint>) -> Self {
+        **fingerprint
+    }
+}
+
+macro_rules! from_text {
+    ($($text:ty),*) => {$(
+        impl TryFrom<$text> for Fingerprint {
+            type Error = FingerprintError;
+
+            /// Parses the text, as [`str::parse`] does.
+            fn try_from(text: $text) -> Result<Self, FingerprintError> {
+                text.parse()
+            }
+        }
+    )*};
+}
+
+from_text!(&str, &&str, String, &String);
+
 impl fmt::Display for Fingerprint {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
@@ -55,16 +90,16 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// The text given as a fingerprint is none: it is not 32 bytes in hexadecimal.
+/// The error of a text that is not a valid SHA-256 fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-#[error("{0:?} is not a fingerprint: 64 hexadecimal digits are expected, colons allowed between the bytes")]
+#[error("invalid fingerprint {0:?}: expected 64 hexadecimal digits, optionally separated by colons")]
 pub struct FingerprintError(String);
 
 impl FromStr for Fingerprint {
     type Err = FingerprintError;
 
     fn from_str(text: &str) -> Result<Self, FingerprintError> {
-        // A wrong text is quoted in the error; quoting a megabyte would help nobody.
+        // The error quotes the text, but not a megabyte of it.
         let bad = || FingerprintError(text.chars().take(100).collect());
         let mut bytes = [0; 32];
         let mut rest = text.trim();
@@ -73,7 +108,7 @@ impl FromStr for Fingerprint {
                 rest = rest.strip_prefix(':').unwrap_or(rest);
             }
             let (pair, after) = rest.split_at_checked(2).ok_or_else(bad)?;
-            // from_str_radix alone would take "+f".
+            // from_str_radix alone would accept "+f".
             if !pair.bytes().all(|digit| digit.is_ascii_hexdigit()) {
                 return Err(bad());
             }

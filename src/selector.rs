@@ -33,6 +33,61 @@ use crate::sys::wait_for;
 /// assert!(selector.is_ready(&other) && !selector.is_ready(&one));
 /// # Ok::<(), network::Error>(())
 /// ```
+///
+/// # Lines
+/// A socket is readable as soon as part of a line has arrived, and [`recv_line`](crate::Socket::recv_line) then blocks until
+/// the rest arrives. With several sockets, use [`recv`](crate::Socket::recv), which does not block on a readable socket, and
+/// split the lines yourself:
+///
+/// ```
+/// use network::{Selector, Socket};
+///
+/// /// Calls `on_line` with each line of any of these sockets, until all of them have ended.
+/// fn lines_of(sockets: Vec<Socket>, mut on_line: impl FnMut(&Socket, &str)) -> network::Result {
+///     let selector = Selector::new();
+///     sockets.iter().for_each(|socket| selector.add(socket));
+///     let mut open: Vec<_> = sockets.into_iter().map(|socket| (socket, Vec::new())).collect();
+///     while !open.is_empty() {
+///         selector.wait(None)?;
+///         open.retain_mut(|(socket, received)| {
+///             if !selector.is_ready(socket) {
+///                 return true;
+///             }
+///             let Ok(data) = socket.recv(4096) else {
+///                 selector.remove(socket);
+///                 return false;
+///             };
+///             received.extend(data);
+///             while let Some(end) = received.iter().position(|byte| *byte == b'\n') {
+///                 on_line(socket, &String::from_utf8_lossy(&received[..end]));
+///                 received.drain(..=end);
+///             }
+///             true
+///         });
+///     }
+///     Ok(())
+/// }
+/// # fn pair() -> network::Result<(Socket, std::os::unix::net::UnixStream)> {
+/// #     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+/// #     Ok((Socket::from_fd(ours)?, theirs))
+/// # }
+/// # use std::io::Write;
+/// # let ((one, mut first), (other, mut second)) = (pair()?, pair()?);
+/// # first.write_all(b"half ").unwrap();
+/// # second.write_all(b"whole\n").unwrap();
+/// # let mut said = Vec::new();
+/// # let (mut first, mut second) = (Some(first), Some(second));
+/// # lines_of(vec![one, other], |_, line| {
+/// #     said.push(line.to_owned());
+/// #     // The half line has blocked nobody. Its rest comes now, and then both end.
+/// #     second = None;
+/// #     if let Some(mut first) = first.take() {
+/// #         first.write_all(b"line\n").unwrap();
+/// #     }
+/// # })?;
+/// # assert_eq!(said, ["whole", "half line"]);
+/// # Ok::<(), network::Error>(())
+/// ```
 #[derive(Clone, Default)]
 pub struct Selector {
     entries: Rc<RefCell<Vec<Entry>>>,

@@ -160,3 +160,19 @@ fn the_end_of_the_starting_terminal_does_not_end_it() {
     daemon.signal(Signal::TERM);
     daemon.await_end();
 }
+
+#[test]
+fn without_proc_it_says_that_it_cannot_count_its_threads() {
+    let directory = TempDir::new();
+    let script = r#"mount -t tmpfs none /proc && exec "$@""#;
+    let options = ["--map-root-user", "--mount", "/bin/sh", "-c", script, "sh"];
+    let allowed = common::tool("/usr/bin/unshare").args(options).arg("/bin/true").status().unwrap();
+    if !allowed.success() {
+        eprintln!("not tested: this user may not have a namespace of mounts");
+        return;
+    }
+    let mut unshare = common::tool("/usr/bin/unshare");
+    let output = run(unshare.args(options).arg(example("daemon")).arg(directory.address("socket")), "");
+    let line = output.assert_failed();
+    assert!(line.contains("/proc/self/task, is /proc mounted?"), "{line}");
+}

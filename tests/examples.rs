@@ -67,10 +67,14 @@ fn a_missing_port_and_a_place_that_is_none_are_told() {
     }
     let nowhere = directory.address("no/such/directory");
     let output = run(&mut command(example("server"), [&nowhere]), "");
-    assert!(output.assert_failed().starts_with(&format!("Error: Io: cannot listen on {nowhere}: ")), "{}", output.stderr);
+    assert!(
+        output.assert_failed().starts_with(&format!("Error: Io: cannot listen on {nowhere}: ")),
+        "{}",
+        output.stderr
+    );
     let output = run(command(example("server"), ["127.0.0.1:0"]).env("XDG_DATA_HOME", "/dev/null"), "");
     assert!(
-        output.assert_failed().starts_with("Error: Identity: /dev/null/network: cannot make the TLS certificate "),
+        output.assert_failed().starts_with("Error: Identity: /dev/null/network: cannot create the TLS certificate "),
         "{output:?}"
     );
 }

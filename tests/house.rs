@@ -201,6 +201,22 @@ fn only_the_engine_names_the_reactor() {
     }
 }
 
+#[test]
+fn calls_that_name_a_peer_go_through_libc() {
+    // Past torsocks and its like, rustix would talk to whom it is not to talk to.
+    const CALLS: [&str; 8] =
+        ["bind", "listen", "connect", "accept", "acceptfrom", "sendto", "getsockname", "getpeername"];
+    for file in files() {
+        for (number, line) in file.lines.iter().take_while(|(_, line)| line.trim() != "#[cfg(test)]") {
+            for (at, path) in line.match_indices("rustix::net::") {
+                let name = identifier(&line[at + path.len()..]);
+                let is_one = CALLS.iter().any(|call| name == *call || name.strip_prefix(call) == Some("_with"));
+                assert!(!is_one, "src/{}:{number}: use sys::{name} for {}", file.path.display(), line.trim());
+            }
+        }
+    }
+}
+
 /// The names that a module gives to the program, by what it re-exports and what it declares at the beginning of a line.
 fn exports(text: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();

@@ -1,5 +1,5 @@
 //! The store of certificates against the real `openssl`, several processes at once, and disks that will not take it.
-//! Needs `openssl` and `unshare` (util-linux).
+//! Needs `openssl`, `unshare` (util-linux) and `cc`.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -237,4 +237,40 @@ fn files_that_cannot_be_made_are_named() {
     let error = Identity::pem(home.path().join("none.pem"), &file).unwrap_err();
     assert!(error.to_string().contains("none.pem"), "{error}");
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+}
+
+/// Builds a library that, preloaded, refuses these calls as some network and FUSE file systems do.
+fn refusing(directory: &Path, calls: &str) -> String {
+    let (source, library) = (directory.join("refuse.c"), directory.join("refuse.so"));
+    let mut code = "#include <errno.h>\n".to_owned();
+    for call in calls.split(' ') {
+        let (name, error) = call.split_once('=').unwrap();
+        code += &format!("int {name}() {{ errno = {error}; return -1; }}\n");
+    }
+    fs::write(&source, code).unwrap();
+    let [source, library] = [source, library].map(|path| path.display().to_string());
+    run("cc", &["-w", "-shared", "-fPIC", "-o", &library, &source], b"");
+    library
+}
+
+#[test]
+fn a_disk_without_locks_syncing_or_links_still_holds_identities() {
+    for (calls, at_once) in [
+        ("flock=ENOLCK fsync=EINVAL", 6),
+        ("flock=EOPNOTSUPP fsync=ENOSYS", 6),
+        ("flock=ENOLCK fsync=EINVAL link=EPERM linkat=EPERM", 1),
+    ] {
+        let home = tempfile::tempdir().unwrap();
+        let library = refusing(home.path(), calls);
+        let text = home.path().to_str().unwrap();
+        let settings = [("XDG_DATA_HOME", text), ("LD_PRELOAD", &library)];
+        let children: Vec<_> = (0..at_once).map(|_| spawn_child("", &settings)).collect();
+        let said: Vec<_> = children.into_iter().map(finish).collect();
+        // Of several at once each may write the certificate, but for one and the same key, and one of them stays.
+        let again = finish(spawn_child("", &settings));
+        assert!(said.iter().chain([&again]).all(|one| !one.contains("error")), "{calls}: {said:#?}");
+        assert!(said.iter().all(|one| *one == again), "{calls}: {said:#?} {again}");
+        let left = fs::read_dir(home.path().join("network/private")).unwrap().count();
+        assert_eq!(left, 1, "{calls}: drafts are left behind");
+    }
 }

@@ -342,7 +342,7 @@ fn our_client_reads_why_it_was_turned_away() {
         let text = rejection(trust().identity(foe.clone()), &ours.address());
         assert!(text.contains("does not accept our certificate") && text.contains(&foe.fingerprint().to_string()));
         let text = rejection(trust(), &ours.address());
-        assert!(text.contains("asks for a certificate"), "{text}");
+        assert!(text.contains("requires a client certificate"), "{text}");
     });
 }
 
@@ -673,7 +673,7 @@ fn who_speaks_no_tls_is_dropped_with_a_word_in_the_log_and_costs_nobody_else_any
             (b"GET / HTTP/1.0\r\n\r\n", "plaintext"),
             (b"hello\n", "plaintext"),
             (b"\x00\xff\xfe garbage", "not TLS"),
-            (b"\x16\x03\x01\xff\xff garbage", "not TLS"),
+            (b"\x16\x03\x01\xff\xff garbage", "invalid TLS message"),
             // Silent: only time tells.
             (b"", "within 500ms"),
         ];

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use common::{LIMIT, Process, TempDir, Watch, command, example, on_own_context, until};
 use network::{ClientTls, Server, Socket, log::Level, tls::Identity};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use rustix::process::Signal;
 
 /// There is one log in a process: one test at a time.
@@ -150,7 +151,7 @@ fn what_is_less_important_than_wanted_is_not_said() {
     assert!(glibs().is_empty() && said().len() == all.len());
 }
 
-/// A client that is turned away: it speaks no TLS.
+/// A client that is rejected: it speaks no TLS.
 fn a_warning() -> u16 {
     on_own_context(|| {
         let home = TempDir::new();
@@ -172,23 +173,57 @@ fn glibs_log_gets_fields_for_machines() {
     let [record] = &all[..] else { panic!("{all:?}") };
     let field = |name: &str| record.get(name).map_or("", String::as_str);
     assert_eq!(field("GLIB_DOMAIN"), "network");
-    assert_eq!(field("PRIORITY"), "4");
+    assert_eq!(field("PRIORITY"), "5");
     assert_eq!(field("NETWORK_OPERATION"), "accept");
     assert_eq!(field("NETWORK_PEER"), format!("port {port}"));
     assert!(field("NETWORK_ERROR").contains("TLS"), "{record:?}");
-    assert_eq!(field("MESSAGE"), format!("a client of port {port} was turned away: {}", field("NETWORK_ERROR")));
+    assert_eq!(field("MESSAGE"), format!("rejected a client of port {port}: {}", field("NETWORK_ERROR")));
+}
+
+#[test]
+fn a_peer_cannot_write_lines_into_the_log() {
+    let _alone = alone();
+    let name = "x\n2026-01-01 00:00:00 warning: forged\r\u{1b}[2J\u{202e}";
+    let meet = || {
+        on_own_context(|| {
+            let directory = TempDir::new();
+            let refuse = |_: Socket| Err(std::io::Error::other("not you").into());
+            let server = Server::new(directory.path("socket").as_path(), refuse).unwrap();
+            let client = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+            // Any client may choose what it is called.
+            rustix::net::bind(&client, &SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap()).unwrap();
+            rustix::net::connect(&client, &SocketAddrUnix::new(directory.path("socket")).unwrap()).unwrap();
+            let before = (said().len(), glibs().len());
+            until(|| (said().len(), glibs().len()) != before && server.connections().is_empty());
+        });
+    };
+    let is_line = |text: &str| !text.contains(|c: char| c.is_control() || c == '\u{202e}');
+    meet();
+    let all = glibs();
+    let text = &all.last().expect("it is told by default")["MESSAGE"];
+    assert!(text.contains("forged"), "{text}");
+    assert!(all.iter().flat_map(|record| record.values()).all(|text| is_line(text)), "{all:?}");
+    let listening = Listening::to(Level::Debug);
+    meet();
+    drop(listening);
+    let all = said();
+    assert!(all.iter().any(|one| one.peer.as_ref().is_some_and(|peer| peer.contains("forged"))), "{all:?}");
+    for one in &all {
+        let texts = [Some(&one.message), one.peer.as_ref(), one.error.as_ref()];
+        assert!(texts.into_iter().flatten().all(|text| is_line(text)), "{one:?}");
+    }
 }
 
 #[test]
 fn a_log_callback_may_panic_or_cause_more_to_be_said() {
     let _alone = alone();
-    network::log::set_log(Level::Warning, |_| panic!("on purpose"));
+    network::log::set_log(Level::Message, |_| panic!("on purpose"));
     let port = a_warning();
     assert_eq!(glibs().len(), 1, "what it did not take");
-    assert!(glibs()[0]["MESSAGE"].contains(&format!("port {port} ")));
+    assert!(glibs()[0]["MESSAGE"].contains(&format!("port {port}:")));
 
-    network::log::set_log(Level::Warning, |record| {
-        assert!(record.message.contains("turned away"));
+    network::log::set_log(Level::Message, |record| {
+        assert!(record.message.contains("rejected a client"));
         a_nested_warning();
     });
     a_warning();

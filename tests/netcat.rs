@@ -407,7 +407,7 @@ fn a_stranger_is_refused_and_can_be_pinned() {
     assert!(line.contains(&format!("--tls pin:{fingerprint}")) && line.contains("not trusted"), "{line}");
     assert!(home.path("network/peers").is_dir(), "the place that the advice names is there");
     let line = server.line();
-    assert!(line.contains("turned away"), "{line}");
+    assert!(line.contains("rejected a client"), "{line}");
 
     let pin = format!("pin:{fingerprint}");
     for tls in [pin.as_str(), "any", "first-use", "on"] {
@@ -446,10 +446,10 @@ fn a_client_that_is_not_on_the_list_reads_why_it_was_turned_away() {
     let line = with.assert_failed();
     assert!(line.contains("does not accept our certificate") && line.contains(&me.fingerprint().to_string()), "{line}");
     let line = run(&mut netcat([address.as_str()]), "").assert_failed().to_string();
-    assert!(line.contains("asks for a certificate"), "{line}");
+    assert!(line.contains("requires a client certificate"), "{line}");
     for _ in 0..2 {
         let line = server.line();
-        assert!(line.contains("turned away"), "{line}");
+        assert!(line.contains("rejected a client"), "{line}");
     }
     server.signal(Signal::TERM);
     assert!(server.finish().status.success());

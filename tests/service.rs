@@ -253,7 +253,7 @@ fn a_child_that_is_told_to_end_before_it_is_ready_says_so_and_cleans_up() {
     let mut daemon = Starting::new();
     daemon.child.signal(Signal::TERM);
     let output = daemon.starter.await_end();
-    assert!(output.assert_failed().contains("told to end before it was ready"), "{}", output.stderr);
+    assert!(output.assert_failed().contains("interrupted before it was ready"), "{}", output.stderr);
     daemon.child.await_end();
     assert!(!Path::new(&daemon.pid_file).exists());
 }
@@ -263,7 +263,7 @@ fn a_child_that_is_killed_before_it_is_ready_is_a_failure_that_the_shell_sees() 
     let mut daemon = Starting::new();
     daemon.child.signal(Signal::KILL);
     let output = daemon.starter.await_end();
-    assert!(output.assert_failed().contains("ended before it was ready"), "{}", output.stderr);
+    assert!(output.assert_failed().contains("exited before it was ready"), "{}", output.stderr);
 }
 
 // ---- told things ----
@@ -287,8 +287,8 @@ fn what_it_says_goes_to_the_log_file_which_can_be_rotated() {
     daemon.await_end();
     let (old, new) = (read(directory.path("log.1")), read(&log));
     assert!(old.contains("info: SIGHUP"), "{old}");
-    assert!(new.contains("info: ending with"), "{new}");
-    let stamp = new.lines().find(|line| line.contains("info: ending")).unwrap().split(" info").next().unwrap();
+    assert!(new.contains("info: stopping; closing"), "{new}");
+    let stamp = new.lines().find(|line| line.contains("info: stopping")).unwrap().split(" info").next().unwrap();
     assert!(glib::DateTime::from_iso8601(&stamp.replace(' ', "T"), Some(&glib::TimeZone::utc())).is_ok(), "{stamp:?}");
 }
 
@@ -350,8 +350,8 @@ fn who_does_not_finish_in_time_is_closed() {
     client.assert_ended();
     daemon.await_end();
     // Whoever looked whether the daemon is there may still be counted.
-    assert!(read(&log).contains(" may finish within 1s"), "{}", read(&log));
-    assert!(read(&log).contains("not finished in time: 1 connection\n"), "{}", read(&log));
+    assert!(read(&log).contains("waiting up to 1 s"), "{}", read(&log));
+    assert!(read(&log).contains("grace period expired; closing 1 connection\n"), "{}", read(&log));
 }
 
 #[test]
@@ -469,6 +469,106 @@ fn a_successor_takes_over_a_port_and_tls_with_it() {
     new.await_end();
 }
 
+/// Sends the signal to the process that a supervisor would send it to.
+fn to_child_of(process: &Process, signal: Signal) {
+    let id = process.id();
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let child = children.split_whitespace().next().expect("it has a child").parse().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(child).unwrap(), signal).unwrap();
+}
+
+/// A daemon in the foreground, of which nobody but its parent knows.
+fn a_supervised_one_stays(mut supervised: Process, address: &str, signal: impl Fn(&Process, Signal)) {
+    supervised.line_with("NETWORK_NO_FORK");
+    let mut serving = Client::connect(address).pid;
+    for round in 0..3 {
+        let mut staying = Client::connect(address);
+        signal(&supervised, Signal::HUP);
+        let before = serving;
+        until("another process", || {
+            serving = Client::connect(address).pid;
+            serving != before
+        });
+        assert_eq!(staying.ask("still?"), "You said: still?", "round {round}");
+    }
+    // Once those have gone that were between the first and the last.
+    signal(&supervised, Signal::TERM);
+    let output = supervised.await_end();
+    assert!(output.status.success(), "{output:?}");
+    assert!(UnixStream::connect(address).is_err(), "the last one has ended");
+    assert!(!Path::new(address).exists(), "and cleaned up");
+}
+
+#[test]
+fn whoever_waits_for_a_process_that_hands_over_sees_it_end_with_its_successors() {
+    let directory = TempDir::new();
+    let address = directory.address("socket");
+    let mut daemon = command(example("daemon"), [&address, "--renew", "--grace-period", "30"]);
+    let daemon = Process::start(daemon.env("NETWORK_NO_FORK", "1").env_remove("NOTIFY_SOCKET"), Watch::Stderr);
+    a_supervised_one_stays(daemon, &address, Process::signal);
+}
+
+#[test]
+fn a_container_goes_on_when_its_first_process_hands_over() {
+    let directory = TempDir::new();
+    let address = directory.address("socket");
+    let options = ["--map-root-user", "--pid", "--fork", "--kill-child"];
+    let allowed = common::tool("/usr/bin/unshare").args(options).arg("true").status().unwrap();
+    if !allowed.success() {
+        eprintln!("not tested: this user may not have a namespace of processes");
+        return;
+    }
+    let mut unshare = common::tool("/usr/bin/unshare");
+    unshare.args(options).arg(example("daemon"));
+    unshare.args([&address, "--renew", "--grace-period", "30"]).env("NETWORK_NO_FORK", "1").env_remove("NOTIFY_SOCKET");
+    a_supervised_one_stays(Process::start(&mut unshare, Watch::Stderr), &address, to_child_of);
+}
+
+#[test]
+fn a_signal_ends_a_successor_that_is_starting_too() {
+    let directory = TempDir::new();
+    let (address, answer) = (directory.address("socket"), directory.address("answer"));
+    std::fs::write(&answer, "Yes:").unwrap();
+    let mut daemon = command(example("daemon"), [&address, "--renew", "--answer", &answer]);
+    let mut daemon = Process::start(daemon.env("NETWORK_NO_FORK", "1").env_remove("NOTIFY_SOCKET"), Watch::Stderr);
+    daemon.line_with("NETWORK_NO_FORK");
+    Client::connect(&address);
+    // The next one waits for its settings without end.
+    std::fs::remove_file(&answer).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &answer, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    daemon.signal(Signal::HUP);
+    let mut child = None;
+    until("a child", || {
+        let id = daemon.id();
+        let children = read(format!("/proc/{id}/task/{id}/children"));
+        child = children.split_whitespace().next().map(|child| child.parse().unwrap());
+        child.is_some()
+    });
+    let child = Other::new(child.unwrap());
+    daemon.signal(Signal::TERM);
+    child.await_end();
+    assert!(daemon.await_end().status.success());
+    assert!(!Path::new(&address).exists());
+}
+
+#[test]
+fn a_successor_that_is_killed_ends_the_process_that_stands_in_for_it() {
+    let directory = TempDir::new();
+    let address = directory.address("socket");
+    let mut daemon = command(example("daemon"), [&address, "--renew"]);
+    let mut first = Process::start(daemon.env("NETWORK_NO_FORK", "1").env_remove("NOTIFY_SOCKET"), Watch::Stderr);
+    first.line_with("NETWORK_NO_FORK");
+    let mut client = Client::connect(&address);
+    first.signal(Signal::HUP);
+    until("another process", || Client::connect(&address).pid != first.id());
+    // Without a time to drain its connections are closed, though it stays.
+    assert!(client.try_line().is_err());
+    let successor = Other::new(Client::connect(&address).pid);
+    successor.signal(Signal::KILL);
+    assert!(first.await_end().status.success());
+}
+
 #[test]
 fn a_successor_that_fails_changes_nothing() {
     let directory = TempDir::new();
@@ -482,7 +582,7 @@ fn a_successor_that_fails_changes_nothing() {
     std::fs::remove_file(&answer).unwrap();
     for round in 1..=3 {
         daemon.signal(Signal::HUP);
-        until("the complaint", || read(&log).matches("it ended before it was ready (exit status: 1)").count() == round);
+        until("the complaint", || read(&log).matches("exited before it was ready (exit status: 1)").count() == round);
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         assert_eq!(children, "", "no zombie stays");
         assert_eq!(Client::connect(&address).pid, pid);

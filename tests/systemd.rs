@@ -109,12 +109,12 @@ fn without_a_service_manager_nothing_is_told_and_nothing_amiss() {
     // A manager that has gone is logged, once, and stops nobody.
     drop(manager);
     let mut daemon = Process::start(&mut daemon, Watch::Stderr);
-    daemon.line_with("the service manager is not told");
+    daemon.line_with("failed to notify the service manager");
     assert_eq!(pid_at(&address), daemon.id());
     daemon.signal(Signal::TERM);
     let output = daemon.await_end();
     assert!(output.status.success());
-    assert_eq!(output.stderr.matches("is not told").count(), 1, "{}", output.stderr);
+    assert_eq!(output.stderr.matches("failed to notify").count(), 1, "{}", output.stderr);
 }
 
 #[test]
@@ -258,6 +258,19 @@ fn a_hand_over_tells_which_process_serves_now() {
     second.await_end();
 }
 
+#[test]
+fn a_kind_of_socket_that_is_not_known_is_told_as_such() {
+    let directory = TempDir::new();
+    let mut daemon = command(example("daemon"), [directory.address("socket")]);
+    daemon.env("NETWORK_NO_FORK", "1").env("NOTIFY_SOCKET", "vsock:2:1234");
+    let mut daemon = Process::start(&mut daemon, Watch::Stderr);
+    let line = daemon.line_with("vsock:2:1234");
+    assert!(line.contains("other kinds of sockets are not supported"), "{line}");
+    assert_eq!(pid_at(&directory.address("socket")), daemon.id());
+    daemon.signal(Signal::TERM);
+    assert!(daemon.await_end().status.success());
+}
+
 // ---- what it is given ----
 
 /// Passes sockets, one or two, as systemd does: from descriptor 3 on, with their number for that very process.
@@ -295,10 +308,10 @@ fn a_socket_that_is_passed_is_listened_on_with_who_waited_there() {
         // A hello of TLS is answered: no plaintext greeting comes first.
         let mut early = early;
         early.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
-        daemon.line_with("turned away");
+        daemon.line_with("rejected a client");
         daemon.signal(Signal::TERM);
         let output = daemon.await_end();
-        assert!(output.status.success() && !output.stderr.contains("nothing here listens"), "{}", output.stderr);
+        assert!(output.status.success() && !output.stderr.contains("unused socket passed"), "{}", output.stderr);
     }
 }
 
@@ -322,6 +335,55 @@ fn a_unix_socket_that_is_passed_keeps_its_path() {
 }
 
 #[test]
+fn a_unix_socket_that_is_passed_is_found_by_any_path_that_leads_to_it() {
+    let directory = TempDir::new();
+    std::fs::create_dir(directory.path("real")).unwrap();
+    std::os::unix::fs::symlink("real", directory.path("link")).unwrap();
+    // As systemd rewrites /var/run/socket to /run/socket.
+    let bound = directory.address("real/socket");
+    let listener = UnixListener::bind(&bound).unwrap();
+    std::os::unix::fs::symlink("real/socket", directory.path("alias")).unwrap();
+    for path in ["link/socket", "real/../real/./socket", "alias"] {
+        let address = directory.address(path);
+        let passed = listener.as_fd().try_clone_to_owned().unwrap();
+        let mut daemon = start(&mut activate(vec![passed], "", &[&address]));
+        assert_eq!(pid_at(&bound), daemon.id(), "{path}");
+        daemon.signal(Signal::TERM);
+        assert!(daemon.await_end().status.success(), "{path}");
+    }
+    // Once its path has gone, it is known by the directory and the name.
+    std::fs::remove_file(&bound).unwrap();
+    let daemon = start(&mut activate(vec![listener.into()], "", &[&directory.address("link/socket")]));
+    daemon.line_with("listening on");
+}
+
+#[test]
+fn a_unix_socket_of_another_path_is_not_taken_for_it() {
+    let directory = TempDir::new();
+    let listener = UnixListener::bind(directory.path("socket")).unwrap();
+    std::fs::create_dir(directory.path("beside")).unwrap();
+    let daemon = start(&mut activate(vec![listener.into()], "", &[&directory.address("beside/socket")]));
+    daemon.line_with("nothing here listens");
+}
+
+/// A path of the most bytes that a unix socket can have.
+fn longest_path(directory: &TempDir) -> String {
+    let start = directory.address("");
+    format!("{start}{}", "x".repeat(107 - start.len()))
+}
+
+#[test]
+fn the_longest_path_is_passed_as_any_other() {
+    let directory = TempDir::new();
+    let address = longest_path(&directory);
+    let listener = UnixListener::bind(&address).unwrap();
+    let mut daemon = start(&mut activate(vec![listener.into()], "", &[&address]));
+    assert_eq!(pid_at(&address), daemon.id());
+    daemon.signal(Signal::TERM);
+    assert!(daemon.await_end().status.success());
+}
+
+#[test]
 fn an_abstract_socket_that_is_passed_is_found_by_its_name() {
     let directory = TempDir::new();
     let name = directory.address("socket");
@@ -342,7 +404,7 @@ fn what_nobody_listens_on_is_named() {
     let stray = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = stray.local_addr().unwrap().port();
     let mut daemon = start(&mut activate(vec![wanted.into(), stray.into()], "lines:web", &[&address]));
-    let line = daemon.line_with("nothing here listens");
+    let line = daemon.line_with("unused socket passed");
     assert!(line.contains(&format!("127.0.0.1:{port}")) && line.contains("\"web\""), "{line}");
     assert_eq!(pid_at(&address), daemon.id(), "the other is served all the same");
     for number in [3, 4] {

@@ -4,13 +4,16 @@
 mod common;
 
 use std::cell::RefCell;
+use std::fs::Permissions;
 use std::io::Read;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{LIMIT, Output, TempDir, beside, command, example, on_own_context, run, until};
 use network::{Endpoint, Error, Server, Socket, server::ServerBuilder};
@@ -128,7 +131,7 @@ fn a_group_that_cannot_be_given_leaves_no_path() {
     daemon.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".into()]);
     let output = run(daemon.arg(&program).args([&address, "--group", "root"]), "");
     let line = output.assert_failed();
-    assert!(line.contains("its group cannot be 0") && line.contains("not permitted"), "{line}");
+    assert!(line.contains("cannot set its group to 0") && line.contains("not permitted"), "{line}");
     assert!(!Path::new(&address).exists());
 }
 
@@ -235,6 +238,116 @@ fn only_what_nobody_answers_on_is_taken_over() {
         std::fs::remove_file(&address).unwrap();
         std::os::unix::fs::symlink(directory.path("elsewhere"), &address).unwrap();
         refused(replace_stale(), "is no socket");
+    });
+}
+
+#[test]
+fn a_strangers_lock_keeps_no_server_from_starting() {
+    use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+    on_own_context(|| {
+        let directory = TempDir::new();
+        let address = directory.address("socket");
+        let lock = |path: &Path, flags| {
+            let file = open(path, flags | OFlags::CLOEXEC, Mode::from(0o666)).unwrap();
+            flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+            file
+        };
+        // Whoever can read a directory can lock it.
+        let held = lock(&directory.path(""), OFlags::RDONLY | OFlags::DIRECTORY);
+        drop(UnixListener::bind(&address).unwrap());
+        let started = std::time::Instant::now();
+        drop(greeter(Server::builder().replace_stale(true), &address).unwrap());
+        assert!(started.elapsed() < std::time::Duration::from_secs(1), "nor does it have to wait");
+        drop(held);
+
+        // The file by which servers take turns is not for strangers, but where they can make files, one may lie there.
+        let theirs = directory.path(".socket.lock");
+        let held = lock(&theirs, OFlags::RDWR | OFlags::CREATE);
+        if is_root() {
+            std::os::unix::fs::chown(&theirs, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        drop(UnixListener::bind(&address).unwrap());
+        drop(greeter(Server::builder().replace_stale(true), &address).unwrap());
+        drop(held);
+        std::fs::remove_file(&theirs).unwrap();
+
+        drop(UnixListener::bind(&address).unwrap());
+        let _server = greeter(Server::builder().replace_stale(true), &address).unwrap();
+        let left: Vec<_> =
+            std::fs::read_dir(directory.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["socket"], "no lock is left behind");
+    });
+}
+
+#[test]
+fn of_servers_that_start_at_once_one_gets_the_path() {
+    let directory = TempDir::new();
+    let address = directory.address("socket");
+    for _ in 0..20 {
+        drop(UnixListener::bind(&address).unwrap());
+        let barrier = std::sync::Barrier::new(4);
+        let start = || {
+            on_own_context(|| {
+                barrier.wait();
+                let server = greeter(Server::builder().replace_stale(true), &address);
+                // Until all have tried.
+                barrier.wait();
+                match server {
+                    Ok(_) => true,
+                    Err(Error::InUse { .. }) => false,
+                    Err(error) => panic!("{error}"),
+                }
+            })
+        };
+        let winners = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).filter(|won| *won).count()
+        });
+        assert_eq!(winners, 1);
+        assert!(!Path::new(&address).exists(), "it has removed its path");
+    }
+}
+
+/// Ends a thread, also when an assertion fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_file_that_is_put_in_the_sockets_place_is_left_alone() {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    on_own_context(|| {
+        let directory = TempDir::new();
+        let (address, secret) = (directory.address("socket"), directory.path("secret"));
+        std::fs::write(&secret, "secret").unwrap();
+        std::fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
+        let (stop, armed) = (AtomicBool::new(false), Mutex::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Puts the one in the place of the other, once, as soon as both are there.
+                while !stop.load(Ordering::Relaxed) {
+                    let mut armed = armed.lock().unwrap();
+                    *armed = *armed && renameat_with(CWD, &address, CWD, &secret, RenameFlags::EXCHANGE).is_err();
+                }
+            });
+            let _stop = Stop(&stop);
+            for _ in 0..1000 {
+                *armed.lock().unwrap() = true;
+                let server = greeter(Server::builder().mode(0o666), &address);
+                drop(server);
+                *armed.lock().unwrap() = false;
+                if std::fs::symlink_metadata(&secret).unwrap().file_type().is_socket() {
+                    std::fs::rename(&address, &secret).unwrap();
+                }
+                let _ = std::fs::remove_file(&address);
+                assert_eq!(std::fs::metadata(&secret).unwrap().mode() & 0o777, 0o600);
+            }
+        });
+        assert_eq!(std::fs::read(&secret).unwrap(), b"secret");
     });
 }
 

@@ -60,7 +60,9 @@ pub(crate) fn endpoint(address: impl Into<rustix::net::SocketAddrAny>) -> Endpoi
     if let Some(name) = name.filter(|name| !name.is_empty()) {
         return Endpoint::Abstract(name.into());
     }
-    let path = unix.and_then(|unix| Some(std::ffi::OsStr::from_bytes(unix.path_bytes()?).into()));
+    // One that fills the kernel's structure is told with its closing zero.
+    let path = |bytes: &[u8]| std::ffi::OsStr::from_bytes(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into();
+    let path = unix.and_then(|unix| unix.path_bytes().map(path));
     Endpoint::Unix(path)
 }
 

@@ -8,7 +8,7 @@ mod parse;
 mod tests;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
@@ -111,25 +111,32 @@ impl Address {
         &self.target
     }
 
-    /// The name under which pins of this address are kept, the same for every way to write it, and the host for which
-    /// certificates must be good.
+    /// The name under which pins of this address are kept, the same for every way to write it and no other, and the host
+    /// for which certificates must be good.
     pub(crate) fn peer(&self, port: u16) -> (String, Option<String>) {
-        let host = match &self.target {
-            Target::Inet { host: None, .. } => "localhost".into(),
-            Target::Inet { host: Some(Host::Name(name)), .. } => name.trim_end_matches('.').to_ascii_lowercase(),
-            Target::Inet { host: Some(Host::V4(ip)), .. } => IpAddr::V4(*ip).to_string(),
-            Target::Inet { host: Some(Host::V6(ip, _)), .. } => IpAddr::V6(*ip).to_string(),
-            Target::Direct(addresses) => match addresses.first() {
-                Some(first) => plain(*first).ip().to_string(),
-                None => String::new(),
+        let (host, zone) = match &self.target {
+            Target::Inet { host: None, .. } => ("localhost".into(), None),
+            Target::Inet { host: Some(Host::Name(name)), .. } => (host_name(name), None),
+            Target::Inet { host: Some(Host::V4(ip)), .. } => (ip.to_string(), None),
+            Target::Inet { host: Some(Host::V6(ip, scope)), .. } => {
+                (IpAddr::V6(*ip).to_canonical().to_string(), zone(*ip, scope.as_deref()))
+            }
+            Target::Direct(addresses) => match addresses.first().map(|first| plain(*first)) {
+                Some(SocketAddr::V6(v6)) => (v6.ip().to_string(), zone(*v6.ip(), Some(&v6.scope_id().to_string()))),
+                Some(SocketAddr::V4(v4)) => (v4.ip().to_string(), None),
+                None => Default::default(),
             },
             Target::Unix(_) => return (self.text.clone(), None),
             Target::Service { kind, rest } => return (format!("{kind}|{rest}"), None),
         };
-        let is_loopback = host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        let name = if is_loopback { "localhost" } else { host.as_str() };
-        let key = if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") };
-        (key, Some(host))
+        let name = match host.parse() {
+            // The unspecified address connects to this machine. Others of 127.0.0.0/8 may be other servers.
+            Ok(IpAddr::V4(Ipv4Addr::LOCALHOST | Ipv4Addr::UNSPECIFIED)) => "localhost".to_owned(),
+            Ok(IpAddr::V6(Ipv6Addr::LOCALHOST | Ipv6Addr::UNSPECIFIED)) => "localhost".to_owned(),
+            Ok(IpAddr::V6(_)) => format!("[{host}{}]", zone.map(|zone| format!("%{zone}")).unwrap_or_default()),
+            _ => host.clone(),
+        };
+        (format!("{name}:{port}"), Some(host))
     }
 
     /// Is it a URL of that scheme?
@@ -141,6 +148,25 @@ impl Address {
     pub(crate) fn unfit(&self, problem: impl Into<String>) -> Error {
         Error::Address { address: self.text.clone(), problem: problem.into() }
     }
+}
+
+/// A host name as DNS has it: `München.example.` is `xn--mnchen-3ya.example`.
+fn host_name(name: &str) -> String {
+    let ascii = glib::hostname_to_ascii(name).map_or_else(|| name.to_owned(), String::from);
+    ascii.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// The interface of a link-local address, of which each link can have another. Elsewhere a scope means nothing.
+fn zone(ip: Ipv6Addr, scope: Option<&str>) -> Option<String> {
+    let scope = scope.filter(|scope| ip.is_unicast_link_local() && *scope != "0")?;
+    Some(scope.parse().ok().and_then(interface_name).unwrap_or_else(|| scope.to_owned()))
+}
+
+/// The name of an interface, which outlives its number.
+fn interface_name(number: u32) -> Option<String> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+    let any = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
+    netdevice::index_to_name(any, number).ok()
 }
 
 impl fmt::Display for Address {

@@ -118,15 +118,58 @@ fn values_are_taken_as_they_are() {
 #[test]
 fn every_way_to_write_an_address_has_one_key() {
     let key = |text: &str| Address::parse(text).unwrap().peer(1234).0;
-    for text in ["1234", "localhost:1234", "LocalHost:1234", "127.0.0.1:1234", "[::1]:1234", "https://localhost:1234/x"]
-    {
+    for text in [
+        "1234",
+        "localhost:1234",
+        "LocalHost.:1234",
+        "127.0.0.1:1234",
+        "[::1]:1234",
+        "[::ffff:127.0.0.1]:1234",
+        "0.0.0.0:1234",
+        "[::]:1234",
+        "[::1%lo]:1234",
+        "https://localhost:1234/x",
+    ] {
         assert_eq!(key(text), "localhost:1234", "{text}");
     }
+    for text in ["10.9.0.1:1234", "[::ffff:10.9.0.1]:1234", "[::ffff:a09:1]:1234"] {
+        assert_eq!(key(text), "10.9.0.1:1234", "{text}");
+        let direct: Address = text.parse::<SocketAddr>().unwrap().into();
+        assert_eq!(direct.peer(1234), ("10.9.0.1:1234".into(), Some("10.9.0.1".into())), "{text}");
+    }
+    for text in ["münchen.test:1234", "MÜNCHEN.test.:1234", "xn--mnchen-3ya.test:1234", "münchen。test:1234"] {
+        let peer = Address::parse(text).unwrap().peer(1234);
+        assert_eq!(peer, ("xn--mnchen-3ya.test:1234".into(), Some("xn--mnchen-3ya.test".into())), "{text}");
+    }
+    for (text, same) in [("[fe80::1%lo]:1234", "[fe80::1%lo]:1234"), ("[fe80::1%1]:1234", "[fe80::1%lo]:1234")] {
+        assert_eq!(Address::parse(text).unwrap().peer(1234), (same.into(), Some("fe80::1".into())), "{text}");
+    }
+    let direct: Address = std::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 1234, 0, 1).into();
+    assert_eq!(direct.peer(1234).0, "[fe80::1%lo]:1234");
+    assert_eq!(key("[2001:db8::1%lo]:1234"), "[2001:db8::1]:1234");
     assert_eq!(key("Example.ORG.:1234"), "example.org:1234");
     assert_eq!((key("Chat|Room"), key("chat|Room")), ("chat|Room".into(), "chat|Room".into()));
     assert_eq!(key("[2001:DB8::1]:1234"), "[2001:db8::1]:1234");
     let direct: Address = "[::1]:1234".parse::<SocketAddr>().unwrap().into();
     assert_eq!(direct.peer(1234).0, "localhost:1234");
+}
+
+#[test]
+fn several_peers_have_several_keys() {
+    let texts = [
+        "127.0.0.1:1234",
+        "127.0.0.2:1234",
+        "127.1.0.1:1234",
+        "[fe80::1]:1234",
+        "[fe80::1%lo]:1234",
+        "[fe80::1%no-such-interface]:1234",
+        "[fe80::1%4000000000]:1234",
+        "[fe80::2%lo]:1234",
+        "example.org:1234",
+        "www.example.org:1234",
+    ];
+    let keys: std::collections::HashSet<_> = texts.map(|text| Address::parse(text).unwrap().peer(1234).0).into();
+    assert_eq!(keys.len(), texts.len(), "{keys:?}");
 }
 
 #[test]

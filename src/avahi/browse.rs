@@ -13,7 +13,7 @@ use futures_channel::oneshot;
 use super::names::{Kind, Matcher};
 use super::tracker::Tracker;
 use super::{Service, unavailable};
-use crate::engine::{Engine, TimerKey, call};
+use crate::engine::{CallbackSlot, Engine, TimerKey, call};
 use crate::error::{Error, Operation, Result};
 
 /// What [`resolve_all_async`] waits for at most. Avahi has heard most after a second, and gives up on a name that does not
@@ -45,7 +45,7 @@ pub enum Event {
     Available,
 }
 
-type Callback = Box<dyn FnMut(Event)>;
+type Callback = dyn FnMut(Event);
 
 /// Goes on browsing while it lives. Dropping it, in a callback or anywhere else, ends it: nothing is called after that.
 #[must_use = "browsing ends when this is dropped"]
@@ -58,8 +58,8 @@ struct Inner {
     engine: Rc<Engine>,
     kind: Kind,
     tracker: RefCell<Option<Rc<Tracker>>>,
-    /// Taken while it runs. `None` for a stream.
-    callback: RefCell<Option<Callback>>,
+    /// Not set for a stream.
+    callback: CallbackSlot<Callback>,
     waker: RefCell<Option<Waker>>,
     scheduled: Cell<bool>,
     is_up: Cell<Option<bool>>,
@@ -246,7 +246,7 @@ impl fmt::Debug for PendingResolve {
 }
 
 impl Inner {
-    fn start(text: &str, callback: Option<Callback>) -> Result<Rc<Inner>> {
+    fn start(text: &str, callback: Option<Box<Callback>>) -> Result<Rc<Inner>> {
         let kind = Kind::parse(text).map_err(|problem| Error::Address { address: text.to_owned(), problem })?;
         let engine = Engine::current()?;
         let inner = Rc::new_cyclic(|me: &Weak<Inner>| Inner {
@@ -254,7 +254,7 @@ impl Inner {
             engine: engine.clone(),
             kind: kind.clone(),
             tracker: RefCell::new(None),
-            callback: RefCell::new(callback),
+            callback: callback.into(),
             waker: RefCell::new(None),
             scheduled: Cell::new(false),
             is_up: Cell::new(None),
@@ -277,7 +277,7 @@ impl Inner {
         if let Some(waker) = waker {
             waker.wake();
         }
-        if self.callback.borrow().is_some() && !self.scheduled.replace(true) {
+        if self.callback.is_set() && !self.scheduled.replace(true) {
             let me = self.me.clone();
             self.engine.defer(move |_| {
                 if let Some(me) = me.upgrade() {
@@ -291,19 +291,12 @@ impl Inner {
     fn tell(&self) {
         while !self.stopped.get() {
             // Already on the stack, with a nested loop: it goes on when that is over.
-            let Some(mut callback) = self.callback.take() else { return };
-            let Some(event) = self.next_event() else {
-                self.callback.replace(Some(callback));
-                return;
-            };
+            let Some(mut callback) = self.callback.lend() else { return };
+            let Some(event) = self.next_event() else { return };
             if call(&self.engine, || callback(event)).is_none() {
                 self.stop();
             }
-            if self.stopped.get() {
-                return;
-            }
-            self.callback.replace(Some(callback));
-            if self.engine.spent() {
+            if callback.is_current() && self.engine.spent() {
                 self.wake();
                 return;
             }

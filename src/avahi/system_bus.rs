@@ -1,5 +1,6 @@
 //! Where the system's D-Bus is. Never blocks.
 
+use crate::sys;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -32,8 +33,8 @@ fn open_one(address: &[u8]) -> Result<OwnedFd, String> {
     let said = |error: Errno| format!("{}: {}", String::from_utf8_lossy(address), io::Error::from(error));
     let to = socket_address(address)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(said)?;
-    rustix::net::connect(&fd, &to).map_err(said)?;
+    let fd = sys::socket(AddressFamily::UNIX, SocketType::STREAM, flags).map_err(said)?;
+    sys::connect(&fd, &to).map_err(said)?;
     Ok(fd)
 }
 

@@ -77,7 +77,7 @@ impl Conn {
     /// Waits for something to read, or for room to write, whichever of the two is asked for.
     pub(super) fn wait(&self, read: bool, write: bool, deadline: Deadline, operation: Operation) -> Result {
         let waited = self.transport.wait(read, write, deadline.left());
-        if self.is(Look::WATCHES_IDLENESS) && matches!(waited, Ok(true)) {
+        if self.status.is(Look::WATCHES_IDLENESS) && matches!(waited, Ok(true)) {
             // The turn may have begun long ago.
             self.touched_at(glib::monotonic_time());
         }
@@ -205,8 +205,8 @@ impl Blocking<'_> {
         let mut held = None;
         loop {
             let waits = self.before_read()?;
-            let read = self.conn.fill(max, &mut held, waits);
-            self.conn.give_back(&mut held);
+            let read = self.conn.input().fill(max, &mut held, waits);
+            self.conn.input().give_back(&mut held);
             // The connection stays open for sending until the loop's next turn, or for good where none runs. And TLS has
             // more to say than data.
             if self.after_read(read)?.is_some() && self.conn.io.has_input() {
@@ -219,9 +219,9 @@ impl Blocking<'_> {
     fn receive_into(&self, buffer: &mut [u8]) -> Result<usize> {
         loop {
             let waits = self.before_read()?;
-            let read = self.conn.read_once(buffer, waits);
+            let read = self.conn.input().read_once(buffer, waits);
             if matches!(read, Ok(0)) {
-                self.conn.read_ended();
+                self.conn.status.read_ended();
             }
             if let Some(count) = self.after_read(read)?.filter(|count| *count > 0) {
                 return Ok(count);
@@ -233,10 +233,10 @@ impl Blocking<'_> {
     /// known to be there.
     fn before_read(&self) -> Result<bool> {
         let conn = self.conn;
-        if !conn.is_open() || conn.has_read_all() {
+        if !conn.is_open() || conn.status.has_read_all() {
             return Err(conn.end_for_caller());
         }
-        if conn.may_read() || self.deadline.forbids_waiting() {
+        if conn.status.may_read() || self.deadline.forbids_waiting() {
             return Ok(false);
         }
         if self.deadline.is_endless() {
@@ -258,7 +258,7 @@ impl Blocking<'_> {
                 Ok(None)
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(None),
-            Err(error) => self.conn.reading_failed(error).map(|()| None),
+            Err(error) => self.conn.input().failed_for_caller(error).map(|()| None),
         }
     }
 
@@ -269,7 +269,7 @@ impl Blocking<'_> {
         Engine::flush_here();
         while self.conn.is_sending() {
             self.wait_for_peer(false, true, Operation::Send)?;
-            self.conn.write_out();
+            self.conn.output().send();
         }
         self.conn.was_sent()
     }
@@ -277,13 +277,13 @@ impl Blocking<'_> {
     /// Waits for room and gives the kernel what it takes, after all that was sent before.
     pub(crate) fn send_some(&self, bytes: &[u8]) -> Result<usize> {
         if bytes.is_empty() {
-            return if self.conn.state().may_send() {
+            return if self.conn.status.get().may_send() {
                 self.conn.check_sent().map(|()| 0)
             } else {
                 Err(self.conn.closed())
             };
         }
-        self.send_when_empty(|| self.conn.write_some(bytes), |_| true)
+        self.send_when_empty(|| self.conn.output().write(bytes), |_| true)
     }
 
     /// Waits for room and gives the kernel descriptors and bytes, of which the rest is queued.
@@ -309,11 +309,11 @@ impl Blocking<'_> {
     ) -> Result<usize> {
         let conn = self.conn;
         loop {
-            if !conn.state().may_send() {
+            if !conn.status.get().may_send() {
                 return Err(conn.closed());
             }
             conn.check_sent()?;
-            conn.write_or_requeue();
+            conn.output().send_or_requeue();
             if conn.queued() == 0 {
                 match write() {
                     Ok(count) => {
@@ -324,7 +324,7 @@ impl Blocking<'_> {
                         return Ok(count);
                     }
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Err(error) if ends(error.kind()) => return Err(conn.write_failed(error)),
+                    Err(error) if ends(error.kind()) => return Err(conn.output().failed(error)),
                     Err(error) => return Err(Error::from_io(Operation::Send, conn.peer_name(), error)),
                 }
             }
@@ -341,7 +341,7 @@ impl Blocking<'_> {
         let is_sending = self.conn.is_sending();
         self.wait_for_peer(true, is_sending, Operation::Wait)?;
         if is_sending {
-            self.conn.write_out();
+            self.conn.output().send();
         }
         Ok(())
     }

@@ -50,7 +50,7 @@ impl Conn {
         let limit = common.options.handshake_timeout;
         let conn = Conn::new(engine, transport, common, remote)?;
         conn.extras().session.replace(Some(Box::new(session)));
-        conn.change(|state| {
+        conn.status.change(|state| {
             state.wire.insert(Wire::TLS);
             state.phase = Phase::Handshaking;
         });
@@ -62,8 +62,12 @@ impl Conn {
         });
         conn.cold(|cold| cold.handshake = Some(Handshake { done: Some(done), timer, failure: None }));
         // A client speaks first.
-        conn.write_or_requeue();
+        conn.output().send_or_requeue();
         Ok(conn)
+    }
+
+    pub(super) fn handshaking(self: &Rc<Self>) -> Handshaking<'_> {
+        Handshaking(self)
     }
 
     pub(crate) fn session<R>(&self, ask: impl FnOnce(&Session) -> R) -> Option<R> {
@@ -74,64 +78,26 @@ impl Conn {
         self.session(Session::peer_fingerprint).flatten()
     }
 
-    /// Takes the handshake as far as it goes.
-    pub(super) fn advance_handshake(self: &Rc<Self>) -> Next {
-        for _ in 0..READS {
-            if !self.may_read() {
-                return Next::Idle;
-            }
-            match self.read_handshake() {
-                None => return Next::Idle,
-                Some(Ok(true)) => self.shaken(Ok(())),
-                Some(Ok(false)) => self.write_or_requeue(),
-                Some(Err(error)) => self.shaken(Err(error)),
-            }
-            if !self.is_shaking() {
-                return Next::Idle;
-            }
-        }
-        Next::Again
-    }
-
-    /// One read. `Ok(true)` if that was the last of the handshake, `None` if there was nothing.
-    fn read_handshake(&self) -> Option<Result<bool>> {
-        let mut held = None;
-        let read = self.fill(READ_BUFFER, &mut held, false);
-        self.give_back(&mut held);
-        match read {
-            Ok(0) => {}
-            Ok(_) => return Some(Ok(!self.session(Session::is_handshaking).unwrap_or(false))),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-            Err(error) => return Some(Err(Error::from_io(HANDSHAKE, self.peer_name(), error))),
-        }
-        let failed = self.if_cold(|cold| cold.handshake.as_mut()?.failure.take());
-        let ended = || self.session(Session::end).unwrap_or(Ok(()));
-        Some(Err(match failed.map_or_else(ended, Err) {
-            Err(error) => error,
-            Ok(()) => self.closed(),
-        }))
-    }
-
     /// The handshake is over, one way or the other.
     pub(super) fn shaken(self: &Rc<Self>, result: Result) {
         if !self.is_shaking() {
             return;
         }
-        self.change(|state| state.phase = Phase::Open);
+        self.status.change(|state| state.phase = Phase::Open);
         // The last of it, or the alert that says what is wrong; with what the program says first, if this is a turn.
         if self.engine.in_turn() {
             self.cork();
         } else {
-            self.write_or_requeue();
+            self.output().send_or_requeue();
         }
         let Some(handshake) = self.cold(|cold| cold.handshake.take()) else { return };
         self.engine.cancel_timer(handshake.timer);
         let has_failed = result.is_err();
         if self.session(Session::peer_closed) == Some(true) {
-            self.read_ended();
+            self.status.read_ended();
         }
         if !has_failed && log::is_wanted(Level::Debug) {
-            self.log_session();
+            self.handshaking().log();
         }
         if let Some(done) = handshake.done {
             done(self, result);
@@ -139,18 +105,11 @@ impl Conn {
         if has_failed {
             // Closed in the background, so that the alert arrives; whoever waited knows already.
             self.finish(Reason::Local, Manner::Graceful);
-            self.change(|state| state.duties.remove(Duties::DISCONNECT));
+            self.status.change(|state| state.duties.remove(Duties::DISCONNECT));
         } else if !self.has_handles() {
             // Whoever wanted it has gone meanwhile.
             self.last_drop();
         }
-    }
-
-    fn log_session(&self) {
-        let peer = self.peer_name();
-        let version = self.session(Session::version).flatten().unwrap_or_default();
-        let cipher = self.session(Session::cipher_suite).flatten().unwrap_or_default();
-        log::debug("handshake").peer(&peer).say(format_args!("{version} with {peer}, {cipher}"));
     }
 
     /// Adds what a poll has to watch for the handshake to go on.
@@ -160,32 +119,87 @@ impl Conn {
 
     /// The handshake has taken too long.
     pub(crate) fn handshake_is_late(self: &Rc<Self>, limit: Duration) {
-        self.shaken(Err(Error::TimedOut { operation: self.handshake(), address: self.peer_name(), limit }));
-    }
-
-    /// What is being done, with a guess if it leads nowhere.
-    fn handshake(&self) -> Operation {
-        if self.session(Session::is_unanswered) == Some(true) { UNANSWERED } else { HANDSHAKE }
+        self.shaken(Err(Error::TimedOut {
+            operation: self.handshaking().operation(),
+            address: self.peer_name(),
+            limit,
+        }));
     }
 
     /// Takes the handshake as far as it goes without waiting, where no loop does that. `done` is called from here.
     pub(crate) fn shake_on(self: &Rc<Self>) {
         if self.channel().holds_output() {
-            self.write_out();
+            self.output().send();
         }
-        self.becomes_ready(Ready::READ);
-        while self.is_shaking() && self.advance_handshake() == Next::Again {}
+        self.status.becomes_ready(Ready::READ);
+        while self.is_shaking() && self.handshaking().advance() == Next::Again {}
     }
 
     /// Waits for the end of the handshake. `done` is called from here.
     pub(crate) fn shake_blocking(self: &Rc<Self>) {
         let deadline = Deadline::after(Some(self.options(|options| options.handshake_timeout)));
         while self.is_shaking() {
-            if let Err(error) = self.wait(true, self.channel().holds_output(), deadline, self.handshake()) {
+            if let Err(error) = self.wait(true, self.channel().holds_output(), deadline, self.handshaking().operation())
+            {
                 self.shaken(Err(error));
                 return;
             }
             self.shake_on();
         }
+    }
+}
+
+/// The handshake at work.
+pub(super) struct Handshaking<'a>(&'a Rc<Conn>);
+
+impl Handshaking<'_> {
+    /// Takes the handshake as far as it goes.
+    pub(super) fn advance(&self) -> Next {
+        for _ in 0..READS {
+            if !self.0.status.may_read() {
+                return Next::Idle;
+            }
+            match self.read() {
+                None => return Next::Idle,
+                Some(Ok(true)) => self.0.shaken(Ok(())),
+                Some(Ok(false)) => self.0.output().send_or_requeue(),
+                Some(Err(error)) => self.0.shaken(Err(error)),
+            }
+            if !self.0.is_shaking() {
+                return Next::Idle;
+            }
+        }
+        Next::Again
+    }
+
+    /// One read. `Ok(true)` if that was the last of the handshake, `None` if there was nothing.
+    fn read(&self) -> Option<Result<bool>> {
+        let mut held = None;
+        let read = self.0.input().fill(READ_BUFFER, &mut held, false);
+        self.0.input().give_back(&mut held);
+        match read {
+            Ok(0) => {}
+            Ok(_) => return Some(Ok(!self.0.session(Session::is_handshaking).unwrap_or(false))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(error) => return Some(Err(Error::from_io(HANDSHAKE, self.0.peer_name(), error))),
+        }
+        let failed = self.0.if_cold(|cold| cold.handshake.as_mut()?.failure.take());
+        let ended = || self.0.session(Session::end).unwrap_or(Ok(()));
+        Some(Err(match failed.map_or_else(ended, Err) {
+            Err(error) => error,
+            Ok(()) => self.0.closed(),
+        }))
+    }
+
+    fn log(&self) {
+        let peer = self.0.peer_name();
+        let version = self.0.session(Session::version).flatten().unwrap_or_default();
+        let cipher = self.0.session(Session::cipher_suite).flatten().unwrap_or_default();
+        log::debug("handshake").peer(&peer).say(format_args!("{version} with {peer}, {cipher}"));
+    }
+
+    /// What is being done, with a guess if it leads nowhere.
+    fn operation(&self) -> Operation {
+        if self.0.session(Session::is_unanswered) == Some(true) { UNANSWERED } else { HANDSHAKE }
     }
 }

@@ -12,7 +12,7 @@ impl Conn {
     /// Something came or went.
     #[inline]
     pub(super) fn touch(&self) {
-        if self.is(Look::WATCHES_IDLENESS) {
+        if self.status.is(Look::WATCHES_IDLENESS) {
             self.touched_at(self.engine.turn_time());
         }
     }
@@ -25,40 +25,41 @@ impl Conn {
     /// Starts to watch, or stops, as the options say.
     pub(crate) fn watch_idleness(&self) {
         let limit = self.options(|options| options.idle_timeout);
-        self.change(|state| state.duties.set(Duties::WATCHES_IDLENESS, limit.is_some()));
+        self.status.change(|state| state.duties.set(Duties::WATCHES_IDLENESS, limit.is_some()));
         self.cancel_timer(|cold| cold.idle_timer.take());
         if let (Some(limit), true) = (limit, self.is_open()) {
             self.touch();
-            self.look_after(limit);
+            look_after(self, limit);
         }
     }
+}
 
-    fn look_after(&self, delay: Duration) {
-        let me = self.me.clone();
-        let timer = self.engine.after(delay, move |_| {
-            if let Some(me) = me.upgrade() {
-                me.cold(|cold| cold.idle_timer = None);
-                me.look_for_traffic();
-            }
-        });
-        self.cold(|cold| cold.idle_timer = Some(timer));
+/// Has a look at the traffic after that time.
+fn look_after(conn: &Conn, delay: Duration) {
+    let me = conn.me.clone();
+    let timer = conn.engine.after(delay, move |_| {
+        if let Some(me) = me.upgrade() {
+            me.cold(|cold| cold.idle_timer = None);
+            look_for_traffic(&me);
+        }
+    });
+    conn.cold(|cold| cold.idle_timer = Some(timer));
+}
+
+fn look_for_traffic(conn: &Conn) {
+    let Some(limit) = conn.options(|options| options.idle_timeout) else { return };
+    if !conn.is_open() {
+        return;
     }
-
-    fn look_for_traffic(&self) {
-        let Some(limit) = self.options(|options| options.idle_timeout) else { return };
-        if !self.is_open() {
-            return;
-        }
-        let since = u64::try_from(self.engine.turn_time() - self.extras().touched.get()).unwrap_or(0);
-        let left = limit.saturating_sub(Duration::from_micros(since));
-        if !left.is_zero() {
-            self.look_after(left);
-        } else if self.is_shaking() {
-            // That has a timeout of its own.
-            self.look_after(limit);
-        } else {
-            let error = Error::TimedOut { operation: Operation::Traffic, address: self.peer_name(), limit };
-            self.finish(Reason::Failed(error), Manner::Graceful);
-        }
+    let since = u64::try_from(conn.engine.turn_time() - conn.extras().touched.get()).unwrap_or(0);
+    let left = limit.saturating_sub(Duration::from_micros(since));
+    if !left.is_zero() {
+        look_after(conn, left);
+    } else if conn.is_shaking() {
+        // That has a timeout of its own.
+        look_after(conn, limit);
+    } else {
+        let error = Error::TimedOut { operation: Operation::Traffic, address: conn.peer_name(), limit };
+        conn.finish(Reason::Failed(error), Manner::Graceful);
     }
 }

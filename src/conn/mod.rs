@@ -27,6 +27,7 @@
 mod blocking;
 pub(crate) mod callbacks;
 mod channel;
+mod delivering;
 mod end;
 mod ending;
 mod handle;
@@ -34,6 +35,7 @@ mod handshake;
 mod idle;
 pub(crate) mod inbox;
 mod lines;
+mod lingering;
 mod options;
 mod outbox;
 mod polling;
@@ -43,6 +45,7 @@ mod selecting;
 mod serving;
 mod setters;
 mod state;
+mod status;
 mod transport;
 pub(crate) mod waiting;
 mod writing;
@@ -65,7 +68,8 @@ pub(crate) use inbox::{Inbox, Mark, Piece, Search, Taken};
 pub(crate) use lines::Window;
 pub(crate) use options::{Options, limit_setters};
 use queues::Queues;
-use state::{Duties, Look, Phase, READABLE, ReadHalf, State, Wire, WriteHalf};
+use state::{Duties, Look, Wire, WriteHalf};
+use status::Status;
 pub(crate) use transport::Transport;
 
 /// Who lists connections, each under a number.
@@ -94,11 +98,19 @@ impl Common {
         Rc::new(Common { options, roster: Some(roster), on_disconnect, tellers: Cell::new(1) })
     }
 
-    /// One more may tell the callback, if there is one.
-    fn join(&self) -> bool {
-        let joins = self.on_disconnect.borrow().is_some();
-        self.tellers.set(self.tellers.get() + usize::from(joins));
-        joins
+    /// One more tells the callback, if there is one by then.
+    fn join(&self) {
+        self.tellers.set(self.tellers.get() + 1);
+    }
+
+    fn has_on_disconnect(&self) -> bool {
+        self.on_disconnect.borrow().is_some()
+    }
+
+    /// Sets or removes the callback, for the connections that are open as well.
+    pub(crate) fn set_on_disconnect(&self, callback: Option<SharedDisconnect>) {
+        let old = self.on_disconnect.replace(callback);
+        drop(old);
     }
 
     /// One less will.
@@ -177,11 +189,7 @@ pub(crate) struct Conn {
     remote: OnceCell<Peer>,
     /// How many [`Socket`]s there are, one more while the loop keeps it for its reader.
     handles: Cell<u32>,
-    /// Changed by [`Conn::change`] alone.
-    state: Cell<State>,
-    look: Cell<Look>,
-    /// What the descriptor was said to be ready for, and has not been found unready for since.
-    ready: Cell<Ready>,
+    status: Status,
     io: Queues,
     /// Out of here while it is on the stack.
     reader: Cell<Option<Box<dyn ReadCallback>>>,
@@ -205,9 +213,7 @@ impl Conn {
             number: Cell::new(None),
             remote: remote.map(|remote| OnceCell::from(Peer::from(remote))).unwrap_or_default(),
             handles: Cell::new(0),
-            state: Cell::default(),
-            look: Cell::default(),
-            ready: Cell::default(),
+            status: Status::default(),
             io: Queues::default(),
             reader: Cell::default(),
             extras: OnceCell::new(),
@@ -218,7 +224,7 @@ impl Conn {
             .map_err(|source| Error::from_io(Operation::Watch, conn.peer_name(), source))?;
         conn.key.set(Some(key));
         let (input, output) = engine.armed_by_hand(key);
-        conn.change(|state| {
+        conn.status.change(|state| {
             state.wire.set(Wire::INPUT_ONESHOT, input);
             state.wire.set(Wire::ONESHOT, input || output);
             state.wire.set(Wire::FILES, !conn.transport.is_socket());
@@ -238,69 +244,9 @@ impl Conn {
         &self.transport
     }
 
-    // ---- the state ----
-
-    /// The only way to change the state. Nothing else can run meanwhile: neither the state nor a closure over it can reach
-    /// user code.
-    #[inline]
-    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
-        let mut state = self.state.get();
-        let result = change(&mut state);
-        self.state.set(state);
-        self.look.set(self.look.get() & Look::BY_HAND | state.look());
-        result
-    }
-
-    #[inline]
-    fn state(&self) -> State {
-        self.state.get()
-    }
-
-    /// Any of those?
-    #[inline]
-    fn is(&self, any: Look) -> bool {
-        self.look.get().intersects(any)
-    }
-
-    /// Sets a bit that changes with every message, and returns how it was.
-    #[inline]
-    fn mark(&self, bit: Look, is_set: bool) -> bool {
-        debug_assert!(Look::BY_HAND.contains(bit));
-        let mut look = self.look.get();
-        let was = look.intersects(bit);
-        look.set(bit, is_set);
-        self.look.set(look);
-        was
-    }
-
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
-        !self.is(Look::ENDED)
-    }
-
-    /// Returns whether a read may find something. If not, the loop will say when.
-    #[inline]
-    fn may_read(&self) -> bool {
-        self.ready.get().has(READABLE)
-    }
-
-    #[inline]
-    fn has_read_all(&self) -> bool {
-        self.is(Look::READ_ENDED)
-    }
-
-    fn read_ended(&self) {
-        self.change(|state| state.read.insert(ReadHalf::ENDED));
-    }
-
-    #[inline]
-    fn becomes_ready(&self, ready: Ready) {
-        self.ready.set(self.ready.get() | ready);
-    }
-
-    /// A read has found nothing: the loop will say when there is something.
-    fn found_nothing(&self) {
-        self.ready.set(self.ready.get().without(READABLE));
+        self.status.is_open()
     }
 
     // ---- options ----
@@ -308,7 +254,7 @@ impl Conn {
     pub(crate) fn change_options(&self, change: impl FnOnce(&mut Options)) {
         let mut options = self.extras().options.borrow_mut();
         change(options.get_or_insert_with(|| Box::new(self.common.options.clone())));
-        self.change(|state| state.duties.insert(Duties::OWN_OPTIONS));
+        self.status.change(|state| state.duties.insert(Duties::OWN_OPTIONS));
     }
 
     /// Looks at the options, which nothing changes meanwhile.
@@ -322,7 +268,7 @@ impl Conn {
 
     #[inline]
     fn own_options(&self) -> Option<Ref<'_, Options>> {
-        if !self.is(Look::OWN_OPTIONS) {
+        if !self.status.is(Look::OWN_OPTIONS) {
             return None;
         }
         Ref::filter_map(self.extras().options.borrow(), Option::as_deref).ok()
@@ -354,7 +300,7 @@ impl Conn {
 
     #[inline]
     pub(crate) fn is_tls(&self) -> bool {
-        self.is(Look::TLS)
+        self.status.is(Look::TLS)
     }
 
     #[inline]
@@ -364,7 +310,7 @@ impl Conn {
     }
 
     pub(crate) fn is_shaking(&self) -> bool {
-        self.state().phase == Phase::Handshaking
+        self.status.is_handshaking()
     }
 
     // ---- parts that come with their first use ----
@@ -396,8 +342,8 @@ impl Conn {
 
     /// Has the connection served on the next turn.
     fn wake(&self) {
-        if self.is(Look::IN_CALLBACK) {
-            self.mark(Look::REQUEUE, true);
+        if self.status.is(Look::IN_CALLBACK) {
+            self.status.mark(Look::REQUEUE, true);
         } else if let Some(key) = self.key.get() {
             self.engine.requeue(key);
         } else if let Some(me) = self.strong() {
@@ -410,7 +356,7 @@ impl Conn {
     /// Tells the engine what is waited for.
     fn arm(&self) {
         if let Some(key) = self.key.get() {
-            let (read, write) = self.state().interest();
+            let (read, write) = self.status.get().interest();
             self.engine.set_interest(key, read, write);
         }
     }
@@ -418,8 +364,8 @@ impl Conn {
     /// Waits for room to write, or no longer.
     #[inline]
     fn arm_write(&self, armed: bool) {
-        if self.state().write.contains(WriteHalf::ARMED) != armed {
-            self.change(|state| state.write.set(WriteHalf::ARMED, armed));
+        if self.status.get().write.contains(WriteHalf::ARMED) != armed {
+            self.status.change(|state| state.write.set(WriteHalf::ARMED, armed));
             self.arm();
         }
     }
@@ -428,7 +374,7 @@ impl Conn {
     #[inline]
     fn cork(&self) {
         if let Some(key) = self.key.get()
-            && !self.mark(Look::CORKED, true)
+            && !self.status.mark(Look::CORKED, true)
         {
             self.engine.mark_dirty(key);
         }
@@ -438,7 +384,7 @@ impl Conn {
 impl Drop for Conn {
     fn drop(&mut self) {
         // Its end was to be told on a turn of a loop that never came.
-        if self.state().duties.contains(Duties::TELLS_SERVER) {
+        if self.status.get().duties.contains(Duties::TELLS_SERVER) {
             self.common.leave();
         }
     }

@@ -20,8 +20,8 @@ impl Conn {
     /// clock is due. `None` if there is more to it.
     #[inline]
     pub(crate) fn take_at_once<R>(&self, take: &mut impl FnMut(&mut Inbox, usize) -> Taken<R>) -> Option<R> {
-        if self.is(Look::NO_FAST_TAKE | Look::INPUT_AWAITED)
-            || self.ready.get().has(Ready::AT_END)
+        if self.status.is(Look::NO_FAST_TAKE | Look::INPUT_AWAITED)
+            || self.status.ready().has(Ready::AT_END)
             || !self.engine.futures_in_stride()
         {
             return None;
@@ -35,7 +35,7 @@ impl Conn {
     /// The way of most messages: queued until the loop sleeps. False if there is more to it; nothing is queued then.
     #[inline]
     fn send_at_once(&self, bytes: &[u8]) -> bool {
-        let is_queued = !self.is(Look::FULL | Look::NO_FAST_SEND | Look::ROOM_AWAITED)
+        let is_queued = !self.status.is(Look::FULL | Look::NO_FAST_SEND | Look::ROOM_AWAITED)
             && self.engine.futures_in_stride()
             && self.sends_in_turn()
             && self.queue_in_turn(bytes, false);
@@ -118,12 +118,12 @@ struct Polling<'a> {
 impl Polling<'_> {
     /// Waits, after the future has yielded.
     fn yielded<R>(&self, what: Interest, ticket: &mut Ticket) -> Poll<R> {
-        self.conn.wait_in(what, ticket, self.waker, true)
+        self.conn.waiters().wait(what, ticket, self.waker, true)
     }
 
     /// Waits for something to come, or for room.
     fn wait<R>(&self, what: Interest, ticket: &mut Ticket) -> Poll<R> {
-        self.conn.wait_in(what, ticket, self.waker, false)
+        self.conn.waiters().wait(what, ticket, self.waker, false)
     }
 
     // ---- input ----
@@ -136,17 +136,17 @@ impl Polling<'_> {
         mut take: impl FnMut(&mut Inbox, usize) -> Taken<R>,
     ) -> Poll<Result<R>> {
         let conn = self.conn;
-        if conn.state().delivers() {
+        if conn.status.get().delivers() {
             return Poll::Ready(Err(self.refuse_beside_reader()));
         }
-        if !conn.is_turn_of(Interest::Input, ticket) {
+        if !conn.waiters().is_turn_of(Interest::Input, ticket) {
             return self.yielded(Interest::Input, ticket);
         }
         let limit = conn.options(|options| options.line_limit);
         let mut held = None;
         let outcome = loop {
-            let finds_something = conn.io.has_input() || conn.may_read();
-            if finds_something && held.is_none() && conn.yields() {
+            let finds_something = conn.io.has_input() || conn.status.may_read();
+            if finds_something && held.is_none() && conn.waiters().yields() {
                 return self.yielded(Interest::Input, ticket);
             }
             let taken = take(&mut conn.io.open().inbox, limit);
@@ -155,23 +155,23 @@ impl Polling<'_> {
                 Ok(None) => {}
                 Err(TooLong) => break Poll::Ready(Err(conn.refuse_line(limit))),
             }
-            conn.give_back(&mut held);
-            if !conn.is_open() || conn.has_read_all() {
+            conn.input().give_back(&mut held);
+            if !conn.is_open() || conn.status.has_read_all() {
                 break Poll::Ready(Err(conn.end_for_caller()));
             }
-            if !conn.may_read() {
+            if !conn.status.may_read() {
                 break Poll::Pending;
             }
             if let Err(error) = self.read_once(max, &mut held) {
                 break Poll::Ready(Err(error));
             }
         };
-        conn.give_back(&mut held);
+        conn.input().give_back(&mut held);
         if outcome.is_pending() {
             conn.io.rest();
             return self.wait(Interest::Input, ticket);
         }
-        conn.leave_queue(Interest::Input, ticket);
+        conn.waiters().leave(Interest::Input, ticket);
         conn.engine.futures_worked(1);
         conn.taken();
         outcome
@@ -189,20 +189,24 @@ impl Polling<'_> {
     /// One read into the inbox, which may find nothing.
     fn read_once(&self, max: usize, held: &mut Option<Rc<Vec<u8>>>) -> Result {
         self.conn.engine.futures_worked(CALL);
-        match self.conn.fill(max, held, false) {
+        match self.conn.input().fill(max, held, false) {
             Ok(count) => {
-                self.conn.note_bytes(count);
+                self.conn.waiters().note_bytes(count);
                 Ok(())
             }
-            Err(error) => self.conn.reading_failed(error),
+            Err(error) => self.conn.input().failed_for_caller(error),
         }
     }
 
     fn read(&self, buffer: &mut [u8]) -> Poll<Result<usize>> {
         let conn = self.conn;
-        let is_direct = !conn.is_tls() && conn.may_read() && !conn.has_read_all() && conn.is_open();
+        let is_direct = !conn.is_tls() && conn.status.may_read() && !conn.status.has_read_all() && conn.is_open();
         let mut ticket = Ticket::Unordered;
-        if !is_direct || conn.io.has_input() || conn.state().delivers() || !conn.is_turn_of(Interest::Input, &ticket) {
+        if !is_direct
+            || conn.io.has_input()
+            || conn.status.get().delivers()
+            || !conn.waiters().is_turn_of(Interest::Input, &ticket)
+        {
             let max = buffer.len();
             let mut take = |inbox: &mut Inbox, _: usize| {
                 Ok(inbox.next_chunk(max).map(|piece| {
@@ -216,21 +220,21 @@ impl Polling<'_> {
                 None => self.read_and_take(&mut ticket, READ_BUFFER, take),
             };
         }
-        if conn.yields() {
+        if conn.waiters().yields() {
             return self.yielded(Interest::Input, &mut ticket);
         }
         conn.engine.futures_worked(CALL);
-        match conn.read_once(buffer, false) {
+        match conn.input().read_once(buffer, false) {
             Ok(0) => {
-                conn.read_ended();
+                conn.status.read_ended();
                 Poll::Ready(Err(conn.end_for_caller()))
             }
             Ok(count) => {
-                conn.note_bytes(count);
+                conn.waiters().note_bytes(count);
                 conn.taken();
                 Poll::Ready(Ok(count))
             }
-            Err(error) => match conn.reading_failed(error) {
+            Err(error) => match conn.input().failed_for_caller(error) {
                 Ok(()) => self.wait(Interest::Input, &mut ticket),
                 Err(error) => Poll::Ready(Err(error)),
             },
@@ -242,20 +246,20 @@ impl Polling<'_> {
     #[inline(never)]
     fn send_or_wait(&self, ticket: &mut Ticket, bytes: &[u8]) -> Poll<Result> {
         let conn = self.conn;
-        if conn.state().may_send() {
-            if !conn.is_turn_of(Interest::Room, ticket) || conn.yields() {
+        if conn.status.get().may_send() {
+            if !conn.waiters().is_turn_of(Interest::Room, ticket) || conn.waiters().yields() {
                 return self.yielded(Interest::Room, ticket);
             }
             let limit = conn.options(|options| options.send_limit);
             let fits = bytes.len() <= limit.saturating_sub(conn.queued());
             if conn.is_full() || (!fits && bytes.len() <= limit) {
-                conn.change(|state| state.write.insert(WriteHalf::FULL));
+                conn.status.change(|state| state.write.insert(WriteHalf::FULL));
                 return self.wait(Interest::Room, ticket);
             }
         }
         let sent = conn.queue_or_write(bytes, false, conn.sends_in_turn());
         conn.engine.futures_worked(CALL);
-        conn.leave_queue(Interest::Room, ticket);
+        conn.waiters().leave(Interest::Room, ticket);
         Poll::Ready(sent)
     }
 
@@ -263,14 +267,14 @@ impl Polling<'_> {
         let conn = self.conn;
         let mut ticket = Ticket::Unordered;
         let mut count = bytes.len();
-        if conn.state().may_send() {
-            if !conn.is_turn_of(Interest::Room, &ticket) || conn.yields() {
+        if conn.status.get().may_send() {
+            if !conn.waiters().is_turn_of(Interest::Room, &ticket) || conn.waiters().yields() {
                 return self.yielded(Interest::Room, &mut ticket);
             }
             if conn.is_full() {
                 return self.wait(Interest::Room, &mut ticket);
             }
-            count = count.min(conn.room());
+            count = count.min(conn.output().room());
         }
         let sent = conn.queue_or_write(&bytes[..count], false, conn.sends_in_turn());
         conn.engine.futures_worked(CALL);
@@ -279,15 +283,15 @@ impl Polling<'_> {
 
     fn flush(&self) -> Poll<Result> {
         let conn = self.conn;
-        if conn.is_sending() && !conn.state().write.contains(WriteHalf::ARMED) {
-            conn.write_or_requeue();
+        if conn.is_sending() && !conn.status.get().write.contains(WriteHalf::ARMED) {
+            conn.output().send_or_requeue();
         }
         if conn.is_sending() { self.wait_flushed() } else { Poll::Ready(conn.was_sent()) }
     }
 
     fn wait_flushed(&self) -> Poll<Result> {
-        self.conn.await_flush();
-        self.conn.waiting(|waiting| waiting.add_flushed(self.waker));
+        self.conn.output().await_flush();
+        self.conn.waiters().change(|waiting| waiting.add_flushed(self.waker));
         Poll::Pending
     }
 
@@ -296,7 +300,7 @@ impl Polling<'_> {
         if conn.is_open() {
             conn.shutdown_write()?;
         }
-        let is_shut = !conn.is_open() || conn.state().write.contains(WriteHalf::ENDED);
+        let is_shut = !conn.is_open() || conn.status.get().write.contains(WriteHalf::ENDED);
         if conn.is_sending() || !is_shut { self.wait_flushed() } else { Poll::Ready(conn.was_sent()) }
     }
 }

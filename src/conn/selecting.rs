@@ -16,7 +16,7 @@ impl Conn {
     pub(crate) fn is_readable(&self) -> bool {
         let mut taken = false;
         let readable = loop {
-            if self.io.has_input() || !self.is_open() || self.has_read_all() {
+            if self.io.has_input() || !self.is_open() || self.status.has_read_all() {
                 break true;
             }
             match self.poll_input() {
@@ -26,19 +26,19 @@ impl Conn {
                 _ => break true,
             }
             let mut held = None;
-            let read = self.fill(READ_BUFFER, &mut held, false);
-            self.give_back(&mut held);
+            let read = self.input().fill(READ_BUFFER, &mut held, false);
+            self.input().give_back(&mut held);
             taken = true;
             match read {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break false,
                 Err(error) => {
-                    self.read_failed(error);
+                    self.input().failed(error);
                     break true;
                 }
             }
         };
-        if taken && (self.is(Look::HAS_READER) || self.has_read_all()) {
+        if taken && (self.status.is(Look::HAS_READER) || self.status.has_read_all()) {
             // It gives no further event to the loop.
             self.wake();
         }
@@ -61,7 +61,7 @@ impl Conn {
     /// Sends what waits, as far as there is room.
     pub(crate) fn send_on(&self) {
         if self.is_sending() {
-            self.write_out();
+            self.output().send();
         }
     }
 }

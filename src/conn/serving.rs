@@ -20,7 +20,7 @@ impl Handler for Conn {
 
     fn incoming(&self, ready: Ready) -> Option<Incoming<'_>> {
         // Or it was not all read in its last turn.
-        if ready != Ready::READ && (ready != Ready::NONE || !self.ready.get().has(Ready::READ)) {
+        if ready != Ready::READ && (ready != Ready::NONE || !self.status.ready().has(Ready::READ)) {
             None
         } else if self.expects_a_message() {
             self.transport.incoming(READ_BUFFER)
@@ -33,7 +33,7 @@ impl Handler for Conn {
 
     fn received(self: Rc<Self>, read: Received, buffer: &mut Option<Rc<Vec<u8>>>) -> Served {
         let read = self.transport.received(read);
-        if self.is(Look::HAS_READER) {
+        if self.status.is(Look::HAS_READER) {
             self.serve_message(read, buffer)
         } else {
             self.keep_for_reader(read, buffer);
@@ -42,35 +42,35 @@ impl Handler for Conn {
     }
 
     fn outgoing(&self) -> Option<(BorrowedFd<'_>, Ref<'_, [u8]>)> {
-        if self.is(Look::NO_FAST_FLUSH) {
+        if self.status.is(Look::NO_FAST_FLUSH) {
             return None;
         }
         let answer = self.io.outgoing(writing::PORTION)?;
         let fd = self.transport.outgoing()?;
-        self.mark(Look::CORKED, false);
+        self.status.mark(Look::CORKED, false);
         Some((fd, answer))
     }
 
     fn sent(&self, sent: rustix::io::Result<usize>) {
-        self.message_sent(sent);
+        self.output().was_sent_by_engine(sent);
     }
 
     fn flush(&self) {
-        self.mark(Look::CORKED, false);
-        self.flush_now();
+        self.status.mark(Look::CORKED, false);
+        self.output().flush();
     }
 
     fn context_ended(self: Rc<Self>) {
-        if self.state().phase == Phase::Open {
+        if self.status.get().phase == Phase::Open {
             if self.is_sending() {
                 self.finish(Reason::Local, Manner::Graceful);
             } else if self.is_tls() {
                 // With close_notify, or the peer would have to think that something is missing.
                 self.finish(Reason::Local, Manner::Graceful);
-                self.part();
+                self.lingering().close_without_peer();
             }
         }
-        self.drain_if_lingering();
+        self.lingering().drain_without_loop();
         self.abort_silently();
     }
 }
@@ -81,40 +81,44 @@ impl Conn {
     /// Returns whether there is nothing to look out for but input, and a reader that is given it.
     #[inline]
     fn expects_a_message(&self) -> bool {
-        !self.is(Look::NO_FAST_READ | Look::IN_CALLBACK)
-            && !self.ready.get().has(Ready::AT_END)
-            && if self.is(Look::READS_DATA) { !self.io.has_input() } else { self.io.has_no_line() }
+        !self.status.is(Look::NO_FAST_READ | Look::IN_CALLBACK)
+            && !self.status.ready().has(Ready::AT_END)
+            && if self.status.is(Look::READS_DATA) { !self.io.has_input() } else { self.io.has_no_line() }
     }
 
     /// The way of most messages: one read, one call, one write, of which the engine does the first and the last.
     #[inline]
     fn serve_message(self: &Rc<Self>, read: rustix::io::Result<usize>, held: &mut Option<Rc<Vec<u8>>>) -> Served {
-        self.ready.set(Ready::READ);
-        self.mark(Look::IN_CALLBACK, true);
+        self.status.set_ready(Ready::READ);
+        self.status.mark(Look::IN_CALLBACK, true);
         let delivered = match (read, held.as_ref()) {
             // Of what `fits_one_call` and `note_read` look at, the rest is known from `expects_a_message`.
             (Ok(count), Some(buffer))
-                if count > 0 && self.is(Look::READS_DATA) && count <= self.options(|options| options.read_size) =>
+                if count > 0
+                    && self.status.is(Look::READS_DATA)
+                    && count <= self.options(|options| options.read_size) =>
             {
                 self.touch();
                 if count < READ_BUFFER && !self.transport.stopped_short() {
-                    self.ready.set(Ready::NONE);
+                    self.status.set_ready(Ready::NONE);
                 }
                 self.deliver_directly(&buffer[..count])
             }
             (read, buffer) => self.deliver_read(read, buffer),
         };
-        self.mark(Look::IN_CALLBACK, false);
-        let is_all = !self.ready.get().has(Ready::READ);
+        self.status.mark(Look::IN_CALLBACK, false);
+        let is_all = !self.status.ready().has(Ready::READ);
         let next = match delivered {
-            Delivered::All if is_all && !self.is(Look::ENDED | Look::REQUEUE) => Next::Idle,
-            Delivered::TimeUp if !self.is(Look::ENDED | Look::REQUEUE) => Next::Hot,
-            Delivered::All if !self.is(Look::CORKED | Look::REQUEUE) && self.expects_a_message() => {
+            Delivered::All if is_all && !self.status.is(Look::ENDED | Look::REQUEUE) => Next::Idle,
+            Delivered::TimeUp if !self.status.is(Look::ENDED | Look::REQUEUE) => Next::Hot,
+            Delivered::All if !self.status.is(Look::CORKED | Look::REQUEUE) && self.expects_a_message() => {
                 return Served::More;
             }
             _ => {
+                // It has become more than a message.
                 self.engine.return_buffer(held);
-                self.serve_rest()
+                self.output().flush_own();
+                self.serve(Ready::NONE, 1)
             }
         };
         Served::Done(next)
@@ -124,12 +128,12 @@ impl Conn {
     #[inline(never)]
     fn deliver_read(self: &Rc<Self>, read: rustix::io::Result<usize>, buffer: Option<&Rc<Vec<u8>>>) -> Delivered {
         match (read, buffer) {
-            (Err(error), _) => match self.read_failed(error.into()) {
+            (Err(error), _) => match self.input().failed(error.into()) {
                 true => Delivered::All,
                 false => Delivered::Stop,
             },
             (Ok(count), Some(buffer)) if count > 0 => {
-                self.note_read(count == READ_BUFFER);
+                self.input().note_read(count == READ_BUFFER);
                 self.io.receive(buffer.clone(), count);
                 let delivered = self.deliver();
                 self.io.inbox(Inbox::settle);
@@ -142,91 +146,112 @@ impl Conn {
             }
         }
     }
+}
 
-    /// It has become more than a message.
-    #[inline(never)]
-    fn serve_rest(self: &Rc<Self>) -> Next {
-        self.flush_own();
-        self.serve(Ready::NONE, 1)
-    }
-
+impl Conn {
     // ---- the long way ----
 
     /// Does whatever it is ready for, and whatever else there is to do, after so many reads in this turn.
     #[inline(never)]
     pub(super) fn serve(self: &Rc<Self>, event: Ready, reads: usize) -> Next {
-        self.becomes_ready(event.without(Ready::WRITE));
-        let mut pass = Pass::new(event, reads);
-        let mut held = None;
+        self.status.becomes_ready(event.without(Ready::WRITE));
+        Serving { conn: self, pass: Pass::new(event, reads), held: None }.run()
+    }
+}
+
+/// A pass over a connection that is being made.
+struct Serving<'a> {
+    conn: &'a Rc<Conn>,
+    pass: Pass,
+    /// The buffer of the last read, which is returned before the next one.
+    held: Option<Rc<Vec<u8>>>,
+}
+
+impl Serving<'_> {
+    fn run(mut self) -> Next {
+        let conn = self.conn;
         let next = loop {
-            match pass.step(&self.state(), self.facts()) {
-                Step::ResumeYielded => self.resume_yielded(),
-                Step::LoseOutput => self.lose_output(),
-                Step::Write => self.write_or_requeue(),
+            match self.pass.step(&conn.status.get(), self.facts()) {
+                Step::ResumeYielded => conn.waiters().resume_yielded(),
+                Step::LoseOutput => conn.output().lose_reader(),
+                Step::Write => conn.output().send_or_requeue(),
                 Step::Requeue => {
-                    self.mark(Look::REQUEUE, true);
+                    conn.status.mark(Look::REQUEUE, true);
                     return Next::Idle;
                 }
-                Step::Drain => self.call_drain(),
-                Step::Handshake => pass.did(self.advance_handshake()),
-                Step::Enter => {
-                    self.mark(Look::IN_CALLBACK, true);
-                }
-                Step::Deliver => pass.delivered(self.deliver()),
-                Step::Read if pass.minds_time() && self.engine.spent() => pass.time_is_up(),
-                Step::Read => {
-                    self.give_back(&mut held);
-                    self.read_and_deliver(&mut pass, &mut held);
-                }
+                Step::Drain => conn.output().call_drain(),
+                Step::Handshake => self.pass.did(conn.handshaking().advance()),
+                Step::Enter => drop(conn.status.mark(Look::IN_CALLBACK, true)),
+                Step::Deliver => self.pass.delivered(conn.deliver()),
+                Step::Read if self.pass.minds_time() && conn.engine.spent() => self.pass.time_is_up(),
+                Step::Read => self.read(),
                 Step::WakeReader => {
-                    self.wake_next_reader();
-                    pass.woke(&self.state(), self.ready.get());
+                    conn.waiters().wake_for_input();
+                    self.pass.woke(&conn.status.get(), conn.status.ready());
                 }
-                Step::EndOfStream => self.end_of_stream(),
-                Step::ReadForEnd => {
-                    pass.has_read(self.fill_sealed(&mut held));
-                    self.give_back(&mut held);
-                }
-                Step::Peek => {
-                    self.look_into_kernel();
-                }
-                Step::Leave => self.leave(&mut held),
-                Step::EndWithoutOutput => self.finish_without_output(),
-                Step::Disconnect => self.deliver_disconnect(),
-                Step::Linger => pass.did(self.linger_on()),
+                Step::EndOfStream => conn.end_of_stream(),
+                Step::ReadForEnd => self.read_for_end(),
+                Step::Peek => drop(conn.input().look_into_kernel()),
+                Step::Leave => self.leave(),
+                Step::EndWithoutOutput => conn.output().finish_without_reader(),
+                Step::Disconnect => conn.ending().tell(),
+                Step::Linger => self.pass.did(conn.lingering().go_on()),
                 Step::Rest(next) => break next,
             }
         };
-        let next = if self.mark(Look::REQUEUE, false) { next.max(Next::Again) } else { next };
-        if self.is(Look::ONESHOT) && next == Next::Idle {
-            self.arm();
+        let next = if conn.status.mark(Look::REQUEUE, false) { next.max(Next::Again) } else { next };
+        if conn.status.is(Look::ONESHOT) && next == Next::Idle {
+            conn.arm();
         }
         next
     }
 
     #[inline]
     fn facts(&self) -> Facts {
-        Facts { ready: self.ready.get(), has_input: self.io.has_input(), in_callback: self.is(Look::IN_CALLBACK) }
-    }
-
-    /// Deliveries are over: others may be called, and what was sent meanwhile goes out.
-    fn leave(&self, held: &mut Option<Rc<Vec<u8>>>) {
-        self.give_back(held);
-        self.mark(Look::IN_CALLBACK, false);
-        self.flush_own();
-        self.io.rest();
-    }
-
-    /// Sends what was sent to this connection itself while it was served: nothing more comes to it in this turn but what
-    /// others send, and that is gathered as ever. If it is not the last of those that are corked, it is sent with them.
-    fn flush_own(&self) {
-        if self.is(Look::CORKED) && self.key.get().is_some_and(|key| self.engine.unmark_dirty(key)) {
-            self.mark(Look::CORKED, false);
-            self.flush_now();
+        Facts {
+            ready: self.conn.status.ready(),
+            has_input: self.conn.io.has_input(),
+            in_callback: self.conn.status.is(Look::IN_CALLBACK),
         }
     }
 
-    fn flush_now(&self) {
-        if self.is_open() { self.write_or_requeue() } else { self.flush_at_end() }
+    /// Reads once, into the inbox, or past it if the reader takes it all.
+    fn read(&mut self) {
+        let conn = self.conn;
+        conn.input().give_back(&mut self.held);
+        if conn.is_tls() {
+            return self.pass.has_read(conn.input().fill_sealed(&mut self.held));
+        }
+        let mut buffer = conn.engine.take_buffer();
+        let Some(space) = Rc::get_mut(&mut buffer) else { return self.pass.has_read(false) };
+        match conn.input().read_once(space, false) {
+            Ok(0) => conn.end_of_stream(),
+            Ok(count) if conn.fits_one_call(count) => {
+                self.pass.delivered(conn.deliver_directly(&buffer[..count]));
+                return conn.engine.give_buffer(buffer);
+            }
+            Ok(count) => {
+                conn.io.receive(buffer.clone(), count);
+                self.held = Some(buffer);
+                return self.pass.has_read(true);
+            }
+            Err(error) => drop(conn.input().failed(error)),
+        }
+        conn.engine.give_buffer(buffer);
+        self.pass.has_read(false);
+    }
+
+    /// Has TLS look at what may be its end.
+    fn read_for_end(&mut self) {
+        self.pass.has_read(self.conn.input().fill_sealed(&mut self.held));
+        self.conn.input().give_back(&mut self.held);
+    }
+
+    /// Deliveries are over: others may be called, and what was sent meanwhile goes out.
+    fn leave(&mut self) {
+        self.conn.input().give_back(&mut self.held);
+        self.conn.status.mark(Look::IN_CALLBACK, false);
+        self.conn.output().flush_own();
+        self.conn.io.rest();
     }
 }

@@ -18,12 +18,12 @@ impl Conn {
             return;
         }
         let kind = reader.as_ref().map(|reader| reader.kind());
-        self.mark(Look::READER_REPLACED, true);
-        self.change(|state| state.delivery.reader = kind);
+        self.status.mark(Look::READER_REPLACED, true);
+        self.status.change(|state| state.delivery.reader = kind);
         let old = self.reader.replace(reader);
         if kind.is_some() {
             self.wake();
-            self.wake_everybody();
+            self.waiters().wake_all();
         }
         self.keep(kind.is_some());
         drop(old);
@@ -49,7 +49,7 @@ impl Conn {
     /// Sets the callback for the end, in place of the server's, if there is one.
     pub(crate) fn set_on_disconnect(&self, callback: Option<OwnDisconnect>) {
         let some = callback.is_some();
-        let told_server = self.change(|state| {
+        let told_server = self.status.change(|state| {
             let told_server = state.duties.contains(Duties::TELLS_SERVER);
             state.duties.remove(Duties::TELLS_SERVER);
             told_server
@@ -66,32 +66,32 @@ impl Conn {
 
     /// The end may have come before its callback, and then nobody was told.
     fn tell_late(&self) {
-        let is_told = self.is_open() || self.state().duties.contains(Duties::DISCONNECT);
+        let is_told = self.is_open() || self.status.get().duties.contains(Duties::DISCONNECT);
         if !is_told && self.if_cold(|cold| cold.end.reason().map(drop)).is_some() {
-            self.change(|state| state.duties.insert(Duties::DISCONNECT));
+            self.status.change(|state| state.duties.insert(Duties::DISCONNECT));
             self.wake();
         }
     }
 
     pub(crate) fn set_marks(&self, change: impl FnOnce(&mut Options)) {
         self.change_options(change);
-        self.note_queued();
-        self.note_sent();
+        self.output().note_queued();
+        self.output().note_sent();
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.is(Look::PAUSED)
+        self.status.is(Look::PAUSED)
     }
 
     pub(crate) fn pause(&self) {
-        self.change(|state| state.delivery.set_paused(true));
+        self.status.change(|state| state.delivery.set_paused(true));
     }
 
     pub(crate) fn resume(&self) {
-        let was_paused = self.change(|state| state.delivery.set_paused(false));
+        let was_paused = self.status.change(|state| state.delivery.set_paused(false));
         if was_paused && self.is_open() {
             self.wake();
-            self.wake_everybody();
+            self.waiters().wake_all();
         }
     }
 
@@ -100,35 +100,36 @@ impl Conn {
     /// The server lists it under this number until its end, which is told to the server's callback.
     pub(crate) fn join_roster(&self, number: NonZeroU64) {
         self.number.set(Some(number));
-        if self.common.join() {
-            self.change(|state| state.duties.insert(Duties::TELLS_SERVER));
+        self.common.join();
+        self.status.change(|state| state.duties.insert(Duties::TELLS_SERVER));
+        if self.common.has_on_disconnect() {
             self.tell_late();
         }
     }
 
     /// Delivers nothing, the end included, before [`Conn::introduce`] or [`Conn::release`].
     pub(crate) fn hold(&self) {
-        self.mark(Look::IN_CALLBACK, true);
+        self.status.mark(Look::IN_CALLBACK, true);
         // There may be something to serve already: what came with the last of a handshake.
-        self.mark(Look::REQUEUE, true);
+        self.status.mark(Look::REQUEUE, true);
     }
 
     /// Ends what [`Conn::hold`] began, where no callback is to be introduced.
     pub(crate) fn release(&self) {
-        self.mark(Look::IN_CALLBACK, false);
-        if self.mark(Look::REQUEUE, false) {
+        self.status.mark(Look::IN_CALLBACK, false);
+        if self.status.mark(Look::REQUEUE, false) {
             self.wake();
         }
     }
 
     /// Runs `user` as the callback for the new connection: nothing else is delivered meanwhile.
     pub(crate) fn introduce(self: &Rc<Self>, user: impl FnOnce(Socket) -> Result) {
-        self.mark(Look::IN_CALLBACK, true);
+        self.status.mark(Look::IN_CALLBACK, true);
         let socket = Socket::from_conn(self.clone());
         let result = call(&self.engine, || user(socket));
-        self.mark(Look::IN_CALLBACK, false);
+        self.status.mark(Look::IN_CALLBACK, false);
         self.returned(result);
-        if self.mark(Look::REQUEUE, false) {
+        if self.status.mark(Look::REQUEUE, false) {
             self.wake();
         }
     }
@@ -136,9 +137,9 @@ impl Conn {
     /// Whoever serves it, by a handle, has nothing more to do with it, or has failed. If its end has come, that is told first, and
     /// not as a failure of those who have heard of it.
     pub(crate) fn was_served(&self, result: Result) {
-        if self.has_read_all() && !self.state().read.contains(ReadHalf::HALF_OPEN) {
+        if self.status.has_read_all() && !self.status.get().read.contains(ReadHalf::HALF_OPEN) {
             // What is unread is left over. Not on a later turn: the last handle may be about to go, and then nobody is told.
-            self.change(|state| state.read.insert(ReadHalf::CALLER_KNOWS));
+            self.status.change(|state| state.read.insert(ReadHalf::CALLER_KNOWS));
             if self.strong().is_some_and(|me| me.serve(Ready::NONE, 0) != Next::Idle) {
                 self.wake();
             }

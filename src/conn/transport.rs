@@ -19,8 +19,8 @@ use crate::engine::{Incoming, Received, Registration, receive_alone};
 use crate::error::count;
 use crate::log;
 use crate::sys::{
-    Backlog, Descriptor, Tuning, backlog, interrupts_here, pass_descriptors, passes_descriptors, poll_for, wait_for,
-    without_sigpipe,
+    self, Backlog, Descriptor, Tuning, backlog, interrupts_here, pass_descriptors, passes_descriptors, poll_for,
+    wait_for, without_sigpipe,
 };
 
 /// What a pipe that polls as writable takes without blocking, by POSIX.
@@ -107,7 +107,7 @@ impl Transport {
         if is_socket(&fd)? {
             return match sockopt::socket_type(&fd)? {
                 SocketType::STREAM => {
-                    let remote = rustix::net::getpeername(&fd).ok().flatten().map(endpoint);
+                    let remote = sys::peer_address(&fd).ok().flatten().map(endpoint);
                     let transport = Transport::socket(fd, remote.as_ref());
                     transport.mode.set(Mode::Shared);
                     if transport.kind == Kind::Unix {
@@ -491,7 +491,7 @@ impl Transport {
 
     pub(crate) fn remote(&self) -> Endpoint {
         match self.input.open() {
-            Some(fd) if self.is_socket() => match rustix::net::getpeername(fd) {
+            Some(fd) if self.is_socket() => match sys::peer_address(fd) {
                 Ok(Some(address)) => endpoint(address),
                 _ => Endpoint::Descriptor,
             },
@@ -501,7 +501,7 @@ impl Transport {
 
     pub(crate) fn local(&self) -> Endpoint {
         match self.input.open() {
-            Some(fd) if self.is_socket() => rustix::net::getsockname(fd).map_or(Endpoint::Descriptor, endpoint),
+            Some(fd) if self.is_socket() => sys::local_address(fd).map_or(Endpoint::Descriptor, endpoint),
             _ => Endpoint::Descriptor,
         }
     }

@@ -79,78 +79,35 @@ impl Waiting {
     }
 }
 
+/// The futures that wait on a connection.
+pub(super) struct Waiters<'a>(&'a Conn);
+
 impl Conn {
-    /// Lends the queues, and notes in the state who waits.
-    pub(super) fn waiting<R>(&self, change: impl FnOnce(&mut Waiting) -> R) -> R {
-        let mut waiting = self.extras().waiting.borrow_mut();
-        let waiting = waiting.get_or_insert_default();
-        let result = change(waiting);
-        self.note_waits(waiting);
-        result
-    }
-
-    /// The same if anybody ever has waited.
-    fn if_waiting<R>(&self, change: impl FnOnce(&mut Waiting) -> R) -> Option<R> {
-        if !self.is(Look::AWAITED) {
-            return None;
-        }
-        let mut waiting = self.extras.get()?.waiting.borrow_mut();
-        let waiting = waiting.as_deref_mut()?;
-        let result = change(waiting);
-        self.note_waits(waiting);
-        Some(result)
-    }
-
     #[inline]
-    fn note_waits(&self, waiting: &Waiting) {
-        let mut waits = Waits::EVER;
-        waits.set(Waits::INPUT, !waiting.input.is_empty());
-        waits.set(Waits::ROOM, !waiting.room.is_empty());
-        if self.state().waits != waits {
-            self.change(|state| state.waits = waits);
-        }
-    }
-
-    #[inline]
-    fn wake_those(&self, choose: impl FnOnce(&mut Waiting, &mut Wakers)) {
-        let mut awake = Wakers::default();
-        self.if_waiting(|waiting| choose(waiting, &mut awake));
-        awake.wake();
-    }
-
-    // ---- waking ----
-
-    /// Returns whether a future waits for input, and there is nothing else to do if it comes.
-    fn is_awaited(&self, and: impl FnOnce(&Waiting) -> bool) -> bool {
-        !self.is(Look::NO_FAST_WAKE | Look::IN_CALLBACK | Look::REQUEUE)
-            && !self.ready.get().has(Ready::AT_END)
-            && self.if_waiting(|waiting| !waiting.yielding.has_yielded() && and(waiting)) == Some(true)
+    pub(super) fn waiters(&self) -> Waiters<'_> {
+        Waiters(self)
     }
 
     /// The way of most where futures read: there is input, and nothing else to do. False if there is more to it, or if
     /// nobody waits.
     pub(super) fn wake_reader(&self) -> bool {
-        let is_awaited = self.is_awaited(|_| true);
+        let is_awaited = self.waiters().is_awaited(|_| true);
         if is_awaited {
-            self.ready.set(Ready::READ);
-            self.wake_next_reader();
+            self.status.set_ready(Ready::READ);
+            self.waiters().wake_for_input();
         }
         is_awaited
-    }
-
-    pub(super) fn wake_next_reader(&self) {
-        self.wake_those(|waiting, awake| waiting.input.wake_next(awake));
     }
 
     /// Returns whether input is to be received before those who wait for it are woken. That is cheap where the engine does it,
     /// but then there is little room.
     pub(super) fn reads_ahead(&self) -> bool {
-        !self.is_tls() && self.is_awaited(|waiting| !waiting.overflows) && !self.io.has_input()
+        !self.is_tls() && self.waiters().is_awaited(|waiting| !waiting.overflows) && !self.io.has_input()
     }
 
     /// Keeps what was received ahead for those who wait for it.
     pub(super) fn keep_for_reader(&self, read: rustix::io::Result<usize>, buffer: &Option<Rc<Vec<u8>>>) {
-        self.ready.set(Ready::READ);
+        self.status.set_ready(Ready::READ);
         let count = match (read, buffer) {
             (Ok(count), Some(buffer)) if count > 0 => {
                 self.io.open().inbox.push(&buffer[..count]);
@@ -159,15 +116,80 @@ impl Conn {
             // It is told the same again.
             (Ok(_), _) => AHEAD,
             (Err(error), _) => {
-                self.read_failed(error.into());
+                self.input().failed(error.into());
                 return;
             }
         };
-        self.note_read(count == AHEAD);
-        self.wake_those(|waiting, awake| {
+        self.input().note_read(count == AHEAD);
+        self.waiters().wake_those(|waiting, awake| {
             waiting.overflows = count == AHEAD;
             waiting.input.wake_next(awake);
         });
+    }
+
+    /// A future is dropped. If it was woken, another has to know, or the loop.
+    #[inline]
+    pub(crate) fn cancel_wait(&self, what: Interest, ticket: &mut Ticket) {
+        if !ticket.is_queued() {
+            return;
+        }
+        self.waiters().leave(what, ticket);
+        if matches!(what, Interest::Input) {
+            self.taken();
+        }
+    }
+}
+
+impl Waiters<'_> {
+    /// Lends the queues, and notes in the state who waits.
+    pub(super) fn change<R>(&self, change: impl FnOnce(&mut Waiting) -> R) -> R {
+        let mut waiting = self.0.extras().waiting.borrow_mut();
+        let waiting = waiting.get_or_insert_default();
+        let result = change(waiting);
+        self.note(waiting);
+        result
+    }
+
+    /// The same if anybody ever has waited.
+    fn if_any<R>(&self, change: impl FnOnce(&mut Waiting) -> R) -> Option<R> {
+        if !self.0.status.is(Look::AWAITED) {
+            return None;
+        }
+        let mut waiting = self.0.extras.get()?.waiting.borrow_mut();
+        let waiting = waiting.as_deref_mut()?;
+        let result = change(waiting);
+        self.note(waiting);
+        Some(result)
+    }
+
+    #[inline]
+    fn note(&self, waiting: &Waiting) {
+        let mut waits = Waits::EVER;
+        waits.set(Waits::INPUT, !waiting.input.is_empty());
+        waits.set(Waits::ROOM, !waiting.room.is_empty());
+        if self.0.status.get().waits != waits {
+            self.0.status.change(|state| state.waits = waits);
+        }
+    }
+
+    #[inline]
+    fn wake_those(&self, choose: impl FnOnce(&mut Waiting, &mut Wakers)) {
+        let mut awake = Wakers::default();
+        self.if_any(|waiting| choose(waiting, &mut awake));
+        awake.wake();
+    }
+
+    // ---- waking ----
+
+    /// Returns whether a future waits for input, and there is nothing else to do if it comes.
+    fn is_awaited(&self, and: impl FnOnce(&Waiting) -> bool) -> bool {
+        !self.0.status.is(Look::NO_FAST_WAKE | Look::IN_CALLBACK | Look::REQUEUE)
+            && !self.0.status.ready().has(Ready::AT_END)
+            && self.if_any(|waiting| !waiting.yielding.has_yielded() && and(waiting)) == Some(true)
+    }
+
+    pub(super) fn wake_for_input(&self) {
+        self.wake_those(|waiting, awake| waiting.input.wake_next(awake));
     }
 
     /// The loop has had its turn: whoever has yielded goes on.
@@ -190,7 +212,7 @@ impl Conn {
     }
 
     /// Everybody has to look anew: the connection is at its end, or somebody else reads from now on.
-    pub(super) fn wake_everybody(&self) {
+    pub(super) fn wake_all(&self) {
         self.wake_those(|waiting, awake| {
             waiting.input.wake_all(awake);
             waiting.room.wake_all(awake);
@@ -202,62 +224,50 @@ impl Conn {
 
     /// A future has what it waited for.
     #[inline]
-    pub(super) fn leave_queue(&self, what: Interest, ticket: &mut Ticket) {
+    pub(super) fn leave(&self, what: Interest, ticket: &mut Ticket) {
         if !ticket.is_queued() {
             return;
         }
         let mut awake = Wakers::default();
-        let left = self.if_waiting(|waiting| waiting.queue(what).leave(ticket, &mut awake));
+        let left = self.if_any(|waiting| waiting.queue(what).leave(ticket, &mut awake));
         awake.wake();
         drop(left);
     }
 
-    /// A future is dropped. If it was woken, another has to know, or the loop.
-    #[inline]
-    pub(crate) fn cancel_wait(&self, what: Interest, ticket: &mut Ticket) {
-        if !ticket.is_queued() {
-            return;
-        }
-        self.leave_queue(what, ticket);
-        if matches!(what, Interest::Input) {
-            self.taken();
-        }
-    }
-
     pub(super) fn is_turn_of(&self, what: Interest, ticket: &Ticket) -> bool {
-        self.if_waiting(|waiting| waiting.queue(what).is_first(ticket)).unwrap_or(true)
+        self.if_any(|waiting| waiting.queue(what).is_first(ticket)).unwrap_or(true)
     }
 
     /// A future that always finds something to do must not keep the loop: returns whether it has used up its share, and then
     /// has the connection served when nothing more urgent waits.
     pub(super) fn yields(&self) -> bool {
-        let Some(key) = self.key.get() else { return false };
-        let yields = self.waiting(|waiting| waiting.is_done(&self.engine));
+        let Some(key) = self.0.key.get() else { return false };
+        let yields = self.change(|waiting| waiting.is_done(&self.0.engine));
         if yields {
-            self.engine.requeue_hot(key);
+            self.0.engine.requeue_hot(key);
         }
         yields
     }
 
     /// So many bytes were read for a future.
     pub(super) fn note_bytes(&self, count: usize) {
-        self.waiting(|waiting| {
+        self.change(|waiting| {
             waiting.read += count;
             waiting.overflows &= count >= AHEAD;
         });
     }
 
     /// Waits. The loop gets its turn in any case, so unless the future has yielded its share begins anew.
-    pub(super) fn wait_in<R>(&self, what: Interest, ticket: &mut Ticket, waker: &Waker, has_yielded: bool) -> Poll<R> {
-        let old = self.waiting(|waiting| {
+    pub(super) fn wait<R>(&self, what: Interest, ticket: &mut Ticket, waker: &Waker, has_yielded: bool) -> Poll<R> {
+        let old = self.change(|waiting| {
             if !has_yielded {
                 waiting.start_anew();
             }
             waiting.queue(what).wait(ticket, waker)
         });
         drop(old);
-        if self.is(Look::ONESHOT) {
-            self.arm();
+        if self.0.status.is(Look::ONESHOT) {
+            self.0.arm();
         }
         Poll::Pending
     }

@@ -3,7 +3,7 @@
 
 use super::callbacks::Reason;
 use super::handle::Socket;
-use super::state::{Look, Manner, WriteHalf};
+use super::state::{Look, Manner, Phase, ReadHalf, WriteHalf};
 use super::{Conn, Flushed, Options};
 use crate::engine::{Next, Ready, call};
 use crate::error::{Error, Operation, Result};
@@ -24,7 +24,15 @@ impl Options {
     }
 }
 
+/// The write half at work: from the queue to the kernel, and whoever has to hear of it.
+pub(super) struct Output<'a>(&'a Conn);
+
 impl Conn {
+    #[inline]
+    pub(super) fn output(&self) -> Output<'_> {
+        Output(self)
+    }
+
     // ---- into the queue ----
 
     #[inline]
@@ -39,7 +47,7 @@ impl Conn {
     /// The way of most messages: queued until the turn ends. False if there is more to it than that; nothing is queued then.
     #[inline]
     pub(super) fn queue_in_turn(&self, bytes: &[u8], newline: bool) -> bool {
-        if self.is(Look::NO_FAST_SEND) {
+        if self.status.is(Look::NO_FAST_SEND) {
             return false;
         }
         let bound = self.options(|options| GATHER.min(options.send_limit).min(options.high_water_mark));
@@ -53,7 +61,7 @@ impl Conn {
     /// Queues all of it, or writes it if there is no turn whose end it could wait for.
     #[inline(never)]
     pub(super) fn queue_or_write(&self, bytes: &[u8], newline: bool, in_turn: bool) -> Result {
-        if !self.state().may_send() {
+        if !self.status.get().may_send() {
             return Err(self.closed());
         }
         let size = bytes.len() + usize::from(newline);
@@ -66,14 +74,14 @@ impl Conn {
         let (limit, high_water_mark) = self.options(|options| (options.send_limit, options.high_water_mark));
         if size > limit.saturating_sub(queued) {
             // Whoever waits for room now is to hear of it.
-            self.change(|state| state.write.set(WriteHalf::FULL, queued > 0));
+            self.status.change(|state| state.write.set(WriteHalf::FULL, queued > 0));
             return Err(Error::QueueFull { peer: self.peer_name(), size, queued, limit });
         }
         let waits_for_turn = in_turn && queued + size < GATHER;
         let mut rest = bytes;
         if queued == 0 && !waits_for_turn && !newline {
             // Straight from the caller's memory.
-            rest = self.write_directly(bytes)?;
+            rest = self.output().write_directly(bytes)?;
             if rest.is_empty() {
                 return Ok(());
             }
@@ -82,57 +90,117 @@ impl Conn {
         if in_turn {
             self.cork();
             if !waits_for_turn {
-                self.write_out();
+                self.output().send();
             }
-        } else if !self.state().write.contains(WriteHalf::ARMED) {
-            self.write_or_requeue();
+        } else if !self.status.get().write.contains(WriteHalf::ARMED) {
+            self.output().send_or_requeue();
         }
         if queued + size >= high_water_mark.min(limit) {
-            self.note_queued();
+            self.output().note_queued();
         }
         Ok(())
     }
 
+    // ---- out of the queue ----
+
+    /// Returns whether there is anything that the kernel has not taken yet.
+    pub(super) fn is_sending(&self) -> bool {
+        // What a session holds when sending has failed, or the descriptor is closed, stays there.
+        let may_send = || {
+            let state = self.status.get();
+            state.phase != Phase::Closed && !state.write.contains(WriteHalf::FAILED)
+        };
+        self.io.has_output() || (self.is_tls() && may_send() && self.channel().holds_output())
+    }
+
+    // ---- half-close ----
+
+    /// Shuts the write half down once the queue is empty.
+    pub(crate) fn shutdown_write(&self) -> Result {
+        if !self.is_open() {
+            return Err(self.closed());
+        }
+        if !self.status.get().write.contains(WriteHalf::ENDING) {
+            self.status.change(|state| state.write.insert(WriteHalf::ENDING));
+            self.waiters().wake_all();
+            if !self.is_sending() {
+                self.output().shut_down();
+            }
+        }
+        Ok(())
+    }
+
+    // ---- flushing ----
+
+    #[inline]
+    pub(super) fn check_sent(&self) -> Result {
+        if self.status.is(Look::WRITE_FAILED) { Err(self.closed()) } else { Ok(()) }
+    }
+
+    /// The queue is empty: did everything that was in it go out?
+    pub(super) fn was_sent(&self) -> Result {
+        let is_lost = self.status.get().write.intersects(WriteHalf::LOST | WriteHalf::FAILED);
+        if is_lost { Err(self.closed()) } else { Ok(()) }
+    }
+
+    /// Calls on a later turn, when the kernel has everything or the connection has failed.
+    pub(crate) fn when_flushed(&self, done: Flushed) {
+        if !self.is_sending() {
+            let result = self.was_sent();
+            self.engine.defer(move |engine| done(engine, result));
+        } else {
+            self.output().await_flush();
+            self.cold(|cold| cold.flushed.push(done));
+        }
+    }
+
+    // ---- back-pressure ----
+
+    /// Returns whether the queue has reached its high-water mark, and not fallen to the low one since.
+    pub(crate) fn is_full(&self) -> bool {
+        self.status.is(Look::FULL)
+    }
+}
+
+impl Output<'_> {
     /// Writes past the queue. Returns what the kernel has not taken.
     fn write_directly<'a>(&self, bytes: &'a [u8]) -> Result<&'a [u8]> {
         let mut rest = bytes;
-        match self.write_some(bytes) {
+        match self.write(bytes) {
             Ok(count) => rest = &bytes[count..],
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(self.write_failed(error)),
+            Err(error) => return Err(self.failed(error)),
         }
-        if rest.is_empty() && self.channel().holds_output() {
+        if rest.is_empty() && self.0.channel().holds_output() {
             // The session has taken it, the kernel has not.
-            self.arm_write(true);
+            self.0.arm_write(true);
         }
         Ok(rest)
     }
 
-    // ---- out of the queue ----
-
     /// Gives bytes to the peer, as many as there is room for.
     #[inline]
-    pub(super) fn write_some(&self, bytes: &[u8]) -> std::io::Result<usize> {
-        let written = self.channel().write(bytes);
+    pub(super) fn write(&self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.0.channel().write(bytes);
         if written.is_ok() {
-            self.touch();
+            self.0.touch();
         }
         written
     }
 
     /// The engine has given the kernel what is queued, and it took so much of it.
     #[inline]
-    pub(super) fn message_sent(&self, sent: rustix::io::Result<usize>) {
+    pub(super) fn was_sent_by_engine(&self, sent: rustix::io::Result<usize>) {
         match sent {
-            Ok(count) if self.io.sent(count) => {}
-            Ok(_) => self.write_or_requeue(),
+            Ok(count) if self.0.io.sent(count) => {}
+            Ok(_) => self.send_or_requeue(),
             Err(error) => self.not_written(error.into()),
         }
     }
 
     /// Gives the kernel what it takes. `Again`: it takes more, but the share of this turn is used up.
     #[inline]
-    pub(super) fn write_out(&self) -> Next {
+    pub(super) fn send(&self) -> Next {
         let next = self.write_queue();
         self.note_sent();
         next
@@ -140,7 +208,7 @@ impl Conn {
 
     fn write_queue(&self) -> Next {
         for _ in 0..PORTIONS {
-            match self.io.write(|front| self.write_some(&front[..front.len().min(PORTION)])) {
+            match self.0.io.write(|front| self.write(&front[..front.len().min(PORTION)])) {
                 None | Some(Ok(true)) => break,
                 Some(Ok(false)) => {}
                 Some(Err(error)) => {
@@ -149,14 +217,14 @@ impl Conn {
                 }
             }
         }
-        if self.io.has_output() {
+        if self.0.io.has_output() {
             return Next::Again;
         }
-        match self.channel().write_held() {
+        match self.0.channel().write_held() {
             Ok(()) => self.queue_is_empty(),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.arm_write(true),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.0.arm_write(true),
             Err(error) => {
-                self.write_failed(error);
+                self.failed(error);
             }
         }
         Next::Idle
@@ -167,230 +235,187 @@ impl Conn {
     fn not_written(&self, error: std::io::Error) {
         if error.kind() == std::io::ErrorKind::WouldBlock {
             // During the handshake it is the peer's turn, unless we have something to say.
-            self.arm_write(!self.is_shaking() || self.channel().holds_output());
+            self.0.arm_write(!self.0.is_shaking() || self.0.channel().holds_output());
         } else {
-            self.write_failed(error);
+            self.failed(error);
         }
     }
 
-    /// Returns whether there is anything that the kernel has not taken yet.
-    pub(super) fn is_sending(&self) -> bool {
-        // What a session holds when sending has failed, or the descriptor is closed, stays there.
-        let may_send = || {
-            let state = self.state();
-            state.phase != super::Phase::Closed && !state.write.contains(WriteHalf::FAILED)
-        };
-        self.io.has_output() || (self.is_tls() && may_send() && self.channel().holds_output())
-    }
-
     /// Gives the kernel what it takes, on later turns too.
-    pub(super) fn write_or_requeue(&self) {
-        if self.write_out() == Next::Again
-            && let Some(key) = self.key.get()
+    pub(super) fn send_or_requeue(&self) {
+        if self.send() == Next::Again
+            && let Some(key) = self.0.key.get()
         {
-            self.engine.requeue_write(key);
+            self.0.engine.requeue_write(key);
         }
     }
 
     #[inline]
     fn queue_is_empty(&self) {
-        self.arm_write(false);
-        if self.state().write.contains(WriteHalf::ENDING) {
-            self.end_writing();
+        self.0.arm_write(false);
+        if self.0.status.get().write.contains(WriteHalf::ENDING) {
+            self.shut_down();
         }
         self.tell_flushed(true);
     }
 
     /// Sending failed: nothing more can go out. What the peer sent before it left is still read, by whoever reads. Returns the
     /// error for whoever sent.
-    pub(super) fn write_failed(&self, error: std::io::Error) -> Error {
-        let error = Error::from_io(Operation::Send, self.peer_name(), error);
-        self.io.drop_output();
-        self.change(|state| state.write.insert(WriteHalf::LOST));
-        self.cold(|cold| cold.end.note(&error));
-        self.arm_write(false);
+    pub(super) fn failed(&self, error: std::io::Error) -> Error {
+        let error = Error::from_io(Operation::Send, self.0.peer_name(), error);
+        self.0.io.drop_output();
+        self.0.status.change(|state| state.write.insert(WriteHalf::LOST));
+        self.0.cold(|cold| cold.end.note(&error));
+        self.0.arm_write(false);
         self.tell_flushed(false);
         let is_lasting = matches!(error, Error::Reset { .. } | Error::Closed { .. });
-        if !self.is_open() {
-            self.let_go();
+        if !self.0.is_open() {
+            self.0.ending().close_descriptor();
         } else if !is_lasting {
             // The system's fault, not the peer's: no end would follow.
-            self.finish(Reason::Failed(error), Manner::AtOnce);
+            self.0.finish(Reason::Failed(error), Manner::AtOnce);
         } else {
-            self.change(|state| state.write.insert(WriteHalf::FAILED));
-            if !self.state().is_socket() {
-                self.lose_output();
+            self.0.status.change(|state| state.write.insert(WriteHalf::FAILED));
+            if !self.0.status.get().is_socket() {
+                self.lose_reader();
             }
             // Whoever reads will come to the end.
-            self.becomes_ready(Ready::READ | Ready::HANGUP);
-            self.wake();
+            self.0.status.becomes_ready(Ready::READ | Ready::HANGUP);
+            self.0.wake();
         }
-        self.closed()
+        self.0.closed()
     }
 
     /// The reader of our output has gone. What waits in the input is another matter, as the last words of a child are: it
     /// is read first, see [`Conn::finish_without_output`].
-    pub(super) fn lose_output(&self) {
-        self.change(|state| state.write.insert(WriteHalf::OUTPUT_GONE));
+    pub(super) fn lose_reader(&self) {
+        self.0.status.change(|state| state.write.insert(WriteHalf::OUTPUT_GONE));
         // Until a read finds nothing.
-        self.becomes_ready(Ready::READ | Ready::ERROR);
+        self.0.status.becomes_ready(Ready::READ | Ready::ERROR);
     }
 
     /// There is nothing to read just now, and nobody to write to.
-    pub(super) fn finish_without_output(&self) {
-        self.finish(Reason::Failed(self.closed()), Manner::AtOnce);
+    pub(super) fn finish_without_reader(&self) {
+        self.0.finish(Reason::Failed(self.0.closed()), Manner::AtOnce);
     }
 
-    // ---- half-close ----
-
-    /// Shuts the write half down once the queue is empty.
-    pub(crate) fn shutdown_write(&self) -> Result {
-        if !self.is_open() {
-            return Err(self.closed());
-        }
-        if !self.state().write.contains(WriteHalf::ENDING) {
-            self.change(|state| state.write.insert(WriteHalf::ENDING));
-            self.wake_everybody();
-            if !self.is_sending() {
-                self.end_writing();
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn end_writing(&self) {
-        if self.state().write.contains(WriteHalf::ENDED) {
+    pub(super) fn shut_down(&self) {
+        if self.0.status.get().write.contains(WriteHalf::ENDED) {
             return;
         }
-        self.change(|state| state.write.insert(WriteHalf::ENDING));
-        let channel = self.channel();
+        self.0.status.change(|state| state.write.insert(WriteHalf::ENDING));
+        let channel = self.0.channel();
         channel.close_notify();
         if matches!(channel.write_held(), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock) {
             // Once that is out this comes again. Any other error means a connection that is broken already.
-            self.arm_write(true);
+            self.0.arm_write(true);
             return;
         }
-        self.change(|state| state.write.insert(WriteHalf::ENDED));
-        if !self.state().is_socket()
-            && let Some(key) = self.key.get()
+        self.0.status.change(|state| state.write.insert(WriteHalf::ENDED));
+        if !self.0.status.get().is_socket()
+            && let Some(key) = self.0.key.get()
         {
-            self.engine.deregister_output(key);
+            self.0.engine.deregister_output(key);
         }
-        if !self.state().closes_with_shutdown() {
-            let _ = self.transport.shutdown_write();
+        if !self.0.status.get().closes_with_shutdown() {
+            let _ = self.0.transport.shutdown_write();
         }
-        if self.state().read.contains(super::ReadHalf::HALF_OPEN) {
+        if self.0.status.get().read.contains(ReadHalf::HALF_OPEN) {
             // Both directions have ended.
-            self.wake();
-        }
-    }
-
-    // ---- flushing ----
-
-    #[inline]
-    pub(super) fn check_sent(&self) -> Result {
-        if self.is(Look::WRITE_FAILED) { Err(self.closed()) } else { Ok(()) }
-    }
-
-    /// The queue is empty: did everything that was in it go out?
-    pub(super) fn was_sent(&self) -> Result {
-        let is_lost = self.state().write.intersects(WriteHalf::LOST | WriteHalf::FAILED);
-        if is_lost { Err(self.closed()) } else { Ok(()) }
-    }
-
-    /// Calls on a later turn, when the kernel has everything or the connection has failed.
-    pub(crate) fn when_flushed(&self, done: Flushed) {
-        if !self.is_sending() {
-            let result = self.was_sent();
-            self.engine.defer(move |engine| done(engine, result));
-        } else {
-            self.await_flush();
-            self.cold(|cold| cold.flushed.push(done));
+            self.0.wake();
         }
     }
 
     pub(super) fn await_flush(&self) {
-        self.change(|state| state.write.insert(WriteHalf::FLUSH_AWAITED));
+        self.0.status.change(|state| state.write.insert(WriteHalf::FLUSH_AWAITED));
     }
 
     #[inline]
     pub(super) fn tell_flushed(&self, is_sent: bool) {
         if is_sent {
-            self.wake_for_flushed();
+            self.0.waiters().wake_for_flushed();
         } else {
-            self.wake_everybody();
+            self.0.waiters().wake_all();
         }
-        if self.state().write.contains(WriteHalf::FLUSH_AWAITED) {
+        if self.0.status.get().write.contains(WriteHalf::FLUSH_AWAITED) {
             self.call_flushed(is_sent);
         }
     }
 
     #[cold]
     fn call_flushed(&self, is_sent: bool) {
-        self.change(|state| state.write.remove(WriteHalf::FLUSH_AWAITED));
-        for done in self.if_cold(|cold| Some(std::mem::take(&mut cold.flushed))).unwrap_or_default() {
-            let result = if is_sent { Ok(()) } else { Err(self.closed()) };
-            self.engine.defer(move |engine| done(engine, result));
+        self.0.status.change(|state| state.write.remove(WriteHalf::FLUSH_AWAITED));
+        for done in self.0.if_cold(|cold| Some(std::mem::take(&mut cold.flushed))).unwrap_or_default() {
+            let result = if is_sent { Ok(()) } else { Err(self.0.closed()) };
+            self.0.engine.defer(move |engine| done(engine, result));
         }
-    }
-
-    // ---- back-pressure ----
-
-    /// Returns whether the queue has reached its high-water mark, and not fallen to the low one since.
-    pub(crate) fn is_full(&self) -> bool {
-        self.is(Look::FULL)
     }
 
     /// So much more may be queued before the high-water mark.
     pub(super) fn room(&self) -> usize {
-        let (high, _) = self.options(Options::marks);
-        high.saturating_sub(self.queued())
+        let (high, _) = self.0.options(Options::marks);
+        high.saturating_sub(self.0.queued())
     }
 
     /// The queue has grown.
     pub(super) fn note_queued(&self) {
-        let (high, _) = self.options(Options::marks);
-        if self.queued() >= high {
-            self.change(|state| state.write.insert(WriteHalf::FULL));
+        let (high, _) = self.0.options(Options::marks);
+        if self.0.queued() >= high {
+            self.0.status.change(|state| state.write.insert(WriteHalf::FULL));
         }
     }
 
     /// The queue has shrunk.
     #[inline]
     pub(super) fn note_sent(&self) {
-        if self.is(Look::FULL) {
+        if self.0.status.is(Look::FULL) {
             self.note_drained();
         }
     }
 
     fn note_drained(&self) {
-        let (_, low) = self.options(Options::marks);
-        if self.queued() > low {
+        let (_, low) = self.0.options(Options::marks);
+        if self.0.queued() > low {
             return;
         }
-        self.change(|state| state.write.remove(WriteHalf::FULL));
-        self.wake_for_room();
-        if self.is_open() && self.if_cold(|cold| cold.on_drain.as_ref().map(drop)).is_some() {
-            self.change(|state| state.write.insert(WriteHalf::DRAIN_DUE));
-            self.wake();
+        self.0.status.change(|state| state.write.remove(WriteHalf::FULL));
+        self.0.waiters().wake_for_room();
+        if self.0.is_open() && self.0.if_cold(|cold| cold.on_drain.as_ref().map(drop)).is_some() {
+            self.0.status.change(|state| state.write.insert(WriteHalf::DRAIN_DUE));
+            self.0.wake();
         }
     }
 
     /// Calls the drain callback, unless the room has been used up meanwhile; then this comes again.
     pub(super) fn call_drain(&self) {
-        self.change(|state| state.write.remove(WriteHalf::DRAIN_DUE));
-        if self.is_full() || !self.is_open() {
+        self.0.status.change(|state| state.write.remove(WriteHalf::DRAIN_DUE));
+        if self.0.is_full() || !self.0.is_open() {
             return;
         }
-        let (callback, epoch) = self.cold(|cold| (cold.on_drain.take(), cold.drain_epoch));
-        let (Some(mut callback), Some(me)) = (callback, self.strong()) else { return };
+        let (callback, epoch) = self.0.cold(|cold| (cold.on_drain.take(), cold.drain_epoch));
+        let (Some(mut callback), Some(me)) = (callback, self.0.strong()) else { return };
         let socket = Socket::from_conn(me);
-        self.mark(Look::IN_CALLBACK, true);
-        let result = call(&self.engine, || callback(&socket));
-        self.mark(Look::IN_CALLBACK, false);
-        self.returned(result);
-        let is_current = self.is_open() && self.cold(|cold| cold.drain_epoch == epoch);
-        let rest = if is_current { self.cold(|cold| cold.on_drain.replace(callback)) } else { Some(callback) };
+        self.0.status.mark(Look::IN_CALLBACK, true);
+        let result = call(&self.0.engine, || callback(&socket));
+        self.0.status.mark(Look::IN_CALLBACK, false);
+        self.0.returned(result);
+        let is_current = self.0.is_open() && self.0.cold(|cold| cold.drain_epoch == epoch);
+        let rest = if is_current { self.0.cold(|cold| cold.on_drain.replace(callback)) } else { Some(callback) };
         drop(rest);
+    }
+
+    /// Sends what was sent to this connection itself while it was served: nothing more comes to it in this turn but what
+    /// others send, and that is gathered as ever. If it is not the last of those that are corked, it is sent with them.
+    pub(super) fn flush_own(&self) {
+        let conn = self.0;
+        if conn.status.is(Look::CORKED) && conn.key.get().is_some_and(|key| conn.engine.unmark_dirty(key)) {
+            conn.status.mark(Look::CORKED, false);
+            self.flush();
+        }
+    }
+
+    /// Sends what was gathered in this turn.
+    pub(super) fn flush(&self) {
+        if self.0.is_open() { self.send_or_requeue() } else { self.0.lingering().flush() }
     }
 }

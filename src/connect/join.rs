@@ -11,11 +11,12 @@ use crate::conn::{Common, Conn, Socket, Transport};
 use crate::engine::Engine;
 use crate::error::{Error, Operation, Result};
 use crate::resolve::{Plan, interface, plan, unknown_interface};
+use crate::sys;
 use crate::tls::{ClientTls, PeerName, Session, Tls, load_system_roots};
 
 /// Who the peer is. Asked at once: a connection that has been reset does not know any more.
 pub(super) fn remote(fd: &OwnedFd) -> Option<Endpoint> {
-    rustix::net::getpeername(fd).ok().flatten().map(endpoint)
+    sys::peer_address(fd).ok().flatten().map(endpoint)
 }
 
 /// How to secure a connection: by which settings, and as whom the peer must show itself.
@@ -42,11 +43,20 @@ fn secure(address: &Address, plan: &Plan, choice: Option<&Tls<ClientTls>>) -> Re
     Ok(Some((settings, PeerName { key, host })))
 }
 
-/// As whom the peer must show itself, now that it is known which service was found: a service is known by its name, on
-/// whatever host and port it is.
-pub(super) fn found_peer(address: &Address, peer: &PeerName, service: Option<&str>) -> PeerName {
-    match (address.target(), service) {
-        (Target::Service { kind, .. }, Some(name)) => PeerName { key: format!("{kind}|{name}"), host: None },
+/// As whom the peer must show itself, now that it is known which service was found, or which of several addresses has
+/// answered: a service is known by its name, on whatever host and port it is.
+pub(super) fn found_peer(
+    address: &Address,
+    peer: &PeerName,
+    service: Option<&str>,
+    remote: Option<&Endpoint>,
+) -> PeerName {
+    match (address.target(), service, remote) {
+        (Target::Service { kind, .. }, Some(name), _) => PeerName { key: format!("{kind}|{name}"), host: None },
+        (Target::Direct(several), _, Some(Endpoint::Inet(remote))) if several.len() > 1 => {
+            let (key, host) = Address::from(*remote).peer(remote.port());
+            PeerName { key, host }
+        }
         _ => peer.clone(),
     }
 }
@@ -164,7 +174,7 @@ impl Joining {
             let conn = Conn::new(&self.engine, transport, common, remote);
             return self.finish(conn.map(Socket::from_conn));
         };
-        let peer = found_peer(&self.address, peer, won.service.as_deref());
+        let peer = found_peer(&self.address, peer, won.service.as_deref(), remote.as_ref());
         let me = self.clone();
         let done = Box::new(move |conn: &Rc<Conn>, result: Result| {
             me.conn.take();

@@ -21,7 +21,7 @@ use crate::engine::{Engine, Handler, Next, Ready, Registration, call};
 use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::resolve::{Plan, look_up_blocking};
-use crate::sys::{INTERRUPTED, interrupts_here};
+use crate::sys::{self, INTERRUPTED, interrupts_here};
 use crate::tls::{ClientTls, Session, Tls};
 use join::{Joining, Request, found_peer, remote};
 pub(crate) use race::unix_address;
@@ -85,9 +85,9 @@ pub(crate) fn blocking(address: Address, common: Rc<Common>, tls: Option<&Tls<Cl
     let done = Box::new(move |conn: &Rc<Conn>, result: Result| {
         place.set(Some(result.map(|()| Socket::from_conn(conn.clone()))));
     });
-    let peer = found_peer(&address, &peer, service.as_deref());
-    let session = Session::client(&settings, &peer)?;
     let remote = remote(&fd);
+    let peer = found_peer(&address, &peer, service.as_deref(), remote.as_ref());
+    let session = Session::client(&settings, &peer)?;
     let transport = Transport::socket(fd, remote.as_ref());
     let conn = Conn::with_session(&engine, transport, common, remote, session, done)?;
     conn.shake_blocking();
@@ -247,7 +247,7 @@ pub(crate) fn note_listening(address: SocketAddr, listening: bool) {
 
 fn is_own_server(fd: &OwnedFd) -> bool {
     let peer = remote(fd).and_then(|peer| peer.inet());
-    let own = rustix::net::getsockname(fd).ok().map(endpoint).and_then(|own| own.inet());
+    let own = sys::local_address(fd).ok().map(endpoint).and_then(|own| own.inet());
     let (Some(peer), Some(own)) = (peer, own) else { return false };
     let here = peer.ip() == own.ip() || peer.ip().is_loopback();
     LISTENING.with(|all| {

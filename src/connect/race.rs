@@ -16,7 +16,7 @@ use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, TimerKey};
 use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::resolve::{LookUp, Plan};
-use crate::sys::{Tuning, pass_descriptors, stream_socket};
+use crate::sys::{self, Tuning, pass_descriptors, stream_socket};
 
 /// The next address gets its chance after this long without an answer from the one before (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -196,7 +196,7 @@ impl Race {
         let fd = stream_socket(family)?;
         sockopt::set_tcp_nodelay(&fd, true)?;
         self.tuning.apply(fd.as_fd(), family)?;
-        match rustix::net::connect(&fd, &address) {
+        match sys::connect(&fd, &address) {
             Ok(()) => {
                 self.won(fd, service);
                 return Ok(false);
@@ -224,7 +224,7 @@ impl Race {
         let fd = stream_socket(AddressFamily::UNIX)?;
         self.tuning.apply(fd.as_fd(), AddressFamily::UNIX)?;
         pass_descriptors(fd.as_fd(), self.tuning.descriptors > 0);
-        match rustix::net::connect(&fd, &unix_address(&name)?) {
+        match sys::connect(&fd, &unix_address(&name)?) {
             Ok(()) => {
                 self.won(fd, None);
                 Ok(false)
@@ -272,8 +272,8 @@ impl Race {
 
     fn won(self: &Rc<Self>, fd: OwnedFd, service: Option<Rc<str>>) {
         // A socket can meet itself where nobody listens, if the system happens to give it that very port.
-        let own = rustix::net::getsockname(&fd).ok().and_then(|own| SocketAddr::try_from(own).ok());
-        let peer = rustix::net::getpeername(&fd).ok().flatten().and_then(|peer| SocketAddr::try_from(peer).ok());
+        let own = sys::local_address(&fd).ok().and_then(|own| SocketAddr::try_from(own).ok());
+        let peer = sys::peer_address(&fd).ok().flatten().and_then(|peer| SocketAddr::try_from(peer).ok());
         if own.is_some() && own == peer {
             self.note(io::Error::from(rustix::io::Errno::CONNREFUSED));
         } else {

@@ -140,11 +140,6 @@ impl Budget {
         self.start(now, now + self.credit.get())
     }
 
-    /// When the slice began that is being worked in.
-    pub(super) fn started(&self) -> Option<i64> {
-        Some(self.slice.get().started).filter(|started| *started > 0)
-    }
-
     /// Ends it and charges what it took.
     pub(super) fn end_cold(&self, outer: Outer) {
         let spent = now() - self.slice.get().started;

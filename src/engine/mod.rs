@@ -8,6 +8,7 @@ mod direct;
 mod fairness;
 mod future;
 mod incoming;
+mod log_quota;
 mod poller;
 mod registry;
 mod remote;
@@ -25,14 +26,16 @@ use std::ops::{BitOr, BitOrAssign};
 use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-pub(crate) use callback::call;
+pub(crate) use callback::{CallbackSlot, Called, Lent, call};
 pub(crate) use direct::{Turns, turn};
 use fairness::Budget;
 pub use fairness::Fairness;
 pub(crate) use fairness::now;
 pub(crate) use future::{Sleep, in_background, within};
 pub(crate) use incoming::{Datagram, Incoming, Received, receive_alone, receive_datagram};
+pub(crate) use log_quota::LogQuota;
 use poller::Poller;
 pub(crate) use registry::Registration;
 use registry::{Entry, borrow};
@@ -49,6 +52,7 @@ pub(crate) use waiters::{Ticket, WaitQueue, Wakers, Yielding};
 
 use crate::error::{Error, Operation, Result};
 use crate::log;
+use crate::sys::prepare_process;
 
 /// Size of the buffer that all reads of a context share, in bytes. Smaller ones cost more calls (16 KiB 1.3 times the
 /// time), larger ones fall out of the cache (256 KiB 1.4 times).
@@ -235,6 +239,11 @@ impl Drop for Engines {
     }
 }
 
+/// A time in microseconds. What is longer than that can say, is without end.
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
 fn forget_home(context: usize, home: Home) {
     HOMES.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| *known != (context, home));
 }
@@ -251,9 +260,9 @@ pub(crate) struct Engine {
     home: Home,
     sources: Sources,
     /// Since when the context is gone.
-    ended: Cell<Option<std::time::Instant>>,
+    ended: Cell<Option<Instant>>,
     /// Since when several connections are being ended together.
-    ending: Cell<Option<std::time::Instant>>,
+    ending: Cell<Option<Instant>>,
     poller: RefCell<Poller>,
     /// Its descriptor.
     epoll: RawFd,
@@ -266,6 +275,8 @@ pub(crate) struct Engine {
     /// How deep in dispatches a task is being polled, or -1.
     polls_at: Cell<i32>,
     timers: RefCell<Timers<Call>>,
+    /// Of those that are due, how many marks in the queues they still wait for, and when they were found, by the loop's clock.
+    judgement: Cell<(u32, i64)>,
     /// What was gathered for these is to be written.
     dirty: RefCell<Vec<Key>>,
     buffer: Cell<Option<Rc<Vec<u8>>>>,
@@ -288,6 +299,7 @@ impl Engine {
     /// # Errors
     /// `WrongThread` if another thread has that context, or its engine; `Io` if the system gives no epoll descriptor.
     pub(crate) fn current() -> Result<Rc<Engine>> {
+        prepare_process();
         let context = glib::MainContext::ref_thread_default();
         if !context.is_owner() && context.acquire().is_err() {
             return Err(Error::WrongThread);
@@ -325,6 +337,7 @@ impl Engine {
             tasks: Tasks::default(),
             polls_at: Cell::new(-1),
             timers: RefCell::new(Timers::new()),
+            judgement: Cell::new((0, 0)),
             dirty: RefCell::default(),
             buffer: Cell::default(),
             plain: Cell::default(),
@@ -375,10 +388,15 @@ impl Engine {
         self.deferred.borrow_mut().push_back(Due::Call(Box::new(call)));
     }
 
-    /// Calls when that time has passed.
-    pub(crate) fn after(&self, delay: std::time::Duration, call: impl FnOnce(&Rc<Engine>) + 'static) -> TimerKey {
-        let delay = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
-        self.timers.borrow_mut().add(fairness::now().saturating_add(delay), Box::new(call))
+    /// Calls when that time has passed, for limits to what others do: time in which the loop was held up does not count, and
+    /// what has come by then is served first.
+    pub(crate) fn after(&self, delay: Duration, call: impl FnOnce(&Rc<Engine>) + 'static) -> TimerKey {
+        self.timers.borrow_mut().add(fairness::now(), micros(delay), Box::new(call))
+    }
+
+    /// Calls when that time has passed, held up or not, before anything else of that turn.
+    pub(crate) fn after_exactly(&self, delay: Duration, call: impl FnOnce(&Rc<Engine>) + 'static) -> TimerKey {
+        self.timers.borrow_mut().add_exact(fairness::now(), micros(delay), Box::new(call))
     }
 
     pub(crate) fn cancel_timer(&self, key: TimerKey) {
@@ -479,7 +497,7 @@ impl Engine {
         if self.has_ended() {
             return;
         }
-        self.ended.set(Some(std::time::Instant::now()));
+        self.ended.set(Some(Instant::now()));
         forget_home(self.sources.context_id(), self.home);
         let keys = self.entries.borrow().keys();
         for key in keys {
@@ -502,14 +520,14 @@ impl Engine {
 
     /// From when on the time counts that a connection has to send its rest: the end of the context, or that of all
     /// connections that end together with this one. Else now.
-    pub(crate) fn draining_since(&self) -> std::time::Instant {
-        self.ended.get().or(self.ending.get()).unwrap_or_else(std::time::Instant::now)
+    pub(crate) fn draining_since(&self) -> Instant {
+        self.ended.get().or(self.ending.get()).unwrap_or_else(Instant::now)
     }
 
     /// Within `end` connections are ended, and the time they have to send their rest counts for all of them together.
     pub(crate) fn end_together(&self, end: impl FnOnce()) {
         let before = self.ending.get();
-        self.ending.set(before.or_else(|| Some(std::time::Instant::now())));
+        self.ending.set(before.or_else(|| Some(Instant::now())));
         end();
         self.ending.set(before);
     }

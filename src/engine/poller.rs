@@ -7,6 +7,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 use super::Ready;
+use crate::sys::above_standard;
 
 /// The most events that one look at the kernel's queue brings, and so the most that one dispatch serves before the rest
 /// of the program gets its turn.
@@ -49,7 +50,7 @@ const WAKEUP: u64 = u64::MAX;
 
 impl Poller {
     pub(super) fn new() -> io::Result<Self> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let epoll = above_standard(epoll::create(CreateFlags::CLOEXEC)?)?;
         Ok(Poller { epoll, events: Vec::with_capacity(BATCH), fetched: false, wakeup: None })
     }
 

@@ -51,7 +51,7 @@ impl Remote {
     }
 }
 
-/// A context that is not kept: null when its sources have gone.
+/// A context that is not kept: null when its sources have been destroyed.
 pub(super) struct Wakeup(Mutex<*mut GMainContext>);
 
 // SAFETY: the pointer is only followed under the lock, by a call that any thread may make.
@@ -67,7 +67,7 @@ impl Wakeup {
     pub(super) fn wake(&self) {
         let context = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !context.is_null() {
-            // SAFETY: the context finalizes its sources before it is freed, and that waits for the lock in `forget`.
+            // SAFETY: the context destroys its sources before it is freed, and that waits for the lock in `forget`.
             unsafe { ffi::g_main_context_wakeup(*context) };
         }
     }

@@ -18,6 +18,9 @@ fn next(generation: NonZeroU32) -> NonZeroU32 {
 }
 
 impl Key {
+    /// Names nothing: no slab is that large.
+    pub(super) const NONE: Key = Key { index: u32::MAX, generation: NonZeroU32::MIN };
+
     /// Packs the key and one bit of the caller's.
     pub(super) fn to_bits(self, flag: bool) -> u64 {
         u64::from(self.index) | u64::from(self.generation.get()) << 32 | u64::from(flag) << 63
@@ -85,6 +88,10 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     pub(super) fn keys(&self) -> Vec<Key> {
         let full = self.slots.iter().enumerate().filter(|(_, slot)| slot.value.is_some());
         full.map(|(index, slot)| Key { index: index as u32, generation: slot.generation }).collect()
@@ -119,6 +126,7 @@ mod tests {
                 assert_eq!(Key::from_bits(key.to_bits(flag)), (key, flag));
             }
         }
-        assert_eq!(slab.keys().len(), 3);
+        assert_eq!((slab.keys().len(), slab.len()), (3, 3));
+        assert!(slab.get_mut(Key::NONE).is_none());
     }
 }

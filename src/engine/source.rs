@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use glib::ffi::{self, GMainContext, GPollFD, GSource, GSourceFuncs, gboolean, gpointer};
+use glib::ffi::{self, GMainContext, GPollFD, GSource, GSourceCallbackFuncs, GSourceFuncs, gboolean, gpointer};
 use glib::translate::{IntoGlib, ToGlibPtr};
 
 use super::remote::{Inbound, Wakeup};
@@ -25,7 +25,7 @@ struct EngineSource {
     poll: GPollFD,
 }
 
-/// Between an engine, which lives on one thread, and its sources, which end with their context on any.
+/// Between an engine, which lives on one thread, and its sources, which are destroyed with their context on any.
 pub(super) struct Link {
     home: Home,
     context: usize,
@@ -33,6 +33,8 @@ pub(super) struct Link {
     /// A strong reference, taken by `Rc::into_raw`; null once given back. Written, and followed, by the engine's own thread
     /// alone.
     engine: AtomicPtr<Engine>,
+    /// A source has been destroyed: by the end of its context, or by the program.
+    destroyed: AtomicBool,
     /// The context has gone, on another thread.
     orphaned: AtomicBool,
 }
@@ -75,6 +77,30 @@ impl Link {
     pub(super) fn is_orphaned(&self) -> bool {
         self.orphaned.load(Ordering::Acquire)
     }
+
+    /// A source has been destroyed: nobody may wake the context any more, and the engine ends. While callbacks of the engine are
+    /// on the stack, it ends when they have returned, which [`Link::after_dispatch`] sees.
+    fn destroy(&self) {
+        self.inbound.context.forget();
+        self.destroyed.store(true, Ordering::Release);
+        self.after_dispatch();
+    }
+
+    /// Ends the engine if a source has been destroyed meanwhile.
+    fn after_dispatch(&self) {
+        if !self.destroyed.load(Ordering::Acquire) || self.has_ended() {
+            return;
+        }
+        if !self.home.is_here() {
+            // The engine's own thread will find that, at its own time.
+            super::forget_home(self.context, self.home);
+            self.orphaned.store(true, Ordering::Release);
+        } else if self.engine().is_some_and(|engine| !engine.in_turn())
+            && let Some(engine) = self.take()
+        {
+            engine.end();
+        }
+    }
 }
 
 /// Pointers to the sources, null when they are no longer the engine's.
@@ -104,6 +130,11 @@ static LOW: GSourceFuncs = GSourceFuncs {
     closure_marshal: None,
 };
 
+/// GLib takes a source's callback from it when the source is destroyed, whoever still holds a reference to it: `finalize` may
+/// come long after its context has been freed. Our sources have no callback to call, but this is how they hear of that.
+static CALLBACK: GSourceCallbackFuncs =
+    GSourceCallbackFuncs { ref_: Some(keep_callback), unref: Some(drop_callback), get: Some(no_callback) };
+
 impl Sources {
     pub(super) fn none(context: &glib::MainContext) -> Self {
         let context: *mut GMainContext = context.to_glib_none().0;
@@ -127,6 +158,7 @@ impl Sources {
             context: engine.sources.context_id(),
             inbound: engine.inbound.clone(),
             engine: AtomicPtr::new(Rc::into_raw(engine.clone()).cast_mut()),
+            destroyed: AtomicBool::new(false),
             orphaned: AtomicBool::new(false),
         });
         let sources = &engine.sources;
@@ -204,6 +236,7 @@ fn attach(
         let source = ffi::g_source_new(ptr::from_ref(funcs).cast_mut(), size_of::<EngineSource>() as u32);
         let own = source.cast::<EngineSource>();
         (*own).link = Arc::into_raw(link.clone());
+        ffi::g_source_set_callback_indirect(source, source.cast(), ptr::from_ref(&CALLBACK).cast_mut());
         ffi::g_source_set_name(source, c"network".as_ptr());
         ffi::g_source_set_priority(source, priority.into_glib());
         // Without this GLib takes the poll record out and puts it back around every dispatch, and callbacks that run a
@@ -255,7 +288,7 @@ unsafe extern "C" fn prepare(source: *mut GSource, timeout: *mut i32) -> gboolea
             return ffi::GFALSE;
         };
         (*own).poll.events = ffi::G_IO_IN as u16;
-        match engine.prepare() {
+        match engine.prepare(|| ffi::g_source_get_time(source)) {
             Wait::Not => {
                 *timeout = 0;
                 ffi::GTRUE
@@ -263,7 +296,7 @@ unsafe extern "C" fn prepare(source: *mut GSource, timeout: *mut i32) -> gboolea
             Wait::Until(deadline) => {
                 let left = (deadline - ffi::g_source_get_time(source)).max(0);
                 // Rounded up, or the loop would spin through the last millisecond.
-                *timeout = ((left + 999) / 1000).min(i64::from(i32::MAX)) as i32;
+                *timeout = (left.saturating_add(999) / 1000).min(i64::from(i32::MAX)) as i32;
                 (left == 0).into_glib()
             }
             Wait::Forever => {
@@ -287,12 +320,15 @@ unsafe extern "C" fn check(source: *mut GSource) -> gboolean {
     // SAFETY: as for `prepare`.
     unsafe {
         let Some(engine) = engine_of(source) else { return ffi::GFALSE };
+        let time = || ffi::g_source_get_time(source);
         let due = (*source.cast::<EngineSource>()).poll.revents != 0
-            || match engine.prepare() {
+            || match engine.prepare(time) {
                 Wait::Not => true,
-                Wait::Until(deadline) => deadline <= ffi::g_source_get_time(source),
+                Wait::Until(deadline) => deadline <= time(),
                 Wait::Forever => false,
             };
+        // It is up, and other sources may hold it up now, before this one has its turn.
+        engine.look(time);
         due.into_glib()
     }
 }
@@ -318,17 +354,31 @@ unsafe extern "C" fn dispatch_low(source: *mut GSource, _: ffi::GSourceFunc, _: 
     (!link.has_ended()).into_glib()
 }
 
-unsafe extern "C" fn finalize(source: *mut GSource) {
-    // SAFETY: GLib calls this once, when the last reference is gone, on whichever thread that happens.
-    let link = unsafe { Arc::from_raw((*source.cast::<EngineSource>()).link) };
-    link.inbound.context.forget();
-    match link.take() {
-        Some(engine) => engine.end(),
-        // The engine's own thread will find that, at its own time.
-        None if !link.has_ended() => {
-            super::forget_home(link.context, link.home);
-            link.orphaned.store(true, Ordering::Release);
-        }
-        None => {}
+/// Before each dispatch. Nothing is counted: see `drop_callback`.
+unsafe extern "C" fn keep_callback(_: gpointer) {}
+
+unsafe extern "C" fn no_callback(_: gpointer, _: *mut GSource, callback: *mut ffi::GSourceFunc, data: *mut gpointer) {
+    // SAFETY: GLib asks with two valid places.
+    unsafe {
+        *callback = None;
+        *data = ptr::null_mut();
     }
+}
+
+/// After each dispatch, and when the source is destroyed, on any thread. Its context is still there then, and not locked.
+unsafe extern "C" fn drop_callback(source: gpointer) {
+    let source = source.cast::<GSource>();
+    // SAFETY: the data is the source itself, one of ours, to which GLib holds a reference during the call.
+    let link = unsafe { link_of(source) };
+    // SAFETY: as above; any thread may ask that.
+    if unsafe { ffi::g_source_is_destroyed(source) } == ffi::GFALSE {
+        link.after_dispatch();
+    } else {
+        link.destroy();
+    }
+}
+
+unsafe extern "C" fn finalize(source: *mut GSource) {
+    // SAFETY: GLib calls this once, when the last reference is gone, on whichever thread that happens. It has been destroyed before.
+    drop(unsafe { Arc::from_raw((*source.cast::<EngineSource>()).link) });
 }

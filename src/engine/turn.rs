@@ -13,6 +13,9 @@ use super::{DATAGRAMS, Due, Engine, Handler, Key, Next, READS, Ready, Served, fa
 /// The most connections whose output waits to go out together. More would gain nothing.
 const GATHERED: usize = 16;
 
+/// In a queue, stands for no registration, but tells that all before it have been served.
+const MARK: Key = Key::NONE;
+
 /// How long the loop may sleep, as far as the engine is concerned.
 pub(super) enum Wait {
     Not,
@@ -55,9 +58,22 @@ impl Engine {
         self.fairness.futures_worked(units);
     }
 
-    /// When this turn began, or now, if this is none. In microseconds of GLib's monotonic clock.
+    /// The time by the clock that [`Engine::after`] goes by, in microseconds: when this turn began, or now, if this is none.
     pub(crate) fn turn_time(&self) -> i64 {
-        self.fairness.started().unwrap_or_else(fairness::now)
+        let timers = self.timers.borrow();
+        if !self.in_turn() || timers.is_empty() {
+            timers.look_anew(fairness::now());
+        }
+        timers.looked()
+    }
+
+    /// Notes for the timers that the loop is not held up, if there are any.
+    #[inline]
+    pub(super) fn look(&self, now: impl FnOnce() -> i64) {
+        let timers = self.timers.borrow();
+        if !timers.is_empty() {
+            timers.look(now());
+        }
     }
 
     pub(super) fn has_gathered(&self) -> bool {
@@ -92,7 +108,8 @@ impl Engine {
         }
     }
 
-    pub(super) fn prepare(&self) -> Wait {
+    /// What keeps the loop from sleeping, as of now.
+    pub(super) fn prepare(&self, now: impl FnOnce() -> i64) -> Wait {
         self.flush();
         if self.fairness.charge_futures() {
             self.arm_low();
@@ -108,7 +125,8 @@ impl Engine {
         if may_work && !(self.ready.borrow().is_empty() && self.deferred.borrow().is_empty()) {
             return Wait::Not;
         }
-        let mut wait = self.timers.borrow().next_deadline();
+        let timers = self.timers.borrow();
+        let mut wait = if timers.is_empty() { None } else { timers.look_before_sleep(now()) };
         if self.needs_hot_slice() {
             let guard = self.fairness.guard();
             wait = Some(wait.map_or(guard, |wait| wait.min(guard)));
@@ -124,6 +142,9 @@ impl Engine {
             self.hot_slice();
         }
         let batch = if has_events { self.poll() } else { 0 };
+        if self.timers.borrow().start_waiting() {
+            self.serve_before_timers();
+        }
         if self.fairness.has_credit() {
             self.cold_slice(batch);
         }
@@ -156,6 +177,7 @@ impl Engine {
 
     pub(super) fn dispatch_low(self: &Rc<Self>) {
         self.fairness.refill();
+        self.look(fairness::now);
         if !self.hot.borrow().is_empty() || !self.deferred.borrow().is_empty() {
             let _default = self.sources.as_thread_default();
             self.turns.set(self.turns.get() + 1);
@@ -289,7 +311,10 @@ impl Engine {
     fn serve(self: &Rc<Self>, key: Key, buffer: &mut Option<Rc<Vec<u8>>>) {
         let (handler, mut ready, was_hot) = {
             let mut entries = self.entries.borrow_mut();
-            let Some(entry) = entries.get_mut(key) else { return };
+            let Some(entry) = entries.get_mut(key) else {
+                drop(entries);
+                return self.pass(key);
+            };
             entry.queued = false;
             (entry.handler.clone(), std::mem::replace(&mut entry.ready, Ready::NONE), entry.hot)
         };
@@ -344,10 +369,12 @@ impl Engine {
     fn all_hot(&self) {
         let mut waiting = self.ready.borrow_mut();
         while let Some(key) = waiting.pop_front() {
-            if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
-                entry.hot = true;
-                self.push_hot(key);
+            match self.entries.borrow_mut().get_mut(key) {
+                Some(entry) => entry.hot = true,
+                None if key == MARK => {}
+                None => continue,
             }
+            self.push_hot(key);
         }
         drop(waiting);
         if !self.deferred.borrow().is_empty() {
@@ -366,11 +393,55 @@ impl Engine {
             self.gather_tasks();
         }
         let mut timers = self.timers.borrow_mut();
-        if timers.next_deadline().is_some() {
+        if !timers.is_empty() {
             let now = fairness::now();
-            while let Some(call) = timers.pop_due(now) {
+            timers.look(now);
+            while let Some(call) = timers.pop_exact(now) {
                 self.deferred.borrow_mut().push_back(Due::Call(call));
             }
+        }
+    }
+
+    // ---- timers that limit what others do ----
+
+    /// Such timers are due. What has come by now, for whomever, may be what they would miss: it is taken out of the kernel, and
+    /// marks behind all that waits to be served tell when that has been.
+    fn serve_before_timers(&self) {
+        // An entry is queued once, so what comes after so many batches is news, and not of the time that is up.
+        let batches = self.entries.borrow().len() / BATCH + 1;
+        let _ = (0..batches).find(|_| self.poll() < BATCH);
+        let mut marks = 0;
+        for queue in [&self.ready, &self.hot] {
+            let mut queue = queue.borrow_mut();
+            if !queue.is_empty() {
+                queue.push_back(MARK);
+                marks += 1;
+            }
+        }
+        self.judgement.set((marks, self.timers.borrow().looked()));
+        if marks == 0 {
+            self.call_timers();
+        }
+    }
+
+    /// What was queued under this key is no registration: one that has ended, or a mark.
+    #[cold]
+    fn pass(&self, key: Key) {
+        if key == MARK {
+            let (marks, found) = self.judgement.get();
+            self.judgement.set((marks - 1, found));
+            if marks == 1 {
+                self.call_timers();
+            }
+        }
+    }
+
+    /// All that had come when they were found due has been served.
+    fn call_timers(&self) {
+        let (_, found) = self.judgement.get();
+        let mut timers = self.timers.borrow_mut();
+        while let Some(call) = timers.pop_due(found) {
+            self.deferred.borrow_mut().push_back(Due::Call(call));
         }
     }
 }

@@ -1,15 +1,15 @@
-//! Going into the background, with a pid file and a log file, and handing over to a successor.
+//! Daemonizing: the fork into the background, with a pid file and a log file.
 
 use std::cell::Cell;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pipe::PipeFlags;
 
+use super::log_file::{LogFile, use_for_output};
 use super::mainloop::{Entered, fgloop, run_entered, step};
 use super::pid_file::PidFile;
 use super::{reload, systemd};
@@ -18,34 +18,43 @@ use crate::engine::Engine;
 use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::server;
-use crate::sys::{Forked, exit_now, fork, inherited, other_threads, without_sigpipe};
+use crate::sys::{self, Forked, exit_now, fork, inherited, other_threads, without_sigpipe};
 
-/// Goes into the background, then runs the loop as [`fgloop`] does.
+/// Forks into the background, then runs the main loop.
 ///
-/// The process forks. The parent returns control of the terminal, by ending with status 0, only once the child is ready:
-/// servers that were made before accept connections from then on, and from before, and Avahi has published those that are
-/// services; it prints why if Avahi has not. If the child fails, the parent prints
-/// why and ends with status 1. The child leaves the terminal's session and has `/dev/null` as its standard input, output
-/// and error; it keeps the working directory and the umask. If the parent is stopped while it waits, so is the child.
+/// The parent exits with status 0 once the child is ready: servers accept connections and services are published, or it has
+/// printed why they are not. If the child fails, the parent prints the error and exits with status 1. If the parent is
+/// interrupted while it waits, the child exits too. The child starts a new session and uses `/dev/null` for its standard
+/// streams; it keeps the working directory, umask and environment.
 ///
-/// With `NETWORK_NO_FORK` set in the environment it stays in the foreground, and says so.
+/// If `NETWORK_NO_FORK` is set in the environment, the process stays in the foreground and says so. Create servers before
+/// this call, and threads after it. [`Daemon`] adds a pid file and a log file.
 ///
-/// [`Daemon`] does the same with a pid file and a log file.
+/// # Blocking
+/// Until the loop ends, in the child.
 ///
 /// # Errors
-/// [`Error::OtherThreads`] if the process has other threads: they would not exist in the child, their locks would stay locked.
-/// [`Error::Io`] if the system refuses to fork.
+/// [`Error::OtherThreads`] if the process has other threads, which would not survive the fork. [`Error::Io`] if the fork
+/// fails, or if `/proc` is missing, where threads are counted.
 ///
 /// # Panics
-/// As [`fgloop`].
+/// See [`fgloop`].
+///
+/// # Example: a daemon that a shell script can wait for
+/// ```no_run
+/// let server = network::Server::new("1234", |socket| socket.sendline("Welcome!"))?;
+/// network::bgloop()?;
+/// # Ok::<(), network::Error>(())
+/// ```
 pub fn bgloop() -> Result {
     Daemon::new().run()
 }
 
-/// A process that goes into the background as by [`bgloop`], with a pid file and a log file if it is to have them.
+/// Options for a process that forks into the background.
 ///
-/// Both are opened when they are named, so that what is wrong with them is known first: do that before making servers.
+/// Both files are opened when they are set, so set them before creating servers: then their errors are reported first.
 ///
+/// # Example
 /// ```no_run
 /// let daemon = network::daemon::Daemon::new().pid_file("/run/chat.pid")?.log_file("/var/log/chat.log")?;
 /// let server = network::Server::new("1234", |socket| socket.sendline("Welcome!"))?;
@@ -60,42 +69,55 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Neither a pid file nor a log file yet.
+    /// Creates a daemon without a pid file and without a log file.
     pub fn new() -> Self {
         Daemon::default()
     }
 
-    /// Locks this file, writes the number of the process that serves into it, and removes it at the end. The lock goes with
-    /// the process, however that ends, so a file that a killed one has left is in nobody's way.
+    /// Locks this file and writes the process ID into it. The file is removed at the end.
+    ///
+    /// The lock ends with the process, so a file left by a killed process does no harm. The file gets mode 0600: whoever
+    /// can open it can lock it, and would keep the next daemon from starting. If the file system has no locks, a warning
+    /// is logged, and a second instance is not noticed. A failure to remove the file, for example after `setuid`, is
+    /// logged too. A forked child leaves the file alone, other than that of [`run`](Daemon::run).
     ///
     /// # Errors
-    /// [`Error::AlreadyRunning`] if another process has it locked; [`Error::Io`] if it cannot be made or written.
+    /// [`Error::AlreadyRunning`] if another process holds the lock. [`Error::Io`] if the file cannot be created or
+    /// written, or if it cannot be a pid file: an existing file must be a regular file of this user with one name, empty
+    /// or containing a number. Anything else is left as it is.
     pub fn pid_file(mut self, path: impl AsRef<Path>) -> Result<Self> {
+        sys::prepare_process();
         self.pid_file = Some(PidFile::lock(path.as_ref())?);
         Ok(self)
     }
 
-    /// Appends what the child writes to its standard output and error to this file, GLib's log among it. It is made with
-    /// mode 0640 if there is none, and opened anew at each SIGHUP, for those who rotate it away. In the foreground it is
-    /// not used.
+    /// Appends the child's standard output and standard error, and so GLib's log, to this file.
+    ///
+    /// The file is created with mode 0640 if it does not exist, and reopened on each SIGHUP, so that it can be rotated. It
+    /// can be a terminal, a device, or a FIFO that is being read. A symbolic link is followed only if it belongs to this
+    /// user or to root. The file is not used in the foreground.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be made or written.
+    /// [`Error::Io`] if the file cannot be created or opened for appending, or if it is a FIFO that no process reads.
     pub fn log_file(mut self, path: impl AsRef<Path>) -> Result<Self> {
+        sys::prepare_process();
         self.log_file = Some(LogFile::open(path.as_ref())?);
         Ok(self)
     }
 
-    /// Goes into the background and runs the loop there, as [`bgloop`] says.
+    /// Forks into the background, then runs the main loop. See [`bgloop`].
+    ///
+    /// # Blocking
+    /// Until the loop ends, in the child.
     ///
     /// # Errors
-    /// As [`bgloop`].
+    /// See [`bgloop`]. [`Error::Io`] if the pid file cannot be written.
     ///
     /// # Panics
-    /// As [`fgloop`].
+    /// See [`fgloop`].
     pub fn run(self) -> Result {
         let Daemon { pid_file, log_file } = self;
-        // Until the end of this call.
+        // Held until the end of this call.
         let pid_file = pid_file.map(PidFile::hold);
         if std::env::var_os("NETWORK_NO_FORK").is_some_and(|value| !value.is_empty()) {
             eprintln!("staying in the foreground, because NETWORK_NO_FORK is set");
@@ -111,9 +133,9 @@ impl Daemon {
             return Err(Error::OtherThreads { others: others.len(), names: others.join(", ") });
         }
         let parent = rustix::process::getpid().as_raw_nonzero().get();
-        let (readiness, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+        let (readiness, tell) = sys::pipe(PipeFlags::empty()).map_err(failed)?;
         Engine::flush_here();
-        // What was passed in was passed to this process, not to the next.
+        // Sockets passed by a service manager were passed to this process ID, not to the child's.
         drop(inherited());
         match fork().map_err(failed)? {
             Forked::Parent(child) => {
@@ -129,7 +151,7 @@ impl Daemon {
                     give_up(pid_file.as_deref())
                 });
                 if without_sigpipe(|| tell.write_all(&[READY, warning.as_bytes()].concat())).is_err() {
-                    // Whoever started us has been stopped meanwhile, and does not expect a daemon any more.
+                    // The parent was interrupted, so nobody expects a daemon any more.
                     give_up(pid_file.as_deref());
                 }
                 drop(tell);
@@ -144,17 +166,19 @@ fn failed(source: io::Error) -> Error {
     Error::Io { operation: Operation::Background, address: "the background".into(), source }
 }
 
-/// Makes the child a process of its own, and has it ready. Gives back what there is to say of that.
+/// Detaches the child from its parent and makes it ready. Returns warnings for the parent to print.
 fn begin(log_file: Option<LogFile>, pid_file: Option<&PidFile>) -> Result<(Entered, String)> {
     let engine = Engine::current()?;
     let settled = settle(log_file.as_ref()).map_err(failed);
-    // From here on a signal is an end like any other.
+    // From here on a signal is handled as in any loop.
     let entered = Entered::new(&engine, None);
     settled?;
     if let Some(log_file) = log_file {
-        let reopened = reload::first(move || log_file.reopen());
+        let reopened = reload::set_own(move || log_file.reopen());
         if let Err(error) = reopened {
-            log::warning("log file").error(&error).say(format_args!("the log file will not be opened anew: {error}"));
+            log::warning("log file")
+                .error(&error)
+                .say(format_args!("log file will not be reopened on SIGHUP: {error}"));
         }
     }
     if let Some(pid_file) = pid_file {
@@ -162,12 +186,12 @@ fn begin(log_file: Option<LogFile>, pid_file: Option<&PidFile>) -> Result<(Enter
     }
     let warning = wait_for_names(&engine, &entered);
     if entered.is_interrupted() {
-        return Err(failed(io::Error::new(io::ErrorKind::Interrupted, "told to end before it was ready")));
+        return Err(failed(io::Error::new(io::ErrorKind::Interrupted, "interrupted before it was ready")));
     }
     Ok((entered, warning))
 }
 
-/// Ends a child that is not wanted or has failed, without a trace of it.
+/// Exits from a child that has failed or is not expected any more, and removes what it has created.
 fn give_up(pid_file: Option<&PidFile>) -> ! {
     if let Ok(engine) = Engine::current() {
         server::close_all(&engine);
@@ -178,10 +202,10 @@ fn give_up(pid_file: Option<&PidFile>) -> ! {
     exit_now(1)
 }
 
-/// Publishing takes Avahi about a second; some more if names are taken.
+/// The time limit for publishing services. Avahi needs about one second, and more if names are taken.
 const PUBLISHING: Duration = Duration::from_secs(5);
 
-/// What the child writes when it is ready, and warnings after it. Anything else is its error.
+/// The first byte that a ready child writes; warnings follow. Anything else is an error message.
 const READY: &[u8] = b"\0";
 
 fn wait_for_child(mut readiness: File, child: i32) -> ! {
@@ -189,19 +213,19 @@ fn wait_for_child(mut readiness: File, child: i32) -> ! {
     let _ = readiness.read_to_end(&mut word);
     if let Some(warning) = word.strip_prefix(READY) {
         let _ = io::stderr().write_all(warning);
-        // Whoever supervises us believes nobody else yet.
+        // The service manager accepts messages only from its main process, which is still this one.
         systemd::tell(&format!("MAINPID={child}\nREADY=1"));
         exit_now(0);
     }
     if word.is_empty() {
-        word = b"the background process ended before it was ready".to_vec();
+        word = b"the background process exited before it was ready".to_vec();
     }
     eprintln!("{}", String::from_utf8_lossy(&word));
     exit_now(1);
 }
 
-/// Runs the loop until what servers publish is known on the network, or it is clear that it will not be for now. What
-/// there is to say of that, the parent says: this process has no terminal any more.
+/// Runs the loop until all services are published or have failed to be, and returns the failures. The parent prints them,
+/// because this process has no terminal any more.
 fn wait_for_names(engine: &Rc<Engine>, entered: &Entered) -> String {
     let late = Rc::new(Cell::new(false));
     let flag = late.clone();
@@ -210,7 +234,7 @@ fn wait_for_names(engine: &Rc<Engine>, entered: &Entered) -> String {
     let complaints = loop {
         match server::unpublished(engine) {
             Some(complaints) => break complaints,
-            None if late.get() => break vec!["Avahi has not published all services yet".into()],
+            None if late.get() => break vec!["some services are not published yet".into()],
             None if entered.is_interrupted() => break Vec::new(),
             None => drop(step(&context, engine, true)),
         }
@@ -230,46 +254,4 @@ fn settle(log_file: Option<&LogFile>) -> io::Result<()> {
         Some(log_file) => log_file.use_it(),
         None => use_for_output(&null),
     }
-}
-
-fn use_for_output(file: &File) -> io::Result<()> {
-    rustix::stdio::dup2_stdout(file)?;
-    rustix::stdio::dup2_stderr(file)?;
-    Ok(())
-}
-
-/// Where the standard output and error of the child go.
-#[derive(Debug)]
-struct LogFile {
-    path: PathBuf,
-    file: File,
-}
-
-impl LogFile {
-    fn open(path: &Path) -> Result<Self> {
-        let failed =
-            |source| Error::Io { operation: Operation::OpenLogFile, address: path.display().to_string(), source };
-        // The working directory may be another one when it is opened again.
-        let path = std::path::absolute(path).map_err(failed)?;
-        let file = open_log(&path).map_err(failed)?;
-        Ok(LogFile { path, file })
-    }
-
-    fn use_it(&self) -> io::Result<()> {
-        use_for_output(&self.file)
-    }
-
-    /// Goes on in the file that has the name now.
-    fn reopen(&self) {
-        let _ = io::stdout().flush();
-        if let Err(error) = open_log(&self.path).and_then(|file| use_for_output(&file)) {
-            let path = self.path.display();
-            let event = log::warning("log file").error(&error);
-            event.say(format_args!("{path} cannot be opened anew, the one before is used on: {error}"));
-        }
-    }
-}
-
-fn open_log(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
 }

@@ -1,5 +1,5 @@
-//! Running the main loop: in the foreground, in the background, or one step at a time. Here panics of callbacks come out,
-//! and SIGINT and SIGTERM end the loop.
+//! The main loop: run until it is ended, for a time, or one iteration at a time. Panics of callbacks propagate from here, and
+//! SIGINT and SIGTERM end the loop.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::AsFd;
@@ -7,6 +7,9 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::process::Signal;
+
+use super::stand_in;
 use super::systemd::{self, Watchdog};
 use crate::engine::{Engine, Fairness, Handler, Key, Next, Ready, Registration, TimerKey, Turns, turn};
 use crate::error::{Result, count};
@@ -16,8 +19,8 @@ use crate::sys::Interrupts;
 
 static CATCH_SIGNALS: AtomicBool = AtomicBool::new(true);
 
-/// How long connections may go on after a signal, in milliseconds.
-static DRAIN: AtomicU64 = AtomicU64::new(0);
+/// The time that connections get after a signal, in milliseconds.
+static GRACE_PERIOD: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     /// The loops that are running on this thread, the innermost last.
@@ -28,34 +31,40 @@ thread_local! {
 struct Running {
     ended: Cell<bool>,
     timed_out: Cell<bool>,
-    /// How many signals there were that ask for the end.
+    /// The number of signals received.
     interrupts: Cell<u32>,
-    /// The end was asked for because another process serves in our place.
+    /// A successor serves.
     handed_over: Cell<bool>,
 }
 
-/// Runs the thread-default main context until [`endloop`] is called, or the process gets SIGINT or SIGTERM. **Blocks**
-/// until then.
+/// Runs the main loop until [`endloop`] is called or SIGINT or SIGTERM arrives.
 ///
-/// A signal closes the servers of this context as well, which removes the paths of unix sockets; [`set_grace_period`] gives
-/// their connections time to finish first. A second one ends the loop at once, and breaks off what is left. Signals are
-/// only caught if the program has left them at their default, see [`set_signal_handling`]. Loops may be nested: this may be
-/// called from a callback.
+/// A signal also closes the servers of this context, which removes the paths of unix sockets. Their connections get the
+/// [grace period](crate::daemon::set_grace_period) first, if one is set. A second signal ends the loop at once and aborts
+/// the remaining connections. Signals that the program handles or ignores are left alone, see
+/// [`set_signal_handling`](crate::mainloop::set_signal_handling); one that is blocked in every thread causes a warning. A
+/// signal to a forked child ends the child only. Loops may be nested.
 ///
-/// The outermost loop tells systemd, where that has started the process as a service which wants to know: `READY=1` when
-/// the first such loop starts, `STOPPING=1` at a signal, and `WATCHDOG=1` from its turns.
+/// Under systemd, the outermost loop sends `READY=1` when it starts, `STOPPING=1` on a signal, and `WATCHDOG=1` regularly.
+///
+/// # Blocking
+/// Until the loop ends.
 ///
 /// # Panics
-/// With the panic of a callback, if one panics. The loop can be run again after that.
+/// Propagates a panic of a callback. The loop can be run again.
 pub fn fgloop() {
     run(None);
 }
 
-/// As [`fgloop`], for at most that long. True if the time was up, false if something else ended it.
+/// Runs the main loop for at most `limit`. Returns true if the time limit ended it, and false otherwise. See [`fgloop`].
+///
+/// # Blocking
+/// Until the loop ends.
 ///
 /// # Panics
-/// As [`fgloop`].
+/// See [`fgloop`].
 ///
+/// # Example
 /// ```
 /// use std::time::Duration;
 ///
@@ -65,7 +74,7 @@ pub fn fgloop_for(limit: Duration) -> bool {
     run(Some(limit))
 }
 
-/// Ends the innermost [`fgloop`], [`fgloop_for`] or [`bgloop`](crate::bgloop) of this thread. Without one it does nothing.
+/// Ends the innermost [`fgloop`], [`fgloop_for`] or [`bgloop`](crate::bgloop) of this thread. Without one, it has no effect.
 pub fn endloop() {
     let innermost = LOOPS.with(|loops| loops.borrow().last().cloned());
     if let Some(running) = innermost {
@@ -73,11 +82,13 @@ pub fn endloop() {
     }
 }
 
-/// Runs one step of the thread-default main context: what is ready, or, if `may_block`, what is ready next. True if
-/// anything was done.
+/// Runs one iteration of the thread-default main context. Returns true if anything was dispatched.
+///
+/// # Blocking
+/// If `may_block`, until a source is ready. Otherwise it returns at once.
 ///
 /// # Panics
-/// As [`fgloop`].
+/// See [`fgloop`].
 pub fn iteration(may_block: bool) -> bool {
     let context = glib::MainContext::ref_thread_default();
     let engine = match Engine::current() {
@@ -90,31 +101,38 @@ pub fn iteration(may_block: bool) -> bool {
     step(&context, &engine, may_block)
 }
 
-/// Whether [`fgloop`] and its kin end at SIGINT and SIGTERM, as they do by default. For the whole process, from the next
-/// loop on. A signal for which the program has a handler of its own, or which it ignores, is never touched.
+/// Sets whether [`fgloop`], [`fgloop_for`] and [`bgloop`](crate::bgloop) end on SIGINT and SIGTERM. Default: true.
+///
+/// Applies to the whole process, from the next loop on. A signal that the program handles or ignores is left alone.
 pub fn set_signal_handling(catch: bool) {
     CATCH_SIGNALS.store(catch, Ordering::Relaxed);
 }
 
-/// How long the connections of servers may go on after SIGINT or SIGTERM, at most. Zero by default: the loop ends at once.
-/// For the whole process, from the next signal on.
+/// Sets how long connections may continue after SIGINT or SIGTERM. Default: zero, which ends the loop at once.
 ///
-/// With a limit the signal first stops the servers from accepting; the loop goes on until the last connection that they
-/// list has ended. When the time is up, those that are left are closed, which still sends what was queued, and their
-/// disconnect callbacks are told. A second signal breaks them off at once.
+/// With a grace period, the first signal stops the servers from accepting. The loop ends when the last connection of a
+/// server has ended, or when the period expires. The remaining connections are then closed as by
+/// [`close`](crate::Socket::close), and their disconnect callbacks run. A second signal aborts them. Applies to the whole
+/// process, from the next signal on.
+///
+/// # Example: give clients thirty seconds
+/// ```
+/// network::daemon::set_grace_period(std::time::Duration::from_secs(30));
+/// ```
 pub fn set_grace_period(limit: Duration) {
-    DRAIN.store(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    GRACE_PERIOD.store(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
 }
 
-/// Sets how the network shares the thread-default main context with the rest of the program.
+/// Sets how connections share the thread-default main context with the rest of the program.
 ///
-/// The defaults keep a GTK window drawing at full speed whatever the network does, and cost a program without a window
-/// next to nothing.
+/// The defaults keep a GTK window drawing at full speed under any network load, and cost a program without a window next to
+/// nothing.
 ///
 /// # Errors
-/// [`Error::WrongThread`](crate::Error::WrongThread) if another thread has that context;
-/// [`Error::Io`](crate::Error::Io) if the system gives no descriptors.
+/// [`Error::WrongThread`](crate::Error::WrongThread) if another thread owns the main context.
+/// [`Error::Io`](crate::Error::Io) if no file descriptors are left.
 ///
+/// # Example
 /// ```
 /// let mut fairness = network::mainloop::Fairness::default();
 /// fairness.slice = std::time::Duration::from_micros(500);
@@ -126,7 +144,7 @@ pub fn set_fairness(fairness: &Fairness) -> Result {
     Ok(())
 }
 
-/// A turn by GLib's own means.
+/// Runs one iteration by GLib's own means.
 pub(crate) fn step(context: &glib::MainContext, engine: &Rc<Engine>, may_block: bool) -> bool {
     turn(engine, || context.iteration(may_block))
 }
@@ -142,7 +160,7 @@ fn run(limit: Option<Duration>) -> bool {
     run_entered(Entered::new(&engine, limit))
 }
 
-/// Runs a loop that is on the stack already, and has heard of signals since.
+/// Runs a loop that has been entered before, and has received signals since then.
 pub(crate) fn run_entered(mut entered: Entered) -> bool {
     let context = glib::MainContext::ref_thread_default();
     let engine = entered.engine.clone();
@@ -153,7 +171,8 @@ pub(crate) fn run_entered(mut entered: Entered) -> bool {
     });
     loop {
         entered.attend();
-        if entered.running.ended.get() {
+        // Where a callback has destroyed the source of the network, nothing could end the loop any more.
+        if entered.running.ended.get() || engine.has_ended() {
             break;
         }
         turn(&engine, || turns.next());
@@ -167,21 +186,29 @@ pub(crate) fn run_entered(mut entered: Entered) -> bool {
     running.timed_out.get()
 }
 
-/// The outermost loop of this thread is to end as at a signal, because another process serves in our place.
-pub(crate) fn retire() {
+/// Ends the outermost loop of this thread as on a signal, because a successor serves.
+pub(crate) fn shut_down() {
     LOOPS.with(|loops| {
         if let Some(outermost) = loops.borrow().first() {
             outermost.handed_over.set(true);
         }
     });
-    interrupt();
+    // After a signal it is ending already, and a second one would abort the connections.
+    if !LOOPS.with(|loops| loops.borrow().iter().any(|running| running.interrupts.get() > 0)) {
+        interrupt();
+    }
+}
+
+/// Returns whether a loop of ours runs on this thread.
+pub(crate) fn is_running() -> bool {
+    LOOPS.with(|loops| !loops.borrow().is_empty())
 }
 
 fn interrupt() {
     LOOPS.with(|loops| {
         for (depth, running) in loops.borrow().iter().enumerate() {
             running.interrupts.set(running.interrupts.get() + 1);
-            // The outermost attends to the rest.
+            // The outermost one does the rest.
             if depth > 0 {
                 running.ended.set(true);
             }
@@ -189,14 +216,14 @@ fn interrupt() {
     });
 }
 
-/// A loop on the stack. Leaving it, by whatever way, takes its timers and its signals with it.
+/// A loop that has been entered. Dropping it, also by a panic, removes its timers and its signal watch.
 pub(crate) struct Entered {
     engine: Rc<Engine>,
     running: Rc<Running>,
     timer: Option<TimerKey>,
     signals: Option<Rc<Signals>>,
     is_outermost: bool,
-    /// From a signal on, until the connections have ended.
+    /// Set from a signal until the connections have ended.
     drain: Option<(Rc<Draining>, TimerKey)>,
 }
 
@@ -205,7 +232,7 @@ impl Entered {
         let running = Rc::new(Running::default());
         let timer = limit.map(|limit| {
             let running = running.clone();
-            engine.after(limit, move |_| {
+            engine.after_exactly(limit, move |_| {
                 if !running.ended.replace(true) {
                     running.timed_out.set(true);
                 }
@@ -224,7 +251,7 @@ impl Entered {
         self.running.interrupts.get() > 0
     }
 
-    /// Does what a signal asks for.
+    /// Acts on signals that have arrived.
     fn attend(&mut self) {
         if !self.is_outermost || self.running.ended.get() {
             return;
@@ -232,9 +259,9 @@ impl Entered {
         let done = match (self.running.interrupts.get(), &self.drain) {
             (0, _) => return,
             (1, None) => self.stop(),
-            (1, Some((draining, _))) => draining.is_done(),
+            (1, Some((draining, _))) => draining.is_done() && !stand_in::is_standing_in(),
             (_, drain) => {
-                log::info("stop").say(format_args!("told to end twice: what is left is broken off"));
+                log::info("stop").say(format_args!("second signal: aborting the remaining connections"));
                 match drain {
                     Some((draining, _)) => draining.abort(),
                     None => server::drain_all(&self.engine).abort(),
@@ -247,22 +274,28 @@ impl Entered {
         }
     }
 
-    /// Stops accepting. True if that is all.
+    /// Stops accepting. Returns true if the loop can end at once.
     fn stop(&mut self) -> bool {
         if !self.running.handed_over.get() {
             systemd::tell("STOPPING=1");
         }
         let draining = Rc::new(server::drain_all(&self.engine));
-        let limit = Duration::from_millis(DRAIN.load(Ordering::Relaxed));
+        let limit = Duration::from_millis(GRACE_PERIOD.load(Ordering::Relaxed));
         let connections = count(draining.connections(), "connection");
-        if limit.is_zero() || draining.is_done() {
-            log::info("stop").say(format_args!("ending with {connections}"));
+        let stays = stand_in::is_standing_in();
+        if (limit.is_zero() || draining.is_done()) && !stays {
+            log::info("stop").say(format_args!("stopping; closing {connections}"));
             return true;
         }
-        log::info("stop").say(format_args!("{connections} may finish within {limit:?}"));
+        let until = if stays { ", and then for the successor to exit" } else { "" };
+        let seconds = limit.as_secs_f64();
+        log::info("stop").say(format_args!("stopping; waiting up to {seconds} s for {connections}{until}"));
         let late = draining.clone();
-        let timer = self.engine.after(limit, move |_| {
-            log::info("stop").say(format_args!("not finished in time: {}", count(late.connections(), "connection")));
+        let timer = self.engine.after_exactly(limit, move |_| {
+            let left = late.connections();
+            if left > 0 {
+                log::info("stop").say(format_args!("grace period expired; closing {}", count(left, "connection")));
+            }
             late.close();
         });
         self.drain = Some((draining, timer));
@@ -284,7 +317,7 @@ impl Drop for Entered {
     }
 }
 
-/// Ends all loops of this thread at a signal.
+/// Ends all loops of this thread on a signal.
 struct Signals {
     interrupts: Interrupts,
     key: Cell<Option<Key>>,
@@ -298,12 +331,13 @@ impl Signals {
             let fd = signals.interrupts.as_fd();
             let registration = Registration { input: fd, input_blocks: false, output: None, write: false };
             signals.key.set(Some(engine.register(registration, signals.clone())?));
+            warn_of_blocked();
             Ok(Some(signals))
         });
         caught.unwrap_or_else(|error| {
             log::warning("signals")
                 .error(&error)
-                .say(format_args!("SIGINT and SIGTERM will not end the loop cleanly: {error}"));
+                .say(format_args!("cannot handle SIGINT and SIGTERM, they will end the process: {error}"));
             None
         })
     }
@@ -315,14 +349,35 @@ impl Signals {
     }
 }
 
+/// Warns once if a signal cannot end the loop because every thread blocks it. Blocked signals are inherited.
+fn warn_of_blocked() {
+    static ONCE: AtomicBool = AtomicBool::new(false);
+    let blocked = Interrupts::blocked();
+    if !blocked.is_empty() && !ONCE.swap(true, Ordering::Relaxed) {
+        let names = blocked.join(" and ");
+        log::warning("signals").say(format_args!(
+            "{names} blocked in every thread, perhaps by the parent process; the loop will not end on it"
+        ));
+    }
+}
+
 impl Handler for Signals {
     fn ready(self: Rc<Self>, _engine: &Rc<Engine>, _ready: Ready) -> Next {
         let mut count = [0; 8];
-        if DRAIN.load(Ordering::Relaxed) == 0 {
-            // It stays readable, so that blocking calls of callbacks that are on the stack end as well.
+        if stand_in::is_standing_in() {
+            if matches!(rustix::io::read(&self.interrupts, &mut count), Ok(8)) {
+                for _ in 0..u64::from_ne_bytes(count).min(2) {
+                    stand_in::forward(Signal::TERM);
+                }
+            }
+            return Next::Idle;
+        }
+        stand_in::end_starting();
+        if GRACE_PERIOD.load(Ordering::Relaxed) == 0 {
+            // The descriptor stays readable, so that blocking calls in callbacks on the stack fail too.
             interrupt();
         } else if matches!(rustix::io::read(&self.interrupts, &mut count), Ok(8)) {
-            // The loop goes on, and those calls with it, until the next one.
+            // The loop and such calls continue until the next signal.
             for _ in 0..u64::from_ne_bytes(count).min(2) {
                 interrupt();
             }

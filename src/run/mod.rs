@@ -1,10 +1,12 @@
-//! The process: its main loop and signals, the background, the service manager.
+//! The process: its main loop and signals, daemonizing, successors, the service manager.
 
 mod daemon;
 mod hand_over;
+mod log_file;
 mod mainloop;
 mod pid_file;
 mod reload;
+mod stand_in;
 mod systemd;
 
 pub use daemon::{Daemon, bgloop};

@@ -1,59 +1,54 @@
-//! SIGHUP: the program's settings are to be loaded anew.
+//! Reloading on SIGHUP.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::AsFd;
 use std::rc::{Rc, Weak};
 
-use super::systemd;
-use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, call};
+use rustix::process::Signal;
+
+use super::{stand_in, systemd};
+use crate::engine::{CallbackSlot, Engine, Handler, Key, Next, Ready, Registration};
 use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::sys::Hangups;
 
-type Callback = Box<dyn FnMut()>;
-
 thread_local! {
-    /// Those of this thread's main contexts.
+    /// One for each main context of this thread.
     static RELOADS: RefCell<Vec<Rc<Reload>>> = const { RefCell::new(Vec::new()) };
 }
 
 struct Reload {
-    /// Does not keep its engine: the engine keeps it.
+    /// Weak, because the engine owns this.
     engine: Weak<Engine>,
     hangups: Hangups,
     key: Cell<Option<Key>>,
-    /// What the library itself does first.
+    /// The library's own action, before the callback.
     own: RefCell<Option<Rc<dyn Fn()>>>,
-    /// Taken while it runs.
-    callback: RefCell<Option<Callback>>,
-    set: Cell<bool>,
+    callback: CallbackSlot<dyn FnMut()>,
 }
 
-/// Calls `callback`, from the main loop, whenever the process gets SIGHUP, by which services are told to load their
-/// settings anew. In the place of the one that was set before; of several signals at once there may be one call.
+/// Sets a callback for SIGHUP, the signal to reload settings. It runs from the main loop.
 ///
-/// Without this SIGHUP does what it did before: by default it ends the process, under `nohup` nothing. From the first call
-/// on it is caught, even while no loop runs. For a service of systemd's the callback is what happens between `RELOADING=1`
-/// and `READY=1`.
+/// Replaces any previous callback. Signals that arrive close together may be coalesced. The signal is caught from the first
+/// call on, also while no loop runs; before that, SIGHUP ends the process by default, and is ignored under `nohup`. Under
+/// systemd, `RELOADING=1` is sent before the callback, and `READY=1` after it.
 ///
 /// # Errors
-/// [`Error::Unsupported`] if the program handles SIGHUP itself; [`Error::WrongThread`] if another thread has the
-/// thread-default main context; [`Error::Io`] if the system gives no descriptor.
+/// [`Error::Unsupported`] if the program handles SIGHUP itself. [`Error::WrongThread`] if another thread owns the main
+/// context. [`Error::Io`] if no file descriptors are left.
 ///
+/// # Example
 /// ```
-/// network::daemon::on_reload(|| println!("the settings are read again"))?;
+/// network::daemon::on_reload(|| println!("reading the settings"))?;
 /// # Ok::<(), network::Error>(())
 /// ```
 pub fn on_reload(callback: impl FnMut() + 'static) -> Result {
-    let reload = Reload::current()?;
-    reload.set.set(true);
-    let old = reload.callback.replace(Some(Box::new(callback)));
-    drop(old);
+    Reload::current()?.callback.set(Box::new(callback));
     Ok(())
 }
 
-/// Has the library itself do something at each SIGHUP, before the program's callback.
-pub(crate) fn first(action: impl Fn() + 'static) -> Result {
+/// Sets the library's own action on SIGHUP, which runs before the program's callback.
+pub(crate) fn set_own(action: impl Fn() + 'static) -> Result {
     Reload::current()?.own.replace(Some(Rc::new(action)));
     Ok(())
 }
@@ -64,22 +59,21 @@ impl Reload {
         let failed = |source| Error::Io { operation: Operation::Signal, address: "SIGHUP".into(), source };
         let known = RELOADS.with(|reloads| {
             let mut reloads = reloads.borrow_mut();
-            reloads.retain(|reload| reload.key.get().is_some());
+            reloads.retain(|reload| reload.key.get().is_some() && reload.hangups.is_here());
             reloads.iter().find(|reload| reload.engine.as_ptr() == Rc::as_ptr(&engine)).cloned()
         });
         if let Some(known) = known {
             return Ok(known);
         }
         let Some(hangups) = Hangups::catch().map_err(failed)? else {
-            return Err(Error::Unsupported("SIGHUP is handled by the program itself".into()));
+            return Err(Error::Unsupported("the program already handles SIGHUP".into()));
         };
         let reload = Rc::new(Reload {
             engine: Rc::downgrade(&engine),
             hangups,
             key: Cell::new(None),
             own: RefCell::new(None),
-            callback: RefCell::new(None),
-            set: Cell::new(false),
+            callback: CallbackSlot::default(),
         });
         let registration =
             Registration { input: reload.hangups.as_fd(), input_blocks: false, output: None, write: false };
@@ -91,31 +85,25 @@ impl Reload {
 
 impl Handler for Reload {
     fn ready(self: Rc<Self>, engine: &Rc<Engine>, _ready: Ready) -> Next {
-        // While it is on the stack, in a nested loop, it is told afterwards: the count stays.
-        let callback = self.callback.take();
-        if callback.is_none() && self.set.get() {
+        if stand_in::is_standing_in() {
+            if matches!(rustix::io::read(&self.hangups, &mut [0; 8]), Ok(8)) {
+                stand_in::forward(Signal::HUP);
+            }
             return Next::Idle;
         }
-        if !matches!(rustix::io::read(&self.hangups, &mut [0; 8]), Ok(8)) {
-            self.callback.replace(callback);
+        // Not while the callback is on the stack, in a nested loop: the counter keeps the signal.
+        if self.callback.is_busy() || !matches!(rustix::io::read(&self.hangups, &mut [0; 8]), Ok(8)) {
             return Next::Idle;
         }
-        log::info("reload").say(format_args!("SIGHUP: loading anew"));
+        log::info("reload").say(format_args!("SIGHUP: reloading"));
         systemd::reloading();
         let own = self.own.borrow().clone();
         if let Some(own) = own {
             own();
         }
-        if let Some(mut callback) = callback {
-            call(engine, &mut callback);
-            // It may have set another.
-            let mut place = self.callback.borrow_mut();
-            if place.is_none() {
-                *place = Some(callback);
-            }
-        }
+        self.callback.call(engine, |callback| callback());
         systemd::tell("READY=1");
-        // There may have been another signal meanwhile.
+        // Another signal may have arrived meanwhile.
         Next::Again
     }
 

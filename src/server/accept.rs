@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 
 use super::incoming::Turn;
-use super::listener::Listener;
+use super::listener::{ACCEPTS, Listener};
 use super::{Listed, Server, Shared};
 use crate::conn::{Conn, Socket};
 use crate::engine::{Engine, Wakers};
@@ -33,10 +33,10 @@ pub(super) struct Asked {
     pub(super) turn: Turn,
 }
 
-/// A hand-shake, and when it is too late for it.
+/// A hand-shake, and when it is too late for it, unless its time never ends.
 struct Shaking {
     conn: Weak<Conn>,
-    deadline: Instant,
+    deadline: Option<Instant>,
 }
 
 impl Asked {
@@ -84,14 +84,16 @@ impl Asked {
         let now = Instant::now();
         if let Some(served) = self.served.replace(Some(now)) {
             for shaking in self.shaking.borrow_mut().iter_mut() {
-                shaking.deadline += now - served;
+                shaking.deadline = shaking.deadline.and_then(|deadline| deadline.checked_add(now - served));
             }
         }
         let all = self.shaking();
         for conn in &all {
             conn.shake_on();
         }
-        let late = |shaking: &Shaking| if shaking.deadline <= now { shaking.conn.upgrade() } else { None };
+        let late = |shaking: &Shaking| {
+            if shaking.deadline.is_some_and(|deadline| deadline <= now) { shaking.conn.upgrade() } else { None }
+        };
         let late: Vec<_> = self.shaking.borrow().iter().filter_map(late).collect();
         for conn in late {
             conn.handshake_is_late(limit);
@@ -172,21 +174,21 @@ impl Shared {
         let asked = self.asked()?;
         Engine::flush_here();
         let limit = asked.timeout.get();
-        let deadline = limit.map(|limit| Instant::now() + limit);
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let left = |until: Instant| until.saturating_duration_since(Instant::now());
         loop {
             asked.shake(self.common.options.handshake_timeout);
             if let Some(client) = self.next_client()? {
                 return Ok(client);
             }
-            if self.is_full() && self.handshakes.get() == 0 {
+            if self.is_full() && self.handshakes.len() == 0 {
                 return Err(Error::Unsupported(format!(
                     "{}: no more than {} may be open, and none can end while accept waits",
                     self.name(),
                     count(self.max_connections, "connection")
                 )));
             }
-            let first = asked.shaking.borrow().iter().map(|shaking| shaking.deadline).min();
+            let first = asked.shaking.borrow().iter().filter_map(|shaking| shaking.deadline).min();
             let until = [deadline, first].into_iter().flatten().min();
             let watched = self.watched();
             let mut fds = Vec::new();
@@ -213,7 +215,10 @@ impl Shared {
     pub(super) fn has_client(self: &Rc<Self>) -> bool {
         if let (Some(asked), Some(_)) = (&self.asked, &self.setup) {
             asked.shake(self.common.options.handshake_timeout);
-            while asked.waiting() == 0 && !self.is_full() {
+            for _ in 0..ACCEPTS {
+                if asked.waiting() > 0 || self.is_full() {
+                    break;
+                }
                 match self.take_in(asked) {
                     Ok(true) => asked.shake(self.common.options.handshake_timeout),
                     Ok(false) => break,
@@ -248,7 +253,8 @@ impl Shared {
     /// [`Error::Unsupported`] for a server with a callback; [`Error::Closed`]; [`Error::Io`] when the system has no room.
     pub(super) fn next_client(self: &Rc<Self>) -> Result<Option<Socket>> {
         let asked = self.asked()?;
-        loop {
+        // A stream of clients that are rejected must not keep the caller here.
+        for _ in 0..ACCEPTS {
             if let Some(socket) = asked.ready.borrow_mut().pop_front() {
                 return Ok(Some(self.give(socket)));
             }
@@ -259,6 +265,10 @@ impl Shared {
                 return Ok(None);
             }
         }
+        for listener in &*self.listeners.borrow() {
+            listener.requeue_hot();
+        }
+        Ok(None)
     }
 
     /// Takes one client from the backlog. False if nobody is there.
@@ -268,8 +278,8 @@ impl Shared {
             match listener.next() {
                 Ok(Some((fd, remote))) => {
                     if let Some(conn) = self.admit(fd, remote) {
-                        let deadline = Instant::now() + self.common.options.handshake_timeout;
-                        if asked.shaking.borrow().len() > 2 * self.handshakes.get() {
+                        let deadline = Instant::now().checked_add(self.common.options.handshake_timeout);
+                        if asked.shaking.borrow().len() > 2 * self.handshakes.len() {
                             asked.shaking();
                         }
                         asked.shaking.borrow_mut().push(Shaking { conn: Rc::downgrade(&conn), deadline });

@@ -65,7 +65,7 @@ impl Account {
 }
 
 /// Who may connect, as the builder was told.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct AllowList {
     pub(super) users: Option<Vec<Account>>,
     pub(super) groups: Option<Vec<Account>>,
@@ -77,12 +77,12 @@ impl AllowList {
     }
 
     /// Turns names into numbers. `None` if everybody may.
-    pub(super) fn resolve(self) -> Result<Option<Allowed>> {
+    pub(super) fn resolve(&self) -> Result<Option<Allowed>> {
         if self.is_empty() {
             return Ok(None);
         }
-        let users = self.users.unwrap_or_default().iter().map(Account::user).collect::<Result<_>>()?;
-        let groups = self.groups.unwrap_or_default().iter().map(Account::group).collect::<Result<_>>()?;
+        let users = self.users.iter().flatten().map(Account::user).collect::<Result<_>>()?;
+        let groups = self.groups.iter().flatten().map(Account::group).collect::<Result<_>>()?;
         Ok(Some(Allowed { users, groups }))
     }
 }

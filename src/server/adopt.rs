@@ -3,6 +3,8 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use rustix::net::{SocketType, sockopt};
 
@@ -10,24 +12,35 @@ use super::listening::Listening;
 use super::unix::SocketFile;
 use crate::address::{Endpoint, UnixName, endpoint};
 use crate::log;
-use crate::sys::{Inherited, OWN_SOCKET, take_inherited};
+use crate::sys::{self, Inherited, OWN_SOCKET, take_inherited};
 
 /// The socket that was passed for that unix address, and its file if that is now ours to remove.
 pub(super) fn adopt_unix(name: &UnixName) -> io::Result<Option<(Listening, Option<SocketFile>)>> {
-    let wanted = match name {
-        UnixName::Path(path) => Endpoint::Unix(Some(std::path::absolute(path)?)),
-        UnixName::Abstract(name) => Endpoint::Abstract(name.clone()),
-    };
-    let same = |local: &Endpoint| match local {
-        Endpoint::Unix(Some(path)) => std::path::absolute(path).is_ok_and(|path| wanted == Endpoint::Unix(Some(path))),
-        other => *other == wanted,
+    let same = |local: &Endpoint| match (name, local) {
+        (UnixName::Path(wanted), Endpoint::Unix(Some(local))) => leads_to_same(wanted, local),
+        (UnixName::Abstract(wanted), Endpoint::Abstract(local)) => wanted == local,
+        _ => false,
     };
     let Some(listening) = adopt(same)? else { return Ok(None) };
     let file = match name {
-        UnixName::Path(path) if listening.name == OWN_SOCKET => Some(SocketFile::new(path)),
+        UnixName::Path(path) if listening.name == OWN_SOCKET => SocketFile::new(path).ok(),
         _ => None,
     };
     Ok(Some((listening, file)))
+}
+
+/// Returns whether two paths lead to the same socket: through symbolic links, `..` and whatever else a service manager may
+/// have written differently. Of a path that has gone the directory and the name decide.
+fn leads_to_same(wanted: &Path, local: &Path) -> bool {
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    match (identity(wanted), identity(local)) {
+        (Some(wanted), Some(local)) => wanted == local,
+        _ => {
+            let directory = |path: &Path| identity(std::path::absolute(path).ok()?.parent()?);
+            wanted.file_name() == local.file_name()
+                && directory(wanted).is_some_and(|wanted| directory(local) == Some(wanted))
+        }
+    }
 }
 
 /// The socket that was passed for that address; at port 0, for any port of it.
@@ -53,17 +66,17 @@ fn is_for(wanted: SocketAddr, local: SocketAddr) -> bool {
 
 fn adopt(same: impl Fn(&Endpoint) -> bool) -> io::Result<Option<Listening>> {
     let fits = |inherited: &Inherited| {
-        is_listening(&inherited.fd) && rustix::net::getsockname(&inherited.fd).is_ok_and(|local| same(&endpoint(local)))
+        is_listening(&inherited.fd) && sys::local_address(&inherited.fd).is_ok_and(|local| same(&endpoint(local)))
     };
     let Some(Inherited { fd, name }) = take_inherited(fits) else { return Ok(None) };
     // Whoever passed it may have left it blocking, and does not use it.
     rustix::io::ioctl_fionbio(&fd, true)?;
-    let local = endpoint(rustix::net::getsockname(&fd)?);
+    let local = endpoint(sys::local_address(&fd)?);
     log::info("listen").peer(&local).say(format_args!("listening on a socket that was passed in: {local}"));
     Ok(Some(Listening { fd, name }))
 }
 
-fn is_listening(fd: &OwnedFd) -> bool {
+pub(super) fn is_listening(fd: &OwnedFd) -> bool {
     sockopt::socket_type(fd).is_ok_and(|kind| kind == SocketType::STREAM)
         && sockopt::socket_acceptconn(fd).unwrap_or(false)
 }

@@ -13,7 +13,7 @@ use crate::address::{Address, FORMS, Host, Target, UnixName, endpoint, parse_lis
 use crate::avahi::Registration as Announcement;
 use crate::error::{Error, Result};
 use crate::resolve::{local_addresses, port_number};
-use crate::sys::{is_missing_family, pass_descriptors, stream_socket};
+use crate::sys::{self, is_missing_family, pass_descriptors, stream_socket};
 
 /// How often a free port is looked for that is free on every loopback address.
 const PORT_TRIES: usize = 32;
@@ -123,8 +123,7 @@ fn bind_everywhere(port: u16, how: ListenOptions<'_>) -> io::Result<Vec<Listenin
     let v4 = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let mut adopted: Vec<Listening> = adopt_inet(dual)?.into_iter().collect();
     // One that was passed may serve IPv6 alone, with another for IPv4 beside it.
-    let port_of =
-        |one: &Listening| Ok::<_, io::Error>(endpoint(rustix::net::getsockname(&one.fd)?).port().unwrap_or(port));
+    let port_of = |one: &Listening| Ok::<_, io::Error>(endpoint(sys::local_address(&one.fd)?).port().unwrap_or(port));
     let beside = adopted.first().map(port_of).transpose()?.unwrap_or(port);
     adopted.extend(adopt_inet(v4(beside))?);
     if !adopted.is_empty() {
@@ -160,7 +159,7 @@ fn bind_all(addresses: &[SocketAddr], how: ListenOptions<'_>) -> io::Result<Vec<
             };
             match bound {
                 Ok(listening) => {
-                    port = endpoint(rustix::net::getsockname(&listening.fd)?).port();
+                    port = endpoint(sys::local_address(&listening.fd)?).port();
                     sockets.push(listening);
                 }
                 Err(error) if is_missing_family(&error) => missing = Some(error),
@@ -193,7 +192,7 @@ fn bind_inet(address: &SocketAddr, v6_only: bool, how: ListenOptions<'_>) -> io:
     // Inherited by the connections: small messages must not wait for acknowledgements.
     sockopt::set_tcp_nodelay(&fd, true)?;
     how.tuning.apply(fd.as_fd(), family)?;
-    rustix::net::bind(&fd, address)?;
-    rustix::net::listen(&fd, how.backlog)?;
+    sys::bind(&fd, address)?;
+    sys::listen(&fd, how.backlog)?;
     Ok(fd)
 }

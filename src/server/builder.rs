@@ -1,32 +1,37 @@
 //! Sets what a server and its connections are given, then starts it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::num::NonZeroU64;
-use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::accept::Asked;
-use super::access::{Account, AllowList};
+use super::access::{Account, AllowList, Allowed};
 use super::bind::{announcement, bind};
+use super::handshakes::Handshakes;
 use super::listener::Listener;
 use super::listening::{FileSettings, ListenOptions, Listening};
-use super::{OnClient, OnPublished, SERVERS, Server, Shared};
+use super::unix::SocketFile;
+use super::{OnClient, OnPublished, SERVERS, Server, Shared, server_name};
 use crate::address::{Address, Target, UnixName, endpoint};
+use crate::avahi::Registration as Announcement;
 use crate::conn::callbacks::{Disconnect, SharedDisconnect};
 use crate::conn::{Common, Options, Roster, Socket, limit_setters};
 use crate::connect::note_listening;
-use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::engine::{Engine, LogQuota};
+use crate::error::{Error, Result, count};
 use crate::log;
-use crate::sys::KeepAlive;
+use crate::sys::{self, KeepAlive};
 use crate::tls::{ServerSetup, ServerTls, Tls};
 
 /// How many hand-shakes of TLS may be going on at a time, unless the program says otherwise. Each costs some hundred
 /// microseconds and some kilobytes; whoever connects and then says nothing must not keep others out for long.
 const HANDSHAKES: usize = 1000;
+
+/// Log records about rejected clients per second, unless the program says otherwise.
+const REJECTIONS_LOGGED: u32 = 10;
 
 /// Sets what a server's connections are given, then listens. Each setting has a default.
 ///
@@ -41,6 +46,7 @@ const HANDSHAKES: usize = 1000;
 /// # assert_eq!(server.local()[0].inet().unwrap().ip().to_string(), "127.0.0.1");
 /// # Ok::<(), network::Error>(())
 /// ```
+#[derive(Clone)]
 #[must_use]
 pub struct ServerBuilder {
     pub(super) address: String,
@@ -54,12 +60,12 @@ pub struct ServerBuilder {
     /// As chosen; `None` leaves it to the address.
     pub(super) tls: Option<Tls<ServerTls>>,
     pub(super) max_handshakes: usize,
+    pub(super) max_handshakes_per_address: Option<usize>,
+    pub(super) rejection_log_rate: u32,
     pub(super) mode: Option<u32>,
     pub(super) group: Option<Account>,
     pub(super) replace_stale: bool,
     pub(super) allowed: AllowList,
-    /// Sockets that listen already, and what their TLS has been prepared to.
-    pub(super) adopted: Option<(Vec<OwnedFd>, Option<Arc<ServerSetup>>)>,
 }
 
 impl fmt::Debug for ServerBuilder {
@@ -87,11 +93,12 @@ impl ServerBuilder {
             on_published: None,
             tls: None,
             max_handshakes: HANDSHAKES,
+            max_handshakes_per_address: None,
+            rejection_log_rate: REJECTIONS_LOGGED,
             mode: None,
             group: None,
             replace_stale: false,
             allowed: AllowList::default(),
-            adopted: None,
         }
     }
 
@@ -115,6 +122,28 @@ impl ServerBuilder {
     /// The most hand-shakes of TLS that may be going on at a time. 1000. Further clients wait in the backlog.
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
         self.max_handshakes = handshakes.max(1);
+        self
+    }
+
+    /// Sets the share of the [handshakes](ServerBuilder::max_handshakes) that one client address is entitled to. Default: a
+    /// tenth of them (100), at least 10. IPv6 addresses of the same 64-bit network count as one.
+    ///
+    /// The share matters only while all places are taken. Then a client whose address has fewer handshakes in progress than
+    /// the share takes the place of the oldest handshake of the address that has most, if that has more than the share. A
+    /// client of any other address takes the place of a handshake from its own address that is older than one second, or
+    /// is rejected. So a host that opens connections and says nothing does not keep others out. Where all clients come from
+    /// one address, as behind a proxy, set the share to `max_handshakes`: then all of them wait in the backlog.
+    pub fn max_handshakes_per_address(mut self, handshakes: usize) -> Self {
+        self.max_handshakes_per_address = Some(handshakes.max(1));
+        self
+    }
+
+    /// Limits log records about rejected clients to this many per second. Default: 10. Further ones are counted, and their
+    /// number is logged at the end of the second.
+    ///
+    /// A client is rejected if its TLS handshake fails or if it may not connect.
+    pub fn rejection_log_rate(mut self, records_per_second: u32) -> Self {
+        self.rejection_log_rate = records_per_second;
         self
     }
 
@@ -207,7 +236,7 @@ impl ServerBuilder {
     /// Called, from the main loop, each time the server's service has been published, with the name it has got: the first
     /// time, and when it is back after the Avahi daemon was away or has renamed it.
     pub fn published_cb(mut self, callback: impl Fn(&Server, &str) + 'static) -> Self {
-        self.on_published = Some(Box::new(callback));
+        self.on_published = Some(Rc::new(callback));
         self
     }
 
@@ -235,50 +264,61 @@ impl ServerBuilder {
         self.start(address.try_into()?, None)
     }
 
-    /// Without `on_client` its clients are asked for.
-    pub(super) fn start(mut self, address: Address, on_client: Option<OnClient>) -> Result<Server> {
+    pub(super) fn start(self, address: Address, on_client: Option<Box<OnClient>>) -> Result<Server> {
         let engine = Engine::current()?;
-        let (adopted, setup) = match self.adopted.take() {
-            Some((sockets, setup)) => (Some(sockets), setup),
-            None => (None, self.prepare_tls(&address)?),
-        };
+        let setup = self.prepare_tls(&address)?;
         let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
         let file = self.file_settings(&address)?;
-        let announcement = announcement(&address, self.service_name, &self.txt)?;
+        let announcement = announcement(&address, self.service_name.clone(), &self.txt)?;
+        let how = ListenOptions { backlog, tuning: &self.options.tuning, file };
         let allowed = self.allowed.resolve()?;
-        let (sockets, path) = match adopted {
-            Some(sockets) => (sockets.into_iter().map(Listening::from).collect(), None),
-            None => bind(&address, &self.address, ListenOptions { backlog, tuning: &self.options.tuning, file })?,
-        };
-        let port = sockets.first().and_then(|listening| rustix::net::getsockname(&listening.fd).ok());
+        let (sockets, path) = bind(&address, &self.address, how)?;
+        self.serve_on(&engine, Ready { address, sockets, path, setup, allowed, announcement }, on_client)
+    }
+
+    /// Serves on sockets that listen already. Without `on_client`, clients are accepted on request.
+    pub(super) fn serve_on(
+        self,
+        engine: &Rc<Engine>,
+        ready: Ready,
+        on_client: Option<Box<OnClient>>,
+    ) -> Result<Server> {
+        let Ready { address, sockets, path, setup, allowed, announcement } = ready;
+        let port = sockets.first().and_then(|listening| sys::local_address(&listening.fd).ok());
         let port = port.and_then(|local| endpoint(local).port()).unwrap_or(0);
         let (options, on_disconnect) = (self.options, self.on_disconnect);
+        let name = server_name(&address, port);
         let shared = Rc::new_cyclic(|me: &Weak<Shared>| Shared {
             engine: engine.clone(),
             address,
             listeners: RefCell::default(),
+            first_listener: OnceCell::new(),
             path: RefCell::new(path),
             port,
             publication: RefCell::new(None),
             asked: on_client.is_none().then(Asked::default),
-            on_client: RefCell::new(on_client),
+            on_client: on_client.into(),
             connections: RefCell::default(),
             waiting: RefCell::default(),
             next_number: Cell::new(NonZeroU64::MIN),
             max_connections: self.max_connections,
             common: Common::new(options, me.clone() as Weak<dyn Roster>, on_disconnect),
             setup,
-            handshakes: Cell::new(0),
-            max_handshakes: self.max_handshakes,
+            handshakes: Handshakes::new(
+                self.max_handshakes,
+                self.max_handshakes_per_address.unwrap_or((self.max_handshakes / 10).max(10)),
+            ),
+            rejections: rejections(name, self.rejection_log_rate),
             allowed,
             draining: Cell::new(false),
             detached: RefCell::new(None),
         });
         let mut only_here = true;
         for listening in sockets {
-            let local = rustix::net::getsockname(&listening.fd).ok().and_then(|local| endpoint(local).inet());
+            let local = sys::local_address(&listening.fd).ok().and_then(|local| endpoint(local).inet());
             let listener =
                 Listener::start(&shared, listening).map_err(|source| Error::from_listen(&shared.address, source))?;
+            let _ = shared.first_listener.set(listener.clone());
             shared.listeners.borrow_mut().push(listener);
             if let Some(local) = local {
                 note_listening(local, true);
@@ -295,6 +335,23 @@ impl ServerBuilder {
         });
         Ok(Server { shared })
     }
+}
+
+/// Everything that had to be looked up, loaded or bound before a server starts.
+pub(super) struct Ready {
+    pub(super) address: Address,
+    pub(super) sockets: Vec<Listening>,
+    pub(super) path: Option<SocketFile>,
+    pub(super) setup: Option<Arc<ServerSetup>>,
+    pub(super) allowed: Option<Allowed>,
+    pub(super) announcement: Option<Announcement>,
+}
+
+fn rejections(name: String, per_second: u32) -> Rc<LogQuota> {
+    LogQuota::new(per_second, move |missed| {
+        let clients = count(missed, "more client");
+        log::message("accept").peer(&name).say(format_args!("rejected {clients} of {name}"));
+    })
 }
 
 impl ServerBuilder {

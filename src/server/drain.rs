@@ -53,7 +53,7 @@ pub(crate) fn drain_all(engine: &Rc<Engine>) -> Draining {
 impl Draining {
     /// Have all ended?
     pub(crate) fn is_done(&self) -> bool {
-        self.connections() == 0 && self.0.iter().all(|server| server.shared.handshakes.get() == 0)
+        self.connections() == 0 && self.0.iter().all(|server| server.shared.handshakes.len() == 0)
     }
 
     pub(crate) fn connections(&self) -> usize {

@@ -1,6 +1,7 @@
 //! [`Server`]: the handle to a server, and its weak kind. What can be done with it is in [`server`](super).
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::rc::{Rc, Weak};
 
 use super::Shared;
@@ -59,6 +60,13 @@ impl PartialEq for Server {
 }
 
 impl Eq for Server {}
+
+impl Hash for Server {
+    /// Handles of the same server have the same hash.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Rc::as_ptr(&self.shared).hash(state);
+    }
+}
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -16,7 +16,7 @@ use crate::connect::note_listening;
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration};
 use crate::error::Result;
 use crate::log;
-use crate::sys::Descriptor;
+use crate::sys::{self, Descriptor};
 
 /// Does that error say something of one client's network, and nothing of ours?
 fn is_of_client(error: Errno) -> bool {
@@ -90,7 +90,7 @@ impl Listener {
             self.engine.deregister(key);
         }
         let Some(fd) = self.fd.take() else { return };
-        if let Some(address) = rustix::net::getsockname(&fd).ok().and_then(|local| endpoint(local).inet()) {
+        if let Some(address) = sys::local_address(&fd).ok().and_then(|local| endpoint(local).inet()) {
             note_listening(address, false);
         }
     }
@@ -151,7 +151,7 @@ impl Listener {
     pub(super) fn next(&self) -> Result<Option<(OwnedFd, Endpoint)>, Errno> {
         loop {
             let accepted = match self.fd.open() {
-                Some(fd) => rustix::net::acceptfrom_with(fd, SocketFlags::CLOEXEC),
+                Some(fd) => sys::accept(fd, SocketFlags::CLOEXEC),
                 None => return Ok(None),
             };
             match accepted {
@@ -169,10 +169,9 @@ impl Listener {
     pub(super) fn pause<T>(&self, why: &Result<T, Errno>) -> bool {
         if let (Err(error), Some(server), false) = (why, self.server.upgrade(), self.starved.replace(true)) {
             let (name, error) = (server.name(), io::Error::from(*error));
-            let event = log::warning("accept").peer(&name).error(&error);
-            event.say(format_args!(
-                "no room for more clients of {name}: {error}; those that wait are accepted as others leave"
-            ));
+            // Anybody who connects often enough can cause it.
+            let event = log::message("accept").peer(&name).error(&error);
+            event.say(format_args!("cannot accept more clients on {name}: {error}; retrying as connections close"));
         }
         if let (Some(key), false) = (self.key.get(), self.pausing.replace(true)) {
             let pausing = self.pausing.clone();

@@ -10,6 +10,13 @@ pub(super) struct Listening {
     pub(super) name: String,
 }
 
+impl Listening {
+    /// One that the program has made: its path is not ours.
+    pub(super) fn given(fd: OwnedFd) -> Self {
+        Listening { fd, name: "network".into() }
+    }
+}
+
 impl From<OwnedFd> for Listening {
     fn from(fd: OwnedFd) -> Self {
         Listening { fd, name: OWN_SOCKET.into() }

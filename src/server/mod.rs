@@ -7,7 +7,9 @@ mod adopt;
 mod bind;
 mod builder;
 mod drain;
+mod given;
 pub(crate) mod handle;
+mod handshakes;
 mod incoming;
 mod list;
 mod listener;
@@ -18,8 +20,9 @@ mod share;
 mod threads;
 mod unix;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
+use std::fmt;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
@@ -27,11 +30,13 @@ use std::sync::Arc;
 
 use crate::address::{Address, Endpoint, endpoint};
 use crate::avahi::{Publication, Published, Registration as Announcement, publish};
+use crate::conn::callbacks::Disconnect;
 use crate::conn::{Common, Conn, Roster, Socket, Transport, WeakSocket};
-use crate::engine::{Engine, call};
+use crate::engine::{CallbackSlot, Engine, Lent, LogQuota, call};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::log::{self, Level};
+use crate::sys;
 use crate::tls::{ServerSetup, Session};
 use accept::Asked;
 pub use access::Account;
@@ -40,6 +45,7 @@ pub use builder::ServerBuilder;
 pub(crate) use drain::{Draining, drain_all, give_paths, listening};
 pub(crate) use handle::Server;
 pub use handle::WeakServer;
+use handshakes::{Handshakes, Host};
 pub use incoming::Incoming;
 use list::List;
 use listener::Listener;
@@ -48,8 +54,8 @@ use share::Share;
 pub use threads::{ServerThreads, ThreadsBuilder};
 use unix::SocketFile;
 
-type OnClient = Box<dyn FnMut(Socket) -> Result>;
-type OnPublished = Box<dyn Fn(&Server, &str)>;
+type OnClient = dyn FnMut(Socket) -> Result;
+type OnPublished = Rc<dyn Fn(&Server, &str)>;
 
 /// One of a server's connections.
 enum Listed {
@@ -72,11 +78,13 @@ struct Shared {
     engine: Rc<Engine>,
     address: Address,
     listeners: RefCell<Vec<Rc<Listener>>>,
+    /// Kept when it is closed: its descriptor may be lent.
+    first_listener: OnceCell<Rc<Listener>>,
     path: RefCell<Option<SocketFile>>,
     port: u16,
     publication: RefCell<Option<Publication>>,
     /// Taken while it runs.
-    on_client: RefCell<Option<OnClient>>,
+    on_client: CallbackSlot<OnClient>,
     connections: RefCell<List<Listed>>,
     /// For servers without a callback: who waits for clients, and how.
     asked: Option<Asked>,
@@ -87,8 +95,9 @@ struct Shared {
     /// What its connections have in common.
     common: Rc<Common>,
     setup: Option<Arc<ServerSetup>>,
-    handshakes: Cell<usize>,
-    max_handshakes: usize,
+    handshakes: Handshakes,
+    /// Limits what is logged about clients that are rejected.
+    rejections: Rc<LogQuota>,
     /// Who may connect, if not everybody.
     allowed: Option<Allowed>,
     /// It stops for good, and those who are connected or in a hand-shake may finish.
@@ -177,7 +186,7 @@ impl Server {
     /// What is listened on: one address, or two where one socket cannot serve both families. Empty once closed.
     pub fn local(&self) -> Vec<Endpoint> {
         let listeners = self.shared.listeners.borrow();
-        let local = |listener: &Rc<Listener>| rustix::net::getsockname(listener.fd.open()?).ok().map(endpoint);
+        let local = |listener: &Rc<Listener>| sys::local_address(listener.fd.open()?).ok().map(endpoint);
         listeners.iter().filter_map(local).collect()
     }
 
@@ -200,6 +209,19 @@ impl Server {
     /// Is it listening?
     pub fn is_open(&self) -> bool {
         !self.shared.listeners.borrow().is_empty()
+    }
+
+    /// Sets a callback for the end of every connection of this server that has no
+    /// [callback of its own](Socket::disconnect_cb), open connections included.
+    ///
+    /// Replaces any previous callback, also that of [`ServerBuilder::disconnect_cb`].
+    pub fn disconnect_cb(&self, callback: impl Fn(&Socket, Disconnect) + 'static) {
+        self.shared.common.set_on_disconnect(Some(Rc::new(callback)));
+    }
+
+    /// Removes the disconnect callback. From then on, an error that ends a connection is logged.
+    pub fn unset_disconnect_cb(&self) {
+        self.shared.common.set_on_disconnect(None);
     }
 
     /// Goes on listening without any handle, until [`close`](Server::close) or the end of the main context.
@@ -228,8 +250,9 @@ impl Shared {
         let publication = self.publication.take();
         drop(publication);
         self.stop_listening();
+        self.rejections.flush();
         self.draining.set(false);
-        // Nobody comes any more. While it is on the stack, `introduce` sees to that.
+        // Nobody comes any more.
         let on_client = self.on_client.take();
         let detached = self.detached.take();
         drop((on_client, detached));
@@ -257,14 +280,15 @@ impl Shared {
     /// hands is the answer.
     fn admit(self: &Rc<Self>, fd: OwnedFd, remote: Endpoint) -> Option<Rc<Conn>> {
         if let Some(Err(why)) = self.allowed.as_ref().map(|allowed| allowed.check(&fd)) {
-            let name = self.name();
-            let event = log::warning("accept").peer(&remote).error(&why);
-            event.say(format_args!("a client of {name} was turned away: {why}"));
+            self.reject(&remote, &why);
             return None;
         }
         if log::is_wanted(Level::Debug) {
             let event = log::debug("accept").peer(&remote);
             event.say(format_args!("{remote} has connected to {}", self.name()));
+        }
+        if self.setup.is_some() && self.has_no_place() && !self.make_room(&remote) {
+            return None;
         }
         let transport = Transport::socket(fd, Some(&remote));
         let common = self.common.clone();
@@ -275,18 +299,20 @@ impl Shared {
                 None
             }),
             Some(setup) => {
-                self.handshakes.set(self.handshakes.get() + 1);
-                let me = Rc::downgrade(self);
+                let (me, host) = (Rc::downgrade(self), Host::from(&remote));
                 let shaken = Box::new(move |conn: &Rc<Conn>, result: Result| {
                     if let Some(me) = me.upgrade() {
+                        me.handshakes.finish(host, conn);
                         me.shaken(conn, result);
                     }
                 });
                 let started = Session::server(setup, &remote.to_string()).and_then(|session| {
                     Conn::with_session(&self.engine, transport, common, Some(remote), session, shaken).map(Some)
                 });
-                if started.is_err() {
-                    self.handshakes.set(self.handshakes.get() - 1);
+                if let Ok(Some(conn)) = &started
+                    && conn.is_shaking()
+                {
+                    self.handshakes.start(host, conn);
                 }
                 started
             }
@@ -306,7 +332,6 @@ impl Shared {
     }
 
     fn shaken(self: &Rc<Self>, conn: &Rc<Conn>, result: Result) {
-        self.handshakes.set(self.handshakes.get() - 1);
         self.room();
         match result {
             // Closed meanwhile: the program expects nobody any more, and without a handle the connection ends.
@@ -316,10 +341,32 @@ impl Shared {
         }
     }
 
+    /// Ends a handshake in favour of a client whose host has fewer. False if there is no room for this client.
+    fn make_room(&self, remote: &Endpoint) -> bool {
+        let Some(displaced) = self.handshakes.make_room(remote.into()) else {
+            self.reject(remote, &"too many TLS handshakes from its address are in progress");
+            return false;
+        };
+        if let Some(conn) = displaced.upgrade() {
+            let peer = conn.remote();
+            conn.abort_silently();
+            self.reject(&peer, &"its TLS handshake was ended to make room for other clients");
+        }
+        true
+    }
+
     fn turned_away(&self, error: &Error) {
-        let name = self.name();
-        let event = log::warning("accept").peer(&name).error(error);
-        event.say(format_args!("a client of {name} was turned away: {error}"));
+        self.reject(&self.name(), error);
+    }
+
+    /// Logs that a client was rejected.
+    fn reject(&self, peer: &dyn fmt::Display, why: &dyn fmt::Display) {
+        if log::is_wanted(Level::Message) {
+            self.rejections.log(&self.engine, || {
+                let event = log::message("accept").peer(peer).error(why);
+                event.say(format_args!("rejected a client of {}: {why}", self.name()));
+            });
+        }
     }
 
     /// Lists a connection, from now until its end.
@@ -335,49 +382,48 @@ impl Shared {
     fn introduce(self: &Rc<Self>, conn: &Rc<Conn>) {
         let socket = self.list(conn, |socket| Listed::Held(socket.clone()));
         drop(socket);
-        let on_client = self.on_client.take();
-        let Some(mut on_client) = on_client else {
+        let Some(mut on_client) = self.on_client.lend() else {
             // A nested loop runs inside the callback for another: this one waits for its return, and so does all that
             // would be told of it.
             conn.hold();
             self.waiting.borrow_mut().push_back(conn.clone());
             return;
         };
-        conn.introduce(&mut on_client);
+        conn.introduce(&mut *on_client);
         self.introduce_waiting(on_client);
     }
 
     /// Those that came while `on_client` was on the stack.
-    fn introduce_waiting(self: &Rc<Self>, mut on_client: OnClient) {
+    fn introduce_waiting(self: &Rc<Self>, mut on_client: Lent<'_, OnClient>) {
         // After a panic the rest waits until that has been resumed.
         while !self.engine.is_panicking() {
             let next = self.waiting.borrow_mut().pop_front();
             let Some(next) = next else { break };
-            next.introduce(&mut on_client);
+            next.introduce(&mut *on_client);
         }
         if !self.waiting.borrow().is_empty() {
             let me = Rc::downgrade(self);
             self.engine.defer(move |_| {
                 if let Some(me) = me.upgrade()
-                    && let Some(on_client) = me.on_client.take()
+                    && let Some(on_client) = me.on_client.lend()
                 {
                     me.introduce_waiting(on_client);
                 }
             });
         }
-        if self.is_over() {
-            drop(on_client);
-        } else {
-            self.on_client.replace(Some(on_client));
-        }
     }
 
     /// What is listened on, for messages.
     fn name(&self) -> String {
-        if self.port == 0 { self.address.to_string() } else { format!("port {}", self.port) }
+        server_name(&self.address, self.port)
     }
 
+    /// Returns whether clients have to wait in the backlog. Where one host has too many handshakes they need not.
     fn is_full(&self) -> bool {
+        self.has_no_place() && !self.handshakes.is_crowded()
+    }
+
+    fn has_no_place(&self) -> bool {
         let listed = match &self.asked {
             None => self.connections.borrow().len(),
             Some(_) if self.max_connections == usize::MAX => 0,
@@ -388,8 +434,7 @@ impl Shared {
                 asked.waiting() + open.count()
             }
         };
-        let connections = listed + self.handshakes.get();
-        connections >= self.max_connections || self.handshakes.get() >= self.max_handshakes
+        listed + self.handshakes.len() >= self.max_connections || self.handshakes.is_full()
     }
 
     /// There may be room for those that wait to be accepted.
@@ -401,6 +446,11 @@ impl Shared {
             asked.wake();
         }
     }
+}
+
+/// The name of a server in messages.
+fn server_name(address: &Address, port: u16) -> String {
+    if port == 0 { address.to_string() } else { format!("port {port}") }
 }
 
 impl Roster for Shared {

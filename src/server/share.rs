@@ -7,13 +7,15 @@ use std::sync::Arc;
 use rustix::net::{AddressFamily, sockopt};
 
 use super::bind::bind;
-use super::listening::ListenOptions;
+use super::builder::Ready;
+use super::listening::{ListenOptions, Listening};
 use super::{OnClient, Server, ServerBuilder};
 use crate::address::{Address, Endpoint, Target, endpoint};
 use crate::conn::Options;
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::sys::stream_socket;
+use crate::sys::{self, stream_socket};
 use crate::tls::ServerSetup;
 
 /// What one of the threads makes its server of. It already listens.
@@ -23,6 +25,8 @@ pub(crate) struct Share {
     options: Options,
     max_connections: usize,
     max_handshakes: usize,
+    max_handshakes_per_address: Option<usize>,
+    rejection_log_rate: u32,
     setup: Option<Arc<ServerSetup>>,
 }
 
@@ -51,12 +55,13 @@ impl ServerBuilder {
             on_published,
             tls: _,
             max_handshakes,
+            max_handshakes_per_address,
+            rejection_log_rate,
             // Of unix sockets alone.
             mode: _,
             group: _,
             replace_stale: _,
             allowed: _,
-            adopted: _,
         } = self;
         if on_disconnect.is_some() {
             return unsupported("disconnect_cb", "set one for each socket, in the callback that is given it");
@@ -82,6 +87,8 @@ impl ServerBuilder {
             options: options.clone(),
             max_connections,
             max_handshakes,
+            max_handshakes_per_address,
+            rejection_log_rate,
             setup: setup.clone(),
         };
         Ok(shares.into_iter().map(share).collect())
@@ -91,7 +98,7 @@ impl ServerBuilder {
 /// Another socket that listens where this one does.
 fn beside(fd: &OwnedFd, how: ListenOptions<'_>) -> std::io::Result<OwnedFd> {
     sockopt::set_socket_reuseport(fd, true)?;
-    let address = SocketAddr::try_from(rustix::net::getsockname(fd)?)?;
+    let address = SocketAddr::try_from(sys::local_address(fd)?)?;
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let other = stream_socket(family)?;
     if address.is_ipv6() {
@@ -101,14 +108,14 @@ fn beside(fd: &OwnedFd, how: ListenOptions<'_>) -> std::io::Result<OwnedFd> {
     sockopt::set_socket_reuseport(&other, true)?;
     sockopt::set_tcp_nodelay(&other, true)?;
     how.tuning.apply(other.as_fd(), family)?;
-    rustix::net::bind(&other, &address)?;
-    rustix::net::listen(&other, how.backlog)?;
+    sys::bind(&other, &address)?;
+    sys::listen(&other, how.backlog)?;
     Ok(other)
 }
 
 impl Share {
     pub(crate) fn local(&self) -> Vec<Endpoint> {
-        self.sockets.iter().filter_map(|fd| rustix::net::getsockname(fd).ok()).map(endpoint).collect()
+        self.sockets.iter().filter_map(|fd| sys::local_address(fd).ok()).map(endpoint).collect()
     }
 
     pub(crate) fn fingerprint(&self) -> Option<Fingerprint> {
@@ -116,17 +123,34 @@ impl Share {
     }
 
     /// Serves, on the thread-default main context.
-    pub(crate) fn serve(self, on_client: OnClient) -> Result<Server> {
-        let Share { address, sockets, options, max_connections, max_handshakes, setup } = self;
-        let adopted = Some((sockets, setup));
-        let builder = ServerBuilder { options, max_connections, max_handshakes, adopted, ..ServerBuilder::new() };
-        builder.start(address, Some(on_client))
+    pub(crate) fn serve(self, on_client: Box<OnClient>) -> Result<Server> {
+        let Share {
+            address,
+            sockets,
+            options,
+            max_connections,
+            max_handshakes,
+            max_handshakes_per_address,
+            rejection_log_rate,
+            setup,
+        } = self;
+        let builder = ServerBuilder {
+            options,
+            max_connections,
+            max_handshakes,
+            max_handshakes_per_address,
+            rejection_log_rate,
+            ..ServerBuilder::new()
+        };
+        let sockets = sockets.into_iter().map(Listening::from).collect();
+        let ready = Ready { address, sockets, path: None, setup, allowed: None, announcement: None };
+        builder.serve_on(&Engine::current()?, ready, Some(on_client))
     }
 }
 
 impl Server {
     /// Has no client left, not even one that is shaking hands?
     pub(crate) fn is_deserted(&self) -> bool {
-        self.shared.connections.borrow().is_empty() && self.shared.handshakes.get() == 0
+        self.shared.connections.borrow().is_empty() && self.shared.handshakes.len() == 0
     }
 }

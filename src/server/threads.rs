@@ -326,6 +326,7 @@ fn work<F, C>(
     let deadline = loop {
         match end.get() {
             Some(deadline) => break deadline,
+            None if engine.has_ended() => break Instant::now(),
             None => turn(),
         }
     };
@@ -337,7 +338,7 @@ fn drain(server: &Server, engine: &Rc<Engine>, deadline: Instant, mut turn: impl
     server.close();
     let left = || deadline.saturating_duration_since(Instant::now());
     // Wakes the loop at the end of the time.
-    let timer = engine.after(left(), |_| {});
+    let timer = engine.after_exactly(left(), |_| {});
     while !server.is_deserted() && !left().is_zero() {
         turn();
     }

@@ -1,60 +1,88 @@
 //! Unix sockets to listen on: with the rights that they are to have from the first moment on, and in the place of what a
 //! server has left that is gone.
 
+use std::ffi::OsString;
 use std::fs::Permissions;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use rustix::net::AddressFamily;
 
 use super::listening::{FileSettings, ListenOptions};
 use crate::address::UnixName;
 use crate::connect::unix_address;
-use crate::sys::{pass_descriptors, stream_socket};
+use crate::sys::{self, Origin, pass_descriptors, stream_socket};
 
-/// How long another server may take to take a path over, before we give up waiting for our turn to look.
+/// How long another server may take to replace a stale socket, before this one goes on without waiting for it.
 const TURN: Duration = Duration::from_secs(2);
 
-/// The path of a unix socket, and which file it was when we made it.
+/// The path of a unix socket of ours, and the file it led to when we made it.
 pub(super) struct SocketFile {
     path: PathBuf,
-    identity: Option<(u64, u64)>,
+    /// Keeps the file's number from being given to another file.
+    file: OwnedFd,
+    origin: Origin,
 }
 
 impl SocketFile {
-    pub(super) fn new(path: &Path) -> Self {
+    /// # Errors
+    /// If no socket is there: somebody has replaced it.
+    pub(super) fn new(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::empty())?;
+        if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::Socket {
+            return Err(io::Error::other("another process replaced the new socket"));
+        }
         // The working directory may change before it is removed.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
-        SocketFile { identity: identity(&path), path }
+        Ok(SocketFile { path, file, origin: Origin::here() })
     }
 
-    /// Removes it, if it is still the one that was made. While the socket is open no other file can have its number.
+    /// Removes the path if it still leads to the file that we made. In a forked copy of the process nothing is ours.
     pub(super) fn remove(&self) {
-        if self.identity.is_some() && identity(&self.path) == self.identity {
-            let _ = std::fs::remove_file(&self.path);
+        if self.origin.is_here() && self.is_at(&self.path) {
+            let aside = self.aside();
+            match renameat_with(CWD, &self.path, CWD, &aside, RenameFlags::NOREPLACE) {
+                Ok(()) if self.is_at(&aside) => drop(std::fs::remove_file(&aside)),
+                // Somebody has put another file in its place just now: that one goes back there.
+                Ok(()) => drop(renameat_with(CWD, &aside, CWD, &self.path, RenameFlags::NOREPLACE)),
+                // The file system cannot do that.
+                Err(Errno::INVAL | Errno::NOSYS) => drop(std::fs::remove_file(&self.path)),
+                Err(_) => {}
+            }
         }
     }
 
-    /// Gives the file its group and mode, by a handle on just that file.
+    /// A path beside it that nobody can guess.
+    fn aside(&self) -> PathBuf {
+        let mut name = OsString::from(".");
+        name.push(self.path.file_name().unwrap_or_default());
+        name.push(format!(".{:016x}", RandomState::new().build_hasher().finish()));
+        self.path.with_file_name(name)
+    }
+
+    fn is_at(&self, path: &Path) -> bool {
+        let own = rustix::fs::fstat(&self.file);
+        own.is_ok_and(|own| identity(path) == Some((own.st_dev, own.st_ino)))
+    }
+
+    /// Gives the file its group and mode, by the handle on just that file.
     fn set_rights(&self, settings: FileSettings) -> io::Result<()> {
         let failed = |what: String, error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
-        let fd = rustix::fs::open(&self.path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-        let status = rustix::fs::fstat(&fd)?;
-        if Some((status.st_dev, status.st_ino)) != self.identity {
-            return Err(io::Error::other("somebody has replaced the socket that was just made"));
-        }
         if let Some(group) = settings.group {
-            rustix::fs::chownat(&fd, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)
-                .map_err(|error| failed(format!("its group cannot be {group}"), error.into()))?;
+            rustix::fs::chownat(&self.file, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)
+                .map_err(|error| failed(format!("cannot set its group to {group}"), error.into()))?;
         }
         let mode = settings.mode.unwrap_or(0o660);
-        std::fs::set_permissions(format!("/proc/self/fd/{}", fd.as_raw_fd()), Permissions::from_mode(mode))
-            .map_err(|error| failed(format!("its mode cannot be {mode:03o}"), error))
+        let handle = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        std::fs::set_permissions(&handle, Permissions::from_mode(mode))
+            .map_err(|error| failed(format!("cannot set its mode to {mode:03o} through {handle}"), error))
     }
 }
 
@@ -68,10 +96,10 @@ pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(Owne
     let settings = how.file;
     let name = UnixName::Path(path.into());
     // Until it listens, it looks as if nobody did.
-    let _turn = if settings.replace_stale { take_turn(path)? } else { None };
+    let turn = if settings.replace_stale { Turn::take(path, Instant::now() + TURN) } else { None };
     let fd = match bind(&name, how) {
         Err(error) if is_taken(&error) && settings.replace_stale => {
-            remove_stale(path, &name)?;
+            remove_stale(path, &name, turn.is_some())?;
             bind(&name, how)
         }
         bound => bound,
@@ -84,9 +112,9 @@ pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(Owne
         true => in_use("that path exists already, and is no socket"),
         false => error,
     })?;
-    let file = SocketFile::new(path);
+    let file = SocketFile::new(path)?;
     let rights = if settings.restricts() { file.set_rights(settings) } else { Ok(()) };
-    if let Err(error) = rights.and_then(|()| Ok(rustix::net::listen(&fd, how.backlog)?)) {
+    if let Err(error) = rights.and_then(|()| Ok(sys::listen(&fd, how.backlog)?)) {
         file.remove();
         return Err(error);
     }
@@ -96,7 +124,7 @@ pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(Owne
 /// Listens on an abstract name.
 pub(super) fn bind_abstract(name: &UnixName, how: ListenOptions<'_>) -> io::Result<OwnedFd> {
     let fd = bind(name, how)?;
-    rustix::net::listen(&fd, how.backlog)?;
+    sys::listen(&fd, how.backlog)?;
     Ok(fd)
 }
 
@@ -109,7 +137,7 @@ fn bind(name: &UnixName, how: ListenOptions<'_>) -> io::Result<OwnedFd> {
     if how.file.restricts() {
         rustix::fs::fchmod(&fd, Mode::empty())?;
     }
-    rustix::net::bind(&fd, &unix_address(name)?)?;
+    sys::bind(&fd, &unix_address(name)?)?;
     Ok(fd)
 }
 
@@ -121,39 +149,78 @@ fn in_use(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::AddrInUse, why)
 }
 
-/// One server at a time looks for what is left over: two that start at once must not each remove the other's socket.
-/// `None` where the directory cannot be locked because it cannot be read.
-fn take_turn(path: &Path) -> io::Result<Option<OwnedFd>> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = match rustix::fs::open(directory, flags, Mode::empty()) {
-        Err(Errno::ACCESS) => return Ok(None),
-        opened => opened?,
-    };
-    let deadline = Instant::now() + TURN;
-    loop {
-        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
-            Err(Errno::WOULDBLOCK) => return Err(in_use("another program keeps the directory of that path locked")),
-            locked => return locked.map(|()| Some(directory)).map_err(io::Error::from),
+/// The turn to replace a stale socket. One server at a time looks for what is left over: two that start at once must not
+/// each remove the other's socket.
+///
+/// It is a lock on a file that only this user can open, so nobody else can hold it. The directory itself can be locked by
+/// whoever can read it.
+struct Turn {
+    path: PathBuf,
+    _lock: OwnedFd,
+}
+
+impl Turn {
+    /// Waits for the turn. `None` where there can be no lock: the directory cannot be written to, a stranger's file lies
+    /// there, the file system has no locks, or whoever has the turn keeps it too long.
+    fn take(socket: &Path, deadline: Instant) -> Option<Turn> {
+        let mut name = OsString::from(".");
+        name.push(socket.file_name()?);
+        name.push(".lock");
+        let path = socket.with_file_name(name);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        loop {
+            let lock = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).ok()?;
+            let found = rustix::fs::fstat(&lock).ok()?;
+            let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+            let is_own = found.st_uid == rustix::process::geteuid().as_raw() && found.st_mode & 0o077 == 0;
+            if !is_file || !is_own {
+                return None;
+            }
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                // Not if the one before has removed it.
+                Ok(()) if identity(&path) == Some((found.st_dev, found.st_ino)) => {
+                    return Some(Turn { path, _lock: lock });
+                }
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+                Err(_) => return None,
+            }
         }
     }
 }
 
-/// Removes the socket of a server that is gone, and nothing else.
-fn remove_stale(path: &Path, name: &UnixName) -> io::Result<()> {
-    let found = match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        found => found?,
-    };
-    if !found.file_type().is_socket() {
-        return Err(in_use("that path exists already, and is no socket: it is left alone"));
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// Without a lock another server may be between binding and listening. It is not after this long.
+const START: Duration = Duration::from_millis(100);
+
+/// Removes the socket of a server that is gone, and nothing else.
+fn remove_stale(path: &Path, name: &UnixName, has_turn: bool) -> io::Result<()> {
+    let stale = match SocketFile::new(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(_) => return Err(in_use("that path exists already, and is no socket: it is left alone")),
+        Ok(stale) => stale,
+    };
+    if !has_turn && !is_answered(name)? {
+        std::thread::sleep(START);
+    }
+    if is_answered(name)? {
+        return Err(in_use("another server answers on that path"));
+    }
+    stale.remove();
+    Ok(())
+}
+
+/// Returns whether a server listens there.
+fn is_answered(name: &UnixName) -> io::Result<bool> {
     let probe = stream_socket(AddressFamily::UNIX)?;
-    match rustix::net::connect(&probe, &unix_address(name)?) {
-        Err(Errno::NOENT) => Ok(()),
-        Err(Errno::CONNREFUSED) if identity(path) == Some((found.dev(), found.ino())) => std::fs::remove_file(path),
-        Ok(()) | Err(Errno::AGAIN) => Err(in_use("another server answers on that path")),
+    match sys::connect(&probe, &unix_address(name)?) {
+        Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(false),
+        Ok(()) | Err(Errno::AGAIN) => Ok(true),
         Err(error) => Err(in_use(&format!("whether another server uses that path cannot be found out: {error}"))),
     }
 }
@@ -171,6 +238,22 @@ mod tests {
         let _fd = bind(&UnixName::Path(path.clone()), ListenOptions { backlog: 1, tuning: &Tuning::default(), file })
             .unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0, "before it is given its mode");
+    }
+
+    #[test]
+    fn only_a_socket_is_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        std::fs::write(&path, "precious").unwrap();
+        assert!(SocketFile::new(&path).is_err());
+        let beside = directory.path().join("beside");
+        let _listener = std::os::unix::net::UnixListener::bind(&beside).unwrap();
+        let file = SocketFile::new(&beside).unwrap();
+        std::fs::rename(&path, &beside).unwrap();
+        file.set_rights(FileSettings { mode: Some(0o777), ..FileSettings::default() }).unwrap();
+        file.remove();
+        assert_eq!(std::fs::read(&beside).unwrap(), b"precious");
+        assert_ne!(std::fs::metadata(&beside).unwrap().mode() & 0o777, 0o777);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Users and groups of the system: their numbers by name, and those of a unix socket's peer.
+//! Users and groups: lookup by name, and those of a unix socket's peer.
 
 use std::ffi::{CString, c_char, c_int};
 use std::io;
@@ -8,13 +8,13 @@ use std::ptr;
 
 use super::sockopt::peer_credentials;
 
-/// The most memory that one entry of the system's databases may take, in bytes. A group lists its members in it.
+/// The largest entry of the user and group databases, in bytes. A group's entry lists its members.
 const ENTRY_MAX: usize = 16 << 20;
 
-/// Who is at the other end of a unix socket, as of when it connected.
+/// The user and groups of a unix socket's peer, as of when it connected.
 pub(crate) struct PeerIds {
     pub(crate) user: u32,
-    /// All of them, the supplementary ones as well.
+    /// All groups, including supplementary ones.
     pub(crate) groups: Vec<u32>,
 }
 
@@ -31,7 +31,7 @@ fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     loop {
         let bytes = size_of_val(groups.as_slice());
         let mut length = bytes as libc::socklen_t;
-        // SAFETY: a buffer with its size in bytes, which the system fills and never exceeds.
+        // SAFETY: a buffer with its size in bytes, which the kernel fills and never exceeds.
         let done = unsafe {
             libc::getsockopt(
                 socket.as_raw_fd(),
@@ -47,7 +47,7 @@ fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
             return Ok(groups);
         }
         let error = io::Error::last_os_error();
-        // Then the length is what it takes.
+        // With ERANGE, the length is the size that is needed.
         if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
             return Err(error);
         }
@@ -55,17 +55,17 @@ fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     }
 }
 
-/// The number of a user. `None` if there is none of that name.
+/// Returns the ID of a user, or `None` if the name is unknown.
 pub(crate) fn user_id(name: &str) -> io::Result<Option<u32>> {
     look_up(name, |name, entry: *mut libc::passwd, buffer, size, found| {
-        // SAFETY: a name that ends in a zero, a place for the entry, a buffer and its size, a place for the answer.
+        // SAFETY: a name that ends in a zero, space for the entry, a buffer and its size, space for the answer.
         let error = unsafe { libc::getpwnam_r(name, entry, buffer, size, found) };
-        // SAFETY: the system has filled the entry if it says that it has found one, and `found` points to it.
+        // SAFETY: libc has filled the entry if it has found one, and then `found` points to it.
         (error, unsafe { (*found).as_ref() }.map(|entry| entry.pw_uid))
     })
 }
 
-/// The number of a group. `None` if there is none of that name.
+/// Returns the ID of a group, or `None` if the name is unknown.
 pub(crate) fn group_id(name: &str) -> io::Result<Option<u32>> {
     look_up(name, |name, entry: *mut libc::group, buffer, size, found| {
         // SAFETY: as above.
@@ -85,7 +85,7 @@ fn look_up<T>(name: &str, ask: Ask<T>) -> io::Result<Option<u32>> {
         let mut found = ptr::null_mut();
         match ask(name.as_ptr(), entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &raw mut found) {
             (0, id) => return Ok(id),
-            // What the manual lists for "there is no such entry".
+            // The manual lists these for "no such entry".
             (libc::ENOENT | libc::ESRCH | libc::EBADF | libc::EPERM, _) => return Ok(None),
             (libc::EINTR, _) => {}
             (libc::ERANGE, _) if buffer.len() < ENTRY_MAX => buffer.resize(buffer.len() * 4, 0),

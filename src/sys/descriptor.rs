@@ -1,4 +1,4 @@
-//! A descriptor that can be lent out by a shared handle and closed all the same.
+//! A file descriptor that can be closed while a shared handle has lent it out.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 
 const CLOSED: RawFd = -1;
 
-/// Owns a descriptor. Closing it while somebody may still hold its number (through `AsFd` of another handle) leaves
-/// `/dev/null` under that number until this is dropped, so the number cannot come to mean a stranger's file.
+/// Owns a file descriptor. If its number has been lent out, through `AsFd` of some handle, closing puts `/dev/null` under that
+/// number until this is dropped, so the number cannot come to mean another file.
 pub(crate) struct Descriptor {
     fd: Cell<RawFd>,
     lent: Cell<bool>,
@@ -21,14 +21,14 @@ impl Descriptor {
         Descriptor { fd: Cell::new(fd.into_raw_fd()), lent: Cell::new(false), closed: Cell::new(false) }
     }
 
-    /// For one system call of our own. `None` once closed.
+    /// Borrows the descriptor for one system call of this crate. `None` once closed.
     #[inline]
     pub(crate) fn open(&self) -> Option<BorrowedFd<'_>> {
         // SAFETY: open until `close` or `take`, which no caller in this crate calls while it holds the answer.
         (!self.closed.get()).then(|| unsafe { BorrowedFd::borrow_raw(self.fd.get()) })
     }
 
-    /// For others, who may hold it for as long as this lives. Once closed, `/dev/null`.
+    /// Lends the descriptor out for as long as this lives. Once closed, lends `/dev/null`.
     pub(crate) fn lend(&self) -> BorrowedFd<'_> {
         if self.fd.get() == CLOSED {
             return null().map_or_else(|_| rustix::stdio::stdin(), |null| null.as_fd());
@@ -42,7 +42,7 @@ impl Descriptor {
         drop(self.take());
     }
 
-    /// Takes the open descriptor out. `None` if it is closed already.
+    /// Takes the open descriptor out, or `None` if it is closed.
     pub(crate) fn take(&self) -> Option<OwnedFd> {
         let old = self.open()?;
         if self.lent.get() {
@@ -58,7 +58,7 @@ impl Descriptor {
         }
         let number = self.fd.replace(CLOSED);
         self.closed.set(true);
-        // SAFETY: open, ours, never lent, and forgotten here.
+        // SAFETY: open, owned, never lent, and forgotten here.
         Some(unsafe { OwnedFd::from_raw_fd(number) })
     }
 }
@@ -66,7 +66,7 @@ impl Descriptor {
 impl Drop for Descriptor {
     fn drop(&mut self) {
         if self.fd.get() != CLOSED {
-            // SAFETY: ours, and nobody can hold a borrow any more.
+            // SAFETY: owned, and no borrow can exist any more.
             drop(unsafe { OwnedFd::from_raw_fd(self.fd.get()) });
         }
     }
@@ -81,18 +81,18 @@ fn null() -> io::Result<&'static File> {
     Ok(NULL.get_or_init(|| file))
 }
 
-/// What a socket still has of the bytes that were written to it.
+/// The bytes that a socket still has of those written to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Backlog {
-    /// Not on their way yet. On a unix socket all are the peer's at once.
+    /// Bytes not sent yet. On a unix socket always zero: the peer has them at once.
     pub(crate) unsent: usize,
-    /// Not acknowledged yet (on a unix socket: not read), those included.
+    /// Bytes not acknowledged yet (on a unix socket: not read), including those not sent.
     pub(crate) unacknowledged: usize,
 }
 
-/// `None` for anything but a socket.
+/// Returns the backlog of a socket, or `None` for any other descriptor.
 pub(crate) fn backlog(fd: BorrowedFd<'_>) -> Option<Backlog> {
-    /// Linux, of which the libc crate has no name for it: see `linux/sockios.h`.
+    /// From `linux/sockios.h`. The libc crate does not have it.
     const SIOCOUTQNSD: libc::Ioctl = 0x894b;
     let count = |request| {
         let mut count: libc::c_int = 0;
@@ -103,7 +103,7 @@ pub(crate) fn backlog(fd: BorrowedFd<'_>) -> Option<Backlog> {
     Some(Backlog { unsent: count(SIOCOUTQNSD).unwrap_or(0), unacknowledged: count(libc::TIOCOUTQ)? })
 }
 
-/// Has the system keep word of each datagram that was refused, and of where it was to go, also without a fixed peer.
+/// Makes the kernel report the ICMP errors of each datagram with its destination, also on an unconnected socket.
 pub(crate) fn keep_refusals(fd: BorrowedFd<'_>, is_v6: bool) -> io::Result<()> {
     let mut options = vec![(libc::IPPROTO_IP, libc::IP_RECVERR)];
     if is_v6 {

@@ -1,38 +1,44 @@
-//! SIGHUP as a readable descriptor, for programs that load their settings anew at it.
+//! SIGHUP as a readable descriptor, for programs that reload their settings.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::AtomicI32;
 
 use libc::c_int;
-use rustix::event::{EventfdFlags, eventfd};
 
-use super::signals::{disposition, set_disposition};
+use super::signals::{Catcher, disposition, free_slot};
+use super::{Origin, counter};
 
-/// One for each main context that wants to be told. As for interrupts.
-static PLACES: [AtomicI32; 64] = [const { AtomicI32::new(-1) }; 64];
+pub(super) static CATCHER: Catcher = Catcher::new();
 
-/// While this lives, its descriptor becomes readable at SIGHUP.
+/// A descriptor that becomes readable on SIGHUP, while this lives.
 pub(crate) struct Hangups {
     fd: OwnedFd,
-    place: usize,
+    slot: &'static AtomicI32,
+    origin: Origin,
 }
 
 impl Hangups {
-    /// `None` if the program has a handler of its own. That it is ignored, as under `nohup`, is meant for programs that
-    /// would end.
+    /// Returns `None` if the program handles SIGHUP itself. If it is ignored, as under `nohup`, it is caught: ignoring is
+    /// meant for programs that would exit.
     pub(crate) fn catch() -> io::Result<Option<Hangups>> {
         let ours = on_hangup as *const () as libc::sighandler_t;
         let now = disposition(libc::SIGHUP);
         if ![libc::SIG_DFL, libc::SIG_IGN, ours].contains(&now) {
             return Ok(None);
         }
-        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let taken =
-            |place: &AtomicI32| place.compare_exchange(-1, fd.as_raw_fd(), Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        let Some(place) = PLACES.iter().position(taken) else { return Ok(None) };
-        set_disposition(libc::SIGHUP, ours);
-        Ok(Some(Hangups { fd, place }))
+        let fd = counter()?;
+        CATCHER.belong_here();
+        let slot = CATCHER.take_slot(fd.as_raw_fd());
+        if now != ours {
+            CATCHER.install(libc::SIGHUP, on_hangup);
+        }
+        Ok(Some(Hangups { fd, slot, origin: Origin::here() }))
+    }
+
+    /// Returns false in a forked copy of the process, which this tells nothing.
+    pub(crate) fn is_here(&self) -> bool {
+        self.origin.is_here()
     }
 }
 
@@ -44,11 +50,13 @@ impl AsFd for Hangups {
 
 impl Drop for Hangups {
     fn drop(&mut self) {
-        // The handler stays: the default would end a program whose settings somebody asks it to load.
-        PLACES[self.place].store(-1, Ordering::Release);
+        // The handler stays: by default, a program that is asked to reload would exit.
+        if self.origin.is_here() {
+            free_slot(self.slot);
+        }
     }
 }
 
-extern "C" fn on_hangup(_: c_int) {
-    super::signals::tell(&PLACES);
+extern "C" fn on_hangup(signal: c_int) {
+    CATCHER.handle(signal);
 }

@@ -1,5 +1,5 @@
-//! Descriptors that this process was started with: the listening sockets of systemd or of a predecessor (the protocol of
-//! `sd_listen_fds`), and what a predecessor hands over besides.
+//! Inherited descriptors: listening sockets passed by systemd or a predecessor (the protocol of `sd_listen_fds`), and what
+//! else a predecessor hands over.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -7,19 +7,22 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use rustix::io::FdFlags;
 
-/// The first descriptor that is passed, as the protocol has it.
+/// The first descriptor that is passed, by the protocol.
 pub(crate) const FIRST: RawFd = 3;
 
-/// The name of a socket that a predecessor has made itself: with it its unix path is handed over as well.
+/// The name of a socket that a predecessor has created itself: its unix path is handed over too.
 pub(crate) const OWN_SOCKET: &str = "network-own";
 
-/// The name of the pipe by which a predecessor waits until its successor is ready.
+/// The name of the pipe into which a successor reports that it is ready.
 pub(crate) const READINESS: &str = "network-readiness";
 
 /// The name of a locked pid file.
 pub(crate) const PID_FILE: &str = "network-pid-file";
 
-/// One descriptor that was passed, and the name it came with.
+/// The name of the pipe into which successors report to the process that stands in for them.
+pub(crate) const KEEPER: &str = "network-keeper";
+
+/// A passed descriptor and its name.
 pub(crate) struct Inherited {
     pub(crate) fd: OwnedFd,
     pub(crate) name: String,
@@ -27,7 +30,8 @@ pub(crate) struct Inherited {
 
 static PASSED: Mutex<Vec<Inherited>> = Mutex::new(Vec::new());
 
-/// Those that nobody has taken yet. From the first call on they belong to this library, and close at `exec`.
+/// Returns the passed descriptors that have not been taken. From the first call on, they belong to this library and close
+/// on exec.
 pub(crate) fn inherited() -> MutexGuard<'static, Vec<Inherited>> {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -36,7 +40,7 @@ pub(crate) fn inherited() -> MutexGuard<'static, Vec<Inherited>> {
     PASSED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes the first that fits.
+/// Takes the first passed descriptor for which `fits` returns true.
 pub(crate) fn take_inherited(fits: impl Fn(&Inherited) -> bool) -> Option<Inherited> {
     let mut all = inherited();
     let place = all.iter().position(fits)?;
@@ -45,7 +49,7 @@ pub(crate) fn take_inherited(fits: impl Fn(&Inherited) -> bool) -> Option<Inheri
 
 fn claim() -> Vec<Inherited> {
     let number = |name: &str| std::env::var(name).ok()?.parse::<i32>().ok();
-    // What was meant for another process, which has left its environment to this one.
+    // They were meant for another process, from which this one has inherited its environment.
     if number("LISTEN_PID") != Some(rustix::process::getpid().as_raw_nonzero().get()) {
         return Vec::new();
     }
@@ -62,8 +66,14 @@ fn claim() -> Vec<Inherited> {
 fn own(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: only asked whether it is open.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
-    rustix::io::fcntl_setfd(fd, rustix::io::fcntl_getfd(fd)? | FdFlags::CLOEXEC)?;
-    // SAFETY: open, and by the protocol the environment says that it is this process's to use. `Once` sees to it that it
-    // is claimed once; that no other library has claimed it too is for the program to see to, as with every such protocol.
+    let flags = rustix::io::fcntl_getfd(fd)?;
+    if flags.contains(FdFlags::CLOEXEC) {
+        // It was opened by this process, so it was not passed. The environment is that of an earlier program, which has
+        // executed this one, or another library has taken what was passed.
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    rustix::io::fcntl_setfd(fd, flags | FdFlags::CLOEXEC)?;
+    // SAFETY: open, and by the protocol the environment gives it to this process. `Once` ensures that it is claimed once. That
+    // no other library has claimed it is up to the program, as with every such protocol.
     Ok(unsafe { OwnedFd::from_raw_fd(fd.as_raw_fd()) })
 }

@@ -1,5 +1,5 @@
-//! The operating system: descriptors, socket options, accounts, processes, signals, polling. Knows no main loop. Here and in
-//! [`engine`](crate::engine) is all the `unsafe` code of the crate.
+//! The operating system: sockets, file descriptors, accounts, processes, signals, polling. Independent of any main loop. All
+//! `unsafe` code of the crate is here and in [`engine`](crate::engine).
 
 mod accounts;
 mod descriptor;
@@ -8,20 +8,26 @@ mod inherited;
 mod options;
 mod polling;
 mod process;
+mod resident;
 mod signals;
 mod sockets;
 mod sockopt;
+mod standard;
 mod successor;
 
 pub(crate) use accounts::{group_id, peer_ids, user_id};
 pub(crate) use descriptor::{Backlog, Descriptor, backlog, keep_refusals};
 pub(crate) use hangups::Hangups;
-pub(crate) use inherited::{Inherited, OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited};
+pub(crate) use inherited::{Inherited, KEEPER, OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited};
 pub use options::{Credentials, KeepAlive};
 pub(crate) use options::{Tuning, keep_alive, set_keep_alive, set_tos, tos};
 pub(crate) use polling::{INTERRUPTED, poll_for, wait_for};
-pub(crate) use process::{Forked, exit_now, fork, other_threads};
+pub(crate) use process::{Forked, Origin, exit_now, fork, other_threads};
 pub(crate) use signals::{Interrupts, interrupts_here, without_sigpipe};
-pub(crate) use sockets::{is_missing_family, stream_socket};
+pub(crate) use sockets::{
+    accept, bind, connect, datagram_socket, is_missing_family, listen, local_address, peer_address, send_to, socket,
+    stream_socket,
+};
 pub(crate) use sockopt::{bind_to_interface, pass_descriptors, passes_descriptors, peer_credentials};
+pub(crate) use standard::{above_standard, counter, pipe, prepare_process};
 pub(crate) use successor::start_successor;

@@ -1,4 +1,4 @@
-//! Options of the system's sockets: values, and how they are set and read. Unset, the system's own default holds.
+//! Socket options: values, and how they are set and read. The kernel's default applies to options that are not set.
 
 use std::fmt;
 use std::io;
@@ -10,9 +10,10 @@ use rustix::net::{AddressFamily, sockopt};
 
 use super::bind_to_interface;
 
-/// When the system asks an idle TCP connection's peer whether it is still there. Without an answer the connection ends
-/// with [`Error::Io`](crate::Error::Io) of the kind `TimedOut`.
+/// Parameters of TCP keep-alive probes. If the peer does not answer them, the connection ends with
+/// [`Error::Io`](crate::Error::Io) of the kind `TimedOut`.
 ///
+/// # Example
 /// ```
 /// use std::time::Duration;
 ///
@@ -21,12 +22,11 @@ use super::bind_to_interface;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAlive {
-    /// How long nothing came before it asks for the first time. Two hours by default, as the system's; whole seconds, at
-    /// least one, at most 32767.
+    /// Time without received data before the first probe. Default: 2 hours. Rounded up to whole seconds, 1 to 32767.
     pub idle: Duration,
-    /// How long it waits for each answer before it asks again. 75 s by default; whole seconds, as `idle`.
+    /// Time between probes. Default: 75 s. Rounded up to whole seconds, 1 to 32767.
     pub interval: Duration,
-    /// After so many questions without an answer the peer is taken for gone. 9 by default; at most 127.
+    /// Unanswered probes after which the connection ends. Default: 9, maximum: 127.
     pub count: u32,
 }
 
@@ -36,19 +36,19 @@ impl Default for KeepAlive {
     }
 }
 
-/// Who is at the other end of a unix socket, as the system saw it when it connected or began to listen.
+/// Credentials of a unix socket's peer, as reported by the kernel for the moment when it connected or began to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Credentials {
-    /// The process. `None` if it is one that this process cannot see, as from within a container.
+    /// The process ID. `None` if this process cannot see the peer, for example from within a container.
     pub pid: Option<u32>,
-    /// The user.
+    /// The user ID.
     pub uid: u32,
-    /// The user's group.
+    /// The group ID.
     pub gid: u32,
 }
 
-/// What is set on a socket before it connects or listens.
+/// Options that are set on a socket before it connects or listens.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tuning {
     pub(crate) keep_alive: Option<Option<KeepAlive>>,
@@ -59,26 +59,26 @@ pub(crate) struct Tuning {
     pub(crate) reuse_port: bool,
     pub(crate) interface: Option<String>,
     pub(crate) source: Option<IpAddr>,
-    /// So many descriptors may wait that came over a unix socket.
+    /// The limit of received file descriptors that have not been taken.
     pub(crate) descriptors: usize,
 }
 
 impl Tuning {
-    /// Sets what is to be set.
+    /// Sets all options that have a value.
     ///
     /// # Errors
-    /// The system's, named after the option; `Unsupported` for an option that this kind of socket does not have.
+    /// The kernel's error, with the name of the option. `Unsupported` for an option that this kind of socket does not have.
     pub(crate) fn apply(&self, fd: BorrowedFd<'_>, family: AddressFamily) -> io::Result<()> {
         let is_unix = family == AddressFamily::UNIX;
         let of_tcp = [
             (self.keep_alive.is_some(), "keep-alive"),
             (self.no_delay.is_some(), "no-delay"),
             (self.tos.is_some(), "a traffic class"),
-            (self.reuse_port, "to share a port"),
+            (self.reuse_port, "sharing a port"),
             (self.interface.is_some(), "an interface"),
             (self.source.is_some(), "a source address"),
         ];
-        let of_unix = [(self.descriptors > 0, "to accept descriptors")];
+        let of_unix = [(self.descriptors > 0, "accepting file descriptors")];
         for (set, what) in if is_unix { &of_tcp[..] } else { &of_unix[..] } {
             if *set {
                 return Err(unsupported(what, is_unix));
@@ -100,17 +100,17 @@ impl Tuning {
             set_tos(fd, class)?;
         }
         if self.reuse_port {
-            named("to share a port", sockopt::set_socket_reuseport(fd, true))?;
+            named("port sharing", sockopt::set_socket_reuseport(fd, true))?;
         }
         if let Some(name) = &self.interface {
             bind_to_interface(fd, name).map_err(|error| name_it(format_args!("the interface {name:?}"), &error))?;
         }
         if let Some(source) = self.source {
             if source.is_ipv6() != (family == AddressFamily::INET6) {
-                let text = format!("the source address {source} is of another family");
+                let text = format!("source address {source} and destination are of different families");
                 return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
             }
-            let bound = rustix::net::bind(fd, &SocketAddr::new(source, 0));
+            let bound = super::bind(fd, &SocketAddr::new(source, 0));
             bound.map_err(|error| name_it(format_args!("the source address {source}"), &error.into()))?;
         }
         Ok(())
@@ -118,13 +118,13 @@ impl Tuning {
 }
 
 fn clamp(size: usize) -> usize {
-    // The system's own type.
+    // The kernel's type is an int.
     size.min(i32::MAX as usize)
 }
 
 fn unsupported(what: &str, is_unix: bool) -> io::Error {
     let (own, this) = if is_unix { ("TCP", "a unix socket") } else { ("unix sockets", "TCP") };
-    io::Error::new(io::ErrorKind::Unsupported, format!("{what} was set, which is for {own}; this is {this}"))
+    io::Error::new(io::ErrorKind::Unsupported, format!("{what} requires {own}, but this is {this}"))
 }
 
 fn name_it(what: impl fmt::Display, error: &io::Error) -> io::Error {
@@ -135,7 +135,7 @@ fn named<T>(what: &str, result: rustix::io::Result<T>) -> io::Result<T> {
     result.map_err(|error| name_it(what, &error.into()))
 }
 
-/// The system counts whole seconds.
+/// Rounds up to whole seconds, in which the kernel counts.
 fn seconds(time: Duration) -> Duration {
     let whole = Duration::from_secs(time.as_secs());
     if whole < time { whole.saturating_add(Duration::from_secs(1)) } else { whole }
@@ -164,7 +164,7 @@ pub(crate) fn set_tos(fd: impl AsFd, class: u8) -> io::Result<()> {
     let fd = fd.as_fd();
     if sockopt::socket_domain(fd)? == AddressFamily::INET6 {
         named("the traffic class", sockopt::set_ipv6_tclass(fd, class.into()))?;
-        // For the IPv4 clients of a socket that serves both; one of IPv6 alone has none of that.
+        // For IPv4 clients of a dual-stack socket. An IPv6-only socket does not have this option.
         let _ = sockopt::set_ip_tos(fd, class);
         return Ok(());
     }
@@ -173,7 +173,7 @@ pub(crate) fn set_tos(fd: impl AsFd, class: u8) -> io::Result<()> {
 
 pub(crate) fn tos(fd: impl AsFd) -> io::Result<u8> {
     let fd = fd.as_fd();
-    let is_v4 = rustix::net::getsockname(fd)?;
+    let is_v4 = super::local_address(fd)?;
     let is_v4 = SocketAddr::try_from(is_v4).is_ok_and(|local| local.ip().to_canonical().is_ipv4());
     if is_v4 { Ok(sockopt::ip_tos(fd)?) } else { Ok(sockopt::ipv6_tclass(fd)?.try_into().unwrap_or(0)) }
 }

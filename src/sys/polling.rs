@@ -1,4 +1,4 @@
-//! Waiting for descriptors in a blocking call.
+//! Waiting for file descriptors in blocking calls.
 
 use std::io;
 
@@ -6,16 +6,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::interrupts_here;
 
-/// Why a wait within a loop was given up.
-pub(crate) const INTERRUPTED: &str = "interrupted by the signal that ends the loop";
+/// The error text of a wait that a signal has ended.
+pub(crate) const INTERRUPTED: &str = "interrupted by SIGINT or SIGTERM";
 
-/// Waits until one of these is ready. `None` waits without end. False when the time is up.
+/// Waits until one of the descriptors is ready. Returns false if the limit expires. `None`: no limit.
 ///
 /// # Errors
-/// `Interrupted` if the loop that this is called from, be it in a callback, is to end because of a signal.
+/// `Interrupted` if a signal ends the loop in which this is called, for example from a callback.
 pub(crate) fn wait_for(fds: Vec<PollFd<'_>>, limit: Option<std::time::Duration>) -> io::Result<bool> {
     let interrupts = interrupts_here();
-    // For as long as both live.
+    // Shortens the lifetime to that of `interrupts`.
     let mut fds = fds;
     fds.extend(interrupts.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
     let ready = poll_for(&mut fds, limit)?;
@@ -27,7 +27,7 @@ pub(crate) fn wait_for(fds: Vec<PollFd<'_>>, limit: Option<std::time::Duration>)
     }
 }
 
-/// As [`wait_for`], whatever signals have come: for waits that are bounded and short.
+/// Waits like [`wait_for`], but not for signals: for short waits with a limit.
 pub(crate) fn poll_for(fds: &mut [PollFd<'_>], limit: Option<std::time::Duration>) -> io::Result<bool> {
     let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
     match poll(fds, limit.as_ref()) {

@@ -1,25 +1,75 @@
-//! Going into the background: fork, and leaving without destructors.
+//! Processes: telling a forked copy from the original, daemonizing by fork, and exiting without destructors.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::{fs, ptr};
 
-/// Which side of the fork this is.
+/// The number of the current process generation in the upper half, the process that it belongs to in the lower half.
+/// Zero before the first use.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// The process in which a value was created.
+///
+/// A forked child has copies of values that share their files, sockets and signals with the parent. A type that would
+/// change these on drop keeps an `Origin` and does nothing if [`is_here`](Origin::is_here) is false. The child of
+/// [`fork`] replaces its parent, so for it everything created before counts as its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin(u32);
+
+impl Origin {
+    /// Returns the origin of a value created now. Costs one `getpid`.
+    pub(crate) fn here() -> Origin {
+        Origin(generation())
+    }
+
+    /// Returns false in a forked copy of the process that created the value. Costs one `getpid`.
+    pub(crate) fn is_here(self) -> bool {
+        generation() == self.0
+    }
+}
+
+/// Returns how many processes there were in the line of forks from the first that used this library to this one.
+fn generation() -> u32 {
+    let pid = std::process::id();
+    let mut known = GENERATION.load(Ordering::Acquire);
+    loop {
+        let generation = (known >> 32) as u32;
+        if known as u32 == pid && generation > 0 {
+            return generation;
+        }
+        let next = pack(generation + 1, pid);
+        match GENERATION.compare_exchange(known, next, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return generation + 1,
+            Err(other) => known = other,
+        }
+    }
+}
+
+fn pack(generation: u32, pid: u32) -> u64 {
+    u64::from(generation) << 32 | u64::from(pid)
+}
+
+/// The two sides of a fork.
 pub(crate) enum Forked {
-    /// With the number of the child.
+    /// The parent, with the ID of the child.
     Parent(i32),
     Child,
 }
 
-/// The names of this process's threads besides the calling one.
+/// Returns the names of all threads of this process except the calling one.
 pub(crate) fn other_threads() -> io::Result<Vec<String>> {
+    const TASKS: &str = "/proc/self/task";
     let own = rustix::thread::gettid().as_raw_nonzero().to_string();
     let mut names = Vec::new();
-    for task in fs::read_dir("/proc/self/task")? {
+    let tasks = fs::read_dir(TASKS).map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot count the threads in {TASKS}, is /proc mounted? ({error})"))
+    });
+    for task in tasks? {
         let task = task?;
         if task.file_name().as_encoded_bytes() == own.as_bytes() {
             continue;
         }
-        // One that has ended since is none.
+        // Reading fails if the thread has ended.
         if let Ok(name) = fs::read_to_string(task.path().join("comm")) {
             names.push(name.trim_end().to_owned());
         }
@@ -27,24 +77,30 @@ pub(crate) fn other_threads() -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Forks. What either side prints must not be printed by the other as well, so buffered output goes out first.
+/// Forks, after flushing buffered output, which both sides would print otherwise. The child replaces the parent: see
+/// [`Origin`].
 ///
 /// # Errors
-/// Refuses when there are other threads, which would be missing in the child with their locks held.
+/// Fails if there are other threads: they would be missing in the child, with their locks held.
 pub(crate) fn fork() -> io::Result<Forked> {
     if !other_threads()?.is_empty() {
         return Err(io::Error::other("the process has other threads"));
     }
     flush_stdio();
+    let generation = generation();
     // SAFETY: there is no other thread, so the child finds no lock held and no structure half changed.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        0 => Ok(Forked::Child),
+        0 => {
+            GENERATION.store(pack(generation, std::process::id()), Ordering::Release);
+            super::signals::replace_parent();
+            Ok(Forked::Child)
+        }
         child => Ok(Forked::Parent(child)),
     }
 }
 
-/// Ends the process now, running no destructor: those would unlink what the child still uses.
+/// Exits at once without running destructors, which would remove files that the child still uses.
 pub(crate) fn exit_now(status: i32) -> ! {
     flush_stdio();
     // SAFETY: ends the process.
@@ -55,4 +111,28 @@ fn flush_stdio() {
     let _ = io::stdout().flush();
     // SAFETY: null stands for all of C's streams.
     unsafe { libc::fflush(ptr::null_mut()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_recognized_where_they_were_created() {
+        let origin = Origin::here();
+        assert!(origin.is_here());
+        // SAFETY: the child makes system calls only, and ends without running anything else.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let own = Origin::here();
+            let known = !origin.is_here() && own.is_here() && own != origin;
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(i32::from(!known)) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child made above; the status has a place.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0, "the child takes itself for its parent");
+        assert!(origin.is_here());
+    }
 }

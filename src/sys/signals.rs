@@ -1,74 +1,193 @@
 //! Signals: SIGINT and SIGTERM as a readable descriptor, and writes that raise no SIGPIPE.
 //!
-//! A GLib signal source would start GLib's worker thread, after which a process may no longer fork.
+//! A GLib signal source would start GLib's worker thread, and then the process could no longer fork.
 
 use std::cell::RefCell;
+use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 use std::rc::{Rc, Weak};
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use libc::c_int;
-use rustix::event::{EventfdFlags, eventfd};
 
-const INTERRUPTS: [c_int; 2] = [libc::SIGINT, libc::SIGTERM];
+use super::{Origin, counter};
 
-/// One place for each loop, of any thread, that wants to be told. A fixed number, because a signal handler can neither
-/// allocate nor lock.
-static PLACES: [AtomicI32; 64] = [const { AtomicI32::new(-1) }; 64];
+const INTERRUPTS: [(c_int, &str); 2] = [(libc::SIGINT, "SIGINT"), (libc::SIGTERM, "SIGTERM")];
+
+/// The descriptors that a signal handler makes readable: one for each loop of any thread. A handler can neither allocate nor
+/// lock, so slots are added elsewhere, and never freed.
+struct Slots {
+    slots: [AtomicI32; 64],
+    more: OnceLock<Box<Slots>>,
+}
+
+impl Slots {
+    const fn new() -> Slots {
+        Slots { slots: [const { AtomicI32::new(FREE) }; 64], more: OnceLock::new() }
+    }
+
+    fn each(&self) -> impl Iterator<Item = &AtomicI32> {
+        std::iter::successors(Some(self), |slots| slots.more.get().map(|more| &**more)).flat_map(|slots| &slots.slots)
+    }
+
+    /// Puts the descriptor into a free slot.
+    fn take(&self, fd: RawFd) -> &AtomicI32 {
+        let mut block = self;
+        loop {
+            let taken =
+                |slot: &&AtomicI32| slot.compare_exchange(FREE, fd, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+            if let Some(slot) = block.slots.iter().find(taken) {
+                return slot;
+            }
+            block = block.more.get_or_init(|| Box::new(Slots::new()));
+        }
+    }
+}
+
+const FREE: c_int = -1;
+
+/// The state of a signal handler: the process that installed it, and the descriptors that it makes readable.
+pub(super) struct Catcher {
+    /// A forked copy inherits the handler, and shares the descriptors with this process.
+    process: AtomicU32,
+    /// Set if the handler has replaced `SIG_IGN`, not the default.
+    was_ignored: AtomicBool,
+    slots: Slots,
+}
+
+impl Catcher {
+    pub(super) const fn new() -> Catcher {
+        Catcher { process: AtomicU32::new(0), was_ignored: AtomicBool::new(false), slots: Slots::new() }
+    }
+
+    /// Makes the handler work for this process. In a forked copy, the descriptors of the original are forgotten.
+    pub(super) fn belong_here(&self) {
+        let own = std::process::id();
+        let before = self.process.swap(own, Ordering::AcqRel);
+        if before != 0 && before != own {
+            self.slots.each().for_each(|slot| slot.store(FREE, Ordering::Release));
+        }
+    }
+
+    /// Makes the handler work for the child of [`fork`](super::fork), which replaces its parent.
+    pub(super) fn replace_parent(&self) {
+        if self.process.load(Ordering::Acquire) != 0 {
+            self.process.store(std::process::id(), Ordering::Release);
+        }
+    }
+
+    pub(super) fn install(&self, signal: c_int, handler: extern "C" fn(c_int)) {
+        self.was_ignored.store(disposition(signal) == libc::SIG_IGN, Ordering::Release);
+        set_disposition(signal, handler as *const () as libc::sighandler_t);
+    }
+
+    /// Makes the handler write to the descriptor until the slot is freed.
+    pub(super) fn take_slot(&self, fd: RawFd) -> &AtomicI32 {
+        self.slots.take(fd)
+    }
+
+    /// The body of the handler.
+    pub(super) fn handle(&self, signal: c_int) {
+        // SAFETY: only atomics, `getpid`, `sigaction`, `raise`, `write` and errno, all of which a signal handler may use.
+        // A slot is freed before its descriptor is closed. Only if another thread's loop ends in this very moment, the write
+        // fails, or reaches another descriptor of that number.
+        unsafe {
+            let errno = *libc::__errno_location();
+            if libc::getpid().cast_unsigned() != self.process.load(Ordering::Acquire) {
+                // A forked copy: the signal has its former effect, as soon as this returns and it is no longer blocked.
+                if !self.was_ignored.load(Ordering::Acquire) {
+                    set_disposition(signal, libc::SIG_DFL);
+                    libc::raise(signal);
+                }
+            } else {
+                for fd in self.slots.each().map(|slot| slot.load(Ordering::Acquire)).filter(|fd| *fd != FREE) {
+                    let one = 1u64;
+                    libc::write(fd, (&raw const one).cast(), size_of::<u64>());
+                }
+            }
+            *libc::__errno_location() = errno;
+        }
+    }
+}
+
+pub(super) fn free_slot(slot: &AtomicI32) {
+    slot.store(FREE, Ordering::Release);
+}
+
+static CATCHER: Catcher = Catcher::new();
 
 /// Which of the signals have our handler, and for how many loops.
-static CAUGHT: Mutex<Caught> = Mutex::new(Caught { signals: [false; INTERRUPTS.len()], loops: 0 });
+static CAUGHT: Mutex<Caught> = Mutex::new(Caught { signals: [false; INTERRUPTS.len()], loops: 0, origin: None });
 
 struct Caught {
     signals: [bool; INTERRUPTS.len()],
     loops: usize,
+    /// The process that counted.
+    origin: Option<Origin>,
 }
 
-/// While this lives, its descriptor becomes readable at SIGINT and SIGTERM, as far as the program has left those at their
-/// default. The default comes back when the last one goes.
+/// A descriptor that becomes readable on SIGINT and SIGTERM, unless the program handles or ignores them, while this lives.
+/// When the last one is dropped, the default is restored.
 pub(crate) struct Interrupts {
     fd: Rc<OwnedFd>,
-    place: usize,
+    slot: &'static AtomicI32,
+    origin: Origin,
 }
 
 thread_local! {
-    static HERE: RefCell<Weak<OwnedFd>> = const { RefCell::new(Weak::new()) };
+    static HERE: RefCell<(Weak<OwnedFd>, Option<Origin>)> = const { RefCell::new((Weak::new(), None)) };
 }
 
-/// What tells a wait within a loop of this thread that the loop is to end. It stays readable, for the loop itself. `None`
-/// where no loop runs that catches signals: there they do what the program has chosen.
+/// Returns the descriptor that tells waits within a loop of this thread that a signal ends the loop. They leave it readable
+/// for the loop itself. `None` if no loop of this thread catches signals.
 pub(crate) fn interrupts_here() -> Option<Rc<OwnedFd>> {
-    HERE.with(|here| here.borrow().upgrade())
+    HERE.with(|here| {
+        let here = here.borrow();
+        // The signals of its parent are not meant for a forked copy.
+        here.0.upgrade().filter(|_| here.1.is_some_and(Origin::is_here))
+    })
 }
 
 impl Interrupts {
-    /// `None` if the program handles or ignores both signals, or 64 loops wait for them already.
+    /// Returns `None` if the program handles or ignores both signals.
     pub(crate) fn catch() -> io::Result<Option<Interrupts>> {
         let mut caught = caught();
+        let origin = Origin::here();
+        if caught.origin.replace(origin) != Some(origin) {
+            caught.loops = 0;
+        }
+        let ours = on_interrupt as *const () as libc::sighandler_t;
         if caught.loops == 0 {
-            for (have, &signal) in caught.signals.iter_mut().zip(&INTERRUPTS) {
-                *have = disposition(signal) == libc::SIG_DFL;
+            for (have, (signal, _)) in caught.signals.iter_mut().zip(INTERRUPTS) {
+                // A forked copy has inherited our handler.
+                *have = [libc::SIG_DFL, ours].contains(&disposition(signal));
             }
         }
         if !caught.signals.contains(&true) {
             return Ok(None);
         }
-        let fd = Rc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let taken =
-            |place: &AtomicI32| place.compare_exchange(-1, fd.as_raw_fd(), Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        let Some(place) = PLACES.iter().position(taken) else { return Ok(None) };
+        let fd = Rc::new(counter()?);
+        CATCHER.belong_here();
+        let slot = CATCHER.take_slot(fd.as_raw_fd());
         if caught.loops == 0 {
-            for (_, &signal) in caught.signals.iter().zip(&INTERRUPTS).filter(|(have, _)| **have) {
-                set_disposition(signal, on_interrupt as *const () as libc::sighandler_t);
+            for (_, (signal, _)) in caught.signals.iter().zip(INTERRUPTS).filter(|(have, _)| **have) {
+                set_disposition(signal, ours);
             }
         }
         caught.loops += 1;
-        HERE.with(|here| here.replace(Rc::downgrade(&fd)));
-        Ok(Some(Interrupts { fd, place }))
+        HERE.with(|here| here.replace((Rc::downgrade(&fd), Some(origin))));
+        Ok(Some(Interrupts { fd, slot, origin }))
+    }
+
+    /// Returns the names of caught signals that every thread of the process blocks.
+    pub(crate) fn blocked() -> Vec<&'static str> {
+        let signals = caught().signals;
+        let caught = INTERRUPTS.iter().zip(signals).filter(|(_, have)| *have);
+        caught.map(|(signal, _)| *signal).filter(|(signal, _)| is_blocked(*signal)).map(|(_, name)| name).collect()
     }
 }
 
@@ -80,18 +199,21 @@ impl AsFd for Interrupts {
 
 impl Drop for Interrupts {
     fn drop(&mut self) {
+        if !self.origin.is_here() {
+            return;
+        }
         let mut caught = caught();
         caught.loops -= 1;
         if caught.loops == 0 {
             let ours = on_interrupt as *const () as libc::sighandler_t;
-            for (_, &signal) in caught.signals.iter().zip(&INTERRUPTS).filter(|(have, _)| **have) {
-                // The program may have put a handler of its own in meanwhile.
+            for (_, (signal, _)) in caught.signals.iter().zip(INTERRUPTS).filter(|(have, _)| **have) {
+                // The program may have installed its own handler meanwhile.
                 if disposition(signal) == ours {
                     set_disposition(signal, libc::SIG_DFL);
                 }
             }
         }
-        PLACES[self.place].store(-1, Ordering::Release);
+        free_slot(self.slot);
     }
 }
 
@@ -99,26 +221,34 @@ fn caught() -> MutexGuard<'static, Caught> {
     CAUGHT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-extern "C" fn on_interrupt(_: c_int) {
-    tell(&PLACES);
+extern "C" fn on_interrupt(signal: c_int) {
+    CATCHER.handle(signal);
 }
 
-/// Makes the descriptors readable. For signal handlers.
-pub(super) fn tell(places: &[AtomicI32]) {
-    // SAFETY: only atomics, `write` and errno, all of which a signal handler may use. A descriptor that is closed at this
-    // very moment makes the write fail, or wakes a stranger's descriptor once, eight bytes long; the place is cleared
-    // before the descriptor is closed, which leaves that to another thread's loop ending in the same instant.
-    unsafe {
-        let errno = *libc::__errno_location();
-        for place in places {
-            let fd = place.load(Ordering::Acquire);
-            if fd >= 0 {
-                let one = 1u64;
-                libc::write(fd, (&raw const one).cast(), size_of::<u64>());
-            }
-        }
-        *libc::__errno_location() = errno;
-    }
+/// Makes all handlers work for the child of [`fork`](super::fork).
+pub(super) fn replace_parent() {
+    CATCHER.replace_parent();
+    super::hangups::CATCHER.replace_parent();
+}
+
+/// Returns whether no thread of the process can receive the signal.
+fn is_blocked(signal: c_int) -> bool {
+    let mut mask = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: asks only, into a set, for which all zeros is a valid value.
+    let here = unsafe {
+        libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), mask.as_mut_ptr());
+        libc::sigismember(mask.as_ptr(), signal) == 1
+    };
+    // Programs block signals in worker threads so that the main thread gets them. Without /proc, this thread counts.
+    here && fs::read_dir("/proc/self/task").map_or(true, |tasks| {
+        tasks.flatten().all(|task| blocks(&fs::read_to_string(task.path().join("status")).unwrap_or_default(), signal))
+    })
+}
+
+/// Reads the signal mask from a thread's `/proc/…/status`. A thread that has ended receives nothing.
+fn blocks(status: &str, signal: c_int) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 pub(super) fn disposition(signal: c_int) -> libc::sighandler_t {
@@ -141,8 +271,8 @@ pub(super) fn set_disposition(signal: c_int, handler: libc::sighandler_t) {
     }
 }
 
-/// Runs a `write` on a descriptor that is not a socket, so that a broken pipe is an error and not the end of the program.
-/// Rust programs ignore SIGPIPE, but a Rust library in a C program must not count on it, nor change it for the others.
+/// Runs a `write` on a descriptor that is not a socket. A broken pipe is an error and does not end the program. Rust programs
+/// ignore SIGPIPE, but a Rust library in a C program must neither rely on that nor change it.
 pub(crate) fn without_sigpipe<T>(write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     if disposition(libc::SIGPIPE) == libc::SIG_IGN {
         return write();

@@ -1,11 +1,11 @@
-//! Options of sockets that no safe interface gives us.
+//! Socket options without a safe interface elsewhere.
 
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Process, user and group of a unix socket's peer. A process that this one cannot see has the number 0, which rustix's type
-/// for it excludes.
+/// Returns process, user and group ID of a unix socket's peer. The process ID is 0 if this process cannot see the peer,
+/// which rustix's type excludes.
 pub(crate) fn peer_credentials(fd: BorrowedFd<'_>) -> io::Result<(i32, u32, u32)> {
     let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
@@ -17,7 +17,7 @@ pub(crate) fn peer_credentials(fd: BorrowedFd<'_>) -> io::Result<(i32, u32, u32)
     if result == 0 { Ok((found.pid, found.uid, found.gid)) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Has a socket use that network interface alone.
+/// Restricts a socket to one network interface.
 pub(crate) fn bind_to_interface(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     let length = name.len() as libc::socklen_t;
     // SAFETY: reads `length` bytes of the name, which need no end mark.
@@ -27,11 +27,11 @@ pub(crate) fn bind_to_interface(fd: BorrowedFd<'_>, name: &str) -> io::Result<()
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Where that is 0, those who send descriptors get an error. Since Linux 6.16.
+/// If this option is 0, sending file descriptors to the socket fails. Since Linux 6.16.
 const SO_PASSRIGHTS: libc::c_int = if cfg!(any(target_arch = "sparc", target_arch = "sparc64")) { 0x5c } else { 83 };
 
-/// Lets the peer of a unix socket send descriptors along, as it may by default, or has the system refuse them to it. What is
-/// accepted from a listening socket takes that over. Older systems know of no such thing, and pass them.
+/// Sets whether the peer of a unix socket can send file descriptors (default: yes). Accepted sockets inherit the option from
+/// the listening one. Older kernels do not have it, and always pass them.
 pub(crate) fn pass_descriptors(fd: BorrowedFd<'_>, pass: bool) {
     let pass = libc::c_int::from(pass);
     // SAFETY: reads as many bytes as an int has.
@@ -41,7 +41,7 @@ pub(crate) fn pass_descriptors(fd: BorrowedFd<'_>, pass: bool) {
     }
 }
 
-/// Can the peer of a unix socket send descriptors along?
+/// Returns whether the peer of a unix socket can send file descriptors.
 pub(crate) fn passes_descriptors(fd: BorrowedFd<'_>) -> bool {
     let mut passes: libc::c_int = 1;
     let mut length = size_of_val(&passes) as libc::socklen_t;

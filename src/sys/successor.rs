@@ -1,4 +1,4 @@
-//! Starts a process that is given descriptors by the protocol of `sd_listen_fds`, as systemd would.
+//! Starting a process that receives descriptors by the protocol of `sd_listen_fds`, as from systemd.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, Write};
@@ -12,8 +12,8 @@ use super::inherited::FIRST;
 
 const PID: &[u8] = b"LISTEN_PID=";
 
-/// Starts `program` with these descriptors, from number 3 on, under these names. Its environment is ours otherwise, less
-/// what is named in `without`.
+/// Starts `program` with these descriptors, from number 3 on, under these names. It inherits the environment, except for the
+/// variables in `without`.
 pub(crate) fn start_successor(
     program: &OsStr,
     arguments: &[OsString],
@@ -35,21 +35,21 @@ pub(crate) fn start_successor(
     let names: Vec<&str> = descriptors.iter().map(|(_, name)| name.as_str()).collect();
     environment.push(format!("LISTEN_FDS={}", descriptors.len()).into_bytes());
     environment.push(format!("LISTEN_FDNAMES={}", names.join(":")).into_bytes());
-    // The number is known only to the new process, which can allocate nothing any more: room for it.
+    // Only the new process knows its ID, and it cannot allocate: this is space for it.
     environment.push([PID, &[b'0'; 20]].concat());
     let mut environment = environment
         .into_iter()
         .map(|entry| CString::new(entry).map(CString::into_bytes_with_nul).map_err(io::Error::from))
         .collect::<io::Result<Vec<_>>>()?;
-    // Out of the way of the numbers that they will get.
+    // Above the numbers that they will get.
     let above = FIRST + RawFd::try_from(descriptors.len()).unwrap_or(RawFd::MAX / 2);
     let aside = descriptors.iter().map(|(fd, _)| rustix::io::fcntl_dupfd_cloexec(fd, above));
     let aside = aside.collect::<rustix::io::Result<Vec<OwnedFd>>>()?;
     let pointers = |texts: &mut dyn Iterator<Item = *const libc::c_char>| -> Vec<usize> {
-        // As numbers, so that the closure may be sent to where it never goes.
+        // As numbers, because the closure must be `Send`.
         texts.chain([ptr::null()]).map(|pointer| pointer as usize).collect()
     };
-    // The standard library opens a pipe of its own on the way: the numbers in question must be taken.
+    // The standard library opens a pipe meanwhile, which must not get one of these numbers.
     let mut reserved = Vec::new();
     if let Some(any) = aside.first() {
         while reserved.last().is_none_or(|last: &OwnedFd| last.as_raw_fd() < above) {
@@ -60,7 +60,7 @@ pub(crate) fn start_successor(
     let envp = pointers(&mut environment.iter_mut().map(|entry| entry.as_mut_ptr().cast_const().cast()));
     let mut command = Command::new(program);
     let exec = move || {
-        // What the pointers lead to.
+        // The pointers lead there.
         let _kept = (&arguments, &environment);
         for (target, fd) in (FIRST..).zip(&aside) {
             // SAFETY: system calls on numbers; after a fork, in the child alone.
@@ -69,8 +69,8 @@ pub(crate) fn start_successor(
             }
         }
         let pid_entry = envp[envp.len() - 2] as *mut u8;
-        // SAFETY: the entry that was made above, of that prefix, 20 bytes for a number and a zero; nobody else holds it
-        // in this process, which has one thread.
+        // SAFETY: the entry made above: the prefix, 20 bytes for a number and a zero. This process has one thread, and
+        // nothing else refers to it.
         let room = unsafe { std::slice::from_raw_parts_mut(pid_entry.add(PID.len()), 21) };
         let mut rest = &mut room[..20];
         write!(rest, "{}", std::process::id())?;

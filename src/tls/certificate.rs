@@ -1,4 +1,4 @@
-//! Certificates as values: reading what we need to know of one, and making our own. Touches no file.
+//! Certificates as values: reading fields of one, and creating our own. Accesses no file.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,110 +8,172 @@ use rcgen::{
     SerialNumber,
 };
 use ring::rand::SecureRandom;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer};
 use rustls::server::ParsedCertificate;
-use yasna::{ASN1Result, BERReader, BERReaderSeq, Tag};
 
+use super::der::{BIT_STRING, Element, INTEGER, OBJECT_IDENTIFIER, Reader, SEQUENCE, SET, explicit};
+use super::provider;
 use crate::fingerprint::Fingerprint;
 
-/// How long certificates we make are valid.
+/// Validity of the certificates we create.
 const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// Certificates are backdated by this much, for peers whose clock is behind.
+/// Certificates are valid from this long before their creation, for peers whose clock is behind.
 const BACKDATED: Duration = Duration::from_secs(24 * 3600);
 
-/// The organisation named in every certificate we make. By it we know, years later, which ones are ours to renew.
+/// The organisation in every certificate we create. It marks those that we may renew.
 const MAKER: &str = "glib-network";
+
+/// The object identifier 2.5.4.10.
+const ORGANISATION: [u8; 3] = [0x55, 4, 10];
 
 /// Both fingerprints of one certificate.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Fingerprints {
-    /// Of its public key: what is shown and pinned.
+    /// The fingerprint of its public key, which is shown and pinned.
     pub(crate) key: Fingerprint,
-    /// Of the certificate itself.
+    /// The fingerprint of the certificate itself.
     pub(crate) certificate: Fingerprint,
 }
 
 impl Fingerprints {
-    /// Takes the fingerprints of a certificate. The error says what is wrong with its encoding.
+    /// Computes the fingerprints of a certificate. Fails if no public key can be found in it.
     pub(crate) fn of(certificate: &CertificateDer<'_>) -> Result<Self, rustls::Error> {
-        let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
-        Ok(Fingerprints { key: Fingerprint::of(&key), certificate: Fingerprint::of(certificate) })
+        let key = PublicKey::of(certificate)?;
+        Ok(Fingerprints { key: key.fingerprint(), certificate: Fingerprint::of(certificate) })
     }
 
-    /// Whether `fingerprint` names this certificate, by its key or by itself.
+    /// Returns whether `fingerprint` is one of the two.
     pub(crate) fn matches(&self, fingerprint: &Fingerprint) -> bool {
         self.key == *fingerprint || self.certificate == *fingerprint
     }
 }
 
-/// What the renewal wants to know of a certificate.
+/// The public key of a certificate, as DER (SPKI, subject public key info) and as its parts.
+///
+/// rustls reads it only from certificates that it could verify, not from those of X.509 version 1 or with unknown critical
+/// extensions. Where only the key matters, such a certificate is as good as any.
+#[derive(Debug)]
+pub(super) struct PublicKey {
+    info: Vec<u8>,
+    /// The algorithm identifier, with and without its own tag and length.
+    pub(super) algorithm: Vec<u8>,
+    pub(super) algorithm_contents: Vec<u8>,
+    pub(super) bits: Vec<u8>,
+}
+
+impl PublicKey {
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Result<Self, rustls::Error> {
+        let malformed = || rustls::Error::from(rustls::CertificateError::BadEncoding);
+        let key = read_public_key(certificate).ok_or_else(malformed)?;
+        // If two parsers found different keys, a peer could prove one and be identified by the other.
+        match ParsedCertificate::try_from(certificate) {
+            Ok(parsed) if *parsed.subject_public_key_info() != *key.info => Err(malformed()),
+            _ => Ok(key),
+        }
+    }
+
+    pub(super) fn info(&self) -> SubjectPublicKeyInfoDer<'_> {
+        self.info.as_slice().into()
+    }
+
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.info)
+    }
+
+    /// Returns an error text if signatures of this key cannot be verified: its kind or length is unsupported.
+    pub(super) fn unsupported(&self) -> Option<String> {
+        let mut supported = provider().signature_verification_algorithms.all.iter();
+        if !supported.any(|one| one.public_key_alg_id().as_ref() == self.algorithm_contents) {
+            let kinds = "RSA, ECDSA with P-256 or P-384, and Ed25519";
+            return Some(format!("the public key is of an unsupported kind; supported are {kinds}"));
+        }
+        // The bits of an elliptic curve key are coordinates, not a sequence.
+        let modulus = Reader(&self.bits).expect(SEQUENCE)?.reader().expect(INTEGER)?.contents;
+        let modulus = &modulus[modulus.iter().take_while(|byte| **byte == 0).count()..];
+        let bits = modulus.len() * 8 - modulus.first().map_or(0, |byte| byte.leading_zeros() as usize);
+        // ring counts whole bytes.
+        let fits = RSA_BYTES.contains(&modulus.len());
+        (!fits).then(|| format!("the RSA key has {bits} bits; supported are 2048 to 8192"))
+    }
+}
+
+/// Lengths of an RSA modulus that ring supports, in bytes.
+const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
+
+/// The fields of a certificate that decide on its renewal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Facts {
-    /// When it ceases to be valid.
+    /// Start of its validity.
+    pub(super) begins: SystemTime,
+    /// End of its validity.
     pub(super) expires: SystemTime,
-    /// Whether this crate made it, for any name.
+    /// True if this crate created it, under any name.
     pub(super) ours: bool,
 }
 
-/// Reads the facts from a certificate. `None` when its encoding is so odd that they cannot be found.
-///
-/// rustls reads keys and names for us but has no way to ask for the end of validity, and a full X.509 parser would
-/// bring a dozen crates for this one field; the DER reader is in the tree anyway, rcgen writes with it.
+/// Reads these fields from a certificate. `None` if they cannot be found. rustls does not give access to them.
 pub(super) fn facts(certificate: &CertificateDer<'_>) -> Option<Facts> {
-    yasna::parse_der(certificate, |reader| {
-        reader.read_sequence(|certificate| {
-            let facts = certificate.next().read_sequence(read_to_be_signed)?;
-            skip_rest(certificate)?;
-            Ok(facts)
-        })
-    })
-    .ok()
+    let mut fields = fields(certificate)?;
+    let issuer = fields.expect(SEQUENCE)?;
+    let mut validity = fields.expect(SEQUENCE)?.reader();
+    let (begins, expires) = (read_time(validity.next()?)?, read_time(validity.next()?)?);
+    Some(Facts { begins, expires, ours: has_maker(issuer)? })
 }
 
-fn read_to_be_signed(fields: &mut BERReaderSeq<'_, '_>) -> ASN1Result<Facts> {
-    fields.read_optional(|version| version.read_tagged(Tag::context(0), |number| number.read_u8()))?;
-    for _serial_algorithm_issuer in 0..3 {
-        fields.next().read_der()?;
+/// Returns the signed fields of a certificate, from the issuer on.
+fn fields<'a>(certificate: &'a CertificateDer<'_>) -> Option<Reader<'a>> {
+    let mut fields = Reader(certificate).expect(SEQUENCE)?.reader().expect(SEQUENCE)?.reader();
+    let _version = fields.optional(explicit(0));
+    let _serial_number = fields.expect(INTEGER)?;
+    let _algorithm = fields.expect(SEQUENCE)?;
+    Some(fields)
+}
+
+fn read_public_key(certificate: &CertificateDer<'_>) -> Option<PublicKey> {
+    let mut fields = fields(certificate)?;
+    for _issuer_validity_subject in 0..3 {
+        fields.expect(SEQUENCE)?;
     }
-    let expires = fields.next().read_sequence(|validity| {
-        validity.next().read_der()?;
-        read_time(validity.next())
-    })?;
-    let mut ours = false;
-    fields.next().read_sequence_of(|set| {
-        set.read_set_of(|attribute| {
-            attribute.read_sequence(|attribute| {
-                let organisation = attribute.next().read_oid()?.components().as_slice() == [2, 5, 4, 10];
-                let value = attribute.next().read_tagged_der()?;
-                ours |= organisation && value.value() == MAKER.as_bytes();
-                Ok(())
-            })
-        })
-    })?;
-    skip_rest(fields)?;
-    Ok(Facts { expires, ours })
+    let info = fields.expect(SEQUENCE)?;
+    let mut parts = info.reader();
+    let algorithm = parts.expect(SEQUENCE)?;
+    // The first byte counts the unused bits, and keys are whole bytes.
+    let bits = parts.expect(BIT_STRING)?.contents.strip_prefix(&[0])?;
+    Some(PublicKey {
+        info: info.whole.to_vec(),
+        algorithm: algorithm.whole.to_vec(),
+        algorithm_contents: algorithm.contents.to_vec(),
+        bits: bits.to_vec(),
+    })
 }
 
-fn read_time(reader: BERReader<'_, '_>) -> ASN1Result<SystemTime> {
-    let seconds = if reader.lookahead_tag()? == yasna::tags::TAG_UTCTIME {
-        reader.read_utctime()?.datetime().unix_timestamp()
-    } else {
-        reader.read_generalized_time()?.datetime().unix_timestamp()
-    };
-    // Before 1970 is as expired as 1970.
-    Ok(UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or(0)))
+/// Returns whether an issuer has the organisation [`MAKER`].
+fn has_maker(issuer: Element<'_>) -> Option<bool> {
+    let mut sets = issuer.reader();
+    while let Some(set) = sets.optional(SET) {
+        let mut attribute = set.reader().expect(SEQUENCE)?.reader();
+        let kind = attribute.expect(OBJECT_IDENTIFIER)?;
+        if kind.contents == ORGANISATION && attribute.next()?.contents == MAKER.as_bytes() {
+            return Some(true);
+        }
+    }
+    Some(false)
 }
 
-fn skip_rest(fields: &mut BERReaderSeq<'_, '_>) -> ASN1Result<()> {
-    while fields.read_optional(|field| field.read_der())?.is_some() {}
-    Ok(())
+fn read_time(time: Element<'_>) -> Option<SystemTime> {
+    let seconds = yasna::parse_der(time.whole, |reader| match reader.lookahead_tag()? {
+        yasna::tags::TAG_UTCTIME => Ok(reader.read_utctime()?.datetime().unix_timestamp()),
+        _ => Ok(reader.read_generalized_time()?.datetime().unix_timestamp()),
+    });
+    // Dates before 1970 count as 1970.
+    Some(UNIX_EPOCH + Duration::from_secs(seconds.ok()?.try_into().unwrap_or(0)))
 }
 
-/// Makes a self-signed certificate for `name` with this key, valid from `now`, as PEM text.
+/// Creates a self-signed certificate for `name` with this key, valid from `now`, as PEM text.
 ///
-/// It is no CA: whoever trusts it trusts this one key, not everything the key might sign. It serves both ends of a
-/// connection, so that a program can show the same identity as a server and as a client.
+/// It is not a CA: trusting it means trusting this key, not everything the key might sign. It is valid for servers and for
+/// clients, so that a program can use one identity as both.
 pub(super) fn make(name: &str, host: &str, key: &KeyPair, now: SystemTime) -> Result<String, rcgen::Error> {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = DistinguishedName::new();
@@ -125,17 +187,17 @@ pub(super) fn make(name: &str, host: &str, key: &KeyPair, now: SystemTime) -> Re
     let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     parameters.not_before = epoch + since_epoch.saturating_sub(BACKDATED);
     parameters.not_after = epoch + since_epoch + LIFETIME;
-    // Random, since some programs refuse two certificates of one issuer with the same number, and a renewed certificate
-    // would get the same one if it were derived from the key.
+    // Random, because some programs reject two certificates of one issuer with the same number, and a number derived from
+    // the key would not change on renewal.
     let mut serial = [0; 16];
     ring::rand::SystemRandom::new().fill(&mut serial).map_err(|_| rcgen::Error::RingUnspecified)?;
-    serial[0] = serial[0] & 0x7f | 0x40; // a positive number, and always of 16 bytes
+    serial[0] = serial[0] & 0x7f | 0x40; // positive, and always 16 bytes
     parameters.serial_number = Some(SerialNumber::from_slice(&serial));
     Ok(parameters.self_signed(key)?.pem())
 }
 
-/// The names and addresses the certificate is good for: the name itself where it can be one in DNS (`My room` cannot),
-/// the host, and this machine as it calls itself.
+/// Returns the names and addresses that the certificate is valid for: its own name unless DNS does not allow it (`My room`),
+/// the host name, and this machine's names for itself.
 fn alternative_names(name: &str, host: &str) -> Result<Vec<SanType>, rcgen::Error> {
     let short_host = host.split('.').next().unwrap_or_default();
     let mut names = Vec::new();
@@ -156,4 +218,50 @@ fn alternative_names(name: &str, host: &str) -> Result<Vec<SanType>, rcgen::Erro
         }
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tls::pem::certificates;
+
+    fn own() -> CertificateDer<'static> {
+        let key = KeyPair::generate().unwrap();
+        let pem = make("name", "host", &key, SystemTime::now()).unwrap();
+        certificates(pem.as_bytes()).unwrap().remove(0)
+    }
+
+    #[test]
+    fn lengths_that_lie_are_errors() {
+        // Whatever length is announced at whatever place, nothing panics, hangs or reads elsewhere.
+        let own = own();
+        for at in 0..own.len() {
+            for lie in
+                [&[0x80][..], &[0x84, 0xff, 0xff, 0xff, 0xff], &[0x88, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xf0]]
+            {
+                let mut der = own[..at].to_vec();
+                der.extend_from_slice(lie);
+                der.extend_from_slice(&own[at..]);
+                let der = CertificateDer::from(der);
+                let _ = (Fingerprints::of(&der), facts(&der));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damage_is_an_error_value(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in 1usize..2000) {
+            let mut der = own().to_vec();
+            let at = at.index(der.len());
+            der[at] = byte;
+            der.truncate(cut);
+            let der = CertificateDer::from(der);
+            if let Ok(key) = PublicKey::of(&der) {
+                let _ = key.unsupported();
+            }
+            let _ = facts(&der);
+        }
+    }
 }

@@ -1,9 +1,10 @@
-//! Client settings: whom to trust, what to show. Owns the sharing of rustls configurations between connections, on which
-//! the resumption of sessions rests.
+//! Client settings: which servers to trust, and which certificate to present. Owns the rustls configurations that
+//! connections share, on which session resumption depends.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
@@ -11,19 +12,20 @@ use rustls::pki_types::ServerName;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::identity::Identity;
-use super::provider;
-use super::store::{Generation, Store};
+use super::peers::Pin;
+use super::store::Store;
 use super::trust::{Policy, Roots, ServerVerifier};
+use super::words::plain;
+use super::{check_alpn, provider};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 
-/// How a client uses TLS: whose certificate it trusts, and what it shows of itself.
+/// TLS settings of a client: which servers it trusts, and which certificate it presents.
 ///
-/// By default a certificate is trusted if it is the one pinned for the address (a file in `peers/` of the user's store);
-/// without a pin, if it is one of the user's own, as that of the user's own servers is; or else if the system's root
-/// certificates vouch for the host's name. All else is refused with
-/// [`Error::UnknownCertificate`](crate::Error::UnknownCertificate), whose fingerprint can be compared and then given to
-/// [`pinned`](Self::pinned).
+/// By default, a server is trusted if its key is pinned for the address, by a file in `peers/` of the user's certificate
+/// store. Without a pin, it is trusted if its certificate is one of the user's own, or if the system roots have issued it
+/// for the host name. Any other certificate fails with [`Error::UnknownCertificate`], which contains the fingerprint. Once
+/// compared, it can be passed to [`pinned`](Self::pinned).
 ///
 /// ```
 /// use network::ClientTls;
@@ -32,8 +34,8 @@ use crate::fingerprint::Fingerprint;
 /// let strict = ClientTls::pinned("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08").alpn(["chat/1"]);
 /// ```
 ///
-/// Nothing is read or checked before the settings are used. A text that is no fingerprint, for example, is an error of
-/// the connection attempt, [`Error::TlsSettings`](crate::Error::TlsSettings), before it looks anything up.
+/// The settings are read and checked when they are used. Invalid ones, such as a malformed fingerprint, fail with
+/// [`Error::TlsSettings`] when connecting, before anything is looked up.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 #[must_use]
 pub struct ClientTls {
@@ -52,7 +54,7 @@ enum Trust {
     Pinned(Result<Fingerprint, String>),
     Roots(GivenRoots),
     System,
-    Anybody,
+    Any,
 }
 
 /// Roots as they were given. Bundles are long, so they are compared by their digest.
@@ -77,78 +79,90 @@ impl std::hash::Hash for GivenRoots {
 }
 
 impl ClientTls {
-    /// The default, as described above.
+    /// Creates the default settings, see [above](Self).
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Like the default, but what it would refuse as unknown is trusted and pinned. From then on the address has that
-    /// one certificate; another one is
-    /// [`Error::CertificateChanged`](crate::Error::CertificateChanged).
+    /// Trusts any server on the first connection to its address, and from then on only what it presented then.
     ///
-    /// This protects every connection but the first. Services are pinned by their names, which anybody on the local
-    /// network can choose: *any new service name is trusted*, so where names are picked by pattern, first use protects
-    /// only those already known.
+    /// A key that the default would reject is pinned. Later connections must present the same one, and any other fails with
+    /// [`Error::CertificateChanged`]. If the certificate is one of the user's own, or issued by a system root, that is
+    /// noted instead. Later connections must present such a certificate as well, and any other fails with
+    /// [`Error::UnknownCertificate`]. An own certificate is accepted after one of a system root, but not the reverse.
+    ///
+    /// The first connection can be intercepted. Services are pinned by name, and anyone on the local network can choose a
+    /// new name: *every new name is trusted*, so selecting services by pattern defeats this protection.
     pub fn on_first_use() -> Self {
         Trust::FirstUse.into()
     }
 
-    /// Trusts the certificate with this fingerprint and no other: of its public key, as this crate shows it, or of the
-    /// certificate, both SHA-256 in hexadecimal (64 digits, with or without colons). Neither names nor dates of the
-    /// certificate matter. Another one is [`Error::CertificateChanged`](crate::Error::CertificateChanged).
-    pub fn pinned(fingerprint: impl ToString) -> Self {
-        let fingerprint = fingerprint.to_string().parse::<Fingerprint>();
-        Trust::Pinned(fingerprint.map_err(|error| error.to_string())).into()
+    /// Trusts exactly one key.
+    ///
+    /// `fingerprint` is a [`Fingerprint`] or its text: the SHA-256 of the server's public key, as shown by this crate, or
+    /// of its certificate, in 64 hexadecimal digits, colons allowed. The host name, the dates and the form of the
+    /// certificate are ignored. Any other key fails with [`Error::CertificateChanged`]. A malformed text fails with
+    /// [`Error::TlsSettings`] when connecting.
+    pub fn pinned(fingerprint: impl TryInto<Fingerprint, Error: fmt::Display>) -> Self {
+        Trust::Pinned(fingerprint.try_into().map_err(|error| error.to_string())).into()
     }
 
-    /// Trusts certificates for the host's name that these roots vouch for, and those that are themselves among them.
-    /// `pem` is the text of one or more certificates (not the path of a file). Neither pins nor the system's roots are
-    /// asked.
+    /// Trusts certificates that these roots have issued for the host name, and the certificates in `pem` themselves.
+    ///
+    /// `pem` is the text of one or more certificates, not the path of a file. A block that is not read fails with
+    /// [`Error::TlsSettings`] when connecting. Ignores pins, the user's own certificates and the system roots.
     pub fn roots(pem: impl AsRef<[u8]>) -> Self {
         let pem = pem.as_ref();
         Trust::Roots(GivenRoots { digest: Fingerprint::of(pem), roots: Roots::from_pem(pem) }).into()
     }
 
-    /// Trusts certificates for the host's name that the system's roots vouch for, as a web browser does. Neither pins
-    /// nor own certificates are asked.
+    /// Trusts certificates that the system roots have issued for the host name, as web browsers do.
+    ///
+    /// Ignores pins and the user's own certificates.
     pub fn system() -> Self {
         Trust::System.into()
     }
 
-    /// Trusts anybody. The connection is encrypted, but to whom is unknown: whoever sits in between can read and change
-    /// everything.
+    /// Disables verification: accepts any certificate.
+    ///
+    /// The connection is encrypted, but an attacker on the path can read and change everything.
     pub fn danger_accept_any() -> Self {
-        Trust::Anybody.into()
+        Trust::Any.into()
     }
 
-    /// The name to ask the server for (SNI), and that roots must vouch for, in place of the host in the address. Names
-    /// of services that were found on the network need this for roots to count at all.
+    /// Sets the host name to request (SNI) and to verify the certificate against, in place of the host in the address.
+    ///
+    /// The host name of a service comes from the network and is not verified. Without this setting, root certificates do not
+    /// count for services.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self
     }
 
-    /// The application protocols to offer (ALPN), best first. If the server has a list as well, but none in common, the
-    /// hand-shake fails; if it has no list, nothing is agreed on and the connection goes on.
+    /// Sets the application protocols to offer (ALPN), in order of preference. Default: none.
+    ///
+    /// If the server has a list without any of them, the handshake fails. If it has no list, none is negotiated and the
+    /// connection is used without. A name has 1 to 255 bytes, the list up to 32 KiB; otherwise connecting fails with
+    /// [`Error::TlsSettings`].
     pub fn alpn<P: AsRef<[u8]>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
         self.alpn = protocols.into_iter().map(|protocol| protocol.as_ref().to_vec()).collect();
         self
     }
 
-    /// Shows this identity to servers that ask for one.
+    /// Presents this identity to servers that request a client certificate. Default: none.
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
         self
     }
 
-    /// Keeps pins, and looks for own certificates, in this directory, in place of `$XDG_DATA_HOME/network`
-    /// (`~/.local/share/network`).
+    /// Sets the directory of the certificate store, with pins and the user's own certificates. Default:
+    /// `$XDG_DATA_HOME/network` (`~/.local/share/network`).
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.store = Some(Store::new(&directory.into()));
         self
     }
 
-    /// Finds what cannot work with any peer.
+    /// Fails if these settings cannot work with any server.
     pub(crate) fn check(&self) -> Result {
         match &self.trust {
             Trust::Pinned(Err(problem)) | Trust::Roots(GivenRoots { roots: Err(problem), .. }) => {
@@ -156,18 +170,18 @@ impl ClientTls {
             }
             _ => {}
         }
+        check_alpn(&self.alpn)?;
         self.given_name().map(drop)
     }
 
-    /// Whether the hand-shake with this peer may have to load the system's roots from disk, which takes a while: better
-    /// to call [`load_system_roots`](super::load_system_roots) on another thread before it. Always `false` once they are
-    /// loaded.
+    /// Returns whether the handshake with this peer may have to load the system roots from disk. That takes milliseconds,
+    /// so [`load_system_roots`](super::load_system_roots) should run on another thread before. `false` once they are loaded.
     pub(crate) fn may_load_roots(&self, peer: &PeerName) -> bool {
-        // Settings that cannot work are told when the session is made.
+        // Invalid settings are an error of the session.
         self.prepare(peer).is_ok_and(|prepared| prepared.verifier.may_load_roots())
     }
 
-    /// Everything a connection to this peer needs, shared with earlier ones where nothing has changed in between.
+    /// Returns what a connection to this peer needs, shared with earlier connections unless something has changed.
     pub(super) fn prepare(&self, peer: &PeerName) -> Result<Arc<Prepared>> {
         let store = match self.trust {
             Trust::Default | Trust::FirstUse => Some(self.store.clone().map_or_else(Store::of_user, Ok)?),
@@ -175,23 +189,27 @@ impl ClientTls {
         };
         let key = CacheKey {
             pin: store.as_ref().map(|store| store.pin(&peer.key)).transpose()?.flatten(),
-            generation: store.as_ref().map(Store::generation),
             settings: self.clone(),
             peer: peer.clone(),
             store,
         };
-        if key.generation == Some(None) {
-            return self.build(&key).map(Arc::new); // what holds now may not hold in a moment
+        let cached = cache().get(&key);
+        if let Some(prepared) = &cached
+            && !prepared.verifier.outdated()
+        {
+            return Ok(prepared.clone());
         }
-        CACHE.lock().unwrap_or_else(PoisonError::into_inner).get_or_build(key, |key| self.build(key))
+        let prepared = Arc::new(self.build(&key)?);
+        Ok(cache().replace(key, cached, prepared))
     }
 
     fn build(&self, key: &CacheKey) -> Result<Prepared> {
+        check_alpn(&self.alpn)?;
         let name = self.name_for(&key.peer)?;
         let policy = match (&self.trust, &key.store) {
             (Trust::Pinned(pin), _) => Policy::Pinned(pin.clone().map_err(Error::TlsSettings)?),
             (Trust::Roots(given), _) => Policy::Roots(given.roots.clone().map_err(Error::TlsSettings)?),
-            (Trust::Anybody, _) => Policy::Anybody,
+            (Trust::Any, _) => Policy::Any,
             (Trust::Default | Trust::FirstUse, Some(store)) => {
                 Policy::Store { store: store.clone(), pin: key.pin, first_use: self.trust == Trust::FirstUse }
             }
@@ -200,7 +218,7 @@ impl ClientTls {
         let verifier = Arc::new(ServerVerifier::new(policy, key.peer.key.clone(), name.is_some()));
         let builder = ClientConfig::builder_with_provider(provider().clone())
             .with_safe_default_protocol_versions()
-            .map_err(|error| Error::TlsSettings(error.to_string()))?
+            .map_err(|error| Error::TlsSettings(plain(&error)))?
             .dangerous()
             .with_custom_certificate_verifier(verifier.clone());
         let mut config = match &self.identity {
@@ -210,10 +228,10 @@ impl ClientTls {
         };
         config.alpn_protocols = self.alpn.clone();
         config.enable_sni = name.is_some();
-        // A configuration serves one peer only, so it need not keep the tickets of many.
+        // A configuration is for one server only, so it need not keep tickets of many.
         config.resumption = Resumption::in_memory_sessions(16);
         let identity = self.identity.as_ref().map(Identity::fingerprint);
-        // The stand-in for a missing name is not sent anywhere.
+        // This placeholder for a missing name is not sent.
         let name = name.unwrap_or(ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()));
         Ok(Prepared { config: Arc::new(config), name, verifier, identity })
     }
@@ -222,20 +240,25 @@ impl ClientTls {
         let Some(name) = &self.server_name else { return Ok(None) };
         ServerName::try_from(name.clone())
             .map(Some)
-            .map_err(|_| Error::TlsSettings(format!("{name:?} cannot be the name of a server")))
+            .map_err(|_| Error::TlsSettings(format!("invalid server name {name:?}")))
     }
 
     fn name_for(&self, peer: &PeerName) -> Result<Option<ServerName<'static>>> {
         match (self.given_name()?, &peer.host) {
             (Some(name), _) => Ok(Some(name)),
             (None, Some(host)) => {
-                // The scope of a link-local address means something on this machine only.
-                let host = host.split('%').next().unwrap_or_default();
-                // What is no name to TLS cannot be vouched for by roots, but pins work all the same.
-                Ok(ServerName::try_from(host.to_owned()).ok())
+                // Root certificates cannot verify a server by a name that TLS does not allow. Pins work nevertheless.
+                Ok(ServerName::try_from(host.clone()).ok())
             }
             (None, None) => Ok(None),
         }
+    }
+}
+
+impl From<Fingerprint> for ClientTls {
+    /// Trusts exactly this key, see [`ClientTls::pinned`].
+    fn from(fingerprint: Fingerprint) -> Self {
+        ClientTls::pinned(fingerprint)
     }
 }
 
@@ -245,16 +268,16 @@ impl From<Trust> for ClientTls {
     }
 }
 
-/// Whom a client connects to.
+/// The server that a client connects to.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct PeerName {
-    /// The normalised text of the address: pins are kept by it, and errors name it.
+    /// The normalised address, under which pins are kept. Errors name it.
     pub(crate) key: String,
-    /// The host's name, if the caller gave one (services found on the network have none that can be believed).
+    /// The host name that the caller gave. A service has none: its host name comes from the network.
     pub(crate) host: Option<String>,
 }
 
-/// What connections to one peer with the same settings share.
+/// Configuration that connections to one server with the same settings share.
 pub(super) struct Prepared {
     pub(super) config: Arc<ClientConfig>,
     pub(super) name: ServerName<'static>,
@@ -262,18 +285,17 @@ pub(super) struct Prepared {
     verifier: Arc<ServerVerifier>,
 }
 
-/// Resuming a session asks no verifier. So everything that its verdict rests on is part of the key: after a change of
-/// the pin, or of the user's own certificates, there is another configuration, which knows none of the old tickets.
+/// Resumption skips the verifier. So whatever its verdict depends on is part of this key or makes the verifier outdated:
+/// after a change of the pin, or of the user's own certificates, there is a new configuration without the old tickets.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct CacheKey {
     settings: ClientTls,
     peer: PeerName,
     store: Option<Store>,
-    pin: Option<Fingerprint>,
-    generation: Option<Option<Generation>>,
+    pin: Option<Pin>,
 }
 
-/// The configurations used last, in the whole process.
+/// The most recently used configurations of the process.
 #[derive(Default)]
 struct Cache {
     entries: HashMap<CacheKey, (Arc<Prepared>, u64)>,
@@ -282,29 +304,37 @@ struct Cache {
 
 static CACHE: LazyLock<Mutex<Cache>> = LazyLock::new(Mutex::default);
 
-/// About 4 KB each. A program that talks to more peers than this in turn shakes hands in full now and then.
+/// About 4 KB each. A program that alternates between more servers than this resumes fewer sessions.
 const CACHE_SIZE: usize = 256;
 
+/// No file is accessed while this is locked: a hanging disk must not block connections that do not need it.
+fn cache() -> MutexGuard<'static, Cache> {
+    CACHE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Cache {
-    fn get_or_build(
-        &mut self,
-        key: CacheKey,
-        build: impl FnOnce(&CacheKey) -> Result<Prepared>,
-    ) -> Result<Arc<Prepared>> {
+    fn get(&mut self, key: &CacheKey) -> Option<Arc<Prepared>> {
         self.clock += 1;
-        if let Some((prepared, used)) = self.entries.get_mut(&key)
-            && !prepared.verifier.outdated()
+        let (prepared, used) = self.entries.get_mut(key)?;
+        *used = self.clock;
+        Some(prepared.clone())
+    }
+
+    /// Replaces `old` by `new`, unless another thread has already replaced it. Returns the entry that is kept.
+    fn replace(&mut self, key: CacheKey, old: Option<Arc<Prepared>>, new: Arc<Prepared>) -> Arc<Prepared> {
+        let is_old = |kept: &Arc<Prepared>| old.as_ref().is_some_and(|old| Arc::ptr_eq(old, kept));
+        if let Some(kept) = self.get(&key)
+            && !is_old(&kept)
         {
-            *used = self.clock;
-            return Ok(prepared.clone());
+            return kept;
         }
-        let prepared = Arc::new(build(&key)?);
         if self.entries.len() >= CACHE_SIZE
+            && !self.entries.contains_key(&key)
             && let Some(oldest) = self.entries.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| key.clone())
         {
             self.entries.remove(&oldest);
         }
-        self.entries.insert(key, (prepared.clone(), self.clock));
-        Ok(prepared)
+        self.entries.insert(key, (new.clone(), self.clock));
+        new
     }
 }

@@ -1,27 +1,26 @@
-//! Identity: a certificate with its private key, loaded and checked. The files it may come from by name are the
-//! business of `store`.
+//! Identity: a certificate with its private key, loaded and checked. `store` owns the files of named identities.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::InconsistentKeys;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::certificate::{self, Fingerprints};
-use super::pem::{read_certificates, read_key, trouble};
-use super::provider;
+use super::certificate::{self, Fingerprints, PublicKey};
+use super::files::{exposure, trouble};
+use super::pem::{read_certificates, read_key};
+use super::private_key::{MISMATCH, signer};
 use crate::error::{Result, count};
 use crate::fingerprint::Fingerprint;
 
-/// A certificate nearer to its end than this is renewed, or warned about where it is not ours to renew.
+/// A certificate that expires within this time is renewed, or warned about if this crate did not create it.
 pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// A certificate with its private key: who a server, or a client that was asked, proves to be.
+/// A certificate with its private key, presented by a server, or by a client on request.
 ///
-/// Loading reads files and may make them, so it blocks for a moment; clones are cheap and share what was loaded.
+/// Cloning is cheap: clones share the loaded data.
 ///
 /// ```no_run
 /// use network::{ServerTls, tls::Identity};
@@ -44,34 +43,40 @@ pub(super) struct Loaded {
 }
 
 impl Identity {
-    /// The identity in these two PEM files. The first may hold the certificates of intermediate authorities after its
-    /// own; the second holds the private key (PKCS#8, PKCS#1 or SEC1, not encrypted) and may be the same file.
+    /// Loads the identity in these two PEM files.
+    ///
+    /// The first may contain the certificates of intermediate authorities after the own one. The second contains the
+    /// private key (PKCS#8, PKCS#1 or SEC1, not encrypted) and may be the same file. Keys can be RSA with 2048 to 8192
+    /// bits, ECDSA with P-256 or P-384, or Ed25519. Any form of certificate is accepted.
+    ///
+    /// # Blocking
+    /// While the files are read.
     ///
     /// # Errors
-    ///
-    /// [`Error::Identity`](crate::Error::Identity), which names the file, when one is missing, cannot be read or
-    /// understood, or when the key is not that of the certificate.
+    /// [`Error::Identity`](crate::Error::Identity), which names the file, if one is missing, is not a regular file, or
+    /// cannot be read or parsed, or if the key does not match the certificate. A PEM block that is not understood is an
+    /// error that names it.
     pub fn pem(certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self> {
         Self::load(certificate.as_ref(), key.as_ref(), SystemTime::now())
     }
 
-    /// SHA-256 of the public key: what peers see and pin. It stays the same when the certificate is renewed.
+    /// Returns the SHA-256 of the public key, which peers see and pin. Renewing the certificate does not change it.
     pub fn fingerprint(&self) -> Fingerprint {
         self.inner.fingerprints.key
     }
 
-    /// SHA-256 of the certificate itself, as `openssl x509 -fingerprint -sha256` shows it.
+    /// Returns the SHA-256 of the certificate itself, as printed by `openssl x509 -fingerprint -sha256`.
     pub fn certificate_fingerprint(&self) -> Fingerprint {
         self.inner.fingerprints.certificate
     }
 
-    /// The file that the certificate was read from: peers can be given it as it is.
+    /// Returns the file that the certificate was read from. It can be given to peers.
     pub fn certificate_file(&self) -> &Path {
         &self.inner.certificate_file
     }
 
-    /// What was found odd while loading, such as a certificate that ends soon and was not made here, or a private key
-    /// that others can read. Servers log it when they start.
+    /// Returns warnings from loading, which servers log when they start: a certificate that expires soon, has expired or
+    /// is not valid yet, or a private key that other users can read or replace.
     pub fn warnings(&self) -> &[String] {
         &self.inner.warnings
     }
@@ -82,12 +87,12 @@ impl Identity {
         let (key, fingerprints) = pair(chain, key, certificate_file, key_file)?;
         let mut warnings = Vec::new();
         warnings.extend(validity_warning(&key.cert[0], certificate_file, now));
-        warnings.extend(privacy_warning(key_file));
+        warnings.extend(exposure(key_file));
         let certificate_file = certificate_file.to_owned();
         Ok(Identity { inner: Arc::new(Loaded { key: Arc::new(key), fingerprints, certificate_file, warnings }) })
     }
 
-    /// The same, with one more warning.
+    /// Adds a warning.
     pub(super) fn warned(self, warning: String) -> Self {
         let Loaded { key, fingerprints, certificate_file, warnings } = &*self.inner;
         let mut warnings = warnings.clone();
@@ -102,7 +107,7 @@ impl Identity {
 }
 
 impl fmt::Debug for Identity {
-    /// Shows where it is from and whose it is, and nothing of the private key.
+    /// Shows the file and the fingerprint, and nothing of the private key.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Identity")
             .field("certificate_file", &self.inner.certificate_file)
@@ -111,7 +116,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Two identities are equal when a peer could not tell them apart.
+/// Two identities are equal if a peer could not distinguish them.
 impl PartialEq for Identity {
     fn eq(&self, other: &Self) -> bool {
         self.inner.key.cert == other.inner.key.cert
@@ -126,42 +131,40 @@ impl std::hash::Hash for Identity {
     }
 }
 
-/// Joins a certificate chain and a key, if they belong together.
+/// Combines a certificate chain and its private key. Fails if they do not match.
 fn pair(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     certificate_file: &Path,
     key_file: &Path,
 ) -> Result<(CertifiedKey, Fingerprints)> {
-    let fingerprints = Fingerprints::of(&chain[0])
-        .map_err(|error| trouble(certificate_file, format!("this certificate cannot be used: {error}")))?;
-    let signer = provider()
-        .key_provider
-        .load_private_key(key)
-        .map_err(|error| trouble(key_file, format!("this private key cannot be used: {error}")))?;
-    let pair = CertifiedKey::new(chain, signer);
-    match pair.keys_match() {
-        // Unknown: a kind of key that does not tell its public half. The hand-shake will show.
-        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok((pair, fingerprints)),
-        Err(_) => Err(trouble(key_file, format!("not the private key of {}", certificate_file.display()))),
+    let public = PublicKey::of(&chain[0])
+        .map_err(|_| trouble(certificate_file, "unusable certificate: no public key can be found in it"))?;
+    if let Some(problem) = public.unsupported() {
+        return Err(trouble(certificate_file, format!("unusable certificate: {problem}")));
     }
+    let signer = signer(key, &public).map_err(|problem| match problem.as_str() {
+        MISMATCH => trouble(key_file, format!("{problem} in {}", certificate_file.display())),
+        _ => trouble(key_file, problem),
+    })?;
+    let fingerprints = Fingerprints { key: public.fingerprint(), certificate: Fingerprint::of(&chain[0]) };
+    Ok((CertifiedKey::new(chain, signer), fingerprints))
 }
 
 fn validity_warning(certificate: &CertificateDer<'_>, file: &Path, now: SystemTime) -> Option<String> {
-    let expires = certificate::facts(certificate)?.expires;
-    match expires.duration_since(now) {
-        Err(_) => Some(format!("{}: the certificate has expired", file.display())),
+    let facts = certificate::facts(certificate)?;
+    let file = file.display();
+    if let Ok(wait) = facts.begins.duration_since(now)
+        && !wait.is_zero()
+    {
+        return Some(format!("{file}: the certificate is not valid yet, or the clock of this machine is wrong"));
+    }
+    match facts.expires.duration_since(now) {
+        Err(_) => Some(format!("{file}: the certificate has expired")),
         Ok(left) if left < RENEW_BEFORE => {
             let days = usize::try_from(left.as_secs() / (24 * 3600)).unwrap_or(usize::MAX);
-            Some(format!("{}: the certificate expires in {}", file.display(), count(days, "day")))
+            Some(format!("{file}: the certificate expires in {}", count(days, "day")))
         }
         Ok(_) => None,
     }
-}
-
-fn privacy_warning(file: &Path) -> Option<String> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(file).ok()?.permissions().mode();
-    (mode & 0o004 != 0)
-        .then(|| format!("{}: everybody on this machine can read this private key (chmod 600 helps)", file.display()))
 }

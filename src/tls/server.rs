@@ -1,5 +1,6 @@
-//! Server settings: which identity to show, and which clients to let in.
+//! Server settings: which certificate to present, and which clients to accept.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,16 +9,17 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::identity::Identity;
-use super::provider;
 use super::store::{Store, host_name};
 use super::trust::ClientVerifier;
+use super::words::plain;
+use super::{check_alpn, provider};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 
-/// How a server uses TLS: which certificate it shows, and whether clients must show one.
+/// TLS settings of a server: which certificate it presents, and whether clients must present one.
 ///
-/// By default it shows the certificate named like this host, from the user's own store, where it is made if there is none
-/// yet (see [`Identity::named`]), and asks clients for nothing.
+/// By default, the certificate is named after this host, comes from the user's certificate store, and is created there on
+/// first use (see [`Identity::named`]). No client certificate is requested.
 ///
 /// ```
 /// use network::ServerTls;
@@ -28,7 +30,7 @@ use crate::fingerprint::Fingerprint;
 ///     ServerTls::named("chat").allow(["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"]);
 /// ```
 ///
-/// Nothing is read or made before the settings are used: that is when the server starts to listen.
+/// The settings are used when the server starts to listen. Nothing is read, created or checked before.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct ServerTls {
@@ -51,86 +53,94 @@ enum Source {
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 enum Clients {
     #[default]
-    Unasked,
-    Asked,
+    NotRequested,
+    Requested,
     Required,
 }
 
 impl ServerTls {
-    /// The default, as described above.
+    /// Creates the default settings, see [above](Self).
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Shows the certificate of this name from the user's own store, where it is made if there is none yet: see
+    /// Presents the certificate of this name from the user's certificate store, created there on first use. See
     /// [`Identity::named`].
     pub fn named(name: impl Into<String>) -> Self {
         ServerTls { source: Source::Named(name.into()), ..Default::default() }
     }
 
-    /// Shows the certificate in the first PEM file, whose private key is in the second: see [`Identity::pem`].
+    /// Presents the certificate in the first PEM file, with the private key in the second. See [`Identity::pem`].
     pub fn pem(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         ServerTls { source: Source::Pem(certificate.into(), key.into()), ..Default::default() }
     }
 
-    /// Asks clients for a certificate, but lets those in, too, that have none: the program decides, by the peer's
-    /// fingerprint.
+    /// Requests a client certificate, and accepts clients without one. The program can decide by the peer's fingerprint.
     ///
-    /// Any certificate will do, self-signed and expired ones as well, as long as the client proves to hold its key:
-    /// without [`allow`](Self::allow), a certificate tells clients apart, and keeps nobody out.
+    /// Any certificate is accepted, also a self-signed or expired one, if the client proves possession of its private key.
+    /// Without [`allow`](Self::allow), a certificate identifies a client and excludes nobody.
     pub fn request_client_certificate(mut self) -> Self {
-        self.clients = Clients::Asked;
+        self.clients = Clients::Requested;
         self
     }
 
-    /// Lets only clients in that show a certificate: any certificate, as with
+    /// Requires a client certificate. Any is accepted, as with
     /// [`request_client_certificate`](Self::request_client_certificate).
     pub fn require_client_certificate(mut self) -> Self {
         self.clients = Clients::Required;
         self
     }
 
-    /// Lets only clients in whose certificate has one of these fingerprints: of its public key, as this crate shows it, or
-    /// of the certificate, both SHA-256 in hexadecimal. Clients must show a certificate then; after
-    /// [`request_client_certificate`](Self::request_client_certificate), those that have none are let in as well, but not
-    /// those with another.
-    pub fn allow<F: ToString>(mut self, fingerprints: impl IntoIterator<Item = F>) -> Self {
-        let parse = |text: F| text.to_string().parse::<Fingerprint>().map_err(|error| error.to_string());
+    /// Accepts only clients with these keys, and requires a client certificate.
+    ///
+    /// Each item is a [`Fingerprint`] or its text: the SHA-256 of the client's public key, as shown by this crate, or of
+    /// its certificate, in 64 hexadecimal digits, colons allowed. A malformed text fails with
+    /// [`Error::TlsSettings`] when the server starts to listen. Several calls add up. After
+    /// [`request_client_certificate`](Self::request_client_certificate), clients without a certificate are accepted as
+    /// well, but not those with another.
+    pub fn allow<F>(mut self, fingerprints: impl IntoIterator<Item = F>) -> Self
+    where
+        F: TryInto<Fingerprint, Error: fmt::Display>,
+    {
+        let parse = |fingerprint: F| fingerprint.try_into().map_err(|error| error.to_string());
         self.allowed.get_or_insert_default().extend(fingerprints.into_iter().map(parse));
         self
     }
 
-    /// The application protocols to agree to (ALPN), best first. A client that offers some, but none of these, is turned
-    /// away; one that offers none is let in, and nothing is agreed on.
+    /// Sets the application protocols to support (ALPN), in order of preference. Default: none.
+    ///
+    /// A client that offers protocols, but none of these, is rejected. A client that offers none is accepted, and none is
+    /// negotiated. A name has 1 to 255 bytes, the list up to 32 KiB; otherwise listening fails with
+    /// [`Error::TlsSettings`].
     pub fn alpn<P: AsRef<[u8]>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
         self.alpn = protocols.into_iter().map(|protocol| protocol.as_ref().to_vec()).collect();
         self
     }
 
-    /// Keeps certificates made by name in this directory, in place of `$XDG_DATA_HOME/network`
-    /// (`~/.local/share/network`).
+    /// Sets the directory of the certificate store. Default: `$XDG_DATA_HOME/network` (`~/.local/share/network`).
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.store = Some(Store::new(&directory.into()));
         self
     }
 
-    /// Loads, or makes, what is needed to answer clients. Reads and may write files, so not for every connection.
+    /// Loads or creates what all connections of a server need. Reads and may write files.
     pub(crate) fn prepare(&self) -> Result<Arc<ServerSetup>> {
         let allowed = match &self.allowed {
             None => None,
             Some(list) => Some(list.iter().cloned().collect::<Result<Vec<_>, _>>().map_err(Error::TlsSettings)?),
         };
+        check_alpn(&self.alpn)?;
         let identity = self.identity()?;
         let builder = ServerConfig::builder_with_provider(provider().clone())
             .with_safe_default_protocol_versions()
             .map_err(settings)?;
         let clients = match (self.clients, &allowed) {
-            (Clients::Unasked, Some(_)) => Clients::Required,
+            (Clients::NotRequested, Some(_)) => Clients::Required,
             (clients, _) => clients,
         };
         let builder = match clients {
-            Clients::Unasked => builder.with_client_cert_verifier(WebPkiClientVerifier::no_client_auth()),
-            Clients::Asked | Clients::Required => builder.with_client_cert_verifier(Arc::new(ClientVerifier {
+            Clients::NotRequested => builder.with_client_cert_verifier(WebPkiClientVerifier::no_client_auth()),
+            Clients::Requested | Clients::Required => builder.with_client_cert_verifier(Arc::new(ClientVerifier {
                 required: clients == Clients::Required,
                 allowed,
             })),
@@ -138,7 +148,7 @@ impl ServerTls {
         let key = CertifiedKey::clone(&identity.inner.key);
         let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
         config.alpn_protocols = self.alpn.clone();
-        // Clients keep their sessions themselves, in tickets: cheaper than a table here, and no limit to their number.
+        // Clients keep their sessions in tickets. That is cheaper than a table here, and their number has no limit.
         config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(settings)?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Arc::new(ServerSetup { config: Arc::new(config), identity }))
@@ -156,17 +166,17 @@ impl ServerTls {
 }
 
 impl From<Identity> for ServerTls {
-    /// Shows this identity.
+    /// Presents this identity.
     fn from(identity: Identity) -> Self {
         ServerTls { source: Source::Identity(identity), ..Default::default() }
     }
 }
 
 fn settings(error: rustls::Error) -> Error {
-    Error::TlsSettings(error.to_string())
+    Error::TlsSettings(plain(&error))
 }
 
-/// A server's settings, made ready: what all its connections share.
+/// Configuration that all connections of a server share.
 #[derive(Debug)]
 pub(crate) struct ServerSetup {
     pub(super) config: Arc<ServerConfig>,
@@ -174,7 +184,7 @@ pub(crate) struct ServerSetup {
 }
 
 impl ServerSetup {
-    /// Who the server is: for its log line with the fingerprint, and the warnings to go with it.
+    /// Returns the server's identity, with its fingerprint and its warnings.
     pub(crate) fn identity(&self) -> &Identity {
         &self.identity
     }

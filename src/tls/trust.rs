@@ -1,128 +1,177 @@
-//! Trust: whether a certificate that a peer shows is to be believed. The two verifiers that rustls asks during a
-//! hand-shake, and the system's roots.
+//! Trust: whether the certificate of a peer is accepted. Owns the two verifiers that rustls calls during a handshake, and
+//! the system roots.
 //!
-//! Whatever the policy, the peer's signature over the hand-shake is always checked, by rustls: a certificate is public,
-//! and anybody could show somebody else's. Only the signature proves that its private key is at the other end.
+//! Whatever the policy, the peer's signature over the handshake is always verified (see `proof`). A certificate is public,
+//! and anyone could present it. Only the signature proves possession of its private key.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, SignatureScheme};
 
-use super::certificate::Fingerprints;
+use super::certificate::{Fingerprints, PublicKey};
+use super::peers::Pin;
+use super::pem::certificates;
+use super::proof;
 use super::provider;
-use super::store::{Store, in_order_to, make_directory};
-use crate::error::{Error, Result};
+use super::store::{Evidence, Store, in_order_to, make_directory};
+use super::words::{certificate_problem, plain};
+use crate::error::{Error, Printable, Result};
 use crate::fingerprint::Fingerprint;
 
-/// What decides about a server's certificate.
+/// The rule by which a server's certificate is accepted.
 #[derive(Debug)]
 pub(super) enum Policy {
-    /// The address's pin if it has one; else own certificates, then the system's roots; else nothing, or with
-    /// `first_use` a new pin.
-    Store { store: Store, pin: Option<Fingerprint>, first_use: bool },
-    /// This fingerprint, of the key or of the certificate.
+    /// The pin of the address if there is one; otherwise the user's own certificates, then the system roots; with
+    /// `first_use` also any other certificate, which is pinned.
+    Store { store: Store, pin: Option<Pin>, first_use: bool },
+    /// Only this fingerprint, of the key or of the certificate.
     Pinned(Fingerprint),
-    /// These roots and no others.
+    /// Only these roots.
     Roots(Roots),
-    /// The system's roots and nothing else.
+    /// Only the system roots.
     System,
-    /// Nothing: anybody who holds some key.
-    Anybody,
+    /// Any certificate.
+    Any,
 }
 
-/// Decides about the certificates of one server, by one policy. Connections share it, as part of their configuration.
+/// Verifies the certificates of one server by one policy. Connections share it as part of their configuration.
 #[derive(Debug)]
 pub(super) struct ServerVerifier {
     policy: Policy,
-    /// The normalised address: what pins are kept by, and what errors call it.
+    /// The normalised address, under which pins are kept. Errors name it.
     address: String,
-    /// Whether there is a host name that roots can vouch for. (The name rustls passes along may be a stand-in.)
+    /// True if there is a host name that root certificates can verify. The name that rustls passes on may be a placeholder.
     named: bool,
-    /// The key last found among our own. The configuration of this verifier is given up when the store changes, so it
-    /// stays true, and the store need not be searched in every hand-shake.
-    own: Mutex<Option<Fingerprint>>,
-    /// In first use: certificates that nothing vouches for, one of which is to be pinned once its key is proven.
-    strangers: Mutex<HashSet<Fingerprints>>,
+    /// Keys found among the user's own, so that the store need not be searched in every handshake.
+    own: Mutex<HashMap<Fingerprint, Evidence>>,
+    /// With `first_use`: the pin to write once the peer has proven possession of the key.
+    unproven: Mutex<HashMap<Fingerprints, Pin>>,
     outdated: AtomicBool,
 }
 
 impl ServerVerifier {
     pub(super) fn new(policy: Policy, address: String, named: bool) -> Self {
-        let (own, strangers, outdated) = Default::default();
-        ServerVerifier { policy, address, named, own, strangers, outdated }
+        let (own, unproven, outdated) = Default::default();
+        ServerVerifier { policy, address, named, own, unproven, outdated }
     }
 
-    /// Whether the answers of this verifier no longer hold, because it has made a pin. Sessions it agreed to must not be
-    /// resumed then: resuming asks no verifier, so the pin could be deleted and the peer still be let in.
+    /// Returns whether the verdicts of this verifier are outdated, because it has written a pin, or files that it relied on
+    /// have changed. Its sessions must not be resumed then. Resumption skips the verifier, so a peer would be accepted even
+    /// after its pin was deleted.
     pub(super) fn outdated(&self) -> bool {
-        self.outdated.load(Ordering::Relaxed)
+        let changed = || lock(&self.own).values().any(|evidence| !evidence.holds());
+        self.outdated.load(Ordering::Relaxed) || changed()
     }
 
-    /// Whether a hand-shake may come to ask the system's roots, and they are still to be loaded.
+    /// Returns whether a handshake may need the system roots, and they are not loaded yet.
     pub(super) fn may_load_roots(&self) -> bool {
-        let asks = matches!(self.policy, Policy::System | Policy::Store { pin: None, .. });
+        let asks = matches!(self.policy, Policy::System | Policy::Store { pin: None | Some(Pin::Roots), .. });
         asks && self.named && ROOTS.get().is_none()
+    }
+
+    fn is_pinned(&self) -> bool {
+        matches!(self.policy, Policy::Pinned(_) | Policy::Store { pin: Some(Pin::Key(_)), .. })
     }
 
     fn judge(&self, shown: &Shown<'_>) -> Result<(), rustls::Error> {
         match &self.policy {
-            Policy::Anybody => Ok(()),
+            Policy::Any => Ok(()),
             Policy::Pinned(pin) if shown.fingerprints.matches(pin) => Ok(()),
             Policy::Pinned(pin) => Err(self.changed(pin, &shown.fingerprints, None)),
-            Policy::Store { pin: Some(pin), .. } if shown.fingerprints.matches(pin) => Ok(()),
-            Policy::Store { store, pin: Some(pin), .. } => Err(self.changed(pin, &shown.fingerprints, Some(store))),
-            Policy::Store { store, pin: None, first_use } => self.judge_unpinned(shown, store, *first_use),
+            Policy::Store { pin: Some(Pin::Key(pin)), .. } if shown.fingerprints.matches(pin) => Ok(()),
+            Policy::Store { store, pin: Some(Pin::Key(pin)), .. } => {
+                Err(self.changed(pin, &shown.fingerprints, Some(store)))
+            }
+            Policy::Store { store, pin, first_use } => self.judge_by_store(shown, store, *pin, *first_use),
             Policy::Roots(roots) if roots.holds(shown.certificate) => Ok(()),
             Policy::Roots(roots) => self.ask(&roots.verifier, shown).map_err(|problem| {
-                let advice = "the roots given for this connection do not vouch for it";
-                self.unknown(&shown.fingerprints, format!("{advice}: {problem}"))
+                self.unknown(&shown.fingerprints, format!("not issued by the given root certificates: {problem}"))
             }),
             Policy::System => self.ask_system(shown).map_err(|problem| {
-                let advice = "the system's root certificates do not vouch for it";
-                self.unknown(&shown.fingerprints, format!("{advice}: {problem}"))
+                self.unknown(&shown.fingerprints, format!("not issued by the system's root certificates: {problem}"))
             }),
         }
     }
 
-    fn judge_unpinned(&self, shown: &Shown<'_>, store: &Store, first_use: bool) -> Result<(), rustls::Error> {
-        if self.is_own(store, &shown.fingerprints.key) {
-            return Ok(());
+    /// Judges a certificate for which no key is pinned.
+    fn judge_by_store(
+        &self,
+        shown: &Shown<'_>,
+        store: &Store,
+        pin: Option<Pin>,
+        first_use: bool,
+    ) -> Result<(), rustls::Error> {
+        let (known, problem) = match self.is_own(store, &shown.fingerprints.key) {
+            Ok(()) => (Pin::Own, String::new()),
+            Err(exposed) => match self.ask_system(shown) {
+                Ok(()) => (Pin::Roots, String::new()),
+                Err(problem) => (Pin::Key(shown.fingerprints.key), not_own(exposed) + &problem),
+            },
+        };
+        match (pin, known) {
+            (Some(pin), _) if pin.admits(known, &shown.fingerprints) => Ok(()),
+            (Some(pin), _) => Err(self.weaker(pin, &shown.fingerprints, store, &problem)),
+            (None, _) if first_use => {
+                lock(&self.unproven).insert(shown.fingerprints, known);
+                Ok(())
+            }
+            (None, Pin::Own | Pin::Roots) => Ok(()),
+            (None, Pin::Key(_)) => {
+                let problem = format!("no key is pinned for this address, {problem}. {}", self.advice(store));
+                Err(self.unknown(&shown.fingerprints, problem))
+            }
         }
-        let Err(problem) = self.ask_system(shown) else { return Ok(()) };
-        if first_use {
-            self.strangers.lock().unwrap_or_else(PoisonError::into_inner).insert(shown.fingerprints);
-            return Ok(());
-        }
-        let pin_file = store.pin_file(&self.address);
-        // It is about to be named as a place to write to. If that is not possible, writing there will say why.
-        let _ = make_directory(&store.peers(), 0o700);
-        let problem = format!(
-            "there is no pin for this address, it is no certificate of your own, and {problem}. If its owner confirms the \
-             fingerprint, connect with ClientTls::pinned(fingerprint), or write it into {}",
-            pin_file.display()
-        );
-        Err(self.unknown(&shown.fingerprints, problem))
     }
 
-    fn is_own(&self, store: &Store, key: &Fingerprint) -> bool {
-        let mut known = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.as_ref() != Some(key) && store.owns(key) {
-            *known = Some(*key);
+    /// The error of a certificate that would be trusted for a weaker reason than earlier ones.
+    fn weaker(&self, pin: Pin, shown: &Fingerprints, store: &Store, why: &str) -> rustls::Error {
+        let before = match pin {
+            Pin::Own => "one of your own certificates",
+            _ => "a certificate verified by the system's root certificates",
+        };
+        let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+        let problem = format!(
+            "earlier connections presented {before}, and this one does not{why}. Either the server has another certificate, or \
+             the connection is being intercepted. {}",
+            self.advice(store)
+        );
+        self.unknown(shown, problem)
+    }
+
+    /// Returns the next step for a certificate that is not trusted.
+    fn advice(&self, store: &Store) -> String {
+        // The message names a file to write. If this fails, writing it will show why.
+        let _ = make_directory(&store.peers(), 0o700);
+        let file = store.pin_file(&self.address);
+        format!(
+            "If the owner of the server confirms the fingerprint, write it into {} or use ClientTls::pinned",
+            file.display()
+        )
+    }
+
+    /// Checks that this key is one of the user's own. The error says why one in the store does not count.
+    fn is_own(&self, store: &Store, key: &Fingerprint) -> Result<(), Option<String>> {
+        let mut known = lock(&self.own);
+        match known.get(key) {
+            Some(evidence) if evidence.holds() => return Ok(()),
+            // Sessions that rely on the old evidence must not be resumed, whatever is found now.
+            Some(_) => self.outdated.store(true, Ordering::Relaxed),
+            None => {}
         }
-        known.as_ref() == Some(key)
+        known.insert(*key, store.owns(key)?);
+        Ok(())
     }
 
     fn ask_system(&self, shown: &Shown<'_>) -> Result<(), String> {
         if !self.named {
-            return Err("without a host name no root certificate can vouch for it".to_owned());
+            return Err(UNNAMED.to_owned());
         }
         match system_roots() {
             Ok(roots) => self.ask(roots, shown),
@@ -132,46 +181,37 @@ impl ServerVerifier {
 
     fn ask(&self, roots: &WebPkiServerVerifier, shown: &Shown<'_>) -> Result<(), String> {
         if !self.named {
-            return Err("without a host name (ClientTls::server_name) no root certificate can vouch for it".to_owned());
+            return Err(UNNAMED.to_owned());
         }
         match roots.verify_server_cert(shown.certificate, shown.intermediates, shown.name, shown.ocsp, shown.now) {
             Ok(_) => Ok(()),
-            Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-                Err("no known authority has signed it".to_owned())
-            }
-            Err(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause)))) => {
-                Err(match cause.to_string().as_str() {
-                    "CaUsedAsEndEntity" => "no known authority has signed it".to_owned(),
-                    other => other.to_owned(),
-                })
-            }
-            Err(rustls::Error::InvalidCertificate(problem)) => Err(problem.to_string()),
-            Err(problem) => Err(problem.to_string()),
+            Err(rustls::Error::InvalidCertificate(problem)) => Err(certificate_problem(&problem)),
+            Err(problem) => Err(plain(&problem)),
         }
     }
 
-    /// Called once the peer has proven to hold the key of `certificate`: pins it if it is a stranger in first use.
-    /// Not earlier, or whoever shows a stolen certificate could have it pinned.
+    /// Writes the pin of first use, once the peer has proven possession of the key. Earlier, a peer that presents somebody
+    /// else's certificate could have it pinned.
     fn proven(&self, certificate: &CertificateDer<'_>) -> Result<(), rustls::Error> {
         let Policy::Store { store, pin: None, first_use: true } = &self.policy else { return Ok(()) };
         let shown = Fingerprints::of(certificate)?;
-        if !self.strangers.lock().unwrap_or_else(PoisonError::into_inner).contains(&shown) {
-            return Ok(());
-        }
+        let Some(known) = lock(&self.unproven).get(&shown).copied() else { return Ok(()) };
         self.outdated.store(true, Ordering::Relaxed);
-        let pin = store
-            .pin_first(&self.address, shown.key)
-            .map_err(|error| carry(in_order_to(&format!("pin the certificate of {}", self.address), error)))?;
-        if shown.matches(&pin) { Ok(()) } else { Err(self.changed(&pin, &shown, Some(store))) }
+        let purpose = || format!("pin the certificate of {}", Printable(&self.address));
+        match store.pin_first(&self.address, known).map_err(|error| carry(in_order_to(&purpose(), error)))? {
+            pin if pin.admits(known, &shown) => Ok(()),
+            Pin::Key(pin) => Err(self.changed(&pin, &shown, Some(store))),
+            pin => Err(self.weaker(pin, &shown, store, "")),
+        }
     }
 
     fn unknown(&self, shown: &Fingerprints, problem: String) -> rustls::Error {
-        carry(unknown(self.address.clone(), shown, problem))
+        carry(unknown(Printable(&self.address).to_string(), shown, problem))
     }
 
     fn changed(&self, pin: &Fingerprint, shown: &Fingerprints, store: Option<&Store>) -> rustls::Error {
         carry(Error::CertificateChanged {
-            peer: self.address.clone(),
+            peer: Printable(&self.address).to_string(),
             pinned: Box::new(*pin),
             fingerprint: Box::new(shown.key),
             certificate: Box::new(shown.certificate),
@@ -180,7 +220,23 @@ impl ServerVerifier {
     }
 }
 
-/// What a server shows in its hand-shake.
+/// Why root certificates do not count for services, and for addresses that TLS does not allow as names.
+const UNNAMED: &str =
+    "root certificates cannot verify a server without a host name (set one with ClientTls::server_name)";
+
+/// Says why a certificate does not count as the user's own. The beginning of a sentence.
+fn not_own(exposed: Option<String>) -> String {
+    match exposed {
+        None => "the certificate is not your own, and ".to_owned(),
+        Some(problem) => format!("the certificate is your own but does not count ({problem}), and "),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The data that a server presents in its handshake.
 struct Shown<'a> {
     fingerprints: Fingerprints,
     certificate: &'a CertificateDer<'a>,
@@ -200,8 +256,13 @@ impl ServerCertVerifier for ServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let fingerprints = Fingerprints::of(certificate)?;
-        self.judge(&Shown { fingerprints, certificate, intermediates, name, ocsp, now })?;
-        Ok(ServerCertVerified::assertion())
+        let verdict = self.judge(&Shown { fingerprints, certificate, intermediates, name, ocsp, now });
+        // A key other than the pinned one is the more important error. But an unsupported key must not be reported as unknown,
+        // or the user would pin it in vain.
+        if verdict.is_ok() || !self.is_pinned() {
+            check_key(certificate)?;
+        }
+        verdict.map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -210,8 +271,7 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &provider().signature_verification_algorithms;
-        let valid = rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)?;
+        let valid = proof::verify_tls12(message, certificate, signature)?;
         self.proven(certificate)?;
         Ok(valid)
     }
@@ -222,8 +282,7 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &provider().signature_verification_algorithms;
-        let valid = rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)?;
+        let valid = proof::verify_tls13(message, certificate, signature)?;
         self.proven(certificate)?;
         Ok(valid)
     }
@@ -233,11 +292,11 @@ impl ServerCertVerifier for ServerVerifier {
     }
 }
 
-/// Decides about clients' certificates: self-signed ones are as good as any, for it is the key that counts.
+/// Verifies the certificates of clients. Only the key matters, so a self-signed certificate is as good as any.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
     pub(super) required: bool,
-    /// Who may come; `None`: whoever proves to hold the key of the certificate he shows.
+    /// The allowlist. `None`: any client that proves possession of the key of its certificate.
     pub(super) allowed: Option<Vec<Fingerprint>>,
 }
 
@@ -247,7 +306,7 @@ impl ClientCertVerifier for ClientVerifier {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[] // any issuer will do
+        &[] // any issuer
     }
 
     fn verify_client_cert(
@@ -257,10 +316,11 @@ impl ClientCertVerifier for ClientVerifier {
         _now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let shown = Fingerprints::of(certificate)?;
+        check_key(certificate)?;
         match &self.allowed {
             Some(allowed) if !allowed.iter().any(|one| shown.matches(one)) => {
-                // The session knows which client this is, and fills in its name.
-                let problem = "it is not on the list of clients allowed here: ServerTls::allow".to_owned();
+                // The session fills in the name of the client.
+                let problem = "the client's key is not on the allowlist (ServerTls::allow)".to_owned();
                 Err(carry(unknown(String::new(), &shown, problem)))
             }
             _ => Ok(ClientCertVerified::assertion()),
@@ -273,8 +333,7 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+        proof::verify_tls12(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -283,8 +342,7 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+        proof::verify_tls13(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -301,35 +359,47 @@ pub(super) struct Roots {
 
 impl Roots {
     pub(super) fn from_pem(pem: &[u8]) -> Result<Self, String> {
-        let certificates: Arc<[_]> = CertificateDer::pem_slice_iter(pem)
-            .collect::<Result<_, _>>()
-            .map_err(|_| "the roots cannot be read: damaged PEM text".to_owned())?;
-        if certificates.is_empty() {
-            return Err("there is no certificate in the roots given (the PEM text is expected, not a path)".to_owned());
-        }
+        let certificates: Arc<[_]> = match certificates(pem) {
+            Ok(found) => found.into(),
+            Err(problem) if !pem.contains(&b'\n') => {
+                return Err(format!("roots: {problem} (the text itself, not the path of a file)"));
+            }
+            Err(problem) => return Err(format!("roots: {problem}")),
+        };
         let mut store = RootCertStore::empty();
         for certificate in certificates.iter() {
-            store.add(certificate.clone()).map_err(|error| format!("a root certificate cannot be used: {error}"))?;
+            store.add(certificate.clone()).map_err(|error| match error {
+                rustls::Error::InvalidCertificate(problem) => {
+                    format!("unusable root certificate: {}", certificate_problem(&problem))
+                }
+                other => format!("unusable root certificate: {}", plain(&other)),
+            })?;
         }
         Ok(Roots { certificates, verifier: webpki(store)? })
     }
 
-    /// A certificate that was itself given as a root is trusted as it stands. Self-signed server certificates of openssl
-    /// pass for authorities, and the usual path building refuses such a one as a server's.
+    /// Returns whether this certificate is itself one of the given roots. Self-signed server certificates of openssl are
+    /// marked as authorities, and path building rejects an authority as a server.
     fn holds(&self, certificate: &CertificateDer<'_>) -> bool {
         self.certificates.iter().any(|one| one == certificate)
     }
 }
 
-fn webpki(store: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, String> {
-    WebPkiServerVerifier::builder_with_provider(store.into(), provider().clone())
-        .build()
-        .map_err(|error| error.to_string())
+/// Fails if signatures of this key cannot be verified. Otherwise the peer would seem not to possess its private key.
+fn check_key(certificate: &CertificateDer<'_>) -> Result<(), rustls::Error> {
+    match PublicKey::of(certificate)?.unsupported() {
+        // The session fills in the name of the peer.
+        Some(problem) => Err(carry(Error::Tls { peer: String::new(), problem })),
+        None => Ok(()),
+    }
 }
 
-/// Loads the system's root certificates, unless that is done already, and tells how it went. It reads 2 to 22 ms from
-/// disk, so do it where waiting hurts nobody: on a thread that is joined, or before the first connection. A hand-shake
-/// that needs the roots and finds them missing loads them by itself, in its own time.
+fn webpki(store: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, String> {
+    WebPkiServerVerifier::builder_with_provider(store.into(), provider().clone()).build().map_err(|error| plain(&error))
+}
+
+/// Loads the system roots unless they are loaded already. Reads from disk for 2 to 22 ms, so it should run on another thread
+/// or before the first connection. A handshake that needs the roots loads them itself.
 pub(crate) fn load_system_roots() -> Result<(), String> {
     system_roots().as_ref().map(drop).map_err(Clone::clone)
 }
@@ -340,7 +410,7 @@ fn system_roots() -> &'static Result<Arc<WebPkiServerVerifier>, String> {
     ROOTS.get_or_init(|| {
         let found = rustls_native_certs::load_native_certs();
         let mut store = RootCertStore::empty();
-        // Some are always too old or odd to be parsed; the others must not suffer for it.
+        // Some are always too old or odd to be parsed. The others count nevertheless.
         store.add_parsable_certificates(found.certs);
         if store.is_empty() {
             let cause = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
@@ -359,16 +429,16 @@ fn unknown(peer: String, shown: &Fingerprints, problem: String) -> Error {
     }
 }
 
-/// An error of ours on its way through rustls, which can carry foreign errors but not give them back by value.
+/// An [`Error`] on its way through rustls, which can carry foreign errors but not return them by value.
 struct Carried(Mutex<Option<Error>>);
 
-/// Wraps an error of ours for rustls. The peer sees the alert "certificate unknown".
+/// Wraps an [`Error`] for rustls. The peer receives the alert "certificate unknown".
 fn carry(error: Error) -> rustls::Error {
     let carried = Carried(Mutex::new(Some(error)));
     rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(carried))))
 }
 
-/// Takes out what [`carry`] put in.
+/// Returns the error that [`carry`] wrapped.
 pub(super) fn carried(error: &rustls::Error) -> Option<Error> {
     let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(foreign))) = error else { return None };
     foreign.downcast_ref::<Carried>()?.0.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -376,7 +446,7 @@ pub(super) fn carried(error: &rustls::Error) -> Option<Error> {
 
 impl fmt::Display for Carried {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("refused by our own rules")
+        out.write_str("certificate not accepted")
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use super::UdpSocket;
 use super::core::Core;
@@ -13,7 +13,10 @@ use crate::address::{Address, Host, Target};
 use crate::engine::Engine;
 use crate::error::{Error, Operation, Result};
 use crate::resolve::{local_addresses, port_number};
-use crate::sys::{is_missing_family, keep_refusals};
+use crate::sys::{self, datagram_socket, is_missing_family, keep_refusals};
+
+/// Log records about errors per second, unless the program says otherwise.
+const ERRORS_LOGGED: u32 = 10;
 
 /// Sets options, then binds. Each has a default; those of an open socket can be changed there as well.
 ///
@@ -34,6 +37,7 @@ pub struct UdpBuilder {
     ttl: Option<u8>,
     tos: Option<u8>,
     timeout: Option<Duration>,
+    error_log_rate: Option<u32>,
 }
 
 impl UdpBuilder {
@@ -100,6 +104,13 @@ impl UdpBuilder {
         self
     }
 
+    /// Limits log records about [errors](UdpSocket::error_cb) to this many per second. Default: 10. Further ones are counted,
+    /// and their number is logged at the end of the second. With an error callback nothing is logged.
+    pub fn error_log_rate(mut self, records_per_second: u32) -> Self {
+        self.error_log_rate = Some(records_per_second);
+        self
+    }
+
     /// As [`UdpSocket::bind`].
     ///
     /// # Errors
@@ -148,7 +159,9 @@ impl UdpBuilder {
             let is_v6 = sockopt::socket_domain(&fd).map_err(io::Error::from).map_err(failed)? == AddressFamily::INET6;
             keep_refusals(fd.as_fd(), is_v6).map_err(failed)?;
         }
-        let socket = UdpSocket::from_core(Core::start(engine, fd, self.icmp_errors).map_err(failed)?);
+        let socket = UdpSocket::from_core(
+            Core::start(engine, fd, self.icmp_errors, self.error_log_rate.unwrap_or(ERRORS_LOGGED)).map_err(failed)?,
+        );
         if self.broadcast {
             socket.set_broadcast(true)?;
         }
@@ -182,7 +195,7 @@ impl UdpBuilder {
 
     fn open(&self, place: SocketAddr) -> io::Result<OwnedFd> {
         let family = if place.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-        let fd = rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        let fd = datagram_socket(family)?;
         if place.is_ipv6() {
             sockopt::set_ipv6_v6only(&fd, self.only_v6)?;
         }
@@ -192,7 +205,7 @@ impl UdpBuilder {
         if self.reuse_port {
             sockopt::set_socket_reuseport(&fd, true)?;
         }
-        rustix::net::bind(&fd, &place)?;
+        sys::bind(&fd, &place)?;
         Ok(fd)
     }
 }

@@ -18,18 +18,18 @@ use super::destination::clothed;
 use super::{MAX_DATAGRAM_SIZE, UdpSocket};
 use crate::address::plain;
 use crate::engine::{
-    Datagram, Engine, Handler, Key, Next, Ready, Registration, Served, Ticket, WaitQueue, Wakers, call,
-    receive_datagram,
+    CallbackSlot, Called, Datagram, Engine, Handler, Key, LogQuota, Next, Ready, Registration, Served, Ticket,
+    WaitQueue, Wakers, call, receive_datagram,
 };
-use crate::error::{Error, Operation, Result};
-use crate::log;
-use crate::sys::{Descriptor, poll_for, wait_for};
+use crate::error::{Error, Operation, Result, count};
+use crate::log::{self, Level};
+use crate::sys::{self, Descriptor, poll_for, wait_for};
 
 /// The most refusals that wait to be told. Of more, which a sender that never receives can cause, the oldest go.
 const REFUSALS: usize = 64;
 
-type OnDatagram = Box<dyn FnMut(&UdpSocket, &[u8], SocketAddr) -> Result>;
-type OnError = Box<dyn FnMut(&UdpSocket, Error)>;
+type OnDatagram = dyn FnMut(&UdpSocket, &[u8], SocketAddr) -> Result;
+type OnError = dyn FnMut(&UdpSocket, Error);
 
 pub(super) struct Core {
     me: Weak<Core>,
@@ -49,12 +49,10 @@ pub(super) struct Core {
     busy: Cell<bool>,
     /// Something happened meanwhile.
     again: Cell<bool>,
-    reader: RefCell<Option<OnDatagram>>,
-    /// Counts the readers there have been, so that one that is on the stack knows whether it still is the one.
-    epoch: Cell<u32>,
-    has_reader: Cell<bool>,
-    on_error: RefCell<Option<OnError>>,
-    error_epoch: Cell<u32>,
+    reader: CallbackSlot<OnDatagram>,
+    on_error: CallbackSlot<OnError>,
+    /// Limits what is logged without an error callback: anybody may cause it.
+    logged: Rc<LogQuota>,
     write_armed: Cell<bool>,
     receivers: RefCell<WaitQueue>,
     senders: RefCell<WaitQueue>,
@@ -108,9 +106,9 @@ impl Drop for Waiting {
 }
 
 impl Core {
-    pub(super) fn start(engine: &Rc<Engine>, fd: OwnedFd, keeps_refusals: bool) -> io::Result<Rc<Core>> {
+    pub(super) fn start(engine: &Rc<Engine>, fd: OwnedFd, keeps_refusals: bool, log_rate: u32) -> io::Result<Rc<Core>> {
         let is_v6 = sockopt::socket_domain(&fd)? == AddressFamily::INET6;
-        let peer = rustix::net::getpeername(&fd).ok().flatten().and_then(inet);
+        let peer = sys::peer_address(&fd).ok().flatten().and_then(inet);
         let core = Rc::new_cyclic(|me| Core {
             me: me.clone(),
             engine: engine.clone(),
@@ -126,11 +124,9 @@ impl Core {
             kept: Cell::new(false),
             busy: Cell::new(false),
             again: Cell::new(false),
-            reader: RefCell::default(),
-            epoch: Cell::new(0),
-            has_reader: Cell::new(false),
-            on_error: RefCell::default(),
-            error_epoch: Cell::new(0),
+            reader: CallbackSlot::default(),
+            on_error: CallbackSlot::default(),
+            logged: log_quota(me.clone(), log_rate),
             write_armed: Cell::new(false),
             receivers: RefCell::default(),
             senders: RefCell::default(),
@@ -176,7 +172,7 @@ impl Core {
     }
 
     pub(super) fn local(&self) -> Option<SocketAddr> {
-        let now = || rustix::net::getsockname(self.fd.open()?).ok().and_then(inet);
+        let now = || sys::local_address(self.fd.open()?).ok().and_then(inet);
         now().or(self.local.get())
     }
 
@@ -250,10 +246,8 @@ impl Core {
         let me = self.me.upgrade();
         self.engine.deregister(key);
         let fd = self.fd.take();
-        self.has_reader.set(false);
-        self.epoch.set(self.epoch.get().wrapping_add(1));
-        self.error_epoch.set(self.error_epoch.get().wrapping_add(1));
         let callbacks = (self.reader.take(), self.on_error.take());
+        self.logged.flush();
         self.wake(For::Input);
         self.wake(For::Room);
         self.keep(false);
@@ -264,11 +258,9 @@ impl Core {
 
     // ---- callbacks ----
 
-    pub(super) fn set_reader(&self, reader: Option<OnDatagram>) {
+    pub(super) fn set_reader(&self, reader: Option<Box<OnDatagram>>) {
         let Some(key) = self.key.get() else { return };
         let some = reader.is_some();
-        self.epoch.set(self.epoch.get().wrapping_add(1));
-        self.has_reader.set(some);
         let old = self.reader.replace(reader);
         if some {
             // What waits already gives no further event.
@@ -278,9 +270,8 @@ impl Core {
         drop(old);
     }
 
-    pub(super) fn set_on_error(&self, callback: Option<OnError>) {
+    pub(super) fn set_on_error(&self, callback: Option<Box<OnError>>) {
         if self.is_open() {
-            self.error_epoch.set(self.error_epoch.get().wrapping_add(1));
             let old = self.on_error.replace(callback);
             drop(old);
         }
@@ -301,7 +292,7 @@ impl Core {
     fn tell_refusals(&self, socket: &UdpSocket) -> Next {
         let waiting = self.refused.borrow().len();
         for _ in 0..waiting {
-            let refused = if self.has_reader.get() { self.refused.borrow_mut().pop_front() } else { None };
+            let refused = if self.reader.is_set() { self.refused.borrow_mut().pop_front() } else { None };
             let Some((peer, errno)) = refused else { break };
             self.tell_error(socket, self.failed(Operation::Receive, Some(peer), errno));
             if self.engine.spent() {
@@ -312,36 +303,24 @@ impl Core {
     }
 
     fn deliver(&self, socket: &UdpSocket, data: &[u8], from: SocketAddr) {
-        let epoch = self.epoch.get();
-        let Some(mut reader) = self.reader.take() else { return };
-        let result = call(&self.engine, || reader(socket, data, from));
-        if self.epoch.get() == epoch {
-            self.reader.replace(Some(reader));
-        } else {
-            // It captured who knows what: nothing is borrowed here.
-            drop(reader);
-        }
-        match result {
-            None => self.close(),
-            Some(Err(error)) => self.tell_error(socket, error),
-            Some(Ok(())) => {}
+        match self.reader.call(&self.engine, |reader| reader(socket, data, from)) {
+            Called::Panicked => self.close(),
+            Called::Returned(Err(error)) => self.tell_error(socket, error),
+            Called::Returned(Ok(())) | Called::Not => {}
         }
     }
 
     fn tell_error(&self, socket: &UdpSocket, error: Error) {
-        let epoch = self.error_epoch.get();
-        let Some(mut callback) = self.on_error.take() else {
-            let name = self.name();
-            log::warning("receive").peer(&name).error(&error).say(format_args!("{name}: {error}"));
+        let Some(mut callback) = self.on_error.lend() else {
+            if log::is_wanted(Level::Message) {
+                self.logged.log(&self.engine, || {
+                    let name = self.name();
+                    log::message("receive").peer(&name).error(&error).say(format_args!("{name}: {error}"));
+                });
+            }
             return;
         };
-        let told = call(&self.engine, || callback(socket, error));
-        if self.error_epoch.get() == epoch {
-            self.on_error.replace(Some(callback));
-        } else {
-            drop(callback);
-        }
-        if told.is_none() {
+        if call(&self.engine, || callback(socket, error)).is_none() {
             self.close();
         }
     }
@@ -390,7 +369,7 @@ impl Core {
         let mut failed = Errno::AGAIN;
         for _ in 0..REFUSALS {
             let sent = match to {
-                Some(to) => rustix::net::sendto(fd, data, flags, &to),
+                Some(to) => sys::send_to(fd, data, flags, &to),
                 None => rustix::net::send(fd, data, flags),
             };
             match sent {
@@ -421,7 +400,7 @@ impl Core {
         refused.push_back((peer, errno));
         drop(refused);
         self.wake(For::Input);
-        if let (true, Some(key)) = (self.has_reader.get(), self.key.get()) {
+        if let (true, Some(key)) = (self.reader.is_set(), self.key.get()) {
             self.engine.requeue(key);
         }
     }
@@ -438,8 +417,8 @@ impl Core {
     pub(super) fn fix_peer(&self, to: SocketAddr) -> Result<(), Errno> {
         let fd = self.fd.open().ok_or(Errno::NOTCONN)?;
         let to = clothed(to, self.is_v6).map_err(|_| Errno::AFNOSUPPORT)?;
-        rustix::net::connect(fd, &to)?;
-        self.peer.set(rustix::net::getpeername(fd)?.and_then(inet));
+        sys::connect(fd, &to)?;
+        self.peer.set(sys::peer_address(fd)?.and_then(inet));
         Ok(())
     }
 
@@ -457,7 +436,7 @@ impl Core {
     /// When a blocking call that starts now gives up. `NotReady` if it is not to wait at all.
     pub(super) fn deadline(&self) -> Deadline {
         let limit = self.timeout.get();
-        Deadline { end: limit.map(|limit| Instant::now() + limit), limit }
+        Deadline { end: limit.and_then(|limit| Instant::now().checked_add(limit)), limit }
     }
 
     /// Waits, for as long as there is time.
@@ -502,7 +481,17 @@ impl Core {
     }
 }
 
+fn log_quota(core: Weak<Core>, per_second: u32) -> Rc<LogQuota> {
+    LogQuota::new(per_second, move |missed| {
+        if let Some(core) = core.upgrade() {
+            let (name, errors) = (core.name(), count(missed, "more error"));
+            log::message("receive").peer(&name).say(format_args!("{name}: {errors}"));
+        }
+    })
+}
+
 pub(super) struct Deadline {
+    /// `None` for one that never comes.
     end: Option<Instant>,
     limit: Option<Duration>,
 }
@@ -534,7 +523,7 @@ impl Handler for Core {
     }
 
     fn datagrams(&self) -> Option<BorrowedFd<'_>> {
-        if self.has_reader.get() && !self.busy.get() { self.fd.open() } else { None }
+        if self.reader.is_set() && !self.busy.get() { self.fd.open() } else { None }
     }
 
     fn datagram(self: Rc<Self>, received: Datagram, buffer: &mut Option<Rc<Vec<u8>>>) -> Served {

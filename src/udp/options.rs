@@ -25,7 +25,10 @@ impl UdpSocket {
         set(self.core.open()?).map_err(|errno| self.core.failed(Operation::Option, None, errno))
     }
 
-    /// Whether it may send to broadcast addresses, as 255.255.255.255 (`SO_BROADCAST`). Off by default.
+    /// Allows sending to broadcast addresses (`SO_BROADCAST`). Off by default.
+    ///
+    /// Linux sends a datagram to 255.255.255.255 by one interface only, that of the default route. To reach several networks,
+    /// send to the broadcast address of each, such as 198.51.100.255 for 198.51.100.0/24.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::Io`]; so with all options.

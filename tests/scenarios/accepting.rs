@@ -85,6 +85,28 @@ fn the_time_out_bounds_the_wait_and_zero_does_not_wait() {
 }
 
 #[test]
+fn a_time_out_longer_than_all_time_is_without_end() {
+    for_each_kind(|kind| {
+        let server = server(kind).handshake_timeout(Duration::MAX).bind(listen_address(kind).as_str()).unwrap();
+        server.set_accept_timeout(Duration::MAX);
+        let address = match kind {
+            Kind::Unix => server.local()[0].to_string(),
+            Kind::Tcp => format!("tcp://localhost:{}", server.port()),
+            Kind::Tls => format!("tls://localhost:{}", server.port()),
+        };
+        let client = beside(kind, &address, |socket| socket.sendline("hello").unwrap());
+        let socket = server.accept().unwrap();
+        assert_eq!(socket.recv_line().unwrap(), "hello");
+        client.join().unwrap();
+        // The time in which nobody served handshakes is added to what they have left.
+        server.set_accept_timeout(Duration::ZERO);
+        for _ in 0..3 {
+            assert!(matches!(server.accept(), Err(Error::NotReady { .. })));
+        }
+    });
+}
+
+#[test]
 fn a_closed_server_says_so() {
     on_own_context(|| {
         let (server, _) = bound(Kind::Tcp);

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gio::prelude::{CancellableExt, SocketExtManual};
@@ -25,6 +26,22 @@ fn fgloop_for_says_whether_the_time_was_up() {
         });
         client.sendline("stop").unwrap();
         assert!(!network::fgloop_for(Duration::from_secs(20)));
+    });
+}
+
+#[test]
+fn a_limit_longer_than_time_is_none() {
+    on_own_context(|| {
+        let Joined { client, served, server: _server } = join(Kind::Tcp);
+        client.set_idle_timeout(Duration::MAX);
+        served.set_idle_timeout(Duration::from_micros(i64::MAX as u64));
+        served.readlines(|_, _| {
+            network::endloop();
+            Ok(())
+        });
+        client.sendline("stop").unwrap();
+        assert!(!network::fgloop_for(Duration::MAX), "it ended by itself");
+        assert!(client.is_open() && served.is_open());
     });
 }
 
@@ -353,4 +370,222 @@ fn what_a_callback_sent_goes_out_before_it_runs_the_loop_of_another_context() {
         until(|| done.get());
     });
     peer.join().unwrap();
+}
+
+/// Clients on a thread of their own. What they are told to send has been sent when `speak` returns.
+struct Clients {
+    go: std::sync::mpsc::Sender<()>,
+    done: std::sync::mpsc::Receiver<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Clients {
+    fn start(kind: Kind, address: String, count: usize) -> Self {
+        let (go, gone) = std::sync::mpsc::channel();
+        let (finished, done) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            on_own_context(|| {
+                let connect = || crate::util::client(kind).connect(address.as_str()).unwrap();
+                let sockets: Vec<_> = std::iter::repeat_with(connect).take(count).collect();
+                for () in &gone {
+                    for socket in &sockets {
+                        socket.sendline("still here").unwrap();
+                        socket.flush().unwrap();
+                    }
+                    finished.send(()).unwrap();
+                }
+            });
+        });
+        Clients { go, done, thread }
+    }
+
+    fn speak(&self) {
+        self.go.send(()).unwrap();
+        self.done.recv_timeout(Duration::from_secs(20)).unwrap();
+    }
+
+    fn end(self) {
+        drop(self.go);
+        self.thread.join().unwrap();
+    }
+}
+
+/// Time in which the loop is held up, as by a slow callback, is nobody's silence.
+#[test]
+fn a_loop_that_is_held_up_ends_nobody_who_was_not_silent() {
+    const LIMIT: Duration = Duration::from_millis(200);
+    const COUNT: usize = 50;
+    for_each_kind(|kind| {
+        let (lines, ends) = (Log::<String>::new(), Log::<String>::new());
+        let (log, told) = (lines.clone(), ends.clone());
+        let (server, address) = serve(kind, move |socket| {
+            let (log, told) = (log.clone(), told.clone());
+            socket.disconnect_cb(move |_, end| match end.reason {
+                network::Reason::Failed(network::Error::TimedOut { .. }) => told.add("timed out"),
+                reason => told.add(reason.to_string()),
+            });
+            socket.readlines(move |_, line| {
+                log.add(line);
+                Ok(())
+            });
+            Ok(())
+        });
+        let clients = Arc::new(Mutex::new(Clients::start(kind, address, COUNT)));
+        until(|| server.connections().len() == COUNT);
+        server.connections().iter().for_each(|socket| socket.set_idle_timeout(LIMIT));
+        for (round, priority) in [glib::Priority::HIGH, glib::Priority::DEFAULT, glib::Priority::LOW].iter().enumerate()
+        {
+            let speaking = clients.clone();
+            let slow = glib::idle_source_new(None, *priority, move || {
+                std::thread::sleep(LIMIT + LIMIT / 2);
+                speaking.lock().unwrap().speak();
+                std::thread::sleep(LIMIT);
+                glib::ControlFlow::Break
+            });
+            slow.attach(Some(&glib::MainContext::ref_thread_default()));
+            until(|| lines.len() + ends.len() >= (round + 1) * COUNT);
+            assert_eq!(ends.all(), [""; 0], "after being held up at {priority:?}");
+        }
+        // Nobody speaks any more.
+        until(|| ends.len() == COUNT);
+        assert!(ends.all().iter().all(|end| end == "timed out"), "{:?}", ends.all());
+        Arc::into_inner(clients).unwrap().into_inner().unwrap().end();
+    });
+}
+
+/// Blocks the loop for so long, once, whatever waits for it meanwhile.
+fn hold_up(time: Duration) {
+    let slow = glib::idle_source_new(None, glib::Priority::DEFAULT, move || {
+        std::thread::sleep(time);
+        glib::ControlFlow::Break
+    });
+    slow.attach(Some(&glib::MainContext::ref_thread_default()));
+}
+
+/// Between any two looks at the network more than the limit passes, so no hand-shake could be done before it is over.
+#[test]
+fn a_server_that_is_held_up_finishes_handshakes_all_the_same() {
+    const LIMIT: Duration = Duration::from_millis(500);
+    on_own_context(|| {
+        let server = crate::util::server(Kind::Tls).handshake_timeout(LIMIT);
+        let server = server.listen(0, |socket| socket.sendline("welcome")).unwrap();
+        let address = format!("tls://localhost:{}", server.port());
+        let client = std::thread::spawn(move || {
+            on_own_context(|| crate::util::client(Kind::Tls).connect(address.as_str())?.recv_line())
+        });
+        let slow = glib::timeout_source_new(Duration::from_millis(1), None, glib::Priority::DEFAULT, || {
+            std::thread::sleep(LIMIT + LIMIT / 5);
+            glib::ControlFlow::Continue
+        });
+        slow.attach(Some(&glib::MainContext::ref_thread_default()));
+        until(|| client.is_finished());
+        slow.destroy();
+        assert_eq!(client.join().unwrap().unwrap(), "welcome");
+    });
+}
+
+#[test]
+fn a_client_that_is_held_up_connects_all_the_same() {
+    const LIMIT: Duration = Duration::from_millis(300);
+    for_each_kind(|kind| {
+        let (ready, address) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            on_own_context(|| {
+                let (_server, address) = serve(kind, |_| Ok(()));
+                ready.send(address).unwrap();
+                while ended.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
+                    network::fgloop_for(Duration::from_millis(5));
+                }
+            });
+        });
+        let address = address.recv().unwrap();
+        let outcome = Rc::new(Cell::new(None));
+        let place = outcome.clone();
+        let builder = crate::util::client(kind).connect_timeout(LIMIT).handshake_timeout(LIMIT);
+        builder.connect_async(address.as_str(), gio::Cancellable::NONE, move |result| place.set(Some(result)));
+        network::iteration(false);
+        hold_up(LIMIT * 2);
+        hold_up(LIMIT * 2);
+        let done = Cell::new(false);
+        until(|| {
+            let result = outcome.take();
+            done.set(result.is_some());
+            outcome.set(result);
+            done.get()
+        });
+        outcome.take().unwrap().unwrap();
+        drop(end);
+        thread.join().unwrap();
+    });
+}
+
+/// Reads what comes from threads that send as fast as they can.
+struct Flood {
+    server: network::Server,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Flood {
+    fn start(connections: usize, idle_timeout: Duration, ends: &Log<String>) -> Self {
+        let told = ends.clone();
+        let server = crate::util::server(Kind::Tcp).idle_timeout(idle_timeout);
+        let server = server
+            .listen(0, move |socket| {
+                let told = told.clone();
+                socket.disconnect_cb(move |_, end| told.add(end.reason.to_string()));
+                socket.read(|_, _| Ok(()));
+                Ok(())
+            })
+            .unwrap();
+        let port = server.port();
+        let flood = move || {
+            let mut peer = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let block = vec![0; 1 << 18];
+            while peer.write_all(&block).is_ok() {}
+        };
+        let threads = (0..connections).map(|_| std::thread::spawn(flood)).collect();
+        until(|| server.connections().len() == connections);
+        Flood { server, threads }
+    }
+
+    fn end(self) {
+        self.server.connections().iter().for_each(|socket| drop(socket.abort()));
+        self.threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+}
+
+/// Timers wait for what came before them, but a flood, which always comes, starves none.
+#[test]
+fn timers_fire_in_time_under_a_flood() {
+    const LIMIT: Duration = Duration::from_millis(100);
+    // Generous: there are more threads than processors.
+    const LATE: Duration = Duration::from_secs(5);
+    // Also while the rest of the program leaves no time to the low priorities.
+    for is_busy in [false, true] {
+        on_own_context(|| {
+            let (floods, quiet) = (Log::<String>::new(), Log::<String>::new());
+            let flood = Flood::start(8, LIMIT * 20, &floods);
+            let busy = glib::idle_source_new(None, glib::Priority::HIGH_IDLE, move || {
+                if is_busy { glib::ControlFlow::Continue } else { glib::ControlFlow::Break }
+            });
+            busy.attach(Some(&glib::MainContext::ref_thread_default()));
+            let started = Instant::now();
+            assert!(network::fgloop_for(LIMIT));
+            assert!(started.elapsed() < LATE, "a loop for {LIMIT:?} took {:?}", started.elapsed());
+
+            let Joined { client: _client, served, server: _server } = join(Kind::Tcp);
+            served.disconnect_cb({
+                let quiet = quiet.clone();
+                move |_, end| quiet.add(end.reason.to_string())
+            });
+            let started = Instant::now();
+            served.set_idle_timeout(LIMIT);
+            until(|| quiet.len() == 1);
+            assert!(started.elapsed() >= LIMIT && started.elapsed() < LATE, "ended after {:?}", started.elapsed());
+            assert_eq!(floods.all(), [""; 0]);
+            busy.destroy();
+            flood.end();
+        });
+    }
 }

@@ -104,10 +104,12 @@ fn settings_that_cannot_work_are_told_before_anybody_is_called() {
         for (settings, problem) in [
             (
                 ClientTls::pinned("abc"),
-                r#""abc" is not a fingerprint: 64 hexadecimal digits are expected, colons allowed"#,
+                r#"invalid fingerprint "abc": expected 64 hexadecimal digits, optionally separated by colons"#,
             ),
             (ClientTls::roots("no certificate"), "certificate"),
-            (ClientTls::new().server_name("no name"), r#""no name" cannot be the name of a server"#),
+            (ClientTls::new().alpn([""]), "invalid ALPN list: a protocol name must not be empty"),
+            (ClientTls::new().alpn(["x".repeat(256)]), "a protocol name has 256 bytes; at most 255 are possible"),
+            (ClientTls::new().server_name("no name"), r#"invalid server name "no name""#),
         ] {
             let builder = || Socket::builder().tls(settings.clone());
             let future = builder().connect_future(format!("127.0.0.1:{port}"));
@@ -140,6 +142,50 @@ fn first_use_pins_and_a_change_is_told() {
         for trust in [ClientTls::on_first_use(), ClientTls::new()] {
             let error = connect_with(user.trusts(trust), &server).unwrap_err();
             assert!(matches!(error, Error::CertificateChanged { .. }), "{error}");
+        }
+    });
+}
+
+#[test]
+fn of_several_addresses_the_one_that_answers_is_pinned() {
+    on_own_context(|| {
+        let user = User::new();
+        let pins = || -> Vec<_> {
+            let entries = std::fs::read_dir(user.0.path().join("peers")).unwrap();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        };
+        let server = Server::builder().tls(User::new().serves()).listen("127.0.0.2:0", |_| Ok(())).unwrap();
+        let port = server.port();
+        let at = |last: u8| std::net::SocketAddr::from(([127, 0, 0, last], port));
+        for addresses in [[at(3), at(2)], [at(2), at(3)]] {
+            let tls = user.trusts(ClientTls::on_first_use());
+            let result = Rc::new(RefCell::new(None));
+            let done = result.clone();
+            let connected = move |outcome| drop(done.replace(Some(outcome)));
+            Socket::builder().tls(tls).connect_async(&addresses[..], gio::Cancellable::NONE, connected);
+            until(|| result.borrow().is_some());
+            result.take().unwrap().unwrap();
+            assert_eq!(pins(), [format!("127.0.0.2:{port}")]);
+        }
+        // The same peer, written otherwise.
+        let tls = user.trusts(ClientTls::on_first_use());
+        try_connect(Socket::builder().tls(tls), &format!("[::ffff:127.0.0.2]:{port}")).unwrap();
+        assert_eq!(pins(), [format!("127.0.0.2:{port}")]);
+    });
+}
+
+#[test]
+fn another_server_on_another_loopback_address_has_another_pin() {
+    on_own_context(|| {
+        let (user, one, two) = (User::new(), User::new(), User::new());
+        let first = Server::builder().tls(one.serves()).listen("127.0.0.1:0", |_| Ok(())).unwrap();
+        let port = first.port();
+        let _second = Server::builder().tls(two.serves()).listen(("127.0.0.2", port), |_| Ok(())).unwrap();
+        for _ in 0..2 {
+            for host in ["127.0.0.1", "127.0.0.2"] {
+                let tls = user.trusts(ClientTls::on_first_use());
+                try_connect(Socket::builder().tls(tls), &format!("{host}:{port}")).unwrap();
+            }
         }
     });
 }
@@ -180,6 +226,40 @@ fn protocols_are_agreed_on() {
         assert_eq!(socket.alpn().as_deref(), Some(&b"b"[..]));
         let error = connect_with(user.trusts(ClientTls::new()).alpn(["a"]), &server).unwrap_err();
         assert!(error.to_string().contains("ALPN"), "{error}");
+    });
+}
+
+#[test]
+fn a_fingerprint_is_a_setting() {
+    on_own_context(|| {
+        let user = User::new();
+        let (identity, other) = (user.identity("desk"), user.identity("other"));
+        let server = echo(identity.clone().into());
+        let own = identity.fingerprint();
+        let text = own.to_string();
+        let peer = format!("localhost:{}", server.port());
+        let list = vec![own];
+        for tls in [
+            own.into(),
+            ClientTls::pinned(own),
+            ClientTls::pinned(list.first().unwrap()),
+            ClientTls::pinned(Box::new(own)),
+        ] {
+            talks(&connect_with(tls, &server).unwrap());
+        }
+        for tls in [ClientTls::pinned(&*text), ClientTls::pinned(&text), ClientTls::pinned(text.clone())] {
+            talks(&connect_with(tls, &server).unwrap());
+        }
+        talks(&try_connect(Socket::builder().tls(own), &peer).unwrap());
+        let error = try_connect(Socket::builder().tls(other.fingerprint()), &peer).unwrap_err();
+        assert!(matches!(error, Error::CertificateChanged { .. }), "{error}");
+        // Whatever has the form of one can be on a list.
+        let _lists = [
+            ServerTls::new().allow([own]),
+            ServerTls::new().allow(&list),
+            ServerTls::new().allow([text.as_str()].iter()),
+            ServerTls::new().allow(vec![text]),
+        ];
     });
 }
 

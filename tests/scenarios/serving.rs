@@ -278,3 +278,107 @@ fn connections_are_listed_oldest_first_whoever_has_left() {
         until(|| server.connections().len() <= 5);
     });
 }
+
+#[test]
+fn the_disconnect_callback_can_be_set_and_unset_while_it_listens() {
+    for_each_kind(|kind| {
+        let (server, address) = serve(kind, |_| Ok(()));
+        let told = Rc::new(Cell::new(0));
+        let tell = |amount| {
+            let told = told.clone();
+            move |_: &Socket, _| told.set(told.get() + amount)
+        };
+        let open = || {
+            let client = connect(&address);
+            until(|| !server.connections().is_empty());
+            client
+        };
+        let close = |client: Socket| {
+            client.close();
+            until(|| server.connections().is_empty());
+        };
+        // Open already when it is set.
+        let client = open();
+        server.disconnect_cb(tell(1));
+        close(client);
+        assert_eq!(told.get(), 1);
+        close(open());
+        assert_eq!(told.get(), 2);
+        server.disconnect_cb(tell(10));
+        close(open());
+        assert_eq!(told.get(), 12);
+        // A connection's own comes first.
+        let client = open();
+        server.connections()[0].disconnect_cb(tell(100));
+        close(client);
+        assert_eq!(told.get(), 112);
+        let client = open();
+        server.unset_disconnect_cb();
+        close(client);
+        close(open());
+        assert_eq!((told.get(), Rc::strong_count(&told)), (112, 1), "and it is dropped");
+    });
+}
+
+#[test]
+fn sockets_that_listen_already_are_served() {
+    on_own_context(|| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let builder = server(Kind::Tls);
+        let server = builder.listen_fd(listener, |socket| socket.sendline("welcome")).unwrap();
+        assert_eq!(server.port(), port);
+        let client = connect(&format!("tls://localhost:{port}"));
+        let lines = log_lines(&client);
+        until(|| lines.len() == 1);
+
+        let path = fresh_path("listener");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let server = Server::try_from(listener).unwrap();
+        let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        std::io::Write::write_all(&mut client, b"hello\n").unwrap();
+        assert_eq!(server.accept().unwrap().recv_line().unwrap(), "hello");
+        server.close();
+        assert!(path.exists(), "it is not the server's own");
+        std::fs::remove_file(&path).unwrap();
+    });
+}
+
+#[test]
+fn what_does_not_listen_or_came_too_late_is_refused() {
+    on_own_context(|| {
+        let plain = || Server::builder().tls(false);
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let error = plain().bind_fd(udp).unwrap_err();
+        assert!(error.to_string().contains("expected a listening stream socket"), "{error}");
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(matches!(plain().bind_fd(file), Err(Error::Io { .. })));
+        let late =
+            [plain().address("127.0.0.1"), plain().reuse_port(true), plain().mode(0o600), plain().replace_stale(true)];
+        for builder in late {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let error = builder.bind_fd(listener).unwrap_err();
+            assert!(matches!(error, Error::InvalidOption(_)), "{error}");
+        }
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(matches!(plain().service_name("name").bind_fd(listener), Err(Error::Address { .. })));
+    });
+}
+
+#[test]
+#[allow(clippy::mutable_key_type, reason = "the hash is that of its address in memory")]
+fn a_server_lends_its_descriptor_and_has_a_place_in_sets() {
+    use std::os::fd::AsFd;
+    on_own_context(|| {
+        let builder = server(Kind::Tcp).address("127.0.0.1");
+        let (one, other) = (builder.clone().bind(0).unwrap(), builder.bind(0).unwrap());
+        assert_ne!(one.port(), other.port(), "a builder can be used again");
+        let servers = std::collections::HashSet::from([one.clone(), other.clone(), one.clone()]);
+        assert!(servers.len() == 2 && servers.contains(&one));
+        let local =
+            || rustix::net::getsockname(one.as_fd()).ok().and_then(|local| std::net::SocketAddr::try_from(local).ok());
+        assert_eq!(local().unwrap().port(), one.port());
+        one.close();
+        assert!(local().is_none() && rustix::fs::fstat(one.as_fd()).is_ok(), "a number that nobody else gets");
+    });
+}

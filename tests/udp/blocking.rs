@@ -100,6 +100,28 @@ fn how_long_to_wait_is_said() {
 }
 
 #[test]
+fn a_time_out_longer_than_all_time_is_without_end() {
+    on_own_context(|| {
+        let (one, other) = (local(), local());
+        one.set_timeout(Duration::MAX);
+        one.send_to("hello", other.local()).unwrap();
+        other.set_timeout(Duration::MAX);
+        assert_eq!(other.recv_from(10).unwrap().0, b"hello");
+        let to = one.local();
+        let late = std::thread::spawn(move || {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.send_to(b"late", to).unwrap();
+        });
+        assert_eq!(one.recv(10).unwrap(), b"late");
+        late.join().unwrap();
+        let selector = network::Selector::new();
+        selector.add(&one);
+        other.send_to("more", one.local()).unwrap();
+        assert!(selector.wait(Duration::MAX).unwrap());
+    });
+}
+
+#[test]
 fn a_fixed_peer_alone_is_heard_whatever_waits_already() {
     on_own_context(|| {
         let (one, other, stranger) = (local(), local(), local());

@@ -118,3 +118,33 @@ fn servers_are_discovered_by_broadcast() {
     let asked = Process::start_as_set(&mut discovery(&[]), Watch::Stdout).await_end();
     assert!(asked.assert_failed().contains("nobody at 255.255.255.255:4242 has answered"), "{}", asked.stderr);
 }
+
+#[test]
+fn servers_of_several_networks_are_discovered_by_an_address_each() {
+    if !in_own_network("programs::servers_of_several_networks_are_discovered_by_an_address_each") {
+        return;
+    }
+    // A second network, and a server at the far end of it. The broadcast of all networks does not go there.
+    let script =
+        "ip link add second type veth peer name beyond && ip netns add beyond && ip link set beyond netns beyond &&
+        ip address add 203.0.113.1/24 brd + dev second && ip link set second up &&
+        ip -n beyond address add 203.0.113.2/24 brd + dev beyond && ip -n beyond link set beyond up";
+    // Names of networks are kept in /run, which is this test's own.
+    let mount = "mount -t tmpfs none /run && ";
+    let output = run(std::process::Command::new("sh").args(["-c", &format!("{mount}{script}")]), "");
+    assert!(output.status.success(), "{}", output.stderr);
+    let mut server = std::process::Command::new("ip");
+    server.args(["netns", "exec", "beyond"]).arg(example("udp_discovery")).args(["serve", "the shed"]);
+    let server = Process::start(&mut server, Watch::Stdout);
+    server.line_with("listening on 0.0.0.0:4242");
+    let ask = |addresses: &[&str]| {
+        let mut command = command(example("udp_discovery"), ["ask"]);
+        Process::start_as_set(command.args(addresses).stdin(Stdio::null()), Watch::Stdout).await_end()
+    };
+    assert!(ask(&["255.255.255.255:4242"]).assert_failed().contains("nobody"));
+    let asked = ask(&["198.51.100.255:4242", "203.0.113.255:4242"]);
+    asked.assert_clean();
+    assert_eq!(asked.text(), "203.0.113.2:4242 is \"the shed\"\n");
+    server.signal(Signal::TERM);
+    server.finish().assert_clean();
+}

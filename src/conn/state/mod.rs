@@ -1,7 +1,7 @@
 //! What a connection knows and decides, as a value: no descriptor, no main loop, no clock, no bytes. It is told what happened
 //! and asked what to do next; the rest of the room makes the system calls and calls user code.
 //!
-//! [`State`] is small and `Copy`. It lies in a cell and is changed by [`Conn::change`](super::Conn::change) alone, so that no
+//! [`State`] is small and `Copy`. It lies in a cell and is changed by [`Status::change`](super::status::Status::change) alone, so that no
 //! borrow of it can outlive a call to user code, and so that [`Look`], the word that answers most questions in one look, is
 //! derived from it each time.
 

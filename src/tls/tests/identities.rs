@@ -90,6 +90,49 @@ fn ours_are_renewed_near_their_end_with_the_same_key() {
 }
 
 #[test]
+fn one_made_while_the_clock_was_ahead_is_renewed() {
+    let user = User::new();
+    let store = user.store();
+    let now = SystemTime::now();
+    let early = store.load_or_make_at("chat", now + 3 * YEAR).unwrap();
+    let new = store.load_or_make_at("chat", now).unwrap();
+    assert_eq!(new.fingerprint(), early.fingerprint());
+    assert_ne!(new.certificate_fingerprint(), early.certificate_fingerprint());
+    assert!(certificate::facts(new.certificate()).unwrap().begins < now);
+    assert_eq!(store.load_or_make_at("chat", now).unwrap(), new);
+    // One that is not ours to renew is warned about.
+    let [certificate, key_file] = ["x.pem", "x.key"].map(|name| user.home.path().join(name));
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::new(vec!["x".into()]).unwrap();
+    parameters.not_before = rcgen::date_time_ymd(4000, 1, 1);
+    fs::write(&certificate, parameters.self_signed(&key).unwrap().pem()).unwrap();
+    fs::write(&key_file, key.serialize_pem()).unwrap();
+    fs::set_permissions(&key_file, PermissionsExt::from_mode(0o600)).unwrap();
+    let identity = Identity::pem(&certificate, &key_file).unwrap();
+    assert!(identity.warnings()[0].contains("not valid yet"), "{:?}", identity.warnings());
+}
+
+#[test]
+fn an_ec_key_gets_its_public_half_from_the_certificate() {
+    let user = User::new();
+    let (good, other) = (user.identity("good"), user.identity("other"));
+    let key = user.store().key_file("good");
+    let whole = fs::read(&key).unwrap();
+    for shape in ["ec -no_public", "pkcs8 -topk8 -nocrypt"] {
+        // The second keeps what the first has left out.
+        let output =
+            std::process::Command::new("openssl").args(shape.split(' ')).arg("-in").arg(&key).output().unwrap();
+        assert!(output.status.success(), "{shape}");
+        assert!(output.stdout.len() < whole.len() - 60, "it is still there");
+        fs::write(&key, output.stdout).unwrap();
+        assert_eq!(user.identity("good"), good);
+        Pair::connected(&user.default_client(), &peer(), &user.serve_with(ServerTls::named("good")));
+        let error = Identity::pem(other.certificate_file(), &key).unwrap_err();
+        assert!(error.to_string().contains("does not match the certificate in"), "{error}");
+    }
+}
+
+#[test]
 fn others_are_only_warned_about() {
     let user = User::new();
     let [certificate, key_file] = ["x.pem", "x.key"].map(|name| user.home.path().join(name));
@@ -105,7 +148,7 @@ fn others_are_only_warned_about() {
     fs::copy(&key_file, store.key_file("x")).unwrap();
     for identity in [Identity::pem(&certificate, &key_file).unwrap(), user.identity("x")] {
         let warnings = identity.warnings().join("; ");
-        assert!(warnings.contains("has expired") && warnings.contains("everybody"), "{warnings}");
+        assert!(warnings.contains("has expired") && warnings.contains("readable by other users"), "{warnings}");
     }
     assert_eq!(fs::read(&certificate).unwrap(), fs::read(store.certificate_file("x")).unwrap());
 }
@@ -123,15 +166,22 @@ fn broken_pairs_are_named_and_left_alone() {
     let half = &certificate_text[..certificate_text.len() / 2];
     let encrypted = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
     let odd = b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
-    let cases: [(&[u8], &[u8], &Path, &str); 8] = [
-        (b"", &key_text, &certificate, "no certificate"),
+    let cases: [(&[u8], &[u8], &Path, &str); 10] = [
+        (b"", &key_text, &certificate, "empty; restore it, or delete it to"),
+        (b"", b"", &certificate, "empty; restore it, or delete /"),
+        (b"\n", &key_text, &certificate, "no certificate"),
         (b"\xff\xfe garbage", &key_text, &certificate, "no certificate"),
-        (half, &key_text, &certificate, "no end"),
-        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", &key_text, &certificate, "cannot be used"),
-        (&certificate_text, b"", &key, "no private key"),
+        (half, &key_text, &certificate, "no matching -----END"),
+        (
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            &key_text,
+            &certificate,
+            "unusable certificate",
+        ),
+        (&certificate_text, b"", &key, "empty; restore it, or delete /"),
         (&certificate_text, encrypted, &key, "encrypted"),
-        (&certificate_text, odd, &key, "cannot be used"),
-        (&certificate_text, &other_key, &key, "not the private key of"),
+        (&certificate_text, odd, &key, "unusable private key"),
+        (&certificate_text, &other_key, &key, "does not match the certificate in"),
     ];
     for (certificate_now, key_now, culprit, words) in cases {
         fs::write(&certificate, certificate_now).unwrap();
@@ -163,11 +213,14 @@ fn a_certificate_cannot_be_made_where_a_file_is_in_the_way() {
         };
         let error = Identity::named_in(user.home.path(), "x").unwrap_err();
         assert!(matches!(&error, Error::Identity { path, .. } if path.starts_with(user.home.path())), "{error}");
-        assert!(error.to_string().contains(": cannot make the TLS certificate \"x\": "), "{error}");
+        assert!(error.to_string().contains(": cannot create the TLS certificate \"x\": "), "{error}");
     }
     for nowhere in ["/proc/nowhere", "/dev/null"] {
         let error = Identity::named_in(nowhere, "x").unwrap_err();
-        assert!(error.to_string().contains(&format!("{nowhere}: cannot make the TLS certificate \"x\": ")), "{error}");
+        assert!(
+            error.to_string().contains(&format!("{nowhere}: cannot create the TLS certificate \"x\": ")),
+            "{error}"
+        );
     }
 }
 
@@ -177,6 +230,6 @@ fn a_program_that_hangs_does_not_hang_the_others() {
     let made = user.identity("made");
     let _held = user.store().lock(Duration::ZERO).unwrap();
     assert_eq!(user.identity("made"), made, "what is there needs no lock");
-    let error = user.store().pin_first("host:1", made.fingerprint()).unwrap_err();
-    assert!(error.to_string().contains("held this lock"), "{error}");
+    let error = user.store().pin_first("host:1", super::super::peers::Pin::Own).unwrap_err();
+    assert!(error.to_string().contains("lock held by another process for more than 2 s"), "{error}");
 }

@@ -124,7 +124,7 @@ fn beside_bare_rustls() {
     let counter = std::cell::Cell::new(0);
     let full = config(false);
     compare(
-        "full hand-shake, own certificate",
+        "full handshake, own certificate",
         100,
         || {
             timed(100, || {
@@ -137,7 +137,7 @@ fn beside_bare_rustls() {
     );
     let resuming = config(true);
     compare(
-        "resumed hand-shake",
+        "resumed handshake",
         100,
         || timed(100, || drop(black_box(Pair::connected(&tls, &local, &setup)))),
         || timed(100, || drop(black_box(bare_pair(&resuming)))),

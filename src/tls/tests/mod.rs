@@ -61,7 +61,9 @@ impl User {
 
     /// Waits until changes of the store are old enough for configurations to be shared.
     pub(super) fn settle(&self) {
-        while self.store().generation().is_none() {
+        let start = std::time::SystemTime::now();
+        let settled = || start.elapsed().is_ok_and(|age| age > std::time::Duration::from_millis(40));
+        while !settled() {
             std::thread::yield_now();
         }
     }

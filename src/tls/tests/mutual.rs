@@ -29,7 +29,7 @@ fn a_required_certificate_is_asked_for_in_readable_words() {
         matches!(&at_client, Error::Rejected { problem, .. } if problem.contains("ClientTls::identity")),
         "{at_client}"
     );
-    assert!(at_server.to_string().contains("showed no certificate"), "{at_server}");
+    assert!(at_server.to_string().contains("presented no certificate"), "{at_server}");
     Pair::connected(&tls.identity(client.identity("me")), &peer(), &setup);
 }
 

@@ -218,7 +218,7 @@ fn s_client_resumes() {
             let (mut client, mut server) = accept(&format!("{flag} {arguments}"), &[&ticket], &setup);
             server.until(|wired| !wired.session.is_handshaking());
             assert_eq!(server.session.resumed(), resumed, "{flag}");
-            // In 1.3 tickets come after the hand-shake: what follows them shows that they have arrived.
+            // In 1.3 tickets come after the handshake: what follows them shows that they have arrived.
             server.send(b"go\n");
             client.wait_for("go");
             client.type_in("Q\n");
@@ -241,7 +241,7 @@ fn s_client_shows_its_certificate() {
         server.until_end().unwrap();
         let (_client, mut server) = accept(flag, &[], &setup);
         let error = server.until_end().unwrap_err();
-        assert!(error.to_string().contains("showed no certificate"), "{error}");
+        assert!(error.to_string().contains("presented no certificate"), "{error}");
     }
 }
 
@@ -306,4 +306,67 @@ fn a_server_that_dies_leaves_a_cut() {
     server.child.kill().unwrap();
     let error = client.until_end().unwrap_err();
     assert!(matches!(error, Error::Truncated { .. }), "{error}");
+}
+
+fn run(arguments: &str, directory: &std::path::Path) {
+    let arguments = arguments.split(' ');
+    let output = Command::new("openssl").args(arguments).current_dir(directory).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn certificates_of_version_1_are_good_for_a_pin_and_as_a_clients() {
+    let user = User::new();
+    let home = user.home.path();
+    run("req -new -newkey rsa:2048 -nodes -subj /CN=x -keyout x.key -out x.csr", home);
+    run("x509 -req -in x.csr -signkey x.key -days 30 -out x.pem", home);
+    let [certificate, key] = ["x.pem", "x.key"].map(|name| home.join(name));
+    let text = Command::new("openssl").args(["x509", "-noout", "-text", "-in"]).arg(&certificate).output().unwrap();
+    assert!(String::from_utf8_lossy(&text.stdout).contains("Version: 1"), "not the case that this is about");
+    let identity = Identity::pem(&certificate, &key).unwrap();
+    for flag in ["-tls1_2", "-tls1_3"] {
+        let (_server, port) = Openssl::serve(&format!("{flag} -cert @0 -key @1 -rev"), &[&certificate, &key]);
+        let first_use = user.with(ClientTls::on_first_use());
+        for tls in [ClientTls::pinned(identity.fingerprint()), first_use, ClientTls::danger_accept_any()] {
+            let mut client = connect(&tls, &format!("version 1 {flag}"), port);
+            client.until(|wired| !wired.session.is_handshaking());
+            assert_eq!(client.session.peer_fingerprint(), Some(identity.fingerprint()));
+        }
+        let setup = user.serve_with(ServerTls::from(identity.clone()).request_client_certificate());
+        let (mut client, mut server) = accept(&format!("{flag} -cert @0 -key @1"), &[&certificate, &key], &setup);
+        server.until(|wired| !wired.session.is_handshaking());
+        assert_eq!(server.session.peer_fingerprint(), Some(identity.fingerprint()));
+        client.type_in("Q\n");
+        server.until_end().unwrap();
+    }
+}
+
+#[test]
+fn a_short_rsa_key_is_told_as_such() {
+    let user = User::new();
+    let home = user.home.path();
+    run("req -x509 -newkey rsa:1024 -nodes -days 30 -subj /CN=x -keyout x.key -out x.pem", home);
+    let [certificate, key] = ["x.pem", "x.key"].map(|name| home.join(name));
+    let error = Identity::pem(&certificate, &key).unwrap_err();
+    assert!(error.to_string().contains("the RSA key has 1024 bits"), "{error}");
+    let pem = std::fs::read(&certificate).unwrap();
+    let shown = super::super::pem::certificates(&pem).unwrap().remove(0);
+    let fingerprint = super::super::certificate::Fingerprints::of(&shown).unwrap().key;
+    for flag in ["-tls1_2", "-tls1_3"] {
+        let arguments = format!("{flag} -cipher DEFAULT@SECLEVEL=0 -cert @0 -key @1 -rev");
+        let (_server, port) = Openssl::serve(&arguments, &[&certificate, &key]);
+        for tls in [ClientTls::pinned(fingerprint), user.default_client(), ClientTls::roots(&pem)] {
+            let mut client = connect(&tls, &format!("short {flag}"), port);
+            let error = client.until_end().unwrap_err();
+            assert!(error.to_string().contains("the RSA key has 1024 bits"), "{error}");
+        }
+        // Another key than the pinned one matters more.
+        let mut client = connect(&ClientTls::pinned("00".repeat(32)), &format!("short {flag}"), port);
+        assert!(matches!(client.until_end(), Err(Error::CertificateChanged { .. })));
+    }
+    let setup = user.serve_with(ServerTls::named("server").require_client_certificate());
+    let arguments = "-cipher DEFAULT@SECLEVEL=0 -cert @0 -key @1";
+    let (_client, mut server) = accept(arguments, &[&certificate, &key], &setup);
+    let error = server.until_end().unwrap_err();
+    assert!(error.to_string().contains("openssl: the RSA key has 1024 bits"), "{error}");
 }

@@ -25,7 +25,7 @@ fn plaintext_is_told_by_name_and_with_what_to_set() {
     for text in ["SSH-2.0-x\r\n", "Welcome to this server!\n", "220 ready\r\n", "\r\n", "\n", " "] {
         let mut pair = pair();
         let mut plain = Vec::new();
-        for (session, side) in [(&mut pair.client, "answers"), (&mut pair.server, "sent")] {
+        for (session, side) in [(&mut pair.client, "replied"), (&mut pair.server, "sent")] {
             // The first byte alone says it already.
             for piece in [&text.as_bytes()[..1], text.as_bytes()] {
                 let error = session.receive(piece, &mut plain).unwrap_err();
@@ -49,7 +49,7 @@ fn whoever_sends_our_own_words_back_speaks_no_tls() {
         let errors: Vec<_> = pieces.filter_map(|piece| pair.client.receive(piece, &mut Vec::new()).err()).collect();
         let error = errors.first().expect("it is found out");
         assert!(matches!(error, Error::Plaintext { .. }), "{error}");
-        assert!(error.to_string().contains("not to speak TLS: connect with tls(false)"), "{error}");
+        assert!(error.to_string().contains("not appear to speak TLS; connect with tls(false)"), "{error}");
     }
 }
 

@@ -95,7 +95,7 @@ fn the_end_mark_tells_an_end_from_a_cut() {
     let setup = user.serve();
     let mut pair = Pair::new(&user.default_client(), &peer(), &setup).unwrap();
     let error = pair.client.end().unwrap_err();
-    assert!(matches!(&error, Error::Tls { .. }) && error.to_string().contains("during the hand-shake"), "{error}");
+    assert!(matches!(&error, Error::Tls { .. }) && error.to_string().contains("during the handshake"), "{error}");
 
     pair.run();
     pair.client.send(b"all I have");

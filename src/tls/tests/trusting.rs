@@ -2,6 +2,7 @@ use std::fs;
 
 use rustls::sign::CertifiedKey;
 
+use super::super::peers::Pin;
 use super::*;
 use crate::fingerprint::Fingerprint;
 
@@ -84,7 +85,7 @@ fn first_use_pins_and_then_holds() {
     let mut pair = Pair::connected(&tls, &service(), &setup);
     send_all(&mut pair, true, b"hello");
     assert_eq!(pair.at_server, b"hello");
-    assert_eq!(user.store().pin("service|My room").unwrap(), Some(setup.identity().fingerprint()));
+    assert_eq!(user.store().pin("service|My room").unwrap(), Some(Pin::Key(setup.identity().fingerprint())));
     Pair::connected(&user.default_client(), &service(), &setup);
     let (error, _) = Pair::refused(&tls, &service(), &thief.serve());
     assert!(matches!(error, Error::CertificateChanged { .. }), "{error}");
@@ -92,11 +93,106 @@ fn first_use_pins_and_then_holds() {
 }
 
 #[test]
-fn first_use_pins_nothing_that_is_own() {
+fn first_use_accepts_nothing_weaker_than_an_own_certificate_after_one() {
+    let (user, impostor) = (User::new(), User::new());
+    let (setup, forged) = (user.serve(), impostor.serve());
+    let tls = user.with(ClientTls::on_first_use());
+    Pair::connected(&tls, &peer(), &setup);
+    assert_eq!(user.store().pin(&peer().key).unwrap(), Some(Pin::Own));
+    for _ in 0..2 {
+        let (error, _) = Pair::refused(&tls, &peer(), &forged);
+        assert!(matches!(error, Error::UnknownCertificate { .. }), "{error}");
+        assert!(error.to_string().contains("one of your own certificates") && error.to_string().contains("peers/"));
+        Pair::connected(&tls, &peer(), &setup);
+    }
+    // Any of the user's own will do.
+    Pair::connected(&tls, &peer(), &user.serve_with(ServerTls::named("another")));
+    assert_eq!(user.store().pin(&peer().key).unwrap(), Some(Pin::Own));
+    // A session that was let in by that must not outlive it.
+    user.settle();
+    Pair::connected(&tls, &peer(), &setup);
+    assert!(Pair::connected(&tls, &peer(), &setup).client.resumed());
+    fs::remove_file(user.store().key_file("server")).unwrap();
+    Pair::refused(&tls, &peer(), &setup);
+}
+
+#[test]
+fn keys_and_certificates_replaced_in_place_count_from_the_next_connection_on() {
+    for file in ["server.key", "server.pem"] {
+        let user = User::new();
+        let setup = user.serve();
+        user.identity("other");
+        let store = user.store();
+        let (old, new) = match file {
+            "server.key" => (store.key_file("server"), store.key_file("other")),
+            _ => (store.certificate_file("server"), store.certificate_file("other")),
+        };
+        let server = PeerName { key: format!("replaced:{file}"), host: None };
+        user.settle();
+        Pair::connected(&user.default_client(), &server, &setup);
+        assert!(Pair::connected(&user.default_client(), &server, &setup).client.resumed());
+        // As by `cat other > file`, which changes no directory, and with the time set back.
+        let modified = fs::metadata(&old).unwrap().modified().unwrap();
+        fs::write(&old, fs::read(&new).unwrap()).unwrap();
+        fs::File::options().write(true).open(&old).unwrap().set_modified(modified).unwrap();
+        for _ in 0..2 {
+            let (error, _) = Pair::refused(&user.default_client(), &server, &setup);
+            assert!(matches!(error, Error::UnknownCertificate { .. }), "{file}: {error}");
+            user.settle();
+        }
+    }
+}
+
+#[test]
+fn a_handshake_under_way_while_a_key_is_replaced_revives_no_session() {
     let user = User::new();
     let setup = user.serve();
-    Pair::connected(&user.with(ClientTls::on_first_use()), &peer(), &setup);
-    assert_eq!(user.store().pin(&peer().key).unwrap(), None);
+    user.identity("other");
+    let server = PeerName { key: "race:1".into(), host: None };
+    let tls = user.default_client();
+    user.settle();
+    Pair::connected(&tls, &server, &setup);
+    // A session that has no ticket to resume by, prepared before the change and judged after it.
+    let fresh = versioned_server(&user.identity("server"), TLS12);
+    let mut late = Pair::new(&tls, &server, &fresh).unwrap();
+    fs::copy(user.store().key_file("other"), user.store().key_file("server")).unwrap();
+    late.run();
+    assert!(late.client_error.is_some());
+    for _ in 0..2 {
+        Pair::refused(&tls, &server, &setup);
+    }
+}
+
+#[test]
+fn a_key_that_others_can_read_or_replace_makes_nobody_own() {
+    use std::os::unix::fs::PermissionsExt;
+    let user = User::new();
+    let setup = user.serve();
+    let (key, directory) = (user.store().key_file("server"), user.home.path().join("private"));
+    if rustix::process::geteuid().is_root() {
+        // Root's own group is nobody else.
+        for path in [&key, &directory] {
+            std::os::unix::fs::chown(path, None, Some(1234)).unwrap();
+        }
+    }
+    let cases = [(0o640, 0o700), (0o660, 0o700), (0o604, 0o700), (0o600, 0o777), (0o600, 0o770)];
+    for (mode, directory_mode) in cases {
+        fs::set_permissions(&key, PermissionsExt::from_mode(mode)).unwrap();
+        fs::set_permissions(&directory, PermissionsExt::from_mode(directory_mode)).unwrap();
+        let (error, _) = Pair::refused(&user.default_client(), &peer(), &setup);
+        let text = error.to_string();
+        assert!(matches!(error, Error::UnknownCertificate { .. }), "{mode:o}: {error}");
+        assert!(text.contains("other users; run chmod") && text.contains("server.key"), "{mode:o}: {text}");
+        let warnings = user.identity("server").warnings().join("; ");
+        assert!(warnings.contains("other users; run chmod"), "{mode:o} {directory_mode:o}: {warnings}");
+    }
+    fs::set_permissions(&directory, PermissionsExt::from_mode(0o700)).unwrap();
+    Pair::connected(&user.default_client(), &peer(), &setup);
+    user.settle();
+    Pair::connected(&user.default_client(), &peer(), &setup);
+    // Sessions that were let in before it was opened do not go on.
+    fs::set_permissions(&key, PermissionsExt::from_mode(0o604)).unwrap();
+    Pair::refused(&user.default_client(), &peer(), &setup);
 }
 
 #[test]
@@ -110,15 +206,15 @@ fn of_two_first_uses_at_once_one_pin_comes() {
     second.run();
     assert!(first.client_error.is_none());
     assert!(matches!(second.client_error, Some(Error::CertificateChanged { .. })), "{:?}", second.client_error);
-    assert_eq!(user.store().pin("service|My room").unwrap(), Some(one.identity().fingerprint()));
+    assert_eq!(user.store().pin("service|My room").unwrap(), Some(Pin::Key(one.identity().fingerprint())));
 }
 
 #[test]
 fn first_use_that_cannot_pin_fails() {
     let (user, stranger) = (User::new(), User::new());
-    fs::write(user.home.path().join("peers"), "a file where the directory belongs").unwrap();
+    fs::create_dir(user.home.path().join(".lock")).unwrap();
     let (error, _) = Pair::refused(&user.with(ClientTls::on_first_use()), &peer(), &stranger.serve());
-    assert!(matches!(&error, Error::Identity { path, .. } if path.ends_with("peers")), "{error}");
+    assert!(matches!(&error, Error::Identity { path, .. } if path.ends_with(".lock")), "{error}");
     assert!(error.to_string().contains(&format!(": cannot pin the certificate of {}: ", peer().key)), "{error}");
 }
 
@@ -206,16 +302,21 @@ fn a_pin_of_first_use_can_be_forgotten() {
 
 /// An authority of our own, and a certificate by it for `server.example`, with its key.
 fn authority(expired: bool) -> (String, String) {
+    let mut leaf = rcgen::CertificateParams::new(vec!["server.example".into()]).unwrap();
+    if expired {
+        leaf.not_after = rcgen::date_time_ymd(2001, 1, 1);
+    }
+    authority_for(leaf)
+}
+
+/// An authority of our own, and this certificate by it, with its key.
+fn authority_for(leaf: rcgen::CertificateParams) -> (String, String) {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
     let issuer = rcgen::Issuer::new(ca, ca_key);
     let key = rcgen::KeyPair::generate().unwrap();
-    let mut leaf = rcgen::CertificateParams::new(vec!["server.example".into()]).unwrap();
-    if expired {
-        leaf.not_after = rcgen::date_time_ymd(2001, 1, 1);
-    }
     (ca_pem, leaf.signed_by(&key, &issuer).unwrap().pem() + &key.serialize_pem())
 }
 
@@ -250,14 +351,29 @@ fn settings_that_cannot_work_are_error_values() {
         ClientTls::roots("/etc/ssl/certs/ca.pem"),
         ClientTls::roots("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
         ClientTls::roots("-----BEGIN CERTIFICATE-----\nAAAA"),
+        ClientTls::roots(authority(false).0 + "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"),
         ClientTls::danger_accept_any().server_name("not a name"),
+        ClientTls::danger_accept_any().alpn([""]),
+        ClientTls::danger_accept_any().alpn(["h2".to_owned(), "x".repeat(256)]),
+        ClientTls::danger_accept_any().alpn(vec!["x".repeat(255); 300]),
     ];
     for tls in bad {
         let error = Session::client(&tls, &peer()).err().expect("an error");
         assert!(matches!(error, Error::TlsSettings(_)), "{error}");
     }
-    let error = ServerTls::named("x").allow(["123"]).prepare().unwrap_err();
-    assert!(matches!(error, Error::TlsSettings(_)), "{error}");
+    let user = User::new();
+    let server = || ServerTls::from(user.identity("x"));
+    let long = "x".repeat(256);
+    for tls in [server().allow(["123"]), server().alpn([""]), server().alpn([&long]), server().alpn(vec!["x"; 20_000])]
+    {
+        let error = tls.prepare().unwrap_err();
+        assert!(matches!(error, Error::TlsSettings(_)), "{error}");
+    }
+    // The longest that can be sent.
+    let list: Vec<String> = (0..100).map(|n| format!("{n:0>255}")).collect();
+    let setup = server().alpn(&list).prepare().unwrap();
+    let pair = Pair::connected(&ClientTls::from(setup.identity().fingerprint()).alpn(&list), &peer(), &setup);
+    assert_eq!(pair.client.alpn(), Some(list[0].as_bytes()));
 }
 
 #[test]
@@ -293,7 +409,23 @@ fn system_roots_child() {
     for tls in [user.default_client(), user.with(ClientTls::on_first_use()), ClientTls::system()] {
         Pair::connected(&tls, &peer(), &setup);
         Pair::connected(&tls.clone().server_name("server.example"), &service(), &setup);
-        assert_eq!(user.store().pin(&peer().key).unwrap(), None, "the system vouched, so there is nothing to pin");
+    }
+    // By then the first use has noted how the server was known, and lets nothing weaker in: not even on another day, and
+    // not as a service either, whose name nobody vouches for but the program has named the host.
+    let first_use = user.with(ClientTls::on_first_use());
+    let named = first_use.clone().server_name("server.example");
+    let impostor = User::new().serve();
+    for (tls, peer) in [(&first_use, peer()), (&named, service())] {
+        assert_eq!(user.store().pin(&peer.key).unwrap(), Some(Pin::Roots));
+        for _ in 0..2 {
+            let (error, _) = Pair::refused(tls, &peer, &impostor);
+            assert!(matches!(error, Error::UnknownCertificate { .. }), "{error}");
+            assert!(error.to_string().contains("verified by the system's root certificates"), "{error}");
+            Pair::connected(tls, &peer, &setup);
+        }
+        assert_eq!(user.store().pin(&peer.key).unwrap(), Some(Pin::Roots));
+        // The user's own are no weaker.
+        Pair::connected(tls, &peer, &user.serve());
     }
     let wrong = PeerName { key: "other.example:1".into(), host: Some("other.example".into()) };
     for peer in [wrong, service()] {
@@ -323,6 +455,92 @@ fn the_systems_roots_vouch_for_hosts_and_not_for_services() {
 }
 
 #[test]
+fn roots_are_found_however_they_lie_in_the_text() {
+    let user = User::new();
+    let setups: Vec<_> = (0..2)
+        .map(|index| {
+            let (root, leaf) = authority(false);
+            let file = user.home.path().join(format!("{index}.pem"));
+            fs::write(&file, leaf).unwrap();
+            (root.trim().to_owned(), user.serve_with(ServerTls::pem(&file, &file)))
+        })
+        .collect();
+    let (one, two) = (&setups[0].0, &setups[1].0);
+    for text in [format!("\u{feff}{one}\n{two}\n"), format!("{one}{two}"), format!("{two}\n\u{feff}{one}")] {
+        for (_, setup) in &setups {
+            Pair::connected(&ClientTls::roots(&text), &peer(), setup);
+        }
+    }
+}
+
+/// A certificate whose form no verifier takes, with a critical extension that nobody knows, and its key.
+fn odd_certificate(user: &User) -> Identity {
+    let [certificate, key_file] = ["odd.pem", "odd.key"].map(|name| user.home.path().join(name));
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::new(vec!["server.example".into()]).unwrap();
+    let mut extension = rcgen::CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
+    extension.set_criticality(true);
+    parameters.custom_extensions.push(extension);
+    fs::write(&certificate, parameters.self_signed(&key).unwrap().pem()).unwrap();
+    fs::write(&key_file, key.serialize_pem()).unwrap();
+    Identity::pem(&certificate, &key_file).unwrap()
+}
+
+#[test]
+fn the_form_of_a_certificate_does_not_matter_where_its_key_decides() {
+    let (user, stranger) = (User::new(), User::new());
+    let identity = odd_certificate(&stranger);
+    let thief = CertifiedKey::new(identity.inner.key.cert.clone(), user.identity("loot").inner.key.key.clone());
+    let first_use = user.with(ClientTls::on_first_use());
+    for versions in [TLS12, TLS13] {
+        let setup = versioned_server(&identity, versions);
+        for tls in [
+            ClientTls::pinned(identity.fingerprint()),
+            ClientTls::pinned(identity.certificate_fingerprint()),
+            ClientTls::danger_accept_any(),
+            first_use.clone(),
+        ] {
+            let pair = Pair::connected(&tls, &peer(), &setup);
+            assert_eq!(pair.client.peer_fingerprint(), Some(identity.fingerprint()));
+            let forged = bare_server(&identity, thief.clone(), versions, None);
+            let elsewhere = PeerName { key: "elsewhere:5".into(), host: None };
+            let (error, _) = Pair::refused(&tls, &elsewhere, &forged);
+            assert!(error.to_string().contains("private key"), "{error}");
+        }
+        let (error, _) = Pair::refused(&User::new().default_client(), &peer(), &setup);
+        assert!(matches!(&error, Error::UnknownCertificate { .. }), "{error}");
+        assert!(error.to_string().contains("critical extension"), "{error}");
+    }
+    // As a client's.
+    let setup = user.serve_with(ServerTls::named("server").allow([identity.fingerprint()]));
+    let me = ClientTls::pinned(setup.identity().fingerprint()).identity(identity.clone());
+    assert_eq!(Pair::connected(&me, &peer(), &setup).server.peer_fingerprint(), Some(identity.fingerprint()));
+}
+
+#[test]
+fn names_in_a_certificate_cannot_write_to_the_terminal() {
+    let user = User::new();
+    let mut parameters = rcgen::CertificateParams::default();
+    let name = "evil\r\x1b[2K\ntrusted";
+    parameters.subject_alt_names = vec![rcgen::SanType::DnsName(name.try_into().unwrap())];
+    let (root, leaf) = authority_for(parameters);
+    let file = user.home.path().join("leaf.pem");
+    fs::write(&file, leaf).unwrap();
+    let setup = user.serve_with(ServerTls::pem(&file, &file));
+    let (error, _) = Pair::refused(&ClientTls::roots(root), &peer(), &setup);
+    let text = error.to_string();
+    assert!(text.contains(r"only for evil\r\u{1b}[2K\ntrusted"), "{text}");
+    assert!(!text.contains(char::is_control), "{text:?}");
+    // Nor can the name of a service.
+    let service = PeerName { key: "service|\x1b[2K\nroom".into(), host: None };
+    for tls in [user.default_client(), ClientTls::pinned(Fingerprint::of(b"x"))] {
+        let (error, _) = Pair::refused(&tls, &service, &setup);
+        assert!(error.to_string().contains(r"service|\u{1b}[2K\nroom"), "{error}");
+        assert!(!error.to_string().contains(char::is_control), "{:?}", error.to_string());
+    }
+}
+
+#[test]
 fn an_expired_certificate_is_good_for_a_pin_only() {
     let (ca_pem, leaf) = authority(true);
     let user = User::new();
@@ -331,6 +549,9 @@ fn an_expired_certificate_is_good_for_a_pin_only() {
     let setup = user.serve_with(ServerTls::pem(&file, &file));
     assert!(setup.identity().warnings()[0].contains("has expired"), "{:?}", setup.identity().warnings());
     let (error, _) = Pair::refused(&ClientTls::roots(ca_pem), &peer(), &setup);
-    assert!(matches!(&error, Error::UnknownCertificate { problem, .. } if problem.contains("expired")), "{error}");
+    assert!(
+        matches!(&error, Error::UnknownCertificate { problem, .. } if problem.contains("expired on 2001-01-01")),
+        "{error}"
+    );
     Pair::connected(&ClientTls::pinned(setup.identity().fingerprint()), &peer(), &setup);
 }
