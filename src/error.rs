@@ -195,7 +195,7 @@ pub enum Error {
     AvahiUnavailable {
         /// The address or service type.
         address: String,
-        /// What is missing, and the system's message.
+        /// The missing part, and the system's message.
         cause: String,
     },
 
@@ -288,7 +288,7 @@ pub enum Error {
     Plaintext {
         /// The peer.
         peer: String,
-        /// What the peer sent, and which setting to change.
+        /// The peer's fault, and the setting to change.
         problem: &'static str,
     },
 

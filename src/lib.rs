@@ -74,7 +74,7 @@ pub mod daemon {
     pub use crate::run::{Daemon, hand_over_async, notify_systemd, on_reload, set_grace_period};
 }
 
-/// How the network shares the main loop, and signals.
+/// Sharing of the main loop, and signals.
 #[forbid(unsafe_code)]
 pub mod mainloop {
     pub use crate::engine::Fairness;

@@ -16,7 +16,7 @@ pub(crate) struct Options {
     pub(crate) low_water_mark: usize,
     /// The most bytes that a read callback gets at once.
     pub(crate) read_size: usize,
-    /// How long a closed connection may send its queue without progress.
+    /// The longest time without progress while a closed connection sends its queue.
     pub(crate) linger: Duration,
     /// The timeout for connecting, without the TLS handshake.
     pub(crate) connect_timeout: Duration,
