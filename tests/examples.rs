@@ -63,7 +63,7 @@ fn a_missing_port_and_a_place_that_is_none_are_told() {
     for name in ["server", "client"] {
         let output = run(&mut command(example(name), ["localhost"]), "");
         let line = output.assert_failed();
-        assert!(line.contains("the port is missing, as in localhost:1234; expected host:port, a port, "), "{line}");
+        assert!(line.contains("missing port, as in localhost:1234; expected host:port, a port, "), "{line}");
     }
     let nowhere = directory.address("no/such/directory");
     let output = run(&mut command(example("server"), [&nowhere]), "");

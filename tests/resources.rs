@@ -205,3 +205,119 @@ fn without_descriptors_clients_are_awaited_until_there_are_some() {
         until(|| accepted.borrow().len() == strangers.len());
     });
 }
+
+/// Runs the calling test once more, alone in a process. True in there.
+fn in_own_process(test: &str) -> bool {
+    const INSIDE: &str = "IN_OWN_PROCESS";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut program = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = program.args([test, "--exact", "--nocapture"]).env(INSIDE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{} {said}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    false
+}
+
+/// Leaves just so many descriptors to `call`.
+fn with_descriptors<T>(free: usize, call: impl FnOnce() -> T) -> T {
+    let limits = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(200), maximum: limits.maximum }).unwrap();
+    let mut taken = Vec::new();
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        taken.push(file);
+    }
+    taken.truncate(taken.len() - free);
+    let outcome = call();
+    drop(taken);
+    setrlimit(Resource::Nofile, limits).unwrap();
+    outcome
+}
+
+fn is_out_of_descriptors<T>(result: &network::Result<T>) -> bool {
+    let emfile = Some(rustix::io::Errno::MFILE.raw_os_error());
+    matches!(result, Err(network::Error::Io { source, .. }) if source.raw_os_error() == emfile)
+}
+
+#[test]
+fn without_descriptors_blocking_calls_fail_and_the_program_goes_on() {
+    if !in_own_process("without_descriptors_blocking_calls_fail_and_the_program_goes_on") {
+        return;
+    }
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // The first call of all finds no default main context, and none can be made.
+    let first = with_descriptors(0, || Socket::connect(nobody));
+    assert!(is_out_of_descriptors(&first), "{first:?}");
+    assert!(!with_descriptors(0, || network::iteration(false)));
+    let limit = Duration::from_millis(50);
+    let stun = [format!("stun:{nobody}")];
+    for free in 0..10 {
+        for tls in [false, true] {
+            let result = with_descriptors(free, || Socket::builder().tls(tls).connect(nobody));
+            assert!(result.is_err() && (free > 0 || is_out_of_descriptors(&result)), "{free}: {result:?}");
+        }
+        let result = with_descriptors(free, || network::names::public_address(&stun, limit));
+        assert!(result.is_err() && (free > 0 || is_out_of_descriptors(&result)), "{free}: {result:?}");
+        let result = with_descriptors(free, || network::names::lookup_timeout("no.such.name.invalid", 1, limit));
+        assert!(result.is_err() && (free > 0 || is_out_of_descriptors(&result)), "{free}: {result:?}");
+        let result = with_descriptors(free, || {
+            let served = Server::builder().tls(false).threads(2, || |_| Ok(())).listen(0);
+            served.map(|threads| threads.threads())
+        });
+        assert!(matches!(result, Ok(2)) || is_out_of_descriptors(&result), "{free}: {result:?}");
+    }
+    // All of it works when there are some again.
+    let server = Server::builder().tls(false).listen(0, |_| Ok(())).unwrap();
+    Socket::builder().tls(false).connect(server.port()).unwrap();
+}
+
+#[test]
+fn without_threads_a_lookup_fails_and_the_program_goes_on() {
+    const AS_NOBODY: &str = "WITHOUT_THREADS";
+    let test = "without_threads_a_lookup_fails_and_the_program_goes_on";
+    if std::env::var_os(AS_NOBODY).is_none() {
+        let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // The limit does not hold for root. The program is read from a place that everybody may read.
+        let directory = tempfile::tempdir().unwrap();
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(directory.path(), everybody).unwrap();
+        let copy = directory.path().join("resources");
+        std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+        let mut program = match rustix::process::geteuid().is_root() {
+            true => {
+                let mut setpriv = std::process::Command::new("/usr/bin/setpriv");
+                setpriv.args(["--reuid=64998", "--regid=64998", "--clear-groups"]).arg(copy);
+                setpriv
+            }
+            false => std::process::Command::new(copy),
+        };
+        let output = program.args([test, "--exact", "--nocapture"]).env(AS_NOBODY, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{output:?}");
+        return;
+    }
+    glib::MainContext::new()
+        .with_thread_default(|| {
+            let limits = getrlimit(Resource::Nproc);
+            setrlimit(Resource::Nproc, Rlimit { current: Some(1), maximum: limits.maximum }).unwrap();
+            let failed = |result: network::Result<()>| match result {
+                Err(network::Error::Lookup { cause, .. }) => assert!(cause.contains("thread"), "{cause}"),
+                other => panic!("{other:?}"),
+            };
+            failed(network::names::lookup("no.such.name.invalid", 1).map(drop));
+            failed(Socket::connect("no.such.name.invalid:1").map(drop));
+            let context = glib::MainContext::ref_thread_default();
+            failed(context.block_on(network::names::lookup_future("no.such.name.invalid", 1)).map(drop));
+            failed(context.block_on(Socket::connect_future("no.such.name.invalid:1")).map(drop));
+            setrlimit(Resource::Nproc, limits).unwrap();
+            let server = Server::builder().tls(false).listen(0, |_| Ok(())).unwrap();
+            Socket::builder().tls(false).connect(server.port()).unwrap();
+        })
+        .unwrap();
+}

@@ -402,6 +402,27 @@ fn an_abstract_name_is_listened_on_and_connected_to() {
 }
 
 #[test]
+fn an_abstract_name_is_a_unix_socket_on_either_side() {
+    on_own_context(|| {
+        let directory = TempDir::new();
+        let name = directory.address("both");
+        let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let client = Socket::connect(format!("@{name}")).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let accepted = Socket::builder().accept_fds(1).from_fd(accepted).unwrap();
+        for socket in [&client, &accepted] {
+            assert!(socket.remote().is_unix());
+            assert_eq!(socket.peer_credentials().unwrap().pid, Some(std::process::id()));
+        }
+        client.send_fd("x", std::io::stdin()).unwrap();
+        accepted.recv_fd().unwrap();
+        // Where a peer listens as well, its endpoint is an address.
+        let again = Socket::connect(network::Address::try_from(client.remote()).unwrap()).unwrap();
+        assert_eq!(again.remote(), client.remote());
+    });
+}
+
+#[test]
 fn the_examples_speak_over_an_abstract_name() {
     let directory = TempDir::new();
     let address = format!("@{}", directory.address("name"));

@@ -1,11 +1,11 @@
-//! From std's values to addresses and endpoints, and back.
+//! Conversions between the values of std, addresses and endpoints.
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::path::{Path, PathBuf};
 
-use super::parse::{parse_host, parse_path};
-use super::{Address, Endpoint, Port, Target};
+use super::parse::{check_abstract, parse_host, parse_path};
+use super::{Address, Endpoint, Port, Target, UnixName};
 use crate::error::{Error, Result};
 
 impl TryFrom<&str> for Address {
@@ -31,7 +31,7 @@ impl TryFrom<String> for Address {
 
 impl TryFrom<&OsStr> for Address {
     type Error = Error;
-    /// Text that is not UTF-8 can only be a path.
+    /// Text that is not UTF-8 is a path.
     fn try_from(text: &OsStr) -> Result<Address> {
         match text.to_str() {
             Some(text) => Address::parse(text),
@@ -42,7 +42,7 @@ impl TryFrom<&OsStr> for Address {
 
 impl TryFrom<&Path> for Address {
     type Error = Error;
-    /// Always a unix socket, whether or not the path has a slash.
+    /// A unix socket, whether or not the path contains a slash.
     fn try_from(path: &Path) -> Result<Address> {
         let text = path.to_string_lossy().into_owned();
         match parse_path(path) {
@@ -68,14 +68,14 @@ impl TryFrom<&PathBuf> for Address {
 
 impl TryFrom<(&str, u16)> for Address {
     type Error = Error;
-    /// A host, an IPv6 address with or without brackets, and a port.
+    /// A host and a port. An IPv6 address may be written without brackets.
     fn try_from((host, port): (&str, u16)) -> Result<Address> {
         let bare_v6 = host.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
         let host = if bare_v6 { format!("[{host}]") } else { host.to_owned() };
         let text = format!("{host}:{port}");
         match parse_host(&host) {
             Ok(host) => {
-                Ok(Address { text, target: Target::Inet { host: Some(host), port: Port::Number(port), tls: None } })
+                Ok(Address { text, target: Target::Inet { host: Some(host), port: Port::Number(port), scheme: None } })
             }
             Err(problem) => Err(Error::Address { address: text, problem }),
         }
@@ -84,7 +84,7 @@ impl TryFrom<(&str, u16)> for Address {
 
 impl From<u16> for Address {
     fn from(port: u16) -> Address {
-        Address { text: port.to_string(), target: Target::Inet { host: None, port: Port::Number(port), tls: None } }
+        Address { text: port.to_string(), target: Target::Inet { host: None, port: Port::Number(port), scheme: None } }
     }
 }
 
@@ -108,7 +108,7 @@ impl From<SocketAddrV6> for Address {
 
 impl TryFrom<&[SocketAddr]> for Address {
     type Error = Error;
-    /// Several addresses of one peer, the preferred one first: they are raced.
+    /// Several addresses of one peer, the preferred one first. Connecting races them.
     fn try_from(addresses: &[SocketAddr]) -> Result<Address> {
         let text = addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
         if addresses.is_empty() {
@@ -124,7 +124,6 @@ impl From<std::convert::Infallible> for Error {
     }
 }
 
-/// IP addresses as std has them: of text by `parse`, of a number or of bytes by `Ipv4Addr::from`.
 macro_rules! from_ip {
     ($($ip:ty),*) => {$(
         impl From<($ip, u16)> for Address {
@@ -153,7 +152,7 @@ impl TryFrom<(&String, u16)> for Address {
 
 impl TryFrom<Vec<SocketAddr>> for Address {
     type Error = Error;
-    /// Several addresses of one peer, as [`lookup`](crate::names::lookup) gives them: they are raced.
+    /// Several addresses of one peer, as returned by [`lookup`](crate::names::lookup). Connecting races them.
     fn try_from(addresses: Vec<SocketAddr>) -> Result<Address> {
         addresses.as_slice().try_into()
     }
@@ -161,13 +160,21 @@ impl TryFrom<Vec<SocketAddr>> for Address {
 
 impl TryFrom<&Endpoint> for Address {
     type Error = Error;
-    /// As for connecting to where a peer listens as well. Fails for descriptors, and for unix sockets without a path.
+    /// The address of a peer that listens as well. Fails for file descriptors and for unix sockets without a name.
     fn try_from(endpoint: &Endpoint) -> Result<Address> {
         match endpoint {
             Endpoint::Inet(address) => Ok((*address).into()),
             Endpoint::Unix(Some(path)) => path.try_into(),
+            Endpoint::Abstract(name) => {
+                let text = endpoint.to_string();
+                match check_abstract(name) {
+                    Ok(()) => Ok(Address { text, target: Target::Unix(UnixName::Abstract(name.clone())) }),
+                    Err(problem) => Err(Error::Address { address: text, problem }),
+                }
+            }
             other => {
-                let problem = "expected an IP address and port, or the path of a unix socket".into();
+                let problem =
+                    "expected an IP address and port, or a unix socket with a path or an abstract name".into();
                 Err(Error::Address { address: other.to_string(), problem })
             }
         }
@@ -182,7 +189,7 @@ impl TryFrom<Endpoint> for Address {
 }
 
 impl From<SocketAddr> for Endpoint {
-    /// An IPv4 address in IPv6 clothes shows as what it is.
+    /// Converts an IPv4-mapped IPv6 address to IPv4.
     fn from(address: SocketAddr) -> Endpoint {
         Endpoint::Inet(super::plain(address))
     }
@@ -190,7 +197,7 @@ impl From<SocketAddr> for Endpoint {
 
 impl TryFrom<&Endpoint> for SocketAddr {
     type Error = Error;
-    /// Fails for whatever is not an IP address and port.
+    /// Fails unless the endpoint is an IP address and port.
     fn try_from(endpoint: &Endpoint) -> Result<SocketAddr> {
         endpoint.inet().ok_or_else(|| Error::Address {
             address: endpoint.to_string(),
@@ -220,7 +227,35 @@ mod tests {
         let mapped = "[::ffff:192.0.2.1]:80".parse::<SocketAddr>().unwrap();
         assert_eq!(SocketAddr::try_from(&Endpoint::from(mapped)).unwrap(), want);
         assert!(SocketAddr::try_from(&Endpoint::Descriptor).is_err());
-        assert!(Address::try_from(Endpoint::Unix(None)).is_err());
         assert!(Address::try_from(Vec::new()).is_err());
+    }
+
+    #[test]
+    fn every_kind_of_endpoint_is_an_address_or_says_why_not() {
+        let inet = Endpoint::from("192.0.2.1:80".parse::<SocketAddr>().unwrap());
+        let name = |name: &[u8]| Endpoint::Abstract(name.into());
+        for (endpoint, is_unix, text) in [
+            (inet, false, Some("192.0.2.1:80")),
+            (Endpoint::Unix(Some("/run/x".into())), true, Some("/run/x")),
+            (Endpoint::Unix(Some("no-slash".into())), true, Some("no-slash")),
+            (Endpoint::Unix(None), true, None),
+            (name(b"x"), true, Some("@x")),
+            (name(b"/tmp/a|b"), true, Some("@/tmp/a|b")),
+            (name(b"a\0\xff"), true, Some("@a\0\u{fffd}")),
+            (name(b""), true, None),
+            (name(&[b'x'; 108]), true, None),
+            (Endpoint::Descriptor, false, None),
+        ] {
+            assert_eq!(endpoint.is_unix(), is_unix, "{endpoint}");
+            let address = Address::try_from(&endpoint);
+            assert_eq!(address.as_ref().ok().map(ToString::to_string).as_deref(), text, "{address:?}");
+            match (address.map(|address| address.target), &endpoint) {
+                (Ok(Target::Unix(UnixName::Abstract(name))), Endpoint::Abstract(given)) => assert_eq!(name, *given),
+                (Ok(Target::Unix(UnixName::Path(path))), Endpoint::Unix(Some(given))) => assert_eq!(path, *given),
+                (Ok(Target::Direct(addresses)), Endpoint::Inet(given)) => assert_eq!(addresses, [*given]),
+                (Err(Error::Address { address, .. }), _) => assert_eq!(address, endpoint.to_string()),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }

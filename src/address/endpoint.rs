@@ -5,29 +5,34 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-/// One end of a connection: who the peer is, or which of our own addresses it reached.
+/// The address of one end of a connection.
 ///
-/// An IPv4 peer of a dual-stack listener shows as IPv4.
+/// An IPv4 peer of a dual-stack listener is shown as IPv4.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Endpoint {
     /// A TCP or UDP address.
     Inet(SocketAddr),
-    /// A unix socket. Most clients have no path of their own: `None`.
+    /// A unix socket with its path, or `None` if it has no name, as most clients.
     Unix(Option<PathBuf>),
-    /// A unix socket with this name in the abstract namespace, without the `@` that it is written with.
+    /// A unix socket with this name in the abstract namespace, without the leading `@`.
     Abstract(Vec<u8>),
-    /// Not a network socket: wrapped descriptors.
+    /// File descriptors other than sockets.
     Descriptor,
 }
 
 impl Endpoint {
-    /// The port, where there is one.
+    /// Returns the port of a TCP or UDP address.
     pub fn port(&self) -> Option<u16> {
         self.inet().map(|address| address.port())
     }
 
-    /// The address and port, where there is one.
+    /// Returns whether this is a unix socket, with or without a name.
+    pub fn is_unix(&self) -> bool {
+        matches!(self, Endpoint::Unix(_) | Endpoint::Abstract(_))
+    }
+
+    /// Returns the IP address and port of a TCP or UDP address.
     pub fn inet(&self) -> Option<SocketAddr> {
         match self {
             Endpoint::Inet(address) => Some(*address),
@@ -48,14 +53,14 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// A system's address as a value of ours.
+/// The endpoint of a socket address.
 pub(crate) fn endpoint(address: impl Into<rustix::net::SocketAddrAny>) -> Endpoint {
     let address = address.into();
     if let Ok(inet) = std::net::SocketAddr::try_from(address.clone()) {
         return Endpoint::Inet(plain(inet));
     }
     let unix = rustix::net::SocketAddrUnix::try_from(address).ok();
-    // A socket without a name is told as one with an empty name.
+    // The kernel reports a socket without a name as one with an empty name.
     let name = unix.as_ref().and_then(rustix::net::SocketAddrUnix::abstract_name);
     if let Some(name) = name.filter(|name| !name.is_empty()) {
         return Endpoint::Abstract(name.into());
@@ -66,7 +71,7 @@ pub(crate) fn endpoint(address: impl Into<rustix::net::SocketAddrAny>) -> Endpoi
     Endpoint::Unix(path)
 }
 
-/// An IPv4 address that came in by an IPv6 socket shows as what it is.
+/// Converts an IPv4-mapped IPv6 address, as a dual-stack socket reports it, to IPv4.
 pub(crate) fn plain(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {

@@ -1,9 +1,10 @@
-//! Addresses as text: what may be written where a peer or a place to listen is named. Pure values: parsing asks neither
-//! the network nor the services database.
+//! Addresses: the text that names a peer or a place to listen, and its meaning. Pure values: parsing uses neither the network
+//! nor the services database.
 
 mod conversions;
 mod endpoint;
 mod parse;
+mod schemes;
 #[cfg(test)]
 mod tests;
 
@@ -17,29 +18,32 @@ pub(crate) use endpoint::{endpoint, plain};
 #[cfg(feature = "_services")]
 pub(crate) use parse::is_service_type;
 use parse::parse_target;
-pub(crate) use parse::{parse_listening, parse_port, well_known_port};
+pub(crate) use parse::{parse_authority, parse_listening, parse_port};
+pub(crate) use schemes::{Scheme, well_known_port};
 
-/// What is said to be expected where an address is none at all.
+/// The forms of an address, for error messages.
 pub(crate) const FORMS: &str = "host:port, a port, a path with a slash, @name, or service|name";
 
-/// Where to connect to, or where to listen.
+/// An address to connect to or to listen on.
 ///
-/// Every call that wants one takes text, a port number, a `(host, port)` pair, a [`SocketAddr`], several of them, or a
-/// [`Path`](std::path::Path), so this type rarely needs to be named. Text is read in this order:
+/// Methods that need an address accept text, a port number, a `(host, port)` pair, one or several [`SocketAddr`]s, or a
+/// [`Path`](std::path::Path), so this type seldom needs to be named. Text is parsed in this order:
 ///
 /// | text | connect to | listen on |
 /// |---|---|---|
-/// | `@name` | the unix socket of that name in the system's abstract namespace, which has no file | a new one there |
-/// | `scheme://host`, `scheme://host:port/…` | that host; the port defaults to the scheme's; TLS if the scheme ends in `s` (`ws` does not count) | – |
-/// | `type\|`, `type\|regex` | the first Avahi service `_type._tcp` (whose name matches) | – |
-/// | `type\|name`, `type\|name\|port` | – | a random or the given port, published under that name |
-/// | anything with a `/` | the unix socket of that path | a new unix socket at that path |
-/// | `host:port`, `[address]:port` | that host | that address of this machine |
-/// | `port` | this machine | all addresses of this machine |
+/// | `@name` | this unix socket in the abstract namespace, which has no file | a new one |
+/// | `scheme://host`, `scheme://host:port/…` | this host; the scheme selects the default port and whether to use TLS; an unknown scheme is an error | – |
+/// | `type\|`, `type\|regex` | the first service of type `_type._tcp`: any, or one whose name matches | – |
+/// | `type\|name`, `type\|name\|port` | – | an ephemeral or the given port, published under this name |
+/// | anything with a `/` | the unix socket at this path | a new unix socket at this path |
+/// | `host:port`, `[address]:port` | this host | this address |
+/// | `port` | this port of localhost | this port of all addresses |
 ///
-/// A `port` is a number or a name of the services database (`http`, `ipp`) everywhere. A leading `@` always means an
-/// abstract name, whatever follows it: a relative path that begins with one is written `./@path`, or given as a
-/// [`Path`](std::path::Path).
+/// A port is a number or a name from the services database, such as `http`. A leading `@` always means an abstract name: write
+/// a relative path that begins with `@` as `./@path`, or pass a [`Path`](std::path::Path).
+///
+/// IPv4 addresses have the forms of inet_aton(3), so `127.1` is `127.0.0.1`. International host names are converted to their
+/// ASCII form (IDNA). `localhost` is not looked up: it is `::1` and `127.0.0.1`.
 ///
 /// ```
 /// use network::Address;
@@ -55,32 +59,33 @@ pub struct Address {
     target: Target,
 }
 
-/// What an address means.
+/// The meaning of an address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
-    /// A host and port. No host: this machine (connect) or every address (listen). `tls` is what a URL says of it.
-    Inet { host: Option<Host>, port: Port, tls: Option<bool> },
-    /// Addresses that need no look-up, in the order in which to try them.
+    /// A host and port. Without a host: localhost when connecting, all addresses when listening. URLs have a `scheme`.
+    Inet { host: Option<Host>, port: Port, scheme: Option<Scheme> },
+    /// Addresses that need no lookup, in the order in which to try them.
     Direct(Vec<SocketAddr>),
     /// A unix socket.
     Unix(UnixName),
-    /// A service type, and all that came after the first `|`.
+    /// A service type, and the text after the first `|`.
     Service { kind: String, rest: String },
 }
 
-/// How a unix socket is found.
+/// The name of a unix socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum UnixName {
     Path(PathBuf),
-    /// By a name without the `@`, in the namespace that Linux has beside the files.
+    /// A name in the abstract namespace, without the `@`.
     Abstract(Vec<u8>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Host {
+    /// In its ASCII form.
     Name(String),
     V4(std::net::Ipv4Addr),
-    /// With the scope as it was written: an interface's name or number.
+    /// With its zone as it was written: the name or number of an interface.
     V6(Ipv6Addr, Option<String>),
 }
 
@@ -91,7 +96,7 @@ pub(crate) enum Port {
 }
 
 impl Address {
-    /// Reads an address as text.
+    /// Parses an address.
     ///
     /// # Errors
     /// [`Error::Address`], which quotes the text and says what was expected.
@@ -102,7 +107,7 @@ impl Address {
         }
     }
 
-    /// An address that is known by other means than its text.
+    /// Makes an address whose text does not follow the grammar.
     pub(crate) fn of_target(text: String, target: Target) -> Address {
         Address { text, target }
     }
@@ -139,12 +144,7 @@ impl Address {
         (format!("{name}:{port}"), Some(host))
     }
 
-    /// Is it a URL of that scheme?
-    pub(crate) fn has_scheme(&self, scheme: &str) -> bool {
-        self.text.split_once("://").is_some_and(|(given, _)| given.eq_ignore_ascii_case(scheme))
-    }
-
-    /// The error of using this address for something it is not fit for.
+    /// The error that this address cannot be used here.
     pub(crate) fn unfit(&self, problem: impl Into<String>) -> Error {
         Error::Address { address: self.text.clone(), problem: problem.into() }
     }

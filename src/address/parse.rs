@@ -1,25 +1,25 @@
 //! The grammar of addresses.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::{FORMS, Host, Port, Target, UnixName};
+use super::{FORMS, Host, Port, Target, UnixName, schemes};
 
 type Parsed<T> = std::result::Result<T, String>;
 
-/// The longest path a unix socket can have, in bytes. The system's structure holds 108, one of them the closing zero.
+/// The longest path of a unix socket, in bytes. The kernel's structure has 108, one of them for the terminating NUL.
 pub(super) const UNIX_PATH_MAX: usize = 107;
 
-/// The longest host name that the domain name system allows, in bytes.
+/// The longest host name that DNS allows, in bytes.
 const HOST_MAX: usize = 253;
 
 pub(super) fn parse_target(text: &str) -> Parsed<Target> {
     if text.is_empty() {
-        return Err(format!("it is empty; expected {FORMS}"));
+        return Err(format!("empty; expected {FORMS}"));
     }
     if text.contains('\0') {
-        return Err("it holds a NUL byte".into());
+        return Err("contains a NUL byte".into());
     }
     if let Some(name) = text.strip_prefix('@') {
         return parse_abstract(name);
@@ -43,34 +43,73 @@ fn parse_url(scheme: &str, rest: &str) -> Parsed<Target> {
     if scheme.is_empty() || !scheme.chars().all(letters) {
         return Err("expected a scheme before ://, as in http://host".into());
     }
-    let scheme = scheme.to_ascii_lowercase();
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.is_empty() {
         return Err("expected a host after ://".into());
     }
     if authority.contains('@') {
-        return Err("a user name or password has no place here; expected scheme://host:port".into());
+        return Err("user name and password are not supported; expected scheme://host:port".into());
     }
     let (host, port) = split_port(authority)?;
-    let port = match port {
-        Some(port) => parse_port(port)?,
-        None => Port::Name(scheme.clone()),
+    // An empty port is the default one (RFC 3986, section 3.2.3).
+    let port = port.filter(|port| !port.is_empty());
+    let (default, kind) = schemes::find(&scheme.to_ascii_lowercase(), host, port)?;
+    let port = match (port, default) {
+        (Some(port), _) => parse_port(port)?,
+        (None, Some(default)) => Port::Number(default),
+        (None, None) => {
+            return Err(format!("{scheme}:// has no default port; add one, as in {scheme}://{host}:1234"));
+        }
     };
-    let tls = scheme != "ws" && scheme.ends_with('s');
-    Ok(Target::Inet { host: Some(parse_host(host)?), port, tls: Some(tls) })
+    Ok(Target::Inet { host: Some(parse_url_host(host)?), port, scheme: Some(kind) })
+}
+
+/// Parses a host with or without a port, as after the `://` of a URL.
+pub(crate) fn parse_authority(authority: &str) -> Parsed<(Host, Option<Port>)> {
+    let (host, port) = split_port(authority)?;
+    let port = port.filter(|port| !port.is_empty()).map(parse_port).transpose()?;
+    Ok((parse_url_host(host)?, port))
+}
+
+/// In a URL, the `%` before a zone and the zone itself are percent-encoded (RFC 6874). A bare `%` is accepted as well.
+fn parse_url_host(host: &str) -> Parsed<Host> {
+    let zone = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).and_then(|inner| inner.split_once("%25"));
+    match zone {
+        Some((address, zone)) => parse_host(&format!("[{address}%{}]", percent_decode(zone)?)),
+        None => parse_host(host),
+    }
+}
+
+fn percent_decode(text: &str) -> Parsed<String> {
+    let mut decoded = Vec::new();
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let byte = match byte {
+            b'%' => {
+                let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16));
+                let (Some(high), Some(low)) = (digit(), digit()) else {
+                    return Err("expected two hexadecimal digits after a %".into());
+                };
+                (high << 4 | low) as u8
+            }
+            other => other,
+        };
+        decoded.push(byte);
+    }
+    String::from_utf8(decoded).map_err(|_| "expected UTF-8 in the zone of the address".into())
 }
 
 fn parse_service(kind: &str, rest: &str) -> Parsed<Target> {
     if !is_service_type(kind) {
-        return Err("expected a service type before the |: 1 to 15 letters, digits and single inner hyphens, \
+        return Err("expected a service type before the |: 2 to 15 letters, digits and single inner hyphens, \
                     at least one letter"
             .into());
     }
-    // Names of types are one in either case.
+    // Case does not matter in service types.
     Ok(Target::Service { kind: kind.to_ascii_lowercase(), rest: rest.into() })
 }
 
-/// Takes apart what comes after the first `|` of a service to listen as: `name` or `name|port`.
+/// Splits the text after the first `|` of a service to publish: `name` or `name|port`.
 pub(crate) fn parse_listening(rest: &str) -> Parsed<(&str, Option<Port>)> {
     Ok(match rest.split_once('|') {
         Some((name, port)) => (name, Some(parse_port(port)?)),
@@ -78,9 +117,10 @@ pub(crate) fn parse_listening(rest: &str) -> Parsed<(&str, Option<Port>)> {
     })
 }
 
-/// Is it a service type, without the underscore (RFC 6763, section 7)?
+/// Returns whether this is a service type, without the underscore (RFC 6763, section 7). Avahi accepts no types of a single
+/// character, though the standard allows them.
 pub(crate) fn is_service_type(kind: &str) -> bool {
-    kind.len() <= 15
+    (2..=15).contains(&kind.len())
         && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
         && kind.bytes().any(|b| b.is_ascii_alphabetic())
         && !kind.starts_with('-')
@@ -94,24 +134,26 @@ pub(super) fn parse_path(path: &Path) -> Parsed<Target> {
         return Err("the path is empty".into());
     }
     if bytes.contains(&0) {
-        return Err("the path holds a NUL byte".into());
+        return Err("the path contains a NUL byte".into());
     }
     if bytes.len() > UNIX_PATH_MAX {
-        return Err(format!("the path of a unix socket has at most {UNIX_PATH_MAX} bytes, this has {}", bytes.len()));
+        return Err(format!("unix socket path too long: {} bytes, maximum {UNIX_PATH_MAX}", bytes.len()));
     }
     if bytes.ends_with(b"/") {
-        return Err("expected the path of a unix socket, this names a directory".into());
+        return Err("expected the path of a unix socket, got a directory".into());
     }
     Ok(Target::Unix(UnixName::Path(path.into())))
 }
 
 fn parse_abstract(name: &str) -> Parsed<Target> {
+    check_abstract(name.as_bytes()).map(|()| Target::Unix(UnixName::Abstract(name.into())))
+}
+
+pub(super) fn check_abstract(name: &[u8]) -> Parsed<()> {
     match name.len() {
         0 => Err("expected a name after the @".into()),
-        1..=UNIX_PATH_MAX => Ok(Target::Unix(UnixName::Abstract(name.into()))),
-        length => {
-            Err(format!("the name of an abstract unix socket has at most {UNIX_PATH_MAX} bytes, this has {length}"))
-        }
+        1..=UNIX_PATH_MAX => Ok(()),
+        length => Err(format!("abstract socket name too long: {length} bytes, maximum {UNIX_PATH_MAX}")),
     }
 }
 
@@ -123,17 +165,17 @@ fn parse_inet(text: &str) -> Parsed<Target> {
         }
         (port, None) => (None, port),
     };
-    Ok(Target::Inet { host, port: parse_port(port)?, tls: None })
+    Ok(Target::Inet { host, port: parse_port(port)?, scheme: None })
 }
 
 fn is_address_without_port(text: &str) -> bool {
     text.parse::<IpAddr>().is_ok()
 }
 
-/// Splits `host:port` where the host may be an address in brackets.
+/// Splits `host:port`. The host may be an address in brackets.
 fn split_port(text: &str) -> Parsed<(&str, Option<&str>)> {
     let colon = if text.starts_with('[') {
-        let end = text.find(']').ok_or("expected a ] to close the [")?;
+        let end = text.find(']').ok_or("expected a ] after the [")?;
         match &text[end + 1..] {
             "" => None,
             rest if rest.starts_with(':') => Some(end + 1),
@@ -159,73 +201,76 @@ pub(super) fn parse_host(host: &str) -> Parsed<Host> {
             None => (inner, None),
         };
         let address =
-            address.parse().map_err(|_| format!("expected an IPv6 address in the brackets, not {inner:?}"))?;
+            address.parse().map_err(|_| format!("expected an IPv6 address in the brackets, got {inner:?}"))?;
         return Ok(Host::V6(address, scope));
     }
     if host.is_empty() {
         return Err("expected a host before the :".into());
     }
-    if let Ok(address) = host.parse() {
+    check_host_characters(host)?;
+    let name = if host.is_ascii() { host.to_owned() } else { host_to_ascii(host)? };
+    if let Some(address) = parse_v4(&name) {
         return Ok(Host::V4(address));
     }
-    if host.len() > HOST_MAX {
-        return Err(format!("a host name has at most {HOST_MAX} bytes, this has {}", host.len()));
+    if name.len() > HOST_MAX {
+        return Err(format!("host name too long: {} bytes, maximum {HOST_MAX}", name.len()));
     }
-    if let Some(wrong) = host.chars().find(|c| c.is_whitespace() || c.is_control() || "[]%@|:/<>\"\\".contains(*c)) {
-        return Err(format!("a host name has no {wrong:?}"));
+    Ok(Host::Name(name))
+}
+
+fn check_host_characters(host: &str) -> Parsed<()> {
+    let wrong = host.chars().find(|c| c.is_whitespace() || c.is_control() || "[]%@|:/<>\"\\".contains(*c));
+    wrong.map_or(Ok(()), |wrong| Err(format!("invalid character {wrong:?} in host name")))
+}
+
+/// The form of an international name in DNS and in certificates (IDNA).
+fn host_to_ascii(host: &str) -> Parsed<String> {
+    let ascii = glib::hostname_to_ascii(host).ok_or("invalid international host name")?;
+    // The conversion turns a fullwidth slash into a slash.
+    check_host_characters(&ascii)?;
+    Ok(ascii.into())
+}
+
+/// Parses the forms of inet_aton(3), such as `127.1`: one to four numbers, of which the last fills the remaining bytes.
+/// Numbers may be octal (`0177`) or hexadecimal (`0x7f`).
+fn parse_v4(host: &str) -> Option<Ipv4Addr> {
+    let mut parts: Vec<&str> = host.split('.').collect();
+    let (last, bytes) = (parse_v4_number(parts.pop()?)?, parts.len());
+    if bytes > 3 || last >> (8 * (4 - bytes)) != 0 {
+        return None;
     }
-    Ok(Host::Name(host.into()))
+    let mut address = last;
+    for (place, part) in parts.into_iter().enumerate() {
+        let byte = parse_v4_number(part).filter(|number| *number <= 0xff)?;
+        address |= byte << (8 * (3 - place));
+    }
+    u32::try_from(address).ok().map(Ipv4Addr::from)
+}
+
+fn parse_v4_number(text: &str) -> Option<u64> {
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None if text.starts_with('0') => (text, 8),
+        None => (text, 10),
+    };
+    // The standard library would accept a sign.
+    let is_number = digits.chars().all(|c| c.is_digit(radix));
+    is_number.then(|| u64::from_str_radix(digits, radix).ok())?
 }
 
 pub(crate) fn parse_port(port: &str) -> Parsed<Port> {
     if port.is_empty() {
-        return Err("expected a port after the :, a number or a name like http".into());
+        return Err("expected a port after the :, a number or a name such as http".into());
     }
     if port.bytes().all(|b| b.is_ascii_digit()) {
         return match port.parse() {
             Ok(number) => Ok(Port::Number(number)),
-            Err(_) => Err(format!("expected a port of at most 65535, not {port}")),
+            Err(_) => Err(format!("expected a port up to 65535, got {port}")),
         };
     }
     let letters = |b: u8| b.is_ascii_alphanumeric() || b"-_.+*".contains(&b);
     if !port.bytes().all(letters) || port.starts_with(['-', '+', '.']) {
-        return Err(format!("expected a port, a number up to 65535 or a name like http, not {port:?}"));
+        return Err(format!("expected a port, a number up to 65535 or a name such as http, got {port:?}"));
     }
     Ok(Port::Name(port.into()))
-}
-
-/// Ports of common services, for systems whose services database lacks them. Most minimal containers have none at all.
-pub(crate) fn well_known_port(name: &str) -> Option<u16> {
-    Some(match name {
-        "ftp" => 21,
-        "ssh" => 22,
-        "telnet" => 23,
-        "smtp" => 25,
-        "domain" => 53,
-        "http" | "ws" => 80,
-        "pop3" => 110,
-        "ntp" => 123,
-        "imap" => 143,
-        "ldap" => 389,
-        "https" | "wss" => 443,
-        "submissions" | "smtps" => 465,
-        "rtsp" => 554,
-        "submission" => 587,
-        "ipp" | "ipps" => 631,
-        "ldaps" => 636,
-        "ftps" => 990,
-        "imaps" => 993,
-        "pop3s" => 995,
-        "mqtt" => 1883,
-        "mysql" => 3306,
-        "sip" => 5060,
-        "sips" => 5061,
-        "xmpp-client" => 5222,
-        "postgresql" => 5432,
-        "redis" => 6379,
-        "irc" => 6667,
-        "ircs" => 6697,
-        "mqtts" => 8883,
-        _ => return None,
-    })
 }

@@ -1,4 +1,4 @@
-//! What addresses mean, and what is wrong with them.
+//! The meaning of addresses, and the errors of invalid ones.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -8,8 +8,8 @@ use super::parse::UNIX_PATH_MAX;
 use super::*;
 use proptest::prelude::*;
 
-fn inet(host: Option<Host>, port: Port, tls: Option<bool>) -> Target {
-    Target::Inet { host, port, tls }
+fn inet(host: Option<Host>, port: Port, scheme: Option<Scheme>) -> Target {
+    Target::Inet { host, port, scheme }
 }
 
 fn name(host: &str) -> Option<Host> {
@@ -53,20 +53,77 @@ fn reads_every_form() {
 
 #[test]
 fn urls_bring_their_port_and_their_tls() {
-    let named = |name: &str| Port::Name(name.into());
-    reads("http://host", inet(name("host"), named("http"), Some(false)));
-    reads("https://host/path:1?x", inet(name("host"), named("https"), Some(true)));
-    reads("ws://host:8080", inet(name("host"), Port::Number(8080), Some(false)));
-    reads("WSS://[::1]/", inet(Some(Host::V6(Ipv6Addr::LOCALHOST, None)), named("wss"), Some(true)));
+    let port = Port::Number;
+    let (plain, tls) = (Some(Scheme::Plain), Some(Scheme::Tls));
+    reads("http://host", inet(name("host"), port(80), plain));
+    reads("https://host/path:1?x", inet(name("host"), port(443), tls));
+    reads("ws://host:8080", inet(name("host"), port(8080), plain));
+    reads("WSS://[::1]/", inet(Some(Host::V6(Ipv6Addr::LOCALHOST, None)), port(443), tls));
+    reads("redis://host", inet(name("host"), port(6379), plain));
+    reads("tls://host:http", inet(name("host"), Port::Name("http".into()), tls));
+    reads("udp://host:1", inet(name("host"), port(1), Some(Scheme::Udp)));
+    for empty in ["http://host:", "http://host:/", "http://host:?x"] {
+        reads(empty, inet(name("host"), port(80), plain));
+    }
 }
 
 #[test]
-fn says_what_is_wrong_with_what() {
+fn names_of_other_alphabets_have_one_form() {
+    for text in ["münchen.test:1", "MÜNCHEN.test:1", "xn--mnchen-3ya.test:1", "mu\u{308}nchen。test:1"] {
+        let address = Address::parse(text).unwrap();
+        assert_eq!(address.to_string(), text);
+        let peer = ("xn--mnchen-3ya.test:1".to_string(), Some("xn--mnchen-3ya.test".to_string()));
+        assert_eq!(address.peer(1), peer, "{text}");
+    }
+    // Characters that stand for others.
+    reads("１２７.０.０.１:1", inet(Some(Host::V4([127, 0, 0, 1].into())), Port::Number(1), None));
+    for text in ["a\u{ff0f}b:1", "a\u{ff05}b:1", "ä b:1", "\u{e000}ä:1"] {
+        assert!(Address::parse(text).is_err(), "{text:?}");
+    }
+    assert!(Address::try_from(("ä\0", 1)).is_err());
+    assert!(Address::parse(&format!("{}:1", "ä".repeat(300))).is_err());
+}
+
+#[test]
+fn ipv4_addresses_have_several_forms() {
+    for (text, ip) in [
+        ("127.1", [127, 0, 0, 1]),
+        ("127.0.1", [127, 0, 0, 1]),
+        ("0x7f.1", [127, 0, 0, 1]),
+        ("0177.0.0.010", [127, 0, 0, 8]),
+        ("2130706433", [127, 0, 0, 1]),
+        ("0", [0, 0, 0, 0]),
+        ("1.65535", [1, 0, 255, 255]),
+        ("255.255.255.255", [255; 4]),
+    ] {
+        reads(&format!("{text}:1"), inet(Some(Host::V4(ip.into())), Port::Number(1), None));
+    }
+    for text in
+        ["256.1.1.1", "1.2.3.256", "1.2.3.4.5", "4294967296", "127.1.", "1..2", "0x", "0x.1", "08.1", "-1", "+1"]
+    {
+        reads(&format!("{text}:1"), inet(name(text), Port::Number(1), None));
+    }
+}
+
+#[test]
+fn zones_in_urls_are_encoded() {
+    let zone = |zone: &str| Some(Host::V6("fe80::1".parse().unwrap(), Some(zone.into())));
+    let url = |host| inet(host, Port::Number(80), Some(Scheme::Plain));
+    reads("http://[fe80::1%25eth0]/", url(zone("eth0")));
+    reads("http://[fe80::1%25eth0]:/", url(zone("eth0")));
+    reads("http://[fe80::1%25a%2eb%2Dc]", url(zone("a.b-c")));
+    reads("http://[fe80::1%eth0]/", url(zone("eth0")));
+    // Outside of URLs there is no encoding.
+    reads("[fe80::1%25]:80", inet(zone("25"), Port::Number(80), None));
+}
+
+#[test]
+fn errors_quote_the_text_and_name_the_problem() {
     let long = format!("/{}", "x".repeat(UNIX_PATH_MAX));
     for (text, word) in [
         ("", "empty; expected host:port, a port, a path with a slash, @name, or service|name"),
         ("@", "a name after the @"),
-        (&format!("@{}", "x".repeat(UNIX_PATH_MAX + 1)), "at most 107 bytes"),
+        (&format!("@{}", "x".repeat(UNIX_PATH_MAX + 1)), "maximum 107"),
         (":", "host before"),
         ("host:", "expected a port"),
         (":80", "host before"),
@@ -74,10 +131,11 @@ fn says_what_is_wrong_with_what() {
         ("99999999999", "65535"),
         ("|", "service type"),
         ("no_such|x", "service type"),
+        ("x|y", "2 to 15"),
         ("sixteen-letters1|", "service type"),
         ("a\0b", "NUL"),
         ("a b", "expected a port"),
-        ("a b:1", "has no ' '"),
+        ("a b:1", "invalid character ' '"),
         ("+80", "expected a port"),
         ("host:-1", "expected a port"),
         ("::1:80", "brackets"),
@@ -90,7 +148,15 @@ fn says_what_is_wrong_with_what() {
         ("http://", "host after"),
         ("http:///path", "host after"),
         ("http://:80", "host before"),
-        ("http://host:", "expected a port"),
+        ("tls://host:", "no default port; add one, as in tls://host:1234"),
+        ("tls://host", "as in tls://host:1234"),
+        ("http://[fe80::1%25]", "interface"),
+        ("http://[fe80::1%25e%2]", "hexadecimal"),
+        ("http://[fe80::1%25%zz]", "hexadecimal"),
+        ("http://[fe80::1%25%ff]", "UTF-8"),
+        ("foo://host", "host:port"),
+        ("foo://host:70/x", "expected host:70,"),
+        ("ftpes://host", "FTP client"),
         ("http://me@host", "user name"),
         ("://host", "scheme"),
         ("a b://host", "scheme"),
@@ -123,6 +189,7 @@ fn every_way_to_write_an_address_has_one_key() {
         "localhost:1234",
         "LocalHost.:1234",
         "127.0.0.1:1234",
+        "127.1:1234",
         "[::1]:1234",
         "[::ffff:127.0.0.1]:1234",
         "0.0.0.0:1234",

@@ -29,7 +29,7 @@ impl Kind {
             },
         };
         if !is_service_type(name) {
-            return Err("expected a service type: 1 to 15 letters, digits and single inner hyphens, \
+            return Err("expected a service type: 2 to 15 letters, digits and single inner hyphens, \
                         at least one letter"
                 .into());
         }

@@ -1,132 +1,57 @@
-//! Connecting: look up, race the addresses, give up in time, shake hands. One machine for the three faces, which are in
-//! this file; at whatever moment it is cancelled, nothing stays behind.
+//! Connecting: name lookup, a race of the addresses, the TLS handshake. The blocking call, the one with a callback and the
+//! future, all in this file, share these steps. An attempt can be cancelled at any step, and leaves nothing behind.
 
-mod join;
+mod connecting;
 mod race;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use futures_channel::oneshot;
 use gio::prelude::*;
 
 use crate::address::{Address, endpoint};
-use crate::conn::{Common, Conn, Socket, Transport};
-use crate::engine::{Engine, Handler, Next, Ready, Registration, call};
-use crate::error::{Error, Operation, Result};
+use crate::conn::{Common, Socket};
+use crate::engine::{Engine, block_on, call};
+use crate::error::{Error, Result};
 use crate::log;
-use crate::resolve::{Plan, look_up_blocking};
-use crate::sys::{self, INTERRUPTED, interrupts_here};
-use crate::tls::{ClientTls, Session, Tls};
-use join::{Joining, Request, found_peer, remote};
+use crate::sys;
+use crate::tls::{ClientTls, Tls};
+use connecting::{Connecting, Opened, Request, remote};
 pub(crate) use race::unix_address;
-use race::{Race, Won};
+use race::{OPERATION, Racing};
 
-/// Connects on a main context of its own, then moves to the caller's.
+/// Connects. **Blocks**. The race runs on a private main context, the connection belongs to the caller's.
 pub(crate) fn blocking(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<Socket> {
     let engine = Engine::current()?;
-    let Request { address, plan, secure, common } = Request::new(address, common, tls)?;
-    Engine::flush_here();
-    let started = Instant::now();
-    let limit = common.options.connect_timeout;
-    let plan = match plan {
-        Plan::LookUp(host, port) => Plan::Direct(look_up_blocking(&address, &host, port, limit)?),
-        plan => plan,
-    };
-    let left = limit.saturating_sub(started.elapsed());
-    let context = glib::MainContext::new();
-    let raced = context.with_thread_default(|| {
-        let private = Engine::current()?;
-        let outcome = Rc::new(Cell::new(None));
-        let place = outcome.clone();
-        let race = Race::start(
-            &private,
-            &address,
-            &common.options.tuning,
-            plan,
-            left,
-            Box::new(move |_, result| place.set(Some(result))),
-        );
-        let (racing, text) = (race.clone(), address.to_string());
-        Interruption::watch(&private, move |source| {
-            racing.finish(Err(Error::Io { operation: Operation::Connect, address: text, source }));
-        });
-        loop {
-            if let Some(result) = outcome.take() {
-                return result;
-            }
-            context.iteration(true);
-        }
-    });
-    let Won { fd, service } = raced.map_err(|_| Error::WrongThread)?.map_err(|error| match error {
-        // Not only what was left of it after the look-up.
-        Error::TimedOut { operation, address, .. } => Error::TimedOut { operation, address, limit },
-        other => other,
+    let (request, plan) = Request::new(address, common, tls)?;
+    let address = &request.address;
+    let options = &request.common.options;
+    let won = block_on(OPERATION, &address.to_string(), |private| {
+        Racing::start(&private, address, &options.tuning, plan, options.connect_timeout)
     })?;
-    let Some((settings, peer)) = secure else {
-        let remote = remote(&fd);
-        let transport = Transport::socket(fd, remote.as_ref());
-        return Ok(Socket::from_conn(Conn::new(&engine, transport, common, remote)?));
-    };
-    if is_own_server(&fd) {
+    if request.secure.is_some() && is_own_server(&won.fd) {
         return Err(Error::Unsupported(format!(
-            "a blocking connect with TLS to {address}, a server of this same thread, cannot work, since nobody would \
-             answer the hand-shake: use connect_async or connect_future"
+            "cannot connect to {address}: the server runs on this thread, which a blocking TLS handshake would block; \
+             use connect_async or connect_future"
         )));
     }
     let outcome = Rc::new(Cell::new(None));
     let place = outcome.clone();
-    // With a handle at once: a connection without any closes.
-    let done = Box::new(move |conn: &Rc<Conn>, result: Result| {
-        place.set(Some(result.map(|()| Socket::from_conn(conn.clone()))));
-    });
-    let remote = remote(&fd);
-    let peer = found_peer(&address, &peer, service.as_deref(), remote.as_ref());
-    let session = Session::client(&settings, &peer)?;
-    let transport = Transport::socket(fd, remote.as_ref());
-    let conn = Conn::with_session(&engine, transport, common, remote, session, done)?;
-    conn.shake_blocking();
-    outcome.take().unwrap_or_else(|| Err(conn.closed()))
-}
-
-type OnInterrupt = Box<dyn FnOnce(std::io::Error)>;
-
-/// A signal ends the loop that waits for a blocking call which runs a context of its own: that ends first.
-pub(crate) struct Interruption {
-    then: Cell<Option<OnInterrupt>>,
-    /// Open for as long as it is watched.
-    fd: Rc<OwnedFd>,
-}
-
-impl Interruption {
-    /// Calls `then` if that happens.
-    pub(crate) fn watch(private: &Rc<Engine>, then: impl FnOnce(std::io::Error) + 'static) {
-        let Some(fd) = interrupts_here() else { return };
-        let interruption = Rc::new(Interruption { then: Cell::new(Some(Box::new(then))), fd });
-        let fd = interruption.fd.as_fd();
-        let registration = Registration { input: fd, input_blocks: false, output: None, write: false };
-        // The private engine ends with the call. Without this the call is as long as it was.
-        let _ = private.register(registration, interruption.clone());
-    }
-}
-
-impl Handler for Interruption {
-    fn ready(self: Rc<Self>, _engine: &Rc<Engine>, _ready: Ready) -> Next {
-        if let Some(then) = self.then.take() {
-            then(std::io::Error::new(std::io::ErrorKind::Interrupted, INTERRUPTED));
+    match request.open(&engine, won, move |result| place.set(Some(result)))? {
+        Opened::Ready(socket) => Ok(socket),
+        Opened::Handshaking(conn) => {
+            conn.shake_blocking();
+            outcome.take().unwrap_or_else(|| Err(conn.closed()))
         }
-        Next::Idle
     }
-
-    fn context_ended(self: Rc<Self>) {}
 }
 
-/// Connects in the background and calls back.
+/// Connects in the background and passes the result to a callback.
 pub(crate) fn in_background(
     address: Result<Address>,
     common: Rc<Common>,
@@ -137,12 +62,12 @@ pub(crate) fn in_background(
     let engine = match Engine::current() {
         Ok(engine) => engine,
         Err(error) => {
-            // There is no loop here to call back from.
+            // There is no loop to call back from.
             log::critical("connect").error(&error).say(format_args!("connect_async: {error}"));
             return;
         }
     };
-    let request = match address.and_then(|address| Request::new(address, common, tls)) {
+    let (request, plan) = match address.and_then(|address| Request::new(address, common, tls)) {
         Ok(request) => request,
         Err(error) => {
             engine.defer(move |engine| {
@@ -151,36 +76,36 @@ pub(crate) fn in_background(
             return;
         }
     };
-    let watch = Rc::new(RefCell::new(None::<Watch>));
+    let watch = Rc::new(RefCell::new(None::<CancelWatch>));
     let watched = watch.clone();
     let done = Box::new(move |engine: &Rc<Engine>, result| {
         drop(watched.take());
         call(engine, || callback(result));
     });
-    let joining = Joining::start(&engine, request, done);
+    let connecting = Connecting::start(&engine, request, plan, done);
     if let Some(cancellable) = cancellable {
-        watch.replace(Some(Watch::start(&engine, cancellable, move |_| joining.cancel())));
+        watch.replace(Some(CancelWatch::start(&engine, cancellable, move |_| connecting.cancel())));
     }
 }
 
-/// Waits for a cancellable, which any thread may cancel.
-struct Watch {
+/// Watches a cancellable, which any thread may cancel.
+struct CancelWatch {
     engine: Rc<Engine>,
     cancellable: gio::Cancellable,
     handler: Option<gio::CancelledHandlerId>,
     token: u64,
 }
 
-impl Watch {
+impl CancelWatch {
     fn start(engine: &Rc<Engine>, cancellable: gio::Cancellable, then: impl FnOnce(&Rc<Engine>) + 'static) -> Self {
         let remote = engine.remote(then);
         let token = remote.token();
         let handler = cancellable.connect_cancelled(move |_| remote.call());
-        Watch { engine: engine.clone(), cancellable, handler, token }
+        CancelWatch { engine: engine.clone(), cancellable, handler, token }
     }
 }
 
-impl Drop for Watch {
+impl Drop for CancelWatch {
     fn drop(&mut self) {
         if let Some(handler) = self.handler.take() {
             self.cancellable.disconnect_cancelled(handler);
@@ -189,52 +114,52 @@ impl Drop for Watch {
     }
 }
 
-/// Connects for whoever awaits it.
-pub(crate) fn future(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<Connecting> {
+/// Connects in the background.
+pub(crate) fn future(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<ConnectFuture> {
     let engine = Engine::current()?;
-    let request = Request::new(address, common, tls)?;
+    let (request, plan) = Request::new(address, common, tls)?;
     let (sender, receiver) = oneshot::channel();
     let done = Box::new(move |_: &Rc<Engine>, result| {
-        // Whoever waited may have gone.
+        // The future may have been dropped.
         let _ = sender.send(result);
     });
-    Ok(Connecting { joining: Joining::start(&engine, request, done), receiver })
+    Ok(ConnectFuture { connecting: Connecting::start(&engine, request, plan, done), receiver })
 }
 
-/// A connection in the making. Dropping it cancels.
-pub(crate) struct Connecting {
-    joining: Rc<Joining>,
+/// A connection attempt as a future. Dropping it cancels.
+pub(crate) struct ConnectFuture {
+    connecting: Rc<Connecting>,
     receiver: oneshot::Receiver<Result<Socket>>,
 }
 
-impl Future for Connecting {
+impl Future for ConnectFuture {
     type Output = Result<Socket>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let me = &mut *self;
         Pin::new(&mut me.receiver).poll(context).map(|answer| {
-            let address = me.joining.address.to_string();
-            answer.unwrap_or(Err(Error::Cancelled { operation: Operation::Connect, address }))
+            let address = me.connecting.request.address.to_string();
+            answer.unwrap_or(Err(Error::Cancelled { operation: OPERATION, address }))
         })
     }
 }
 
-impl Drop for Connecting {
+impl Drop for ConnectFuture {
     fn drop(&mut self) {
-        self.joining.cancel();
+        self.connecting.cancel();
     }
 }
 
-// ---- servers of the same thread ----
+// ---- servers of this thread ----
 
 thread_local! {
-    /// Where this thread itself listens. A blocking hand-shake with such a server would wait for itself.
+    /// The addresses that servers of this thread listen on. A blocking handshake with one of them would wait for itself.
     static LISTENING: RefCell<Vec<SocketAddr>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A server of this thread listens there from now on, or no longer.
+/// Notes that a server of this thread listens on an address, or stopped listening.
 pub(crate) fn note_listening(address: SocketAddr, listening: bool) {
-    // At the end of the thread there is nobody left to ask.
+    // At the end of the thread the list may be gone.
     let _ = LISTENING.try_with(|all| {
         let mut all = all.borrow_mut();
         match (listening, all.iter().position(|known| *known == address)) {

@@ -1,67 +1,112 @@
-//! The race: addresses are looked up, found and tried, one after the other with a head start each, until one answers.
+//! The race for one connection (RFC 8305): addresses are tried as they are found, each with a head start, until one answers.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use futures_channel::oneshot;
 use rustix::net::{AddressFamily, sockopt};
 
 use crate::address::{Address, UnixName};
 use crate::avahi::{Find, Finding, find};
-use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, TimerKey};
+use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, Task, TimerKey};
 use crate::error::{Error, Operation, Result};
 use crate::log;
-use crate::resolve::{LookUp, Plan};
+use crate::resolve::{Lookup, Plan, RESOLUTION_DELAY, interleave};
 use crate::sys::{self, Tuning, pass_descriptors, stream_socket};
 
-/// The next address gets its chance after this long without an answer from the one before (RFC 8305, section 5).
+pub(super) const OPERATION: Operation = Operation::Connect;
+
+/// The head start of each address: the next one is tried after this time without an answer (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// How soon a unix socket whose backlog is full is tried again: the system has no event for that.
+/// The pause before trying a unix socket with a full backlog again. The kernel has no event for that.
 const UNIX_RETRY: Duration = Duration::from_millis(10);
 
-/// Called once, never from within the call that started the race.
-pub(super) type Done = Box<dyn FnOnce(&Rc<Engine>, Result<Won>)>;
+/// Called once with the result, never from within `Race::start`.
+pub(super) type RaceDone = Box<dyn FnOnce(&Rc<Engine>, Result<Winner>)>;
 
-/// The socket that won the race, and the name of the Avahi service that it leads to.
-pub(super) struct Won {
+/// The socket that won the race, and the instance name of its service, if it is one.
+pub(super) struct Winner {
     pub(super) fd: OwnedFd,
     pub(super) service: Option<Rc<str>>,
+}
+
+/// A race as a future. Dropping it ends the race.
+pub(super) struct Racing {
+    race: Rc<Race>,
+    result: oneshot::Receiver<Result<Winner>>,
+}
+
+impl Racing {
+    pub(super) fn start(engine: &Rc<Engine>, address: &Address, tuning: &Tuning, plan: Plan, limit: Duration) -> Self {
+        let (sender, result) = oneshot::channel();
+        let done = Box::new(move |_: &Rc<Engine>, won| {
+            // The future may have been dropped.
+            let _ = sender.send(won);
+        });
+        Racing { race: Race::start(engine, address, tuning, plan, limit, done), result }
+    }
+}
+
+impl Future for Racing {
+    type Output = Result<Winner>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = Pin::new(&mut self.result).poll(context);
+        result.map(|won| won.unwrap_or_else(|_| Err(self.race.cancelled())))
+    }
+}
+
+impl Drop for Racing {
+    fn drop(&mut self) {
+        self.race.finish(Err(self.race.cancelled()));
+    }
 }
 
 /// One address to try.
 enum Candidate {
     Inet(SocketAddr),
-    /// An address of an Avahi service, and the service's name.
+    /// The instance name of a service, and one of its addresses.
     Service(Rc<str>, SocketAddr),
     Unix(UnixName),
 }
 
-/// A connection in the making.
+/// A race under way.
 pub(super) struct Race {
     engine: Rc<Engine>,
     address: Address,
     tuning: Tuning,
-    state: RefCell<State>,
+    state: RefCell<RaceState>,
 }
 
 #[derive(Default)]
-struct State {
+struct RaceState {
     candidates: VecDeque<Candidate>,
-    look_up: Option<LookUp>,
+    /// With the port to connect to.
+    lookup: Option<(Lookup, u16)>,
+    /// Wakes the task that polls the lookup.
+    lookup_waker: Option<Waker>,
+    /// The number of addresses found that have become candidates.
+    known: usize,
+    resolution_delay: Option<TimerKey>,
+    has_awaited_v6: bool,
+    last_was_v6: bool,
     find: Option<Find>,
     attempts: Vec<Rc<Attempt>>,
-    /// What went wrong with the most telling attempt so far.
+    /// The most telling error so far.
     error: Option<Error>,
     stagger: Option<TimerKey>,
     limit: Option<TimerKey>,
     retry: Option<TimerKey>,
-    /// `None` when it is over.
-    done: Option<Done>,
+    /// `None` when the race is over.
+    done: Option<RaceDone>,
 }
 
 /// One socket that is being connected.
@@ -72,6 +117,24 @@ struct Attempt {
     key: Cell<Option<Key>>,
 }
 
+impl Candidate {
+    fn inet(&self) -> Option<SocketAddr> {
+        match self {
+            Candidate::Inet(address) => Some(*address),
+            Candidate::Service(..) | Candidate::Unix(_) => None,
+        }
+    }
+}
+
+/// Polls the lookup of a race.
+struct LookupTask(Weak<Race>);
+
+impl Task for LookupTask {
+    fn poll(&self, _engine: &Rc<Engine>, context: &mut Context<'_>) -> Poll<()> {
+        self.0.upgrade().map_or(Poll::Ready(()), |race| race.ask(context))
+    }
+}
+
 impl Race {
     pub(super) fn start(
         engine: &Rc<Engine>,
@@ -79,18 +142,18 @@ impl Race {
         tuning: &Tuning,
         plan: Plan,
         limit: Duration,
-        done: Done,
+        done: RaceDone,
     ) -> Rc<Race> {
-        let state = RefCell::new(State { done: Some(done), ..State::default() });
+        let state = RefCell::new(RaceState { done: Some(done), ..RaceState::default() });
         let race = Rc::new(Race { engine: engine.clone(), address: address.clone(), tuning: tuning.clone(), state });
         let late = race.clone();
         let timer = engine.after(limit, move |_| {
             let address = late.address.to_string();
             let verdict = late.state.borrow().find.as_ref().and_then(Find::verdict);
-            late.finish(Err(verdict.unwrap_or(Error::TimedOut { operation: Operation::Connect, address, limit })));
+            late.finish(Err(verdict.unwrap_or(Error::TimedOut { operation: OPERATION, address, limit })));
         });
         race.state.borrow_mut().limit = Some(timer);
-        // On the loop's next turn: a look-up may start threads, and before the loop runs the program may want to fork.
+        // In the next loop iteration: a lookup starts threads, and the program may want to fork before the loop runs.
         let first = race.clone();
         engine.defer(move |_| first.run(plan));
         race
@@ -115,10 +178,9 @@ impl Race {
                 });
                 self.state.borrow_mut().find = Some(find);
             }
-            Plan::LookUp(host, port) => {
-                let look_up = LookUp::start(&host, port);
-                self.state.borrow_mut().look_up = Some(look_up);
-                self.ask();
+            Plan::Lookup(host, port) => {
+                self.state.borrow_mut().lookup = Some((Lookup::start(&host), port));
+                self.engine.spawn(Rc::new(LookupTask(Rc::downgrade(self))));
             }
         }
     }
@@ -127,43 +189,64 @@ impl Race {
         self.state.borrow().done.is_none()
     }
 
-    /// Asks for one more address.
-    fn ask(self: &Rc<Self>) {
-        let Some(look_up) = self.state.borrow().look_up.clone() else { return };
-        let me = self.clone();
-        look_up.next(move |answer| {
-            if me.is_over() {
-                return;
-            }
-            match answer {
-                Ok(Some(address)) => {
-                    me.add(Candidate::Inet(address));
-                    me.ask();
-                }
-                Ok(None) => me.no_more(None),
-                Err(error) => {
-                    let address = me.address.to_string();
-                    me.no_more(Some(Error::Lookup { address, cause: error.message().to_owned() }));
-                }
-            }
-        });
+    /// Tries the addresses found so far. Ready when the lookup is complete.
+    fn ask(self: &Rc<Self>, context: &Context<'_>) -> Poll<()> {
+        let mut state = self.state.borrow_mut();
+        let Some((lookup, port)) = &state.lookup else { return Poll::Ready(()) };
+        let (answers, port) = (lookup.answers(context), *port);
+        state.lookup_waker = Some(context.waker().clone());
+        let may_start = !answers.awaits_v6() || answers.found().iter().any(SocketAddr::is_ipv6);
+        if may_start || state.has_awaited_v6 {
+            let known = std::mem::replace(&mut state.known, answers.found().len());
+            let new = answers.found()[known..].iter().map(|address| {
+                let mut address = *address;
+                address.set_port(port);
+                address
+            });
+            let waiting = state.candidates.iter().filter_map(Candidate::inet);
+            let all = interleave(waiting.chain(new), !state.last_was_v6);
+            state.candidates = all.into_iter().map(Candidate::Inet).collect();
+            drop(state);
+            self.try_unless_waiting();
+        } else if state.resolution_delay.is_none() && !answers.found().is_empty() {
+            let me = self.clone();
+            state.resolution_delay = Some(self.engine.after(RESOLUTION_DELAY, move |_| me.await_v6_no_more()));
+            return Poll::Pending;
+        }
+        if !answers.is_complete() {
+            return Poll::Pending;
+        }
+        let address = || self.address.to_string();
+        self.no_more(answers.outcome().err().map(|cause| Error::Lookup { address: address(), cause }));
+        Poll::Ready(())
+    }
+
+    fn await_v6_no_more(&self) {
+        let mut state = self.state.borrow_mut();
+        state.has_awaited_v6 = true;
+        let waker = state.lookup_waker.take();
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
     }
 
     fn no_more(self: &Rc<Self>, error: Option<Error>) {
         let mut state = self.state.borrow_mut();
-        state.look_up = None;
-        let find = state.find.take();
+        let over = (state.lookup.take(), state.find.take());
         if state.error.is_none() {
             state.error = error;
         }
         drop(state);
-        drop(find);
+        drop(over);
         self.give_up_if_hopeless();
     }
 
-    /// One more address. It is tried at once unless another is under way, which gets its head start.
+    /// Adds an address. It is tried at once unless another one still has its head start.
     fn add(self: &Rc<Self>, candidate: Candidate) {
         self.state.borrow_mut().candidates.push_back(candidate);
+        self.try_unless_waiting();
+    }
+
+    fn try_unless_waiting(self: &Rc<Self>) {
         if self.state.borrow().stagger.is_none() {
             self.try_next();
         }
@@ -185,13 +268,14 @@ impl Race {
         self.give_up_if_hopeless();
     }
 
-    /// Starts to connect. True if it is under way.
+    /// Starts to connect. Returns whether the attempt is under way.
     fn attempt(self: &Rc<Self>, candidate: Candidate) -> io::Result<bool> {
         let (service, address) = match candidate {
             Candidate::Unix(name) => return self.attempt_unix(name),
             Candidate::Inet(address) => (None, address),
             Candidate::Service(name, address) => (Some(name), address),
         };
+        self.state.borrow_mut().last_was_v6 = address.is_ipv6();
         let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
         let fd = stream_socket(family)?;
         sockopt::set_tcp_nodelay(&fd, true)?;
@@ -242,7 +326,7 @@ impl Race {
         }
     }
 
-    /// Remembers the failure that says most: that nobody listens there means the host at least is up.
+    /// Keeps the most telling error: a refused connection means that the host is up.
     fn note(&self, error: io::Error) {
         let error = Error::from_connect(&self.address, error);
         let mut state = self.state.borrow_mut();
@@ -256,7 +340,7 @@ impl Race {
     fn give_up_if_hopeless(self: &Rc<Self>) {
         let error = {
             let mut state = self.state.borrow_mut();
-            let hope = state.look_up.is_some()
+            let hope = state.lookup.is_some()
                 || state.find.is_some()
                 || state.retry.is_some()
                 || !state.candidates.is_empty()
@@ -266,7 +350,7 @@ impl Race {
             }
             state.error.take()
         };
-        let none = || Error::Lookup { address: self.address.to_string(), cause: "it has no addresses".into() };
+        let none = || Error::Lookup { address: self.address.to_string(), cause: "the host has no addresses".into() };
         self.finish(Err(error.unwrap_or_else(none)));
     }
 
@@ -279,11 +363,11 @@ impl Race {
         } else {
             let event = log::debug("connect").peer(&self.address);
             event.say(format_args!("connected to {}", self.address));
-            self.finish(Ok(Won { fd, service }));
+            self.finish(Ok(Winner { fd, service }));
         }
     }
 
-    /// The main context is gone: lets go of everything, and says nothing.
+    /// The main context has ended: closes everything without a result.
     fn abandon(&self) {
         let state = self.state.take();
         for attempt in &state.attempts {
@@ -292,20 +376,23 @@ impl Race {
         drop(state);
     }
 
-    /// It is over: lets go of everything, then says so.
-    pub(super) fn finish(&self, result: Result<Won>) {
+    pub(super) fn cancelled(&self) -> Error {
+        Error::Cancelled { operation: OPERATION, address: self.address.to_string() }
+    }
+
+    /// Ends the race: closes everything else, then passes on the result.
+    pub(super) fn finish(&self, result: Result<Winner>) {
         let (state, done) = {
             let mut state = self.state.borrow_mut();
             let Some(done) = state.done.take() else { return };
             (std::mem::take(&mut *state), done)
         };
-        for timer in [state.stagger, state.limit, state.retry].into_iter().flatten() {
+        for timer in [state.stagger, state.limit, state.retry, state.resolution_delay].into_iter().flatten() {
             self.engine.cancel_timer(timer);
         }
-        if let Some(look_up) = &state.look_up {
-            look_up.cancel();
-        }
-        drop(state.find);
+        drop((state.lookup, state.find));
+        // The task ends.
+        state.lookup_waker.into_iter().for_each(Waker::wake);
         for attempt in state.attempts {
             attempt.close();
         }

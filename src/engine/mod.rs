@@ -10,6 +10,7 @@ mod future;
 mod incoming;
 mod log_quota;
 mod poller;
+mod private;
 mod registry;
 mod remote;
 mod slab;
@@ -37,6 +38,7 @@ pub(crate) use future::{Sleep, in_background, within};
 pub(crate) use incoming::{Datagram, Incoming, Received, receive_alone, receive_datagram};
 pub(crate) use log_quota::LogQuota;
 use poller::Poller;
+pub(crate) use private::{block_on, private_context};
 pub(crate) use registry::Registration;
 use registry::{Entry, borrow};
 pub(crate) use remote::Remote;
@@ -300,6 +302,8 @@ impl Engine {
     /// `WrongThread` if another thread has that context, or its engine; `Io` if the system gives no epoll descriptor.
     pub(crate) fn current() -> Result<Rc<Engine>> {
         prepare_process();
+        let failed = |source| Error::Io { operation: Operation::SetUp, address: "the main loop".into(), source };
+        private::check_default_context().map_err(failed)?;
         let context = glib::MainContext::ref_thread_default();
         if !context.is_owner() && context.acquire().is_err() {
             return Err(Error::WrongThread);
@@ -314,11 +318,7 @@ impl Engine {
         if homes.iter().any(|(known, _)| *known == id) {
             return Err(Error::WrongThread);
         }
-        let poller = Poller::new().map_err(|source| Error::Io {
-            operation: Operation::SetUp,
-            address: "the main loop".into(),
-            source,
-        })?;
+        let poller = Poller::new().map_err(failed)?;
         homes.push((id, Home::here()));
         drop(homes);
         let epoll = poller.as_raw_fd();

@@ -1,4 +1,4 @@
-//! Asks a web page that tells its readers their address: one request, and the first address in the answer's text.
+//! Web pages that show the address of their reader: one request, and the first address in the text of the response.
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
@@ -13,19 +13,19 @@ use crate::error::{Error, Result};
 
 pub(super) const PORT: u16 = 80;
 
-/// The longest answer that is read, in bytes.
+/// The longest response, in bytes.
 const LONGEST: usize = 64 << 10;
 
-/// A page of a host.
+/// A page on a host.
 pub(super) struct Page {
     host: String,
     path: String,
 }
 
-/// Closes the connection when nobody waits for its answer any more.
-struct Asking(Socket);
+/// Aborts the connection when the request is dropped.
+struct AbortOnDrop(Socket);
 
-impl Drop for Asking {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -37,17 +37,22 @@ impl Page {
         let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let path = path.split('#').next().unwrap_or_default();
         if let Some(wrong) = path.chars().find(|c| !c.is_ascii_graphic()) {
-            return Err(format!("a path in a URL has no {wrong:?}"));
+            return Err(format!("invalid character {wrong:?} in the path of a URL"));
         }
         let path = if path.starts_with('/') { path.into() } else { format!("/{path}") };
-        Ok(Page { host: host.into(), path })
+        // A zone has a meaning on this machine only (RFC 6874, section 4).
+        let host = match (host.find('%'), host.find(']')) {
+            (Some(zone), Some(end)) if zone < end => format!("{}{}", &host[..zone], &host[end..]),
+            _ => host.into(),
+        };
+        Ok(Page { host, path })
     }
 
     pub(super) async fn ask(&self, addresses: Vec<SocketAddr>, text: &str) -> Result<IpAddr> {
         let address = Address::try_from(addresses)?;
-        let asking = Asking(Socket::builder().tls(false).connect_future(address).await?);
-        let socket = &asking.0;
-        // By 1.0 the answer comes in one piece, and ends with the connection.
+        let connection = AbortOnDrop(Socket::builder().tls(false).connect_future(address).await?);
+        let socket = &connection.0;
+        // With HTTP/1.0, the response is not chunked, and ends with the connection.
         socket.send(format!(
             "GET {} HTTP/1.0\r\nHost: {}\r\nUser-Agent: glib-network\r\nAccept: text/plain, */*\r\nConnection: close\r\n\r\n",
             self.path, self.host
@@ -58,13 +63,13 @@ impl Page {
             let mut answer = into.borrow_mut();
             answer.extend_from_slice(data);
             match answer.len() > LONGEST {
-                true => Err(Error::other(format!("the answer has more than {LONGEST} bytes"))),
+                true => Err(Error::other(format!("the response is longer than {LONGEST} bytes"))),
                 false => Ok(()),
             }
         });
         let (sender, ended) = oneshot::channel();
         socket.disconnect_cb(move |_, end| {
-            // Whoever waited may have gone.
+            // The request may have been dropped.
             let _ = sender.send(end.reason);
         });
         if let Ok(Reason::Failed(error)) = ended.await {
@@ -74,22 +79,25 @@ impl Page {
     }
 }
 
-/// The first address in the text of a good answer.
+/// Returns the first address in the text of a successful response.
 fn read(answer: &[u8]) -> Result<IpAddr, String> {
     let text = String::from_utf8_lossy(answer);
     let end = ["\r\n\r\n", "\n\n"].iter().filter_map(|end| Some((text.find(end)?, end.len()))).min();
     let (head, body) = match end {
         Some((place, length)) => (&text[..place], &text[place + length..]),
-        None => return Err("its answer is not one of HTTP, or it was cut off".into()),
+        None => return Err("invalid or truncated HTTP response".into()),
     };
     let status = head.lines().next().unwrap_or_default();
     let mut words = status.split_ascii_whitespace();
     match (words.next(), words.next()) {
         (Some(version), Some("200")) if version.starts_with("HTTP/") => {}
-        _ => return Err(format!("it answered {status:?}")),
+        (Some(version), Some(code)) if version.starts_with("HTTP/") && code.parse::<u16>().is_ok() => {
+            return Err(format!("HTTP status {code}"));
+        }
+        _ => return Err(format!("invalid or truncated HTTP response {status:?}")),
     }
     let words = body.split(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != ':');
-    words.filter_map(address).next().ok_or_else(|| "its answer holds no address".into())
+    words.filter_map(address).next().ok_or_else(|| "the response contains no address".into())
 }
 
 fn address(word: &str) -> Option<IpAddr> {
@@ -128,9 +136,9 @@ mod tests {
     }
 
     #[test]
-    fn other_answers_are_told() {
+    fn other_responses_are_reported() {
         assert!(read(b"HTTP/1.1 404 Not Found\r\n\r\n1.2.3.4").unwrap_err().contains("404"));
-        assert!(read(b"HTTP/1.1 200 OK\r\n").unwrap_err().contains("cut off"));
+        assert!(read(b"HTTP/1.1 200 OK\r\n").unwrap_err().contains("truncated"));
         assert!(read(b"SSH-2.0-x\n\n1.2.3.4").unwrap_err().contains("SSH"));
         assert!(read(b"").is_err());
         assert!(read(b"\n\n").is_err());
@@ -142,6 +150,7 @@ mod tests {
             ("http://host", "host", "/"),
             ("http://host:8080/a/b?c=d#e", "host:8080", "/a/b?c=d"),
             ("http://[::1]:80?x", "[::1]:80", "/?x"),
+            ("http://[fe80::1%25eth0]:80/", "[fe80::1]:80", "/"),
         ] {
             let page = Page::parse(url).unwrap();
             assert_eq!((page.host.as_str(), page.path.as_str()), (host, path));

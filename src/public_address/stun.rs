@@ -1,4 +1,4 @@
-//! A STUN client that knows one question (RFC 8489, Binding): who am I? The messages are pure values.
+//! A STUN client for Binding requests (RFC 8489). The messages are pure values.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
@@ -10,13 +10,13 @@ use crate::engine::{Engine, within};
 use crate::error::{Error, Result};
 use crate::udp::UdpSocket;
 
-/// Where STUN servers listen.
+/// The default port of STUN.
 pub(super) const PORT: u16 = 3478;
 
-/// A request that is not answered is sent again after this long, then after twice that, and so on.
+/// The time until a request without an answer is sent again. It doubles each time.
 const RESEND: Duration = Duration::from_millis(500);
 
-/// Answers are shorter than this, in bytes.
+/// The longest response, in bytes.
 const LONGEST: usize = 2048;
 
 const BINDING_REQUEST: u16 = 0x0001;
@@ -29,7 +29,7 @@ const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 
 pub(super) async fn ask(engine: &Rc<Engine>, servers: Vec<SocketAddr>, text: &str) -> Result<IpAddr> {
     let socket = UdpSocket::bind(0)?;
-    // From then on answers of others are not heard.
+    // A connected socket receives from this server only.
     socket.connect_future(servers).await?;
     let mut id = [0; 12];
     SystemRandom::new().fill(&mut id).map_err(|_| Error::other("the system has no random numbers"))?;
@@ -61,7 +61,7 @@ fn request(id: &[u8; 12]) -> Vec<u8> {
     [&BINDING_REQUEST.to_be_bytes()[..], &[0, 0], &COOKIE, id].concat()
 }
 
-/// What an answer to the request with that id says. `None` for anything else.
+/// Parses the response to the request with this id. `None` for any other message.
 fn read(message: &[u8], id: &[u8; 12]) -> Option<Result<IpAddr, String>> {
     let (header, rest) = message.split_first_chunk::<20>()?;
     let (kind, length) = (u16::from_be_bytes([header[0], header[1]]), u16::from_be_bytes([header[2], header[3]]));
@@ -83,12 +83,12 @@ fn read(message: &[u8], id: &[u8; 12]) -> Option<Result<IpAddr, String>> {
         let key = [&COOKIE[..], id].concat();
         address(value, |place, byte| byte ^ key[place])
     });
-    // As older servers say it.
+    // The form of older servers.
     let found = disguised.or_else(|| attribute(rest, MAPPED_ADDRESS).and_then(|value| address(value, |_, byte| byte)));
-    Some(found.map(|ip| ip.to_canonical()).ok_or_else(|| "its answer holds no address".into()))
+    Some(found.map(|ip| ip.to_canonical()).ok_or_else(|| "the response contains no address".into()))
 }
 
-/// The value of the first attribute of that kind.
+/// Returns the value of the first attribute of a kind.
 fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
     while let Some((header, behind)) = rest.split_first_chunk::<4>() {
         let length = usize::from(u16::from_be_bytes([header[2], header[3]]));

@@ -1,10 +1,12 @@
-//! Names to numbers: hosts to addresses, services to ports.
+//! Host names to addresses, and services to ports.
+//!
+//! `lookup` has the public functions, `plan` knows which addresses need no lookup, `resolver` resolves the others.
 
 mod lookup;
 mod plan;
+mod resolver;
 
-pub(crate) use lookup::{LIMIT, blocking, look_up, look_up_on_thread, needs_look_up};
+pub(crate) use lookup::{LIMIT, blocking, look_up, needs_look_up};
 pub use lookup::{lookup, lookup_async, lookup_future, lookup_port, lookup_timeout};
-pub(crate) use plan::{
-    LookUp, Plan, interface, local_addresses, look_up_blocking, plan, port_number, unknown_interface,
-};
+pub(crate) use plan::{Plan, interface, interleave, local_addresses, plan, port_number, unknown_interface};
+pub(crate) use resolver::{LOOKUP_THREAD, Lookup, RESOLUTION_DELAY, wait_for_lookups};

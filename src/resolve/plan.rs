@@ -1,74 +1,72 @@
-//! From names to numbers: ports by the services database, hosts by the system's resolver. What needs no look-up starts
-//! none, and above all no thread.
+//! The way to an address: directly, or after a lookup of its host or its service. Ports by the services database.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
-
-use gio::prelude::*;
-use rustix::event::{PollFd, PollFlags};
-use rustix::pipe::{PipeFlags, pipe_with};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::address::{Address, FORMS, Host, Port, Target, UnixName, well_known_port};
 use crate::avahi::Query;
-use crate::error::{Error, Operation, Result};
-use crate::sys::wait_for;
+use crate::error::{Error, Result};
+use crate::sys::service_port as registered_port;
 
-/// What has to be done to reach an address.
+/// The steps to reach an address.
 pub(crate) enum Plan {
     Unix(UnixName),
-    /// These, in this order.
+    /// Try these addresses, in this order.
     Direct(Vec<SocketAddr>),
-    /// Ask Avahi first.
+    /// Ask Avahi for the addresses.
     Service(Query),
-    /// Ask the resolver first.
-    LookUp(String, u16),
+    /// Ask the resolver for the addresses of this host.
+    Lookup(String, u16),
 }
 
-/// Reads an address as one to connect to.
+/// Plans how to connect to an address.
 pub(crate) fn plan(address: &Address) -> Result<Plan> {
-    match address.target() {
-        Target::Unix(name) => Ok(Plan::Unix(name.clone())),
-        Target::Direct(addresses) if addresses.iter().any(|address| address.port() == 0) => Err(zero(address)),
-        Target::Direct(addresses) => Ok(Plan::Direct(addresses.clone())),
-        Target::Service { kind, rest } => Ok(Plan::Service(Query::new(address, kind, rest)?)),
+    let plan = plan_with_any_port(address)?;
+    let is_zero = match &plan {
+        Plan::Direct(addresses) => addresses.iter().any(|address| address.port() == 0),
+        Plan::Lookup(_, port) => *port == 0,
+        Plan::Unix(_) | Plan::Service(_) => false,
+    };
+    if is_zero { Err(address.unfit("cannot connect to port 0")) } else { Ok(plan) }
+}
+
+/// As [`plan`], with port 0 allowed.
+pub(super) fn plan_with_any_port(address: &Address) -> Result<Plan> {
+    Ok(match address.target() {
+        Target::Unix(name) => Plan::Unix(name.clone()),
+        Target::Direct(addresses) => Plan::Direct(addresses.clone()),
+        Target::Service { kind, rest } => Plan::Service(Query::new(address, kind, rest)?),
         Target::Inet { host, port, .. } => {
             let port = port_number(address, port)?;
-            if port == 0 {
-                return Err(zero(address));
-            }
-            Ok(match host {
+            match host {
                 None => Plan::Direct(loopback(port)),
                 Some(Host::Name(name)) if is_localhost(name) => Plan::Direct(loopback(port)),
-                Some(Host::Name(name)) => Plan::LookUp(name.clone(), port),
+                Some(Host::Name(name)) => Plan::Lookup(name.clone(), port),
                 Some(Host::V4(ip)) => Plan::Direct(vec![SocketAddr::new(IpAddr::V4(*ip), port)]),
                 Some(Host::V6(ip, scope)) => Plan::Direct(vec![v6(address, *ip, scope.as_deref(), port)?]),
-            })
+            }
         }
-    }
+    })
 }
 
-/// What a listening address that names a host stands for, and no host at all: `None`.
+/// Returns the addresses to listen on for a host, or `None` without a host: the wildcard address.
 pub(crate) fn local_addresses(address: &Address, host: Option<&Host>, port: u16) -> Result<Option<Vec<SocketAddr>>> {
     Ok(match host {
         None => None,
         Some(Host::Name(name)) if is_localhost(name) => Some(loopback(port)),
         Some(Host::Name(_)) => {
-            return Err(address.unfit("expected an address of this machine to listen on, as 127.0.0.1, or localhost"));
+            return Err(
+                address.unfit("expected an address of this machine to listen on, such as 127.0.0.1, or localhost")
+            );
         }
         Some(Host::V4(ip)) => Some(vec![SocketAddr::new(IpAddr::V4(*ip), port)]),
         Some(Host::V6(ip, scope)) => Some(vec![v6(address, *ip, scope.as_deref(), port)?]),
     })
 }
 
-fn zero(address: &Address) -> Error {
-    address.unfit("port 0 cannot be connected to")
-}
-
-/// `localhost` is this machine, whatever a resolver would say (RFC 6761).
+/// `localhost` is this machine, whatever a name server says (RFC 6761).
 fn is_localhost(name: &str) -> bool {
-    name.eq_ignore_ascii_case("localhost")
+    name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case("localhost")
 }
 
 fn loopback(port: u16) -> Vec<SocketAddr> {
@@ -80,25 +78,25 @@ fn v6(address: &Address, ip: Ipv6Addr, scope: Option<&str>, port: u16) -> Result
         None => 0,
         Some(scope) => match scope.parse() {
             Ok(index) => index,
-            Err(_) => interface(scope).ok_or_else(|| address.unfit(format!("there is no interface {scope:?}")))?,
+            Err(_) => interface(scope).ok_or_else(|| address.unfit(format!("unknown interface {scope:?}")))?,
         },
     };
     Ok(SocketAddrV6::new(ip, port, 0, scope).into())
 }
 
-/// The number of a network interface.
+/// Returns the number of a network interface.
 pub(crate) fn interface(name: &str) -> Option<u32> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
     let any = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
     netdevice::name_to_index(any, name).ok()
 }
 
-/// The error of a setting that names none.
+/// The error of an option that names an unknown interface.
 pub(crate) fn unknown_interface(name: &str) -> Error {
     Error::InvalidOption(format!("unknown interface {name:?}"))
 }
 
-/// The number of a port, by the services database if it has a name.
+/// Returns the number of a port, by the services database if it has a name.
 pub(crate) fn port_number(address: &Address, port: &Port) -> Result<u16> {
     let name = match port {
         Port::Number(number) => return Ok(*number),
@@ -106,107 +104,32 @@ pub(crate) fn port_number(address: &Address, port: &Port) -> Result<u16> {
     };
     let is_alone = matches!(address.target(), Target::Inet { host: None, .. });
     service_port(name).ok_or_else(|| {
-        address.unfit(if address.has_scheme(name) {
-            format!("the scheme {name:?} is no service that this system knows the port of; expected host:port")
-        } else if is_alone && is_localhost(name) {
-            format!("the port is missing, as in {name}:1234; expected {FORMS}")
+        address.unfit(if is_alone && is_localhost(name) {
+            format!("missing port, as in {name}:1234; expected {FORMS}")
         } else if is_alone {
-            // It was meant as the one or the other.
-            format!(
-                "no port of that name is known; if it is a host, the port is missing, as in {name}:1234; expected {FORMS}"
-            )
+            format!("unknown port {name:?}; for a host, add a port, as in {name}:1234; expected {FORMS}")
         } else {
-            format!("{name:?} is neither a port number nor a service that this system knows; expected {FORMS}")
+            format!("unknown port {name:?}; expected {FORMS}")
         })
     })
 }
 
-/// The number of a port that is known by that name.
+/// Returns the port of a service.
 pub(crate) fn service_port(name: &str) -> Option<u16> {
-    let known = gio::NetworkAddress::parse(&format!("localhost:{name}"), 0).map(|found| found.port());
-    known.ok().filter(|number| *number > 0).or_else(|| well_known_port(name))
+    registered_port(name).or_else(|| well_known_port(name))
 }
 
-/// Asks the resolver. **Blocks**, at most for that long.
-///
-/// On a thread of its own, which is over when this returns (unless the time was up): gio's resolver would leave a thread
-/// behind for good, and a process with threads cannot go into the background.
-pub(crate) fn look_up_blocking(address: &Address, host: &str, port: u16, limit: Duration) -> Result<Vec<SocketAddr>> {
-    let failed = |source| Error::Io { operation: Operation::Lookup, address: address.to_string(), source };
-    let (sender, receiver) = mpsc::sync_channel(1);
-    let (done, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
-    let asked = (host.to_owned(), port);
-    let thread = std::thread::Builder::new()
-        .name("network-lookup".into())
-        .spawn(move || {
-            let _ = sender.send(asked.to_socket_addrs().map(Vec::from_iter));
-            drop(tell);
-        })
-        .map_err(failed)?;
-    let deadline = Instant::now() + limit;
-    let answer = loop {
-        if let Ok(answer) = receiver.try_recv() {
-            break answer;
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Error::TimedOut { operation: Operation::Lookup, address: address.to_string(), limit });
-        }
-        // Readable when the thread has let go of the other end.
-        wait_for(vec![PollFd::new(&done, PollFlags::IN)], Some(left)).map_err(failed)?;
-    };
-    // It has sent its answer and does nothing more.
-    let _ = thread.join();
-    match answer {
-        Ok(addresses) if !addresses.is_empty() => Ok(interleave(addresses)),
-        Ok(_) => Err(Error::Lookup { address: address.to_string(), cause: "it has no addresses".into() }),
-        Err(error) => Err(Error::Lookup { address: address.to_string(), cause: error.to_string() }),
+/// Alternates between the families, each in the resolver's order, so that one family that leads nowhere costs little
+/// (RFC 8305, section 4).
+pub(crate) fn interleave(addresses: impl IntoIterator<Item = SocketAddr>, v6_first: bool) -> Vec<SocketAddr> {
+    let (mut first, mut second): (VecDeque<_>, VecDeque<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == v6_first);
+    let mut all = Vec::new();
+    while !first.is_empty() || !second.is_empty() {
+        all.extend(first.pop_front());
+        all.extend(second.pop_front());
     }
-}
-
-/// Takes the families in turns, IPv6 first, each in the resolver's order, so that one family that leads nowhere costs
-/// little (RFC 8305).
-pub(crate) fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let (mut v6, mut v4): (VecDeque<_>, VecDeque<_>) = addresses.into_iter().partition(SocketAddr::is_ipv6);
-    let mut turns = Vec::new();
-    while !v6.is_empty() || !v4.is_empty() {
-        turns.extend(v6.pop_front());
-        turns.extend(v4.pop_front());
-    }
-    turns
-}
-
-/// A look-up by gio, whose answers come one by one.
-#[derive(Clone)]
-pub(crate) struct LookUp {
-    answers: gio::SocketAddressEnumerator,
-    cancellable: gio::Cancellable,
-}
-
-impl LookUp {
-    pub(crate) fn start(host: &str, port: u16) -> Self {
-        let answers = gio::NetworkAddress::new(host, port).enumerate();
-        LookUp { answers, cancellable: gio::Cancellable::new() }
-    }
-
-    /// Asks for the next address: `None` when there are no more. gio makes the call, on the thread-default main context.
-    pub(crate) fn next(&self, then: impl FnOnce(Result<Option<SocketAddr>, glib::Error>) + 'static) {
-        self.answers.next_async(Some(&self.cancellable), move |answer| {
-            then(answer.map(|address| address.and_then(|address| from_gio(&address))));
-        });
-    }
-
-    pub(crate) fn cancel(&self) {
-        self.cancellable.cancel();
-    }
-}
-
-fn from_gio(address: &gio::SocketAddress) -> Option<SocketAddr> {
-    let inet = address.downcast_ref::<gio::InetSocketAddress>()?;
-    Some(match IpAddr::from(inet.address()) {
-        IpAddr::V4(ip) => SocketAddr::new(ip.into(), inet.port()),
-        IpAddr::V6(ip) => SocketAddrV6::new(ip, inet.port(), inet.flowinfo(), inet.scope_id()).into(),
-    })
+    all
 }
 
 #[cfg(test)]
@@ -214,10 +137,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn families_take_turns_ipv6_first() {
+    fn families_alternate() {
         let parse = |list: &[&str]| -> Vec<SocketAddr> { list.iter().map(|text| text.parse().unwrap()).collect() };
         let mixed = parse(&["1.1.1.1:1", "1.1.1.2:1", "[::1]:1", "1.1.1.3:1"]);
-        assert_eq!(interleave(mixed), parse(&["[::1]:1", "1.1.1.1:1", "1.1.1.2:1", "1.1.1.3:1"]));
+        assert_eq!(interleave(mixed.clone(), true), parse(&["[::1]:1", "1.1.1.1:1", "1.1.1.2:1", "1.1.1.3:1"]));
+        assert_eq!(interleave(mixed, false), parse(&["1.1.1.1:1", "[::1]:1", "1.1.1.2:1", "1.1.1.3:1"]));
     }
 
     #[test]
@@ -230,13 +154,14 @@ mod tests {
         assert_eq!(number("http"), Ok(80));
         assert_eq!(number("localhost:ipp"), Ok(631));
         assert_eq!(number("wss://host"), Ok(443));
+        assert_eq!(number("wss://host:http"), Ok(80));
         let forms = format!("; expected {FORMS}");
         for (text, word) in [
-            ("nosuchservice", "no port of that name is known"),
-            ("example.org", "the port is missing, as in example.org:1234"),
-            ("localhost", "\": the port is missing, as in localhost:1234"),
-            ("host:localhost", "\"localhost\" is neither a port number"),
-            ("host:nosuchservice", "\"nosuchservice\" is neither a port number"),
+            ("nosuchservice", "unknown port \"nosuchservice\"; for a host"),
+            ("example.org", "add a port, as in example.org:1234"),
+            ("localhost", "\": missing port, as in localhost:1234"),
+            ("host:localhost", "unknown port \"localhost\"; expected"),
+            ("host:nosuchservice", "unknown port \"nosuchservice\"; expected"),
         ] {
             let error = number(text).unwrap_err();
             assert!(error.contains(&format!("{text:?}: ")) && error.contains(word), "{error}");
@@ -245,10 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_a_number_already_needs_no_look_up() {
+    fn addresses_and_localhost_need_no_lookup() {
         for (text, first) in [
             ("1234", "[::1]:1234"),
             ("LocalHost:1234", "[::1]:1234"),
+            ("localhost.:1234", "[::1]:1234"),
+            ("127.1:5", "127.0.0.1:5"),
             ("1.2.3.4:5", "1.2.3.4:5"),
             ("[fe80::1%7]:5", "[fe80::1%7]:5"),
             ("[fe80::1%lo]:5", "[fe80::1%1]:5"),

@@ -17,6 +17,7 @@ use crate::avahi::end_threads;
 use crate::engine::Engine;
 use crate::error::{Error, Operation, Result};
 use crate::log;
+use crate::resolve::{LOOKUP_THREAD, wait_for_lookups};
 use crate::server;
 use crate::sys::{self, Forked, exit_now, fork, inherited, other_threads, without_sigpipe};
 
@@ -128,9 +129,12 @@ impl Daemon {
             return Ok(());
         }
         end_threads();
+        let lookups = wait_for_lookups(LOOKUPS);
         let others = other_threads().map_err(failed)?;
         if !others.is_empty() {
-            return Err(Error::OtherThreads { others: others.len(), names: others.join(", ") });
+            let lookups = lookups.iter().map(|host| format!("looking up {host}"));
+            let names: Vec<_> = others.iter().filter(|name| *name != LOOKUP_THREAD).cloned().chain(lookups).collect();
+            return Err(Error::OtherThreads { others: others.len(), names: names.join(", ") });
         }
         let parent = rustix::process::getpid().as_raw_nonzero().get();
         let (readiness, tell) = sys::pipe(PipeFlags::empty()).map_err(failed)?;
@@ -161,6 +165,9 @@ impl Daemon {
         }
     }
 }
+
+/// A lookup that has just been given up, or whose other answer is still awaited, mostly ends within this time.
+const LOOKUPS: Duration = Duration::from_secs(1);
 
 fn failed(source: io::Error) -> Error {
     Error::Io { operation: Operation::Background, address: "the background".into(), source }

@@ -90,7 +90,6 @@ pub fn endloop() {
 /// # Panics
 /// See [`fgloop`].
 pub fn iteration(may_block: bool) -> bool {
-    let context = glib::MainContext::ref_thread_default();
     let engine = match Engine::current() {
         Ok(engine) => engine,
         Err(error) => {
@@ -98,6 +97,7 @@ pub fn iteration(may_block: bool) -> bool {
             return false;
         }
     };
+    let context = glib::MainContext::ref_thread_default();
     step(&context, &engine, may_block)
 }
 

@@ -38,7 +38,7 @@ pub(super) fn bind(
             Ok((vec![listening], file))
         }
         Target::Direct(addresses) => Ok((bind_all(addresses, how).map_err(failed)?, None)),
-        Target::Inet { tls: Some(_), .. } => {
+        Target::Inet { scheme: Some(_), .. } => {
             Err(address.unfit(format!("what is listened on has no scheme; expected {FORMS}")))
         }
         Target::Inet { host, port, .. } => {

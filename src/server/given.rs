@@ -69,7 +69,7 @@ impl ServerBuilder {
             return Err(Error::InvalidOption(format!("{option} does not apply to a socket that listens already")));
         }
         let address =
-            Address::try_from(endpoint(rustix::net::getsockname(&fd).map_err(|error| failed(error.into()))?))?;
+            Address::try_from(endpoint(crate::sys::local_address(&fd).map_err(|error| failed(error.into()))?))?;
         self.file_settings(&address)?;
         let announcement = super::bind::announcement(&address, self.service_name.clone(), &self.txt)?;
         let (setup, allowed) = (self.prepare_tls(&address)?, self.allowed.resolve()?);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::{Server, ServerBuilder, Share};
 use crate::address::{Address, Endpoint};
 use crate::conn::Socket;
-use crate::engine::{Engine, Remote, Turns, turn};
+use crate::engine::{Engine, Remote, Turns, private_context, turn};
 use crate::error::{Error, Operation, Result};
 use crate::fingerprint::Fingerprint;
 
@@ -179,7 +179,10 @@ impl ServerThreads {
         let failed =
             |source| Error::Io { operation: Operation::Start, address: "a thread of the server".into(), source };
         let work = move || {
-            let context = glib::MainContext::new();
+            let context = match private_context() {
+                Ok(context) => context,
+                Err(source) => return drop(tell.send(Err(failed(source)))),
+            };
             // It is new, so nobody else has it.
             let _ = context.with_thread_default(|| work(&context, share, &*factory, &orders, &panics, &tell));
         };

@@ -604,7 +604,7 @@ impl Socket {
     /// # Errors
     /// See [`into_fd`](Socket::into_fd). [`Error::Unsupported`] if it is not a unix socket.
     pub fn into_unix(self) -> Result<(UnixStream, Vec<u8>)> {
-        if !matches!(self.remote(), Endpoint::Unix(_) | Endpoint::Abstract(_)) {
+        if !self.remote().is_unix() {
             return Err(Error::Unsupported(format!("the connection to {} is not a unix socket", self.remote())));
         }
         let (fd, leftover) = self.into_fd()?;

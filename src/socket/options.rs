@@ -214,7 +214,7 @@ impl Socket {
     }
 
     fn of_unix<R>(&self, what: &str, ask: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>) -> Result<R> {
-        self.of_kind(matches!(self.remote(), Endpoint::Unix(_)), what, "a unix socket", ask)
+        self.of_kind(self.remote().is_unix(), what, "a unix socket", ask)
     }
 
     fn of_kind<R>(

@@ -69,12 +69,22 @@ pub(crate) fn other_threads() -> io::Result<Vec<String>> {
         if task.file_name().as_encoded_bytes() == own.as_bytes() {
             continue;
         }
-        // Reading fails if the thread has ended.
-        if let Ok(name) = fs::read_to_string(task.path().join("comm")) {
+        // One that has ended since is none.
+        let read = |file| fs::read_to_string(task.path().join(file));
+        let (Ok(name), Ok(stat)) = (read("comm"), read("stat")) else { continue };
+        if !is_exiting(&stat) {
             names.push(name.trim_end().to_owned());
         }
     }
     Ok(names)
+}
+
+/// Whether a thread has ended but for what the kernel does with it. One that was joined may be listed for a moment more.
+fn is_exiting(stat: &str) -> bool {
+    const PF_EXITING: u32 = 4;
+    // The seventh field behind the name, which is in parentheses and may hold anything.
+    let flags = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_ascii_whitespace().nth(6));
+    flags.and_then(|flags| flags.parse::<u32>().ok()).is_some_and(|flags| flags & PF_EXITING != 0)
 }
 
 /// Forks, after flushing buffered output, which both sides would print otherwise. The child replaces the parent: see
@@ -134,5 +144,22 @@ mod tests {
         assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
         assert_eq!(status, 0, "the child takes itself for its parent");
         assert!(origin.is_here());
+    }
+
+    #[test]
+    fn a_thread_that_was_joined_is_none() {
+        for _ in 0..1000 {
+            let name = "will be joined";
+            std::thread::Builder::new().name(name.into()).spawn(|| ()).unwrap().join().unwrap();
+            assert!(!other_threads().unwrap().iter().any(|other| other == name));
+        }
+        let (end, wait) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::Builder::new().name("runs (still) 4".into()).spawn(move || wait.recv()).unwrap();
+        // It gives itself its name when it has begun.
+        while !other_threads().unwrap().iter().any(|name| name == "runs (still) 4") {
+            std::thread::yield_now();
+        }
+        drop(end);
+        assert!(other.join().unwrap().is_err());
     }
 }

@@ -214,7 +214,7 @@ impl UdpBuilder {
 fn places(address: &Address) -> Result<Option<Vec<SocketAddr>>> {
     match address.target() {
         Target::Direct(places) => Ok(Some(places.clone())),
-        Target::Inet { tls: Some(_), .. } => Err(address.unfit("a URL cannot be bound; expected a port")),
+        Target::Inet { scheme: Some(_), .. } => Err(address.unfit("a URL cannot be bound; expected a port")),
         Target::Inet { host, .. } => {
             let mut places = local_addresses(address, host.as_ref(), port_of(address)?)?;
             if let (Some(places), Some(Host::Name(_))) = (&mut places, host) {

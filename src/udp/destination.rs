@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-use crate::address::{Address, Endpoint, Target};
+use crate::address::{Address, Endpoint, Scheme, Target};
 use crate::error::{Error, Result};
 
 /// What a datagram can be sent to: a [`SocketAddr`] (or the two parts of one), an [`Endpoint`], a port of this machine,
@@ -31,7 +31,7 @@ pub(super) fn place(to: impl Destination) -> Result<Place> {
     match to.place()? {
         Place::Known(address) => known(address),
         Place::Address(address) => match address.target() {
-            Target::Inet { tls: Some(true), .. } => Err(address.unfit("datagrams are sent without TLS")),
+            Target::Inet { scheme: Some(Scheme::Tls), .. } => Err(address.unfit("datagrams are sent without TLS")),
             // A single one: no need to look any further.
             Target::Direct(addresses) => match addresses.as_slice() {
                 [address] => known(*address),

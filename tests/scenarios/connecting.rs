@@ -68,15 +68,24 @@ fn malformed_addresses_are_errors_that_quote_them() {
 }
 
 #[test]
-fn a_scheme_without_a_port_of_its_own_says_what_an_address_looks_like() {
+fn a_scheme_that_cannot_be_kept_says_what_to_write() {
     on_own_context(|| {
-        for text in ["foo://host", "TCP://host/path", "tls://[::1]"] {
-            let error = Socket::connect(text).unwrap_err();
-            assert!(matches!(error, Error::Address { .. }), "{error:?}");
-            let error = error.to_string();
-            assert!(error.contains("the scheme") && error.contains("expected host:port"), "{error}");
+        for (text, expected) in [
+            ("foo://host", "expected host:port"),
+            ("httsp://host:8443/x", "expected host:8443"),
+            ("TCP://host/path", "as in TCP://host:1234"),
+            ("tls://[::1]", "as in tls://[::1]:1234"),
+            ("ftpes://host", "requires an FTP client"),
+            ("udp://127.0.0.1:1", "UdpSocket"),
+        ] {
+            for result in [Socket::connect(text), try_connect(Socket::builder(), text)] {
+                let error = result.unwrap_err();
+                assert!(matches!(error, Error::Address { .. }), "{error:?}");
+                let error = error.to_string();
+                assert!(error.contains(expected), "{error}");
+            }
         }
-        for text in ["foo://127.0.0.1:0", "http://127.0.0.1", "tcp://127.0.0.1:0"] {
+        for text in ["udp://127.0.0.1:0", "http://127.0.0.1", "tcp://127.0.0.1:0"] {
             let error = Server::builder().tls(false).bind(text).map(drop).unwrap_err();
             assert!(matches!(error, Error::Address { .. }), "{error:?}");
             let error = error.to_string();
@@ -245,6 +254,18 @@ fn urls_decide_on_tls() {
             Ok(())
         });
         assert!(connect(&address).is_tls());
+        // Neither the last letter nor an unknown word decides.
+        for scheme in ["redis", "postgres", "nats", "tcp"] {
+            assert!(!Socket::connect(format!("{scheme}://localhost:{}", plain.port())).unwrap().is_tls(), "{scheme}");
+        }
+        for scheme in ["rediss", "gemini", "ssl", "tls"] {
+            let error = Socket::connect(format!("{scheme}://localhost:{}", plain.port())).unwrap_err();
+            assert!(error.to_string().contains("connect_async"), "TLS, with a server of this same thread: {error}");
+        }
+        for scheme in ["httsp", "foo"] {
+            let error = Socket::connect(format!("{scheme}://localhost:{}", plain.port())).unwrap_err();
+            assert!(error.to_string().contains(&format!("expected localhost:{}", plain.port())), "{error}");
+        }
     });
 }
 

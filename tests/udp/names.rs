@@ -183,7 +183,7 @@ fn ports_have_names() {
         assert!(text.contains("65535") && !text.contains("host:port") && !text.contains("path with"), "{text}");
     }
     let unknown = network::names::lookup_port("nosuchservice").unwrap_err().to_string();
-    assert!(unknown.contains("no service of that name") && unknown.contains("a name like http"), "{unknown}");
+    assert!(unknown.contains("unknown service") && unknown.contains("a service name such as http"), "{unknown}");
 }
 
 #[test]
@@ -388,7 +388,7 @@ fn endpoints_that_cannot_be_are_told_before_anything_is_asked() {
     on_own_context(|| {
         let error = network::names::public_address(nowhere, LIMIT).unwrap_err();
         assert!(matches!(error, Error::InvalidOption(_)), "{error:?}");
-        assert_eq!(error.to_string(), "no endpoint was given; expected stun:host, stun:host:port, or http://host/path");
+        assert_eq!(error.to_string(), "no endpoint given; expected stun:host, stun:host:port, or http://host/path");
     });
     let (server, good) = stun("127.0.0.1", "good");
     for bad in

@@ -1,0 +1,224 @@
+//! The steps from an address to a connected socket: first the race, then the TLS handshake.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::{Rc, Weak};
+
+use super::race::{OPERATION, Race, Winner};
+use crate::address::{Address, Endpoint, Scheme, Target, endpoint};
+use crate::conn::{Common, Conn, Socket, Transport};
+use crate::engine::Engine;
+use crate::error::{Error, Operation, Result};
+use crate::resolve::{Plan, interface, plan, unknown_interface};
+use crate::sys;
+use crate::tls::{ClientTls, PeerName, Session, Tls, load_system_roots};
+
+/// Returns the peer's address. Read at once: the kernel does not know it any more after a reset.
+pub(super) fn remote(fd: &OwnedFd) -> Option<Endpoint> {
+    sys::peer_address(fd).ok().flatten().map(endpoint)
+}
+
+/// The TLS configuration of a connection and the peer to verify, or `None` for plaintext.
+type TlsChoice = Option<(ClientTls, PeerName)>;
+
+/// Decides on TLS: by the caller's choice, else by the scheme of the address, else it is on except for unix sockets.
+fn secure(address: &Address, plan: &Plan, choice: Option<&Tls<ClientTls>>) -> Result<TlsChoice> {
+    let port = match plan {
+        Plan::Unix(_) => match choice {
+            Some(Tls::On(_)) => {
+                return Err(Error::Unsupported(format!("{address}: TLS is not available on unix sockets")));
+            }
+            _ => return Ok(None),
+        },
+        Plan::Direct(addresses) => addresses.first().map_or(0, SocketAddr::port),
+        Plan::Lookup(_, port) => *port,
+        // A service is known by its name, not by its port.
+        Plan::Service(_) => 0,
+    };
+    let settings = match (choice, address.target()) {
+        (Some(Tls::Off), _) | (None, Target::Inet { scheme: Some(Scheme::Plain), .. }) => return Ok(None),
+        (Some(Tls::On(settings)), _) => settings.clone(),
+        (None, _) => ClientTls::default(),
+    };
+    let (key, host) = address.peer(port);
+    Ok(Some((settings, PeerName { key, host })))
+}
+
+/// Returns the peer to verify once it is known which service was found, or which of several addresses answered. A service is
+/// known by its name, whatever its host and port.
+fn found_peer(address: &Address, peer: &PeerName, service: Option<&str>, remote: Option<&Endpoint>) -> PeerName {
+    match (address.target(), service, remote) {
+        (Target::Service { kind, .. }, Some(name), _) => PeerName { key: format!("{kind}|{name}"), host: None },
+        (Target::Direct(several), _, Some(Endpoint::Inet(remote))) if several.len() > 1 => {
+            let (key, host) = Address::from(*remote).peer(remote.port());
+            PeerName { key, host }
+        }
+        _ => peer.clone(),
+    }
+}
+
+/// The caller's options, checked as far as possible without network traffic.
+pub(super) struct Request {
+    pub(super) address: Address,
+    pub(super) secure: TlsChoice,
+    pub(super) common: Rc<Common>,
+}
+
+/// A connection after the last step. With TLS, the handshake is still under way.
+pub(super) enum Opened {
+    Ready(Socket),
+    Handshaking(Rc<Conn>),
+}
+
+impl Request {
+    /// Checks what can be checked, and plans how to reach the address.
+    pub(super) fn new(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<(Self, Plan)> {
+        if matches!(address.target(), Target::Inet { scheme: Some(Scheme::Udp), .. }) {
+            return Err(address.unfit("udp:// is for UdpSocket; expected tcp:// or tls://"));
+        }
+        let plan = plan(&address)?;
+        let secure = secure(&address, &plan, tls)?;
+        if let Some((settings, _)) = &secure {
+            settings.check()?;
+        }
+        match &common.options.tuning.interface {
+            // For a unix socket, setting the option fails.
+            Some(name) if !matches!(plan, Plan::Unix(_)) && interface(name).is_none() => {
+                return Err(unknown_interface(name));
+            }
+            _ => {}
+        }
+        Ok((Request { address, secure, common }, plan))
+    }
+
+    /// Makes a connection of the socket that won the race. With TLS, `done` gets the result of the handshake.
+    pub(super) fn open(
+        &self,
+        engine: &Rc<Engine>,
+        won: Winner,
+        done: impl FnOnce(Result<Socket>) + 'static,
+    ) -> Result<Opened> {
+        let remote = remote(&won.fd);
+        let transport = Transport::socket(won.fd, remote.as_ref());
+        let common = self.common.clone();
+        let Some((settings, peer)) = &self.secure else {
+            return Conn::new(engine, transport, common, remote).map(|conn| Opened::Ready(Socket::from_conn(conn)));
+        };
+        let peer = found_peer(&self.address, peer, won.service.as_deref(), remote.as_ref());
+        let session = Session::client(settings, &peer)?;
+        // The handle is made at once: a connection without a handle closes.
+        let done = Box::new(move |conn: &Rc<Conn>, result: Result| {
+            done(result.map(|()| Socket::from_conn(conn.clone())));
+        });
+        Conn::with_session(engine, transport, common, remote, session, done).map(Opened::Handshaking)
+    }
+}
+
+/// Called once, from the main loop, with the result.
+pub(super) type Connected = Box<dyn FnOnce(&Rc<Engine>, Result<Socket>)>;
+
+/// A connection attempt: the race, then the handshake.
+pub(super) struct Connecting {
+    engine: Rc<Engine>,
+    pub(super) request: Request,
+    /// Kept alive by its timer.
+    race: RefCell<Weak<Race>>,
+    conn: RefCell<Option<Rc<Conn>>>,
+    done: RefCell<Option<Connected>>,
+}
+
+impl Connecting {
+    pub(super) fn start(engine: &Rc<Engine>, request: Request, plan: Plan, done: Connected) -> Rc<Self> {
+        let connecting = Rc::new(Connecting {
+            engine: engine.clone(),
+            request,
+            race: RefCell::default(),
+            conn: RefCell::new(None),
+            done: RefCell::new(Some(done)),
+        });
+        let me = connecting.clone();
+        let Request { address, common, .. } = &connecting.request;
+        let options = &common.options;
+        let connected = Box::new(move |_: &Rc<Engine>, result| me.connected(result));
+        let race = Race::start(engine, address, &options.tuning, plan, options.connect_timeout, connected);
+        connecting.race.replace(Rc::downgrade(&race));
+        connecting
+    }
+
+    fn connected(self: &Rc<Self>, result: Result<Winner>) {
+        let won = match result {
+            Ok(won) => won,
+            Err(error) => return self.finish(Err(error)),
+        };
+        match &self.request.secure {
+            Some((settings, peer)) if settings.may_load_roots(peer) => self.load_roots(won),
+            _ => self.open(won),
+        }
+    }
+
+    /// Loads the system roots on a thread: reading them takes milliseconds, once per process.
+    fn load_roots(self: &Rc<Self>, won: Winner) {
+        let thread = Rc::new(Cell::new(None::<std::thread::JoinHandle<()>>));
+        let (me, loaded) = (self.clone(), thread.clone());
+        let remote = self.engine.remote(move |_| {
+            if let Some(thread) = loaded.take() {
+                // The thread has made its call, and ends.
+                let _ = thread.join();
+            }
+            if me.done.borrow().is_some() {
+                me.open(won);
+            }
+        });
+        let spawned = std::thread::Builder::new().name("network-roots".into()).spawn(move || {
+            // The handshake that needs the roots reports the error.
+            let _ = load_system_roots();
+            remote.call();
+        });
+        match spawned {
+            Ok(handle) => thread.set(Some(handle)),
+            Err(source) => {
+                let address = self.request.address.to_string();
+                self.finish(Err(Error::Io { operation: Operation::LoadCertificates, address, source }));
+            }
+        }
+    }
+
+    fn open(self: &Rc<Self>, won: Winner) {
+        let me = self.clone();
+        let handshake_done = move |result| {
+            me.conn.take();
+            me.finish(result);
+        };
+        match self.request.open(&self.engine, won, handshake_done) {
+            Ok(Opened::Ready(socket)) => self.finish(Ok(socket)),
+            Ok(Opened::Handshaking(conn)) => drop(self.conn.replace(Some(conn))),
+            Err(error) => self.finish(Err(error)),
+        }
+    }
+
+    fn finish(&self, result: Result<Socket>) {
+        let done = self.done.take();
+        self.race.take();
+        if let Some(done) = done {
+            done(&self.engine, result);
+        }
+    }
+
+    /// Cancels the attempt, at any step.
+    pub(super) fn cancel(&self) {
+        if self.done.borrow().is_none() {
+            return;
+        }
+        let error = || Error::Cancelled { operation: OPERATION, address: self.request.address.to_string() };
+        let race = self.race.take();
+        if let Some(race) = race.upgrade() {
+            race.finish(Err(error()));
+        }
+        let conn = self.conn.take();
+        if let Some(conn) = conn {
+            conn.abort_silently();
+        }
+        self.finish(Err(error()));
+    }
+}
