@@ -1,8 +1,8 @@
-//! Services by name: how long it takes to be found, and what waiting costs.
+//! Services by name: the time to find one, and the cost of idling.
 //!
-//! `cargo bench --bench avahi` prints the table (as root: it starts a D-Bus and an Avahi daemon in namespaces of its own).
-//! Times are of one process that is server and client, and contain the daemon's part; beside them is what connecting takes
-//! where the address is known. Each is the median of its rounds.
+//! `cargo bench --bench avahi` prints the table. It starts a D-Bus and an Avahi daemon in private namespaces. Server and
+//! client are one process, and the times include the daemon's share. For comparison, each is followed by the time to
+//! connect to a known port. Each value is the median of its rounds.
 
 #[allow(dead_code)]
 #[path = "../tests/avahi/world.rs"]
@@ -16,7 +16,7 @@ use network::{Server, Socket};
 use world::{HERE, enter_own_world, until};
 
 const ROUNDS: usize = 21;
-/// Avahi makes sure for about a second that nobody has the name: so many are enough.
+/// Fewer rounds, since Avahi checks for about a second that a name is free.
 const PUBLISHINGS: usize = 5;
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -75,7 +75,7 @@ fn serve(tls: bool, name: &str) -> Server {
     builder.listen(format!("chat|{name}"), |socket| socket.sendline("hello")).expect("a server")
 }
 
-/// From listening to the first line at a client that looks for it meanwhile.
+/// The time from listening to the first line at a client that is already searching.
 fn publish(tls: bool, round: usize) -> Duration {
     let name = format!("round {round} {tls}");
     let started = Instant::now();
@@ -86,7 +86,7 @@ fn publish(tls: bool, round: usize) -> Duration {
     took
 }
 
-/// Until the first line.
+/// The time until the first line.
 fn connect(address: &str, tls: bool) -> Duration {
     let socket = Rc::new(RefCell::new(None));
     let heard = Rc::new(RefCell::new(false));
@@ -106,7 +106,7 @@ fn connect(address: &str, tls: bool) -> Duration {
     started.elapsed()
 }
 
-/// Processor time of this process.
+/// The CPU time of this process.
 fn cpu() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)

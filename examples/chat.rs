@@ -1,5 +1,5 @@
-//! A chat room that is found by its name: `chat Kitchen Ann`. Whoever is first opens the room, the others join it; no
-//! addresses, no ports, and over TLS. Needs the Avahi daemon. The room closes with whoever opened it.
+//! A chat room that is found by its name on the local network: `chat Kitchen Ann`. The first user opens the room and the
+//! others join it, without addresses or ports, over TLS. Requires the Avahi daemon. The room closes when its opener leaves.
 
 use std::cell::OnceCell;
 use std::io::{stdin, stdout};
@@ -24,10 +24,10 @@ fn main() -> Result {
         }
     };
     let terminal = Socket::wrap(stdin().as_fd().try_clone_to_owned()?, stdout().as_fd().try_clone_to_owned()?)?;
-    // The end of the input.
+    // Called at the end of the input.
     terminal.disconnect_cb(|_, _| network::endloop());
 
-    // Whoever opens a room first is remembered: nobody else can take its name later.
+    // Trust on first use: later, a room of this name must have the same key.
     let builder = Socket::builder().tls(ClientTls::on_first_use());
     let (name, nick) = (room.clone(), nick.clone());
     builder.connect_async(Address::service("chat", room)?, gio::Cancellable::NONE, move |result| {
@@ -45,7 +45,7 @@ fn main() -> Result {
     Ok(())
 }
 
-/// Sends what is typed to the room, and shows what comes from there.
+/// Sends typed lines to the room and shows the lines from there.
 fn join(room: Socket, terminal: Socket, nick: String) -> Result {
     let screen = terminal.clone();
     room.readlines(move |_, line| screen.sendline(plain(line)));
@@ -57,7 +57,7 @@ fn join(room: Socket, terminal: Socket, nick: String) -> Result {
     Ok(())
 }
 
-/// Opens a room of that name: what anybody says in it goes to all others.
+/// Opens a room of this name and forwards each line to all other members.
 fn open(name: &str, terminal: Socket, nick: String) -> Result {
     let room = Rc::new(OnceCell::<Server>::new());
     let (members, screen) = (room.clone(), terminal.clone());
@@ -70,7 +70,7 @@ fn open(name: &str, terminal: Socket, nick: String) -> Result {
         ))
         .listen("chat|", move |socket| {
             let (members, screen) = (members.clone(), screen.clone());
-            // From here on they hear what others say.
+            // From here on, the member receives the lines of others.
             socket.sendline("You are in the room.")?;
             socket.readlines(move |speaker, line| {
                 tell(&members, Some(speaker), line);
@@ -88,14 +88,15 @@ fn open(name: &str, terminal: Socket, nick: String) -> Result {
 
 fn tell(room: &OnceCell<Server>, speaker: Option<&Socket>, line: &str) {
     for member in room.get().map(Server::connections).unwrap_or_default() {
-        // One who reads too slowly misses lines; one who has gone needs none.
+        // Sending fails for members that read too slowly, which miss lines, and for those that have left.
         if Some(&member) != speaker {
             let _ = member.sendline(line);
         }
     }
 }
 
-/// What others send must not work the terminal.
+/// Replaces characters with which others could control the terminal or reorder its text.
 fn plain(line: &str) -> String {
-    line.replace(char::is_control, "\u{fffd}")
+    let is_unsafe = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    line.replace(is_unsafe, "\u{fffd}")
 }

@@ -95,8 +95,7 @@ pub mod names {
 #[forbid(unsafe_code)]
 pub mod services {
     pub use crate::avahi::{
-        Browser, Event, EventStream, PendingResolve, Service, Txt, browse, browse_stream, resolve_all_async,
-        resolve_all_future,
+        Browser, Event, EventStream, Service, Txt, browse, browse_stream, resolve_all_async, resolve_all_future,
     };
 }
 

@@ -224,7 +224,10 @@ fn a_hand_over_tells_which_process_serves_now() {
     let mut shell = command("/bin/sh", ["-c", "WATCHDOG_PID=$$; export WATCHDOG_PID; exec \"$@\"", "sh"]);
     shell.arg(daemon.get_program()).args(daemon.get_args());
     for (name, value) in daemon.get_envs() {
-        shell.env(name, value.unwrap());
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
     }
     let mut first = Process::start(&mut shell, Watch::Stderr);
     assert_eq!([manager.hears(), manager.hears()], ["READY=1", "WATCHDOG=1"]);
@@ -439,7 +442,7 @@ fn sockets_for_another_process_are_not_touched() {
 fn systemds_own_activation_starts_it_at_the_first_client() {
     let directory = TempDir::new();
     let address = directory.address("socket");
-    let mut activate = common::tool("/usr/bin/systemd-socket-activate");
+    let mut activate = common::party("systemd-socket-activate");
     activate.args(["--listen", &address, "--setenv", "NETWORK_NO_FORK=1"]);
     for name in ["XDG_DATA_HOME", "PATH"] {
         activate.args(["--setenv", name]);
@@ -465,10 +468,10 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         let program = example("daemon");
         std::fs::write(directory.path(name), text.replace("/usr/local/bin/daemon", program.to_str().unwrap())).unwrap();
     }
-    let mut verify = common::tool("/usr/bin/systemd-analyze");
+    let mut verify = common::party("systemd-analyze");
     verify.args(["verify", "--man=no", &directory.address("lines.service"), &directory.address("lines.socket")]);
     run(&mut verify, "").assert_clean();
-    let mut security = common::tool("/usr/bin/systemd-analyze");
+    let mut security = common::party("systemd-analyze");
     security.args(["security", "--offline=true", "--threshold=20", &directory.address("lines.service")]);
     let output = run(&mut security, "");
     assert!(output.status.success(), "exposed by more than 2.0 of 10: {output:?}");

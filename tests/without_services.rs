@@ -1,4 +1,4 @@
-//! A build without services by name: what needs them says so, and the rest works.
+//! A build without services: everything that needs them is an error, and the rest works.
 
 #![cfg(not(feature = "_services"))]
 
@@ -21,7 +21,7 @@ fn services() {
         let text = error.to_string();
         assert!(text.contains(what) && text.contains("built without Avahi"), "{text}");
     }
-    // What is no service at all is told as that.
+    // An invalid service type is an error of the address.
     assert!(matches!(Socket::connect("no such type|"), Err(Error::Address { .. })));
 }
 

@@ -1,4 +1,5 @@
-//! Stands in for Avahi in a build without it: what needs it says so. Of the values here none is ever made.
+//! Replaces the services in a build without Avahi: everything that needs them is an error. No value of these types
+//! exists.
 
 #![allow(dead_code)]
 
@@ -20,7 +21,7 @@ impl Query {
 
 pub(crate) fn end_threads() {}
 
-pub(crate) enum Finding {
+pub(crate) enum SearchEvent {
     Candidate(Rc<str>, SocketAddr),
     End(Option<Error>),
 }
@@ -28,7 +29,7 @@ pub(crate) enum Finding {
 pub(crate) struct Find(());
 
 impl Find {
-    pub(crate) fn verdict(&self) -> Option<Error> {
+    pub(crate) fn failure(&self) -> Option<Error> {
         None
     }
 }
@@ -37,24 +38,24 @@ pub(crate) fn find(
     _engine: &Rc<Engine>,
     _address: &Address,
     _query: Query,
-    _then: impl Fn(&Rc<Engine>, Finding) + 'static,
+    _then: impl Fn(&Rc<Engine>, SearchEvent) + 'static,
 ) -> Find {
     Find(())
 }
 
-pub(crate) struct Registration(());
+pub(crate) struct Announcement(());
 
-impl Registration {
+impl Announcement {
     pub(crate) fn new<'a>(
         address: &Address,
         _kind: &str,
         _name: &str,
         _txt: impl IntoIterator<Item = (&'a str, &'a [u8])>,
-    ) -> Result<Registration> {
+    ) -> Result<Announcement> {
         Err(Error::Unsupported(format!("cannot listen on {address}: this program was built without Avahi")))
     }
 
-    pub(crate) fn at(self, _port: u16, _only_here: bool) -> Registration {
+    pub(crate) fn at(self, _port: u16, _only_here: bool) -> Announcement {
         self
     }
 }
@@ -78,7 +79,7 @@ impl Publication {
 
 pub(crate) fn publish(
     _engine: &Rc<Engine>,
-    _what: Registration,
+    _what: Announcement,
     _then: impl Fn(&Rc<Engine>, Published) + 'static,
 ) -> Publication {
     Publication(())

@@ -1,53 +1,54 @@
-//! Following the services of a type, for the user: by callback, as a stream, or once.
+//! Browsing for the services of a type: by callback, as a stream, or once.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures_channel::oneshot;
+use gio::prelude::*;
 
-use super::names::{Kind, Matcher};
+use super::names::{Matcher, ServiceType};
 use super::tracker::Tracker;
 use super::{Service, unavailable};
-use crate::engine::{CallbackSlot, Engine, TimerKey, call};
+use crate::engine::{CallbackSlot, Engine, call, in_background, within};
 use crate::error::{Error, Operation, Result};
 
-/// What [`resolve_all_async`] waits for at most. Avahi has heard most after a second, and gives up on a name that does not
-/// answer after five.
-const ALL: Duration = Duration::from_secs(10);
+/// The longest time that [`resolve_all_async`] takes. Avahi knows most services after a second, and gives up after five
+/// on one that does not answer.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What [`browse`] tells.
+/// A change among the services of a type, as reported by [`browse`].
 ///
 /// ```text
-/// Added(a) → Changed(a)* → Removed(a) → Added(a) …      for each name
-/// AllForNow                                            once after each start, when what is there has been told
-/// Removed(all) → Down → Up → Added …                   when the daemon goes and comes
+/// Added(a) → Changed(a)* → Removed(a) → Added(a) …       for each instance name
+/// AllForNow                                             once per start of the daemon, after the services known by then
+/// Removed(all) → Unavailable → Available → Added …      when the Avahi daemon stops and starts
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A service is there. It is told once, on however many interfaces it is.
+    /// A service has appeared. Reported once, however many interfaces it is on.
     Added(Service),
-    /// It has other addresses now, another host, another port, or another TXT record.
+    /// The addresses, host, port or TXT record of a service have changed. Contains the new values.
     Changed(Service),
-    /// It has gone. This is what was known of it last.
+    /// A service has disappeared. Contains its last known values.
     Removed(Service),
-    /// Most that is there has been told: from here on, it is news.
+    /// The services that Avahi knew at the start have been reported. Later events are news.
     AllForNow,
-    /// The Avahi daemon is not there, or has gone; the error, an [`Error::AvahiUnavailable`], says more. All services that
-    /// were told have been removed before. Nothing need be done: they come back with it.
+    /// The Avahi daemon is not running or cannot be reached. The error is an [`Error::AvahiUnavailable`]. All services
+    /// have been reported as removed before. Browsing continues by itself once the daemon is back.
     Unavailable(Error),
-    /// The daemon is there again. Not told when it is there from the start.
+    /// The Avahi daemon is running again. Not reported if it runs from the start.
     Available,
 }
 
 type Callback = dyn FnMut(Event);
 
-/// Goes on browsing while it lives. Dropping it, in a callback or anywhere else, ends it: nothing is called after that.
+/// A handle to running browsing. Dropping it, in a callback or elsewhere, stops browsing: the callback is not called
+/// again.
 #[must_use = "browsing ends when this is dropped"]
 pub struct Browser {
     inner: Rc<Inner>,
@@ -56,23 +57,23 @@ pub struct Browser {
 struct Inner {
     me: Weak<Inner>,
     engine: Rc<Engine>,
-    kind: Kind,
+    kind: ServiceType,
     tracker: RefCell<Option<Rc<Tracker>>>,
     /// Not set for a stream.
     callback: CallbackSlot<Callback>,
     waker: RefCell<Option<Waker>>,
     scheduled: Cell<bool>,
     is_up: Cell<Option<bool>>,
-    all_told: Cell<bool>,
+    all_reported: Cell<bool>,
     stopped: Cell<bool>,
 }
 
-/// Follows the services of a type: calls `callback`, from the main loop, with each that comes or goes.
+/// Browses for the services of a type and calls `callback` for each change.
 ///
-/// `kind` is the type as it is written before the `|` of an address, as `chat` for `_chat._tcp`, or in full, as
-/// `_chat._udp`. Never blocks. What is told is not to be trusted: see [`Service`]. A flood is bounded: of more than 1024
-/// services of a type, not all are told. In a build with the feature `zeroconf` instead of `avahi` less is told:
-/// `docs/services.md` says what.
+/// `kind` is the service type as before the `|` of an address, such as `chat` for `_chat._tcp`, or in full, such as
+/// `_chat._udp`. The callback runs from the main loop. Anyone on the local network can publish any service: see
+/// [`Service`]. At most 1024 services of a type are reported. With the feature `zeroconf` instead of `avahi`, fewer
+/// changes are reported; see `docs/services.md`.
 ///
 /// ```no_run
 /// use network::services::Event;
@@ -87,24 +88,29 @@ struct Inner {
 /// ```
 ///
 /// # Errors
-/// [`Error::Address`] if that is not a service type; [`Error::WrongThread`]. That there is no Avahi is told as
-/// [`Event::Unavailable`].
+/// - [`Error::Address`] if `kind` is not a service type.
+/// - [`Error::WrongThread`] if another thread owns the main context.
+///
+/// A missing Avahi daemon is not an error here, but reported as [`Event::Unavailable`].
 pub fn browse(kind: impl AsRef<str>, callback: impl FnMut(Event) + 'static) -> Result<Browser> {
     Inner::start(kind.as_ref(), Some(Box::new(callback))).map(|inner| Browser { inner })
 }
 
-/// As [`browse`], to be awaited.
+/// Browses for the services of a type and returns the changes as a stream.
+///
+/// See [`browse`] for the arguments.
 ///
 /// # Errors
-/// As there.
+/// See [`browse`].
 pub fn browse_stream(kind: impl AsRef<str>) -> Result<EventStream> {
     let inner = Inner::start(kind.as_ref(), None)?;
     Ok(EventStream { browse: Browser { inner } })
 }
 
-/// Services that come and go, one event after the other. Dropping it ends the browsing.
+/// A stream of changes among the services of a type, returned by [`browse_stream`]. Dropping it stops browsing.
 ///
-/// Whoever reads slowly misses what cancels out: a service that came and went between two reads is not told.
+/// Changes that cancel each other out between two reads, such as a service that appears and disappears, are not
+/// reported.
 #[must_use = "browsing ends when this is dropped"]
 #[derive(Debug)]
 pub struct EventStream {
@@ -112,12 +118,12 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// Waits for the next event. `None` when the main context is gone.
+    /// Returns the next event, or `None` after the main context has ended. Cancel-safe.
     pub async fn next(&mut self) -> Option<Event> {
         poll_fn(|context| self.poll_next(context)).await
     }
 
-    /// As [`next`](EventStream::next), for those who write futures by hand.
+    /// Polls for the next event, for use in hand-written futures. See [`next`](EventStream::next).
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
         let inner = &self.browse.inner;
         if inner.engine.has_ended() {
@@ -133,121 +139,51 @@ impl EventStream {
     }
 }
 
-/// Finds the services of a type that are there now, and calls `callback` with them, sorted by name, after a second or
-/// two; never later than after ten. Dropping what is returned cancels that.
+/// Finds the services of a type that are published now, and passes them to a callback, sorted by name.
 ///
-/// # Errors
-/// As [`browse`]. The callback gets [`Error::AvahiUnavailable`] if there is no Avahi.
+/// The callback runs once, in a later loop iteration: after one to two seconds as a rule, after 10 seconds at the latest,
+/// with what has been found by then. Cancelling `cancellable` completes it with [`Error::Cancelled`]. For the other errors
+/// see [`resolve_all_future`].
 pub fn resolve_all_async(
     kind: impl AsRef<str>,
+    cancellable: Option<&impl IsA<gio::Cancellable>>,
     callback: impl FnOnce(Result<Vec<Service>>) + 'static,
-) -> Result<PendingResolve> {
-    let engine = Engine::current()?;
-    let gathering = Rc::new(Gathering {
-        services: RefCell::default(),
-        callback: RefCell::new(Some(Box::new(callback))),
-        browse: RefCell::new(None),
-        timer: Cell::new(None),
-    });
-    let gatherer = Rc::downgrade(&gathering);
-    let browse = browse(kind, move |event| {
-        if let Some(gathering) = gatherer.upgrade() {
-            gathering.hear(event);
-        }
-    })?;
-    gathering.browse.replace(Some(browse));
-    let late = Rc::downgrade(&gathering);
-    gathering.timer.set(Some(engine.after(ALL, move |engine| {
-        if let Some(late) = late.upgrade() {
-            late.timer.set(None);
-            call(engine, || late.finish(None));
-        }
-    })));
-    Ok(PendingResolve { engine, gathering })
-}
-
-/// As [`resolve_all_async`], to be awaited. Dropping the future cancels it.
-///
-/// # Errors
-/// As there, and [`Error::AvahiUnavailable`].
-pub async fn resolve_all_future(kind: impl AsRef<str>) -> Result<Vec<Service>> {
-    let (sender, receiver) = oneshot::channel();
+) {
     let kind = kind.as_ref().to_owned();
     let cancelled = Error::Cancelled { operation: Operation::Browse, address: kind.clone() };
-    let _going_on = resolve_all_async(kind, move |result| {
-        // Whoever waited may have gone.
-        let _ = sender.send(result);
-    })?;
-    pin!(receiver).await.unwrap_or(Err(cancelled))
+    in_background("resolve_all_async", resolve_all_future(kind), cancellable, cancelled, callback);
 }
 
-/// A call of [`resolve_all_async`] that is under way. Dropping it cancels.
-#[must_use = "dropping this cancels"]
-pub struct PendingResolve {
-    engine: Rc<Engine>,
-    gathering: Rc<Gathering>,
-}
-
-type Gathered = Box<dyn FnOnce(Result<Vec<Service>>)>;
-
-struct Gathering {
-    services: RefCell<Vec<Service>>,
-    callback: RefCell<Option<Gathered>>,
-    browse: RefCell<Option<Browser>>,
-    timer: Cell<Option<TimerKey>>,
-}
-
-impl Gathering {
-    fn hear(&self, event: Event) {
-        match event {
-            Event::Added(service) => self.services.borrow_mut().push(service),
-            Event::Changed(service) => {
-                let mut services = self.services.borrow_mut();
-                if let Some(known) = services.iter_mut().find(|known| known.name == service.name) {
-                    *known = service;
-                }
+/// Finds the services of a type that are published now, sorted by name.
+///
+/// Takes one to two seconds as a rule, and 10 seconds at most, after which it returns what has been found. Dropping the
+/// future cancels the call.
+///
+/// # Errors
+/// See [`browse`]. [`Error::AvahiUnavailable`] if the Avahi daemon cannot be reached.
+pub async fn resolve_all_future(kind: impl AsRef<str>) -> Result<Vec<Service>> {
+    let engine = Engine::current()?;
+    let mut events = browse_stream(&kind)?;
+    let mut services = BTreeMap::new();
+    let known = async {
+        while let Some(event) = events.next().await {
+            match event {
+                Event::Added(service) | Event::Changed(service) => drop(services.insert(service.name.clone(), service)),
+                Event::Removed(service) => drop(services.remove(&service.name)),
+                Event::AllForNow => return Ok(()),
+                Event::Unavailable(error) => return Err(error),
+                Event::Available => {}
             }
-            Event::Removed(service) => {
-                self.services.borrow_mut().retain(|known| known.name != service.name);
-            }
-            Event::AllForNow => self.finish(None),
-            Event::Unavailable(error) => self.finish(Some(error)),
-            Event::Available => {}
         }
-    }
-
-    /// Called from within the one door.
-    fn finish(&self, error: Option<Error>) {
-        let browse = self.browse.take();
-        drop(browse);
-        let callback = self.callback.take();
-        let mut services = self.services.take();
-        services.sort_by(|a, b| a.name.cmp(&b.name));
-        if let Some(callback) = callback {
-            callback(error.map_or(Ok(services), Err));
-        }
-    }
-}
-
-impl Drop for PendingResolve {
-    fn drop(&mut self) {
-        if let Some(timer) = self.gathering.timer.take() {
-            self.engine.cancel_timer(timer);
-        }
-        let (browse, callback) = (self.gathering.browse.take(), self.gathering.callback.take());
-        drop((browse, callback));
-    }
-}
-
-impl fmt::Debug for PendingResolve {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PendingResolve").finish_non_exhaustive()
-    }
+        Err(Error::Cancelled { operation: Operation::Browse, address: kind.as_ref().to_owned() })
+    };
+    within(&engine, RESOLVE_TIMEOUT, known).await.unwrap_or(Ok(()))?;
+    Ok(services.into_values().collect())
 }
 
 impl Inner {
     fn start(text: &str, callback: Option<Box<Callback>>) -> Result<Rc<Inner>> {
-        let kind = Kind::parse(text).map_err(|problem| Error::Address { address: text.to_owned(), problem })?;
+        let kind = ServiceType::parse(text).map_err(|problem| Error::Address { address: text.to_owned(), problem })?;
         let engine = Engine::current()?;
         let inner = Rc::new_cyclic(|me: &Weak<Inner>| Inner {
             me: me.clone(),
@@ -258,21 +194,21 @@ impl Inner {
             waker: RefCell::new(None),
             scheduled: Cell::new(false),
             is_up: Cell::new(None),
-            all_told: Cell::new(false),
+            all_reported: Cell::new(false),
             stopped: Cell::new(false),
         });
         let me = inner.me.clone();
         let tracker = Tracker::start(&engine, kind, Matcher::Any, true, move |_| {
             if let Some(me) = me.upgrade() {
-                me.wake();
+                me.schedule();
             }
         });
         inner.tracker.replace(Some(tracker));
         Ok(inner)
     }
 
-    /// There may be something to tell.
-    fn wake(&self) {
+    /// Schedules a delivery, as there may be an event.
+    fn schedule(&self) {
         let waker = self.waker.take();
         if let Some(waker) = waker {
             waker.wake();
@@ -282,29 +218,29 @@ impl Inner {
             self.engine.defer(move |_| {
                 if let Some(me) = me.upgrade() {
                     me.scheduled.set(false);
-                    me.tell();
+                    me.deliver();
                 }
             });
         }
     }
 
-    fn tell(&self) {
+    fn deliver(&self) {
         while !self.stopped.get() {
-            // Already on the stack, with a nested loop: it goes on when that is over.
+            // The callback is on the stack and runs a nested loop: delivery continues after it returns.
             let Some(mut callback) = self.callback.lend() else { return };
             let Some(event) = self.next_event() else { return };
             if call(&self.engine, || callback(event)).is_none() {
                 self.stop();
             }
             if callback.is_current() && self.engine.spent() {
-                self.wake();
+                self.schedule();
                 return;
             }
         }
     }
 
-    /// What there is to tell next, worked out from what was told last and what is so now: however slow the user is, there
-    /// is never more to remember than that.
+    /// Derives the next event from what was reported last and what is known now. However slowly the events are read,
+    /// nothing more needs to be stored.
     fn next_event(&self) -> Option<Event> {
         let tracker = self.tracker.borrow().clone()?;
         let status = tracker.status()?;
@@ -314,11 +250,11 @@ impl Inner {
                 return Some(Event::Available);
             }
         }
-        while let Some(fresh) = tracker.next_fresh() {
-            if fresh.now.is_some() && !fresh.ripe {
+        while let Some(change) = tracker.next_change() {
+            if change.now.is_some() && !change.settled {
                 continue;
             }
-            match (tracker.retell(&fresh), fresh.now) {
+            match (tracker.mark_told(&change), change.now) {
                 (None, Some(now)) => return Some(Event::Added(now)),
                 (Some(before), Some(now)) if before != now => return Some(Event::Changed(now)),
                 (Some(before), None) => return Some(Event::Removed(before)),
@@ -327,12 +263,12 @@ impl Inner {
         }
         match status {
             Err(cause) => {
-                self.all_told.set(false);
+                self.all_reported.set(false);
                 let told = self.is_up.replace(Some(false)) == Some(false);
                 (!told).then(|| Event::Unavailable(unavailable(&self.kind, cause)))
             }
-            Ok(()) if !self.all_told.get() && tracker.is_complete() => {
-                self.all_told.set(true);
+            Ok(()) if !self.all_reported.get() && tracker.is_complete() => {
+                self.all_reported.set(true);
                 Some(Event::AllForNow)
             }
             Ok(()) => None,

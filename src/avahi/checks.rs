@@ -1,16 +1,16 @@
-//! What must hold of the readers here, whatever they are given: for fuzzing, and for the tests.
+//! Properties that must hold for any input, for fuzzing and for tests.
 
-use super::names::{Kind, Matcher, Txt, alternative, check_name, exactly};
+use super::names::{Matcher, ServiceType, Txt, alternative, check_name, exactly};
 
-/// Names, types and expressions, from three texts with NUL between them.
+/// Checks service types, names and patterns, from three texts separated by NUL.
 pub(crate) fn names(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut parts = text.splitn(3, '\0');
     let mut next = || parts.next().unwrap_or_default();
     let (kind, name, expression) = (next(), next(), next());
-    if let Ok(kind) = Kind::parse(kind) {
-        assert_eq!(Kind::parse(kind.as_str()).as_ref(), Ok(&kind));
-        assert_eq!(Kind::parse(kind.short()), Ok(kind));
+    if let Ok(kind) = ServiceType::parse(kind) {
+        assert_eq!(ServiceType::parse(kind.as_str()).as_ref(), Ok(&kind));
+        assert_eq!(ServiceType::parse(kind.short()), Ok(kind));
     }
     if let Ok(matcher) = Matcher::parse(expression) {
         matcher.matches(name);
@@ -23,7 +23,7 @@ pub(crate) fn names(data: &[u8]) {
     }
 }
 
-/// A TXT record: strings of which each has its length before it.
+/// Checks a TXT record: strings with their length in front.
 pub(crate) fn txt(mut data: &[u8]) {
     let mut strings = Vec::new();
     while let [length, rest @ ..] = data {
@@ -47,19 +47,19 @@ pub(crate) fn txt(mut data: &[u8]) {
             let _ = own.add(key, value);
         }
     }
-    let _ = super::link::check_txt(&own);
+    let _ = super::backend::check_txt(&own);
 }
 
-/// What a bus may send, and what is made of it.
+/// Checks the readers of D-Bus messages.
 #[cfg(feature = "avahi")]
 pub(crate) mod bus {
     use gio::{DBusCapabilityFlags, DBusMessage};
     use glib::variant::ToVariant;
 
-    use crate::avahi::bus::Input;
-    use crate::avahi::link::{read_answer, read_browser};
+    use crate::avahi::backend::{read_browser, read_resolved};
+    use crate::avahi::bus::{Input, Received};
 
-    /// Bytes as they come, in two parts.
+    /// Checks bytes as they arrive, in two parts.
     pub(crate) fn bytes(data: &[u8]) {
         let (split, data) = data.split_first().map_or((0, data), |(first, rest)| (usize::from(*first), rest));
         let stream = [b"OK 0123456789\r\n", data].concat();
@@ -68,7 +68,7 @@ pub(crate) mod bus {
         assert_eq!(read(&[first, second]), whole, "in two parts");
     }
 
-    /// Messages of Avahi, of which some bytes have been changed: pairs of a place and a value.
+    /// Checks messages of Avahi with some bytes changed: `data` contains pairs of a position and a value.
     pub(crate) fn damaged(data: &[u8]) {
         let (text, changes) = data.split_at(data.len() / 2);
         let text = String::from_utf8_lossy(text).replace('\0', "");
@@ -93,15 +93,16 @@ pub(crate) mod bus {
         read(&[&stream]);
     }
 
-    /// How many messages there were, and what came after them.
+    /// Returns the number of messages, and the error that followed them.
     fn read(parts: &[&[u8]]) -> (usize, Option<String>) {
-        let mut input = Input::default();
+        let mut input = Input::new(1000);
         let mut messages = 0;
         for part in parts {
             input.push(part);
             loop {
-                match input.next_message() {
-                    Ok(Some(message)) => {
+                match input.next() {
+                    Ok(Some(Received::Challenge(_) | Received::Accepted)) => {}
+                    Ok(Some(Received::Message(message))) => {
                         messages += 1;
                         make_of(&message);
                     }
@@ -119,7 +120,7 @@ pub(crate) mod bus {
         let body = message.body().unwrap_or_else(|| ().to_variant());
         let member = message.member();
         read_browser(member.as_deref().unwrap_or_default(), &body);
-        if let Some(found) = read_answer(&body) {
+        if let Some(found) = read_resolved(&body) {
             assert!(!found.address.ip().is_unspecified() && !found.address.ip().is_multicast());
         }
         let _ = body.get::<(i32, String)>();

@@ -1,29 +1,29 @@
-//! The Avahi daemon as seen from one main context: is it there, does it run, and who wants to know. It survives restarts of
-//! the daemon; those who use it are told and begin anew.
+//! The state of the Avahi daemon, shared by all its clients on one main context. After a restart of the daemon, the
+//! clients are notified and make their requests again.
 //!
-//! Everything here happens on the engine's turns, the first contact included, so that what a program publishes before it
-//! goes into the background is published by the process that stays.
+//! Everything here, including the first connection, happens in loop iterations. A service that a program publishes
+//! before it daemonizes is thus published by the background process.
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
-use super::backend::Watcher;
-use super::link::Link;
+use super::backend::Backend;
+use super::events::Watcher;
 use crate::engine::Engine;
 
-/// Who uses the daemon. Called from the engine, never from within a call of theirs but [`Daemon::join`].
+/// A user of the daemon. Called from the engine, and from within [`AvahiDaemon::join`].
 pub(super) trait Client {
-    /// The daemon is there, and knows nothing of what was asked of any before.
-    fn up(&self, engine: &Rc<Engine>, daemon: &Rc<Daemon>);
-    /// It takes registrations, or does not any more.
-    fn running(&self, engine: &Rc<Engine>, daemon: &Rc<Daemon>, running: bool);
-    /// It is not there. May be told several times.
+    /// The daemon is running. It knows nothing of earlier requests.
+    fn up(&self, engine: &Rc<Engine>, daemon: &Rc<AvahiDaemon>);
+    /// The daemon has begun or stopped to accept registrations.
+    fn running(&self, engine: &Rc<Engine>, daemon: &Rc<AvahiDaemon>, running: bool);
+    /// The daemon is not running or cannot be reached. May be called several times in a row.
     fn down(&self, engine: &Rc<Engine>, cause: &str);
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum Status {
-    /// Being found out.
+    /// Not known yet.
     Unknown,
     Down(String),
     Up {
@@ -31,35 +31,35 @@ enum Status {
     },
 }
 
-pub(super) struct Daemon {
-    me: Weak<Daemon>,
+pub(super) struct AvahiDaemon {
+    me: Weak<AvahiDaemon>,
     engine: Rc<Engine>,
     status: RefCell<Status>,
     clients: RefCell<Vec<Weak<dyn Client>>>,
-    link: Rc<Link>,
+    backend: Rc<Backend>,
 }
 
 thread_local! {
-    static DAEMONS: RefCell<Vec<Weak<Daemon>>> = const { RefCell::new(Vec::new()) };
+    static DAEMONS: RefCell<Vec<Weak<AvahiDaemon>>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Daemon {
-    /// Begins to use the daemon: what is known of it is told at once, the rest as it becomes known.
-    pub(super) fn join(engine: &Rc<Engine>, client: &Rc<dyn Client>) -> Rc<Daemon> {
+impl AvahiDaemon {
+    /// Adds a client. Its callbacks are called at once with the known state, and later with each change.
+    pub(super) fn join(engine: &Rc<Engine>, client: &Rc<dyn Client>) -> Rc<AvahiDaemon> {
         let known = DAEMONS.with(|daemons| {
             let mut daemons = daemons.borrow_mut();
             daemons.retain(|daemon| daemon.strong_count() > 0);
             daemons.iter().filter_map(Weak::upgrade).find(|daemon| Rc::ptr_eq(&daemon.engine, engine))
         });
         let daemon = known.unwrap_or_else(|| {
-            let daemon = Rc::new_cyclic(|me: &Weak<Daemon>| {
+            let daemon = Rc::new_cyclic(|me: &Weak<AvahiDaemon>| {
                 let watcher: Weak<dyn Watcher> = me.clone();
-                Daemon {
+                AvahiDaemon {
                     me: me.clone(),
                     engine: engine.clone(),
                     status: RefCell::new(Status::Down(String::new())),
                     clients: RefCell::default(),
-                    link: Link::new(engine, watcher),
+                    backend: Backend::new(engine, watcher),
                 }
             });
             DAEMONS.with(|daemons| daemons.borrow_mut().push(Rc::downgrade(&daemon)));
@@ -72,10 +72,10 @@ impl Daemon {
         let status = daemon.status.borrow().clone();
         match status {
             Status::Unknown => {}
-            // It may have come since.
+            // It may have started since.
             Status::Down(_) => {
                 daemon.status.replace(Status::Unknown);
-                daemon.link.look();
+                daemon.backend.look();
             }
             Status::Up { running } => {
                 client.up(engine, &daemon);
@@ -87,11 +87,11 @@ impl Daemon {
         daemon
     }
 
-    /// What there is to say of a daemon that has not been heard of.
-    pub(super) fn complaint(&self) -> String {
+    /// Returns the reason why nothing is known about the daemon.
+    pub(super) fn error_text(&self) -> String {
         match &*self.status.borrow() {
             Status::Down(cause) => cause.clone(),
-            _ => "the Avahi daemon does not answer".into(),
+            _ => "the Avahi daemon does not reply".into(),
         }
     }
 
@@ -99,24 +99,24 @@ impl Daemon {
         matches!(&*self.status.borrow(), Status::Up { .. })
     }
 
-    /// To browse and to register by.
-    pub(super) fn link(&self) -> &Rc<Link> {
-        &self.link
+    /// The backend, for browsing and registering.
+    pub(super) fn backend(&self) -> &Rc<Backend> {
+        &self.backend
     }
 
-    fn tell(&self, what: impl Fn(&dyn Client, &Rc<Daemon>)) {
+    fn notify(&self, notify: impl Fn(&dyn Client, &Rc<AvahiDaemon>)) {
         let Some(me) = self.me.upgrade() else { return };
         let clients: Vec<_> = self.clients.borrow().iter().filter_map(Weak::upgrade).collect();
         for client in clients {
-            what(&*client, &me);
+            notify(&*client, &me);
         }
     }
 }
 
-impl Watcher for Daemon {
+impl Watcher for AvahiDaemon {
     fn up(&self) {
         self.status.replace(Status::Up { running: false });
-        self.tell(|client, me| client.up(&me.engine, me));
+        self.notify(|client, me| client.up(&me.engine, me));
     }
 
     fn running(&self, now: bool) {
@@ -124,11 +124,11 @@ impl Watcher for Daemon {
             Status::Up { running, .. } if *running != now => *running = now,
             _ => return,
         }
-        self.tell(|client, me| client.running(&me.engine, me, now));
+        self.notify(|client, me| client.running(&me.engine, me, now));
     }
 
     fn down(&self, cause: String) {
         self.status.replace(Status::Down(cause.clone()));
-        self.tell(|client, me| client.down(&me.engine, &cause));
+        self.notify(|client, me| client.down(&me.engine, &cause));
     }
 }

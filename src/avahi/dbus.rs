@@ -1,5 +1,5 @@
-//! Avahi over D-Bus: where the daemon is, which of its signals go to whom, and what is asked of it. It survives restarts
-//! of the daemon and of the bus.
+//! The D-Bus backend: the state of the Avahi daemon, its objects and their signals. Survives restarts of the daemon and
+//! the bus.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -9,10 +9,12 @@ use std::time::Duration;
 use gio::DBusMessage;
 use glib::variant::ToVariant;
 
-use super::backend::{Found, Heard, LOOPBACK, Place, Registered, Registration, Watcher};
-use super::bus::{ANSWER, BUS, Bus, CallError, Listener, Method};
-use super::names::{Kind, Txt};
+use super::bus::{BUS, Bus, CallError, Listener, Method, REPLY_TIMEOUT};
+use super::events::{Announcement, BrowserEvent, LOOPBACK, Origin, Registered, Resolved, Watcher};
+use super::names::{ServiceType, Txt};
+use super::system_bus::in_sandbox;
 use crate::engine::{Engine, TimerKey};
+use crate::log;
 
 const NAME: &str = "org.freedesktop.Avahi";
 const SERVER: &str = "org.freedesktop.Avahi.Server";
@@ -21,72 +23,72 @@ const RESOLVER: &str = "org.freedesktop.Avahi.ServiceResolver";
 const GROUP: &str = "org.freedesktop.Avahi.EntryGroup";
 const COLLISION_ERROR: &str = "org.freedesktop.Avahi.CollisionError";
 
-/// Any interface, any protocol.
+/// Any interface or protocol.
 const ANY: i32 = -1;
 
-/// The state of Avahi's server in which it takes registrations: its host name is established.
+/// The state of Avahi's server in which it accepts registrations: its host name is established.
 const RUNNING: i32 = 2;
 
-/// States of an entry group.
+/// The states of an entry group.
 const ESTABLISHED: i32 = 2;
 const COLLISION: i32 = 3;
 const FAILURE: i32 = 4;
 
-/// Flags of a look-up: what is asked without TXT is not kept up by a malformed one.
+/// Lookup flag: do not wait for the TXT record, which may be malformed.
 const NO_TXT: u32 = 4;
-/// Of a look-up's answer: it is about this very machine.
+/// Result flag: the service is on this machine.
 const LOCAL: u32 = 8;
 
-/// How long the bus may take to start the daemon. The bus itself gives up after 25 s.
-const START: Duration = Duration::from_secs(26);
+/// The timeout for starting the daemon. The bus itself gives up after 25 s.
+const START_TIMEOUT: Duration = Duration::from_secs(26);
 
-/// How soon a bus that is not there is looked for again; each time twice as long, up to the second. There is no event for
-/// its coming.
+/// The first and the longest pause before the bus or a daemon that refuses calls is tried again. The pause doubles each
+/// time. No event tells when they are available.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 
-/// Signals that came before the answer that names their object.
-const ORPHANS: usize = 1024;
+/// The most signals that are kept until the reply with the path of their object has arrived.
+const MAX_EARLY_SIGNALS: usize = 1024;
 
-/// All that a TXT record may hold can be published.
+/// Checks whether a TXT record can be published. This backend has no restrictions.
 pub(super) fn check_txt(_: &Txt) -> Result<(), String> {
     Ok(())
 }
 
-/// There are no threads here.
+/// Waits for threads to end. This backend has none.
 pub(crate) fn end_threads() {}
 
-pub(super) struct Link {
-    me: Weak<Link>,
+pub(super) struct Backend {
+    me: Weak<Backend>,
     engine: Rc<Engine>,
     watcher: Weak<dyn Watcher>,
     bus: RefCell<Option<Rc<Bus>>>,
-    /// The daemon's name on the bus, while it is there.
+    /// The unique bus name of the daemon while it is running.
     owner: RefCell<Option<String>>,
-    /// Whose which object of the daemon is.
-    routes: RefCell<HashMap<String, Weak<Object>>>,
-    /// Answers that will name an object, and signals that came before.
+    /// The objects of the daemon by their paths.
+    routes: RefCell<HashMap<String, Weak<DaemonObject>>>,
+    /// The number of pending replies with a path, and the signals that arrived before them.
     expected: Cell<usize>,
-    orphans: RefCell<Vec<DBusMessage>>,
-    /// Counts the daemons there have been: what answers a call to an earlier one is not heard.
+    early_signals: RefCell<Vec<DBusMessage>>,
+    /// Counts the starts of the daemon: replies of earlier ones are ignored.
     life: Cell<u64>,
     retry: Cell<Option<TimerKey>>,
     pause: Cell<Duration>,
 }
 
-type Signal = Box<dyn Fn(&Rc<Engine>, &str, &glib::Variant)>;
+type SignalCallback = Box<dyn Fn(&Rc<Engine>, &str, &glib::Variant)>;
 
-/// An object of the daemon's whose signals are heard. Dropping it has the daemon drop it as well.
-struct Object {
-    link: Weak<Link>,
+/// An object of the daemon whose signals are received. Dropping it frees the daemon's object.
+struct DaemonObject {
+    backend: Weak<Backend>,
     life: u64,
     interface: &'static str,
     path: RefCell<Option<String>>,
-    signal: Signal,
+    signal: SignalCallback,
 }
 
-impl Drop for Object {
+impl Drop for DaemonObject {
     fn drop(&mut self) {
-        if let (Some(link), Some(path)) = (self.link.upgrade(), self.path.take())
+        if let (Some(link), Some(path)) = (self.backend.upgrade(), self.path.take())
             && link.life.get() == self.life
         {
             link.free(&path, self.interface);
@@ -94,25 +96,25 @@ impl Drop for Object {
     }
 }
 
-/// Follows the services of a type while it lives.
-pub(super) struct Browsing {
-    kind: Kind,
-    object: Rc<Object>,
+/// Browses for the services of a type until dropped.
+pub(super) struct ServiceBrowser {
+    kind: ServiceType,
+    object: Rc<DaemonObject>,
 }
 
-/// Follows one service while it lives.
-pub(super) struct Following {
-    _object: Rc<Object>,
+/// Follows the changes of one service until dropped.
+pub(super) struct Resolver {
+    _object: Rc<DaemonObject>,
 }
 
-/// A service that is registered while this lives.
-pub(super) struct Group {
-    _object: Rc<Object>,
+/// A registered service. Dropping it withdraws the service.
+pub(super) struct EntryGroup {
+    _object: Rc<DaemonObject>,
 }
 
-impl Link {
-    pub(super) fn new(engine: &Rc<Engine>, watcher: Weak<dyn Watcher>) -> Rc<Link> {
-        Rc::new_cyclic(|me| Link {
+impl Backend {
+    pub(super) fn new(engine: &Rc<Engine>, watcher: Weak<dyn Watcher>) -> Rc<Backend> {
+        Rc::new_cyclic(|me| Backend {
             me: me.clone(),
             engine: engine.clone(),
             watcher,
@@ -120,16 +122,16 @@ impl Link {
             owner: RefCell::new(None),
             routes: RefCell::default(),
             expected: Cell::new(0),
-            orphans: RefCell::default(),
+            early_signals: RefCell::default(),
             life: Cell::new(0),
             retry: Cell::new(None),
             pause: Cell::new(RETRY.0),
         })
     }
 
-    // ---- the bus, and who is on it ----
+    // ---- the bus and the daemon ----
 
-    /// Begins to find out whether the daemon is there.
+    /// Starts to determine whether the daemon is running.
     pub(super) fn look(self: &Rc<Self>) {
         if let Some(timer) = self.retry.take() {
             self.engine.cancel_timer(timer);
@@ -146,12 +148,17 @@ impl Link {
                         ),
                         format!("type='signal',sender='{NAME}',interface='{SERVER}'"),
                     ] {
-                        bus.call(BUS.method("AddMatch"), Some(&(rule,).to_variant()), ANSWER, |_, _| {});
+                        bus.call(BUS.method("AddMatch"), Some(&(rule,).to_variant()), REPLY_TIMEOUT, |_, reply| {
+                            if let Err(CallError { message, .. }) = reply {
+                                let event = log::warning("avahi").error(&message);
+                                event.say(format_args!("cannot follow the state of the Avahi daemon: {message}"));
+                            }
+                        });
                     }
                     self.bus.replace(Some(bus));
                 }
                 Err(cause) => {
-                    // Not from within join(): those who join are told on a later turn, as of everything else.
+                    // Not from within join(): clients are notified in a later loop iteration, as always.
                     let me = self.me.clone();
                     self.engine.defer(move |_| {
                         if let Some(me) = me.upgrade() {
@@ -165,8 +172,13 @@ impl Link {
         self.ask_owner(true);
     }
 
-    fn no_bus(self: &Rc<Self>, cause: String) {
-        self.set_down(format!("there is no D-Bus system bus ({cause})"));
+    fn no_bus(&self, cause: String) {
+        self.set_down(in_sandbox(format!("there is no D-Bus system bus ({cause})")));
+        self.look_later();
+    }
+
+    /// Looks again after a pause.
+    fn look_later(&self) {
         let pause = self.pause.get();
         self.pause.set((pause * 2).min(RETRY.1));
         let me = self.me.clone();
@@ -181,16 +193,15 @@ impl Link {
         }
     }
 
-    /// Asks the bus who the daemon is, and if it is nobody, to start it.
+    /// Asks the bus for the daemon and, with `start`, has the bus start it.
     fn ask_owner(self: &Rc<Self>, start: bool) {
         let Some(bus) = self.bus.borrow().clone() else { return };
         let me = self.me.clone();
-        bus.call(BUS.method("GetNameOwner"), Some(&(NAME,).to_variant()), ANSWER, move |_, answer| {
+        bus.call(BUS.method("GetNameOwner"), Some(&(NAME,).to_variant()), REPLY_TIMEOUT, move |_, reply| {
             let Some(me) = me.upgrade() else { return };
-            me.pause.set(RETRY.0);
-            match answer.map(|body| body.get::<(String,)>()) {
+            match reply.map(|body| body.get::<(String,)>()) {
                 Ok(Some((owner,))) => me.set_up(owner),
-                Ok(None) => me.set_down("the bus does not say who the Avahi daemon is".into()),
+                Ok(None) => me.set_down("unexpected reply of the bus to GetNameOwner".into()),
                 Err(_) if start => me.start_daemon(),
                 Err(error) => me.set_no_daemon(&error),
             }
@@ -200,9 +211,9 @@ impl Link {
     fn start_daemon(self: &Rc<Self>) {
         let Some(bus) = self.bus.borrow().clone() else { return };
         let me = self.me.clone();
-        bus.call(BUS.method("StartServiceByName"), Some(&(NAME, 0u32).to_variant()), START, move |_, answer| {
+        bus.call(BUS.method("StartServiceByName"), Some(&(NAME, 0u32).to_variant()), START_TIMEOUT, move |_, reply| {
             let Some(me) = me.upgrade() else { return };
-            match answer {
+            match reply {
                 Ok(_) => me.ask_owner(false),
                 Err(error) => me.set_no_daemon(&error),
             }
@@ -210,11 +221,12 @@ impl Link {
     }
 
     fn set_no_daemon(self: &Rc<Self>, error: &CallError) {
-        // It may have come by itself meanwhile.
+        // It may have started by itself meanwhile.
         if self.owner.borrow().is_some() {
             return;
         }
-        self.set_down(format!("the Avahi daemon is not running ({})", error.message));
+        self.pause.set(RETRY.0);
+        self.set_down(in_sandbox(format!("the Avahi daemon is not running ({})", error.message)));
     }
 
     fn set_up(&self, owner: String) {
@@ -227,69 +239,84 @@ impl Link {
             self.owner.replace(Some(owner));
         }
         self.life.set(self.life.get() + 1);
-        self.tell(|watcher| watcher.up());
-        self.call("/", SERVER, "GetState", None, |_, me, answer| {
-            if let Some((state,)) = answer.ok().and_then(|body| body.get::<(i32,)>()) {
-                me.tell(|watcher| watcher.running(state == RUNNING));
-            }
+        // Behind a filter, the daemon may be visible and yet refuse every call.
+        self.call("/", SERVER, "GetState", None, |_, me, reply| match reply.map(|body| body.get::<(i32,)>()) {
+            Ok(Some((state,))) => me.state_received(state),
+            Ok(None) => me.refused("unexpected reply to GetState"),
+            Err(error) => me.refused(&error.message),
         });
+    }
+
+    fn state_received(&self, state: i32) {
+        self.pause.set(RETRY.0);
+        self.notify(|watcher| watcher.up());
+        self.notify(|watcher| watcher.running(state == RUNNING));
+    }
+
+    fn refused(&self, cause: &str) {
+        self.set_down(in_sandbox(format!("the Avahi daemon cannot be called ({cause})")));
+        self.look_later();
     }
 
     fn set_down(&self, cause: String) {
         self.owner.replace(None);
         self.life.set(self.life.get() + 1);
         self.routes.borrow_mut().clear();
-        self.orphans.borrow_mut().clear();
+        self.early_signals.borrow_mut().clear();
         self.expected.set(0);
-        self.tell(|watcher| watcher.down(cause));
+        self.notify(|watcher| watcher.down(cause));
     }
 
-    fn tell(&self, what: impl FnOnce(&dyn Watcher)) {
+    fn notify(&self, notify: impl FnOnce(&dyn Watcher)) {
         if let Some(watcher) = self.watcher.upgrade() {
-            what(&*watcher);
+            notify(&*watcher);
         }
     }
 
     // ---- calls and objects ----
 
-    /// Calls the daemon. Not answered if that daemon goes first: then that is told instead.
+    /// Calls the daemon. `then` is not called if the daemon stops first.
     fn call(
         &self,
         path: &str,
         interface: &str,
         name: &str,
         body: Option<&glib::Variant>,
-        then: impl FnOnce(&Rc<Engine>, &Rc<Link>, Result<glib::Variant, CallError>) + 'static,
+        then: impl FnOnce(&Rc<Engine>, &Rc<Backend>, Result<glib::Variant, CallError>) + 'static,
     ) {
-        let Some((bus, destination)) = self.addressee() else { return };
+        let Some((bus, destination)) = self.destination() else { return };
         let method = Method { destination: &destination, path, interface, name };
         let (me, life) = (self.me.clone(), self.life.get());
-        bus.call(method, body, ANSWER, move |engine, answer| {
+        bus.call(method, body, REPLY_TIMEOUT, move |engine, reply| {
             if let Some(me) = me.upgrade().filter(|me| me.life.get() == life) {
-                then(engine, &me, answer);
+                then(engine, &me, reply);
             }
         });
     }
 
-    /// Has the daemon make an object whose signals are heard. `then` gets its path. If it is dropped by then, so is the
-    /// daemon's.
+    /// Creates an object of the daemon and receives its signals. `then` gets its path. If the returned object has been
+    /// dropped by then, the daemon's object is freed.
     fn make(
         &self,
         name: &str,
         interface: &'static str,
         body: Option<&glib::Variant>,
         signal: impl Fn(&Rc<Engine>, &str, &glib::Variant) + 'static,
-        then: impl FnOnce(&Rc<Engine>, &Rc<Link>, &Rc<Object>, Result<String, CallError>) + 'static,
-    ) -> Rc<Object> {
-        let (link, life) = (self.me.clone(), self.life.get());
-        let object = Rc::new(Object { link, life, interface, path: RefCell::new(None), signal: Box::new(signal) });
+        then: impl FnOnce(&Rc<Engine>, &Rc<Backend>, &Rc<DaemonObject>, Result<String, CallError>) + 'static,
+    ) -> Rc<DaemonObject> {
+        let (backend, life) = (self.me.clone(), self.life.get());
+        let object =
+            Rc::new(DaemonObject { backend, life, interface, path: RefCell::new(None), signal: Box::new(signal) });
         let made = Rc::downgrade(&object);
         self.expected.set(self.expected.get() + 1);
-        self.call("/", SERVER, name, body, move |engine, me, answer| {
+        self.call("/", SERVER, name, body, move |engine, me, reply| {
             me.expected.set(me.expected.get().saturating_sub(1));
-            let path = answer.and_then(|body| {
+            let path = reply.and_then(|body| {
                 let path = body.try_child_value(0).and_then(|path| path.str().map(str::to_owned));
-                path.ok_or_else(|| CallError { name: String::new(), message: "it names no object".into() })
+                path.ok_or_else(|| CallError {
+                    name: String::new(),
+                    message: "unexpected reply without an object path".into(),
+                })
             });
             let Some(made) = made.upgrade() else {
                 if let Ok(path) = path {
@@ -303,7 +330,8 @@ impl Link {
                 me.routes.borrow_mut().insert(path.clone(), Rc::downgrade(&made));
             }
             then(engine, me, &made, path);
-            let early = if me.expected.get() == 0 { me.orphans.take() } else { me.orphans.borrow().clone() };
+            let early =
+                if me.expected.get() == 0 { me.early_signals.take() } else { me.early_signals.borrow().clone() };
             for message in early.iter().filter(|message| message.path().as_deref() == known.as_deref()) {
                 me.pass_on(message);
             }
@@ -311,186 +339,200 @@ impl Link {
         object
     }
 
-    /// Has the daemon drop an object.
+    /// Frees an object of the daemon.
     fn free(&self, path: &str, interface: &'static str) {
         let route = self.routes.borrow_mut().remove(path);
         drop(route);
-        if let Some((bus, destination)) = self.addressee() {
+        if let Some((bus, destination)) = self.destination() {
             bus.tell(Method { destination: &destination, path, interface, name: "Free" }, None);
         }
     }
 
-    fn addressee(&self) -> Option<(Rc<Bus>, String)> {
+    fn destination(&self) -> Option<(Rc<Bus>, String)> {
         Some((self.bus.borrow().clone()?, self.owner.borrow().clone()?))
     }
 
-    /// A signal of one of the daemon's objects.
+    /// Passes a signal to its object.
     fn pass_on(&self, message: &DBusMessage) {
         let (Some(path), Some(member)) = (message.path(), message.member()) else { return };
         let object = self.routes.borrow().get(path.as_str()).map(Weak::upgrade);
         match object {
             Some(Some(object)) => (object.signal)(&self.engine, &member, &body_of(message)),
             Some(None) => {}
-            None if self.expected.get() > 0 && self.orphans.borrow().len() < ORPHANS => {
-                self.orphans.borrow_mut().push(message.clone());
+            None if self.expected.get() > 0 && self.early_signals.borrow().len() < MAX_EARLY_SIGNALS => {
+                self.early_signals.borrow_mut().push(message.clone());
             }
             None => {}
         }
     }
 
-    // ---- what is asked of the daemon ----
+    // ---- browsing and registering ----
 
-    /// Follows the services of a type, and tells of them from the engine, until what is returned is dropped.
-    pub(super) fn browse(&self, kind: &Kind, hear: impl Fn(&Rc<Engine>, Heard) + 'static) -> Browsing {
-        let asked = (ANY, ANY, kind.as_str(), "", 0u32).to_variant();
-        let hear = Rc::new(hear);
-        let told = hear.clone();
+    /// Browses for the services of a type until the returned browser is dropped.
+    pub(super) fn browse(
+        &self,
+        kind: &ServiceType,
+        callback: impl Fn(&Rc<Engine>, BrowserEvent) + 'static,
+    ) -> ServiceBrowser {
+        let query = (ANY, ANY, kind.as_str(), "", 0u32).to_variant();
+        let callback = Rc::new(callback);
+        let report = callback.clone();
         let signal = move |engine: &Rc<Engine>, name: &str, body: &glib::Variant| {
-            if let Some(heard) = read_browser(name, body) {
-                told(engine, heard);
+            if let Some(event) = read_browser(name, body) {
+                report(engine, event);
             }
         };
-        let object = self.make("ServiceBrowserNew", BROWSER, Some(&asked), signal, move |engine, _, _, path| {
+        let object = self.make("ServiceBrowserNew", BROWSER, Some(&query), signal, move |engine, _, _, path| {
             if let Err(error) = path {
-                hear(engine, Heard::Failure(error.message));
+                callback(engine, BrowserEvent::Failure(error.message));
             }
         });
-        Browsing { kind: kind.clone(), object }
+        ServiceBrowser { kind: kind.clone(), object }
     }
 
-    /// Registers a service until what is returned is dropped, and tells what becomes of it.
+    /// Registers a service until the returned group is dropped, and reports the outcome.
     pub(super) fn register(
         &self,
-        what: &Registration,
+        announcement: &Announcement,
         name: &str,
-        told: impl Fn(&Rc<Engine>, Registered) + 'static,
-    ) -> Group {
-        let told = Rc::new(told);
+        report: impl Fn(&Rc<Engine>, Registered) + 'static,
+    ) -> EntryGroup {
+        let report = Rc::new(report);
         let own = name.to_owned();
-        let tell = told.clone();
+        let report_state = report.clone();
         let signal = move |engine: &Rc<Engine>, name: &str, body: &glib::Variant| {
             let Some((state, error)) = body.get::<(i32, String)>().filter(|_| name == "StateChanged") else { return };
             match state {
-                ESTABLISHED => tell(engine, Registered::Established(own.clone())),
-                COLLISION => tell(engine, Registered::Collision),
-                FAILURE => tell(engine, Registered::Failure(error)),
+                ESTABLISHED => report_state(engine, Registered::Established(own.clone())),
+                COLLISION => report_state(engine, Registered::Collision),
+                FAILURE => report_state(engine, Registered::Failure(error)),
                 _ => {}
             }
         };
-        let interface = what.interface.and_then(|interface| i32::try_from(interface).ok()).unwrap_or(ANY);
-        let service =
-            (interface, ANY, 0u32, name, what.kind.as_str(), "", "", what.port, what.txt.strings()).to_variant();
+        let interface = announcement.interface.and_then(|interface| i32::try_from(interface).ok()).unwrap_or(ANY);
+        let service = (
+            interface,
+            ANY,
+            0u32,
+            name,
+            announcement.kind.as_str(),
+            "",
+            "",
+            announcement.port,
+            announcement.txt.strings(),
+        )
+            .to_variant();
         let object = self.make("EntryGroupNew", GROUP, None, signal, move |engine, me, object, path| {
             let path = match path {
                 Ok(path) => path,
-                Err(error) => return told(engine, Registered::Failure(error.message)),
+                Err(error) => return report(engine, Registered::Failure(error.message)),
             };
-            // The second call need not wait for the answer to the first: they are heard in order, and an empty group that
-            // is committed does nothing.
+            // The second call need not wait for the first reply: calls are handled in order, and committing an empty
+            // group has no effect.
             for (method, body) in [("AddService", Some(&service)), ("Commit", None)] {
-                let (told, object) = (told.clone(), Rc::downgrade(object));
-                me.call(&path, GROUP, method, body, move |engine, _, answer| {
+                let (report, object) = (report.clone(), Rc::downgrade(object));
+                me.call(&path, GROUP, method, body, move |engine, _, reply| {
                     if object.strong_count() == 0 {
                         return;
                     }
-                    match answer {
+                    match reply {
                         Ok(_) => {}
-                        Err(error) if error.name == COLLISION_ERROR => told(engine, Registered::Collision),
-                        Err(error) => told(engine, Registered::Failure(error.message)),
+                        Err(error) if error.name == COLLISION_ERROR => report(engine, Registered::Collision),
+                        Err(error) => report(engine, Registered::Failure(error.message)),
                     }
                 });
             }
         });
-        Group { _object: object }
+        EntryGroup { _object: object }
     }
 }
 
-impl Browsing {
-    /// Tells where a service is to be reached and what its TXT record is, and that again when it changes; nothing, when
-    /// that cannot be found out. Until what is returned is dropped, if there can be so many.
+impl ServiceBrowser {
+    /// Follows a service: reports its address and TXT record now and after each change, or `None` if they cannot be
+    /// determined. Returns `None` if there can be no resolver.
     pub(super) fn follow(
         &self,
-        place: Place,
+        origin: Origin,
         name: &str,
         domain: &str,
-        told: impl Fn(&Rc<Engine>, Option<Found>) + 'static,
-    ) -> Option<Following> {
-        let link = self.object.link.upgrade()?;
-        let told = Rc::new(told);
-        let tell = told.clone();
+        report: impl Fn(&Rc<Engine>, Option<Resolved>) + 'static,
+    ) -> Option<Resolver> {
+        let link = self.object.backend.upgrade()?;
+        let report = Rc::new(report);
+        let report_state = report.clone();
         let signal = move |engine: &Rc<Engine>, name: &str, body: &glib::Variant| match name {
-            "Found" => tell(engine, read_answer(body)),
-            "Failure" => tell(engine, None),
+            "Found" => report_state(engine, read_resolved(body)),
+            "Failure" => report_state(engine, None),
             _ => {}
         };
-        let asked = self.asked(place, name, domain, 0);
+        let query = self.query(origin, name, domain, 0);
         let object =
-            link.make("ServiceResolverNew", RESOLVER, Some(&asked.clone()), signal, move |_, link, _, path| {
+            link.make("ServiceResolverNew", RESOLVER, Some(&query.clone()), signal, move |_, link, _, path| {
                 if path.is_err() {
-                    // The daemon has too many of our objects: once is better than never.
-                    link.resolve(&asked, move |engine, found| told(engine, found));
+                    // The daemon refuses further objects: a single result is better than none.
+                    link.resolve(&query, move |engine, resolved| report(engine, resolved));
                 }
             });
-        Some(Following { _object: object })
+        Some(Resolver { _object: object })
     }
 
-    /// Asks where a service is to be reached, and what its TXT record is if that is wanted. `then` is not called if the
-    /// daemon goes first.
+    /// Looks up the address of a service, and its TXT record if `with_txt` is set. `then` is not called if the daemon
+    /// stops first.
     pub(super) fn look_up(
         &self,
-        place: Place,
+        origin: Origin,
         name: &str,
         domain: &str,
         with_txt: bool,
-        then: impl FnOnce(&Rc<Engine>, Option<Found>) + 'static,
+        then: impl FnOnce(&Rc<Engine>, Option<Resolved>) + 'static,
     ) {
-        let Some(link) = self.object.link.upgrade() else { return };
-        link.resolve(&self.asked(place, name, domain, if with_txt { 0 } else { NO_TXT }), then);
+        let Some(link) = self.object.backend.upgrade() else { return };
+        link.resolve(&self.query(origin, name, domain, if with_txt { 0 } else { NO_TXT }), then);
     }
 
-    fn asked(&self, place: Place, name: &str, domain: &str, flags: u32) -> glib::Variant {
-        let Place { interface, protocol } = place;
-        // What was found by IPv4 is reached by IPv4: each pair gives its own kind of address.
+    fn query(&self, origin: Origin, name: &str, domain: &str, flags: u32) -> glib::Variant {
+        let Origin { interface, protocol } = origin;
+        // A service found over IPv4 is looked up by IPv4: each protocol yields its own kind of address.
         (interface, protocol, name, self.kind.as_str(), domain, protocol, flags).to_variant()
     }
 }
 
-impl Link {
-    fn resolve(&self, asked: &glib::Variant, then: impl FnOnce(&Rc<Engine>, Option<Found>) + 'static) {
-        self.call("/", SERVER, "ResolveService", Some(asked), move |engine, _, answer| {
-            then(engine, answer.ok().and_then(|body| read_answer(&body)));
+impl Backend {
+    fn resolve(&self, query: &glib::Variant, then: impl FnOnce(&Rc<Engine>, Option<Resolved>) + 'static) {
+        self.call("/", SERVER, "ResolveService", Some(query), move |engine, _, reply| {
+            then(engine, reply.ok().and_then(|body| read_resolved(&body)));
         });
     }
 }
 
-/// Reads a signal of a browser.
-pub(super) fn read_browser(name: &str, body: &glib::Variant) -> Option<Heard> {
+/// Parses a signal of a service browser.
+pub(super) fn read_browser(name: &str, body: &glib::Variant) -> Option<BrowserEvent> {
     type Item = (i32, i32, String, String, String, u32);
     match name {
         "ItemNew" => {
             let (interface, protocol, name, _, domain, _) = body.get::<Item>()?;
-            Some(Heard::New { place: Place { interface, protocol }, name, domain })
+            Some(BrowserEvent::New { origin: Origin { interface, protocol }, name, domain })
         }
         "ItemRemove" => {
             let (interface, protocol, name, ..) = body.get::<Item>()?;
-            Some(Heard::Gone { place: Place { interface, protocol }, name })
+            Some(BrowserEvent::Gone { origin: Origin { interface, protocol }, name })
         }
-        "AllForNow" => Some(Heard::AllForNow),
+        "AllForNow" => Some(BrowserEvent::AllForNow),
         "Failure" => {
-            let cause = body.get::<(String,)>().map_or_else(|| "no cause given".into(), |(cause,)| cause);
-            Some(Heard::Failure(cause))
+            let cause = body.get::<(String,)>().map_or_else(|| "no reason given".into(), |(cause,)| cause);
+            Some(BrowserEvent::Failure(cause))
         }
         _ => None,
     }
 }
 
-/// Reads a look-up's answer.
-pub(super) fn read_answer(body: &glib::Variant) -> Option<Found> {
+/// Parses the result of a lookup.
+pub(super) fn read_resolved(body: &glib::Variant) -> Option<Resolved> {
     type Answer = (i32, i32, String, String, String, String, i32, String, u16, Vec<Vec<u8>>, u32);
     let (interface, _, _, _, _, host, _, address, port, txt, flags) = body.get::<Answer>()?;
-    // What was heard on our own loopback interface was said on this machine.
+    // An announcement on the loopback interface comes from this machine.
     let is_ours = flags & LOCAL != 0 || u32::try_from(interface) == Ok(LOOPBACK);
-    Found::check(host, address.parse().ok()?, port, Txt::received(txt), interface, is_ours)
+    Resolved::check(host, address.parse().ok()?, port, Txt::received(txt), interface, is_ours)
 }
 
 const BUS_NAME: &str = "org.freedesktop.DBus";
@@ -499,7 +541,7 @@ fn body_of(message: &DBusMessage) -> glib::Variant {
     message.body().unwrap_or_else(|| ().to_variant())
 }
 
-impl Listener for Link {
+impl Listener for Backend {
     fn signal(&self, _engine: &Rc<Engine>, message: &DBusMessage) {
         let Some(me) = self.me.upgrade() else { return };
         let (Some(sender), Some(member)) = (message.sender(), message.member()) else { return };
@@ -516,7 +558,7 @@ impl Listener for Link {
             }
             return;
         }
-        // Anybody on the bus can send us anything.
+        // Any process on the bus can send signals to this one.
         let genuine = self.owner.borrow().as_deref() == Some(sender.as_str());
         if !genuine {
             return;
@@ -525,7 +567,7 @@ impl Listener for Link {
             if member == "StateChanged"
                 && let Some((state, _)) = body.get::<(i32, String)>()
             {
-                me.tell(|watcher| watcher.running(state == RUNNING));
+                me.notify(|watcher| watcher.running(state == RUNNING));
             }
             return;
         }
@@ -541,7 +583,7 @@ impl Listener for Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for Backend {
     fn drop(&mut self) {
         if let Some(timer) = self.retry.take() {
             self.engine.cancel_timer(timer);

@@ -1,39 +1,39 @@
-//! Finding services to connect to: yields their addresses as they become known, the good ones first, until whoever
-//! connects has had enough.
+//! Searching for services to connect to. Reports their addresses as they become known, preferred ones first, until the
+//! search is dropped.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use super::names::{Kind, Matcher};
+use super::names::{Matcher, ServiceType};
 use super::tracker::{Tracker, is_link_local};
 use super::unavailable;
 use crate::address::Address;
 use crate::engine::{Engine, TimerKey};
 use crate::error::{Error, Result};
 
-/// The question is on the network for at least this long: Avahi asks again after one second, and one lost packet must not
-/// make a service unknown.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The least time before a search fails. Avahi repeats its query after one second, so one lost packet does not hide a
+/// service.
+const MIN_SEARCH_TIME: Duration = Duration::from_secs(2);
 
-/// Which services are looked for.
+/// The service type and name pattern of a search.
 #[derive(Clone, Debug)]
 pub(crate) struct Query {
-    kind: Kind,
+    kind: ServiceType,
     matcher: Matcher,
 }
 
 impl Query {
-    /// Reads the two parts of an address of a service.
+    /// Parses the two parts of a service address.
     ///
     /// # Errors
-    /// `Address` if the expression is none.
+    /// `Address` if the service type or the regular expression is invalid.
     pub(crate) fn new(address: &Address, kind: &str, rest: &str) -> Result<Query> {
         let query = || {
-            let kind = Kind::parse(kind)?;
+            let kind = ServiceType::parse(kind)?;
             if !kind.is_tcp() {
-                return Err(format!("expected a service of TCP to connect to, not {kind}"));
+                return Err(format!("cannot connect to a service of UDP: {kind}"));
             }
             Ok(Query { kind, matcher: Matcher::parse(rest)? })
         };
@@ -41,17 +41,17 @@ impl Query {
     }
 }
 
-/// What a search brings.
-pub(crate) enum Finding {
-    /// A service, and one of its addresses.
+/// A report of a search.
+pub(crate) enum SearchEvent {
+    /// An address to try, with the name of its service.
     Candidate(Rc<str>, SocketAddr),
-    /// That was all. The error says why, if it was nothing.
+    /// The search has ended. Contains the error if there was no candidate.
     End(Option<Error>),
 }
 
-type Then = Box<dyn Fn(&Rc<Engine>, Finding)>;
+type Callback = Box<dyn Fn(&Rc<Engine>, SearchEvent)>;
 
-/// A search. Dropping it ends it, at whatever moment.
+/// A handle to a running search. Dropping it ends the search.
 pub(crate) struct Find {
     search: Rc<Search>,
 }
@@ -60,31 +60,31 @@ struct Search {
     engine: Rc<Engine>,
     address: Address,
     tracker: RefCell<Option<Rc<Tracker>>>,
-    then: Then,
-    yielded: RefCell<Vec<(Rc<str>, SocketAddr)>>,
-    patience: Cell<Option<TimerKey>>,
+    then: Callback,
+    reported: RefCell<Vec<(Rc<str>, SocketAddr)>>,
+    min_time: Cell<Option<TimerKey>>,
 }
 
-/// Looks for services, from the loop's next turn on, and calls `then` with what it finds: never from within this call, and
-/// never after [`Finding::End`].
+/// Starts a search in the next loop iteration. `then` is not called from within this function, nor after
+/// [`SearchEvent::End`].
 pub(crate) fn find(
     engine: &Rc<Engine>,
     address: &Address,
     query: Query,
-    then: impl Fn(&Rc<Engine>, Finding) + 'static,
+    then: impl Fn(&Rc<Engine>, SearchEvent) + 'static,
 ) -> Find {
     let search = Rc::new_cyclic(|me: &Weak<Search>| {
-        let look = me.clone();
+        let weak = me.clone();
         let tracker = Tracker::start(engine, query.kind, query.matcher, false, move |_| {
-            if let Some(search) = look.upgrade() {
-                search.look();
+            if let Some(search) = weak.upgrade() {
+                search.advance();
             }
         });
         let over = me.clone();
-        let patience = engine.after(PATIENCE, move |_| {
+        let min_time = engine.after(MIN_SEARCH_TIME, move |_| {
             if let Some(search) = over.upgrade() {
-                search.patience.set(None);
-                search.look();
+                search.min_time.set(None);
+                search.advance();
             }
         });
         Search {
@@ -92,17 +92,17 @@ pub(crate) fn find(
             address: address.clone(),
             tracker: RefCell::new(Some(tracker)),
             then: Box::new(then),
-            yielded: RefCell::default(),
-            patience: Cell::new(Some(patience)),
+            reported: RefCell::default(),
+            min_time: Cell::new(Some(min_time)),
         }
     });
     Find { search }
 }
 
 impl Find {
-    /// Why nothing has been found yet, if nothing has: what there is to say when the time is up.
-    pub(crate) fn verdict(&self) -> Option<Error> {
-        self.search.verdict()
+    /// Returns the error for a timeout if there was no candidate so far.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.search.failure()
     }
 }
 
@@ -113,21 +113,21 @@ impl Drop for Find {
 }
 
 impl Search {
-    fn look(self: &Rc<Self>) {
+    fn advance(self: &Rc<Self>) {
         let Some(tracker) = self.tracker.borrow().clone() else { return };
-        while let Some(fresh) = tracker.next_fresh() {
-            let Some(service) = fresh.now else { continue };
+        while let Some(change) = tracker.next_change() {
+            let Some(service) = change.now else { continue };
             for address in service.addresses {
-                // A port of 0 says that the name is taken and nothing is there.
-                if address.port() == 0 || (is_link_local(&address) && !fresh.ripe) {
+                // Port 0 means that the name is reserved and has no service.
+                if address.port() == 0 || (is_link_local(&address) && !change.settled) {
                     continue;
                 }
-                let candidate = (fresh.name.clone(), address);
-                if self.yielded.borrow().contains(&candidate) {
+                let candidate = (change.name.clone(), address);
+                if self.reported.borrow().contains(&candidate) {
                     continue;
                 }
-                self.yielded.borrow_mut().push(candidate);
-                (self.then)(&self.engine, Finding::Candidate(fresh.name.clone(), address));
+                self.reported.borrow_mut().push(candidate);
+                (self.then)(&self.engine, SearchEvent::Candidate(change.name.clone(), address));
                 if self.tracker.borrow().is_none() {
                     return;
                 }
@@ -135,18 +135,18 @@ impl Search {
         }
         let over = match tracker.status() {
             Some(Err(_)) => true,
-            Some(Ok(())) => self.patience.get().is_none() && tracker.is_complete() && !tracker.asks_again(),
+            Some(Ok(())) => self.min_time.get().is_none() && tracker.is_complete() && !tracker.will_retry(),
             None => false,
         };
         if over {
-            let verdict = self.verdict();
+            let failure = self.failure();
             self.stop();
-            (self.then)(&self.engine, Finding::End(verdict));
+            (self.then)(&self.engine, SearchEvent::End(failure));
         }
     }
 
-    fn verdict(&self) -> Option<Error> {
-        if !self.yielded.borrow().is_empty() {
+    fn failure(&self) -> Option<Error> {
+        if !self.reported.borrow().is_empty() {
             return None;
         }
         let tracker = self.tracker.borrow().clone()?;
@@ -154,12 +154,12 @@ impl Search {
         Some(match tracker.status() {
             Some(Ok(())) => Error::ServiceNotFound { address, seen: tracker.seen() },
             Some(Err(cause)) => unavailable(address, cause),
-            None => unavailable(address, tracker.complaint()),
+            None => unavailable(address, tracker.error_text()),
         })
     }
 
     fn stop(&self) {
-        if let Some(timer) = self.patience.take() {
+        if let Some(timer) = self.min_time.take() {
             self.engine.cancel_timer(timer);
         }
         let tracker = self.tracker.take();

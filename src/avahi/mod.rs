@@ -1,11 +1,18 @@
-//! Services by name (DNS-SD over multicast DNS), through the Avahi daemon: found, followed and published.
+//! DNS-SD services over multicast DNS, through the Avahi daemon: browsing, resolving and publishing.
 //!
-//! From the bottom: `names` (pure), `backend` (what the backends share), `link` (how Avahi is talked to), `daemon` (is it
-//! there), `tracker` (the services of one type); on these `browse` for the user, `find` for connecting, `publish` for
-//! servers. There are two links. `dbus`, on `bus`, needs no thread and no polling: one connection to the system's D-Bus for
-//! each main context that uses it, opened on the first turn of the loop and closed with its last user. `zeroconf` is for
-//! builds without that, and knows less; see there.
+//! From the bottom: `names` (pure values), `events` (what a backend reports), `backend` (talks to the daemon), `daemon`
+//! (its state), `tracker` (the services of one type). On these stand `browse` for the user, `find` for connecting and
+//! `publish` for servers.
+//!
+//! There are two backends. `dbus`, on `bus`, needs neither threads nor polling: each main context that uses services
+//! has one connection to the D-Bus system bus, opened in the first loop iteration and closed with its last user.
+//! `zeroconf` is for builds without D-Bus and supports less; see there.
 
+#[cfg(feature = "avahi")]
+#[path = "dbus.rs"]
+mod backend;
+#[cfg(not(feature = "avahi"))]
+#[path = "zeroconf.rs"]
 mod backend;
 mod browse;
 #[cfg(feature = "avahi")]
@@ -13,13 +20,8 @@ mod bus;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod checks;
 mod daemon;
+mod events;
 mod find;
-#[cfg(feature = "avahi")]
-#[path = "dbus.rs"]
-mod link;
-#[cfg(not(feature = "avahi"))]
-#[path = "zeroconf.rs"]
-mod link;
 mod names;
 mod publish;
 mod system_bus;
@@ -32,50 +34,53 @@ use std::net::SocketAddr;
 use crate::address::{Address, Target};
 use crate::error::{Error, Result};
 
-pub(crate) use backend::Registration;
-pub use browse::{
-    Browser, Event, EventStream, PendingResolve, browse, browse_stream, resolve_all_async, resolve_all_future,
-};
-pub(crate) use find::{Find, Finding, Query, find};
-pub(crate) use link::end_threads;
+pub(crate) use backend::end_threads;
+pub use browse::{Browser, Event, EventStream, browse, browse_stream, resolve_all_async, resolve_all_future};
+pub(crate) use events::Announcement;
+pub(crate) use find::{Find, Query, SearchEvent, find};
 pub use names::Txt;
 pub(crate) use publish::{Publication, Published, publish};
 
-/// A service, as the network told of it: any machine on it can claim any name, and put anything into each field.
+/// A service on the local network. Every field is untrusted: any machine there can publish any values.
 ///
-/// Where an address is taken, a reference to this can be given: it connects to the service of exactly this name, at
-/// whatever host and port it has then.
+/// Can be passed wherever an address is expected. The connection goes to the service of exactly this name, at the host
+/// and port that it has by then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Service {
-    /// The type, as it is written before the `|` of an address: `chat`. One that is not of TCP is in full, `_chat._udp`.
+    /// The service type as before the `|` of an address: `chat` for `_chat._tcp`. Types of UDP are in full:
+    /// `_chat._udp`.
     pub kind: String,
-    /// The name: up to 63 bytes of any characters, line ends and terminal controls among them.
+    /// The instance name: up to 63 bytes of any characters, including newlines and control characters.
     pub name: String,
-    /// The host it is on, as `kitchen.local`.
+    /// The host name, such as `kitchen.local`.
     pub host: String,
     /// The port.
     pub port: u16,
-    /// Where it is to be reached, IPv4 and global addresses first; link-local ones have the scope that is needed.
+    /// The addresses of the service: IPv4 and global IPv6 addresses first, then link-local ones, which include their
+    /// scope.
     pub addresses: Vec<SocketAddr>,
-    /// What was published with it. Always empty in a build with the feature `zeroconf` instead of `avahi`.
+    /// The TXT record. Always empty with the feature `zeroconf` instead of `avahi`.
     pub txt: Txt,
 }
 
 impl Address {
-    /// The address to connect to of the service of that type and of exactly that name, whatever characters it has. (In the
-    /// form `type|regex` some would have to be escaped.)
+    /// Returns the address of the service with this type and exactly this instance name.
+    ///
+    /// The name may contain any characters. In the text form `type|regex`, some of them would have to be escaped.
     ///
     /// # Errors
-    /// [`Error::Address`] if that is not a service type, as `chat`, or such a name cannot be.
+    /// [`Error::Address`] if `kind` is not a service type such as `chat`, or if `name` is empty, longer than 63 bytes
+    /// or contains a NUL byte.
     ///
+    /// # Example
     /// ```
     /// let address = network::Address::service("chat", "Any room (at all)")?;
     /// assert_eq!(address.to_string(), "chat|Any room (at all)");
     /// # Ok::<(), network::Error>(())
     /// ```
     pub fn service(kind: &str, name: &str) -> Result<Address> {
-        let checked = names::Kind::parse(kind).and_then(|kind| names::check_name(name).map(|()| kind));
+        let checked = names::ServiceType::parse(kind).and_then(|kind| names::check_name(name).map(|()| kind));
         match checked {
             Ok(kind) => Ok(exactly(&kind.to_string(), name)),
             Err(problem) => Err(Error::Address { address: format!("{kind}|{name}"), problem }),
@@ -89,7 +94,7 @@ fn exactly(kind: &str, name: &str) -> Address {
 }
 
 impl From<&Service> for Address {
-    /// The service of exactly this name and type.
+    /// Returns the address of the service with exactly this name and type.
     fn from(service: &Service) -> Address {
         exactly(&service.kind, &service.name)
     }
@@ -101,7 +106,7 @@ impl From<Service> for Address {
     }
 }
 
-/// There is no Avahi to ask.
+/// The error for a daemon that cannot be asked.
 fn unavailable(address: impl ToString, cause: impl Into<String>) -> Error {
     Error::AvahiUnavailable { address: address.to_string(), cause: cause.into() }
 }

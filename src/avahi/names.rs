@@ -1,31 +1,31 @@
-//! Names as DNS-SD has them (RFC 6763): service types, instance names, TXT records, and which names are asked for. Pure
-//! values: this file knows no bus and no main loop.
+//! The names of DNS-SD (RFC 6763): service types, instance names and patterns for them, TXT records. Pure values,
+//! without a bus or a main loop.
 
 use std::fmt;
 
 use crate::address::is_service_type;
 
-/// The longest instance name: it is one label of a domain name, whose length is one byte with two bits taken.
+/// The longest instance name, in bytes. It is one label of a domain name, whose length has six bits.
 const NAME_MAX: usize = 63;
 
-/// The longest string of a TXT record: its length is one byte.
+/// The longest string of a TXT record, in bytes. Its length has eight bits.
 const TXT_STRING_MAX: usize = 255;
 
-/// The longest TXT record that fits a multicast packet (RFC 6763, section 6.2).
+/// The longest TXT record that fits into a multicast packet, in bytes (RFC 6763, section 6.2).
 const TXT_MAX: usize = 8900;
 
-/// A service type in full, as `_chat._tcp`.
+/// A service type in full, such as `_chat._tcp`, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Kind(String);
+pub(crate) struct ServiceType(String);
 
-impl Kind {
-    /// Reads `chat`, which stands for `_chat._tcp`, or the full form, which may be of UDP.
-    pub(crate) fn parse(text: &str) -> Result<Kind, String> {
+impl ServiceType {
+    /// Parses `chat`, which stands for `_chat._tcp`, or a full form, which may end in `._udp`.
+    pub(crate) fn parse(text: &str) -> Result<ServiceType, String> {
         let (name, transport) = match text.strip_prefix('_') {
             None => (text, "tcp"),
             Some(full) => match full.split_once("._") {
                 Some((name, transport @ ("tcp" | "udp"))) => (name, transport),
-                _ => return Err("expected a service type in full to end in ._tcp or ._udp".into()),
+                _ => return Err("a full service type must end in ._tcp or ._udp".into()),
             },
         };
         if !is_service_type(name) {
@@ -33,8 +33,8 @@ impl Kind {
                         at least one letter"
                 .into());
         }
-        // They are one in either case.
-        Ok(Kind(format!("_{}._{transport}", name.to_ascii_lowercase())))
+        // Types that differ in case only are the same.
+        Ok(ServiceType(format!("_{}._{transport}", name.to_ascii_lowercase())))
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -45,34 +45,34 @@ impl Kind {
         self.0.ends_with("._tcp")
     }
 
-    /// As it is written before the `|` of an address.
+    /// Returns the form that stands before the `|` of an address.
     pub(crate) fn short(&self) -> &str {
         let full = &self.0[1..];
         full.strip_suffix("._tcp").unwrap_or(&self.0)
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ServiceType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.short())
     }
 }
 
-/// Checks a name under which a service is to be published.
+/// Checks an instance name that is to be published.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() {
-        return Err("expected a name to publish the service under".into());
+        return Err("expected an instance name".into());
     }
     if name.contains('\0') {
-        return Err("a service's name has no NUL".into());
+        return Err("instance name contains a NUL byte".into());
     }
     if name.len() > NAME_MAX {
-        return Err(format!("a service's name has at most {NAME_MAX} bytes, this has {}", name.len()));
+        return Err(format!("instance name too long: {} bytes, maximum {NAME_MAX}", name.len()));
     }
     Ok(())
 }
 
-/// The name to try when another service has this one: with ` #2`, or the next number, behind it.
+/// Returns the name to try when another service has this one: with ` #2`, or the next number, appended.
 pub(crate) fn alternative(name: &str) -> String {
     let numbered = name.rsplit_once(" #").and_then(|(stem, number)| {
         let plain = !stem.is_empty() && !number.starts_with('0') && number.bytes().all(|b| b.is_ascii_digit());
@@ -87,7 +87,7 @@ pub(crate) fn alternative(name: &str) -> String {
     format!("{}{end}", &stem[..room])
 }
 
-/// Which services of a type are meant.
+/// A pattern for instance names.
 #[derive(Clone, Debug)]
 pub(crate) enum Matcher {
     Any,
@@ -95,17 +95,17 @@ pub(crate) enum Matcher {
 }
 
 impl Matcher {
-    /// Reads the text behind the `|` of an address.
+    /// Parses the text after the `|` of an address.
     pub(crate) fn parse(text: &str) -> Result<Matcher, String> {
         if text.is_empty() {
             return Ok(Matcher::Any);
         }
-        // Addresses may come from a user: a small one must not take much memory.
+        // Addresses may come from a user: a short one must not take much memory.
         let regex = regex::RegexBuilder::new(text).size_limit(1 << 20).build();
         regex.map(Matcher::Regex).map_err(|error| match error {
-            regex::Error::Syntax(picture) => {
-                // The last line of the picture says what is wrong.
-                let why = picture.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            regex::Error::Syntax(message) => {
+                // The last line of the message contains the reason.
+                let why = message.lines().last().unwrap_or_default().trim_start_matches("error: ");
                 format!("expected a regular expression after the |: {why}")
             }
             other => format!("expected a regular expression after the |: {other}"),
@@ -120,27 +120,29 @@ impl Matcher {
     }
 }
 
-/// The expression that matches this name alone.
+/// Returns the pattern that matches this name only.
 pub(crate) fn exactly(name: &str) -> String {
     format!("^{}$", regex::escape(name))
 }
 
-/// The TXT record of a service: strings, most of them `key=value`, that whoever published it wrote there.
+/// The TXT record of a service: strings, most of the form `key=value`.
 ///
-/// Nothing in it can be trusted: any machine of the network can publish anything.
+/// The contents are untrusted: any machine on the local network can publish anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txt {
     strings: Vec<Vec<u8>>,
 }
 
 impl Txt {
-    /// The value of a key, whose case does not matter. Empty if there is the key and no `=`; of several, the first counts
-    /// (RFC 6763, section 6.4).
+    /// Returns the value of a key. Upper and lower case are the same.
+    ///
+    /// The value of a key without `=` is empty. If a key occurs several times, the first one counts (RFC 6763, section
+    /// 6.4).
     pub fn value(&self, key: &str) -> Option<&[u8]> {
         self.pairs().find(|(known, _)| known.eq_ignore_ascii_case(key.as_bytes())).map(|(_, value)| value)
     }
 
-    /// Keys and values, in order. A string with no key is left out, as the standard asks for.
+    /// Returns the keys and values, in order. Strings without a key are skipped, as RFC 6763 requires.
     pub fn pairs(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let split = |string: &'_ Vec<u8>| match memchr::memchr(b'=', string) {
             Some(equals) => (equals, equals + 1),
@@ -152,12 +154,12 @@ impl Txt {
         })
     }
 
-    /// The strings as they are.
+    /// Returns the strings of the record unchanged.
     pub fn strings(&self) -> &[Vec<u8>] {
         &self.strings
     }
 
-    /// Takes what was received, as far as a TXT record can go.
+    /// Creates a record from received strings. Whatever exceeds the size of a TXT record is dropped.
     #[cfg(any(feature = "avahi", test))]
     pub(crate) fn received(strings: Vec<Vec<u8>>) -> Txt {
         let mut room = TXT_MAX;
@@ -170,20 +172,19 @@ impl Txt {
         Txt { strings: strings.into_iter().take_while(fits).collect() }
     }
 
-    /// Adds a key and its value, to be published.
+    /// Adds a key and its value to a record that is to be published.
     pub(crate) fn add(&mut self, key: &str, value: &[u8]) -> Result<(), String> {
         if key.is_empty() || !key.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'=') {
-            return Err(format!("a key of a TXT record is of printable ASCII other than =, not {key:?}"));
+            return Err(format!("invalid TXT key {key:?}: expected printable ASCII characters other than ="));
         }
         let size = key.len() + 1 + value.len();
         if size > TXT_STRING_MAX {
             return Err(format!(
-                "key and value of a TXT record have at most {} bytes, {key:?} has {size}",
-                TXT_STRING_MAX - 1
+                "TXT value of {key:?} too long: {size} bytes with its key and the =, maximum {TXT_STRING_MAX}"
             ));
         }
         if self.strings.iter().map(|string| string.len() + 1).sum::<usize>() + size + 1 > TXT_MAX {
-            return Err(format!("a TXT record has at most {TXT_MAX} bytes"));
+            return Err(format!("TXT record too long: maximum {TXT_MAX} bytes"));
         }
         self.strings.push([key.as_bytes(), b"=", value].concat());
         Ok(())
@@ -204,12 +205,24 @@ mod tests {
             ("_sleep-proxy._udp", "_sleep-proxy._udp", "_sleep-proxy._udp"),
             ("a23456789012345", "_a23456789012345._tcp", "a23456789012345"),
         ] {
-            let kind = Kind::parse(text).unwrap();
+            let kind = ServiceType::parse(text).unwrap();
             assert_eq!((kind.as_str(), kind.to_string().as_str()), (full, short));
         }
-        for wrong in ["", "_chat", "_chat._sctp", "a b", "a--b", "-a", "123", "a234567890123456", "_._tcp", "_a b._tcp"]
-        {
-            assert!(Kind::parse(wrong).is_err(), "{wrong}");
+        for wrong in [
+            "",
+            "x",
+            "_x._tcp",
+            "_chat",
+            "_chat._sctp",
+            "a b",
+            "a--b",
+            "-a",
+            "123",
+            "a234567890123456",
+            "_._tcp",
+            "_a b._tcp",
+        ] {
+            assert!(ServiceType::parse(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -1,69 +1,70 @@
-//! Publishing a service, and keeping it published: through a daemon that is not there yet or restarts, a host that is
-//! renamed, and others who have the name already.
+//! Publishing a service and keeping it published: when the daemon starts later or restarts, when the host is renamed,
+//! and when other services have the name.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use super::backend::{Registered, Registration};
-use super::daemon::{Client, Daemon};
-use super::link::Group;
+use super::backend::EntryGroup;
+use super::daemon::{AvahiDaemon, Client};
+use super::events::{Announcement, Registered};
 use super::names::alternative;
 use crate::engine::{Engine, TimerKey};
 use crate::log;
 
-/// So many names are tried at once, then one every [`SLOWLY`]: a machine that claims each name must not keep us busy.
-const RENAMINGS: u32 = 16;
+/// The number of names that are tried without a pause; then one is tried every [`RETRY_PAUSE`]. A machine that claims
+/// every name must not keep this one busy.
+const MAX_FAST_RENAMES: u32 = 16;
 
-/// How soon it is tried again when Avahi has refused.
-const SLOWLY: Duration = Duration::from_secs(10);
+/// The pause before the next attempt after Avahi has refused a registration.
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
 
-/// What becomes of a publication.
+/// A change in the state of a publication.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Published {
-    /// It is known on the network, under this name.
+    /// The service is published under this name.
     Established(String),
-    /// It is not, for this reason; it will be when the reason is gone.
+    /// The service is not published, for this reason. It will be once the reason is gone.
     Down(String),
 }
 
-/// A service that is published, or will be, while this lives. Dropping it withdraws the service at once.
+/// A handle to a published service. Dropping it withdraws the service at once.
 pub(crate) struct Publication {
     inner: Rc<Inner>,
 }
 
-type Then = Box<dyn Fn(&Rc<Engine>, Published)>;
+type Callback = Box<dyn Fn(&Rc<Engine>, Published)>;
 
 struct Inner {
     me: Weak<Inner>,
     engine: Rc<Engine>,
-    what: Registration,
-    then: Then,
-    daemon: RefCell<Option<Rc<Daemon>>>,
-    /// The name that is tried, or established.
+    announcement: Announcement,
+    then: Callback,
+    daemon: RefCell<Option<Rc<AvahiDaemon>>>,
+    /// The name of the current attempt, or the established one.
     name: RefCell<String>,
     established: RefCell<Option<String>>,
-    group: RefCell<Option<Group>>,
+    group: RefCell<Option<EntryGroup>>,
     again: Cell<Option<TimerKey>>,
     renamings: Cell<u32>,
     warned: Cell<bool>,
-    /// Why it is not established, if it is known.
+    /// The reason why the service is not published, if known.
     failure: RefCell<Option<String>>,
     stopped: Cell<bool>,
 }
 
-/// Publishes a service, from the loop's next turn on. `then` is told what becomes of it, from the engine, with nothing
-/// borrowed; what goes wrong is logged besides, once each time.
+/// Publishes a service, starting in the next loop iteration. `then` receives each change of its state, from the engine,
+/// with nothing borrowed. A failure is also logged, once until the service has been published.
 pub(crate) fn publish(
     engine: &Rc<Engine>,
-    what: Registration,
+    announcement: Announcement,
     then: impl Fn(&Rc<Engine>, Published) + 'static,
 ) -> Publication {
     let inner = Rc::new_cyclic(|me: &Weak<Inner>| Inner {
         me: me.clone(),
         engine: engine.clone(),
-        name: RefCell::new(what.name.clone()),
-        what,
+        name: RefCell::new(announcement.name.clone()),
+        announcement,
         then: Box::new(then),
         daemon: RefCell::new(None),
         established: RefCell::new(None),
@@ -78,7 +79,7 @@ pub(crate) fn publish(
     engine.defer(move |engine| {
         if let Some(me) = me.upgrade() {
             let client: Rc<dyn Client> = me.clone();
-            let daemon = Daemon::join(engine, &client);
+            let daemon = AvahiDaemon::join(engine, &client);
             if !me.stopped.get() {
                 me.daemon.replace(Some(daemon));
             }
@@ -88,19 +89,19 @@ pub(crate) fn publish(
 }
 
 impl Publication {
-    /// The name it has on the network now.
+    /// Returns the name under which the service is published.
     pub(crate) fn name(&self) -> Option<String> {
         self.inner.established.borrow().clone()
     }
 
-    /// Is it established? With the reason if it is known not to be; `None` while it is under way.
+    /// Returns whether the service is published: `None` while that is being established, an error if it has failed.
     pub(crate) fn outcome(&self) -> Option<Result<(), String>> {
         if self.inner.established.borrow().is_some() {
             return Some(Ok(()));
         }
         self.inner.failure.borrow().clone().map(|cause| {
-            let Registration { kind, name, .. } = &self.inner.what;
-            Err(format!("the service {name:?} of type {kind} is not published: {cause}"))
+            let Announcement { kind, name, .. } = &self.inner.announcement;
+            Err(format!("failed to publish service {name:?} of type {kind}: {cause}"))
         })
     }
 }
@@ -115,19 +116,19 @@ impl Drop for Publication {
 }
 
 impl Inner {
-    fn register(&self, daemon: &Rc<Daemon>) {
+    fn register(&self, daemon: &Rc<AvahiDaemon>) {
         self.withdraw();
         let me = self.me.clone();
         let name = self.name.borrow().clone();
-        let group = daemon.link().register(&self.what, &name, move |_, registered| {
+        let group = daemon.backend().register(&self.announcement, &name, move |_, registered| {
             if let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) {
-                me.hear(registered);
+                me.handle(registered);
             }
         });
         self.group.replace(Some(group));
     }
 
-    fn hear(&self, registered: Registered) {
+    fn handle(&self, registered: Registered) {
         match registered {
             Registered::Established(name) => {
                 self.name.replace(name.clone());
@@ -147,7 +148,7 @@ impl Inner {
         }
     }
 
-    /// Somebody else has the name.
+    /// Another service has the name: tries the next one.
     fn rename(&self) {
         let before = self.established.take();
         drop(before);
@@ -156,7 +157,7 @@ impl Inner {
         self.renamings.set(self.renamings.get() + 1);
         let daemon = self.daemon.borrow().clone();
         match daemon {
-            Some(daemon) if self.renamings.get() <= RENAMINGS => self.register(&daemon),
+            Some(daemon) if self.renamings.get() <= MAX_FAST_RENAMES => self.register(&daemon),
             _ => {
                 self.withdraw();
                 self.register_slowly();
@@ -166,7 +167,7 @@ impl Inner {
 
     fn register_slowly(&self) {
         let me = self.me.clone();
-        let again = self.engine.after(SLOWLY, move |_| {
+        let again = self.engine.after(RETRY_PAUSE, move |_| {
             let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) else { return };
             me.again.set(None);
             let daemon = me.daemon.borrow().clone();
@@ -177,13 +178,13 @@ impl Inner {
         self.again.set(Some(again));
     }
 
-    /// It is not on the network, or not any more.
+    /// The service is not published, or no longer.
     fn lost(&self, cause: &str) {
         let before = self.established.take();
         if !self.warned.replace(true) {
-            let Registration { kind, name, .. } = &self.what;
+            let Announcement { kind, name, .. } = &self.announcement;
             let event = log::warning("publish").peer(name).error(&cause);
-            event.say(format_args!("the service {name:?} of type {kind} is not published: {cause}"));
+            event.say(format_args!("failed to publish service {name:?} of type {kind}: {cause}"));
         }
         let first = self.failure.replace(Some(cause.to_owned())).is_none();
         if before.is_some() || first {
@@ -201,18 +202,19 @@ impl Inner {
 }
 
 impl Client for Inner {
-    fn up(&self, _engine: &Rc<Engine>, _daemon: &Rc<Daemon>) {
+    fn up(&self, _engine: &Rc<Engine>, _daemon: &Rc<AvahiDaemon>) {
         self.renamings.set(0);
     }
 
-    fn running(&self, _engine: &Rc<Engine>, daemon: &Rc<Daemon>, running: bool) {
+    fn running(&self, _engine: &Rc<Engine>, daemon: &Rc<AvahiDaemon>, running: bool) {
         if self.stopped.get() {
             return;
         }
         if running {
             self.register(daemon);
         } else {
-            // The host is being renamed: what names it is to be withdrawn, and comes back under the new name.
+            // The host is being renamed: Avahi wants its services withdrawn, and registered again under the new host
+            // name.
             self.withdraw();
             let before = self.established.take();
             if before.is_some() {

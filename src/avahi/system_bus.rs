@@ -1,4 +1,4 @@
-//! Where the system's D-Bus is. Never blocks.
+//! The address of the D-Bus system bus. Never blocks.
 
 use crate::sys;
 use std::ffi::OsStr;
@@ -9,13 +9,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// The system bus, where the environment names no other.
+/// The address of the system bus unless the environment sets another one.
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket;unix:path=/var/run/dbus/system_bus_socket";
 
-/// Connects to it, and no more than that.
+/// Connects to the system bus, without authentication.
 ///
 /// # Errors
-/// Why it is not there, in words.
+/// The reason, as text.
 pub(super) fn open() -> Result<OwnedFd, String> {
     let addresses = std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS").filter(|value| !value.is_empty());
     let addresses = addresses.unwrap_or_else(|| SYSTEM_BUS.into()).into_vec();
@@ -26,21 +26,29 @@ pub(super) fn open() -> Result<OwnedFd, String> {
             Err(error) => cause = cause.or(Some(error)),
         }
     }
-    Err(cause.unwrap_or_else(|| "DBUS_SYSTEM_BUS_ADDRESS names no address".into()))
+    Err(cause.unwrap_or_else(|| "DBUS_SYSTEM_BUS_ADDRESS contains no address".into()))
+}
+
+/// Appends the missing permission to the cause of a failure if this process runs in a sandbox.
+pub(super) fn in_sandbox(cause: String) -> String {
+    match std::env::var_os("FLATPAK_ID") {
+        Some(_) => format!("{cause}; a Flatpak needs --system-talk-name=org.freedesktop.Avahi in its manifest"),
+        None => cause,
+    }
 }
 
 fn open_one(address: &[u8]) -> Result<OwnedFd, String> {
-    let said = |error: Errno| format!("{}: {}", String::from_utf8_lossy(address), io::Error::from(error));
+    let failed = |error: Errno| format!("{}: {}", String::from_utf8_lossy(address), io::Error::from(error));
     let to = socket_address(address)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd = sys::socket(AddressFamily::UNIX, SocketType::STREAM, flags).map_err(said)?;
-    sys::connect(&fd, &to).map_err(said)?;
+    let fd = sys::socket(AddressFamily::UNIX, SocketType::STREAM, flags).map_err(failed)?;
+    sys::connect(&fd, &to).map_err(failed)?;
     Ok(fd)
 }
 
-/// Reads `unix:path=…` and `unix:abstract=…`; the system bus has no other.
+/// Parses `unix:path=…` and `unix:abstract=…`, the only forms that a system bus has.
 fn socket_address(address: &[u8]) -> Result<SocketAddrUnix, String> {
-    let unknown = || format!("{}: expected unix:path=… as the address of a bus", String::from_utf8_lossy(address));
+    let unknown = || format!("invalid bus address {:?}: expected unix:path=…", String::from_utf8_lossy(address));
     let pairs = address.strip_prefix(b"unix:").ok_or_else(unknown)?;
     for pair in pairs.split(|&b| b == b',') {
         let made = if let Some(path) = pair.strip_prefix(b"path=") {
@@ -55,7 +63,7 @@ fn socket_address(address: &[u8]) -> Result<SocketAddrUnix, String> {
     Err(unknown())
 }
 
-/// `%2f` and the like.
+/// Decodes percent escapes such as `%2f`.
 fn unescape(text: &[u8]) -> Option<Vec<u8>> {
     let mut plain = Vec::new();
     let mut rest = text;

@@ -1,8 +1,8 @@
-//! All services of one type: which there are, on which interfaces, and where they are to be reached. Avahi tells each once
-//! for every interface and protocol; here they are one.
+//! The services of one type: their names, the interfaces they are on, and their addresses. Avahi reports each service
+//! once per interface and protocol; here they are merged.
 //!
-//! What comes from the network is bounded in number and size: whoever floods it costs a fixed amount of memory and gets a
-//! fixed number of look-ups at a time.
+//! Everything from the network is bounded in number and size: a flood costs a fixed amount of memory and a fixed number
+//! of lookups at a time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -11,138 +11,139 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::Service;
-use super::backend::{Found, Heard, NAME_MAX, Place};
-use super::daemon::{Client, Daemon};
-use super::link::{Browsing, Following};
-use super::names::{Kind, Matcher};
+use super::backend::{Resolver, ServiceBrowser};
+use super::daemon::{AvahiDaemon, Client};
+use super::events::{BrowserEvent, NAME_MAX, Origin, Resolved};
+use super::names::{Matcher, ServiceType};
 use crate::engine::{Engine, TimerKey};
 use crate::log;
 
-/// The most services of a type. More are not seen.
-const SERVICES: usize = 1024;
+/// The most services of a type. Further ones are ignored.
+const MAX_SERVICES: usize = 1024;
 
-/// The most pairs of interface and protocol that one service is told on.
-const INSTANCES: usize = 16;
+/// The most pairs of interface and protocol per service.
+const MAX_SIGHTINGS: usize = 16;
 
-/// How many look-ups go on at a time. One that nobody answers takes 5 s.
-const LOOK_UPS: usize = 32;
+/// The most lookups at a time. One without a reply takes 5 s.
+const MAX_LOOKUPS: usize = 32;
 
-/// How many pairs of service and place are followed, with what changes of them. Avahi allows a client 1024 objects; of
-/// more services, what was found first stays told.
-const FOLLOWED: usize = 512;
+/// The most resolvers at a time: each follows the changes of one service on one interface and protocol. Avahi allows a
+/// client 1024 objects. Further services keep their first result.
+const MAX_FOLLOWED: usize = 512;
 
-/// A service that has been found on one interface waits this long for its better addresses.
-const HOLD: Duration = Duration::from_millis(200);
+/// The time that a resolved service waits for better addresses from other interfaces.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
 
-/// A service that is listed but does not answer is asked again after these.
-const AGAIN: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(60)];
+/// The pauses before the lookup of a service without a reply is repeated.
+const RETRY_PAUSES: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(60)];
 
-/// How soon browsing begins again when the daemon has ended it.
-const RESTART: Duration = Duration::from_secs(5);
+/// The pause before browsing starts again after the daemon has ended it.
+const RESTART_PAUSE: Duration = Duration::from_secs(5);
 
-/// Names kept of those that are not what was looked for.
-const SEEN: usize = 32;
+/// The most names that are kept for the error that nothing matches.
+const MAX_SEEN: usize = 32;
 
-type Changed = Box<dyn Fn(&Rc<Engine>)>;
+type OnChange = Box<dyn Fn(&Rc<Engine>)>;
 
 pub(super) struct Tracker {
     me: Weak<Tracker>,
     engine: Rc<Engine>,
-    daemon: RefCell<Option<Rc<Daemon>>>,
-    kind: Kind,
+    daemon: RefCell<Option<Rc<AvahiDaemon>>>,
+    kind: ServiceType,
     matcher: Matcher,
     with_txt: bool,
-    /// Called when anything has changed, with nothing borrowed.
-    changed: Changed,
+    /// Called after each change, with nothing borrowed.
+    on_change: OnChange,
     table: RefCell<Table>,
-    /// Cut off: nothing more is told.
+    /// Set by [`stop`](Tracker::stop): nothing is reported any more.
     stopped: Cell<bool>,
 }
 
 #[derive(Default)]
 struct Table {
-    browsing: Option<Rc<Browsing>>,
-    /// `None`: not known yet.
+    browser: Option<Rc<ServiceBrowser>>,
+    /// The state of the daemon. `None`: not known yet.
     status: Option<Result<(), String>>,
     all_for_now: bool,
-    services: HashMap<Rc<str>, Entry>,
-    /// Services of which something has changed, each once.
-    fresh: VecDeque<Rc<str>>,
-    waiting: VecDeque<(Rc<str>, u64)>,
-    look_ups: usize,
-    /// Each of those that are followed has a share.
+    services: HashMap<Rc<str>, KnownService>,
+    /// The names of services with unreported changes, each once.
+    changed: VecDeque<Rc<str>>,
+    queue: VecDeque<(Rc<str>, u64)>,
+    lookups: usize,
+    /// Its reference count is one more than the number of resolvers.
     followed: Rc<()>,
     next_id: u64,
     seen: Vec<String>,
-    crowded: bool,
+    is_full: bool,
 }
 
-/// One service.
+/// A service, on all its interfaces.
 #[derive(Default)]
-struct Entry {
-    instances: Vec<Instance>,
-    is_fresh: bool,
-    hold: Option<TimerKey>,
-    /// It has been waited for long enough.
-    ripe: bool,
+struct KnownService {
+    sightings: Vec<Sighting>,
+    is_queued: bool,
+    settle_timer: Option<TimerKey>,
+    /// All lookups are done, or [`SETTLE_TIME`] has passed.
+    settled: bool,
     told: Option<Service>,
 }
 
-/// One service on one interface by one protocol.
-struct Instance {
+/// A service as seen on one interface and protocol.
+struct Sighting {
     id: u64,
-    place: Place,
+    origin: Origin,
     domain: String,
-    found: Option<Found>,
+    resolved: Option<Resolved>,
     tries: usize,
-    following: Option<(Following, Rc<()>)>,
+    resolver: Option<(Resolver, Rc<()>)>,
 }
 
-/// What became of a service since it was looked at last.
-pub(super) struct Fresh {
+/// The state of a service that has changed.
+pub(super) struct Change {
     pub(super) name: Rc<str>,
-    /// All that is known of it. `None`: it has gone, or was never reached.
+    /// The current values. `None`: it has disappeared or was never resolved.
     pub(super) now: Option<Service>,
     /// No better address is to be expected.
-    pub(super) ripe: bool,
+    pub(super) settled: bool,
 }
 
 impl Table {
-    /// Forgets a service that does not answer, so that a flood of them does not keep the others out.
+    /// Removes a service without a reply, so that a flood of such services does not keep others out. Returns whether
+    /// there was one.
     fn make_room(&mut self) -> bool {
-        let is_dead = |entry: &Entry| {
+        let is_dead = |entry: &KnownService| {
             entry.told.is_none()
-                && entry.is_settled()
-                && entry.instances.iter().all(|instance| instance.found.is_none())
+                && entry.is_resolved()
+                && entry.sightings.iter().all(|sighting| sighting.resolved.is_none())
         };
         let dead = self.services.iter().find(|(_, entry)| is_dead(entry)).map(|(name, _)| name.clone());
         dead.is_some_and(|name| {
-            self.fresh.retain(|fresh| *fresh != name);
+            self.changed.retain(|changed| *changed != name);
             self.services.remove(&name).is_some()
         })
     }
 }
 
-impl Entry {
-    fn is_settled(&self) -> bool {
-        self.instances.iter().all(|instance| instance.found.is_some() || instance.tries > 0)
+impl KnownService {
+    fn is_resolved(&self) -> bool {
+        self.sightings.iter().all(|sighting| sighting.resolved.is_some() || sighting.tries > 0)
     }
 
-    /// Has nothing been found, and one look-up failed, which will be repeated?
-    fn is_asked_again(&self) -> bool {
-        let is_asked = |instance: &Instance| instance.tries == 1 && instance.following.is_none();
-        self.instances.iter().all(|instance| instance.found.is_none()) && self.instances.iter().any(is_asked)
+    /// Returns whether nothing has been resolved and a lookup that failed will be repeated.
+    fn will_be_retried(&self) -> bool {
+        let is_asked = |sighting: &Sighting| sighting.tries == 1 && sighting.resolver.is_none();
+        self.sightings.iter().all(|sighting| sighting.resolved.is_none()) && self.sightings.iter().any(is_asked)
     }
 
-    fn service(&self, kind: &Kind, name: &str) -> Option<Service> {
-        let first = self.instances.iter().find_map(|instance| instance.found.as_ref())?;
+    fn service(&self, kind: &ServiceType, name: &str) -> Option<Service> {
+        let first = self.sightings.iter().find_map(|sighting| sighting.resolved.as_ref())?;
         let mut addresses: Vec<SocketAddr> = Vec::new();
-        for found in self.instances.iter().filter_map(|instance| instance.found.as_ref()) {
-            if !addresses.contains(&found.address) {
-                addresses.push(found.address);
+        for resolved in self.sightings.iter().filter_map(|sighting| sighting.resolved.as_ref()) {
+            if !addresses.contains(&resolved.address) {
+                addresses.push(resolved.address);
             }
         }
-        // The order in which they were found is kept within each kind.
+        // The sort is stable: the order of arrival is kept among equals.
         addresses.sort_by_key(is_link_local);
         Some(Service {
             kind: kind.to_string(),
@@ -155,19 +156,19 @@ impl Entry {
     }
 }
 
-/// An IPv6 address that means something on one interface only.
+/// Returns whether an address needs a scope: it is valid on one interface only.
 pub(super) fn is_link_local(address: &SocketAddr) -> bool {
     matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local())
 }
 
 impl Tracker {
-    /// Follows the services of a type, from the loop's next turn on, until [`stop`](Tracker::stop).
+    /// Starts browsing in the next loop iteration, until [`stop`](Tracker::stop).
     pub(super) fn start(
         engine: &Rc<Engine>,
-        kind: Kind,
+        kind: ServiceType,
         matcher: Matcher,
         with_txt: bool,
-        changed: impl Fn(&Rc<Engine>) + 'static,
+        on_change: impl Fn(&Rc<Engine>) + 'static,
     ) -> Rc<Tracker> {
         let tracker = Rc::new_cyclic(|me| Tracker {
             me: me.clone(),
@@ -176,7 +177,7 @@ impl Tracker {
             kind,
             matcher,
             with_txt,
-            changed: Box::new(changed),
+            on_change: Box::new(on_change),
             table: RefCell::default(),
             stopped: Cell::new(false),
         });
@@ -184,115 +185,115 @@ impl Tracker {
         engine.defer(move |engine| {
             if let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) {
                 let client: Rc<dyn Client> = me.clone();
-                let daemon = Daemon::join(engine, &client);
+                let daemon = AvahiDaemon::join(engine, &client);
                 me.daemon.replace(Some(daemon));
             }
         });
         tracker
     }
 
-    /// Lets go of everything.
+    /// Stops browsing and releases everything.
     pub(super) fn stop(&self) {
         if self.stopped.replace(true) {
             return;
         }
-        // The table holds the browsing, which ends before the daemon is let go of.
+        // The table holds the browser, which must end before the daemon is released.
         let _daemon = self.daemon.take();
         let table = self.table.take();
-        for timer in table.services.values().filter_map(|entry| entry.hold) {
+        for timer in table.services.values().filter_map(|entry| entry.settle_timer) {
             self.engine.cancel_timer(timer);
         }
     }
 
-    // ---- what is known ----
+    // ---- state ----
 
-    /// Is the daemon there? `None` while that is being found out.
+    /// Returns whether the daemon is running. `None`: not known yet.
     pub(super) fn status(&self) -> Option<Result<(), String>> {
         self.table.borrow().status.clone()
     }
 
-    /// What there is to say if nothing was heard at all.
-    pub(super) fn complaint(&self) -> String {
+    /// Returns the reason why nothing is known about the daemon.
+    pub(super) fn error_text(&self) -> String {
         let daemon = self.daemon.borrow();
-        daemon.as_ref().map_or_else(|| "the main loop has not run".into(), |daemon| daemon.complaint())
+        daemon.as_ref().map_or_else(|| "the main loop is not running yet".into(), |daemon| daemon.error_text())
     }
 
-    /// Has the daemon told all that it knows, and has each answered, or failed to?
+    /// Returns whether the daemon has reported all that it knows, and every lookup is done.
     pub(super) fn is_complete(&self) -> bool {
         let table = self.table.borrow();
-        let told = |entry: &Entry| entry.is_settled() || entry.told.is_some();
-        table.all_for_now && table.fresh.is_empty() && table.services.values().all(told)
+        let told = |entry: &KnownService| entry.is_resolved() || entry.told.is_some();
+        table.all_for_now && table.changed.is_empty() && table.services.values().all(told)
     }
 
-    /// Is one that has not answered asked once more? One lost packet must not make a service unknown.
-    pub(super) fn asks_again(&self) -> bool {
-        self.table.borrow().services.values().any(Entry::is_asked_again)
+    /// Returns whether a lookup that failed will be repeated: one lost packet must not hide a service.
+    pub(super) fn will_retry(&self) -> bool {
+        self.table.borrow().services.values().any(KnownService::will_be_retried)
     }
 
-    /// The names there are, of the whole type.
+    /// Returns the names of all services of the type, including those that do not match.
     pub(super) fn seen(&self) -> Vec<String> {
         self.table.borrow().seen.clone()
     }
 
-    /// The next service of which something has changed.
-    pub(super) fn next_fresh(&self) -> Option<Fresh> {
+    /// Takes the next service with an unreported change.
+    pub(super) fn next_change(&self) -> Option<Change> {
         let mut table = self.table.borrow_mut();
         loop {
-            let name = table.fresh.pop_front()?;
+            let name = table.changed.pop_front()?;
             let Some(entry) = table.services.get_mut(&name) else { continue };
-            entry.is_fresh = false;
-            return Some(Fresh { now: entry.service(&self.kind, &name), ripe: entry.ripe, name });
+            entry.is_queued = false;
+            return Some(Change { now: entry.service(&self.kind, &name), settled: entry.settled, name });
         }
     }
 
-    /// Remembers how a service was told to the user, and gives back how it was told before.
-    pub(super) fn retell(&self, fresh: &Fresh) -> Option<Service> {
+    /// Records the values that were reported to the user. Returns those that were reported before.
+    pub(super) fn mark_told(&self, change: &Change) -> Option<Service> {
         let mut table = self.table.borrow_mut();
-        let entry = table.services.get_mut(&fresh.name)?;
-        let before = std::mem::replace(&mut entry.told, fresh.now.clone());
-        if entry.instances.is_empty() {
-            table.services.remove(&fresh.name);
+        let entry = table.services.get_mut(&change.name)?;
+        let before = std::mem::replace(&mut entry.told, change.now.clone());
+        if entry.sightings.is_empty() {
+            table.services.remove(&change.name);
         }
         before
     }
 
-    // ---- what happens ----
+    // ---- events ----
 
-    fn tell(&self) {
+    fn notify(&self) {
         if !self.stopped.get() {
-            (self.changed)(&self.engine);
+            (self.on_change)(&self.engine);
         }
     }
 
-    fn browse(&self, daemon: &Rc<Daemon>) {
+    fn browse(&self, daemon: &Rc<AvahiDaemon>) {
         let me = self.me.clone();
-        let browsing = daemon.link().browse(&self.kind, move |_, heard| {
+        let browser = daemon.backend().browse(&self.kind, move |_, event| {
             if let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) {
-                me.hear(heard);
+                me.handle(event);
             }
         });
-        self.table.borrow_mut().browsing = Some(Rc::new(browsing));
+        self.table.borrow_mut().browser = Some(Rc::new(browser));
     }
 
-    fn hear(&self, heard: Heard) {
-        match heard {
-            Heard::New { place, name, domain } => {
-                self.appeared(place, &name, domain);
-                self.look_up();
+    fn handle(&self, event: BrowserEvent) {
+        match event {
+            BrowserEvent::New { origin, name, domain } => {
+                self.added(origin, &name, domain);
+                self.start_lookups();
                 return;
             }
-            Heard::Gone { place, name } => self.disappeared(place, &name),
-            Heard::AllForNow => self.table.borrow_mut().all_for_now = true,
-            Heard::Failure(cause) => self.failed(&cause),
+            BrowserEvent::Gone { origin, name } => self.removed(origin, &name),
+            BrowserEvent::AllForNow => self.table.borrow_mut().all_for_now = true,
+            BrowserEvent::Failure(cause) => self.failed(&cause),
         }
-        self.tell();
+        self.notify();
     }
 
-    /// The daemon is there, but does not browse, as when it has too many clients.
+    /// Browsing has failed, for example because the daemon has too many clients. It starts again after a pause.
     fn failed(&self, cause: &str) {
-        self.forget(format!("the Avahi daemon does not browse ({cause})"));
+        self.forget(format!("the Avahi daemon refused to browse: {cause}"));
         let me = self.me.clone();
-        self.engine.after(RESTART, move |engine| {
+        self.engine.after(RESTART_PAUSE, move |engine| {
             let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) else { return };
             let failed = matches!(me.status(), Some(Err(_)));
             let daemon = me.daemon.borrow().clone();
@@ -302,208 +303,217 @@ impl Tracker {
         });
     }
 
-    /// Nothing is known any more.
+    /// Discards everything that is known.
     fn forget(&self, cause: String) {
         let mut table = self.table.borrow_mut();
         let table = &mut *table;
-        table.browsing = None;
+        table.browser = None;
         table.status = Some(Err(cause));
         table.all_for_now = false;
-        table.waiting.clear();
-        table.look_ups = 0;
+        table.queue.clear();
+        table.lookups = 0;
         for (name, entry) in &mut table.services {
-            entry.instances.clear();
-            if let Some(timer) = entry.hold.take() {
+            entry.sightings.clear();
+            if let Some(timer) = entry.settle_timer.take() {
                 self.engine.cancel_timer(timer);
             }
-            mark(&mut table.fresh, name, entry);
+            mark(&mut table.changed, name, entry);
         }
         table.services.retain(|_, entry| entry.told.is_some());
-        table.fresh.retain(|name| table.services.contains_key(name));
+        table.changed.retain(|name| table.services.contains_key(name));
     }
 
-    fn appeared(&self, place: Place, name: &str, domain: String) {
+    fn added(&self, origin: Origin, name: &str, domain: String) {
         let mut table = self.table.borrow_mut();
         let table = &mut *table;
         if name.is_empty() || name.len() > NAME_MAX || domain.len() > NAME_MAX {
             return;
         }
-        if table.seen.len() < SEEN && !table.seen.iter().any(|known| known == name) {
+        if table.seen.len() < MAX_SEEN && !table.seen.iter().any(|known| known == name) {
             table.seen.push(name.to_owned());
         }
         if !self.matcher.matches(name) {
             return;
         }
-        if table.services.len() >= SERVICES && !table.services.contains_key(name) && !table.make_room() {
-            if !std::mem::replace(&mut table.crowded, true) {
-                log::warning("browse")
+        if table.services.len() >= MAX_SERVICES && !table.services.contains_key(name) && !table.make_room() {
+            if !std::mem::replace(&mut table.is_full, true) {
+                // Any machine can cause this, so it is not a warning: some programs make warnings fatal.
+                log::info("browse")
                     .peer(&self.kind)
-                    .say(format_args!("more than {SERVICES} services of type {}: not all are seen", self.kind));
+                    .say(format_args!("more than {MAX_SERVICES} services of type {}; ignoring the rest", self.kind));
             }
             return;
         }
         let name: Rc<str> = name.into();
         let entry = table.services.entry(name.clone()).or_default();
-        if entry.instances.iter().any(|known| known.place == place) || entry.instances.len() >= INSTANCES {
+        if entry.sightings.iter().any(|known| known.origin == origin) || entry.sightings.len() >= MAX_SIGHTINGS {
             return;
         }
         let id = table.next_id;
         table.next_id += 1;
-        entry.instances.push(Instance { id, place, domain, found: None, tries: 0, following: None });
-        table.waiting.push_back((name, id));
+        entry.sightings.push(Sighting { id, origin, domain, resolved: None, tries: 0, resolver: None });
+        table.queue.push_back((name, id));
     }
 
-    fn disappeared(&self, place: Place, name: &str) {
+    fn removed(&self, origin: Origin, name: &str) {
         let mut table = self.table.borrow_mut();
         let table = &mut *table;
         let Some(entry) = table.services.get_mut(name) else { return };
-        let is_gone = |known: &Instance| known.place == place;
-        // One that comes and goes must not fill the queue.
-        for unasked in entry.instances.iter().filter(|known| is_gone(known) && known.found.is_none()) {
-            table.waiting.retain(|(_, id)| *id != unasked.id);
+        let is_gone = |known: &Sighting| known.origin == origin;
+        // A service that keeps appearing and disappearing must not fill the queue.
+        for unasked in entry.sightings.iter().filter(|known| is_gone(known) && known.resolved.is_none()) {
+            table.queue.retain(|(_, id)| *id != unasked.id);
         }
-        entry.instances.retain(|known| !is_gone(known));
-        if !entry.instances.is_empty() || entry.told.is_some() {
-            mark(&mut table.fresh, &Rc::from(name), entry);
+        entry.sightings.retain(|known| !is_gone(known));
+        if !entry.sightings.is_empty() || entry.told.is_some() {
+            mark(&mut table.changed, &Rc::from(name), entry);
             return;
         }
         let gone = table.services.remove(name);
-        table.fresh.retain(|fresh| **fresh != *name);
-        if let Some(timer) = gone.and_then(|entry| entry.hold) {
+        table.changed.retain(|changed| **changed != *name);
+        if let Some(timer) = gone.and_then(|entry| entry.settle_timer) {
             self.engine.cancel_timer(timer);
         }
     }
 
-    /// Starts as many look-ups as there may be.
-    fn look_up(&self) {
+    /// Starts lookups from the queue, up to the limit.
+    fn start_lookups(&self) {
         loop {
             let mut table = self.table.borrow_mut();
-            if table.look_ups >= LOOK_UPS {
+            if table.lookups >= MAX_LOOKUPS {
                 return;
             }
-            let Some(browsing) = table.browsing.clone() else { return };
-            let Some((name, id)) = table.waiting.pop_front() else { return };
-            let instance = table.services.get(&name).and_then(|entry| entry.instances.iter().find(|it| it.id == id));
-            let Some(Instance { place, domain, .. }) = instance else { continue };
-            let (place, domain) = (*place, domain.clone());
-            if self.with_txt && Rc::strong_count(&table.followed) <= FOLLOWED {
+            let Some(browser) = table.browser.clone() else { return };
+            let Some((name, id)) = table.queue.pop_front() else { return };
+            let sighting = table.services.get(&name).and_then(|entry| entry.sightings.iter().find(|it| it.id == id));
+            let Some(Sighting { origin, domain, .. }) = sighting else { continue };
+            let (origin, domain) = (*origin, domain.clone());
+            if self.with_txt && Rc::strong_count(&table.followed) <= MAX_FOLLOWED {
                 let share = table.followed.clone();
                 drop(table);
-                if self.follow(&browsing, place, &name, &domain, id, share) {
+                if self.follow(&browser, origin, &name, &domain, id, share) {
                     continue;
                 }
                 table = self.table.borrow_mut();
             }
-            table.look_ups += 1;
+            table.lookups += 1;
             drop(table);
-            let (me, asked) = (self.me.clone(), name.clone());
-            browsing.look_up(place, &asked, &domain, self.with_txt, move |_, found| {
+            let (me, service_name) = (self.me.clone(), name.clone());
+            browser.look_up(origin, &service_name, &domain, self.with_txt, move |_, resolved| {
                 let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) else { return };
                 {
                     let mut table = me.table.borrow_mut();
-                    table.look_ups = table.look_ups.saturating_sub(1);
+                    table.lookups = table.lookups.saturating_sub(1);
                 }
-                me.looked_up(name, id, found);
-                me.look_up();
-                me.tell();
+                me.lookup_done(name, id, resolved);
+                me.start_lookups();
+                me.notify();
             });
         }
     }
 
-    /// Follows what is told of a service at one place. It takes none of the look-ups at a time: one that does not answer
-    /// keeps nobody else waiting.
-    fn follow(&self, browsing: &Browsing, place: Place, name: &Rc<str>, domain: &str, id: u64, share: Rc<()>) -> bool {
-        let (me, asked) = (self.me.clone(), name.clone());
-        let following = browsing.follow(place, name, domain, move |_, found| {
+    /// Starts a resolver, which reports changes of a service as well. It does not count as a lookup, so a service
+    /// without a reply delays no other. Returns false if there can be no resolver.
+    fn follow(
+        &self,
+        browser: &ServiceBrowser,
+        origin: Origin,
+        name: &Rc<str>,
+        domain: &str,
+        id: u64,
+        share: Rc<()>,
+    ) -> bool {
+        let (me, service_name) = (self.me.clone(), name.clone());
+        let resolver = browser.follow(origin, name, domain, move |_, resolved| {
             if let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) {
-                me.looked_up(asked.clone(), id, found);
-                me.tell();
+                me.lookup_done(service_name.clone(), id, resolved);
+                me.notify();
             }
         });
-        let Some(following) = following else { return false };
+        let Some(resolver) = resolver else { return false };
         let mut table = self.table.borrow_mut();
         let entry = table.services.get_mut(name);
-        if let Some(instance) = entry.and_then(|entry| entry.instances.iter_mut().find(|it| it.id == id)) {
-            instance.following = Some((following, share));
+        if let Some(sighting) = entry.and_then(|entry| entry.sightings.iter_mut().find(|it| it.id == id)) {
+            sighting.resolver = Some((resolver, share));
         }
         true
     }
 
-    fn looked_up(&self, name: Rc<str>, id: u64, found: Option<Found>) {
+    fn lookup_done(&self, name: Rc<str>, id: u64, resolved: Option<Resolved>) {
         let mut table = self.table.borrow_mut();
         let table = &mut *table;
         let Some(entry) = table.services.get_mut(&name) else { return };
-        let Some(instance) = entry.instances.iter_mut().find(|it| it.id == id) else { return };
-        // One that is followed is told when it answers.
-        let failed = found.is_none() && instance.following.is_none();
-        instance.found = found;
-        instance.tries += 1;
-        let tries = instance.tries;
-        let reached = entry.instances.iter().any(|instance| instance.found.is_some());
+        let Some(sighting) = entry.sightings.iter_mut().find(|it| it.id == id) else { return };
+        // A resolver reports as soon as there is a reply: that is no failure.
+        let failed = resolved.is_none() && sighting.resolver.is_none();
+        sighting.resolved = resolved;
+        sighting.tries += 1;
+        let tries = sighting.tries;
+        let reached = entry.sightings.iter().any(|sighting| sighting.resolved.is_some());
         if reached {
-            if entry.is_settled() {
-                entry.ripe = true;
-                if let Some(timer) = entry.hold.take() {
+            if entry.is_resolved() {
+                entry.settled = true;
+                if let Some(timer) = entry.settle_timer.take() {
                     self.engine.cancel_timer(timer);
                 }
-            } else if !entry.ripe && entry.hold.is_none() {
+            } else if !entry.settled && entry.settle_timer.is_none() {
                 let (me, name) = (self.me.clone(), name.clone());
-                entry.hold = Some(self.engine.after(HOLD, move |_| {
+                entry.settle_timer = Some(self.engine.after(SETTLE_TIME, move |_| {
                     if let Some(me) = me.upgrade() {
-                        me.ripen(&name);
-                        me.tell();
+                        me.settle(&name);
+                        me.notify();
                     }
                 }));
             }
-            mark(&mut table.fresh, &name, entry);
+            mark(&mut table.changed, &name, entry);
             return;
         }
         if entry.told.is_some() {
-            mark(&mut table.fresh, &name, entry);
+            mark(&mut table.changed, &name, entry);
         }
-        if let (true, Some(pause)) = (failed, AGAIN.get(tries - 1)) {
+        if let (true, Some(pause)) = (failed, RETRY_PAUSES.get(tries - 1)) {
             let me = self.me.clone();
             self.engine.after(*pause, move |_| {
                 let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) else { return };
-                me.table.borrow_mut().waiting.push_back((name, id));
-                me.look_up();
+                me.table.borrow_mut().queue.push_back((name, id));
+                me.start_lookups();
             });
         }
     }
 
-    fn ripen(&self, name: &Rc<str>) {
+    fn settle(&self, name: &Rc<str>) {
         let mut table = self.table.borrow_mut();
         let table = &mut *table;
         let Some(entry) = table.services.get_mut(name) else { return };
-        entry.hold = None;
-        entry.ripe = true;
-        mark(&mut table.fresh, name, entry);
+        entry.settle_timer = None;
+        entry.settled = true;
+        mark(&mut table.changed, name, entry);
     }
 }
 
-fn mark(fresh: &mut VecDeque<Rc<str>>, name: &Rc<str>, entry: &mut Entry) {
-    if !std::mem::replace(&mut entry.is_fresh, true) {
-        fresh.push_back(name.clone());
+fn mark(changed: &mut VecDeque<Rc<str>>, name: &Rc<str>, entry: &mut KnownService) {
+    if !std::mem::replace(&mut entry.is_queued, true) {
+        changed.push_back(name.clone());
     }
 }
 
 impl Client for Tracker {
-    fn up(&self, _engine: &Rc<Engine>, daemon: &Rc<Daemon>) {
+    fn up(&self, _engine: &Rc<Engine>, daemon: &Rc<AvahiDaemon>) {
         if self.stopped.get() {
             return;
         }
         self.table.borrow_mut().status = Some(Ok(()));
         self.browse(daemon);
-        self.tell();
+        self.notify();
     }
 
-    fn running(&self, _engine: &Rc<Engine>, _daemon: &Rc<Daemon>, _running: bool) {}
+    fn running(&self, _engine: &Rc<Engine>, _daemon: &Rc<AvahiDaemon>, _running: bool) {}
 
     fn down(&self, _engine: &Rc<Engine>, cause: &str) {
         if self.stopped.get() {
             return;
         }
         self.forget(cause.to_owned());
-        self.tell();
+        self.notify();
     }
 }

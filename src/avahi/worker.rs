@@ -1,5 +1,5 @@
-//! Threads that wait for what no main loop can: each has a bounded mailbox that the main loop empties. For the backend that
-//! needs them.
+//! Threads for calls that no main loop can wait for. Each has a bounded mailbox that the main loop empties. For the
+//! backend that needs them.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -10,46 +10,46 @@ use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, Remote};
 
-/// What a thread has to tell waits for the main loop; when it is so much, the thread waits too.
-const MAIL: usize = 1024;
+/// The most events in a mailbox. A thread waits while its mailbox is full.
+const MAILBOX_SIZE: usize = 1024;
 
-/// How long the end of threads is waited for.
-const ENDING: Duration = Duration::from_secs(2);
+/// The longest wait for threads to end.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A thread's stack. It runs a few C functions.
-const STACK: usize = 512 << 10;
+/// The stack size of a thread, in bytes. It runs a few C functions.
+const STACK_SIZE: usize = 512 << 10;
 
-/// What a thread has for the main loop.
+/// The mailbox between a thread and the main loop.
 pub(super) struct Mail<T> {
     state: Mutex<MailState<T>>,
-    /// There is room again, or it is over.
+    /// Notified when there is room, or when the thread should end.
     changed: Condvar,
 }
 
 struct MailState<T> {
     events: VecDeque<T>,
-    /// Asks the main loop to come and get them. Used up by that.
+    /// Schedules a delivery on the main loop. Can be used once.
     remote: Option<Remote>,
-    /// Nobody wants to know any more.
-    over: bool,
+    /// The thread should end.
+    ended: bool,
 }
 
-/// Whoever panicked with it had not begun to change anything.
+/// Locks a mutex. A thread that panicked with it had not begun to change anything.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<T> Mail<T> {
-    pub(super) fn is_over(&self) -> bool {
-        lock(&self.state).over
+    pub(super) fn should_end(&self) -> bool {
+        lock(&self.state).ended
     }
 
-    /// Called by the thread. Waits for room.
+    /// Sends an event from the thread. Waits while the mailbox is full.
     pub(super) fn send(&self, event: T) {
-        let full = |state: &mut MailState<T>| state.events.len() >= MAIL && !state.over;
+        let full = |state: &mut MailState<T>| state.events.len() >= MAILBOX_SIZE && !state.ended;
         let state = self.changed.wait_while(lock(&self.state), full);
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
-        if state.over {
+        if state.ended {
             return;
         }
         state.events.push_back(event);
@@ -60,25 +60,25 @@ impl<T> Mail<T> {
         }
     }
 
-    /// Called by the thread: waits for that long, or until it is over.
+    /// Makes the thread wait for this time, or until it should end.
     pub(super) fn pause(&self, limit: Duration) {
-        let over = self.changed.wait_timeout_while(lock(&self.state), limit, |state| !state.over);
+        let over = self.changed.wait_timeout_while(lock(&self.state), limit, |state| !state.ended);
         drop(over);
     }
 }
 
-/// Threads that were told to end and may not have yet.
+/// Threads that should end and may still be running.
 static ENDED: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
 
-/// Waits for the end of threads that nobody needs any more. A fork needs that.
+/// Waits for the end of threads that are no longer needed, as a fork requires.
 pub(crate) fn end_threads() {
-    let deadline = Instant::now() + ENDING;
+    let deadline = Instant::now() + JOIN_TIMEOUT;
     for thread in std::mem::take(&mut *lock(&ENDED)) {
         while !thread.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
         if thread.is_finished() {
-            // What it panicked with, it has printed.
+            // It has printed its panic.
             let _ = thread.join();
         } else {
             lock(&ENDED).push(thread);
@@ -86,58 +86,58 @@ pub(crate) fn end_threads() {
     }
 }
 
-/// A thread as the main loop sees it. Dropping this tells it to end.
-pub(super) struct Worker<T> {
+/// The main loop's handle to a thread. Dropping it tells the thread to end.
+pub(super) struct HelperThread<T> {
     engine: Rc<Engine>,
-    inbox: Rc<Inbox<T>>,
+    receiver: Rc<Receiver<T>>,
     thread: Option<JoinHandle<()>>,
 }
 
-type Hear<T> = Box<dyn Fn(&Rc<Engine>, T)>;
+type EventCallback<T> = Box<dyn Fn(&Rc<Engine>, T)>;
 
-struct Inbox<T> {
-    me: Weak<Inbox<T>>,
+struct Receiver<T> {
+    me: Weak<Receiver<T>>,
     engine: Rc<Engine>,
     mail: Arc<Mail<T>>,
     token: Cell<Option<u64>>,
-    hear: Hear<T>,
+    callback: EventCallback<T>,
 }
 
-impl<T: Send + 'static> Worker<T> {
-    /// Starts a thread that does `work`. What it sends is heard from the engine; so is what `failed` makes of it when the
-    /// system gives no thread.
+impl<T: Send + 'static> HelperThread<T> {
+    /// Starts a thread that runs `work`. Its events are passed to the callback from the engine, and so is what `failed`
+    /// makes of the error if no thread can be created.
     pub(super) fn start(
         engine: &Rc<Engine>,
-        hear: impl Fn(&Rc<Engine>, T) + 'static,
+        callback: impl Fn(&Rc<Engine>, T) + 'static,
         failed: fn(String) -> T,
         work: impl FnOnce(&Arc<Mail<T>>) + Send + 'static,
-    ) -> Worker<T> {
-        let state = MailState { events: VecDeque::new(), remote: None, over: false };
+    ) -> HelperThread<T> {
+        let state = MailState { events: VecDeque::new(), remote: None, ended: false };
         let mail = Arc::new(Mail { state: Mutex::new(state), changed: Condvar::new() });
-        let inbox = Rc::new_cyclic(|me| Inbox {
+        let receiver = Rc::new_cyclic(|me| Receiver {
             me: me.clone(),
             engine: engine.clone(),
             mail: mail.clone(),
             token: Cell::new(None),
-            hear: Box::new(hear),
+            callback: Box::new(callback),
         });
-        inbox.arm();
-        let spawned = thread::Builder::new().name("network-avahi".into()).stack_size(STACK);
+        receiver.arm();
+        let spawned = thread::Builder::new().name("network-avahi".into()).stack_size(STACK_SIZE);
         let spawned = spawned.spawn({
             let mail = mail.clone();
             move || work(&mail)
         });
-        let thread = spawned.map_err(|error| mail.send(failed(format!("the system gives no thread: {error}"))));
-        Worker { engine: engine.clone(), inbox, thread: thread.ok() }
+        let thread = spawned.map_err(|error| mail.send(failed(format!("cannot create a thread: {error}"))));
+        HelperThread { engine: engine.clone(), receiver, thread: thread.ok() }
     }
 }
 
-impl<T: 'static> Inbox<T> {
+impl<T: 'static> Receiver<T> {
     fn arm(&self) {
         let me = self.me.clone();
-        let unless_called = Ending(Some(self.mail.clone()));
+        let guard = EndGuard(Some(self.mail.clone()));
         let remote = self.engine.remote(move |_| {
-            unless_called.not_yet();
+            guard.defuse();
             if let Some(me) = me.upgrade() {
                 me.arm();
                 me.deliver();
@@ -152,14 +152,14 @@ impl<T: 'static> Inbox<T> {
         loop {
             let event = {
                 let mut state = lock(&self.mail.state);
-                if state.over {
+                if state.ended {
                     return;
                 }
                 state.events.pop_front()
             };
             let Some(event) = event else { return };
             self.mail.changed.notify_all();
-            (self.hear)(&self.engine, event);
+            (self.callback)(&self.engine, event);
             if self.engine.spent() {
                 let me = self.me.clone();
                 self.engine.defer(move |_| {
@@ -173,35 +173,35 @@ impl<T: 'static> Inbox<T> {
     }
 }
 
-/// Tells a thread to end with the main context, which drops the calls that it prepared.
-struct Ending<T>(Option<Arc<Mail<T>>>);
+/// Tells a thread to end when the main context ends and drops its prepared calls.
+struct EndGuard<T>(Option<Arc<Mail<T>>>);
 
-impl<T> Ending<T> {
-    fn not_yet(mut self) {
+impl<T> EndGuard<T> {
+    fn defuse(mut self) {
         self.0 = None;
     }
 }
 
-impl<T> Drop for Ending<T> {
+impl<T> Drop for EndGuard<T> {
     fn drop(&mut self) {
         if let Some(mail) = &self.0 {
-            lock(&mail.state).over = true;
+            lock(&mail.state).ended = true;
             mail.changed.notify_all();
         }
     }
 }
 
-impl<T> Drop for Worker<T> {
+impl<T> Drop for HelperThread<T> {
     fn drop(&mut self) {
-        let mail = &self.inbox.mail;
+        let mail = &self.receiver.mail;
         let left = {
             let mut state = lock(&mail.state);
-            state.over = true;
+            state.ended = true;
             (std::mem::take(&mut state.events), state.remote.take())
         };
         mail.changed.notify_all();
         drop(left);
-        if let Some(token) = self.inbox.token.take() {
+        if let Some(token) = self.receiver.token.take() {
             self.engine.forget_remote(token);
         }
         let mut ended = lock(&ENDED);

@@ -1,10 +1,10 @@
-//! Avahi by the crate `zeroconf`, for builds without D-Bus: a thread for each type that is followed and each service that
-//! is registered, and one, the sentinel, that notices whether the daemon is there. They start on the engine's turns, after
-//! any fork, and talk to it by a bounded mailbox.
+//! The backend on the crate `zeroconf`, for builds without D-Bus. It uses one thread for each service type that is
+//! browsed for, one for each registered service, and one, the sentinel, that watches the daemon. The threads start in
+//! loop iterations, after any fork, and communicate through a bounded mailbox.
 //!
-//! What that crate does not tell is not known here: TXT records (it aborts the process when it reads one that is not UTF-8,
-//! which any machine of the network can send), the interface of a link-local address, which of several interfaces a
-//! service has left, when all has been told, and that the host was renamed.
+//! The crate does not report, or reports only at a risk: TXT records (it aborts the process on one that is not UTF-8,
+//! which any machine on the network can send), the interface of a link-local address, the interface that a service has
+//! left, the end of the initial reports, and a change of the host name.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -15,69 +15,70 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use zeroconf::prelude::*;
-use zeroconf::{BrowserEvent, EventLoop, MdnsBrowser, MdnsService, NetworkInterface, ServiceType, TxtRecord};
+use zeroconf::{self as mdns, EventLoop, MdnsBrowser, MdnsService, NetworkInterface, TxtRecord};
 
-use super::backend::{Found, Heard, LOOPBACK, Place, Registered, Registration, Watcher};
-use super::names::{Kind, Txt};
-use super::system_bus;
+use super::events::{Announcement, BrowserEvent, LOOPBACK, Origin, Registered, Resolved, Watcher};
+use super::names::{ServiceType, Txt};
+use super::system_bus::{self, in_sandbox};
 pub(crate) use super::worker::end_threads;
-use super::worker::{Mail, Worker, lock};
+use super::worker::{HelperThread, Mail, lock};
 use crate::engine::{Engine, TimerKey};
 use crate::log;
 
-/// How long a thread waits for the daemon before it looks whether it is to end: nothing can wake it.
-const TURN: Duration = Duration::from_millis(100);
+/// The longest time until a thread notices that it should end: nothing can wake it while it polls the daemon.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How soon a daemon that is not there is looked for again; each time twice as long, up to the second.
+/// The first and the longest pause before the daemon is tried again. The pause doubles each time.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 
-/// The most names that are remembered of a type.
-const NAMES: usize = 2048;
+/// The most names that are kept for a type.
+const MAX_NAMES: usize = 2048;
 
-/// The most places that one name is remembered at.
-const PLACES: usize = 16;
+/// The most locations that are kept for a name.
+const MAX_LOCATIONS: usize = 16;
 
-/// That all has been told is taken for granted when it was quiet for so long, but not before [`FIRST`], nor after [`LAST`].
+/// The initial reports are taken as complete after this time without a report, not before [`FIRST`] and not after
+/// [`LAST`].
 const QUIET: Duration = Duration::from_millis(500);
 const FIRST: Duration = Duration::from_secs(1);
 const LAST: Duration = Duration::from_secs(5);
 
-/// Longer than Avahi's own time-out of look-ups: what is to come of a service that has gone has come.
+/// Longer than the timeout of Avahi's lookups: later, no result of a lookup for a removed service can arrive.
 const STALE: Duration = Duration::from_secs(6);
 
-/// A type that nobody publishes. Followed on the loopback interface, it costs no packet.
+/// A service type that nobody publishes. Browsing for it on the loopback interface sends no packets.
 const SENTINEL: &str = "_glib-network._tcp";
 
-/// Checks whether a TXT record can be published: its values are C strings on their way.
+/// Checks whether a TXT record can be published. The crate passes its values as C strings.
 pub(super) fn check_txt(txt: &Txt) -> Result<(), String> {
     for (key, value) in txt.pairs() {
         if std::str::from_utf8(value).is_err() || value.contains(&0) {
             let key = String::from_utf8_lossy(key);
             return Err(format!(
-                "this program was built to use Avahi by the crate zeroconf, which publishes only text in a TXT record, \
-                 and the value of {key:?} is none"
+                "TXT value of {key:?} is not text: this program was built with the feature zeroconf, which can publish \
+                 only UTF-8 without NUL bytes"
             ));
         }
     }
     Ok(())
 }
 
-/// What went wrong, as the crate's callbacks said it.
+/// The first error that the crate's callbacks reported.
 #[derive(Clone, Default)]
-struct Failed(Arc<Mutex<Option<String>>>);
+struct FirstError(Arc<Mutex<Option<String>>>);
 
-impl Failed {
+impl FirstError {
     fn set(&self, cause: String) {
         lock(&self.0).get_or_insert(cause);
     }
 
-    /// Serves what the crate waits for until nobody wants it any more, or something went wrong: then that is returned.
+    /// Polls the crate's event loop until the thread should end (`None`) or an error has been reported.
     fn serve<T>(&self, events: &EventLoop, mail: &Mail<T>) -> Option<String> {
-        while !mail.is_over() {
-            if let Some(cause) = lock(&self.0).take().or_else(danger) {
+        while !mail.should_end() {
+            if let Some(cause) = lock(&self.0).take().or_else(debug_log_error) {
                 return Some(cause);
             }
-            if let Err(error) = events.poll(TURN) {
+            if let Err(error) = events.poll(POLL_INTERVAL) {
                 self.set(error.to_string());
             }
         }
@@ -85,45 +86,46 @@ impl Failed {
     }
 }
 
-/// With its debug log on, the crate reads every TXT record, and aborts at one that is not UTF-8.
-fn danger() -> Option<String> {
+/// Returns an error while the debug log of the crate is on: the crate then reads every TXT record and aborts on one
+/// that is not UTF-8.
+fn debug_log_error() -> Option<String> {
     ::log::log_enabled!(target: "zeroconf::avahi::browser", ::log::Level::Debug).then(|| {
-        "the debug log of the crate zeroconf is on, with which any machine of the network can abort this program: \
-         set zeroconf=info"
+        "the debug log of the crate zeroconf is on, which lets any machine on the network abort this program; \
+         set its level to info (zeroconf=info)"
             .to_owned()
     })
 }
 
-/// Browses until nobody wants it any more, or something goes wrong: then that is returned.
+/// Browses until the thread should end (`None`) or something has failed.
 fn follow<T>(
     kind: &str,
     interface: NetworkInterface,
     mail: &Arc<Mail<T>>,
     started: impl FnOnce(),
-    tell: impl Fn(Told) + Send + Sync + 'static,
+    tell: impl Fn(ThreadEvent) + Send + Sync + 'static,
 ) -> Option<String> {
-    if let Some(cause) = danger() {
+    if let Some(cause) = debug_log_error() {
         return Some(cause);
     }
-    let kind = match ServiceType::from_str(kind) {
+    let kind = match mdns::ServiceType::from_str(kind) {
         Ok(kind) => kind,
         Err(error) => return Some(error.to_string()),
     };
-    let failed = Failed::default();
+    let failed = FirstError::default();
     let failing = failed.clone();
     let mut browser = MdnsBrowser::new(kind);
     browser.set_network_interface(interface);
     browser.set_service_callback(Box::new(move |event, _| match event {
-        Ok(BrowserEvent::Add(found)) => tell(Told::Add {
+        Ok(mdns::BrowserEvent::Add(found)) => tell(ThreadEvent::Add {
             name: found.name().clone(),
             host: found.host_name().clone(),
             address: found.address().clone(),
             port: *found.port(),
         }),
-        Ok(BrowserEvent::Remove(gone)) => tell(Told::Remove(gone.name().clone())),
+        Ok(mdns::BrowserEvent::Remove(gone)) => tell(ThreadEvent::Remove(gone.name().clone())),
         Err(error) => match unresolved(&error.to_string()) {
-            Some(Unresolved::Name(name)) => tell(Told::Unresolved(name.to_owned())),
-            Some(Unresolved::Refused) => tell(Told::Refused),
+            Some(Unresolved::Name(name)) => tell(ThreadEvent::Unresolved(name.to_owned())),
+            Some(Unresolved::Refused) => tell(ThreadEvent::Refused),
             None => failing.set(error.to_string()),
         },
     }));
@@ -140,7 +142,7 @@ enum Unresolved<'a> {
     Refused,
 }
 
-/// Reads errors of the crate that are about one service alone: it has words for them only.
+/// Recognises errors that concern one service only. The crate distinguishes them by their text.
 fn unresolved(error: &str) -> Option<Unresolved<'_>> {
     if error.contains("AvahiServiceResolver") {
         return Some(Unresolved::Refused);
@@ -152,50 +154,50 @@ fn unresolved(error: &str) -> Option<Unresolved<'_>> {
 
 // ---- the daemon ----
 
-enum Watched {
+enum DaemonState {
     Up,
     Down(String),
 }
 
-pub(super) struct Link {
+pub(super) struct Backend {
     engine: Rc<Engine>,
     watcher: Weak<dyn Watcher>,
-    sentinel: RefCell<Option<Worker<Watched>>>,
+    sentinel: RefCell<Option<HelperThread<DaemonState>>>,
 }
 
-impl Link {
-    pub(super) fn new(engine: &Rc<Engine>, watcher: Weak<dyn Watcher>) -> Rc<Link> {
-        Rc::new(Link { engine: engine.clone(), watcher, sentinel: RefCell::new(None) })
+impl Backend {
+    pub(super) fn new(engine: &Rc<Engine>, watcher: Weak<dyn Watcher>) -> Rc<Backend> {
+        Rc::new(Backend { engine: engine.clone(), watcher, sentinel: RefCell::new(None) })
     }
 
-    /// Begins to find out whether the daemon is there, at once and not only when the sentinel does so next.
+    /// Starts to determine whether the daemon is running, now and not only when the sentinel tries next.
     pub(super) fn look(&self) {
         let watcher = self.watcher.clone();
-        let hear = move |_: &Rc<Engine>, watched| {
+        let callback = move |_: &Rc<Engine>, state| {
             let Some(watcher) = watcher.upgrade() else { return };
-            match watched {
-                Watched::Up => {
+            match state {
+                DaemonState::Up => {
                     watcher.up();
                     watcher.running(true);
                 }
-                Watched::Down(cause) => watcher.down(cause),
+                DaemonState::Down(cause) => watcher.down(cause),
             }
         };
-        let sentinel = Worker::start(&self.engine, hear, Watched::Down, |mail| {
+        let sentinel = HelperThread::start(&self.engine, callback, DaemonState::Down, |mail| {
             let mut pause = RETRY.0;
-            while !mail.is_over() {
+            while !mail.should_end() {
                 let came = Cell::new(false);
                 let up = || {
                     came.set(true);
-                    mail.send(Watched::Up);
+                    mail.send(DaemonState::Up);
                 };
                 let interface = NetworkInterface::AtIndex(LOOPBACK);
                 let Some(cause) = follow(SENTINEL, interface, mail, up, |_| {}) else { return };
                 pause = if came.get() { RETRY.0 } else { (pause * 2).min(RETRY.1) };
-                mail.send(Watched::Down(match system_bus::open() {
-                    Ok(_) if danger().is_some() => cause,
-                    Ok(_) => format!("the Avahi daemon is not running, or does not answer ({cause})"),
-                    Err(error) => format!("there is no D-Bus system bus ({error})"),
+                mail.send(DaemonState::Down(match system_bus::open() {
+                    Ok(_) if debug_log_error().is_some() => cause,
+                    Ok(_) => in_sandbox(format!("the Avahi daemon is not running or does not reply ({cause})")),
+                    Err(error) => in_sandbox(format!("there is no D-Bus system bus ({error})")),
                 }));
                 mail.pause(pause);
             }
@@ -204,57 +206,62 @@ impl Link {
         drop(before);
     }
 
-    /// Follows the services of a type, and tells of them from the engine, until what is returned is dropped.
-    pub(super) fn browse(&self, kind: &Kind, hear: impl Fn(&Rc<Engine>, Heard) + 'static) -> Browsing {
-        let names = Rc::new(Names {
+    /// Browses for the services of a type until the returned browser is dropped.
+    pub(super) fn browse(
+        &self,
+        kind: &ServiceType,
+        callback: impl Fn(&Rc<Engine>, BrowserEvent) + 'static,
+    ) -> ServiceBrowser {
+        let names = Rc::new(KnownNames {
             engine: self.engine.clone(),
-            hear: Box::new(hear),
+            callback: Box::new(callback),
             known: RefCell::default(),
             started: Cell::new(None),
             last: Cell::new(Instant::now()),
             quiet: Cell::new(None),
-            crowded: Cell::new(false),
+            is_full: Cell::new(false),
         });
-        let heard = names.clone();
+        let handler = names.clone();
         let kind = kind.clone();
-        let worker = Worker::start(
+        let worker = HelperThread::start(
             &self.engine,
-            move |_, told| heard.hear(told),
-            Told::Failure,
+            move |_, event| handler.handle(event),
+            ThreadEvent::Failure,
             move |mail| {
-                let tell = mail.clone();
-                let started = || mail.send(Told::Started);
-                let cause = follow(kind.as_str(), NetworkInterface::Unspec, mail, started, move |told| tell.send(told));
+                let outbox = mail.clone();
+                let started = || mail.send(ThreadEvent::Started);
+                let cause =
+                    follow(kind.as_str(), NetworkInterface::Unspec, mail, started, move |event| outbox.send(event));
                 if let Some(cause) = cause {
-                    mail.send(Told::Failure(cause));
+                    mail.send(ThreadEvent::Failure(cause));
                 }
             },
         );
-        Browsing { names, _worker: worker }
+        ServiceBrowser { names, _worker: worker }
     }
 
-    /// Registers a service until what is returned is dropped, and tells what becomes of it.
+    /// Registers a service until the returned group is dropped, and reports the outcome.
     pub(super) fn register(
         &self,
-        what: &Registration,
+        announcement: &Announcement,
         name: &str,
-        told: impl Fn(&Rc<Engine>, Registered) + 'static,
-    ) -> Group {
-        let (what, name) = (what.clone(), name.to_owned());
-        let worker = Worker::start(&self.engine, told, Registered::Failure, move |mail| {
-            let _place = Taken::take(&what.kind, &name, mail);
-            if let Some(cause) = serve(&what, &name, mail) {
+        callback: impl Fn(&Rc<Engine>, Registered) + 'static,
+    ) -> EntryGroup {
+        let (announcement, name) = (announcement.clone(), name.to_owned());
+        let worker = HelperThread::start(&self.engine, callback, Registered::Failure, move |mail| {
+            let _place = NameClaim::take(&announcement.kind, &name, mail);
+            if let Some(cause) = serve(&announcement, &name, mail) {
                 mail.send(cause);
             }
         });
-        Group { _worker: worker }
+        EntryGroup { _worker: worker }
     }
 }
 
-// ---- following the services of a type ----
+// ---- browsing ----
 
-/// What a thread tells that follows a type.
-enum Told {
+/// A report of a thread that browses.
+enum ThreadEvent {
     Started,
     Add {
         name: String,
@@ -264,65 +271,66 @@ enum Told {
     },
     Unresolved(String),
     Remove(String),
-    /// So many are being looked up that the daemon takes no more.
+    /// The daemon refuses further lookups.
     Refused,
     Failure(String),
 }
 
-pub(super) struct Browsing {
-    names: Rc<Names>,
-    _worker: Worker<Told>,
+pub(super) struct ServiceBrowser {
+    names: Rc<KnownNames>,
+    _worker: HelperThread<ThreadEvent>,
 }
 
-type Hear = Box<dyn Fn(&Rc<Engine>, Heard)>;
+type Callback = Box<dyn Fn(&Rc<Engine>, BrowserEvent)>;
 
-/// The names that were told, on how many places. Each place is told when it has been looked up, or could not be; that one
-/// of them has gone is told as soon as it has.
-struct Names {
+/// The reported names with their locations. A location is reported once its lookup is done; its removal is reported at
+/// once, without saying which one.
+struct KnownNames {
     engine: Rc<Engine>,
-    hear: Hear,
-    known: RefCell<HashMap<String, Name>>,
+    callback: Callback,
+    known: RefCell<HashMap<String, KnownName>>,
     started: Cell<Option<Instant>>,
     last: Cell<Instant>,
     quiet: Cell<Option<TimerKey>>,
-    crowded: Cell<bool>,
+    is_full: Cell<bool>,
 }
 
-struct Name {
-    /// Places that were told, less those that have gone. Less than 0 while the outcome of a look-up is on its way of what
-    /// has gone since.
+struct KnownName {
+    /// The number of reported locations less the removed ones. Negative while the result of a lookup is outstanding for
+    /// a service that has been removed since.
     balance: i32,
-    answers: Vec<Option<Answer>>,
+    locations: Vec<Option<Location>>,
     changed: Instant,
 }
 
 #[derive(Clone)]
-struct Answer {
+struct Location {
     host: String,
     ip: IpAddr,
     port: u16,
 }
 
-impl Names {
-    fn hear(self: &Rc<Self>, told: Told) {
+impl KnownNames {
+    fn handle(self: &Rc<Self>, event: ThreadEvent) {
         self.last.set(Instant::now());
-        match told {
-            Told::Started => {
+        match event {
+            ThreadEvent::Started => {
                 self.started.set(Some(Instant::now()));
                 self.wait_for_quiet(FIRST);
             }
-            Told::Add { name, host, address, port } => {
-                let answer = address.parse().ok().map(|ip| Answer { host, ip, port });
-                self.appeared(name, answer);
+            ThreadEvent::Add { name, host, address, port } => {
+                let location = address.parse().ok().map(|ip| Location { host, ip, port });
+                self.added(name, location);
             }
-            Told::Unresolved(name) => self.appeared(name, None),
-            Told::Remove(name) => self.disappeared(name),
-            Told::Refused if self.crowded.replace(true) => {}
-            Told::Refused => {
-                let event = log::warning("browse");
-                event.say(format_args!("more services of a type than Avahi looks up at a time: not all are seen"));
+            ThreadEvent::Unresolved(name) => self.added(name, None),
+            ThreadEvent::Remove(name) => self.removed(name),
+            ThreadEvent::Refused if self.is_full.replace(true) => {}
+            ThreadEvent::Refused => {
+                // Any machine can cause this, so it is not a warning: some programs make warnings fatal.
+                let event = log::info("browse");
+                event.say(format_args!("more services of a type than Avahi resolves at a time; ignoring the rest"));
             }
-            Told::Failure(cause) => (self.hear)(&self.engine, Heard::Failure(cause)),
+            ThreadEvent::Failure(cause) => (self.callback)(&self.engine, BrowserEvent::Failure(cause)),
         }
     }
 
@@ -334,7 +342,7 @@ impl Names {
             let late = me.started.get().is_some_and(|started| started.elapsed() >= LAST);
             let left = QUIET.saturating_sub(me.last.get().elapsed());
             if late || left.is_zero() {
-                (me.hear)(&me.engine, Heard::AllForNow);
+                (me.callback)(&me.engine, BrowserEvent::AllForNow);
             } else {
                 me.wait_for_quiet(left);
             }
@@ -342,51 +350,51 @@ impl Names {
         self.quiet.set(Some(timer));
     }
 
-    fn appeared(&self, name: String, answer: Option<Answer>) {
+    fn added(&self, name: String, location: Option<Location>) {
         let mut known = self.known.borrow_mut();
-        if known.len() >= NAMES && !known.contains_key(&name) {
+        if known.len() >= MAX_NAMES && !known.contains_key(&name) {
             return;
         }
-        let entry = known.entry(name.clone()).or_insert_with(Name::new);
+        let entry = known.entry(name.clone()).or_insert_with(KnownName::new);
         entry.expire();
         entry.balance += 1;
         entry.changed = Instant::now();
         if entry.balance <= 0 {
             return;
         }
-        if entry.answers.len() >= PLACES {
+        if entry.locations.len() >= MAX_LOCATIONS {
             return;
         }
-        let place = place(entry.answers.len());
-        entry.answers.push(answer);
+        let origin = origin(entry.locations.len());
+        entry.locations.push(location);
         drop(known);
-        (self.hear)(&self.engine, Heard::New { place, name, domain: String::new() });
+        (self.callback)(&self.engine, BrowserEvent::New { origin, name, domain: String::new() });
     }
 
-    fn disappeared(&self, name: String) {
+    fn removed(&self, name: String) {
         let mut known = self.known.borrow_mut();
-        if known.len() >= NAMES && !known.contains_key(&name) {
+        if known.len() >= MAX_NAMES && !known.contains_key(&name) {
             return;
         }
-        let entry = known.entry(name.clone()).or_insert_with(Name::new);
+        let entry = known.entry(name.clone()).or_insert_with(KnownName::new);
         entry.expire();
         entry.balance -= 1;
         entry.changed = Instant::now();
         if entry.balance > 0 {
             return;
         }
-        let places = std::mem::take(&mut entry.answers).len();
+        let places = std::mem::take(&mut entry.locations).len();
         if entry.balance == 0 {
             known.remove(&name);
         }
         drop(known);
         for number in 0..places {
-            (self.hear)(&self.engine, Heard::Gone { place: place(number), name: name.clone() });
+            (self.callback)(&self.engine, BrowserEvent::Gone { origin: origin(number), name: name.clone() });
         }
     }
 }
 
-impl Drop for Names {
+impl Drop for KnownNames {
     fn drop(&mut self) {
         if let Some(timer) = self.quiet.take() {
             self.engine.cancel_timer(timer);
@@ -394,16 +402,16 @@ impl Drop for Names {
     }
 }
 
-fn place(number: usize) -> Place {
-    Place { interface: 0, protocol: i32::try_from(number).unwrap_or(i32::MAX) }
+fn origin(number: usize) -> Origin {
+    Origin { interface: 0, protocol: i32::try_from(number).unwrap_or(i32::MAX) }
 }
 
-impl Name {
+impl KnownName {
     fn new() -> Self {
-        Name { balance: 0, answers: Vec::new(), changed: Instant::now() }
+        KnownName { balance: 0, locations: Vec::new(), changed: Instant::now() }
     }
 
-    /// What a look-up has not brought by now it does not bring.
+    /// Forgets a removal whose lookup has not had a result by now.
     fn expire(&mut self) {
         if self.balance < 0 && self.changed.elapsed() > STALE {
             self.balance = 0;
@@ -411,44 +419,44 @@ impl Name {
     }
 }
 
-/// The crate tells once.
-pub(super) struct Following(());
+/// The crate does not report changes.
+pub(super) struct Resolver(());
 
-impl Browsing {
-    /// Changes are not told: those who want them look up as the others do.
+impl ServiceBrowser {
+    /// Returns `None`: the caller makes a lookup instead.
     pub(super) fn follow(
         &self,
-        _place: Place,
+        _origin: Origin,
         _name: &str,
         _domain: &str,
-        _told: impl Fn(&Rc<Engine>, Option<Found>) + 'static,
-    ) -> Option<Following> {
+        _callback: impl Fn(&Rc<Engine>, Option<Resolved>) + 'static,
+    ) -> Option<Resolver> {
         None
     }
 
-    /// Tells where a service is to be reached, on the next turn.
+    /// Reports the location of a service in the next loop iteration.
     pub(super) fn look_up(
         &self,
-        place: Place,
+        origin: Origin,
         name: &str,
         _domain: &str,
         _with_txt: bool,
-        then: impl FnOnce(&Rc<Engine>, Option<Found>) + 'static,
+        then: impl FnOnce(&Rc<Engine>, Option<Resolved>) + 'static,
     ) {
-        let answer = || {
+        let location = || {
             let known = self.names.known.borrow();
-            let number = usize::try_from(place.protocol).ok()?;
-            known.get(name)?.answers.get(number)?.clone()
+            let number = usize::try_from(origin.protocol).ok()?;
+            known.get(name)?.locations.get(number)?.clone()
         };
-        let found = answer().and_then(|Answer { host, ip, port }| {
-            Found::check(host, ip, port, Txt::default(), 0, ip.is_loopback() && is_alone())
+        let resolved = location().and_then(|Location { host, ip, port }| {
+            Resolved::check(host, ip, port, Txt::default(), 0, ip.is_loopback() && is_alone())
         });
-        self.names.engine.defer(move |engine| then(engine, found));
+        self.names.engine.defer(move |engine| then(engine, resolved));
     }
 }
 
-/// Is this machine on no network? Only then is what is said to be on it said by it: the crate tells neither on which
-/// interface it was heard, nor that it is our own.
+/// Returns whether this machine is on no network. Only then is a loopback address certain to be its own: the crate
+/// reports neither the interface of an announcement nor whether it is local.
 fn is_alone() -> bool {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let routes = read("/proc/self/net/route").lines().count() > 1;
@@ -458,24 +466,24 @@ fn is_alone() -> bool {
 
 // ---- registering ----
 
-/// A service that is registered while this lives; the thread withdraws it within [`TURN`].
-pub(super) struct Group {
-    _worker: Worker<Registered>,
+/// A registered service. After a drop, its thread withdraws the service within [`POLL_INTERVAL`].
+pub(super) struct EntryGroup {
+    _worker: HelperThread<Registered>,
 }
 
-/// Registers a service and serves that, until nobody wants it any more or something goes wrong: then that is returned.
-fn serve(what: &Registration, name: &str, mail: &Arc<Mail<Registered>>) -> Option<Registered> {
-    let failed = Failed::default();
+/// Registers a service until the thread should end (`None`) or something has failed.
+fn serve(announcement: &Announcement, name: &str, mail: &Arc<Mail<Registered>>) -> Option<Registered> {
+    let failed = FirstError::default();
     let (failing, tell) = (failed.clone(), mail.clone());
-    let kind = match ServiceType::from_str(what.kind.as_str()) {
+    let kind = match mdns::ServiceType::from_str(announcement.kind.as_str()) {
         Ok(kind) => kind,
         Err(error) => return Some(Registered::Failure(error.to_string())),
     };
-    let mut service = MdnsService::new(kind, what.port);
+    let mut service = MdnsService::new(kind, announcement.port);
     service.set_name(name);
-    service.set_network_interface(what.interface.map_or(NetworkInterface::Unspec, NetworkInterface::AtIndex));
+    service.set_network_interface(announcement.interface.map_or(NetworkInterface::Unspec, NetworkInterface::AtIndex));
     let mut txt = TxtRecord::new();
-    for (key, value) in what.txt.pairs() {
+    for (key, value) in announcement.txt.pairs() {
         let (Ok(key), Ok(value)) = (std::str::from_utf8(key), std::str::from_utf8(value)) else { continue };
         if let Err(error) = txt.insert(key, value) {
             return Some(Registered::Failure(error.to_string()));
@@ -490,34 +498,34 @@ fn serve(what: &Registration, name: &str, mail: &Arc<Mail<Registered>>) -> Optio
         Ok(events) => failed.serve(&events, mail)?,
         Err(error) => error.to_string(),
     };
-    // The crate has words for it only; Avahi's are "Local name collision".
+    // The crate distinguishes errors by their text. Avahi's is "Local name collision".
     Some(if cause.contains("collision") { Registered::Collision } else { Registered::Failure(cause) })
 }
 
-/// The names that threads have registered, so that one that is withdrawn can be given again at once.
-static TAKEN: Mutex<Vec<Claim>> = Mutex::new(Vec::new());
+/// The names that threads have registered: a name can be registered again as soon as it has been withdrawn.
+static CLAIMS: Mutex<Vec<Claim>> = Mutex::new(Vec::new());
 static WITHDRAWN: Condvar = Condvar::new();
 
-type Claim = (Kind, String, Arc<Mail<Registered>>);
+type Claim = (ServiceType, String, Arc<Mail<Registered>>);
 
-struct Taken(Arc<Mail<Registered>>);
+struct NameClaim(Arc<Mail<Registered>>);
 
-impl Taken {
-    /// Waits until those have withdrawn the name that are about to.
-    fn take(kind: &Kind, name: &str, mail: &Arc<Mail<Registered>>) -> Taken {
+impl NameClaim {
+    /// Waits until threads that are about to end have withdrawn the name.
+    fn take(kind: &ServiceType, name: &str, mail: &Arc<Mail<Registered>>) -> NameClaim {
         let leaving = |taken: &mut Vec<Claim>| {
-            taken.iter().any(|(other, theirs, mail)| other == kind && theirs == name && mail.is_over())
+            taken.iter().any(|(other, theirs, mail)| other == kind && theirs == name && mail.should_end())
         };
-        let taken = WITHDRAWN.wait_while(lock(&TAKEN), leaving);
+        let taken = WITHDRAWN.wait_while(lock(&CLAIMS), leaving);
         let mut taken = taken.unwrap_or_else(PoisonError::into_inner);
         taken.push((kind.clone(), name.to_owned(), mail.clone()));
-        Taken(mail.clone())
+        NameClaim(mail.clone())
     }
 }
 
-impl Drop for Taken {
+impl Drop for NameClaim {
     fn drop(&mut self) {
-        lock(&TAKEN).retain(|(_, _, mail)| !Arc::ptr_eq(mail, &self.0));
+        lock(&CLAIMS).retain(|(_, _, mail)| !Arc::ptr_eq(mail, &self.0));
         WITHDRAWN.notify_all();
     }
 }

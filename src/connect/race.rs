@@ -14,7 +14,7 @@ use futures_channel::oneshot;
 use rustix::net::{AddressFamily, sockopt};
 
 use crate::address::{Address, UnixName};
-use crate::avahi::{Find, Finding, find};
+use crate::avahi::{Find, SearchEvent, find};
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, Task, TimerKey};
 use crate::error::{Error, Operation, Result};
 use crate::log;
@@ -149,8 +149,8 @@ impl Race {
         let late = race.clone();
         let timer = engine.after(limit, move |_| {
             let address = late.address.to_string();
-            let verdict = late.state.borrow().find.as_ref().and_then(Find::verdict);
-            late.finish(Err(verdict.unwrap_or(Error::TimedOut { operation: OPERATION, address, limit })));
+            let failure = late.state.borrow().find.as_ref().and_then(Find::failure);
+            late.finish(Err(failure.unwrap_or(Error::TimedOut { operation: OPERATION, address, limit })));
         });
         race.state.borrow_mut().limit = Some(timer);
         // In the next loop iteration: a lookup starts threads, and the program may want to fork before the loop runs.
@@ -172,8 +172,10 @@ impl Race {
             Plan::Service(query) => {
                 let me = Rc::downgrade(self);
                 let find = find(&self.engine, &self.address, query, move |_, finding| match (me.upgrade(), finding) {
-                    (Some(me), Finding::Candidate(service, address)) => me.add(Candidate::Service(service, address)),
-                    (Some(me), Finding::End(error)) => me.no_more(error),
+                    (Some(me), SearchEvent::Candidate(service, address)) => {
+                        me.add(Candidate::Service(service, address))
+                    }
+                    (Some(me), SearchEvent::End(error)) => me.no_more(error),
                     (None, _) => {}
                 });
                 self.state.borrow_mut().find = Some(find);

@@ -10,7 +10,7 @@ use super::adopt::{adopt_inet, adopt_unix};
 use super::listening::{ListenOptions, Listening};
 use super::unix::{SocketFile, bind_abstract, bind_path};
 use crate::address::{Address, FORMS, Host, Target, UnixName, endpoint, parse_listening};
-use crate::avahi::Registration as Announcement;
+use crate::avahi::Announcement;
 use crate::error::{Error, Result};
 use crate::resolve::{local_addresses, port_number};
 use crate::sys::{self, is_missing_family, pass_descriptors, stream_socket};

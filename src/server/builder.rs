@@ -16,7 +16,7 @@ use super::listening::{FileSettings, ListenOptions, Listening};
 use super::unix::SocketFile;
 use super::{OnClient, OnPublished, SERVERS, Server, Shared, server_name};
 use crate::address::{Address, Target, UnixName, endpoint};
-use crate::avahi::Registration as Announcement;
+use crate::avahi::Announcement;
 use crate::conn::callbacks::{Disconnect, SharedDisconnect};
 use crate::conn::{Common, Options, Roster, Socket, limit_setters};
 use crate::connect::note_listening;

@@ -29,7 +29,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use crate::address::{Address, Endpoint, endpoint};
-use crate::avahi::{Publication, Published, Registration as Announcement, publish};
+use crate::avahi::{Announcement, Publication, Published, publish};
 use crate::conn::callbacks::Disconnect;
 use crate::conn::{Common, Conn, Roster, Socket, Transport, WeakSocket};
 use crate::engine::{CallbackSlot, Engine, Lent, LogQuota, call};

@@ -1,24 +1,27 @@
-//! Services by name, against real Avahi daemons on buses of their own. Needs root, for the namespaces, and the packages
-//! avahi-daemon, avahi-utils, dbus and iproute2.
+//! Services by name, against real Avahi daemons on private buses. Needs namespaces, for which an ordinary user needs
+//! user namespaces, and the programs of avahi-daemon, avahi-utils, dbus-daemon, xdg-dbus-proxy and iproute2.
 
 #![cfg(feature = "_services")]
 
+mod sandbox;
 mod world;
 #[cfg(not(feature = "avahi"))]
 mod zeroconf;
 
 use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use network::{Error, Server, Socket, services::Event};
 use world::{HERE, Party, another_host, in_own_world, run, until};
 
-/// With the crate zeroconf some things are not known: docs/services.md says which.
+/// Whether the backend is the crate zeroconf, which supports less: see docs/services.md.
 const ZEROCONF: bool = cfg!(not(feature = "avahi"));
 
-/// A server that greets, and what it was published as.
+/// A server that greets each client.
 fn greeter(address: &str, greeting: &'static str) -> Server {
     Server::new(address, move |socket| socket.sendline(greeting)).unwrap()
 }
@@ -37,7 +40,7 @@ fn connect_within(address: &str, limit: Duration) -> network::Result<Socket> {
     outcome.take().unwrap()
 }
 
-/// The first line that comes.
+/// Returns the first line that arrives.
 fn line(socket: &Socket) -> String {
     let heard = Rc::new(RefCell::new(None));
     let place = heard.clone();
@@ -109,7 +112,7 @@ fn a_server_is_found_by_its_name() {
     room.close();
     assert_eq!(room.published_name(), None);
     let (_browse, events) = browse("chat");
-    // Those who have heard of it forget it within the second after its farewell.
+    // Other hosts and browsers forget a withdrawn service within a second.
     until(|| events.has("all") && events.has("+The hall") && events.has("+My room") == events.has("-My room"));
 }
 
@@ -148,11 +151,30 @@ fn what_is_not_there_is_said_in_time() {
 }
 
 #[test]
+fn a_bus_that_does_not_answer_is_given_up() {
+    if ZEROCONF || !in_own_world("a_bus_that_does_not_answer_is_given_up") {
+        return;
+    }
+    let mute = UnixListener::bind(HERE.bus_path()).unwrap();
+    let error = connect("chat|").unwrap_err();
+    assert!(
+        matches!(&error, Error::AvahiUnavailable { cause, .. } if cause.contains("no reply to the authentication")),
+        "{error}"
+    );
+    // A later bus is used.
+    drop(mute);
+    std::fs::remove_file(HERE.bus_path()).unwrap();
+    let (_bus, _avahi) = (HERE.bus(), HERE.avahi());
+    let server = greeter("chat|room", "hello");
+    until(|| server.published_name().is_some());
+}
+
+#[test]
 fn published_names_survive_the_daemon() {
     if !in_own_world("published_names_survive_the_daemon") {
         return;
     }
-    // No bus at all, then no daemon, then all.
+    // First no bus, then no daemon, then both.
     let told = Rc::new(Cell::new(0));
     let count = told.clone();
     let server = Server::builder()
@@ -180,14 +202,14 @@ fn published_names_survive_the_daemon() {
     until(|| server.published_name().is_some() && events.has("+room"));
     assert_eq!(line(&connect("chat|").unwrap()), "still here");
 
-    // The host gets another name: Avahi wants all names registered anew.
+    // After a change of the host name, Avahi requires all services to be registered again.
     if !ZEROCONF {
         let before = told.get();
         run_avahi_set_host_name();
         until(|| told.get() > before && server.published_name().is_some());
     }
 
-    // The bus goes too, and comes back.
+    // The bus stops and starts as well.
     events.clear();
     bus.kill();
     until(|| events.has("down"));
@@ -235,8 +257,15 @@ fn what_others_publish_does_no_harm() {
     let zero = HERE.publish("zero", 0, &[]);
     let services = Rc::new(RefCell::new(Vec::new()));
     let place = services.clone();
-    let _going_on =
-        network::services::resolve_all_async("chat", move |result| drop(place.replace(result.unwrap()))).unwrap();
+    let found = move |result: network::Result<Vec<_>>| drop(place.replace(result.unwrap()));
+    network::services::resolve_all_async("chat", gio::Cancellable::NONE, found);
+    let cancellable = gio::Cancellable::new();
+    let cancelled = Rc::new(RefCell::new(None));
+    let place = cancelled.clone();
+    network::services::resolve_all_async("chat", Some(&cancellable), move |result| drop(place.replace(Some(result))));
+    gio::prelude::CancellableExt::cancel(&cancellable);
+    until(|| cancelled.borrow().is_some());
+    assert!(matches!(cancelled.take(), Some(Err(network::Error::Cancelled { .. }))));
     until(|| !services.borrow().is_empty());
     let found = services.take();
     for name in names {
@@ -247,14 +276,14 @@ fn what_others_publish_does_no_harm() {
         assert!(service.addresses.iter().all(|address| address.port() == 7));
     }
 
-    // The dead do not keep us from the living, nor do those that say that they are not there.
+    // Services that refuse connections do not delay others, nor do those that announce port 0.
     let publish = |value: &[u8]| {
         let builder = Server::builder().service_name("odd | name\n(").txt_record("colour", value);
         builder.listen("chat||0", |socket| socket.sendline("alive"))
     };
     let server = match publish(&[0xff, 0x00]) {
         Err(error) if ZEROCONF => {
-            assert!(error.to_string().contains("only text"), "{error}");
+            assert!(error.to_string().contains("is not text"), "{error}");
             publish(b"red").unwrap()
         }
         server => server.unwrap(),
@@ -308,7 +337,7 @@ fn another_host_is_reached() {
     let served = far.start(std::env::current_exe().unwrap().to_str().unwrap(), &ROLE);
     let came = until(|| events.has("+far room"));
     eprintln!("heard of the other host's service after {came:?}");
-    // Avahi's own tools: of the host's addresses, avahi-browse shows whichever it hears of first.
+    // Avahi's own tools agree. avahi-browse shows whichever address of the host it receives first.
     let others = HERE.start("avahi-browse", &["-rpt", "_chat._tcp"]).all();
     assert!(others.iter().any(|line| line.starts_with("=;") && line.contains(";far\\032room;")), "{others:#?}");
     HERE.start("avahi-resolve", &["-4", "-n", "far.local"]).says("10.9.8.2");
@@ -317,7 +346,7 @@ fn another_host_is_reached() {
     assert_eq!(socket.remote().inet().unwrap().ip().to_string(), "10.9.8.2");
     let blocking = Socket::connect("chat|far").unwrap();
     assert_eq!(blocking.recv_line().unwrap(), "from afar");
-    // Its process is killed: the name goes with it.
+    // Killing its process withdraws the service.
     served.kill();
     until(|| events.has("-far room"));
 }
@@ -332,7 +361,7 @@ fn another_host_is_reached_by_its_link_local_address() {
     let (_browse, events) = browse("chat");
     let _served = far.start(std::env::current_exe().unwrap().to_str().unwrap(), &ROLE);
     if ZEROCONF {
-        // The crate does not say on which interface that address is.
+        // The crate does not report the interface of the address.
         let error = connect("chat|far").unwrap_err();
         assert!(matches!(&error, Error::ServiceNotFound { seen, .. } if seen == &["far room"]), "{error}");
         return;
@@ -344,7 +373,7 @@ fn another_host_is_reached_by_its_link_local_address() {
     assert!(remote.starts_with("[fe80::") && remote.contains('%'), "{remote}");
 }
 
-/// The program of an example, as cargo builds it for the tests.
+/// The path of an example program, as cargo builds it for the tests.
 fn example(name: &str) -> String {
     let mut path = std::env::current_exe().unwrap();
     path.pop();
@@ -359,11 +388,14 @@ fn a_daemon_is_published_when_the_shell_goes_on() {
     }
     let _bus = HERE.bus();
     let early = HERE.start(&example("daemon"), &["chat|early"]).all();
-    assert!(early.iter().any(|line| line.contains(r#""early" of type chat is not published: the Avahi"#)), "{early:?}");
+    assert!(
+        early.iter().any(|line| line.contains(r#"failed to publish service "early" of type chat: the Avahi"#)),
+        "{early:?}"
+    );
     let _avahi = HERE.avahi();
     let output = HERE.start(&example("daemon"), &["chat|in time"]).all();
     assert!(output.len() == 1 && output[0].starts_with("listening on [::]:"), "{output:?}");
-    // Both are there now: the first has noticed the Avahi daemon.
+    // Both are published now: the first has noticed the Avahi daemon.
     for name in ["chat|time", "chat|early"] {
         let daemon = Socket::connect(name).unwrap();
         assert!(daemon.recv_line().unwrap().starts_with("daemon "));
@@ -445,11 +477,11 @@ fn a_name_keeps_its_pin_wherever_it_goes() {
     assert_eq!(first.published_name().unwrap(), "room");
     connect().unwrap();
     drop(first);
-    // At another port, with the same key: the same.
+    // The same key on another port is the same server.
     let moved = serve("one");
     connect().unwrap();
     drop(moved);
-    // A type is one in either case, to find and to pin.
+    // Upper and lower case of a type are the same, for finding and for pinning.
     let loud = Server::builder().tls("other").listen("CHAT|room", |_| Ok(())).unwrap();
     until(|| loud.published_name().is_some());
     assert!(matches!(connect(), Err(Error::CertificateChanged { .. })));
@@ -478,6 +510,7 @@ fn a_hostile_machine_does_no_harm() {
     let far = another_host(true);
     run("ip", "-n far route add 224.0.0.0/4 dev cable");
     let (_bus, _avahi) = (HERE.bus(), HERE.avahi());
+    let warnings = warnings();
     let server = greeter("chat|room", "hello");
     let private = TcpListener::bind("127.0.0.1:4321").unwrap();
     private.set_nonblocking(true).unwrap();
@@ -485,7 +518,7 @@ fn a_hostile_machine_does_no_harm() {
     until(|| events.has("+room") && events.has("all"));
     let before = resident();
     let hostile = far.start(std::env::current_exe().unwrap().to_str().unwrap(), &HOSTILE);
-    // It floods, and among that says that its own service is on our loopback, and on no address at all.
+    // In the flood, the other machine announces its service on our loopback address and on the unspecified address.
     until(|| events.0.borrow().len() > 200);
     let started = Instant::now();
     if !ZEROCONF {
@@ -502,10 +535,23 @@ fn a_hostile_machine_does_no_harm() {
     assert!(grown < 24 << 20, "{grown}");
     assert!(server.published_name().is_some());
     match connect("chat|^room$") {
-        // It looks up whatever there is, of which Avahi does so many at a time.
+        // This backend looks up every service, and Avahi limits the number of lookups.
         Err(Error::ServiceNotFound { .. }) if ZEROCONF => {}
         socket => assert_eq!(line(&socket.unwrap()), "hello"),
     }
+    // In a program with fatal warnings, another machine must not be able to cause one.
+    assert_eq!(*warnings.lock().unwrap(), [""; 0]);
+}
+
+/// Collects the warnings that the library logs from now on.
+fn warnings() -> Arc<Mutex<Vec<String>>> {
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let heard = warnings.clone();
+    network::log::set_log(network::log::Level::Warning, move |record| {
+        eprintln!("{record}");
+        heard.lock().unwrap().push(record.message.to_owned());
+    });
+    warnings
 }
 
 #[test]
@@ -526,7 +572,7 @@ fn what_changes_is_told() {
     });
     let has = |name: &str, port, mode: &str| seen.borrow().contains(&(name.into(), port, mode.into()));
     let mut mover = far.start(std::env::current_exe().unwrap().to_str().unwrap(), &MOVER);
-    // A hundred that do not answer in full keep nobody waiting.
+    // A hundred services with incomplete replies delay no other.
     let came = until(|| has("still", 4321, "on"));
     eprintln!("seen beside those that do not answer after {came:?}");
     assert!(came < Duration::from_secs(4));
@@ -549,7 +595,7 @@ fn role_moving_service() {
     let send = |packet: &[u8]| drop(socket.send_to(packet, "224.0.0.251:5353"));
     let host = (b"well", [10, 9, 8, 2]);
     for n in 0..100 {
-        // The text says that it is longer than it is.
+        // The string claims to be longer than it is.
         send(&announcement(format!("broken {n}").as_bytes(), b"\xffbroken", host));
     }
     let still = |port: u16, mode: &str| {
@@ -557,7 +603,7 @@ fn role_moving_service() {
         let mut packet = announcement(b"still", &text, host);
         let place = packet.windows(2).position(|bytes| bytes == 4321u16.to_be_bytes()).unwrap();
         packet[place..place + 2].copy_from_slice(&port.to_be_bytes());
-        // What was said of it before is to be forgotten.
+        // The cache-flush bit: earlier records of this name are obsolete.
         for number in [33, 16] {
             let head = [0, number, 0, 1, 0, 0, 0, 120];
             let place = packet.windows(8).position(|bytes| bytes == head).unwrap();
@@ -566,7 +612,7 @@ fn role_moving_service() {
         send(&packet);
     };
     for (port, mode) in [(4321, "on"), (4321, "off"), (4322, "off")] {
-        // As hosts announce: again after a second. What is changed sooner, Avahi may keep as it was.
+        // Hosts repeat announcements after a second. Avahi may ignore earlier changes.
         for _ in 0..3 {
             still(port, mode);
             std::thread::sleep(Duration::from_millis(700));
@@ -611,13 +657,13 @@ fn role_hostile_machine() {
             2 => format!("\u{1b}[2J{n}\n").into_bytes(),
             _ => [&n.to_be_bytes()[..], b"\xff\xfe\0"].concat(),
         };
-        // Avahi lets those with a malformed record wait until it gives up on them.
+        // Avahi waits for its timeout on services with a malformed record.
         let txt: Vec<u8> = match n % 32 {
             0..16 => vec![255; 1024],
             16 => (0..300).map(|_| byte()).collect(),
             _ => [&[4u8][..], b"\xff=\xfe\0"].concat(),
         };
-        // Not to be connected to, by anybody else than that machine itself; and one that is well.
+        // Addresses that no other machine may connect to, and a valid one.
         let host: (&[u8; 4], [u8; 4]) = match n % 8 {
             0 | 4 => (b"evil", [127, 0, 0, 1]),
             1 => (b"none", [0; 4]),
@@ -632,7 +678,7 @@ fn role_hostile_machine() {
             }
             send(&packet);
             send(&packet[..length / 2]);
-            // Avahi drops what comes faster than it reads.
+            // Avahi drops packets that arrive faster than it reads them.
             std::thread::sleep(Duration::from_millis(4));
         }
     }
@@ -640,7 +686,7 @@ fn role_hostile_machine() {
     std::thread::sleep(Duration::from_secs(60));
 }
 
-/// A multicast DNS packet that says: there is this service, at port 4321 of a host of that name and address.
+/// A multicast DNS packet that announces a service on port 4321 of this host.
 fn announcement(name: &[u8], txt: &[u8], (host, address): (&[u8; 4], [u8; 4])) -> Vec<u8> {
     let mut packet = vec![0, 0, 0x84, 0, 0, 0, 0, 4, 0, 0, 0, 0];
     let kind: Vec<u8> = [&[5][..], b"_chat", &[4], b"_tcp", &[5], b"local", &[0]].concat();
@@ -659,7 +705,7 @@ fn announcement(name: &[u8], txt: &[u8], (host, address): (&[u8; 4], [u8; 4])) -
     packet
 }
 
-/// Memory of this process, in bytes.
+/// The resident memory of this process, in bytes.
 fn resident() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
     pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
@@ -671,11 +717,11 @@ fn cancelling_leaves_nothing_behind() {
         return;
     }
     let (_bus, _avahi) = (HERE.bus(), HERE.avahi());
-    // With TLS it would have to shake hands meanwhile.
+    // Without TLS, since nothing serves the handshake meanwhile.
     let server = Server::builder().tls(false).listen("chat|room", |_| Ok(())).unwrap();
     let connect = |address: &str| Socket::builder().tls(false).connect(address).unwrap();
     until(|| server.published_name().is_some());
-    // Warm: what is made once and kept.
+    // Creates everything that is created once and kept.
     drop(connect("chat|"));
     let (fds, threads) = (count("/proc/self/fd"), count("/proc/self/task"));
 
@@ -691,7 +737,7 @@ fn cancelling_leaves_nothing_behind() {
     place.replace(Some(browse.unwrap()));
     until(|| calls.get() == 1);
 
-    // Searches that are given up at each moment of their lives.
+    // Searches that are cancelled at different moments.
     for micros in (0..30_000).step_by(1000) {
         let context = glib::MainContext::ref_thread_default();
         context.block_on(async {
@@ -705,12 +751,12 @@ fn cancelling_leaves_nothing_behind() {
     }
     while network::iteration(false) {}
     assert_eq!(calls.get(), 1);
-    // Without threads of its own, nothing would wake the loop.
+    // The threads of the backend end without waking the main loop.
     let _wakes = ZEROCONF.then(|| glib::timeout_add_local(Duration::from_millis(20), || glib::ControlFlow::Continue));
     until(|| count("/proc/self/fd") <= fds && count("/proc/self/task") <= threads);
 }
 
-/// Polls both until the second is done.
+/// Polls both futures until the second one is ready.
 async fn until_second<A: Future>(mut first: std::pin::Pin<&mut A>, mut second: std::pin::Pin<&mut impl Future>) {
     std::future::poll_fn(|context| {
         let _ = first.as_mut().poll(context).is_ready();
@@ -758,4 +804,15 @@ fn a_stream_tells_what_a_callback_does() {
         assert!(matches!(stream.next().await, Some(Event::AllForNow)));
     });
     assert!(matches!(network::services::browse("no such type", |_| {}), Err(Error::Address { .. })));
+}
+
+#[test]
+fn a_type_that_avahi_cannot_have_is_refused_at_once() {
+    // Avahi would refuse it later, when nobody waits for the result.
+    let listening = Server::builder().tls(false).listen("x|room", |_| Ok(())).unwrap_err();
+    let connecting = Socket::connect("x|").unwrap_err();
+    let browsing = network::services::browse("x", |_| {}).unwrap_err();
+    for error in [listening, connecting, browsing] {
+        assert!(matches!(&error, Error::Address { problem, .. } if problem.contains("2 to 15")), "{error}");
+    }
 }

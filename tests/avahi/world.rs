@@ -1,9 +1,12 @@
-//! A world of its own for each test: new network, mount and process namespaces, in them a D-Bus and an Avahi daemon that
-//! the test starts, kills and starts again. When the test ends, however it ends, the kernel ends all that is in there.
+//! A private environment for each test: new network, mount and process namespaces with a D-Bus and an Avahi daemon that
+//! the test starts, kills and restarts. When the test ends, the kernel ends all processes inside.
+
+#[path = "../common/parties.rs"]
+mod parties;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -13,29 +16,34 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// No single test takes this long.
+use parties::{has_namespaces, party, search_path, unshare, without_proxies};
+
+/// The longest time that a test may take.
 const HANGS: Duration = Duration::from_secs(100);
 
-/// Nothing that is waited for takes this long.
+/// The longest time that a test waits for anything.
 const NEVER: Duration = Duration::from_secs(20);
 
 const WORLD: &str = "NETWORK_TEST_WORLD";
 
-/// Runs the calling test once more in a world of its own. True in there.
+/// Runs the calling test again in a private environment. Returns true inside.
 pub fn in_own_world(test: &str) -> bool {
     enter_own_world(&[test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
 }
 
-/// Runs this program with those arguments in a world of its own. True in there.
+/// Runs this program with these arguments in a private environment. Returns true inside.
 pub fn enter_own_world(arguments: &[&str]) -> bool {
-    if std::env::var_os(WORLD).is_some() {
+    if let Some(place) = std::env::var_os(WORLD) {
         run("ip", "link set lo up");
         run("mount", "-t tmpfs none /run");
+        name_root_avahi(Path::new(&place));
         return true;
     }
+    if !has_namespaces() {
+        return false;
+    }
     let place = tempfile::tempdir().unwrap();
-    let mut child = Command::new("unshare")
-        .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
+    let mut child = unshare(&["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .arg(std::env::current_exe().unwrap())
         .args(arguments)
         .env(WORLD, place.path())
@@ -48,7 +56,23 @@ pub fn enter_own_world(arguments: &[&str]) -> bool {
     false
 }
 
-/// Waits for a child, and ends it when it is late.
+/// Gives Avahi's accounts the ids of root, since there may be no others inside: the daemon requires that its account
+/// owns its directory.
+fn name_root_avahi(place: &Path) {
+    for (file, names) in [("passwd", &["avahi"][..]), ("group", &["avahi", "netdev"])] {
+        let system = format!("/etc/{file}");
+        let text = fs::read_to_string(&system).unwrap();
+        let is_other = |line: &&str| !names.contains(&line.split(':').next().unwrap_or_default());
+        let mut lines: Vec<String> = text.lines().filter(is_other).map(str::to_owned).collect();
+        let rest = if file == "passwd" { "x:0:0::/:/bin/false" } else { "x:0:" };
+        lines.extend(names.iter().map(|name| format!("{name}:{rest}")));
+        let own = place.join(file);
+        fs::write(&own, lines.join("\n") + "\n").unwrap();
+        run("mount", &format!("--bind {} {system}", own.display()));
+    }
+}
+
+/// Waits for a child to exit, and kills it at the limit.
 pub fn wait(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> {
     let ending = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).unwrap();
     let deadline = Instant::now() + limit;
@@ -72,7 +96,7 @@ pub fn run(program: &str, arguments: &str) {
     assert!(status.success(), "{program} {arguments}: {status}");
 }
 
-/// A process that is ended with its handle, and what it prints.
+/// A process that is killed with its handle, and its output.
 pub struct Party {
     child: Child,
     input: Option<ChildStdin>,
@@ -98,19 +122,19 @@ impl Party {
         Party { child, input, lines }
     }
 
-    /// Types a line.
+    /// Types a line into its standard input.
     pub fn hears(&mut self, line: &str) {
         writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
     }
 
-    /// Its input ends, and then it does.
+    /// Closes its standard input and waits for its exit.
     pub fn dismiss(mut self) {
         self.input = None;
         let ended = wait(&mut self.child, NEVER);
         assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
     }
 
-    /// Waits until it prints a line with that in it.
+    /// Waits until it prints a line that contains this text.
     #[track_caller]
     pub fn says(&self, what: &str) -> String {
         let deadline = Instant::now() + NEVER;
@@ -124,14 +148,14 @@ impl Party {
         }
     }
 
-    /// All that it prints until it ends.
+    /// Waits for its exit and returns its output.
     pub fn all(mut self) -> Vec<String> {
         let ended = wait(&mut self.child, NEVER);
         assert!(ended.is_some());
         self.lines.iter().collect()
     }
 
-    /// Stops it where it is, or lets it go on.
+    /// Stops or continues it.
     #[allow(dead_code)]
     pub fn freeze(&self, stop: bool) {
         let signal = if stop { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
@@ -139,7 +163,7 @@ impl Party {
         rustix::process::kill_process(process, signal).unwrap();
     }
 
-    /// Ends it as `kill -9` does.
+    /// Kills it.
     pub fn kill(self) {}
 }
 
@@ -150,18 +174,21 @@ impl Drop for Party {
     }
 }
 
-/// A machine: this one, or another one in a network namespace that is joined to it by a cable.
+/// A machine: this one, or another one in a network namespace that is connected to it.
 #[derive(Clone, Copy)]
 pub struct Host {
     pub name: &'static str,
-    /// The network namespace. `None`: the test's own.
+    /// The network namespace. `None`: that of the test.
     namespace: Option<&'static str>,
 }
 
 pub const HERE: Host = Host { name: "here", namespace: None };
 
-/// Makes another machine, joined to this one. With `addresses`, both have one of IPv4; without, only what IPv6 gives by
-/// itself.
+/// This machine with another bus. Its daemons are out of reach of this process, unless something forwards them.
+pub const BEHIND: Host = Host { name: "behind", namespace: None };
+
+/// Creates another machine that is connected to this one. With `addresses`, both have an IPv4 address; without, only
+/// their link-local IPv6 addresses.
 pub fn another_host(addresses: bool) -> Host {
     run("ip", "netns add far");
     run("ip", "link add cable type veth peer name cable netns far");
@@ -182,33 +209,45 @@ impl Host {
         place
     }
 
-    fn bus_address(self) -> String {
-        format!("unix:path={}/bus", self.place().display())
+    /// The path of its D-Bus socket.
+    pub fn bus_path(self) -> PathBuf {
+        self.place().join("bus")
     }
 
-    /// A command that runs on that machine.
+    /// The address of its D-Bus.
+    pub fn bus_address(self) -> String {
+        format!("unix:path={}", self.bus_path().display())
+    }
+
+    /// A command that runs on this machine.
     pub fn command(self, program: &str, arguments: &[&str]) -> Command {
-        let mut command = match self.namespace {
+        let command = match self.namespace {
             None => Command::new(program),
             Some(namespace) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace, "unshare", "--mount", "sh", "-c"]);
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{namespace}")).args(["unshare", "--mount", "sh", "-c"]);
                 command.args(["mount -t tmpfs none /run && exec \"$@\"", "sh", program]);
                 command
             }
         };
-        command.args(arguments).env("DBUS_SYSTEM_BUS_ADDRESS", self.bus_address()).env("LC_ALL", "C.UTF-8");
+        let mut command = without_proxies(command);
+        command.args(arguments).env("PATH", search_path()).env("LC_ALL", "C.UTF-8");
+        command.env("DBUS_SYSTEM_BUS_ADDRESS", self.bus_address());
         command
+    }
+
+    fn start_daemon(self, name: &str, arguments: &[&str]) -> Party {
+        self.start(party(name).to_str().unwrap(), arguments)
     }
 
     pub fn start(self, program: &str, arguments: &[&str]) -> Party {
         Party::start(self.command(program, arguments))
     }
 
-    /// Starts its D-Bus.
+    /// Starts its D-Bus daemon.
     pub fn bus(self) -> Party {
         let place = self.place();
-        let _ = fs::remove_file(place.join("bus"));
+        let _ = fs::remove_file(self.bus_path());
         let config = place.join("bus.conf");
         let text = format!(
             "<busconfig><listen>{}</listen><auth>EXTERNAL</auth><policy context=\"default\">\
@@ -218,15 +257,15 @@ impl Host {
         );
         fs::write(&config, text).unwrap();
         let config = format!("--config-file={}", config.display());
-        let party = self.start("dbus-daemon", &[&config, "--nofork", "--nopidfile", "--print-address=1"]);
+        let party = self.start_daemon("dbus-daemon", &[&config, "--nofork", "--nopidfile", "--print-address=1"]);
         party.says("unix:path=");
         party
     }
 
-    /// Starts its Avahi, and waits until that runs.
+    /// Starts its Avahi daemon and waits until it is running.
     pub fn avahi(self) -> Party {
         let config = self.place().join("avahi.conf");
-        // On its own, a host talks to itself.
+        // Without another machine, Avahi runs on the loopback interface.
         let joined = self.command("ip", &["link", "show", "cable"]).output().unwrap().status.success();
         let (interfaces, ipv6) = if joined { ("deny-interfaces=lo", "yes") } else { ("allow-interfaces=lo", "no") };
         let name = self.name;
@@ -236,12 +275,13 @@ impl Host {
         );
         fs::write(&config, text).unwrap();
         let config = config.display().to_string();
-        let party = self.start("avahi-daemon", &["-f", &config, "--no-drop-root", "--no-chroot", "--no-rlimits"]);
+        let party =
+            self.start_daemon("avahi-daemon", &["-f", &config, "--no-drop-root", "--no-chroot", "--no-rlimits"]);
         party.says("startup complete");
         party
     }
 
-    /// Publishes a service by Avahi's own tool.
+    /// Publishes a service with Avahi's own tool.
     pub fn publish(self, name: &str, port: u16, txt: &[&str]) -> Party {
         let port = port.to_string();
         let arguments = [&["-s", name, "_chat._tcp", &port][..], txt].concat();
@@ -251,7 +291,7 @@ impl Host {
     }
 }
 
-/// Runs the loop until something is the case, and says how long that took.
+/// Runs the main loop until the condition is met, and returns how long that took.
 #[track_caller]
 pub fn until(what: impl Fn() -> bool) -> Duration {
     let started = Instant::now();

@@ -1,4 +1,4 @@
-//! What only the backend of that name has to be watched for.
+//! Risks that only the zeroconf backend has.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -27,7 +27,7 @@ fn its_debug_log_is_refused() {
         return;
     }
     let (_bus, _avahi) = (HERE.bus(), HERE.avahi());
-    // Its text has a byte that is no UTF-8: the crate aborts the process when it prints that.
+    // The TXT record contains a byte that is not UTF-8: the crate aborts the process when it prints it.
     let mut publish = HERE.command("avahi-publish", &["-s", "room", "_chat._tcp", "9"]);
     publish.arg(OsStr::from_bytes(b"k=\xe9"));
     let other = Party::start(publish);
@@ -36,7 +36,7 @@ fn its_debug_log_is_refused() {
     log::set_max_level(log::LevelFilter::Debug);
     let error = connect("chat|").unwrap_err();
     assert!(matches!(&error, Error::AvahiUnavailable { cause, .. } if cause.contains("debug log")), "{error}");
-    // And it is noticed when it is off again, or on.
+    // A change of the log level is noticed in either direction.
     log::set_max_level(log::LevelFilter::Info);
     let server = greeter("chat|hall", "hello");
     until(|| server.published_name().is_some());

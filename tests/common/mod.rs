@@ -3,6 +3,8 @@
 // Each test program uses its own part of this.
 #![allow(dead_code)]
 
+pub mod parties;
+
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -48,6 +50,11 @@ pub fn data_home() -> PathBuf {
 pub fn tool(path: &str) -> Command {
     assert!(Path::new(path).exists(), "{path} is missing; ./dev test installs what the tests need");
     command(path, [""; 0])
+}
+
+/// A daemon that a test needs, or a program from its package. `./dev test` unpacks them.
+pub fn party(name: &str) -> Command {
+    command(parties::party(name), [""; 0])
 }
 
 /// A directory of a test's own, removed with all that is in it.
@@ -334,7 +341,7 @@ pub fn run(command: &mut Command, input: impl Into<Vec<u8>>) -> Output {
 
 /// A command with arguments, in one expression.
 pub fn command<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: impl IntoIterator<Item = A>) -> Command {
-    let mut command = Command::new(program);
+    let mut command = parties::without_proxies(Command::new(program));
     command.args(arguments).env("XDG_DATA_HOME", data_home());
     command
 }

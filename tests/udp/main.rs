@@ -48,10 +48,11 @@ fn in_own_network(test: &str) -> bool {
         assert!(status.success(), "{status}");
         return true;
     }
-    let mut unshare = common::tool("/usr/bin/unshare");
-    // Whoever is not root becomes it in there.
-    unshare.args(["--net", "--mount", "--map-root-user"]).arg(std::env::current_exe().unwrap());
-    unshare.args([test, "--exact", "--nocapture"]).env(INSIDE, "1");
+    if !common::parties::has_namespaces() {
+        return false;
+    }
+    let mut unshare = common::parties::unshare(&["--net", "--mount"]);
+    unshare.arg(std::env::current_exe().unwrap()).args([test, "--exact", "--nocapture"]).env(INSIDE, "1");
     let output = common::run(&mut unshare, "");
     assert!(output.status.success(), "{}{}", output.text(), output.stderr);
     assert!(output.text().contains("1 passed"), "{}", output.text());

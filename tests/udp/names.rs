@@ -11,7 +11,7 @@ use std::time::Duration;
 use gio::prelude::*;
 use network::{Error, Result};
 
-use crate::common::{LIMIT, Process, TempDir, Watch, on_own_context, tool, until};
+use crate::common::{LIMIT, Process, TempDir, Watch, on_own_context, party, tool, until};
 use crate::{WIRE, in_own_network};
 
 /// What the three faces of a call give, one after the other: the blocking one, the callback, the future.
@@ -435,7 +435,7 @@ fn coturn_tells_too() {
         return;
     }
     let directory = TempDir::new();
-    let mut command = tool("/usr/bin/turnserver");
+    let mut command = party("turnserver");
     command.args(["-n", "--stun-only", "--no-tls", "--no-dtls", "--no-cli", "--log-file", "stdout", "--simple-log"]);
     command.args(["--listening-ip", WIRE[0], "--listening-ip", WIRE[1]]);
     command.arg("--pidfile").arg(directory.path("pid"));
@@ -454,7 +454,7 @@ fn coturn_tells_too() {
             };
             assert_eq!(told.unwrap(), address.parse::<IpAddr>().unwrap());
         });
-        let client = crate::common::run(tool("/usr/bin/turnutils_stunclient").arg(address), "");
+        let client = crate::common::run(party("turnutils_stunclient").arg(address), "");
         assert!(client.text().contains(address), "its own client says the same: {client:?}");
     }
 }
