@@ -201,7 +201,7 @@ fn main() -> ExitCode {
     glib::log_set_writer_func(move |level, fields| {
         // An error that ends the program is printed at its end. Rejected clients do not end it.
         let text = fields.iter().find(|field| field.key() == "MESSAGE").and_then(|field| field.value_str());
-        if let (true, glib::LogLevel::Warning, Some(text)) = (verbose, level, text) {
+        if let (true, glib::LogLevel::Message | glib::LogLevel::Warning, Some(text)) = (verbose, level, text) {
             eprintln!("{text}");
         }
         glib::LogWriterOutput::Handled

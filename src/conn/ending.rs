@@ -192,11 +192,11 @@ impl Ending<'_> {
         // Nothing is borrowed: whoever listens to the log may call anything.
         if let Some((reason, names_peer)) = failed {
             let peer = self.0.peer_name();
-            let event = log::warning("end").peer(&peer).error(&reason);
-            match names_peer {
-                true => event.say(format_args!("connection closed: {reason}")),
-                false => event.say(format_args!("connection to {peer} closed: {reason}")),
-            }
+            let (event, whose) = match names_peer {
+                true => (log::message("end"), String::new()),
+                false => (log::warning("end"), format!(" to {peer}")),
+            };
+            event.peer(&peer).error(&reason).say(format_args!("connection{whose} closed: {reason}"));
         }
     }
 

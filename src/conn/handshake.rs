@@ -19,12 +19,6 @@ use crate::fingerprint::Fingerprint;
 use crate::log::{self, Level};
 use crate::tls::Session;
 
-/// What is being done meanwhile, for messages.
-const HANDSHAKE: Operation = Operation::Handshake;
-
-/// The same while a server has said nothing at all. One without TLS may be waiting for a line.
-const UNANSWERED: Operation = Operation::UnansweredHandshake;
-
 /// Called once, from the loop, when the handshake is done or has failed. Not user code: that has a door of its own.
 pub(crate) type Shaken = Box<dyn FnOnce(&Rc<Conn>, Result)>;
 
@@ -181,7 +175,7 @@ impl Handshaking<'_> {
             Ok(0) => {}
             Ok(_) => return Some(Ok(!self.0.session(Session::is_handshaking).unwrap_or(false))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-            Err(error) => return Some(Err(Error::from_io(HANDSHAKE, self.0.peer_name(), error))),
+            Err(error) => return Some(Err(Error::from_io(Operation::Handshake, self.0.peer_name(), error))),
         }
         let failed = self.0.if_cold(|cold| cold.handshake.as_mut()?.failure.take());
         let ended = || self.0.session(Session::end).unwrap_or(Ok(()));
@@ -200,6 +194,10 @@ impl Handshaking<'_> {
 
     /// What is being done, with a guess if it leads nowhere.
     fn operation(&self) -> Operation {
-        if self.0.session(Session::is_unanswered) == Some(true) { UNANSWERED } else { HANDSHAKE }
+        if self.0.session(Session::is_unanswered) == Some(true) {
+            Operation::UnansweredHandshake
+        } else {
+            Operation::Handshake
+        }
     }
 }
