@@ -197,7 +197,6 @@ pub(crate) fn warning<'a>(operation: &'static str) -> RecordBuilder<'a> {
 }
 
 /// A record about a peer's fault. GLib makes warnings fatal on demand (`G_DEBUG=fatal-warnings`), so no peer may cause one.
-#[allow(dead_code, reason = "the rooms that meet peers take it up one by one")]
 pub(crate) fn message<'a>(operation: &'static str) -> RecordBuilder<'a> {
     RecordBuilder { level: Level::Message, operation, peer: None, error: None }
 }

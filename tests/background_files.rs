@@ -325,6 +325,25 @@ fn devices_and_standard_error_can_be_log_files() {
 }
 
 #[test]
+fn standard_error_can_be_a_log_file_though_it_is_a_socket() {
+    let directory = TempDir::new();
+    let address = directory.address("socket");
+    let (mut journal, stderr) = UnixStream::pair().unwrap();
+    let mut daemon = command(example("daemon"), [&address, "--log-file", "/dev/stderr"]);
+    let stderr: rustix::fd::OwnedFd = stderr.into();
+    let started = daemon.stdout(std::process::Stdio::null()).stderr(stderr).status().unwrap();
+    // The command has a copy.
+    drop(daemon);
+    assert!(started.success());
+    let daemon = Other::new(pid_at(&address));
+    daemon.signal(Signal::TERM);
+    daemon.await_end();
+    let mut said = String::new();
+    journal.read_to_string(&mut said).unwrap();
+    assert!(said.contains("info: stopping"), "{said:?}");
+}
+
+#[test]
 fn a_log_file_stays_a_file_that_only_the_group_may_read() {
     let directory = TempDir::new();
     with_log(directory.path("log")).unwrap();

@@ -191,7 +191,7 @@ impl TryFrom<Endpoint> for Address {
 impl From<SocketAddr> for Endpoint {
     /// Converts an IPv4-mapped IPv6 address to IPv4.
     fn from(address: SocketAddr) -> Endpoint {
-        Endpoint::Inet(super::plain(address))
+        Endpoint::Inet(super::to_canonical(address))
     }
 }
 

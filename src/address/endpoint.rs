@@ -57,7 +57,7 @@ impl fmt::Display for Endpoint {
 pub(crate) fn endpoint(address: impl Into<rustix::net::SocketAddrAny>) -> Endpoint {
     let address = address.into();
     if let Ok(inet) = std::net::SocketAddr::try_from(address.clone()) {
-        return Endpoint::Inet(plain(inet));
+        return Endpoint::Inet(to_canonical(inet));
     }
     let unix = rustix::net::SocketAddrUnix::try_from(address).ok();
     // The kernel reports a socket without a name as one with an empty name.
@@ -72,7 +72,7 @@ pub(crate) fn endpoint(address: impl Into<rustix::net::SocketAddrAny>) -> Endpoi
 }
 
 /// Converts an IPv4-mapped IPv6 address, as a dual-stack socket reports it, to IPv4.
-pub(crate) fn plain(address: SocketAddr) -> SocketAddr {
+pub(crate) fn to_canonical(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
             Some(v4) => SocketAddr::V4(SocketAddrV4::new(v4, v6.port())),

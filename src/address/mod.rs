@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 pub use endpoint::Endpoint;
-pub(crate) use endpoint::{endpoint, plain};
+pub(crate) use endpoint::{endpoint, to_canonical};
 #[cfg(feature = "_services")]
 pub(crate) use parse::is_service_type;
 use parse::parse_target;
@@ -116,17 +116,19 @@ impl Address {
         &self.target
     }
 
-    /// The name under which pins of this address are kept, the same for every way to write it and no other, and the host
-    /// for which certificates must be good.
+    /// Returns the name under which the pin of this address is kept, and the host that certificates must be valid for. All
+    /// spellings of an address have the same name, and no other address has it.
     pub(crate) fn peer(&self, port: u16) -> (String, Option<String>) {
         let (host, zone) = match &self.target {
             Target::Inet { host: None, .. } => ("localhost".into(), None),
-            Target::Inet { host: Some(Host::Name(name)), .. } => (host_name(name), None),
+            Target::Inet { host: Some(Host::Name(name)), .. } => {
+                (name.trim_end_matches('.').to_ascii_lowercase(), None)
+            }
             Target::Inet { host: Some(Host::V4(ip)), .. } => (ip.to_string(), None),
             Target::Inet { host: Some(Host::V6(ip, scope)), .. } => {
                 (IpAddr::V6(*ip).to_canonical().to_string(), zone(*ip, scope.as_deref()))
             }
-            Target::Direct(addresses) => match addresses.first().map(|first| plain(*first)) {
+            Target::Direct(addresses) => match addresses.first().map(|first| to_canonical(*first)) {
                 Some(SocketAddr::V6(v6)) => (v6.ip().to_string(), zone(*v6.ip(), Some(&v6.scope_id().to_string()))),
                 Some(SocketAddr::V4(v4)) => (v4.ip().to_string(), None),
                 None => Default::default(),
@@ -135,7 +137,7 @@ impl Address {
             Target::Service { kind, rest } => return (format!("{kind}|{rest}"), None),
         };
         let name = match host.parse() {
-            // The unspecified address connects to this machine. Others of 127.0.0.0/8 may be other servers.
+            // The unspecified address connects to this machine. The rest of 127.0.0.0/8 may belong to other servers.
             Ok(IpAddr::V4(Ipv4Addr::LOCALHOST | Ipv4Addr::UNSPECIFIED)) => "localhost".to_owned(),
             Ok(IpAddr::V6(Ipv6Addr::LOCALHOST | Ipv6Addr::UNSPECIFIED)) => "localhost".to_owned(),
             Ok(IpAddr::V6(_)) => format!("[{host}{}]", zone.map(|zone| format!("%{zone}")).unwrap_or_default()),
@@ -150,19 +152,13 @@ impl Address {
     }
 }
 
-/// A host name as DNS has it: `München.example.` is `xn--mnchen-3ya.example`.
-fn host_name(name: &str) -> String {
-    let ascii = glib::hostname_to_ascii(name).map_or_else(|| name.to_owned(), String::from);
-    ascii.trim_end_matches('.').to_ascii_lowercase()
-}
-
-/// The interface of a link-local address, of which each link can have another. Elsewhere a scope means nothing.
+/// Returns the interface of a link-local address, which is another one on each link. Other addresses have no zone.
 fn zone(ip: Ipv6Addr, scope: Option<&str>) -> Option<String> {
     let scope = scope.filter(|scope| ip.is_unicast_link_local() && *scope != "0")?;
     Some(scope.parse().ok().and_then(interface_name).unwrap_or_else(|| scope.to_owned()))
 }
 
-/// The name of an interface, which outlives its number.
+/// Returns the name of an interface. The name is more durable than the number.
 fn interface_name(number: u32) -> Option<String> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
     let any = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;

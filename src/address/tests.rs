@@ -241,8 +241,8 @@ fn several_peers_have_several_keys() {
 
 #[test]
 fn mapped_addresses_show_as_ipv4() {
-    assert_eq!(plain("[::ffff:1.2.3.4]:5".parse().unwrap()), "1.2.3.4:5".parse().unwrap());
-    assert_eq!(plain("[::1]:5".parse().unwrap()), "[::1]:5".parse().unwrap());
+    assert_eq!(to_canonical("[::ffff:1.2.3.4]:5".parse().unwrap()), "1.2.3.4:5".parse().unwrap());
+    assert_eq!(to_canonical("[::1]:5".parse().unwrap()), "[::1]:5".parse().unwrap());
 }
 
 proptest! {

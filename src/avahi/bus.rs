@@ -312,6 +312,7 @@ impl Bus {
 
     /// Sends a message, at the earliest after the authentication.
     fn write(&self, message: &[u8]) {
+        self.engine.disown();
         let mut wire = self.wire.borrow_mut();
         if !wire.input.is_accepted() {
             wire.held.extend_from_slice(message);

@@ -1,6 +1,5 @@
 //! The address of the D-Bus system bus. Never blocks.
 
-use crate::sys;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,6 +7,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::sys;
 
 /// The address of the system bus unless the environment sets another one.
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket;unix:path=/var/run/dbus/system_bus_socket";

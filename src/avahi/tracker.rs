@@ -338,7 +338,7 @@ impl Tracker {
         if table.services.len() >= MAX_SERVICES && !table.services.contains_key(name) && !table.make_room() {
             if !std::mem::replace(&mut table.is_full, true) {
                 // Any machine can cause this, so it is not a warning: some programs make warnings fatal.
-                log::info("browse")
+                log::message("browse")
                     .peer(&self.kind)
                     .say(format_args!("more than {MAX_SERVICES} services of type {}; ignoring the rest", self.kind));
             }

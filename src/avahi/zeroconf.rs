@@ -327,7 +327,7 @@ impl KnownNames {
             ThreadEvent::Refused if self.is_full.replace(true) => {}
             ThreadEvent::Refused => {
                 // Any machine can cause this, so it is not a warning: some programs make warnings fatal.
-                let event = log::info("browse");
+                let event = log::message("browse");
                 event.say(format_args!("more services of a type than Avahi resolves at a time; ignoring the rest"));
             }
             ThreadEvent::Failure(cause) => (self.callback)(&self.engine, BrowserEvent::Failure(cause)),

@@ -10,6 +10,8 @@ pub(super) struct End {
     failure: Option<Error>,
     /// From when it has ended for the user until that is delivered.
     reason: Option<Reason>,
+    /// It has ended for the user. What goes wrong after that changes nothing.
+    is_over: bool,
 }
 
 /// How much an error says about why a connection failed. A peer that goes away with our data unread leaves several: a
@@ -27,22 +29,25 @@ impl End {
     /// Notes an error, unless one is known that says as much. One that cannot be told twice is left to the reason.
     pub(super) fn note(&mut self, error: &Error) {
         let known = self.failure.as_ref().map(weight);
-        if known.is_none_or(|known| known < weight(error)) {
+        if !self.is_over && known.is_none_or(|known| known < weight(error)) {
             self.failure = error.again().or(self.failure.take());
         }
     }
 
-    /// The connection ends for the user.
+    /// The connection ends for the user, for this reason unless it has failed before for one that says more.
     pub(super) fn finish(&mut self, reason: Reason) {
-        let reason = match reason {
-            Reason::Failed(error) => {
-                self.note(&error);
-                let more = self.failure.as_ref().filter(|failure| weight(failure) > weight(&error));
-                Reason::Failed(more.and_then(Error::again).unwrap_or(error))
-            }
-            other => other,
+        let told = match &reason {
+            Reason::Failed(error) => weight(error),
+            _ => 0,
         };
+        if let Reason::Failed(error) = &reason {
+            self.note(error);
+        }
+        // What is known already says more than that it was closed.
+        let more = self.failure.as_ref().filter(|failure| weight(failure) > told);
+        let reason = more.and_then(Error::again).map_or(reason, Reason::Failed);
         self.reason = Some(reason);
+        self.is_over = true;
     }
 
     /// What the peer's end means: an end, or the failure that is known by now.
@@ -140,6 +145,23 @@ mod tests {
         end.note(&rejected());
         end.note(&Error::LineTooLong { peer: peer(), limit: 1 });
         assert!(matches!(end.failure(), Some(Error::Rejected { .. })));
+    }
+
+    #[test]
+    fn a_failure_that_was_told_is_the_reason_also_if_it_is_closed_here_then() {
+        let mut end = End::default();
+        end.note(&reset());
+        end.finish(Reason::Local);
+        assert!(matches!(end.take_reason(), Some(Reason::Failed(Error::Reset { .. }))));
+    }
+
+    #[test]
+    fn what_goes_wrong_after_the_end_changes_nothing() {
+        let mut end = End::default();
+        end.finish(Reason::Local);
+        end.note(&reset());
+        assert!(end.failure().is_none() && end.is_clean());
+        assert!(matches!(end.take_reason(), Some(Reason::Local)));
     }
 
     #[test]

@@ -46,6 +46,7 @@ impl Conn {
         if !self.is_open() {
             return;
         }
+        self.engine.disown();
         let traced = log::is_wanted(Level::Debug).then(|| reason.to_string());
         let handshake = self.cold(|cold| {
             cold.end.finish(reason);

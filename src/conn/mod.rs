@@ -223,7 +223,7 @@ impl Conn {
             .register(registration, conn.clone() as Rc<dyn Handler>)
             .map_err(|source| Error::from_io(Operation::Watch, conn.peer_name(), source))?;
         conn.key.set(Some(key));
-        let (input, output) = engine.armed_by_hand(key);
+        let (input, output) = engine.is_oneshot(key);
         conn.status.change(|state| {
             state.wire.set(Wire::INPUT_ONESHOT, input);
             state.wire.set(Wire::ONESHOT, input || output);

@@ -150,6 +150,18 @@ impl Transport {
         matches!(self.kind, Kind::Tcp | Kind::Unix)
     }
 
+    /// Why nobody reads what is written: a unix socket keeps it apart whether the peer ended, or broke the connection off with
+    /// our data unread.
+    pub(crate) fn explain(&self, error: io::Error) -> io::Error {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            return error;
+        }
+        match self.socket_fd().map(sockopt::socket_error) {
+            Some(Ok(Err(cause))) => cause.into(),
+            _ => error,
+        }
+    }
+
     pub(crate) fn is_tcp(&self) -> bool {
         self.kind == Kind::Tcp
     }

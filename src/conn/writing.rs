@@ -262,6 +262,7 @@ impl Output<'_> {
     /// Sending failed: nothing more can go out. What the peer sent before it left is still read, by whoever reads. Returns the
     /// error for whoever sent.
     pub(super) fn failed(&self, error: std::io::Error) -> Error {
+        let error = self.0.transport.explain(error);
         let error = Error::from_io(Operation::Send, self.0.peer_name(), error);
         self.0.io.drop_output();
         self.0.status.change(|state| state.write.insert(WriteHalf::LOST));

@@ -1,5 +1,5 @@
-//! The one door to user code: every callback of every kind is called through [`call`]. And the place where a callback is
-//! kept that may be replaced, removed or reached again while it runs: [`CallbackSlot`].
+//! Callbacks. [`call`] is the only place that calls user code, of whatever kind. [`CallbackSlot`] keeps a callback that may
+//! be replaced, removed or reached again while it runs.
 
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
@@ -7,8 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Engine;
 
-/// Calls user code. A panic goes to the engine, which resumes it where our loop was entered; then the answer is `None`.
-/// No state may be borrowed during the call: user code may call anything.
+/// Calls user code. Returns `None` if it panicked; the engine then resumes the panic where our loop was entered. No state may
+/// be borrowed during the call, because user code may call anything.
 #[inline]
 pub(crate) fn call<R>(engine: &Engine, user: impl FnOnce() -> R) -> Option<R> {
     match catch_unwind(AssertUnwindSafe(user)) {
@@ -167,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes what each call logs: its own name.
+    /// A slot for callbacks that return a number.
     type Slot = Rc<CallbackSlot<dyn FnMut() -> u32>>;
 
     fn slot() -> Slot {
@@ -190,7 +190,7 @@ mod tests {
         slot.call(engine, |callback| callback())
     }
 
-    /// Does something when it is dropped, as what a callback has captured may.
+    /// Runs code when it is dropped, as a captured value may.
     struct OnDrop<F: FnMut()>(F);
 
     impl<F: FnMut()> Drop for OnDrop<F> {

@@ -1,4 +1,4 @@
-//! The turns of our own loops. Those of GLib's poll the engine's descriptor, and the engine then asks it for its events:
+//! The iterations of our own loops. GLib's loop polls the engine's descriptor, and the engine then asks it for its events:
 //! two calls of the system for each turn. Where nothing is to be watched but that descriptor and GLib's own wake-up, one
 //! call waits and brings the events along. It is made in the frame of the loop, see [`Engine::serve`].
 
@@ -12,18 +12,18 @@ use glib::translate::ToGlibPtr;
 use super::{Engine, main_depth};
 
 /// A loop of ours that is on the stack.
-pub(crate) struct Turns<'a> {
+pub(crate) struct Iterations<'a> {
     engine: &'a Rc<Engine>,
     context: &'a glib::MainContext,
-    /// What GLib wants to have polled.
+    /// The poll records of GLib.
     records: Vec<GPollFD>,
     _owned: glib::MainContextAcquireGuard<'a>,
 }
 
-impl<'a> Turns<'a> {
+impl<'a> Iterations<'a> {
     /// `None` if another thread runs the context.
     pub(crate) fn new(engine: &'a Rc<Engine>, context: &'a glib::MainContext) -> Option<Self> {
-        Some(Turns { engine, context, records: Vec::new(), _owned: context.acquire().ok()? })
+        Some(Iterations { engine, context, records: Vec::new(), _owned: context.acquire().ok()? })
     }
 
     /// One turn: waits for something, and does it.
@@ -56,7 +56,7 @@ impl<'a> Turns<'a> {
     }
 }
 
-impl Drop for Turns<'_> {
+impl Drop for Iterations<'_> {
     fn drop(&mut self) {
         self.engine.poller.borrow_mut().forget_wakeup();
     }
@@ -90,7 +90,7 @@ impl Engine {
     }
 }
 
-/// Has the program given the context no poll function of its own?
+/// Returns whether the context has GLib's own poll function, not one of the program's.
 fn polls_itself(context: *mut GMainContext) -> bool {
     // SAFETY: the context lives, as its loop does that calls this.
     let poll = unsafe { ffi::g_main_context_get_poll_func(context) };
@@ -142,7 +142,7 @@ mod tests {
         let context = glib::MainContext::new();
         let of_its_own = context.with_thread_default(|| {
             let engine = Engine::current().unwrap();
-            let mut turns = Turns::new(&engine, &context).unwrap();
+            let mut turns = Iterations::new(&engine, &context).unwrap();
             for (own, calls) in [(false, 0), (true, 1), (false, 1), (true, 2)] {
                 let poll = if own { counting } else { ffi::g_poll };
                 // SAFETY: the context lives.

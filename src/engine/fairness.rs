@@ -1,27 +1,28 @@
-//! How much work may be done before the rest of the program gets its turn: slices of time, and the credit that adds up
-//! across dispatches. Times are microseconds of GLib's monotonic clock.
+//! The time budget of the network: slices of time, and the credit that is counted across dispatches. Times are microseconds
+//! of GLib's monotonic clock.
 
 use std::cell::Cell;
 use std::time::Duration;
 
-/// How the network shares a main context with the rest of the program, see [`set_fairness`](crate::mainloop::set_fairness).
+/// The way connections share the main context with the rest of the program. Set by
+/// [`set_fairness`](crate::mainloop::set_fairness).
 ///
-/// Quiet connections are served at `priority`, as long as they stay within a `credit` of time. It is refilled when nothing
-/// more urgent waits, so a few connections with little to do are served at once, whatever else goes on. A connection
-/// that floods, and everything once the credit is spent, is served at `flood_priority`: after the redraw of a GTK window
-/// (120), in slices of `slice`. If nothing of that priority ever gets its turn, there is one slice every `guard`.
+/// Quiet connections are dispatched at `priority` while they stay within a time budget of `credit`, which is refilled
+/// whenever nothing more urgent is pending. Flooding connections, and all connections once the budget is spent, are
+/// dispatched at `flood_priority`, in slices of `slice`. If that priority is starved, one slice runs every `guard`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Fairness {
-    /// For connections that are quiet. The default priority of GLib.
+    /// Priority of quiet connections. Default: `glib::Priority::DEFAULT` (0).
     pub priority: glib::Priority,
-    /// For connections that flood. That of idle callbacks, 200; between it and 120 idle callbacks wait for the network.
+    /// Priority of flooding connections. Default: `glib::Priority::DEFAULT_IDLE` (200), below the redraw of a GTK window
+    /// (120). A value between 120 and 200 puts idle callbacks behind the network.
     pub flood_priority: glib::Priority,
-    /// 2 ms. It adds up across dispatches: with a budget for each dispatch alone a flood starves the redraw all the same.
+    /// Time budget at `priority`, counted across dispatches. Default: 2 ms.
     pub credit: Duration,
-    /// 1 ms.
+    /// Longest dispatch at `flood_priority`. Default: 1 ms.
     pub slice: Duration,
-    /// 20 ms.
+    /// Longest delay of flooding connections while more urgent sources keep the loop busy. Default: 20 ms.
     pub guard: Duration,
 }
 
@@ -47,7 +48,7 @@ struct Times {
 
 impl From<&Fairness> for Times {
     fn from(fairness: &Fairness) -> Self {
-        // Nothing at all would never be served.
+        // With a time of zero nothing would ever be served.
         let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX / 4).clamp(1, i64::MAX / 4);
         Times { credit: micros(fairness.credit), slice: micros(fairness.slice), guard: micros(fairness.guard) }
     }
@@ -94,7 +95,7 @@ pub(super) struct Budget {
     futures_looked: Cell<i64>,
 }
 
-/// What is put back when a nested dispatch ends.
+/// The slice of the outer dispatch, restored when a nested one ends.
 pub(super) struct Outer(Slice);
 
 impl Budget {
@@ -120,7 +121,7 @@ impl Budget {
         self.refill();
     }
 
-    /// May quiet connections be served at the engine's own priority?
+    /// Returns whether quiet connections may be served at the engine's own priority.
     pub(super) fn has_credit(&self) -> bool {
         self.credit.get() > 0
     }
@@ -147,7 +148,7 @@ impl Budget {
         self.end(outer);
     }
 
-    /// Is the slice that is being worked in not over yet?
+    /// Returns whether the current slice has time left.
     pub(super) fn lasts(&self, now: i64) -> bool {
         now < self.slice.get().end
     }
@@ -161,7 +162,7 @@ impl Budget {
         now - self.futures.get() < self.credit.get()
     }
 
-    /// May they go on without a look at the clock? Not at the beginning of a turn.
+    /// Returns whether futures may go on without reading the clock. False at the beginning of an iteration.
     #[inline]
     pub(super) fn futures_in_stride(&self) -> bool {
         self.futures_left.get() > 0

@@ -43,7 +43,7 @@ impl Drop for Sleep {
     }
 }
 
-/// What the future gives, or `None` when the time is up.
+/// Awaits a future for at most `limit`. `None` if it has not completed by then.
 pub(crate) async fn within<T>(engine: &Rc<Engine>, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
     let (mut future, mut sleep) = (pin!(future), pin!(Sleep::start(engine, limit)));
     std::future::poll_fn(|context| match future.as_mut().poll(context) {
@@ -76,7 +76,7 @@ pub(crate) fn in_background<T: 'static>(
     engine.spawn(Rc::new(Background { parts: RefCell::new(Some((Box::pin(outcome), callback))) }));
 }
 
-/// What is looked up, and who is to be told.
+/// A future and the callback for its result.
 struct Background<F, C> {
     /// Taken while it is on the stack.
     parts: RefCell<Option<(Pin<Box<F>>, C)>>,

@@ -1,11 +1,11 @@
-//! What the engine receives itself.
+//! The receive calls that the engine makes itself: messages from streams, and datagrams.
 
 use std::io::IoSliceMut;
 use std::os::fd::BorrowedFd;
 
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, SocketAddrAny};
 
-/// From where, and the most bytes.
+/// A stream socket to receive from, and the most bytes to take.
 #[derive(Clone, Copy)]
 pub(crate) struct Incoming<'a> {
     pub(crate) fd: BorrowedFd<'a>,
@@ -14,10 +14,10 @@ pub(crate) struct Incoming<'a> {
     pub(crate) most: usize,
 }
 
-/// So much has been received, and there was something that it stopped at: descriptors. Then there may be more.
+/// The number of bytes received, and whether the call stopped at file descriptors: then there may be more.
 pub(crate) type Received = rustix::io::Result<(usize, bool)>;
 
-/// How long a datagram is, which may be more than the buffer, and from whom.
+/// A datagram's length, which may exceed the buffer, and its sender.
 pub(crate) type Datagram = rustix::io::Result<(usize, Option<SocketAddrAny>)>;
 
 impl Incoming<'_> {

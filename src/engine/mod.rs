@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use callback::{CallbackSlot, Called, Lent, call};
-pub(crate) use direct::{Turns, turn};
+pub(crate) use direct::{Iterations, turn};
 use fairness::Budget;
 pub use fairness::Fairness;
 pub(crate) use fairness::now;
@@ -54,20 +54,20 @@ pub(crate) use waiters::{Ticket, WaitQueue, Wakers, Yielding};
 
 use crate::error::{Error, Operation, Result};
 use crate::log;
-use crate::sys::prepare_process;
+use crate::sys::{Origin, prepare_process};
 
 /// Size of the buffer that all reads of a context share, in bytes. Smaller ones cost more calls (16 KiB 1.3 times the
 /// time), larger ones fall out of the cache (256 KiB 1.4 times).
 pub(crate) const READ_BUFFER: usize = 64 << 10;
 
-/// So many reads of one connection in one turn, then the others get theirs.
+/// Reads of one connection in one turn, before others are served.
 pub(crate) const READS: usize = 4;
 
-/// So many datagrams of one socket in one turn: one at a time costs three times as much and loses two thirds of a flood, and
+/// Datagrams of one socket in one turn: one at a time costs three times as much and loses two thirds of a flood, and
 /// without an end a flood would have the loop to itself.
 const DATAGRAMS: usize = 64;
 
-/// What a descriptor is ready for.
+/// The readiness of a descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ready(u8);
 
@@ -114,18 +114,18 @@ impl BitOrAssign for Ready {
     }
 }
 
-/// What a handler says when it has served its descriptor.
+/// A handler's answer when it has served its descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Next {
     /// Nothing left to do: the next event will say when.
     Idle,
     /// There is more to do, after the others.
     Again,
-    /// It used up its budget, as a flood does: serve it when nothing more urgent waits.
+    /// The budget is used up, as by a flood: serve it when nothing more urgent waits.
     Hot,
 }
 
-/// What a handler says to what the engine has received for it.
+/// A handler's answer to data that the engine has received for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Served {
     Done(Next),
@@ -141,7 +141,7 @@ pub(crate) trait Handler {
     /// Serves what is ready. No engine state is borrowed meanwhile; anything may be called.
     fn ready(self: Rc<Self>, engine: &Rc<Engine>, ready: Ready) -> Next;
 
-    /// Is nothing to be done, if it is ready for this, but to receive from a stream socket? Then that, and the engine does it.
+    /// Returns the stream socket to receive from, if for this readiness there is nothing else to do. The engine then receives.
     fn incoming(&self, _ready: Ready) -> Option<Incoming<'_>> {
         None
     }
@@ -152,7 +152,7 @@ pub(crate) trait Handler {
         Served::Done(Next::Idle)
     }
 
-    /// Is nothing to be done to write what was gathered but to send this over that stream socket? Then the engine does it.
+    /// Returns the stream socket and the bytes to send, if that is all there is to do for corked output. The engine then sends.
     fn outgoing(&self) -> Option<(BorrowedFd<'_>, Ref<'_, [u8]>)> {
         None
     }
@@ -163,7 +163,7 @@ pub(crate) trait Handler {
     /// Writes what was gathered, if [`Handler::outgoing`] gives nothing. Calls no user code.
     fn flush(&self) {}
 
-    /// Are datagrams to be received? Then from this socket, one after another, and the engine does it.
+    /// Returns the socket to receive datagrams from, if any are wanted. The engine then receives them, one by one.
     fn datagrams(&self) -> Option<BorrowedFd<'_>> {
         None
     }
@@ -180,15 +180,15 @@ pub(crate) trait Handler {
 /// A call for later.
 pub(crate) type Call = Box<dyn FnOnce(&Rc<Engine>)>;
 
-/// What is due beside the descriptors.
-enum Due {
+/// Work that is pending besides descriptors.
+enum Pending {
     Call(Call),
     Task(Key),
 }
 
 /// Marks the thread an engine lives on.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Home(usize);
+struct ThreadId(usize);
 
 thread_local! {
     static MARK: u8 = const { 0 };
@@ -196,16 +196,16 @@ thread_local! {
 }
 
 /// Where each main context's engine lives, for all threads.
-static HOMES: Mutex<Vec<(usize, Home)>> = Mutex::new(Vec::new());
+static OWNERS: Mutex<Vec<(usize, ThreadId)>> = Mutex::new(Vec::new());
 
-impl Home {
+impl ThreadId {
     fn here() -> Self {
-        Home(MARK.with(|mark| std::ptr::from_ref(mark) as usize))
+        ThreadId(MARK.with(|mark| std::ptr::from_ref(mark) as usize))
     }
 
     #[inline]
     fn is_here(self) -> bool {
-        self == Home::here()
+        self == ThreadId::here()
     }
 }
 
@@ -214,12 +214,12 @@ impl Home {
 struct Engines(RefCell<Vec<Arc<Link>>>);
 
 impl Engines {
-    /// Those that are in use. One whose context went on another thread learns of it here.
+    /// Returns the engines in use. One whose context was freed on another thread ends here, and in a forked child all do.
     fn living(&self) -> Vec<Rc<Engine>> {
         let mut orphans = Vec::new();
         let mut links = self.0.borrow_mut();
         links.retain(|link| {
-            if link.is_orphaned() {
+            if link.is_orphaned() || link.is_elsewhere() {
                 orphans.extend(link.take());
             }
             link.engine().is_some()
@@ -246,20 +246,21 @@ fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
-fn forget_home(context: usize, home: Home) {
-    HOMES.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| *known != (context, home));
+fn forget_owner(context: usize, thread: ThreadId) {
+    OWNERS.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| *known != (context, thread));
 }
 
 fn complain_of_thread() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         log::critical("iterate")
-            .say(format_args!("a main context is run by another thread than the one that made its sockets"));
+            .say(format_args!("main context runs on a different thread than the one that created its sockets"));
     });
 }
 
 pub(crate) struct Engine {
-    home: Home,
+    thread: ThreadId,
+    origin: Origin,
     sources: Sources,
     /// Since when the context is gone.
     ended: Cell<Option<Instant>>,
@@ -269,29 +270,29 @@ pub(crate) struct Engine {
     /// Its descriptor.
     epoll: RawFd,
     entries: RefCell<Slab<Entry>>,
-    /// What is to be served next, each entry once.
+    /// The entries to serve next, each at most once.
     ready: RefCell<VecDeque<Key>>,
     hot: RefCell<VecDeque<Key>>,
-    deferred: RefCell<VecDeque<Due>>,
+    deferred: RefCell<VecDeque<Pending>>,
     tasks: Tasks,
-    /// How deep in dispatches a task is being polled, or -1.
+    /// The dispatch depth at which a task is being polled, or -1.
     polls_at: Cell<i32>,
     timers: RefCell<Timers<Call>>,
     /// Of those that are due, how many marks in the queues they still wait for, and when they were found, by the loop's clock.
     judgement: Cell<(u32, i64)>,
-    /// What was gathered for these is to be written.
+    /// The entries with corked output.
     dirty: RefCell<Vec<Key>>,
     buffer: Cell<Option<Rc<Vec<u8>>>>,
     plain: Cell<Option<Rc<Vec<u8>>>>,
-    /// How many dispatches are on the stack.
+    /// The number of this engine's dispatches on the stack.
     turns: Cell<u32>,
     low_armed: Cell<bool>,
     fairness: Budget,
-    inbound: Arc<remote::Inbound>,
+    mailbox: Arc<remote::Mailbox>,
     remote_calls: RefCell<HashMap<u64, Call>>,
     next_token: Cell<u64>,
     panic: RefCell<Option<Box<dyn Any + Send>>>,
-    /// How deep in dispatches our own loop was entered last.
+    /// The dispatch depth at which our own loop was entered last.
     loop_depth: Cell<Option<i32>>,
 }
 
@@ -314,17 +315,18 @@ impl Engine {
         if let Some(engine) = known {
             return Ok(engine);
         }
-        let mut homes = HOMES.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut homes = OWNERS.lock().unwrap_or_else(PoisonError::into_inner);
         if homes.iter().any(|(known, _)| *known == id) {
             return Err(Error::WrongThread);
         }
         let poller = Poller::new().map_err(failed)?;
-        homes.push((id, Home::here()));
+        homes.push((id, ThreadId::here()));
         drop(homes);
         let epoll = poller.as_raw_fd();
         let engine = Rc::new(Engine {
-            home: Home::here(),
-            inbound: Arc::new(remote::Inbound::new(sources.wakeup())),
+            thread: ThreadId::here(),
+            origin: Origin::here(),
+            mailbox: Arc::new(remote::Mailbox::new(sources.wakeup())),
             sources,
             ended: Cell::new(None),
             ending: Cell::new(None),
@@ -362,7 +364,7 @@ impl Engine {
     /// Writes out what was gathered on this thread: a blocking call is about to wait, perhaps for the answer to it.
     pub(crate) fn flush_here() {
         let gathered = |engines: &Engines| {
-            engines.0.borrow().iter().filter_map(|link| link.engine()).any(|engine| engine.has_gathered())
+            engines.0.borrow().iter().filter_map(|link| link.engine()).any(|engine| engine.has_corked())
         };
         if ENGINES.try_with(gathered).unwrap_or(false) {
             for engine in Engine::all_here() {
@@ -385,7 +387,7 @@ impl Engine {
             // There are no more turns.
             return;
         }
-        self.deferred.borrow_mut().push_back(Due::Call(Box::new(call)));
+        self.deferred.borrow_mut().push_back(Pending::Call(Box::new(call)));
     }
 
     /// Calls when that time has passed, for limits to what others do: time in which the loop was held up does not count, and
@@ -409,7 +411,7 @@ impl Engine {
         let token = self.next_token.get();
         self.next_token.set(token + 1);
         self.remote_calls.borrow_mut().insert(token, Box::new(call));
-        Remote { inbound: self.inbound.clone(), token }
+        Remote { mailbox: self.mailbox.clone(), token }
     }
 
     pub(crate) fn forget_remote(&self, token: u64) {
@@ -472,8 +474,7 @@ impl Engine {
     /// through. Under another's the process ends, as it does for panics in any other GLib callback.
     pub(crate) fn panicked(&self, panic: Box<dyn Any + Send>) {
         if self.loop_depth.get() != Some(main_depth() - 1) {
-            log::critical("call")
-                .say(format_args!("a callback panicked under a main loop that cannot pass the panic on"));
+            log::critical("call").say(format_args!("callback panicked under a foreign main loop; aborting"));
             std::process::abort();
         }
         // Of several the first is the cause.
@@ -497,8 +498,9 @@ impl Engine {
         if self.has_ended() {
             return;
         }
+        self.disown();
         self.ended.set(Some(Instant::now()));
-        forget_home(self.sources.context_id(), self.home);
+        forget_owner(self.sources.context_id(), self.thread);
         let keys = self.entries.borrow().keys();
         for key in keys {
             let handler = self.entries.borrow_mut().get_mut(key).map(|entry| entry.handler.clone());
@@ -518,7 +520,7 @@ impl Engine {
         self.ended.get().is_some()
     }
 
-    /// From when on the time counts that a connection has to send its rest: the end of the context, or that of all
+    /// The start of the time that a connection has to send its rest: the end of the context, or that of all
     /// connections that end together with this one. Else now.
     pub(crate) fn draining_since(&self) -> Instant {
         self.ended.get().or(self.ending.get()).unwrap_or_else(Instant::now)

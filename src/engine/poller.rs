@@ -1,19 +1,20 @@
 //! The kernel's readiness queue: epoll. A port to kqueue is one more file with these calls.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 use super::Ready;
-use crate::sys::above_standard;
+use crate::sys::{Origin, above_standard};
 
 /// The most events that one look at the kernel's queue brings, and so the most that one dispatch serves before the rest
 /// of the program gets its turn.
 pub(super) const BATCH: usize = 256;
 
-/// How a descriptor is watched.
+/// The way a descriptor is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Watch {
     pub(super) read: bool,
@@ -38,6 +39,8 @@ impl Watch {
 
 pub(super) struct Poller {
     epoll: OwnedFd,
+    /// Where the queue was made. A forked copy shares it with that process, and must change nothing in it.
+    origin: Origin,
     events: Vec<epoll::Event>,
     /// They have been fetched and not been looked at yet.
     fetched: bool,
@@ -45,13 +48,13 @@ pub(super) struct Poller {
     wakeup: Option<RawFd>,
 }
 
-/// What stands for the wake-up among the events: no key.
+/// Stands for GLib's wake-up among the events. No key has this value.
 const WAKEUP: u64 = u64::MAX;
 
 impl Poller {
     pub(super) fn new() -> io::Result<Self> {
         let epoll = above_standard(epoll::create(CreateFlags::CLOEXEC)?)?;
-        Ok(Poller { epoll, events: Vec::with_capacity(BATCH), fetched: false, wakeup: None })
+        Ok(Poller { epoll, origin: Origin::here(), events: Vec::with_capacity(BATCH), fetched: false, wakeup: None })
     }
 
     /// The descriptor that becomes readable when there are events.
@@ -59,15 +62,29 @@ impl Poller {
         self.epoll.as_raw_fd()
     }
 
+    /// Returns whether this is a forked copy of the process that made the queue.
+    pub(super) fn is_shared(&self) -> bool {
+        !self.origin.is_here()
+    }
+
     pub(super) fn add(&self, fd: BorrowedFd<'_>, data: u64, watch: Watch) -> io::Result<()> {
+        if self.is_shared() {
+            return Ok(());
+        }
         Ok(epoll::add(&self.epoll, fd, EventData::new_u64(data), watch.flags())?)
     }
 
     pub(super) fn modify(&self, fd: BorrowedFd<'_>, data: u64, watch: Watch) -> io::Result<()> {
+        if self.is_shared() {
+            return Ok(());
+        }
         Ok(epoll::modify(&self.epoll, fd, EventData::new_u64(data), watch.flags())?)
     }
 
     pub(super) fn delete(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        if self.is_shared() {
+            return Ok(());
+        }
         Ok(epoll::delete(&self.epoll, fd)?)
     }
 
@@ -83,7 +100,7 @@ impl Poller {
         self.events.len()
     }
 
-    /// Fetches the events there are, or waits for some. Nothing can go wrong with a queue of our own but a signal in between;
+    /// Fetches the events there are, or waits for some. The only possible failure is an interruption by a signal;
     /// then the events are still there.
     #[inline(always)]
     fn wait(&mut self, timeout: i32) -> io::Result<()> {
@@ -117,9 +134,17 @@ impl Poller {
 
     /// No longer watches the wake-up.
     pub(super) fn forget_wakeup(&mut self) {
-        if let Some(fd) = self.wakeup.take() {
+        let shared = self.is_shared();
+        if let Some(fd) = self.wakeup.take().filter(|_| !shared) {
             let _ = epoll::delete(&self.epoll, super::borrow(fd));
         }
+    }
+
+    /// Makes a descriptor number refer to this queue, which nothing can be sent to, in this process only.
+    pub(super) fn cover(&self, fd: RawFd) {
+        // SAFETY: the caller's descriptor, which stays open, if on something else.
+        let mut number = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(fd) });
+        let _ = rustix::io::dup3(self.epoll.as_fd(), &mut number, rustix::io::DupFlags::CLOEXEC);
     }
 
     /// After a fork: a queue of this process's own, at the same descriptor number, with nothing in it. The old one is
@@ -128,6 +153,7 @@ impl Poller {
         let fresh = epoll::create(CreateFlags::CLOEXEC)?;
         self.wakeup = None;
         rustix::io::dup3(fresh.as_fd(), &mut self.epoll, rustix::io::DupFlags::CLOEXEC)?;
+        self.origin = Origin::here();
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What is watched, for whom, and what is queued to be served.
+//! The registrations: watched descriptors, their handlers, and their places in the queues.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -23,13 +23,13 @@ pub(super) struct Entry {
     pub(super) ready: Ready,
     /// In one of the two queues.
     pub(super) queued: bool,
-    /// To be queued with the hot ones.
+    /// Flooding: queued with the other hot entries.
     pub(super) hot: bool,
     /// Hot, and its read interest dropped so that the flood wakes nobody.
-    pub(super) muted: bool,
+    pub(super) disarmed: bool,
 }
 
-/// What to watch for: a descriptor or two, and whether they block.
+/// One descriptor or two to watch, and whether they block.
 pub(crate) struct Registration<'a> {
     pub(crate) input: BorrowedFd<'a>,
     pub(crate) input_blocks: bool,
@@ -67,15 +67,15 @@ impl Engine {
                 }
             },
         };
-        let entry = Entry { handler, input, output, ready: Ready::NONE, queued: false, hot: false, muted: false };
+        let entry = Entry { handler, input, output, ready: Ready::NONE, queued: false, hot: false, disarmed: false };
         let inserted = self.entries.borrow_mut().insert(entry);
         debug_assert_eq!(key, inserted);
         Ok(key)
     }
 
-    /// Must the handler ask for each readiness of the input, or of the output, because that descriptor blocks or because
-    /// epoll does not know it?
-    pub(crate) fn armed_by_hand(&self, key: Key) -> (bool, bool) {
+    /// Returns whether the handler must ask for each readiness of the input, and of the output, because that descriptor
+    /// blocks or because epoll does not support it.
+    pub(crate) fn is_oneshot(&self, key: Key) -> (bool, bool) {
         let by_hand = |side: &Side| side.always || side.watch.one_shot;
         let mut entries = self.entries.borrow_mut();
         let Some(entry) = entries.get_mut(key) else { return (false, false) };
@@ -95,7 +95,7 @@ impl Engine {
         drop(entry);
     }
 
-    /// Ends the registration of the output alone, where that is a descriptor of its own.
+    /// Ends the registration of a separate output descriptor.
     pub(crate) fn deregister_output(&self, key: Key) {
         let mut entries = self.entries.borrow_mut();
         let Some(output) = entries.get_mut(key).and_then(|entry| entry.output.take()) else { return };
@@ -112,7 +112,7 @@ impl Engine {
         let mut at_once = Ready::NONE;
         let poller = self.poller.borrow();
         let both = entry.output.is_none();
-        let mut set = |side: &mut Side, output: bool, read: bool, write: bool, muted: bool| {
+        let mut set = |side: &mut Side, output: bool, read: bool, write: bool, disarmed: bool| {
             if side.always {
                 if read {
                     at_once |= Ready::READ;
@@ -123,14 +123,14 @@ impl Engine {
                 return;
             }
             let blocks = side.watch.one_shot;
-            let read = if blocks || output { read } else { !muted };
+            let read = if blocks || output { read } else { !disarmed };
             let watch = Watch { read, write, one_shot: blocks };
             if watch != side.watch || (blocks && (read || write)) {
                 side.watch = watch;
                 let _ = poller.modify(borrow(side.fd), key.to_bits(output), watch);
             }
         };
-        set(&mut entry.input, false, read, write && both, entry.muted);
+        set(&mut entry.input, false, read, write && both, entry.disarmed);
         if let Some(output) = &mut entry.output {
             set(output, true, false, write, false);
         }
@@ -141,17 +141,17 @@ impl Engine {
         }
     }
 
-    /// Has the handler called on the next turn, with nothing but what is ready besides.
+    /// Calls the handler on the next turn, with no readiness added.
     pub(crate) fn requeue(&self, key: Key) {
         self.enqueue(key, Ready::NONE);
     }
 
-    /// Has the handler called on the next turn as if there were room to write.
+    /// Calls the handler on the next turn as if there were room to write.
     pub(crate) fn requeue_write(&self, key: Key) {
         self.enqueue(key, Ready::WRITE);
     }
 
-    /// Has the handler called when nothing more urgent waits.
+    /// Calls the handler when nothing more urgent waits.
     pub(crate) fn requeue_hot(&self, key: Key) {
         if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
             entry.hot |= !entry.queued;
@@ -201,17 +201,47 @@ impl Engine {
     }
 
     /// Drops or takes up the read interest of a hot entry. Taken up, epoll looks at the descriptor anew.
-    pub(super) fn mute(&self, key: Key, entry: &mut Entry, muted: bool) {
+    pub(super) fn disarm_read(&self, key: Key, entry: &mut Entry, disarmed: bool) {
         let side = &mut entry.input;
-        if side.always || side.watch.one_shot || entry.muted == muted {
+        if side.always || side.watch.one_shot || entry.disarmed == disarmed {
             return;
         }
-        entry.muted = muted;
-        side.watch.read = !muted;
+        entry.disarmed = disarmed;
+        side.watch.read = !disarmed;
         let _ = self.poller.borrow().modify(borrow(side.fd), key.to_bits(false), side.watch);
     }
 
-    /// In the child of a fork: a kernel queue of its own, with all that was registered. The parent's, which is shared
+    /// In a forked copy of the process that it belongs to, an engine has nothing to end: whatever it would write, shut down or
+    /// deregister is still in use there. So its descriptors mean something else from now on, in this process alone. Returns
+    /// whether this is such a copy.
+    #[inline]
+    pub(crate) fn disown(&self) -> bool {
+        let is_elsewhere = !self.origin.is_here();
+        if is_elsewhere {
+            self.cover_descriptors();
+        }
+        is_elsewhere
+    }
+
+    #[cold]
+    fn cover_descriptors(&self) {
+        let mut poller = self.poller.borrow_mut();
+        if !poller.is_shared() {
+            // Done before.
+            return;
+        }
+        // Without a new one the numbers stand for the shared one, which nothing can be sent to either.
+        let _ = poller.replace();
+        let mut entries = self.entries.borrow_mut();
+        for key in entries.keys() {
+            let Some(entry) = entries.get_mut(key) else { continue };
+            for side in [Some(&entry.input), entry.output.as_ref()].into_iter().flatten() {
+                poller.cover(side.fd);
+            }
+        }
+    }
+
+    /// In the child of `bgloop`'s fork: makes a new kernel queue with all registrations. The parent's, which is shared
     /// until it exits, is left alone.
     pub(crate) fn after_fork(&self) -> io::Result<()> {
         let mut poller = self.poller.borrow_mut();

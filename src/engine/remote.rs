@@ -7,19 +7,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use glib::ffi::{self, GMainContext};
 
 use super::slab::Key;
+use crate::sys::Origin;
 
-/// What an engine shares with other threads.
-pub(super) struct Inbound {
-    /// Does not keep the context: what waits for a call would keep it for ever.
+/// The part of an engine that other threads may use.
+pub(super) struct Mailbox {
+    /// Not a strong reference: a waiting call would keep the context for ever.
     pub(super) context: Wakeup,
     pending: AtomicBool,
     tokens: Mutex<Vec<u64>>,
     pub(super) woken: Woken,
 }
 
-impl Inbound {
+impl Mailbox {
     pub(super) fn new(context: Wakeup) -> Self {
-        Inbound { context, pending: AtomicBool::new(false), tokens: Mutex::default(), woken: Woken::default() }
+        Mailbox { context, pending: AtomicBool::new(false), tokens: Mutex::default(), woken: Woken::default() }
     }
 
     pub(super) fn is_pending(&self) -> bool {
@@ -34,15 +35,15 @@ impl Inbound {
 
 /// Asks for one prepared call, from any thread, any number of times; it happens once, on the engine's thread.
 pub(crate) struct Remote {
-    pub(super) inbound: Arc<Inbound>,
+    pub(super) mailbox: Arc<Mailbox>,
     pub(super) token: u64,
 }
 
 impl Remote {
     pub(crate) fn call(&self) {
-        self.inbound.tokens.lock().unwrap_or_else(PoisonError::into_inner).push(self.token);
-        self.inbound.pending.store(true, Ordering::Release);
-        self.inbound.context.wake();
+        self.mailbox.tokens.lock().unwrap_or_else(PoisonError::into_inner).push(self.token);
+        self.mailbox.pending.store(true, Ordering::Release);
+        self.mailbox.context.wake();
     }
 
     /// The name under which [`Engine::forget_remote`](super::Engine::forget_remote) takes the call back.
@@ -52,7 +53,7 @@ impl Remote {
 }
 
 /// A context that is not kept: null when its sources have been destroyed.
-pub(super) struct Wakeup(Mutex<*mut GMainContext>);
+pub(super) struct Wakeup(Mutex<*mut GMainContext>, Origin);
 
 // SAFETY: the pointer is only followed under the lock, by a call that any thread may make.
 unsafe impl Send for Wakeup {}
@@ -61,10 +62,14 @@ unsafe impl Sync for Wakeup {}
 
 impl Wakeup {
     pub(super) fn new(context: *mut GMainContext) -> Self {
-        Wakeup(Mutex::new(context))
+        Wakeup(Mutex::new(context), Origin::here())
     }
 
     pub(super) fn wake(&self) {
+        if !self.1.is_here() {
+            // It would wake the process that this is a forked copy of.
+            return;
+        }
         let context = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !context.is_null() {
             // SAFETY: the context destroys its sources before it is freed, and that waits for the lock in `forget`.
@@ -77,7 +82,7 @@ impl Wakeup {
     }
 }
 
-/// Those that were woken, in that order.
+/// The keys of woken tasks, in order.
 #[derive(Default)]
 pub(super) struct Woken {
     some: AtomicBool,

@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use glib::ffi::{self, GMainContext, GPollFD, GSource, GSourceCallbackFuncs, GSourceFuncs, gboolean, gpointer};
 use glib::translate::{IntoGlib, ToGlibPtr};
 
-use super::remote::{Inbound, Wakeup};
+use super::remote::{Mailbox, Wakeup};
 use super::turn::Wait;
-use super::{Engine, Home};
+use super::{Engine, ThreadId};
+use crate::sys::Origin;
 
-/// What GLib allocates for each source: its own part first, then ours.
+/// The memory that GLib allocates for each source: its own part first, then ours.
 #[repr(C)]
 struct EngineSource {
     base: GSource,
@@ -25,11 +26,12 @@ struct EngineSource {
     poll: GPollFD,
 }
 
-/// Between an engine, which lives on one thread, and its sources, which are destroyed with their context on any.
+/// Connects an engine, which lives on one thread, with its sources, which are destroyed with their context on any thread.
 pub(super) struct Link {
-    home: Home,
+    thread: ThreadId,
+    origin: Origin,
     context: usize,
-    inbound: Arc<Inbound>,
+    mailbox: Arc<Mailbox>,
     /// A strong reference, taken by `Rc::into_raw`; null once given back. Written, and followed, by the engine's own thread
     /// alone.
     engine: AtomicPtr<Engine>,
@@ -63,15 +65,37 @@ impl Link {
 
     #[inline]
     fn peek(&self) -> Option<NonNull<Engine>> {
-        if !self.home.is_here() {
+        if !self.thread.is_here() {
             return None;
         }
         NonNull::new(self.engine.load(Ordering::Relaxed))
     }
 
+    /// The sources are to go: the engine has ended, or is another process's.
+    fn is_over(&self) -> bool {
+        self.has_ended() || self.is_elsewhere()
+    }
+
+    /// Ends the engine in a forked copy of its process. Returns whether this is one.
+    fn end_elsewhere(&self) -> bool {
+        if !self.is_elsewhere() {
+            return false;
+        }
+        if let Some(engine) = self.take() {
+            engine.end();
+        }
+        true
+    }
+
     /// The engine has ended, and its sources are to go as well.
     fn has_ended(&self) -> bool {
         self.engine.load(Ordering::Acquire).is_null()
+    }
+
+    /// Returns whether this is a forked copy of the process that the engine belongs to.
+    #[inline]
+    pub(super) fn is_elsewhere(&self) -> bool {
+        !self.origin.is_here()
     }
 
     pub(super) fn is_orphaned(&self) -> bool {
@@ -81,7 +105,7 @@ impl Link {
     /// A source has been destroyed: nobody may wake the context any more, and the engine ends. While callbacks of the engine are
     /// on the stack, it ends when they have returned, which [`Link::after_dispatch`] sees.
     fn destroy(&self) {
-        self.inbound.context.forget();
+        self.mailbox.context.forget();
         self.destroyed.store(true, Ordering::Release);
         self.after_dispatch();
     }
@@ -91,9 +115,9 @@ impl Link {
         if !self.destroyed.load(Ordering::Acquire) || self.has_ended() {
             return;
         }
-        if !self.home.is_here() {
+        if !self.thread.is_here() {
             // The engine's own thread will find that, at its own time.
-            super::forget_home(self.context, self.home);
+            super::forget_owner(self.context, self.thread);
             self.orphaned.store(true, Ordering::Release);
         } else if self.engine().is_some_and(|engine| !engine.in_turn())
             && let Some(engine) = self.take()
@@ -154,9 +178,10 @@ impl Sources {
     /// Attaches both sources to the context they were made for.
     pub(super) fn attach(engine: &Rc<Engine>, context: &glib::MainContext, epoll: i32) -> Arc<Link> {
         let link = Arc::new(Link {
-            home: engine.home,
+            thread: engine.thread,
+            origin: engine.origin,
             context: engine.sources.context_id(),
-            inbound: engine.inbound.clone(),
+            mailbox: engine.mailbox.clone(),
             engine: AtomicPtr::new(Rc::into_raw(engine.clone()).cast_mut()),
             destroyed: AtomicBool::new(false),
             orphaned: AtomicBool::new(false),
@@ -183,7 +208,7 @@ impl Sources {
         if source.is_null() { 0 } else { unsafe { ffi::g_source_get_priority(source) } }
     }
 
-    /// From now on the context may be gone.
+    /// Forgets the sources: the context may be freed from now on.
     fn forget(&self) {
         self.main.set(ptr::null_mut());
         self.low.set(ptr::null_mut());
@@ -216,7 +241,7 @@ impl Drop for ThreadDefault {
     }
 }
 
-/// How deep this thread is in dispatches of any main context. 0: no loop is running here.
+/// Returns the dispatch depth of this thread, over all main contexts. 0 means that no loop is running here.
 pub(crate) fn main_depth() -> i32 {
     // SAFETY: reads a thread-local counter.
     unsafe { ffi::g_main_depth() }
@@ -272,10 +297,10 @@ unsafe fn engine_of<'a>(source: *mut GSource) -> Option<&'a Engine> {
 
 unsafe extern "C" fn prepare(source: *mut GSource, timeout: *mut i32) -> gboolean {
     // SAFETY: GLib calls this with one of our living sources, in the thread that iterates the context, which alone reads
-    // or writes the poll record, and with a valid place for the time-out.
+    // or writes the poll record, and with a valid place for the timeout.
     unsafe {
         let own = source.cast::<EngineSource>();
-        if link_of(source).has_ended() {
+        if link_of(source).is_over() {
             // `dispatch` has the context remove it.
             *timeout = 0;
             return ffi::GTRUE;
@@ -310,7 +335,7 @@ unsafe extern "C" fn prepare(source: *mut GSource, timeout: *mut i32) -> gboolea
 unsafe extern "C" fn prepare_low(source: *mut GSource, timeout: *mut i32) -> gboolean {
     // SAFETY: as for `prepare`.
     unsafe {
-        let armed = engine_of(source).is_some_and(|engine| engine.low_armed.get()) || link_of(source).has_ended();
+        let armed = engine_of(source).is_some_and(|engine| engine.low_armed.get()) || link_of(source).is_over();
         *timeout = -1;
         armed.into_glib()
     }
@@ -337,6 +362,9 @@ unsafe extern "C" fn dispatch(source: *mut GSource, _: ffi::GSourceFunc, _: gpoi
     // SAFETY: GLib calls this with one of our living sources, and keeps it for the length of the call.
     unsafe {
         let link = link_of(source);
+        if link.end_elsewhere() {
+            return ffi::GFALSE;
+        }
         // Kept while it works, whatever callbacks do to its context.
         if let Some(engine) = link.engine() {
             engine.dispatch((*source.cast::<EngineSource>()).poll.revents != 0 || engine.poller.borrow().has_fetched());
@@ -348,6 +376,9 @@ unsafe extern "C" fn dispatch(source: *mut GSource, _: ffi::GSourceFunc, _: gpoi
 unsafe extern "C" fn dispatch_low(source: *mut GSource, _: ffi::GSourceFunc, _: gpointer) -> gboolean {
     // SAFETY: as for `dispatch`.
     let link = unsafe { link_of(source) };
+    if link.end_elsewhere() {
+        return ffi::GFALSE;
+    }
     if let Some(engine) = link.engine() {
         engine.dispatch_low();
     }

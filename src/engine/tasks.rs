@@ -8,24 +8,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::slab::{Key, Slab};
-use super::{Engine, Home, main_depth, remote};
+use super::{Engine, ThreadId, main_depth, remote};
 
-/// What is polled.
+/// A future of the library's own, polled in the engine's turns.
 pub(crate) trait Task {
     /// No engine state is borrowed meanwhile; anything may be called. Once it is ready it is dropped.
     fn poll(&self, engine: &Rc<Engine>, context: &mut Context<'_>) -> Poll<()>;
 }
 
 /// Wakes a task, from any thread.
-struct Alarm {
-    home: Home,
+struct TaskWaker {
+    thread: ThreadId,
     key: Key,
     /// It has been woken, and not been polled since.
     woken: AtomicBool,
-    inbound: Arc<remote::Inbound>,
+    mailbox: Arc<remote::Mailbox>,
 }
 
-impl Wake for Alarm {
+impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -34,17 +34,17 @@ impl Wake for Alarm {
         if self.woken.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.inbound.woken.add(self.key);
+        self.mailbox.woken.add(self.key);
         // Within a dispatch of its own thread the loop looks before it sleeps.
-        if !self.home.is_here() || main_depth() == 0 {
-            self.inbound.context.wake();
+        if !self.thread.is_here() || main_depth() == 0 {
+            self.mailbox.context.wake();
         }
     }
 }
 
 struct Entry {
     task: Rc<dyn Task>,
-    alarm: Arc<Alarm>,
+    task_waker: Arc<TaskWaker>,
     waker: Waker,
 }
 
@@ -62,27 +62,27 @@ impl Engine {
             return;
         }
         let mut all = self.tasks.all.borrow_mut();
-        let alarm = Alarm {
-            home: self.home,
+        let task_waker = TaskWaker {
+            thread: self.thread,
             key: all.next_key(),
             woken: AtomicBool::new(false),
-            inbound: self.inbound.clone(),
+            mailbox: self.mailbox.clone(),
         };
-        let alarm = Arc::new(alarm);
-        let waker = Waker::from(alarm.clone());
-        all.insert(Rc::new(Entry { task, alarm: alarm.clone(), waker }));
+        let task_waker = Arc::new(task_waker);
+        let waker = Waker::from(task_waker.clone());
+        all.insert(Rc::new(Entry { task, task_waker: task_waker.clone(), waker }));
         drop(all);
-        alarm.wake();
+        task_waker.wake();
     }
 
     /// Puts those that were woken among the calls that are due. False if there are none.
-    pub(super) fn gather_tasks(&self) -> bool {
-        if !self.inbound.woken.is_some() {
+    pub(super) fn collect_tasks(&self) -> bool {
+        if !self.mailbox.woken.is_some() {
             return false;
         }
         let mut keys = self.tasks.keys.take();
-        self.inbound.woken.move_to(&mut keys);
-        self.deferred.borrow_mut().extend(keys.drain(..).map(super::Due::Task));
+        self.mailbox.woken.move_to(&mut keys);
+        self.deferred.borrow_mut().extend(keys.drain(..).map(super::Pending::Task));
         self.tasks.keys.replace(keys);
         true
     }
@@ -92,7 +92,7 @@ impl Engine {
         let Some(entry) = entry else { return };
         // Before it is polled: whatever happens meanwhile may be news. And what happened before those who have found it
         // woken already went away is to be seen.
-        entry.alarm.woken.swap(false, Ordering::AcqRel);
+        entry.task_waker.woken.swap(false, Ordering::AcqRel);
         let outer = self.polls_at.replace(main_depth());
         let polled = entry.task.poll(self, &mut Context::from_waker(&entry.waker));
         self.polls_at.set(outer);

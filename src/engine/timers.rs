@@ -27,12 +27,12 @@ impl TimerKey {
 const STRETCH: i64 = 100_000;
 
 pub(super) struct Timers<T> {
-    /// Those by the loop's clock.
+    /// Timers by the loop's clock.
     fair: BTreeMap<TimerKey, T>,
-    /// Those by the real clock.
+    /// Timers by the real clock.
     exact: BTreeMap<TimerKey, T>,
     serial: u64,
-    /// So far the loop's clock is behind the real one.
+    /// The time by which the loop's clock is behind the real one.
     held_up: Cell<i64>,
     /// When the loop was to look again, at the latest, if nothing held it up. Only kept while there are timers.
     expected: Cell<i64>,
@@ -135,8 +135,8 @@ impl<T> Timers<T> {
         pop(&mut self.exact, now)
     }
 
-    /// Is there a timer by the loop's clock whose time has come? From now on it does not keep the loop from sleeping, for it
-    /// is to wait until [`Timers::pop_due`] is asked for it.
+    /// Returns whether a timer by the loop's clock has become due. Until [`Timers::pop_due`] takes it, it no longer keeps the
+    /// loop from sleeping.
     pub(super) fn start_waiting(&self) -> bool {
         let is_due = self.fair.first_key_value().is_some_and(|(key, _)| key.deadline <= self.looked.get());
         is_due && !self.waits.replace(true)
@@ -165,7 +165,7 @@ mod tests {
 
     const MS: i64 = 1000;
 
-    /// What is due by the loop's clock, at that real time.
+    /// The timers that are due by the loop's clock, at that real time.
     fn due(timers: &mut Timers<&'static str>, now: i64) -> Vec<&'static str> {
         timers.look(now);
         let time = timers.looked();

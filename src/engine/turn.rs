@@ -8,15 +8,17 @@ use std::rc::Rc;
 use rustix::net::SendFlags;
 
 use super::poller::BATCH;
-use super::{DATAGRAMS, Due, Engine, Handler, Key, Next, READS, Ready, Served, fairness, main_depth, receive_datagram};
+use super::{
+    DATAGRAMS, Engine, Handler, Key, Next, Pending, READS, Ready, Served, fairness, main_depth, receive_datagram,
+};
 
 /// The most connections whose output waits to go out together. More would gain nothing.
-const GATHERED: usize = 16;
+const CORKED: usize = 16;
 
-/// In a queue, stands for no registration, but tells that all before it have been served.
+/// A place in a queue that is not a registration: when it is reached, all before it have been served.
 const MARK: Key = Key::NONE;
 
-/// How long the loop may sleep, as far as the engine is concerned.
+/// The longest time that the loop may sleep, as far as the engine is concerned.
 pub(super) enum Wait {
     Not,
     Until(i64),
@@ -24,7 +26,7 @@ pub(super) enum Wait {
 }
 
 impl Engine {
-    /// Is a dispatch of this engine on the stack? Then what is sent is gathered.
+    /// Returns whether a dispatch of this engine is on the stack. Output is corked then: it is sent at the end of the turn.
     #[inline]
     pub(crate) fn in_turn(&self) -> bool {
         self.turns.get() > 0
@@ -36,14 +38,14 @@ impl Engine {
         self.fairness.spent()
     }
 
-    /// May futures go on, as far as the rest of the program is concerned?
+    /// Returns whether futures may go on, or have to yield to the rest of the program.
     pub(crate) fn futures_have_credit(&self, now: i64) -> bool {
         // Those that are polled by ourselves work in the slice of the turn. In a nested loop within it others do not.
         let are_ours = self.polls_at.get() == main_depth();
         if are_ours { self.fairness.lasts(now) } else { self.fairness.futures_have_credit(now) }
     }
 
-    /// May they go on without asking for that?
+    /// Returns whether futures may go on without asking for that.
     #[inline]
     pub(crate) fn futures_in_stride(&self) -> bool {
         self.fairness.futures_in_stride()
@@ -76,20 +78,20 @@ impl Engine {
         }
     }
 
-    pub(super) fn has_gathered(&self) -> bool {
+    pub(super) fn has_corked(&self) -> bool {
         !self.dirty.borrow().is_empty()
     }
 
     /// Writes out what was gathered. Before every sleep, nested iteration and blocking call, and within a turn.
     pub(crate) fn flush(&self) {
-        if self.has_gathered() {
-            self.send_gathered();
+        if self.has_corked() {
+            self.send_corked();
         }
     }
 
     /// In the frame of the loop, see [`Engine::serve`].
     #[inline(always)]
-    fn send_gathered(&self) {
+    fn send_corked(&self) {
         let mut dirty = self.dirty.take();
         for key in dirty.drain(..) {
             let handler = self.entries.borrow_mut().get_mut(key).map(|entry| entry.handler.clone());
@@ -108,7 +110,7 @@ impl Engine {
         }
     }
 
-    /// What keeps the loop from sleeping, as of now.
+    /// Returns how long the loop may sleep.
     pub(super) fn prepare(&self, now: impl FnOnce() -> i64) -> Wait {
         self.flush();
         if self.fairness.charge_futures() {
@@ -119,7 +121,7 @@ impl Engine {
             self.all_hot();
         }
         let may_work = self.fairness.has_credit() && !self.is_panicking();
-        if self.inbound.is_pending() || self.poller.borrow().has_fetched() {
+        if self.mailbox.is_pending() || self.poller.borrow().has_fetched() {
             return Wait::Not;
         }
         if may_work && !(self.ready.borrow().is_empty() && self.deferred.borrow().is_empty()) {
@@ -137,7 +139,7 @@ impl Engine {
     pub(super) fn dispatch(self: &Rc<Self>, has_events: bool) {
         let _default = self.sources.as_thread_default();
         self.turns.set(self.turns.get() + 1);
-        self.gather_calls();
+        self.collect_calls();
         if self.needs_hot_slice() && self.fairness.guard() <= fairness::now() {
             self.hot_slice();
         }
@@ -164,7 +166,7 @@ impl Engine {
         while !self.work(&self.ready, &mut left) {
             // What they have brought may be what tasks wait for. Else, only after a batch of several another look is worth a
             // system call.
-            if self.gather_tasks() {
+            if self.collect_tasks() {
                 continue;
             }
             batch = if batch >= 2 { self.poll() } else { 0 };
@@ -189,7 +191,7 @@ impl Engine {
         }
     }
 
-    /// Is there something that may never be served but for the guard, if the program is always busy?
+    /// Returns whether anything waits that only the guard serves if the program is always busy.
     fn needs_hot_slice(&self) -> bool {
         !self.hot.borrow().is_empty() || (!self.fairness.has_credit() && !self.deferred.borrow().is_empty())
     }
@@ -198,7 +200,7 @@ impl Engine {
         let outer = self.fairness.start_hot();
         // Round robin: those that stay hot go to the back.
         let mut left = usize::MAX;
-        while !self.work(&self.hot, &mut left) && self.gather_tasks() {}
+        while !self.work(&self.hot, &mut left) && self.collect_tasks() {}
         self.fairness.end_hot(outer);
     }
 
@@ -217,7 +219,7 @@ impl Engine {
                 (false, true) if what.has(Ready::ERROR) => what.without(Ready::ERROR) | Ready::READ | Ready::HANGUP,
                 _ => what,
             };
-            if entry.hot && !entry.muted && what.has(Ready::READ) {
+            if entry.hot && !entry.disarmed && what.has(Ready::READ) {
                 flooded.push(key);
             }
             if !entry.queued {
@@ -231,7 +233,7 @@ impl Engine {
         });
         for key in flooded {
             if let Some(entry) = entries.get_mut(key) {
-                self.mute(key, entry, true);
+                self.disarm_read(key, entry, true);
             }
         }
         count
@@ -240,7 +242,7 @@ impl Engine {
     /// Serves a queue and makes the calls that are due, in turns, so that neither holds up the other. True when the time
     /// of this dispatch, or the number it may serve, is used up.
     ///
-    /// What they send goes out for several connections at a time: a system call costs less when the one before was of the same
+    /// Their output goes out for several connections at a time: a system call costs less when the one before was of the same
     /// kind. But when as many wait to be sent as wait to be served, they go out, so that the peers have something to do
     /// meanwhile. The slice bounds how long that can take.
     fn work(self: &Rc<Self>, queue: &RefCell<VecDeque<Key>>, left: &mut usize) -> bool {
@@ -249,10 +251,14 @@ impl Engine {
         let mut buffer = None;
         loop {
             let is_over = self.step(queue, left, &mut calls, &mut buffer);
+            if self.disown() {
+                // The callback has forked, and this is the child: what waits here is the parent's to serve.
+                return true;
+            }
             let waiting = if is_over.is_some() { 0 } else { queue.borrow().len() + calls };
-            let enough = waiting.clamp(1, GATHERED);
+            let enough = waiting.clamp(1, CORKED);
             if self.dirty.borrow().len() >= enough {
-                self.send_gathered();
+                self.send_corked();
             }
             if let Some(is_over) = is_over {
                 self.return_buffer(&mut buffer);
@@ -281,8 +287,8 @@ impl Engine {
             if let Some(due) = due {
                 self.return_buffer(buffer);
                 match due {
-                    Due::Call(call) => call(self),
-                    Due::Task(key) => self.poll_task(key),
+                    Pending::Call(call) => call(self),
+                    Pending::Task(key) => self.poll_task(key),
                 }
                 if self.fairness.spent() {
                     return Some(true);
@@ -303,7 +309,7 @@ impl Engine {
 
     /// Serves one entry. The buffer stays from message to message.
     ///
-    /// The system calls for messages and their answers are made here and in [`Engine::send_gathered`], in the frame of the
+    /// The system calls for messages and their answers are made here and in [`Engine::send_corked`], in the frame of the
     /// loop that fetches the events: on machines where the kernel leaves the processor's stack of return addresses in
     /// disorder, a return from a function that was entered before the call costs far more than the function does (450 ns on
     /// an AMD EPYC of 2024, of 2200 ns that the call takes). Returns from functions entered after it are as cheap as ever.
@@ -342,7 +348,7 @@ impl Engine {
         let Some(entry) = entries.get_mut(key) else { return };
         entry.hot = next == Next::Hot;
         if !entry.hot {
-            self.mute(key, entry, false);
+            self.disarm_read(key, entry, false);
         }
         let queue = next != Next::Idle;
         drop(entries);
@@ -364,7 +370,7 @@ impl Engine {
         Next::Hot
     }
 
-    /// The credit is spent: whatever waits, waits for the low source. Those that get more input meanwhile are muted then:
+    /// The credit is spent: whatever waits, waits for the low source. Those that get more input meanwhile are disarmed then:
     /// most are served before that.
     fn all_hot(&self) {
         let mut waiting = self.ready.borrow_mut();
@@ -383,21 +389,21 @@ impl Engine {
     }
 
     /// Moves calls whose time has come, and those that other threads ask for, to the deferred ones.
-    fn gather_calls(&self) {
-        if self.inbound.is_pending() {
-            for token in self.inbound.take() {
+    fn collect_calls(&self) {
+        if self.mailbox.is_pending() {
+            for token in self.mailbox.take() {
                 if let Some(call) = self.remote_calls.borrow_mut().remove(&token) {
-                    self.deferred.borrow_mut().push_back(Due::Call(call));
+                    self.deferred.borrow_mut().push_back(Pending::Call(call));
                 }
             }
-            self.gather_tasks();
+            self.collect_tasks();
         }
         let mut timers = self.timers.borrow_mut();
         if !timers.is_empty() {
             let now = fairness::now();
             timers.look(now);
             while let Some(call) = timers.pop_exact(now) {
-                self.deferred.borrow_mut().push_back(Due::Call(call));
+                self.deferred.borrow_mut().push_back(Pending::Call(call));
             }
         }
     }
@@ -424,7 +430,7 @@ impl Engine {
         }
     }
 
-    /// What was queued under this key is no registration: one that has ended, or a mark.
+    /// Handles a queued key that is not a registration: one that has ended, or a mark.
     #[cold]
     fn pass(&self, key: Key) {
         if key == MARK {
@@ -441,7 +447,7 @@ impl Engine {
         let (_, found) = self.judgement.get();
         let mut timers = self.timers.borrow_mut();
         while let Some(call) = timers.pop_due(found) {
-            self.deferred.borrow_mut().push_back(Due::Call(call));
+            self.deferred.borrow_mut().push_back(Pending::Call(call));
         }
     }
 }

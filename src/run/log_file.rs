@@ -1,5 +1,6 @@
 //! The log file: takes the daemon's standard output and error, and is reopened when it has been rotated away.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
@@ -65,7 +66,7 @@ fn open(path: &Path) -> io::Result<File> {
             Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => match link_target(&path)? {
                 Some(target) => path = target,
                 // One of the kernel's links, to which /dev/stderr leads: its text is not always a path.
-                None => return open_for_appending(&path, OFlags::empty()),
+                None => return open_for_appending(&path, OFlags::empty()).or_else(|error| copy_of(&path, error)),
             },
             result => return result,
         }
@@ -86,6 +87,18 @@ fn open_for_appending(path: &Path, flags: OFlags) -> io::Result<File> {
     let now = rustix::fs::fcntl_getfl(&file)?;
     rustix::fs::fcntl_setfl(&file, now - OFlags::NONBLOCK)?;
     Ok(file)
+}
+
+/// Copies a standard stream that is a socket, as under systemd: its name in `/proc` cannot be opened.
+fn copy_of(path: &Path, error: io::Error) -> io::Result<File> {
+    let stream = match path.file_name().and_then(OsStr::to_str) {
+        Some("1") => rustix::stdio::stdout(),
+        Some("2") => rustix::stdio::stderr(),
+        _ => return Err(error),
+    };
+    let is_that =
+        std::fs::metadata(path)?.file_type().is_socket() && error.raw_os_error() == Some(Errno::NXIO.raw_os_error());
+    if is_that { Ok(stream.try_clone_to_owned()?.into()) } else { Err(error) }
 }
 
 /// Returns the target of a symbolic link, or `None` for one of the kernel's links in `/proc`.
@@ -109,6 +122,6 @@ fn link_target(path: &Path) -> io::Result<Option<PathBuf>> {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
     let target = rustix::fs::readlinkat(&link, "", Vec::new())?;
-    let target = PathBuf::from(std::ffi::OsString::from_vec(target.into_bytes()));
+    let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
     Ok(Some(path.parent().unwrap_or(Path::new("/")).join(target)))
 }

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use super::stand_in;
 use super::systemd::{self, Watchdog};
-use crate::engine::{Engine, Fairness, Handler, Key, Next, Ready, Registration, TimerKey, Turns, turn};
+use crate::engine::{Engine, Fairness, Handler, Iterations, Key, Next, Ready, Registration, TimerKey, turn};
 use crate::error::{Result, count};
 use crate::log;
 use crate::server::{self, Draining};
@@ -41,9 +41,8 @@ struct Running {
 ///
 /// A signal also closes the servers of this context, which removes the paths of unix sockets. Their connections get the
 /// [grace period](crate::daemon::set_grace_period) first, if one is set. A second signal ends the loop at once and aborts
-/// the remaining connections. Signals that the program handles or ignores are left alone, see
-/// [`set_signal_handling`](crate::mainloop::set_signal_handling); one that is blocked in every thread causes a warning. A
-/// signal to a forked child ends the child only. Loops may be nested.
+/// the remaining connections. Signals that the program handles or ignores are left alone, see [`set_signal_handling`]; one
+/// that is blocked in every thread causes a warning. A signal to a forked child ends the child only. Loops may be nested.
 ///
 /// Under systemd, the outermost loop sends `READY=1` when it starts, `STOPPING=1` on a signal, and `WATCHDOG=1` regularly.
 ///
@@ -164,7 +163,7 @@ fn run(limit: Option<Duration>) -> bool {
 pub(crate) fn run_entered(mut entered: Entered) -> bool {
     let context = glib::MainContext::ref_thread_default();
     let engine = entered.engine.clone();
-    let Some(mut turns) = Turns::new(&engine, &context) else { return false };
+    let Some(mut turns) = Iterations::new(&engine, &context) else { return false };
     let _watchdog = entered.is_outermost.then(|| {
         systemd::ready();
         Watchdog::start(&engine)

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use super::{Server, ServerBuilder, Share};
 use crate::address::{Address, Endpoint};
 use crate::conn::Socket;
-use crate::engine::{Engine, Remote, Turns, private_context, turn};
-use crate::error::{Error, Operation, Result};
+use crate::engine::{Engine, Iterations, Remote, private_context, turn};
+use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 
 impl ServerBuilder {
@@ -199,6 +199,11 @@ impl ServerThreads {
     }
 
     fn end(&mut self, limit: Duration) {
+        if self.engine.disown() {
+            // A forked copy of the process has none of these threads.
+            self.workers.drain(..).for_each(std::mem::forget);
+            return;
+        }
         // Nothing of this thread goes out while it waits.
         Engine::flush_here();
         self.orders.end_at(Instant::now() + limit.min(LONG));
@@ -320,7 +325,7 @@ fn work<F, C>(
     let remote = engine.remote(move |_| told.set(orders.end()));
     let _ = tell.send(Ok(remote));
     // The context is this thread's own.
-    let Some(mut turns) = Turns::new(&engine, context) else { return };
+    let Some(mut turns) = Iterations::new(&engine, context) else { return };
     let mut turn = || {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| turn(&engine, || turns.next()))) {
             panics.add(panic);

@@ -1,12 +1,16 @@
 //! Processes: telling a forked copy from the original, daemonizing by fork, and exiting without destructors.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::{fs, ptr};
 
-/// The number of the current process generation in the upper half, the process that it belongs to in the lower half.
-/// Zero before the first use.
-static GENERATION: AtomicU64 = AtomicU64::new(0);
+/// Counts the forks between the first process and this one.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+unsafe extern "C" fn count_fork() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
 
 /// The process in which a value was created.
 ///
@@ -17,36 +21,23 @@ static GENERATION: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct Origin(u32);
 
 impl Origin {
-    /// Returns the origin of a value created now. Costs one `getpid`.
+    /// Returns the origin of a value created now. From the first call on, forks are counted.
     pub(crate) fn here() -> Origin {
-        Origin(generation())
+        static COUNTED: Once = Once::new();
+        COUNTED.call_once(|| {
+            // SAFETY: in the child of each `fork` the handler does nothing but count. If there is no memory for it, forks
+            // go unnoticed.
+            unsafe { libc::pthread_atfork(None, None, Some(count_fork)) };
+        });
+        Origin(FORKS.load(Ordering::Relaxed))
     }
 
-    /// Returns false in a forked copy of the process that created the value. Costs one `getpid`.
+    /// Returns false in a forked copy of the process that created the value. Makes no system call: the engine asks in
+    /// each loop iteration. A child made by a bare `clone` system call is not noticed.
+    #[inline]
     pub(crate) fn is_here(self) -> bool {
-        generation() == self.0
+        FORKS.load(Ordering::Relaxed) == self.0
     }
-}
-
-/// Returns how many processes there were in the line of forks from the first that used this library to this one.
-fn generation() -> u32 {
-    let pid = std::process::id();
-    let mut known = GENERATION.load(Ordering::Acquire);
-    loop {
-        let generation = (known >> 32) as u32;
-        if known as u32 == pid && generation > 0 {
-            return generation;
-        }
-        let next = pack(generation + 1, pid);
-        match GENERATION.compare_exchange(known, next, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return generation + 1,
-            Err(other) => known = other,
-        }
-    }
-}
-
-fn pack(generation: u32, pid: u32) -> u64 {
-    u64::from(generation) << 32 | u64::from(pid)
 }
 
 /// The two sides of a fork.
@@ -97,12 +88,12 @@ pub(crate) fn fork() -> io::Result<Forked> {
         return Err(io::Error::other("the process has other threads"));
     }
     flush_stdio();
-    let generation = generation();
+    let origin = Origin::here();
     // SAFETY: there is no other thread, so the child finds no lock held and no structure half changed.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            GENERATION.store(pack(generation, std::process::id()), Ordering::Release);
+            FORKS.store(origin.0, Ordering::Relaxed);
             super::signals::replace_parent();
             Ok(Forked::Child)
         }

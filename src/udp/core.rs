@@ -16,7 +16,7 @@ use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvFlags, SendFlags, sock
 
 use super::destination::clothed;
 use super::{MAX_DATAGRAM_SIZE, UdpSocket};
-use crate::address::plain;
+use crate::address::to_canonical;
 use crate::engine::{
     CallbackSlot, Called, Datagram, Engine, Handler, Key, LogQuota, Next, Ready, Registration, Served, Ticket,
     WaitQueue, Wakers, call, receive_datagram,
@@ -195,7 +195,7 @@ impl Core {
 
     /// The error of a call of ours that has to do with this peer.
     pub(super) fn failed(&self, operation: Operation, peer: Option<SocketAddr>, errno: Errno) -> Error {
-        let address = || peer.map_or_else(|| self.name(), |peer| plain(peer).to_string());
+        let address = || peer.map_or_else(|| self.name(), |peer| to_canonical(peer).to_string());
         match errno {
             Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::NETDOWN | Errno::ADDRNOTAVAIL => {
                 Error::from_connect(address(), errno.into())
@@ -505,7 +505,7 @@ pub(super) fn check_size(size: usize, peer: impl ToString) -> Result {
 }
 
 fn inet(address: impl Into<rustix::net::SocketAddrAny>) -> Option<SocketAddr> {
-    SocketAddr::try_from(address.into()).ok().map(plain)
+    SocketAddr::try_from(address.into()).ok().map(to_canonical)
 }
 
 impl Handler for Core {

@@ -127,7 +127,7 @@ const WRONG_FAMILY: &str = "it has no IPv4 address, and this socket has no IPv6"
 pub(super) fn clothed(address: SocketAddr, is_v6: bool) -> Result<SocketAddr> {
     match (address, is_v6) {
         (SocketAddr::V4(v4), true) => Ok((v4.ip().to_ipv6_mapped(), v4.port()).into()),
-        (SocketAddr::V6(_), false) => match crate::address::plain(address) {
+        (SocketAddr::V6(_), false) => match crate::address::to_canonical(address) {
             SocketAddr::V6(_) => Err(Error::Address { address: address.to_string(), problem: WRONG_FAMILY.into() }),
             v4 => Ok(v4),
         },

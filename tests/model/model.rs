@@ -347,7 +347,9 @@ impl Model {
         let may_be_own = here.local || here.panicked;
         // Without more ado a connection of ours answers an end by its own.
         let there_ends = there.ends || self.terms.short_lines || there.must_break || (!there.raw && here.ends);
-        let there_breaks = there.breaks || (self.terms.no_linger && there_ends);
+        // A line over the limit breaks the connection off, when the replies are out.
+        let there_refuses = self.terms.short_lines && !there.raw;
+        let there_breaks = there.breaks || there_refuses || (self.terms.no_linger && there_ends);
         let tls = self.terms.kind == Kind::Tls;
         let caused = match told {
             Told::Remote => there_ends,
