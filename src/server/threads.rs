@@ -13,7 +13,7 @@ use super::{Server, ServerBuilder, Share};
 use crate::address::{Address, Endpoint};
 use crate::conn::Socket;
 use crate::engine::{Engine, Iterations, Remote, private_context, turn};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::fingerprint::Fingerprint;
 
 impl ServerBuilder {
