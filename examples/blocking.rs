@@ -1,5 +1,5 @@
-//! A script by blocking calls, without a main loop: a server that serves one client after the other, and a client that asks
-//! and does not wait for ever.
+//! A script with blocking calls and without a main loop: a server that serves one client after the other, and a client with
+//! timeouts.
 //!
 //! `cargo run --example blocking -- --listen 1234`, then `cargo run --example blocking -- localhost:1234 6x7 2x21`.
 
@@ -10,7 +10,7 @@ use network::{Error, Result, Server, Socket};
 
 const USAGE: &str = "blocking --listen ADDRESS, or blocking ADDRESS QUESTION…, such as 6x7";
 
-/// Nobody waits longer than this for the other.
+/// The timeout of every call.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() -> Result {
@@ -36,12 +36,12 @@ fn ask(address: &str, questions: &[&str]) -> Result {
         server.sendline(question)?;
         match server.recv_line() {
             Ok(answer) => println!("{question} is {answer}"),
-            // What has come of the answer is still there, for whoever asks again.
+            // No data is lost: another `recv_line` would continue where this one stopped.
             Err(Error::TimedOut { .. }) => println!("{question} is too difficult"),
             Err(error) => return Err(error),
         }
     }
-    // No more questions. What the server says to that, up to its end, and no more than a page of it.
+    // Half-close, then read the rest of the reply, at most 4 KiB of it.
     server.shutdown_write()?;
     print!("{}", String::from_utf8_lossy(&server.recv_to_end(4096)?));
     Ok(())
@@ -54,7 +54,7 @@ fn serve(address: &str) -> Result {
     }
     loop {
         let client = server.accept()?;
-        // Who is slow or rude loses the connection, which closes as the socket is dropped. The next one is served.
+        // An error concerns this client only. Its connection closes when the socket is dropped.
         if let Err(error) = answer(&client) {
             eprintln!("{}: {error}", client.remote());
         }
@@ -63,7 +63,7 @@ fn serve(address: &str) -> Result {
 
 fn answer(client: &Socket) -> Result {
     let mut count = 0;
-    // Any code for std's traits reads from a socket.
+    // Sockets work with std's traits.
     for question in client.reader().lines() {
         client.sendline(product(&question?).unwrap_or("no product of two numbers".into()))?;
         count += 1;

@@ -1,11 +1,11 @@
-//! A client for `examples/server.rs`, by blocking calls: for scripts.
+//! A client for `examples/server.rs` with blocking calls, as a script would use them.
 
 use clap::Parser;
 
 /// A client for the line server.
 #[derive(Parser)]
 struct Args {
-    /// Where the server is: host:port, [IPv6]:port, a port, a path with a slash, @name, or service|name
+    /// Address of the server: host:port, [IPv6]:port, a port, a path with a slash, @name, or service|name
     #[arg(default_value = "localhost:1234")]
     address: String,
 }

@@ -1,5 +1,5 @@
-//! A line server as a service: `daemon 1234 && client`. The client needs no pause before it: when the command is back,
-//! connections are accepted. SIGTERM ends it, SIGHUP loads its answer anew or has a new process take over.
+//! A line server as a daemon: `daemon 1234 && client`. No pause is needed between the two: the command returns when the
+//! server accepts connections. SIGTERM ends it; SIGHUP reloads its answer or hands over to a new process.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -11,24 +11,24 @@ use network::{Error, Server, daemon::Daemon, log::Level, server::Account};
 
 #[derive(Parser)]
 struct Args {
-    /// Where to listen
+    /// Address to listen on
     address: String,
-    /// Locked, so that there is one daemon, and names its process
+    /// Pid file, locked so that only one daemon runs
     #[arg(long)]
     pid_file: Option<PathBuf>,
-    /// Takes what the daemon has to say
+    /// Log file, reopened at SIGHUP
     #[arg(long)]
     log_file: Option<PathBuf>,
-    /// Holds what clients are answered; read again at SIGHUP
+    /// File with the answer to clients, read again at SIGHUP
     #[arg(long)]
     answer: Option<PathBuf>,
-    /// At SIGHUP a new process takes the place of this one
+    /// Hand over to a new process at SIGHUP
     #[arg(long)]
     renew: bool,
-    /// How many seconds connections may go on after SIGTERM
+    /// Grace period of connections after SIGTERM, in seconds
     #[arg(long, default_value_t = 0)]
     grace_period: u64,
-    /// Who may connect to a unix socket: a group, by its name or number
+    /// Group that may connect to a unix socket, by name or number
     #[arg(long)]
     group: Option<String>,
 }
@@ -43,7 +43,7 @@ fn complain(error: network::Error) {
 }
 
 fn serve(args: Args) -> network::Result {
-    // First of all, so that a second daemon is told of the first and not of a port in use.
+    // First of all, so that a second daemon reports the first one, not a port in use.
     let mut daemon = Daemon::new();
     if let Some(path) = &args.pid_file {
         daemon = daemon.pid_file(path)?;
@@ -81,7 +81,7 @@ fn read(path: &Path) -> network::Result<String> {
     std::fs::read_to_string(path).map_err(|error| Error::other(format!("{}: {error}", path.display())))
 }
 
-/// Starts this program anew, as it was started.
+/// Starts this program again, with the same arguments, and hands over to it.
 fn renew() -> network::Result {
     let mut command = std::env::args_os();
     network::daemon::hand_over_async(command.next().unwrap_or_default(), command, |result| {

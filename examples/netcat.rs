@@ -1,10 +1,10 @@
 //! Joins standard input and output to a peer: `netcat localhost:1234`, `netcat --listen /tmp/socket`.
 //!
-//! At the end of its input it half-closes and waits for the peer's end. If the peer ends first, it goes on sending until
-//! its input ends or pauses for half a second. Status 0: a clean end. Status 2: options that cannot be. Status 1: anything
-//! else. One line says why.
-//! With `--udp` it is datagrams instead, see `netcat/udp.rs`.
-//! As a client it dies by SIGINT and SIGTERM as other tools do; as a listener it ends cleanly by them.
+//! At the end of its input it half-closes and waits for the end of the peer's data. If the peer ends first, it keeps sending
+//! until its input ends or pauses for half a second. Exit status: 0 after a clean end, 2 for invalid options, 1 otherwise,
+//! with one line that says why.
+//! `--udp` exchanges datagrams instead, see `netcat/udp.rs`.
+//! SIGINT and SIGTERM kill a client, as other tools; a listener ends cleanly.
 
 #[path = "netcat/udp.rs"]
 mod udp;
@@ -24,17 +24,17 @@ use network::{
     tls::{Fingerprint, Identity, Tls},
 };
 
-/// With more than this waiting to be sent, nothing more is read.
+/// With a longer send queue than this, reading stops.
 const MARK: usize = 1 << 20;
 
-/// After the peer's end, input that pauses this long is over as well.
+/// After the end of the peer's data, input that pauses for this long has ended as well.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What the records of TLS begin with, those that end a connection and those that begin one.
+/// The first bytes of TLS records: alerts and handshakes.
 const ALERT: u8 = 0x15;
 const HANDSHAKE: u8 = 0x16;
 
-/// A slow reader gets all the time it wants.
+/// A slow reader gets all the time it needs.
 const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Joins standard input and output to a peer.
@@ -45,31 +45,31 @@ struct Args {
     /// Listen, serve the first connection and end with it
     #[arg(short, long)]
     listen: bool,
-    /// Go on serving: joined clients one after the other, echoed ones all at once
+    /// Keep listening: joined clients are served one after the other, echoed ones concurrently
     #[arg(short, long, requires = "listen")]
     keep: bool,
-    /// Send back what comes, instead of joining it to standard input and output
+    /// Echo received data, instead of joining it to standard input and output
     #[arg(short, long, requires = "listen")]
     echo: bool,
-    /// Datagrams (UDP): joins to the one peer, or with --listen to whoever comes first; --echo goes on for all
+    /// Use datagrams (UDP): with the one peer, or with --listen the first one; --echo replies to all
     #[arg(short, long, conflicts_with_all = ["keep", "browse", "tls", "cert", "require_client"])]
     udp: bool,
-    /// List the Avahi services of the type that ADDRESS names, such as chat, as they come and go
+    /// List Avahi services of the type ADDRESS, such as chat, as they appear and disappear
     #[arg(short, long, conflicts_with_all = ["listen", "tls", "cert"])]
     browse: bool,
-    /// Whether to use TLS, and which server to trust; on for TCP, off for unix sockets if not given
+    /// TLS, and which servers to trust; default: on for TCP, off for unix sockets
     #[arg(long, value_name = "on|off|first-use|any|pin:HEX|ca:FILE")]
     tls: Option<Mode>,
-    /// The certificate to show, a PEM file
+    /// Certificate to present, a PEM file
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
-    /// Its private key, a PEM file
+    /// Private key of the certificate, a PEM file
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
-    /// Let in only clients that show a certificate with this fingerprint; may be repeated
+    /// Accept only clients with a certificate of this fingerprint; may be repeated
     #[arg(long, value_name = "FINGERPRINT", requires = "listen")]
     require_client: Vec<Fingerprint>,
-    /// Say on standard error what is listened on, the fingerprints of both sides, and who is turned away
+    /// Print addresses, fingerprints of both sides and rejected clients to standard error
     #[arg(short, long)]
     verbose: bool,
 }
@@ -101,7 +101,7 @@ impl std::str::FromStr for Mode {
 }
 
 impl Args {
-    /// What is wrong with options that cannot go together.
+    /// Returns why the options conflict, if they do.
     fn conflict(&self) -> Option<&'static str> {
         match &self.tls {
             Some(Mode::Off) if self.cert.is_some() || !self.require_client.is_empty() => {
@@ -117,7 +117,7 @@ impl Args {
         self.cert.as_ref().zip(self.key.as_ref()).map(|(cert, key)| Identity::pem(cert, key)).transpose()
     }
 
-    /// What was chosen, if anything was.
+    /// Returns the client's TLS configuration, if one was chosen.
     fn client_tls(&self) -> network::Result<Option<Tls<ClientTls>>> {
         let identity = self.identity()?;
         let settings = match &self.tls {
@@ -153,19 +153,20 @@ impl Args {
         })))
     }
 
-    /// Says what an error, whose own words are for programmers, means for the options here.
+    /// Rewords an error in terms of this program's options.
     fn advise(&self, error: Error) -> Error {
         match (&error, &self.tls) {
             (Error::UnknownCertificate { peer, fingerprint, .. }, None | Some(Mode::On)) => Error::other(format!(
-                "the certificate of {peer} is not trusted: nothing vouches for it. If its owner confirms the fingerprint, \
-                 use --tls pin:{fingerprint}, or --tls first-use to know it from then on"
+                "the certificate of {peer} is not trusted. If the owner of the server confirms the fingerprint, \
+                 use --tls pin:{fingerprint}, or --tls first-use to pin it from now on"
             )),
             (Error::CertificateChanged { peer, pinned, fingerprint, .. }, Some(Mode::Pin(_))) => Error::other(format!(
-                "the certificate of {peer} is not the one of --tls pin:{pinned}. Either that is wrong or out of date, or \
-                 somebody is intercepting. If its owner confirms the fingerprint, use --tls pin:{fingerprint}"
+                "{peer} does not have the key of --tls pin:{pinned}. Either the pin is wrong or outdated, or the \
+                 connection is being intercepted. If the owner of the server confirms the fingerprint, use \
+                 --tls pin:{fingerprint}"
             )),
             (Error::Plaintext { peer, .. }, _) => {
-                Error::other(format!("{peer} speaks plaintext, not TLS: --tls off talks to it without encryption"))
+                Error::other(format!("{peer} sent plaintext instead of TLS; use --tls off for no encryption"))
             }
             (Error::TlsSettings(_), Some(Mode::Ca(file))) => Error::other(format!("{}: {error}", file.display())),
             _ => error,
@@ -198,9 +199,9 @@ fn main() -> ExitCode {
     }
     let verbose = args.verbose;
     glib::log_set_writer_func(move |level, fields| {
-        // What ends the program is told once, at the end. Whoever is turned away does not end it.
+        // An error that ends the program is printed at its end. Rejected clients do not end it.
         let text = fields.iter().find(|field| field.key() == "MESSAGE").and_then(|field| field.value_str());
-        if let (true, glib::LogLevel::Warning, Some(text)) = (verbose, level, text) {
+        if let (true, glib::LogLevel::Message | glib::LogLevel::Warning, Some(text)) = (verbose, level, text) {
             eprintln!("{text}");
         }
         glib::LogWriterOutput::Handled
@@ -228,7 +229,7 @@ fn misused(why: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Says where something listens: with port 0 and with names, the address that was asked for does not tell.
+/// Prints the addresses in use, which port 0 and names leave open.
 fn tell_places<T: std::fmt::Display>(places: impl IntoIterator<Item = T>) {
     for place in places {
         eprintln!("listening on {place}");
@@ -255,7 +256,7 @@ fn connect(args: &Args) -> network::Result {
     Rc::into_inner(outcome).and_then(OnceCell::into_inner).unwrap_or(Ok(()))
 }
 
-/// Tells of services, a line each, until it is interrupted. Their names are anybody's: quoted, they stay on their line.
+/// Prints services, one per line, until interrupted. Their names are quoted, since anybody can choose them.
 #[cfg(feature = "_services")]
 fn browse(kind: &str) -> network::Result {
     use network::services::Event;
@@ -269,7 +270,7 @@ fn browse(kind: &str) -> network::Result {
         Event::AllForNow => println!("all for now"),
         Event::Unavailable(error) => {
             println!("down");
-            eprintln!("netcat: {error}; this goes on trying");
+            eprintln!("netcat: {error}; still trying");
         }
         Event::Available => println!("up"),
         _ => {}
@@ -287,7 +288,7 @@ fn browse(_: &str) -> network::Result {
 struct Listening {
     args: Args,
     server: OnceCell<Server>,
-    /// Clients that wait for standard input and output.
+    /// Clients waiting for standard input and output.
     waiting: RefCell<VecDeque<Socket>>,
     busy: Cell<bool>,
     outcome: RefCell<network::Result>,
@@ -335,7 +336,7 @@ impl Listening {
             peer.flush_async(move |sent| {
                 me.served(match end.reason {
                     Reason::Failed(error) => Err(error),
-                    // With nothing left to send, a connection that is closed already is no failure.
+                    // With an empty send queue, a closed connection is not a failure.
                     _ if waits => sent,
                     _ => Ok(()),
                 });
@@ -374,14 +375,14 @@ impl Listening {
     }
 }
 
-/// One peer, and standard input and output as a socket of their own. Each is sent what the other reads, and either
-/// direction may end before the other.
+/// A peer, and standard input and output as another socket. Data from each goes to the other, and the directions end
+/// independently.
 struct Join {
     peer: Socket,
     terminal: Socket,
-    /// Input has come since this was last looked at.
+    /// Input has arrived since this was last checked.
     moved: Cell<bool>,
-    /// Whether the input is TLS that somebody else has made.
+    /// The input is TLS made by another program.
     made_elsewhere: OnceCell<bool>,
     done: RefCell<Option<Done>>,
 }
@@ -398,7 +399,7 @@ impl Join {
 
         let it = me.clone();
         me.terminal.half_close_cb(move |_| {
-            // A peer that has gone meanwhile tells so itself.
+            // If the peer has gone meanwhile, its disconnect callback reports it.
             let _ = it.peer.shutdown_write();
             Ok(())
         });
@@ -411,7 +412,7 @@ impl Join {
         me.peer.disconnect_cb(move |_, end| it.peer_ends(end));
         let it = me.clone();
         me.terminal.disconnect_cb(move |_, end| match end.reason {
-            // Nobody reads our output any more.
+            // The reader of our output has gone.
             Reason::Failed(Error::Closed { .. }) => it.end(Ok(())),
             Reason::Failed(error) => it.end(Err(error)),
             _ => it.end(Ok(())),
@@ -432,19 +433,19 @@ impl Join {
         Ok(())
     }
 
-    /// Without TLS, a server that expects it answers with an alert, which is nothing to be shown.
+    /// Recognizes a server that expects TLS: it replies to plaintext with an alert.
     fn first_answer(&self, data: &[u8]) -> network::Result {
         let is_alert = matches!(data, [ALERT, 3, 0..=4, 0, 2, 1 | 2, _, ..]);
         if self.peer.is_tls() || !is_alert || self.made_elsewhere.get() == Some(&true) {
             return Ok(());
         }
         Err(Error::other(format!(
-            "{} answers with an alert of TLS: it speaks TLS, which is off here",
+            "{} replied with a TLS alert: the server uses TLS, which is off here",
             self.peer.remote()
         )))
     }
 
-    /// Both directions are at their end, or the connection has failed. What has come is written out first.
+    /// Both directions have ended, or the connection has failed. Received data is written first.
     fn peer_ends(self: Rc<Self>, end: Disconnect) {
         let terminal = self.terminal.clone();
         terminal.flush_async(move |_| {
@@ -455,7 +456,7 @@ impl Join {
         });
     }
 
-    /// The peer has ended its direction. Ours goes on for as long as something comes.
+    /// The peer has half-closed. Sending continues as long as input arrives.
     fn await_pause(self: Rc<Self>) {
         self.moved.set(false);
         glib::timeout_add_local_once(PAUSE, move || {
@@ -463,7 +464,7 @@ impl Join {
             peer.flush_async(move |sent| match sent {
                 _ if self.moved.get() => self.await_pause(),
                 Ok(()) => terminal.flush_async(move |_| self.end(Ok(()))),
-                // Its disconnect callback tells why.
+                // The disconnect callback reports why.
                 Err(_) => {}
             });
         });
@@ -473,7 +474,7 @@ impl Join {
         let Some(done) = self.done.take() else { return };
         for socket in [&self.peer, &self.terminal] {
             socket.unset_disconnect_cb();
-            // With a word of farewell if there is room for one, but without waiting.
+            // Sends a close_notify if there is room, without waiting.
             socket.close();
             socket.abort();
         }
@@ -483,17 +484,17 @@ impl Join {
 
 type Moved = Rc<dyn Fn(&[u8]) -> network::Result>;
 
-/// Sends to one what the other reads, no faster than it goes out. `moved` is told of each piece, and again with nothing when
-/// it had to wait.
+/// Sends data from one socket to the other, with back-pressure. `moved` is called with each piece, and with nothing after a
+/// wait.
 fn pump(from: &Socket, to: &Socket, moved: Moved) {
     let to = to.clone();
     from.read(move |from, data| {
         moved(data)?;
         if to.send(data).is_err() {
-            // The end of the connection that did not take it tells why.
+            // The disconnect callback of the other socket reports why.
             from.unread();
         } else if to.queued() > MARK {
-            // What was read already goes as well: its end may have come.
+            // Undelivered data goes as well: the end of the stream may have come.
             let sent = to.send(from.unread());
             let (from, into, moved) = (from.clone(), to.clone(), moved.clone());
             to.flush_async(move |flushed| {

@@ -1,8 +1,8 @@
-//! A main context of one's own, as for a test that runs beside others: nothing of the default context runs in it, and the
-//! servers and sockets made in it end with it.
+//! A private main context, as for a test that runs beside others: sources of the default context do not run in it, and the
+//! servers and sockets created in it end with it.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // It takes no arguments, and says so.
+    // The program takes no arguments.
     clap::Command::new("private_context").get_matches();
     let context = glib::MainContext::new();
     context.with_thread_default(|| -> network::Result {
@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 Ok(client) => client,
                 Err(error) => panic!("{error}"),
             };
-            // The main loop keeps a socket that has a reader; the callback gets it as its argument.
+            // A read callback keeps the connection open; it receives the socket as its argument.
             client.readlines(|_, line| {
                 println!("{line}");
                 network::endloop();

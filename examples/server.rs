@@ -5,7 +5,7 @@ use clap::Parser;
 /// A line server.
 #[derive(Parser)]
 struct Args {
-    /// Where to listen: a port, host:port, [IPv6]:port, a path with a slash, @name, or service|name
+    /// Address to listen on: a port, host:port, [IPv6]:port, a path with a slash, @name, or service|name
     #[arg(default_value = "1234")]
     address: String,
 }

@@ -1,10 +1,10 @@
-//! WebSockets, by a crate that knows nothing of this one (async-tungstenite, over futures-io's traits), on the same main loop
-//! as a line server by callbacks. What a client of either says goes to all clients of both.
+//! WebSockets with async-tungstenite, a crate for futures-io that does not know this one, on the same main loop as a line
+//! server with callbacks. A message from a client of either goes to all clients of both.
 //!
 //! - `cargo run --example websocket -- [WS-PORT [LINE-PORT]]` serves. A browser's console is a client:
 //!   `ws = new WebSocket("ws://localhost:WS-PORT"); ws.onmessage = m => console.log(m.data); ws.send("Hello")`
-//! - `cargo run --example websocket -- ws://HOST:PORT TEXT…` sends each text and shows an answer for each. With `wss://` the
-//!   connection is encrypted by this library's TLS.
+//! - `cargo run --example websocket -- ws://HOST:PORT TEXT…` sends each text and prints a reply to each. With `wss://` the
+//!   connection uses this crate's TLS.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,23 +12,23 @@ use std::rc::Rc;
 use async_tungstenite::tungstenite::Message;
 use async_tungstenite::tungstenite::protocol::CloseFrame;
 use async_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use async_tungstenite::{accept_async, client_async};
+use async_tungstenite::{WebSocketStream, accept_async, client_async};
 use futures_channel::mpsc;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
-use network::{Error, Server, Socket};
+use network::{Error, Server, Socket, socket::ByteStream};
 
 const USAGE: &str = "websocket [WS-PORT [LINE-PORT]], or websocket ws://HOST:PORT TEXT…, or wss:// for TLS";
 
 type Members = Rc<RefCell<Vec<Member>>>;
 
-/// Somebody to be told.
+/// A client that receives all messages.
 enum Member {
     Web(mpsc::Sender<String>),
     Line(Socket),
 }
 
-/// Tells everybody. Who is too slow, or has gone, is no member any more.
+/// Sends a text to all members, and removes those that are too slow or have gone.
 fn tell(members: &Members, text: &str) {
     members.borrow_mut().retain_mut(|member| match member {
         Member::Web(sender) => sender.try_send(text.to_owned()).is_ok(),
@@ -36,25 +36,36 @@ fn tell(members: &Members, text: &str) {
     });
 }
 
-/// One client of the web: its hand-shake, then messages both ways until it closes.
+/// Serves one WebSocket client: the handshake, then messages in both directions until it closes.
 async fn talk(socket: Socket, members: Members) -> network::Result {
     let mut peer = accept_async(socket.into_stream()).await.map_err(Error::other)?;
-    // So many may wait for a client that reads slowly.
+    // At most 100 messages wait for a client that reads slowly.
     let (sender, mut told) = mpsc::channel(100);
     members.borrow_mut().push(Member::Web(sender));
     loop {
-        // Whichever of the two comes second is dropped, which loses nothing.
+        // Both futures are cancel-safe: dropping the slower one loses nothing.
         match select(peer.next(), told.next()).await {
             Either::Left((Some(message), _)) => match message.map_err(Error::other)? {
                 Message::Text(text) => tell(&members, &text),
-                Message::Close(_) => return Ok(()),
+                // The reply to a close frame is sent by reading on, until the client has closed the connection.
+                Message::Close(_) => return drain(peer).await,
                 _ => {}
             },
             Either::Right((Some(text), _)) => peer.send(Message::text(text)).await.map_err(Error::other)?,
-            // It has gone, or it was too slow.
-            _ => return Ok(()),
+            // The connection has ended.
+            Either::Left((None, _)) => return Ok(()),
+            // It was too slow, and is no member any more.
+            Either::Right((None, _)) => {
+                let reason = CloseFrame { code: CloseCode::Policy, reason: "too slow".into() };
+                return peer.close(Some(reason)).await.map_err(Error::other);
+            }
         }
     }
+}
+
+async fn drain(mut peer: WebSocketStream<ByteStream>) -> network::Result {
+    while peer.next().await.is_some_and(|message| message.is_ok()) {}
+    Ok(())
 }
 
 fn places(server: &Server) -> String {
@@ -82,7 +93,7 @@ fn serve(web: &str, line: &str) -> network::Result {
         }
     });
 
-    // The same by callbacks. The two share the loop, and know nothing of each other's ways.
+    // The same with callbacks, on the same main loop.
     let lines = builder().listen(line, move |socket| {
         members.borrow_mut().push(Member::Line(socket.clone()));
         let members = members.clone();
@@ -100,14 +111,14 @@ fn serve(web: &str, line: &str) -> network::Result {
 async fn ask(url: String, texts: Vec<String>) -> network::Result {
     let request = url.replacen("wss://", "ws://", 1);
     let socket = Socket::connect_future(url.as_str()).await.map_err(|error| match error {
-        Error::Tls { .. } | Error::Plaintext { .. } => Error::other(format!("{error}. Without TLS it is {request}")),
+        Error::Tls { .. } | Error::Plaintext { .. } => Error::other(format!("{error}. Without TLS: {request}")),
         error => error,
     })?;
     let (mut peer, _) = client_async(request, socket.into_stream()).await.map_err(Error::other)?;
     for text in texts {
         peer.send(Message::text(text)).await.map_err(Error::other)?;
         let answer = peer.next().await.transpose().map_err(Error::other)?;
-        match answer.ok_or_else(|| Error::other("the server said no more"))? {
+        match answer.ok_or_else(|| Error::other("the server sent no reply"))? {
             Message::Text(text) => println!("{text}"),
             other => println!("binary, bytes: {}", other.len()),
         }

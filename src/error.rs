@@ -8,147 +8,154 @@ use std::time::Duration;
 
 use crate::fingerprint::Fingerprint;
 
-/// What the fallible calls of this crate return.
+/// The result of the fallible calls of this crate.
 pub type Result<T = (), E = Error> = std::result::Result<T, E>;
 
-/// Why a call failed or a connection ended.
+/// An error: the reason why a call failed or a connection ended.
 ///
-/// Each variant says *when* it happens. Its text names the operation, the address or peer, and the cause, and where the
-/// next step is known, that too. It converts into [`std::io::Error`] and [`glib::Error`], and from both, so `?` works in
-/// callbacks that do other work as well.
+/// Each variant says *when* it happens. The text names the operation, the address or peer and the cause, and says what to
+/// do where that is known. A program that prints it need not add the address.
 ///
-/// `Debug` gives the same text as `Display`, so that `fn main() -> network::Result` and `unwrap` end with words for people.
+/// Errors convert to and from [`std::io::Error`] and [`glib::Error`], and from the errors of std's parsers, so `?` works in
+/// callbacks. For other errors, use [`Error::other`].
+///
+/// `Debug` prints the variant's name and then the same text as `Display`, so `fn main() -> network::Result` and `unwrap` end
+/// with a message that people can read.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The text given as an address does not follow the grammar of [`Address`](crate::Address), names an unknown
-    /// service, or cannot be used for this purpose. Found before anything touches the network.
-    #[error("bad address {address:?}: {problem}")]
+    /// The address is invalid, names an unknown service, or cannot be used for this purpose. Found before anything touches
+    /// the network.
+    #[error("invalid address {address:?}: {problem}")]
     Address {
         /// The address as it was given.
         address: String,
-        /// What was wrong, and what was expected.
+        /// The problem, and what was expected.
         problem: String,
     },
 
-    /// What was given beside an address cannot be used: the system has no such group, user or network interface, a mode is
-    /// none, a list is empty. Found before anything touches the network.
+    /// An option other than the address is invalid or does not apply: an unknown group, user or interface, a bad file mode,
+    /// an empty list, TLS for a file descriptor. Found before anything touches the network.
     #[error("{0}")]
     InvalidOption(String),
 
-    /// The host name of an address could not be turned into network addresses, or a name into the number of a port.
-    #[error("cannot look up {address:?}: {cause}")]
+    /// The host name of an address could not be resolved, or a service name is unknown.
+    #[error("cannot resolve {address:?}: {cause}")]
     Lookup {
         /// The address or name as it was given.
         address: String,
-        /// What the resolver said, or what was expected.
+        /// The resolver's message, or what was expected.
         cause: String,
     },
 
-    /// The host answered that nothing listens at the address (for a unix socket: nobody listens on that path, or it does
-    /// not exist).
-    #[error("cannot connect to {address}: {source}")]
+    /// Nothing listens at the address. For a unix socket: no process listens on the path, or the path does not exist.
+    #[error("cannot connect to {address}: {}", os_text(source))]
     Refused {
         /// The address as it was given.
         address: String,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
 
-    /// No route leads to any address of the host, or it is down.
-    #[error("cannot reach {address}: {source}")]
+    /// No route leads to any address of the host, or the host is down.
+    #[error("cannot reach {address}: {}", os_text(source))]
     Unreachable {
         /// The address as it was given.
         address: String,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
 
-    /// A limit in time passed before the operation was done.
-    #[error("{operation} {address}: not done within {limit:?}")]
+    /// A timeout expired before the operation was done.
+    #[error("timed out after {} while {operation} {address}", in_words(*limit))]
     TimedOut {
-        /// What was being done, as in "connecting to".
-        operation: &'static str,
+        /// The operation.
+        operation: Operation,
         /// The address or peer.
         address: String,
-        /// The limit that was in force.
+        /// The timeout.
         limit: Duration,
     },
 
-    /// Nothing has come yet, or there is no room to send just now, and the time-out of the socket or server is zero: a
-    /// blocking call would have to wait. Nothing is lost; the same call can be made again.
-    #[error("{peer} is not ready, and the time-out is zero")]
+    /// A call would block, and the timeout of the socket or server is zero. No data is lost; the call can be repeated.
+    #[error("the call would block on {peer}, and the timeout is zero")]
     NotReady {
-        /// The peer, or what is listened on.
+        /// The peer, or the server's address.
         peer: String,
     },
 
     /// The operation was cancelled by its [`gio::Cancellable`].
-    #[error("{operation} {address}: cancelled")]
+    #[error("cancelled while {operation} {address}")]
     Cancelled {
-        /// What was being done.
-        operation: &'static str,
+        /// The operation.
+        operation: Operation,
         /// The address or peer.
         address: String,
     },
 
-    /// The connection is at its end: the peer closed it, or it was closed here. There is nothing more to read, or nobody
-    /// left to send to.
+    /// The connection is closed, by the peer or on this side. There is nothing more to receive, or the write direction is
+    /// shut down.
     #[error("the connection to {peer} is closed")]
     Closed {
         /// The peer.
         peer: String,
     },
 
-    /// The peer broke the connection off; what was on its way is lost.
+    /// The peer reset the connection. Data on its way in either direction is lost.
     #[error("{peer} reset the connection")]
     Reset {
         /// The peer.
         peer: String,
     },
 
-    /// A send would have taken the queue of unsent data over its limit. Nothing of that call was queued.
-    #[error("cannot queue {} for {peer}: {queued} of at most {} wait to be sent", bytes(*size), bytes(*limit))]
+    /// The send queue would have exceeded the send limit. Nothing of the call was queued.
+    #[error(
+        "send queue to {peer} is full: {} do not fit beside {queued} already queued (limit: {}); send less at a time or \
+         raise send_limit",
+        bytes(*size),
+        bytes(*limit)
+    )]
     QueueFull {
         /// The peer.
         peer: String,
-        /// Bytes in the call that was refused.
+        /// Size of the rejected data, in bytes.
         size: usize,
-        /// Bytes that were waiting.
+        /// Length of the send queue, in bytes.
         queued: usize,
-        /// The limit, in bytes.
+        /// The send limit, in bytes.
         limit: usize,
     },
 
     /// The data does not fit into one datagram. Nothing was sent.
     #[error(
-        "cannot send {} to {peer} in one datagram: at most {limit} bytes fit, and fewer on some ways there",
-        bytes(*size)
+        "cannot send {} to {peer} in one datagram: the maximum is {}, and some network paths carry less",
+        bytes(*size),
+        bytes(*limit)
     )]
     DatagramTooLarge {
         /// The peer.
         peer: String,
-        /// Bytes in the call that was refused.
+        /// Size of the rejected data, in bytes.
         size: usize,
-        /// The most that any datagram can hold, in bytes.
+        /// The maximum size of a datagram, in bytes.
         limit: usize,
     },
 
-    /// A datagram was longer than what the caller has room for. The rest of it is lost; the next call gets the next one.
-    #[error("a datagram of {} came from {from}, with room for {}: the rest is lost", bytes(*size), bytes(*limit))]
+    /// A datagram was longer than the caller's buffer. The rest of it is lost; the next call receives the next datagram.
+    #[error("datagram from {from} truncated: received {limit} of {}", bytes(*size))]
     DatagramTruncated {
-        /// Who sent it.
+        /// The sender.
         from: SocketAddr,
-        /// How long it was, in bytes.
+        /// Size of the datagram, in bytes.
         size: usize,
-        /// How much room there was, in bytes.
+        /// Size of the buffer, in bytes.
         limit: usize,
-        /// Its first `limit` bytes. Empty where the caller's own buffer has them.
+        /// The first `limit` bytes. Empty if the caller's own buffer contains them.
         data: Box<[u8]>,
     },
 
-    /// The peer sent more than the line limit without a newline. The lines before it were delivered.
-    #[error("{peer} sent a line of more than {}", bytes(*limit))]
+    /// The peer sent a line that exceeds the line limit. The preceding lines were delivered.
+    #[error("line from {peer} exceeds the limit of {}", bytes(*limit))]
     LineTooLong {
         /// The peer.
         peer: String,
@@ -156,8 +163,8 @@ pub enum Error {
         limit: usize,
     },
 
-    /// The peer sent more than the limit that the caller had set. Nothing is lost: it can be received otherwise.
-    #[error("{peer} sent more than {}", bytes(*limit))]
+    /// The peer sent more than the caller's limit. No data is lost: it can be received by other calls.
+    #[error("data from {peer} exceeds the limit of {}", bytes(*limit))]
     LimitExceeded {
         /// The peer.
         peer: String,
@@ -165,171 +172,269 @@ pub enum Error {
         limit: usize,
     },
 
-    /// Another socket or file already has the address that a server was to listen on.
-    #[error("cannot listen on {address}: {source}")]
+    /// The address that a server was to listen on is in use by another socket or file.
+    #[error("cannot listen on {address}: {}", os_text(source))]
     InUse {
         /// The address as it was given.
         address: String,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
 
-    /// No Avahi service of that type has a name that matches, or none that does has an address.
-    #[error("no service {address:?} was found{}", of_seen(seen))]
+    /// No Avahi service of this type has a matching name, or no matching one has an address.
+    #[error("no service matches {address:?}; {}", of_seen(seen))]
     ServiceNotFound {
         /// The address as it was given.
         address: String,
-        /// Names of that type that were seen, at most 32 of them. Whatever any machine of the network wrote there.
+        /// Names of services of this type, at most 32. Any machine on the local network can choose them.
         seen: Vec<String>,
     },
 
-    /// There is no Avahi daemon to ask, or no D-Bus system bus to ask it by; nothing was found out.
-    #[error("cannot look for services of {address:?}: {cause}")]
+    /// There is no Avahi daemon, or no D-Bus system bus to reach it.
+    #[error("cannot browse for {address:?}: {cause}")]
     AvahiUnavailable {
         /// The address or service type.
         address: String,
-        /// Which of the two it is, and what the system said.
+        /// The missing part, and the system's message.
         cause: String,
     },
 
-    /// The thread-default main context belongs to another thread: sockets may only be made on the thread that runs their
-    /// main loop.
+    /// The thread-default main context belongs to another thread. Sockets can only be created on the thread that runs
+    /// their main loop.
     #[error(
-        "the main context is in use by another thread: make sockets on the thread that runs the loop, \
-         or give this thread a context of its own with MainContext::with_thread_default"
+        "another thread owns the main context: create sockets on the thread that runs the main loop, \
+         or give this thread its own context (MainContext::with_thread_default)"
     )]
     WrongThread,
 
-    /// [`bgloop`](crate::bgloop) was called in a process that already has other threads, which would not survive the fork.
+    /// [`bgloop`](crate::bgloop) was called in a process that has other threads, which would not survive the fork.
     #[error(
-        "cannot go into the background: the process already has {} ({names}); go first, and start threads afterwards. \
-         GLib has started gmain, gdbus and pool-… for D-Bus, GTK, sources of unix signals, or gio's look-ups and files",
+        "cannot fork into the background: the process has {} ({names}); call bgloop before starting threads. \
+         GLib starts gmain, gdbus and pool-… for D-Bus, GTK, unix signal sources and asynchronous gio calls",
         count(*others, "other thread")
     )]
     OtherThreads {
-        /// How many threads there are besides the calling one.
+        /// Number of threads besides the calling one.
         others: usize,
         /// Their names.
         names: String,
     },
 
-    /// Another process holds the pid file that [`Daemon::pid_file`](crate::daemon::Daemon::pid_file) was to lock: the
-    /// daemon runs already.
+    /// Another process holds the lock of the pid file set by [`Daemon::pid_file`](crate::daemon::Daemon::pid_file): the
+    /// daemon is already running.
     #[error("already running{}: {} is locked", of_process(*pid), path.display())]
     AlreadyRunning {
-        /// The other process, as the file says. `None` if it says nothing.
+        /// The other process, as the file says. `None` if the file does not say.
         pid: Option<i32>,
         /// The pid file.
         path: PathBuf,
     },
 
-    /// Nothing vouches for the certificate that the peer showed: it is not pinned, not one of this user's own, and no
-    /// root that counts for this connection has signed it for this host. On a server: the client's certificate is not on
-    /// the list of those allowed.
+    /// The peer's certificate is not trusted: it is not pinned, not one of this user's own, and no root certificate that
+    /// applies to this connection has issued it for this host name. On a server: the client's certificate is not on the
+    /// allowlist.
     #[error(
-        "the certificate of {peer} is not trusted ({problem}). Its public key has SHA-256 {fingerprint} (the certificate \
-         itself: {certificate})"
+        "the certificate of {peer} is not trusted: {problem}. Fingerprint of its public key: {fingerprint} (of the \
+         certificate: {certificate})"
     )]
     UnknownCertificate {
         /// The peer.
         peer: String,
-        /// SHA-256 of its public key: what to compare with what its owner says, and then to pin.
+        /// SHA-256 of the public key. Compare it with what the owner of the peer says, then pin it.
         fingerprint: Box<Fingerprint>,
         /// SHA-256 of the whole certificate.
         certificate: Box<Fingerprint>,
-        /// Why it is not trusted, and what to do about it.
+        /// Why it is not trusted, and what to do.
         problem: String,
     },
 
-    /// The peer showed another certificate than the one pinned for it: it has a new key, or somebody stands between, or
-    /// the pin that the program gave was never its own.
+    /// The peer presented another key than the pinned one: it has a new key, the connection is being intercepted, or the
+    /// pin that the program passed is wrong.
     #[error("{}", of_pin(peer, pinned, fingerprint, certificate, pin_file.as_deref()))]
     CertificateChanged {
         /// The peer.
         peer: String,
         /// The pin.
         pinned: Box<Fingerprint>,
-        /// SHA-256 of the public key it shows now.
+        /// SHA-256 of the public key that the peer presented.
         fingerprint: Box<Fingerprint>,
-        /// SHA-256 of the whole certificate it shows now.
+        /// SHA-256 of the whole certificate that the peer presented.
         certificate: Box<Fingerprint>,
-        /// Where the pin was found, for the case that the change was meant. `None` if the program gave it.
+        /// The file that contains the pin. `None` if the program passed the pin.
         pin_file: Option<Box<Path>>,
     },
 
-    /// The peer ended the hand-shake, or the connection, with a TLS alert: it found something wrong with us. A client
-    /// may learn only after its side of the hand-shake that the server does not accept its certificate.
-    #[error("{peer} rejected us: {problem}")]
+    /// The peer ended the handshake or the connection with a TLS alert. A client may learn only after its side of the
+    /// handshake that the server does not accept its certificate.
+    #[error("{peer} rejected the TLS handshake: {problem}")]
     Rejected {
         /// The peer.
         peer: String,
-        /// What it complained of, and what may help.
+        /// The peer's reason, and what may help.
         problem: String,
     },
 
-    /// The TLS hand-shake failed, or a record broke the rules of TLS: what came is damaged, forged, or not TLS.
-    #[error("TLS with {peer}: {problem}")]
+    /// The TLS handshake failed, or a TLS record is invalid: damaged, forged, or not TLS.
+    #[error("TLS error with {peer}: {problem}")]
     Tls {
         /// The peer.
         peer: String,
-        /// What went wrong.
+        /// The problem.
         problem: String,
     },
 
-    /// The peer speaks plaintext where TLS was expected. Nothing was delivered.
+    /// The peer sent plaintext where TLS was expected. Nothing was delivered.
     #[error("{peer} {problem}")]
     Plaintext {
         /// The peer.
         peer: String,
-        /// What it did, and what to set.
+        /// The peer's fault, and the setting to change.
         problem: &'static str,
     },
 
-    /// The connection ended without TLS's own end mark: it was cut, by the peer's crash or by somebody in between, and
-    /// what came so far may not be all. What did come was delivered.
-    #[error("the connection to {peer} was cut off: it ended without the end mark of TLS, data may be missing")]
+    /// The connection ended without a TLS close_notify: the peer crashed, or the connection was cut on the path. The data
+    /// received so far was delivered and may be incomplete.
+    #[error("the connection to {peer} was truncated: it ended without a TLS close_notify, so data may be missing")]
     Truncated {
         /// The peer.
         peer: String,
     },
 
-    /// A file of a certificate, a private key or a pin is broken, does not fit its partner, or cannot be read or written.
-    /// No such file is ever overwritten.
-    #[error("{}: {problem}", path.display())]
+    /// A certificate, private key or pin file is damaged, does not match its counterpart, or cannot be read or written. Such
+    /// a file is never overwritten.
+    #[error("{}: {}", path.display(), of_file(problem.as_ref()))]
     Identity {
         /// The file or directory.
         path: PathBuf,
-        /// What is wrong with it: an [`io::Error`], or text.
+        /// The problem: an [`io::Error`], or text.
         problem: Box<dyn std::error::Error + Send + Sync>,
     },
 
-    /// Settings for TLS that cannot work, found when they are first used: a text that is no fingerprint, roots without a
-    /// certificate, a name that is none.
-    #[error("TLS settings: {0}")]
+    /// The TLS configuration is unusable: an invalid fingerprint, a root file without certificates, an invalid server name.
+    /// Found when the configuration is first used.
+    #[error("invalid TLS configuration: {0}")]
     TlsSettings(String),
 
-    /// What was asked for is not part of this build, or not possible on this kind of socket.
+    /// The request is not supported by this build, or not possible on this kind of socket.
     #[error("{0}")]
     Unsupported(String),
 
     /// Any other failure of a system call.
-    #[error("{} {address}: {source}", failed(operation))]
+    #[error("{} {address}: {}", operation.failed(), os_text(source))]
     Io {
-        /// What was being done, as in "reading from".
-        operation: &'static str,
+        /// The operation.
+        operation: Operation,
         /// The address or peer.
         address: String,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
 
-    /// An error of the program's own, or of another library, returned by a callback.
+    /// An error of the program or of another library, returned by a callback.
     #[error("{0}")]
     Other(Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// Declares [`Operation`], with both phrasings of each variant.
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident: $doing:literal, $failed:literal;)*) => {
+        /// The operation during which an [`Error`] occurred.
+        ///
+        /// Displayed as it reads before an address, as in "connecting to".
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Operation {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Operation {
+            /// Returns the phrase for "timed out while … address".
+            fn doing(self) -> &'static str {
+                match self {
+                    $(Operation::$name => $doing,)*
+                }
+            }
+
+            /// Returns the phrase that begins a message about a failure.
+            fn failed(self) -> &'static str {
+                match self {
+                    $(Operation::$name => $failed,)*
+                }
+            }
+        }
+    };
+}
+
+operations! {
+    /// Accepting a client.
+    Accept: "waiting for a client of", "cannot accept a client of";
+    /// Resolving a user or group name.
+    Account: "looking up the account", "cannot look up the account";
+    /// Forking into the background.
+    Background: "forking into", "cannot fork into";
+    /// Browsing for services.
+    Browse: "browsing for", "cannot browse for";
+    /// Connecting.
+    Connect: "connecting to", "cannot connect to";
+    /// Handing sockets over to a successor.
+    HandOver: "handing over to", "cannot hand over to";
+    /// Performing the TLS handshake.
+    Handshake: "performing the TLS handshake with", "cannot complete the TLS handshake with";
+    /// Joining a multicast group.
+    Join: "joining", "cannot join";
+    /// Leaving a multicast group.
+    Leave: "leaving", "cannot leave";
+    /// Listening, or binding a UDP socket.
+    Listen: "listening on", "cannot listen on";
+    /// Loading certificates.
+    LoadCertificates: "loading certificates for", "cannot load certificates for";
+    /// Locking a pid file.
+    LockPidFile: "locking the pid file", "cannot lock the pid file";
+    /// Resolving a host name.
+    Lookup: "resolving", "cannot resolve";
+    /// Notifying the service manager.
+    Notify: "notifying", "cannot notify";
+    /// Opening a log file.
+    OpenLogFile: "opening the log file", "cannot open the log file";
+    /// Reading or changing a socket option.
+    Option: "accessing an option of", "cannot access an option of";
+    /// Asking for the public address.
+    PublicAddress: "asking for the public address at", "cannot get the public address from";
+    /// Reading from a connection.
+    Read: "reading from", "cannot read from";
+    /// Receiving a datagram.
+    Receive: "receiving from", "cannot receive from";
+    /// Sending.
+    Send: "sending to", "cannot send to";
+    /// Setting up what everything else uses.
+    SetUp: "setting up", "cannot set up";
+    /// Handling a signal.
+    Signal: "handling", "cannot handle";
+    /// Starting a thread.
+    Start: "starting", "cannot start";
+    /// Waiting for traffic in either direction (idle timeout).
+    Traffic: "waiting for traffic with", "cannot wait for traffic with";
+    /// Waiting for the answer to a TLS handshake of a peer that has sent nothing at all.
+    UnansweredHandshake: "waiting for a TLS handshake (a server without TLS never answers) with",
+        "cannot complete the TLS handshake with";
+    /// Waiting for data.
+    Wait: "waiting for", "cannot wait for";
+    /// Adding a file descriptor to the main loop.
+    Watch: "watching", "cannot watch";
+    /// Making a socket from a file descriptor.
+    Wrap: "wrapping", "cannot wrap";
+    /// Writing a pid file.
+    WritePidFile: "writing the pid file", "cannot write the pid file";
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.doing())
+    }
+}
+
 impl Error {
-    /// Wraps any error or message, so that a callback can end its connection with it.
+    /// Wraps any error or message, so that a callback can close its connection with it.
     ///
     /// ```
     /// let error = network::Error::other("this peer is rude");
@@ -339,7 +444,7 @@ impl Error {
         Error::Other(error.into())
     }
 
-    /// The same error once more, for another who asks. `None` for those of a program's own, and such as no connection has.
+    /// Returns a copy, for another caller. `None` for errors of the program, and for those that no connection has.
     pub(crate) fn again(&self) -> Option<Error> {
         Some(match self {
             Error::Closed { peer } => Error::Closed { peer: peer.clone() },
@@ -349,17 +454,17 @@ impl Error {
             Error::Tls { peer, problem } => Error::Tls { peer: peer.clone(), problem: problem.clone() },
             Error::LineTooLong { peer, limit } => Error::LineTooLong { peer: peer.clone(), limit: *limit },
             Error::TimedOut { operation, address, limit } => {
-                Error::TimedOut { operation, address: address.clone(), limit: *limit }
+                Error::TimedOut { operation: *operation, address: address.clone(), limit: *limit }
             }
             Error::Io { operation, address, source } => {
-                Error::Io { operation, address: address.clone(), source: again(source) }
+                Error::Io { operation: *operation, address: address.clone(), source: again(source) }
             }
             _ => return None,
         })
     }
 
-    /// Sorts a failed system call into the variant that fits, for an established connection.
-    pub(crate) fn from_io(operation: &'static str, peer: impl ToString, source: io::Error) -> Self {
+    /// Converts a failed system call on an established connection into the matching variant.
+    pub(crate) fn from_io(operation: Operation, peer: impl ToString, source: io::Error) -> Self {
         let peer = peer.to_string();
         match source.kind() {
             io::ErrorKind::ConnectionReset => Error::Reset { peer },
@@ -368,7 +473,7 @@ impl Error {
         }
     }
 
-    /// Sorts a failed `connect` into the variant that fits.
+    /// Converts a failed `connect` into the matching variant.
     pub(crate) fn from_connect(address: impl ToString, source: io::Error) -> Self {
         use io::ErrorKind as Kind;
         let address = address.to_string();
@@ -378,20 +483,63 @@ impl Error {
                 Error::Unreachable { address, source }
             }
             Kind::ConnectionReset => Error::Reset { peer: address },
-            _ => Error::Io { operation: "connecting to", address, source },
+            _ => Error::Io { operation: Operation::Connect, address, source },
         }
     }
 
-    /// Sorts a failed `bind` or `listen` into the variant that fits.
+    /// Converts a failed `bind` or `listen` into the matching variant.
     pub(crate) fn from_listen(address: impl ToString, source: io::Error) -> Self {
         let address = address.to_string();
         match source.kind() {
             io::ErrorKind::AddrInUse => Error::InUse { address, source },
-            _ => Error::Io { operation: "listening on", address, source },
+            _ => Error::Io { operation: Operation::Listen, address, source },
         }
     }
 
-    /// The [`io::ErrorKind`] that comes nearest.
+    /// Returns the variant's name, for `Debug`.
+    fn name(&self) -> &'static str {
+        match self {
+            Error::Address { .. } => "Address",
+            Error::InvalidOption(_) => "InvalidOption",
+            Error::Lookup { .. } => "Lookup",
+            Error::Refused { .. } => "Refused",
+            Error::Unreachable { .. } => "Unreachable",
+            Error::TimedOut { .. } => "TimedOut",
+            Error::NotReady { .. } => "NotReady",
+            Error::Cancelled { .. } => "Cancelled",
+            Error::Closed { .. } => "Closed",
+            Error::Reset { .. } => "Reset",
+            Error::QueueFull { .. } => "QueueFull",
+            Error::DatagramTooLarge { .. } => "DatagramTooLarge",
+            Error::DatagramTruncated { .. } => "DatagramTruncated",
+            Error::LineTooLong { .. } => "LineTooLong",
+            Error::LimitExceeded { .. } => "LimitExceeded",
+            Error::InUse { .. } => "InUse",
+            Error::ServiceNotFound { .. } => "ServiceNotFound",
+            Error::AvahiUnavailable { .. } => "AvahiUnavailable",
+            Error::WrongThread => "WrongThread",
+            Error::OtherThreads { .. } => "OtherThreads",
+            Error::AlreadyRunning { .. } => "AlreadyRunning",
+            Error::UnknownCertificate { .. } => "UnknownCertificate",
+            Error::CertificateChanged { .. } => "CertificateChanged",
+            Error::Rejected { .. } => "Rejected",
+            Error::Tls { .. } => "Tls",
+            Error::Plaintext { .. } => "Plaintext",
+            Error::Truncated { .. } => "Truncated",
+            Error::Identity { .. } => "Identity",
+            Error::TlsSettings(_) => "TlsSettings",
+            Error::Unsupported(_) => "Unsupported",
+            Error::Io { .. } => "Io",
+            Error::Other(_) => "Other",
+        }
+    }
+
+    /// Returns whether the text names the peer, so that a log line need not.
+    pub(crate) fn names_peer(&self) -> bool {
+        !matches!(self, Error::Other(_) | Error::InvalidOption(_) | Error::TlsSettings(_) | Error::Unsupported(_))
+    }
+
+    /// Returns the closest [`io::ErrorKind`].
     pub fn kind(&self) -> io::ErrorKind {
         use io::ErrorKind as Kind;
         match self {
@@ -427,18 +575,18 @@ impl Error {
     }
 }
 
-/// The same error of the system once more.
+/// Returns a copy of a system call's error.
 pub(crate) fn again(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        write!(f, "{}: {self}", self.name())
     }
 }
 
-/// So many of them, in words: "1 connection", "2 connections".
+/// Returns a number with its noun: "1 connection", "2 connections".
 pub(crate) fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
@@ -469,48 +617,85 @@ fn bytes(number: usize) -> String {
     count(number, "byte")
 }
 
-/// That an operation failed, in the words of the variants that a failure of it may also be.
-fn failed(operation: &'static str) -> &'static str {
-    match operation {
-        "listening on" => "cannot listen on",
-        "connecting to" => "cannot connect to",
-        "looking up" => "cannot look up",
-        other => other,
+/// Returns a duration for people: "30 s", "1.5 s", "50 ms".
+pub(crate) fn in_words(duration: Duration) -> String {
+    let (number, unit) = match duration {
+        short if short < Duration::from_millis(1) && !short.is_zero() => (short.as_secs_f64() * 1e6, "µs"),
+        short if short < Duration::from_secs(1) && !short.is_zero() => (short.as_secs_f64() * 1e3, "ms"),
+        long => (long.as_secs_f64(), "s"),
+    };
+    let number = format!("{number:.3}");
+    format!("{} {unit}", number.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// Returns the text of a system call's error without its number.
+pub(crate) fn os_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    match error.raw_os_error() {
+        Some(number) => text.trim_end_matches(&format!(" (os error {number})")).to_owned(),
+        None => text,
     }
+}
+
+fn of_file(problem: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
+    problem.downcast_ref::<io::Error>().map_or_else(|| problem.to_string(), os_text)
 }
 
 fn of_process(pid: Option<i32>) -> String {
     pid.map(|pid| format!(" as process {pid}")).unwrap_or_default()
 }
 
-/// A pin that was kept speaks of a change. One that was given may as well be mistyped.
+/// Returns the message for a key that is not the pinned one. A stored pin speaks of a change; a pin that was passed in may
+/// as well be mistyped.
 fn of_pin(peer: &str, pin: &Fingerprint, key: &Fingerprint, certificate: &Fingerprint, file: Option<&Path>) -> String {
     match file {
         Some(file) => format!(
-            "THE CERTIFICATE OF {peer} HAS CHANGED: pinned is {pin}, but its public key has SHA-256 {key} (the \
-             certificate itself: {certificate}). Either it was given a new key, or somebody is intercepting. If its owner \
-             confirms the new one, put that fingerprint into {} or delete this file",
+            "THE KEY OF {peer} HAS CHANGED: pinned {pin}, presented {key} (certificate: {certificate}). Either the server \
+             has a new key, or the connection is being intercepted. If the owner of the server confirms the new key, write \
+             its fingerprint into {}, or delete that file",
             file.display()
         ),
         None => format!(
-            "the certificate of {peer} is not the one that was pinned: expected was {pin}, but its public key has SHA-256 \
-             {key} (the certificate itself: {certificate}). Either the pin is wrong or out of date, or somebody is \
-             intercepting. If its owner confirms this one, give it to ClientTls::pinned"
+            "{peer} does not have the pinned key: expected {pin}, presented {key} (certificate: {certificate}). Either the \
+             pin is wrong or outdated, or the connection is being intercepted. If the owner of the server confirms this \
+             key, pass it to ClientTls::pinned"
         ),
     }
 }
 
-/// Names from the network, quoted: they may hold anything.
+/// Names from the network, quoted: they may contain anything.
 fn of_seen(seen: &[String]) -> String {
     if seen.is_empty() {
-        return ", nor any other of that type".into();
+        return "no service of this type was found".into();
     }
     let names: Vec<String> = seen.iter().map(|name| format!("{name:?}")).collect();
-    format!("; of that type there are: {}", names.join(", "))
+    format!("services of this type: {}", names.join(", "))
 }
 
+/// Errors of std that a callback meets while it parses what came. They become [`Error::Other`].
+macro_rules! from_foreign {
+    ($($error:ty),*) => {
+        $(
+            impl From<$error> for Error {
+                fn from(error: $error) -> Self {
+                    Error::Other(error.into())
+                }
+            }
+        )*
+    };
+}
+
+from_foreign!(
+    glib::Error,
+    std::net::AddrParseError,
+    std::num::ParseFloatError,
+    std::num::ParseIntError,
+    std::str::Utf8Error,
+    std::string::FromUtf8Error
+);
+
 impl From<io::Error> for Error {
-    /// Gives back the [`Error`] that was turned into the [`io::Error`], if it came from one.
+    /// Returns the original [`Error`] if the [`io::Error`] was made from one.
     fn from(error: io::Error) -> Self {
         match error.downcast::<Error>() {
             Ok(own) => own,
@@ -522,12 +707,6 @@ impl From<io::Error> for Error {
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         io::Error::new(error.kind(), error)
-    }
-}
-
-impl From<glib::Error> for Error {
-    fn from(error: glib::Error) -> Self {
-        Error::Other(error.into())
     }
 }
 
@@ -592,11 +771,48 @@ mod tests {
     #[test]
     fn one_is_not_many() {
         let line = |limit| Error::LineTooLong { peer: "x".into(), limit }.to_string();
-        assert_eq!(line(1), "x sent a line of more than 1 byte");
-        assert_eq!(line(2), "x sent a line of more than 2 bytes");
+        assert_eq!(line(1), "line from x exceeds the limit of 1 byte");
+        assert_eq!(line(2), "line from x exceeds the limit of 2 bytes");
         let threads = |others| Error::OtherThreads { others, names: "gmain".into() }.to_string();
         assert!(threads(1).contains(" 1 other thread (gmain)"), "{}", threads(1));
         assert!(threads(2).contains(" 2 other threads (gmain)"), "{}", threads(2));
+    }
+
+    #[test]
+    fn text_for_people_has_no_numbers_of_the_system_and_no_debug_forms() {
+        let source = || io::Error::from(rustix::io::Errno::CONNREFUSED);
+        let text = Error::from_connect("host:1", source()).to_string();
+        assert_eq!(text, "cannot connect to host:1: Connection refused");
+        let text = Error::from_io(Operation::Read, "host:1", io::Error::from(rustix::io::Errno::IO)).to_string();
+        assert_eq!(text, "cannot read from host:1: Input/output error");
+        for (limit, words) in [(30_000, "30 s"), (1_500, "1.5 s"), (50, "50 ms")] {
+            let limit = Duration::from_millis(limit);
+            let late = Error::TimedOut { operation: Operation::Connect, address: "host:1".into(), limit };
+            assert_eq!(late.to_string(), format!("timed out after {words} while connecting to host:1"));
+        }
+        assert_eq!(in_words(Duration::from_micros(20)), "20 µs");
+        assert_eq!(in_words(Duration::ZERO), "0 s");
+    }
+
+    #[test]
+    fn debug_shows_the_variant_and_the_text() {
+        let error = Error::Closed { peer: "host:1".into() };
+        assert_eq!(format!("{error:?}"), "Closed: the connection to host:1 is closed");
+    }
+
+    #[test]
+    fn errors_of_parsers_pass_through_a_question_mark() {
+        fn number(bytes: &[u8]) -> Result<u8> {
+            Ok(std::str::from_utf8(bytes)?.parse()?)
+        }
+        fn address(bytes: Vec<u8>) -> Result<std::net::IpAddr> {
+            Ok(String::from_utf8(bytes)?.parse()?)
+        }
+        assert_eq!(number(b"7").unwrap(), 7);
+        for bytes in [b"\xff".as_slice(), b"x"] {
+            assert!(matches!(number(bytes), Err(Error::Other(_))));
+            assert!(matches!(address(bytes.to_vec()), Err(Error::Other(_))));
+        }
     }
 
     #[test]

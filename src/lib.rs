@@ -5,8 +5,8 @@
 #[cfg(all(feature = "_services", not(any(feature = "avahi", feature = "zeroconf"))))]
 compile_error!("the feature _services is nothing by itself: use avahi or zeroconf");
 
-// The rooms, each on its floor: tests/house.rs. Those that are public are a module of the face as well, with what their
-// `mod.rs` has in `pub use`; the other modules of the face are below.
+// The rooms, each on its floor: tests/house.rs. A public room is a module of the API as well and exports what its `mod.rs`
+// has in `pub use`; the other modules of the API are at the end.
 
 #[forbid(unsafe_code)]
 mod address;
@@ -74,7 +74,7 @@ pub mod daemon {
     pub use crate::run::{Daemon, hand_over_async, notify_systemd, on_reload, set_grace_period};
 }
 
-/// How the network shares the main loop, and signals.
+/// Sharing of the main loop, and signals.
 #[forbid(unsafe_code)]
 pub mod mainloop {
     pub use crate::engine::Fairness;
@@ -95,12 +95,11 @@ pub mod names {
 #[forbid(unsafe_code)]
 pub mod services {
     pub use crate::avahi::{
-        Browser, Event, EventStream, PendingResolve, Service, Txt, browse, browse_stream, resolve_all_async,
-        resolve_all_future,
+        Browser, Event, EventStream, Service, Txt, browse, browse_stream, resolve_all_async, resolve_all_future,
     };
 }
 
-/// Compiles what the page on daemons shows.
+/// Compiles the examples of the page on daemons.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/daemons.md")]
 struct PageOnDaemons;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::socket::{Polled, Selectable, WeakPolled};
 use crate::sys::wait_for;
 
@@ -192,7 +192,7 @@ impl Selector {
 }
 
 fn failed(source: std::io::Error) -> Error {
-    Error::from_io("waiting for", "a selector", source)
+    Error::from_io(Operation::Wait, "a selector", source)
 }
 
 impl fmt::Debug for Selector {

@@ -67,10 +67,14 @@ fn a_missing_port_and_a_place_that_is_none_are_told() {
     }
     let nowhere = directory.address("no/such/directory");
     let output = run(&mut command(example("server"), [&nowhere]), "");
-    assert!(output.assert_failed().starts_with(&format!("Error: cannot listen on {nowhere}: ")), "{}", output.stderr);
+    assert!(
+        output.assert_failed().starts_with(&format!("Error: Io: cannot listen on {nowhere}: ")),
+        "{}",
+        output.stderr
+    );
     let output = run(command(example("server"), ["127.0.0.1:0"]).env("XDG_DATA_HOME", "/dev/null"), "");
     assert!(
-        output.assert_failed().starts_with("Error: /dev/null/network: cannot create the TLS certificate "),
+        output.assert_failed().starts_with("Error: Identity: /dev/null/network: cannot create the TLS certificate "),
         "{output:?}"
     );
 }
@@ -89,7 +93,7 @@ fn the_futures_run_to_their_end() {
     let text = output.text();
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines[..3], ["You said: Hello", "You said: How are you?", "nothing more"]);
-    assert!(lines[3].ends_with(": 2 lines"), "{text}");
+    assert!(lines[3].ends_with(" has gone; 2 lines so far"), "{text}");
 }
 
 fn names() -> Vec<&'static str> {

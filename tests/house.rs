@@ -60,11 +60,8 @@ const MODULES: [(&str, &str); 9] = [
          public_address public_address_async public_address_future",
     ),
     ("server", "Account Incoming ServerBuilder ServerThreads ThreadsBuilder WeakServer async_handler"),
-    (
-        "services",
-        "Browser Event EventStream PendingResolve Service Txt browse browse_stream resolve_all_async resolve_all_future",
-    ),
-    ("socket", "ByteStream Chunks Credentials KeepAlive Lines Reader Selectable SocketBuilder WeakSocket"),
+    ("services", "Browser Event EventStream Service Txt browse browse_stream resolve_all_async resolve_all_future"),
+    ("socket", "ByteStream Chunks Credentials KeepAlive Lines Operation Reader Selectable SocketBuilder WeakSocket"),
     ("tls", "Fingerprint FingerprintError Identity Tls"),
     ("udp", "Destination UdpBuilder WeakUdpSocket"),
 ];

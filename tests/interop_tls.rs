@@ -569,7 +569,7 @@ fn python_s_ssl_is_our_client() {
         let file = identity.certificate_file().to_str().unwrap().to_string();
         let ours = Ours::serve(identity.into());
         for version in ["TLSv1_2", "TLSv1_3"] {
-            for (how, end) in [("end", "closed by the peer"), ("cut", "was cut off")] {
+            for (how, end) in [("end", "closed by the peer"), ("cut", "was truncated")] {
                 let mut client = python(SSL_CLIENT, &[&ours.server.port().to_string(), &file, version, how]);
                 let output = beside(|| run(&mut client, ""));
                 output.assert_clean();

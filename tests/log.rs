@@ -131,7 +131,7 @@ fn the_life_of_a_connection_can_be_followed() {
     let client = find("accept", &format!("on port {port}"));
     assert!(client.starts_with("127.0.0.1:"));
     assert_eq!(find("connect", "connected to"), format!("127.0.0.1:{port}"));
-    assert_eq!(find("hand-shake", &format!("TLSv1.3 with {client}, TLS_")), client);
+    assert_eq!(find("handshake", &format!("TLSv1.3 with {client}, TLS_")), client);
     assert_eq!(find("end", &format!("{client} closed: closed by the peer")), client);
     assert_eq!(find("end", &format!("127.0.0.1:{port} closed: closed here")), format!("127.0.0.1:{port}"));
     assert!(glibs().is_empty(), "it went nowhere else");

@@ -53,6 +53,7 @@ async def main():
         for n in range(50):
             await heard(f"number {n}")
         writer.close()
+    assert (one.close_code, two.close_code) == (1000, 1000), "the server answers a close frame"
     print("done", flush = True)
 
 asyncio.run(main())
@@ -211,7 +212,7 @@ fn the_example_says_how_to_reach_a_server_without_tls() {
     let client =
         common::run(&mut command(example("websocket"), [format!("wss://127.0.0.1:{port}/"), "Hello".into()]), "");
     let line = client.assert_failed();
-    assert!(line.contains(&format!("Without TLS it is ws://127.0.0.1:{port}/")), "{line}");
+    assert!(line.contains(&format!("Without TLS: ws://127.0.0.1:{port}/")), "{line}");
 }
 
 #[test]

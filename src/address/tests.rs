@@ -164,7 +164,7 @@ fn errors_quote_the_text_and_name_the_problem() {
         (long.as_str(), "107"),
     ] {
         let error = Address::parse(text).expect_err(text).to_string();
-        assert!(error.starts_with(&format!("bad address {text:?}: ")), "{error}");
+        assert!(error.starts_with(&format!("invalid address {text:?}: ")), "{error}");
         assert!(error.contains(word), "{text}: {error}");
     }
     assert!(Address::try_from(&[][..]).is_err());

@@ -1,20 +1,20 @@
 //! Browsing for the services of a type: by callback, as a stream, or once.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures_channel::oneshot;
+use gio::prelude::*;
 
 use super::names::{Matcher, ServiceType};
 use super::tracker::Tracker;
 use super::{Service, unavailable};
-use crate::engine::{CallbackSlot, Engine, TimerKey, call};
-use crate::error::{Error, Result};
+use crate::engine::{CallbackSlot, Engine, call, in_background, within};
+use crate::error::{Error, Operation, Result};
 
 /// The longest time that [`resolve_all_async`] takes. Avahi knows most services after a second, and gives up after five
 /// on one that does not answer.
@@ -141,118 +141,44 @@ impl EventStream {
 
 /// Finds the services of a type that are published now, and passes them to a callback, sorted by name.
 ///
-/// The callback runs once, from the main loop, after one to two seconds as a rule and after 10 seconds at the latest.
-/// Dropping the returned handle cancels the call.
-///
-/// # Errors
-/// See [`browse`]. The callback gets [`Error::AvahiUnavailable`] if the Avahi daemon cannot be reached.
+/// The callback runs once, in a later loop iteration: after one to two seconds as a rule, after 10 seconds at the latest,
+/// with what has been found by then. Cancelling `cancellable` completes it with [`Error::Cancelled`]. For the other errors
+/// see [`resolve_all_future`].
 pub fn resolve_all_async(
     kind: impl AsRef<str>,
+    cancellable: Option<&impl IsA<gio::Cancellable>>,
     callback: impl FnOnce(Result<Vec<Service>>) + 'static,
-) -> Result<PendingResolve> {
-    let engine = Engine::current()?;
-    let collector = Rc::new(Collector {
-        services: RefCell::default(),
-        callback: RefCell::new(Some(Box::new(callback))),
-        browse: RefCell::new(None),
-        timer: Cell::new(None),
-    });
-    let weak = Rc::downgrade(&collector);
-    let browse = browse(kind, move |event| {
-        if let Some(collector) = weak.upgrade() {
-            collector.handle(event);
-        }
-    })?;
-    collector.browse.replace(Some(browse));
-    let late = Rc::downgrade(&collector);
-    collector.timer.set(Some(engine.after(RESOLVE_TIMEOUT, move |engine| {
-        if let Some(late) = late.upgrade() {
-            late.timer.set(None);
-            call(engine, || late.finish(None));
-        }
-    })));
-    Ok(PendingResolve { engine, collector })
+) {
+    let kind = kind.as_ref().to_owned();
+    let cancelled = Error::Cancelled { operation: Operation::Browse, address: kind.clone() };
+    in_background("resolve_all_async", resolve_all_future(kind), cancellable, cancelled, callback);
 }
 
 /// Finds the services of a type that are published now, sorted by name.
 ///
-/// Takes one to two seconds as a rule, and 10 seconds at most. Dropping the future cancels the call.
+/// Takes one to two seconds as a rule, and 10 seconds at most, after which it returns what has been found. Dropping the
+/// future cancels the call.
 ///
 /// # Errors
 /// See [`browse`]. [`Error::AvahiUnavailable`] if the Avahi daemon cannot be reached.
 pub async fn resolve_all_future(kind: impl AsRef<str>) -> Result<Vec<Service>> {
-    let (sender, receiver) = oneshot::channel();
-    let kind = kind.as_ref().to_owned();
-    let cancelled = Error::Cancelled { operation: "looking for services of type", address: kind.clone() };
-    let _going_on = resolve_all_async(kind, move |result| {
-        // The future may have been dropped.
-        let _ = sender.send(result);
-    })?;
-    pin!(receiver).await.unwrap_or(Err(cancelled))
-}
-
-/// A handle to a pending call of [`resolve_all_async`]. Dropping it cancels the call.
-#[must_use = "dropping this cancels"]
-pub struct PendingResolve {
-    engine: Rc<Engine>,
-    collector: Rc<Collector>,
-}
-
-type CollectCallback = Box<dyn FnOnce(Result<Vec<Service>>)>;
-
-struct Collector {
-    services: RefCell<Vec<Service>>,
-    callback: RefCell<Option<CollectCallback>>,
-    browse: RefCell<Option<Browser>>,
-    timer: Cell<Option<TimerKey>>,
-}
-
-impl Collector {
-    fn handle(&self, event: Event) {
-        match event {
-            Event::Added(service) => self.services.borrow_mut().push(service),
-            Event::Changed(service) => {
-                let mut services = self.services.borrow_mut();
-                if let Some(known) = services.iter_mut().find(|known| known.name == service.name) {
-                    *known = service;
-                }
+    let engine = Engine::current()?;
+    let mut events = browse_stream(&kind)?;
+    let mut services = BTreeMap::new();
+    let known = async {
+        while let Some(event) = events.next().await {
+            match event {
+                Event::Added(service) | Event::Changed(service) => drop(services.insert(service.name.clone(), service)),
+                Event::Removed(service) => drop(services.remove(&service.name)),
+                Event::AllForNow => return Ok(()),
+                Event::Unavailable(error) => return Err(error),
+                Event::Available => {}
             }
-            Event::Removed(service) => {
-                self.services.borrow_mut().retain(|known| known.name != service.name);
-            }
-            Event::AllForNow => self.finish(None),
-            Event::Unavailable(error) => self.finish(Some(error)),
-            Event::Available => {}
         }
-    }
-
-    /// Runs the user's callback: must be called from within [`call`].
-    fn finish(&self, error: Option<Error>) {
-        let browse = self.browse.take();
-        drop(browse);
-        let callback = self.callback.take();
-        let mut services = self.services.take();
-        services.sort_by(|a, b| a.name.cmp(&b.name));
-        if let Some(callback) = callback {
-            callback(error.map_or(Ok(services), Err));
-        }
-    }
-}
-
-impl Drop for PendingResolve {
-    fn drop(&mut self) {
-        if let Some(timer) = self.collector.timer.take() {
-            self.engine.cancel_timer(timer);
-        }
-        let (browse, callback) = (self.collector.browse.take(), self.collector.callback.take());
-        drop((browse, callback));
-    }
-}
-
-impl fmt::Debug for PendingResolve {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PendingResolve").finish_non_exhaustive()
-    }
+        Err(Error::Cancelled { operation: Operation::Browse, address: kind.as_ref().to_owned() })
+    };
+    within(&engine, RESOLVE_TIMEOUT, known).await.unwrap_or(Ok(()))?;
+    Ok(services.into_values().collect())
 }
 
 impl Inner {

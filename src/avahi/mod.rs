@@ -35,9 +35,7 @@ use crate::address::{Address, Target};
 use crate::error::{Error, Result};
 
 pub(crate) use backend::end_threads;
-pub use browse::{
-    Browser, Event, EventStream, PendingResolve, browse, browse_stream, resolve_all_async, resolve_all_future,
-};
+pub use browse::{Browser, Event, EventStream, browse, browse_stream, resolve_all_async, resolve_all_future};
 pub(crate) use events::Announcement;
 pub(crate) use find::{Find, Query, SearchEvent, find};
 pub use names::Txt;

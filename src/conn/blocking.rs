@@ -5,10 +5,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::Conn;
-use super::inbox::{Inbox, Mark, Piece, Taken, TooLong};
+use super::inbox::{Inbox, Mark, Piece, Search, Taken, TooLong};
 use super::state::Look;
 use crate::engine::{Engine, READ_BUFFER};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::sys::interrupts_here;
 
 /// When a blocking call gives up.
@@ -75,7 +75,7 @@ impl Conn {
     }
 
     /// Waits for something to read, or for room to write, whichever of the two is asked for.
-    pub(super) fn wait(&self, read: bool, write: bool, deadline: Deadline, operation: &'static str) -> Result {
+    pub(super) fn wait(&self, read: bool, write: bool, deadline: Deadline, operation: Operation) -> Result {
         let waited = self.transport.wait(read, write, deadline.left());
         if self.status.is(Look::WATCHES_IDLENESS) && matches!(waited, Ok(true)) {
             // The turn may have begun long ago.
@@ -150,25 +150,11 @@ impl Blocking<'_> {
 
     /// Waits for these bytes and returns what is before them.
     pub(crate) fn recv_until(&self, what: &[u8]) -> Result<Vec<u8>> {
-        // So many bytes are known to be others. Nobody else takes any during this call.
-        let mut searched = 0;
+        let mut search = Search::default();
         if what.is_empty() {
             return Ok(Vec::new());
         }
-        self.take(READ_BUFFER, |inbox, limit| {
-            let found = inbox.find(what, searched);
-            let length = found.unwrap_or((inbox.len() + 1).saturating_sub(what.len()));
-            if length > limit {
-                return Err(TooLong);
-            }
-            searched = length;
-            let piece = found.and_then(|length| inbox.take(length + what.len()));
-            Ok(piece.map(|piece| {
-                let mut bytes = piece.into_vec();
-                bytes.truncate(length);
-                bytes
-            }))
-        })
+        self.take(READ_BUFFER, |inbox, limit| inbox.take_until(what, limit, &mut search))
     }
 
     /// Waits for the peer's end and returns all that comes before it.
@@ -282,7 +268,7 @@ impl Blocking<'_> {
     pub(crate) fn flush(&self) -> Result {
         Engine::flush_here();
         while self.conn.is_sending() {
-            self.wait_for_peer(false, true, "sending to")?;
+            self.wait_for_peer(false, true, Operation::Send)?;
             self.conn.output().send();
         }
         self.conn.was_sent()
@@ -339,11 +325,11 @@ impl Blocking<'_> {
                     }
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                     Err(error) if ends(error.kind()) => return Err(conn.output().failed(error)),
-                    Err(error) => return Err(Error::from_io("sending to", conn.peer_name(), error)),
+                    Err(error) => return Err(Error::from_io(Operation::Send, conn.peer_name(), error)),
                 }
             }
             Engine::flush_here();
-            self.wait_for_peer(false, true, "sending to")?;
+            self.wait_for_peer(false, true, Operation::Send)?;
         }
     }
 
@@ -353,7 +339,7 @@ impl Blocking<'_> {
     fn wait_for_input(&self) -> Result {
         Engine::flush_here();
         let is_sending = self.conn.is_sending();
-        self.wait_for_peer(true, is_sending, "waiting for")?;
+        self.wait_for_peer(true, is_sending, Operation::Wait)?;
         if is_sending {
             self.conn.output().send();
         }
@@ -361,7 +347,7 @@ impl Blocking<'_> {
     }
 
     /// As [`Conn::wait`], for a call that a timeout of zero makes a non-blocking one.
-    fn wait_for_peer(&self, read: bool, write: bool, operation: &'static str) -> Result {
+    fn wait_for_peer(&self, read: bool, write: bool, operation: Operation) -> Result {
         self.conn.wait(read, write, self.deadline, operation).map_err(|error| match error {
             Error::TimedOut { limit, address, .. } if limit.is_zero() => Error::NotReady { peer: address },
             other => other,

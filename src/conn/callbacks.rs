@@ -1,4 +1,4 @@
-//! The callbacks of a connection, each kind of which is called through [`call`](crate::engine::call), and how its end is told.
+//! The callbacks of a connection, all of which are called through [`call`](crate::engine::call), and the description of its end.
 
 use std::rc::Rc;
 
@@ -7,13 +7,13 @@ pub(crate) use super::state::Kind;
 use crate::error::{Error, Result};
 
 pub(crate) type OwnDisconnect = Box<dyn FnOnce(&Socket, Disconnect)>;
-/// The callback for the end of what the peer sends.
+/// The half-close callback.
 pub(crate) type OnEnd = Box<dyn FnOnce(&Socket) -> Result>;
-/// The callback for room in the queue.
+/// The drain callback.
 pub(crate) type OnDrain = Box<dyn FnMut(&Socket) -> Result>;
 pub(crate) type SharedDisconnect = Rc<dyn Fn(&Socket, Disconnect)>;
 
-/// The callback that a connection's input goes to. Of the three calls it is given that of its kind.
+/// The read callback. Of its three methods, only the one of its [`Kind`] is called.
 pub(crate) trait ReadCallback {
     fn kind(&self) -> Kind;
 
@@ -75,33 +75,32 @@ impl<F: FnMut(&Socket) -> Result> ReadCallback for OnReady<F> {
     }
 }
 
-/// The callback for the end of a connection.
+/// The disconnect callback.
 pub(crate) enum OnDisconnect {
     Own(OwnDisconnect),
-    /// A server's, for all its connections.
+    /// The server's, for all of its connections.
     Shared(SharedDisconnect),
 }
 
-/// How a connection ended, as its disconnect callback is told.
+/// The end of a connection, as passed to its disconnect callback.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Disconnect {
-    /// What had been received and not been handed to any callback: the beginning of a line that never ended, or all
-    /// that was unread.
+    /// The undelivered data: an incomplete line, or all unread data.
     pub leftover: Vec<u8>,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
 }
 
-/// Why a connection ended.
+/// The reason why a connection ended.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Reason {
-    /// The peer closed it.
+    /// The peer closed the connection.
     Remote,
-    /// It was closed here, by [`Socket::close`] or [`Socket::abort`].
+    /// The connection was closed on this side, by [`Socket::close`] or [`Socket::abort`].
     Local,
-    /// It failed, or a callback returned this error.
+    /// The connection failed, or a callback returned this error.
     Failed(Error),
 }
 
@@ -115,7 +114,7 @@ impl std::fmt::Display for Reason {
     }
 }
 
-/// Lends bytes as text. Valid UTF-8, which is nearly all there is, is not copied.
+/// Passes bytes as text. Valid UTF-8, by far the most frequent case, is not copied.
 #[inline]
 pub(crate) fn with_text<R>(bytes: &[u8], use_it: impl FnOnce(&str) -> R) -> R {
     match std::str::from_utf8(bytes) {

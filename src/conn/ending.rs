@@ -187,15 +187,18 @@ impl Ending<'_> {
     fn log(&self) {
         // Of those that ended well, `finish` has told.
         let failed = self.0.if_cold(|cold| match cold.end.reason() {
-            Some(Reason::Failed(error)) => Some(error.to_string()),
+            Some(Reason::Failed(error)) => Some((error.to_string(), error.names_peer())),
             _ => None,
         });
         // Nothing is borrowed: whoever listens to the log may call anything.
-        if let Some(reason) = failed {
+        if let Some((reason, names_peer)) = failed {
             let peer = self.0.peer_name();
             let record = || {
-                let event = log::message("end").peer(&peer).error(&reason);
-                event.say(format_args!("connection to {peer} closed: {reason}"));
+                let (event, whose) = match names_peer {
+                    true => (log::message("end"), String::new()),
+                    false => (log::warning("end"), format!(" to {peer}")),
+                };
+                event.peer(&peer).error(&reason).say(format_args!("connection{whose} closed: {reason}"));
             };
             match self.0.common.roster.as_ref().and_then(Weak::upgrade) {
                 Some(roster) => roster.log_end(&record),
@@ -234,9 +237,7 @@ impl Ending<'_> {
         let peer = self.0.remote();
         if queued > 0 {
             let queued = count(queued, "byte");
-            log::info("end")
-                .peer(&peer)
-                .say(format_args!("the connection to {peer} was given up with {queued} still queued"));
+            log::info("end").peer(&peer).say(format_args!("connection to {peer} closed with {queued} unsent"));
         }
         if let Some(key) = self.0.key.take() {
             self.0.engine.deregister(key);

@@ -1,42 +1,67 @@
-//! [`Socket`]: the handle to a connection, and its weak kind. What can be done with it is in [`socket`](crate::socket).
+//! [`Socket`], a handle to one connection, and [`WeakSocket`]. Its methods are in the room [`socket`](crate::socket).
 
 use std::fmt;
 use std::rc::{Rc, Weak};
 
 use super::Conn;
 
-/// A connection: to a server, from a client of a [`Server`](crate::Server), or over a pair of descriptors.
+/// A handle to one connection.
 ///
-/// It belongs to the thread-default main context of the moment it was made, and to the thread that runs that. Cloning
-/// gives another handle to the same connection. The connection stays open while a handle lives, while a callback is
-/// registered to read from it, or while its server lists it; when the last of these goes, it closes as by
-/// [`close`](Socket::close).
+/// The connection is outgoing, accepted by a [`Server`](crate::Server), or made from file descriptors. Cloning returns
+/// another handle to the same connection. A socket belongs to the thread-default main context in which it was created,
+/// and cannot be sent to another thread.
+///
+/// The connection stays open while a handle exists, a read callback is set, or its server lists it. When the last of
+/// these is gone, it closes as by [`close`](Socket::close), without calling the disconnect callback.
 ///
 /// # Callbacks
-/// They get the socket as their first argument, so none needs to be captured; to capture one all the same, use a weak one
-/// (`glib::clone!(#[weak] socket, …)`). The order is
+/// Callbacks receive the socket as their first argument, so they need not capture it. To capture it nevertheless,
+/// capture a weak reference (`glib::clone!(#[weak] socket, …)`). Callbacks run only from the main loop, never inside a
+/// method call, in this order:
 ///
 /// ```text
-/// connected → (data | line | ready)* → disconnected, once → nothing more
+/// connected → (data | line | ready)* → disconnected
 /// ```
 ///
-/// No callback runs inside a method call, only from the main loop. Inside one everything is allowed: closing, dropping
-/// the last handle, registering another callback, running a nested main loop, even a panic. An error that it returns
-/// closes the connection for that reason. Callbacks of a connection are dropped at its end, with all they captured.
+/// A callback may close the socket, drop the last handle, replace itself, run a nested loop or panic. If it returns an
+/// error, the connection closes with that error as the reason. All callbacks are dropped when the connection ends.
 ///
 /// # Blocking calls
-/// [`recv`](Socket::recv) and its kin, [`send_some`](Socket::send_some), [`flush`](Socket::flush),
-/// [`connect`](Socket::connect) and what std's `Read` and `Write` do wait, with or without a main loop, and run no callback
-/// meanwhile. They are for scripts: a program with a window uses the other forms.
-///
-/// They wait as long as [`set_timeout`](Socket::set_timeout) says, and end with
-/// [`Error::TimedOut`](crate::Error::TimedOut), or with [`Error::NotReady`](crate::Error::NotReady) if that is zero; what
-/// had come by then stays for the next call. Within [`fgloop`](crate::fgloop) they also end when SIGINT or SIGTERM ends the
-/// loop: with [`Error::Io`](crate::Error::Io) of the kind `Interrupted`.
+/// [`connect`](Socket::connect), the `recv` methods, [`send_some`](Socket::send_some), [`flush`](Socket::flush) and the
+/// `std::io` traits block, with or without a main loop, and run no callbacks meanwhile. They are meant for scripts.
+/// They fail with [`Error::TimedOut`](crate::Error::TimedOut) when the timeout set by
+/// [`set_timeout`](Socket::set_timeout) expires, or with [`Error::NotReady`](crate::Error::NotReady) if it is zero;
+/// received data stays in the buffer. Inside [`fgloop`](crate::fgloop), they fail with [`Error::Io`](crate::Error::Io)
+/// of kind `Interrupted` when SIGINT or SIGTERM ends the loop.
 ///
 /// # Futures
-/// What ends in `_future`, the streams and the traits of futures-io wait on the main loop, and block nothing; to drop one
-/// loses nothing. See [`recv_future`](Socket::recv_future) and those beside it.
+/// Methods ending in `_future`, the streams and the futures-io traits run on the main context. All of them are
+/// cancel-safe.
+///
+/// # Example: An echo client
+/// ```
+/// # let server = network::Server::builder().tls(false).listen(0, |socket| {
+/// #     socket.readlines(|socket, line| socket.sendline(line));
+/// #     Ok(())
+/// # })?;
+/// # let port = server.port();
+/// use network::Socket;
+///
+/// let address = format!("localhost:{port}");
+/// # let address = format!("tcp://{address}");
+/// Socket::connect_async(address, gio::Cancellable::NONE, |result| {
+///     let socket = result.expect("a server is running");
+///     socket.readlines(|socket, line| {
+///         println!("{line}");
+///         socket.close();
+///         Ok(())
+///     });
+///     socket.disconnect_cb(|_, _| network::endloop());
+///     socket.sendline("Hello").expect("it has just been connected");
+/// });
+/// network::fgloop();
+/// # Ok::<(), network::Error>(())
+/// ```
 pub struct Socket {
     pub(crate) conn: Rc<Conn>,
 }
@@ -70,7 +95,7 @@ impl Drop for Socket {
 }
 
 impl PartialEq for Socket {
-    /// The same connection.
+    /// Returns whether both are handles to the same connection.
     fn eq(&self, other: &Socket) -> bool {
         Rc::ptr_eq(&self.conn, &other.conn)
     }
@@ -103,7 +128,7 @@ impl fmt::Debug for Conn {
 }
 
 impl WeakSocket {
-    /// The socket, while anything keeps it open.
+    /// Returns a handle, or `None` if nothing keeps the connection open any more.
     pub fn upgrade(&self) -> Option<Socket> {
         let conn = self.conn.upgrade()?;
         conn.has_handles().then(|| Socket::from_conn(conn))

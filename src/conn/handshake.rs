@@ -14,16 +14,10 @@ use super::transport::Transport;
 use super::{Common, Conn};
 use crate::address::Endpoint;
 use crate::engine::{Engine, Next, READ_BUFFER, READS, Ready, TimerKey};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::fingerprint::Fingerprint;
 use crate::log::{self, Level};
 use crate::tls::Session;
-
-/// What is being done meanwhile, for messages.
-const HANDSHAKE: &str = "the TLS hand-shake with";
-
-/// The same while a server has said nothing at all. One without TLS may be waiting for a line.
-const UNANSWERED: &str = "the TLS hand-shake, which servers without TLS do not answer, with";
 
 /// Called once, from the loop, when the handshake is done or has failed. Not user code: that has a door of its own.
 pub(crate) type Shaken = Box<dyn FnOnce(&Rc<Conn>, Result)>;
@@ -181,7 +175,7 @@ impl Handshaking<'_> {
             Ok(0) => {}
             Ok(_) => return Some(Ok(!self.0.session(Session::is_handshaking).unwrap_or(false))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-            Err(error) => return Some(Err(Error::from_io(HANDSHAKE, self.0.peer_name(), error))),
+            Err(error) => return Some(Err(Error::from_io(Operation::Handshake, self.0.peer_name(), error))),
         }
         let failed = self.0.if_cold(|cold| cold.handshake.as_mut()?.failure.take());
         let ended = || self.0.session(Session::end).unwrap_or(Ok(()));
@@ -195,11 +189,15 @@ impl Handshaking<'_> {
         let peer = self.0.peer_name();
         let version = self.0.session(Session::version).flatten().unwrap_or_default();
         let cipher = self.0.session(Session::cipher_suite).flatten().unwrap_or_default();
-        log::debug("hand-shake").peer(&peer).say(format_args!("{version} with {peer}, {cipher}"));
+        log::debug("handshake").peer(&peer).say(format_args!("{version} with {peer}, {cipher}"));
     }
 
     /// What is being done, with a guess if it leads nowhere.
-    fn operation(&self) -> &'static str {
-        if self.0.session(Session::is_unanswered) == Some(true) { UNANSWERED } else { HANDSHAKE }
+    fn operation(&self) -> Operation {
+        if self.0.session(Session::is_unanswered) == Some(true) {
+            Operation::UnansweredHandshake
+        } else {
+            Operation::Handshake
+        }
     }
 }

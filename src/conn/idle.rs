@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Conn;
 use super::callbacks::Reason;
 use super::state::{Duties, Look, Manner};
-use crate::error::Error;
+use crate::error::{Error, Operation};
 
 impl Conn {
     /// Something came or went.
@@ -59,7 +59,7 @@ fn look_for_traffic(conn: &Conn) {
         // That has a timeout of its own.
         look_after(conn, limit);
     } else {
-        let error = Error::TimedOut { operation: "waiting for traffic with", address: conn.peer_name(), limit };
+        let error = Error::TimedOut { operation: Operation::Traffic, address: conn.peer_name(), limit };
         conn.finish(Reason::Failed(error), Manner::Graceful);
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Inbox {
     /// Somebody takes from the batch without asking here, and how far that has come.
     leased: bool,
     lease: Rc<Cell<usize>>,
+    /// Which one it is, once that has been asked, until bytes are put back.
+    serial: u64,
 }
 
 struct Batch {
@@ -47,7 +49,7 @@ impl Batch {
 }
 
 thread_local! {
-    /// Of batches that were asked for it. An inbox serves one connection after the other.
+    /// Of batches and inboxes that were asked for it. An inbox serves one connection after the other.
     static SERIAL: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -104,6 +106,14 @@ impl Piece {
 /// A place in the stream of bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mark(usize);
+
+/// How far a search for a delimiter has come. It holds as long as nobody takes bytes or puts them back meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Search {
+    serial: u64,
+    mark: usize,
+    searched: usize,
+}
 
 /// What comes next: as long as that is the same, so are the bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -376,8 +386,36 @@ impl Inbox {
         self.next_chunk(count)
     }
 
+    /// Takes what comes before a delimiter, and the delimiter. `search` remembers how far earlier calls have looked.
+    pub(crate) fn take_until(&mut self, delimiter: &[u8], limit: usize, search: &mut Search) -> Taken<Vec<u8>> {
+        let here = Search { serial: self.serial(), mark: self.mark().0, searched: 0 };
+        if (search.serial, search.mark) != (here.serial, here.mark) {
+            *search = here;
+        }
+        let found = self.find(delimiter, search.searched);
+        let length = found.unwrap_or((self.len() + 1).saturating_sub(delimiter.len()));
+        if length > limit {
+            return Err(TooLong);
+        }
+        search.searched = length;
+        let piece = found.and_then(|length| self.take(length + delimiter.len()));
+        Ok(piece.map(|piece| {
+            let mut bytes = piece.into_vec();
+            bytes.truncate(length);
+            bytes
+        }))
+    }
+
+    fn serial(&mut self) -> u64 {
+        if self.serial == 0 {
+            SERIAL.set(SERIAL.get() + 1);
+            self.serial = SERIAL.get();
+        }
+        self.serial
+    }
+
     /// How far away these bytes are, which are not among the first `from`.
-    pub(crate) fn find(&mut self, what: &[u8], from: usize) -> Option<usize> {
+    fn find(&mut self, what: &[u8], from: usize) -> Option<usize> {
         self.recall();
         if !self.carry.is_empty() {
             self.carry_batch();
@@ -415,6 +453,7 @@ impl Inbox {
     pub(crate) fn push_front(&mut self, bytes: &[u8]) {
         self.recall();
         self.searched = 0;
+        self.serial = 0;
         self.carry.splice(..0, bytes.iter().copied());
     }
 

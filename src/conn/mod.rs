@@ -57,14 +57,14 @@ use std::rc::{Rc, Weak};
 
 use crate::address::Endpoint;
 use crate::engine::{Engine, Handler, Key, Ready, TimerKey};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use callbacks::{OnDrain, OnEnd, OwnDisconnect, ReadCallback, SharedDisconnect};
 use channel::{Channel, SessionSlot};
 use end::End;
 pub use handle::{Socket, WeakSocket};
 #[cfg(any(test, fuzzing))]
 pub(crate) use inbox::check_lines;
-pub(crate) use inbox::{Inbox, Mark, Piece, Taken};
+pub(crate) use inbox::{Inbox, Mark, Piece, Search, Taken};
 pub(crate) use lines::Window;
 pub(crate) use options::{Options, limit_setters};
 use queues::Queues;
@@ -224,7 +224,7 @@ impl Conn {
         let registration = conn.transport.registration().ok_or_else(|| conn.closed())?;
         let key = engine
             .register(registration, conn.clone() as Rc<dyn Handler>)
-            .map_err(|source| Error::from_io("watching", conn.peer_name(), source))?;
+            .map_err(|source| Error::from_io(Operation::Watch, conn.peer_name(), source))?;
         conn.key.set(Some(key));
         let (input, output) = engine.is_oneshot(key);
         conn.status.change(|state| {
@@ -262,7 +262,7 @@ impl Conn {
 
     /// Looks at the options, which nothing changes meanwhile.
     #[inline]
-    fn options<R>(&self, look: impl FnOnce(&Options) -> R) -> R {
+    pub(crate) fn options<R>(&self, look: impl FnOnce(&Options) -> R) -> R {
         match self.own_options() {
             None => look(&self.common.options),
             Some(own) => look(&own),

@@ -1,30 +1,30 @@
-//! The limits of a connection, and how builders set them.
+//! The options of a connection, and the setters that builders share.
 
 use std::time::Duration;
 
 use crate::sys::Tuning;
 
-/// The limits of a connection. Shared by all that a server accepts until one of them changes its own.
+/// The options of a connection. All that a server accepts share one value until one of them changes its own.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     /// The longest line, in bytes, without its newline.
     pub(crate) line_limit: usize,
-    /// The most bytes that wait to be sent.
+    /// The most bytes in the send queue.
     pub(crate) send_limit: usize,
-    /// From so many on the queue counts as full, until no more than the second are left.
+    /// The send queue is full from this many bytes until it has drained to the low-water mark.
     pub(crate) high_water_mark: usize,
     pub(crate) low_water_mark: usize,
-    /// The most bytes that one read callback gets.
+    /// The most bytes that a read callback gets at once.
     pub(crate) read_size: usize,
-    /// How long a closed connection may go on sending what was queued.
+    /// The longest time without progress while a closed connection sends its queue.
     pub(crate) linger: Duration,
-    /// How long connecting may take.
+    /// The timeout for connecting, without the TLS handshake.
     pub(crate) connect_timeout: Duration,
-    /// How long the hand-shake of TLS may take.
+    /// The timeout of the TLS handshake.
     pub(crate) handshake_timeout: Duration,
-    /// How long a blocking call waits for the peer. `None`: without end.
+    /// The timeout of a blocking call. `None`: no timeout.
     pub(crate) timeout: Option<Duration>,
-    /// After how long without traffic in either direction the connection ends.
+    /// The connection ends after this time without traffic.
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) tuning: Tuning,
 }
@@ -47,103 +47,112 @@ impl Default for Options {
     }
 }
 
-/// The setters that both builders have.
+/// Defines the setters that `SocketBuilder` and `ServerBuilder` share.
 macro_rules! limit_setters {
     () => {
-        /// How long the hand-shake of TLS may take, once connected. 10 s. After that the connection is given up.
+        /// Sets the timeout of the TLS handshake, from when the connection is established. Default: 10 s.
         pub fn handshake_timeout(mut self, limit: Duration) -> Self {
             self.options.handshake_timeout = limit;
             self
         }
 
-        /// How long a blocking call on a connection waits for the peer. `None`, the default, is without end; with zero it
-        /// does not wait. (How long a server waits for a client is set by
-        /// [`Server::set_accept_timeout`](crate::Server::set_accept_timeout).)
+        /// Sets the timeout of blocking calls on a connection. `None`, the default, means no timeout; zero means
+        /// non-blocking.
+        ///
+        /// The timeout of [`Server::accept`](crate::Server::accept) is set by
+        /// [`Server::set_accept_timeout`](crate::Server::set_accept_timeout).
         pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
             self.options.timeout = limit.into();
             self
         }
 
-        /// After how long without traffic in either direction the connection ends, with [`Error::TimedOut`]. `None`, the
-        /// default, is never. The main loop sees to it.
+        /// Sets the time without traffic in either direction after which the connection ends with [`Error::TimedOut`].
+        /// `None`, the default, means no timeout. Needs a running main loop.
         pub fn idle_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
             self.options.idle_timeout = limit.into();
             self
         }
 
-        /// As [`Socket::set_keep_alive`], from the start.
+        /// Configures TCP keep-alive from the start. See [`Socket::set_keep_alive`].
         pub fn keep_alive(mut self, keep_alive: impl Into<Option<KeepAlive>>) -> Self {
             self.options.tuning.keep_alive = Some(keep_alive.into());
             self
         }
 
-        /// As [`Socket::set_no_delay`], from the start.
+        /// Sets `TCP_NODELAY` from the start. See [`Socket::set_no_delay`].
         pub fn no_delay(mut self, no_delay: bool) -> Self {
             self.options.tuning.no_delay = Some(no_delay);
             self
         }
 
-        /// As [`Socket::set_tos`], from the start.
+        /// Sets the traffic class from the start. See [`Socket::set_tos`].
         pub fn tos(mut self, class: u8) -> Self {
             self.options.tuning.tos = Some(class);
             self
         }
 
-        /// As [`Socket::set_recv_buffer`], from the start, which for TCP is the only time when a size over 64 KiB helps.
+        /// Sets the size of the kernel's receive buffer from the start. See [`Socket::set_recv_buffer`].
+        ///
+        /// A size over 64 KiB helps TCP only if it is set here, before the connection is established.
         pub fn recv_buffer(mut self, bytes: usize) -> Self {
             self.options.tuning.recv_buffer = Some(bytes);
             self
         }
 
-        /// As [`Socket::set_send_buffer`], from the start.
+        /// Sets the size of the kernel's send buffer from the start. See [`Socket::set_send_buffer`].
         pub fn send_buffer(mut self, bytes: usize) -> Self {
             self.options.tuning.send_buffer = Some(bytes);
             self
         }
 
-        /// How many descriptors that the peer has [sent along](Socket::send_fd) may wait to be
-        /// [taken](Socket::take_fds). What would be more is closed, and logged. 0, the default, turns all away: whoever
-        /// sends one gets an error (`EPERM`) since Linux 6.16; before, and on sockets made elsewhere ([`Socket::from_fd`]),
-        /// they are closed, and the bytes that they came with are taken. Unix sockets alone.
+        /// Sets how many received file descriptors may wait to be [taken](Socket::take_fds). Default: 0. Unix sockets
+        /// only.
+        ///
+        /// Excess descriptors are closed and logged. With 0, a peer that [sends one](Socket::send_fd) gets an error
+        /// (`EPERM`) since Linux 6.16. Before, and on sockets made elsewhere ([`Socket::from_fd`]), the descriptors are
+        /// closed and the data is received.
         pub fn accept_fds(mut self, most: usize) -> Self {
             self.options.tuning.descriptors = most;
             self
         }
 
-        /// The longest line that is accepted, in bytes without its newline. 1 MiB. A longer one ends the connection.
+        /// Sets the longest accepted line, in bytes without its newline. Default: 1 MiB. A longer line ends the
+        /// connection.
         pub fn line_limit(mut self, bytes: usize) -> Self {
             self.options.line_limit = bytes;
             self
         }
 
-        /// The most bytes that may wait to be sent on one connection. 16 MiB. Beyond it [`Socket::send`] fails.
+        /// Sets the maximum length of the send queue, in bytes. Default: 16 MiB. [`Socket::send`] fails beyond it.
         pub fn send_limit(mut self, bytes: usize) -> Self {
             self.options.send_limit = bytes;
             self
         }
 
-        /// From so many bytes waiting to be sent on, a connection is [full](Socket::is_full). 1 MiB, and never more than the
-        /// send limit.
+        /// Sets the length of the send queue, in bytes, from which it is [full](Socket::is_full). Default: 1 MiB, and
+        /// at most the send limit.
         pub fn high_water_mark(mut self, bytes: usize) -> Self {
             self.options.high_water_mark = bytes;
             self
         }
 
-        /// When no more than so many bytes wait to be sent, a connection that was [full](Socket::is_full) is so no longer.
-        /// 256 KiB, and always below the high mark.
+        /// Sets the length of the send queue, in bytes, at which a [full](Socket::is_full) one has drained. Default:
+        /// 256 KiB, and always below the high-water mark.
         pub fn low_water_mark(mut self, bytes: usize) -> Self {
             self.options.low_water_mark = bytes;
             self
         }
 
-        /// The most bytes that a callback of [`Socket::read`] gets at a time. 64 KiB.
+        /// Sets the most bytes that a callback of [`Socket::read`] gets at once. Default: 64 KiB.
         pub fn read_size(mut self, bytes: usize) -> Self {
             self.options.read_size = bytes.max(1);
             self
         }
 
-        /// How long a closed connection may go on sending what was queued, and wait for the peer to close. 5 s. With
-        /// zero, the system alone finishes what it has taken.
+        /// Sets how long a closed connection may go on sending its queue without progress, and then wait for the peer
+        /// to close. Default: 5 s.
+        ///
+        /// With zero, only data that the kernel has accepted is sent.
         pub fn linger(mut self, limit: Duration) -> Self {
             self.options.linger = limit;
             self

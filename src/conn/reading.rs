@@ -10,7 +10,7 @@ use super::inbox::Inbox;
 use super::state::{Look, Manner, ReadHalf};
 use super::transport::Peek;
 use crate::engine::{READ_BUFFER, call};
-use crate::error::{Error, Result, again};
+use crate::error::{Error, Operation, Result, again};
 
 /// The read half at work: from the descriptor, through TLS, into the inbox.
 pub(super) struct Input<'a>(&'a Conn);
@@ -223,7 +223,7 @@ impl Input<'_> {
             self.0.status.found_nothing();
             return true;
         }
-        let error = Error::from_io("reading from", self.0.peer_name(), error);
+        let error = Error::from_io(Operation::Read, self.0.peer_name(), error);
         self.0.finish(Reason::Failed(error), Manner::AtOnce);
         false
     }
@@ -231,6 +231,6 @@ impl Input<'_> {
     /// A read for somebody who asks has failed. Returns `Ok` if it only found nothing.
     pub(super) fn failed_for_caller(&self, error: io::Error) -> Result {
         let copy = again(&error);
-        if self.failed(error) { Ok(()) } else { Err(Error::from_io("reading from", self.0.peer_name(), copy)) }
+        if self.failed(error) { Ok(()) } else { Err(Error::from_io(Operation::Read, self.0.peer_name(), copy)) }
     }
 }

@@ -6,7 +6,7 @@ use super::handle::Socket;
 use super::state::{Look, Manner, Phase, ReadHalf, WriteHalf};
 use super::{Conn, Flushed, Options};
 use crate::engine::{Next, Ready, call};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 
 /// From this many bytes on, gathering would cost more in copies than it saves in calls.
 const GATHER: usize = 64 << 10;
@@ -263,7 +263,7 @@ impl Output<'_> {
     /// error for whoever sent.
     pub(super) fn failed(&self, error: std::io::Error) -> Error {
         let error = self.0.transport.explain(error);
-        let error = Error::from_io("sending to", self.0.peer_name(), error);
+        let error = Error::from_io(Operation::Send, self.0.peer_name(), error);
         self.0.io.drop_output();
         self.0.status.change(|state| state.write.insert(WriteHalf::LOST));
         self.0.cold(|cold| cold.end.note(&error));

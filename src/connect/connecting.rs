@@ -9,7 +9,7 @@ use super::race::{OPERATION, Race, Winner};
 use crate::address::{Address, Endpoint, Scheme, Target, endpoint};
 use crate::conn::{Common, Conn, Socket, Transport};
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::resolve::{Plan, interface, plan, unknown_interface};
 use crate::sys;
 use crate::tls::{ClientTls, PeerName, Session, Tls, load_system_roots};
@@ -179,7 +179,7 @@ impl Connecting {
             Ok(handle) => thread.set(Some(handle)),
             Err(source) => {
                 let address = self.request.address.to_string();
-                self.finish(Err(Error::Io { operation: "loading certificates for", address, source }));
+                self.finish(Err(Error::Io { operation: Operation::LoadCertificates, address, source }));
             }
         }
     }

@@ -16,12 +16,12 @@ use rustix::net::{AddressFamily, sockopt};
 use crate::address::{Address, UnixName};
 use crate::avahi::{Find, SearchEvent, find};
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, Task, TimerKey};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::resolve::{Lookup, Plan, RESOLUTION_DELAY, interleave};
 use crate::sys::{self, Tuning, pass_descriptors, stream_socket};
 
-pub(super) const OPERATION: &str = "connecting to";
+pub(super) const OPERATION: Operation = Operation::Connect;
 
 /// The head start of each address: the next one is tried after this time without an answer (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);

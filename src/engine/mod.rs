@@ -52,7 +52,7 @@ pub(crate) use timers::TimerKey;
 use timers::Timers;
 pub(crate) use waiters::{Ticket, WaitQueue, Wakers, Yielding};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::sys::{Origin, prepare_process};
 
@@ -303,7 +303,7 @@ impl Engine {
     /// `WrongThread` if another thread has that context, or its engine; `Io` if the system gives no epoll descriptor.
     pub(crate) fn current() -> Result<Rc<Engine>> {
         prepare_process();
-        let failed = |source| Error::Io { operation: "setting up", address: "the main loop".into(), source };
+        let failed = |source| Error::Io { operation: Operation::SetUp, address: "the main loop".into(), source };
         private::check_default_context().map_err(failed)?;
         let context = glib::MainContext::ref_thread_default();
         if !context.is_owner() && context.acquire().is_err() {

@@ -13,7 +13,7 @@ use futures_channel::oneshot;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::{Engine, Handler, Next, Ready, Registration};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::sys::{INTERRUPTED, interrupts_here};
 
 /// Makes a main context.
@@ -40,7 +40,7 @@ pub(super) fn check_default_context() -> io::Result<()> {
 /// Runs a future to its end on a private main context. **Blocks**; no callback of the caller's context runs meanwhile. A signal
 /// that ends the caller's loop ends the call with `Interrupted`.
 pub(crate) fn block_on<T, F: Future<Output = Result<T>>>(
-    operation: &'static str,
+    operation: Operation,
     address: &str,
     start: impl FnOnce(Rc<Engine>) -> F,
 ) -> Result<T> {

@@ -17,13 +17,13 @@ use gio::prelude::*;
 
 use crate::address::{Address, Port, Target, parse_authority};
 use crate::engine::{Engine, Sleep, block_on, in_background, within};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::resolve::{LIMIT, look_up};
 
 /// The next server is asked as well if the previous one has not answered for this time.
 const STAGGER: Duration = Duration::from_secs(1);
 
-const OPERATION: &str = "asking for the public address at";
+const OPERATION: Operation = Operation::PublicAddress;
 
 const EXPECTED: &str = "expected stun:host, stun:host:port, or http://host/path";
 

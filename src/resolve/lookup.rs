@@ -9,12 +9,12 @@ use super::plan::{Plan, interleave, plan, plan_with_any_port, service_port};
 use super::resolver::addresses;
 use crate::address::{Address, Port, Target, parse_port};
 use crate::engine::{Engine, block_on, in_background, within};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 
 /// The default timeout of a lookup.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
-const OPERATION: &str = "looking up";
+const OPERATION: Operation = Operation::Lookup;
 
 /// Resolves a host name. The timeout is 30 seconds.
 ///

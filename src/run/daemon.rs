@@ -15,7 +15,7 @@ use super::pid_file::PidFile;
 use super::{reload, systemd};
 use crate::avahi::end_threads;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::resolve::{LOOKUP_THREAD, wait_for_lookups};
 use crate::server;
@@ -170,7 +170,7 @@ impl Daemon {
 const LOOKUPS: Duration = Duration::from_secs(1);
 
 fn failed(source: io::Error) -> Error {
-    Error::Io { operation: "going into", address: "the background".into(), source }
+    Error::Io { operation: Operation::Background, address: "the background".into(), source }
 }
 
 /// Detaches the child from its parent and makes it ready. Returns warnings for the parent to print.

@@ -16,7 +16,7 @@ use super::pid_file::PidFile;
 use super::stand_in::{self, Afterwards};
 use super::systemd;
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, call};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::server;
 use crate::sys::{self, KEEPER, PID_FILE, READINESS, start_successor};
@@ -101,7 +101,7 @@ pub fn hand_over_async<A: Into<OsString>>(
         return Err(Error::Unsupported(format!("{name}: {text}")));
     }
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-    let failed = |source: io::Error| Error::Io { operation: "handing over to", address: name.clone(), source };
+    let failed = |source: io::Error| Error::Io { operation: Operation::HandOver, address: name.clone(), source };
     let (readiness, tell) = sys::pipe(PipeFlags::NONBLOCK).map_err(failed)?;
     let mut descriptors = server::listening(&engine).map_err(failed)?;
     descriptors.push((tell, READINESS.into()));
@@ -165,7 +165,7 @@ impl Succession {
             None => {
                 let how = ended.ok().flatten().map(|status| format!(" ({status})")).unwrap_or_default();
                 let source = io::Error::other(format!("the successor exited before it was ready{how}"));
-                Err(Error::Io { operation: "handing over to", address: self.name.clone(), source })
+                Err(Error::Io { operation: Operation::HandOver, address: self.name.clone(), source })
             }
         };
         let is_over = result.is_ok();

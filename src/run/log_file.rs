@@ -11,7 +11,7 @@ use rustix::fs::{OFlags, PROC_SUPER_MAGIC};
 use rustix::io::Errno;
 
 use super::pid_file::open_as_it_is;
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::log;
 
 /// The open log file and its path.
@@ -24,7 +24,7 @@ pub(super) struct LogFile {
 impl LogFile {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let failed =
-            |source| Error::Io { operation: "opening the log file", address: path.display().to_string(), source };
+            |source| Error::Io { operation: Operation::OpenLogFile, address: path.display().to_string(), source };
         // The working directory may have changed when the file is reopened.
         let path = std::path::absolute(path).map_err(failed)?;
         let file = open(&path).map_err(failed)?;

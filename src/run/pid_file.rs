@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::sys::{Origin, PID_FILE, take_inherited};
 
@@ -43,7 +43,7 @@ impl PidFile {
     /// Locks the file, creating it if it does not exist. A file handed over by a predecessor is locked already.
     pub(super) fn lock(path: &Path) -> Result<PidFile> {
         let failed =
-            |source| Error::Io { operation: "locking the pid file", address: path.display().to_string(), source };
+            |source| Error::Io { operation: Operation::LockPidFile, address: path.display().to_string(), source };
         let path = std::path::absolute(path).map_err(failed)?;
         let handed = |file: &OwnedFd| File::from(file.try_clone()?).metadata().map(|own| is_at(&own, &path));
         if let Some(handed) = take_inherited(|one| one.name == PID_FILE && handed(&one.fd).unwrap_or(false)) {
@@ -106,7 +106,7 @@ impl PidFile {
         };
         write().map_err(|source| {
             let address = self.path.display().to_string();
-            Error::Io { operation: "writing the pid file", address, source }
+            Error::Io { operation: Operation::WritePidFile, address, source }
         })?;
         self.given.set(false);
         Ok(())

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use super::{stand_in, systemd};
 use crate::engine::{CallbackSlot, Engine, Handler, Key, Next, Ready, Registration};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::sys::Hangups;
 
@@ -56,7 +56,7 @@ pub(crate) fn set_own(action: impl Fn() + 'static) -> Result {
 impl Reload {
     fn current() -> Result<Rc<Reload>> {
         let engine = Engine::current()?;
-        let failed = |source| Error::Io { operation: "catching", address: "SIGHUP".into(), source };
+        let failed = |source| Error::Io { operation: Operation::Signal, address: "SIGHUP".into(), source };
         let known = RELOADS.with(|reloads| {
             let mut reloads = reloads.borrow_mut();
             reloads.retain(|reload| reload.key.get().is_some() && reload.hangups.is_here());

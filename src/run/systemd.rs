@@ -16,7 +16,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketT
 use super::stand_in;
 use crate::address::endpoint;
 use crate::engine::{Engine, TimerKey};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::sys::{self, KEEPER, OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited, without_sigpipe};
 
@@ -47,7 +47,7 @@ pub fn notify_systemd(state: &str) -> Result<bool> {
         Ok(()) => Ok(true),
         Err(source) => {
             let address = String::from_utf8_lossy(&socket.into_vec()).into_owned();
-            Err(Error::Io { operation: "notifying", address, source })
+            Err(Error::Io { operation: Operation::Notify, address, source })
         }
     }
 }

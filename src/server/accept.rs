@@ -17,7 +17,7 @@ use super::listener::{ACCEPTS, Listener};
 use super::{Listed, Server, Shared};
 use crate::conn::{Conn, Socket};
 use crate::engine::{Engine, Wakers};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::sys::wait_for;
 
 /// State of a server whose clients are accepted on request.
@@ -202,13 +202,13 @@ impl Shared {
             let mut fds = Vec::new();
             let waited = watched.watch(&mut fds).and_then(|()| wait_for(fds, until.map(left)));
             asked.served.set(Some(Instant::now()));
-            let ready = waited.map_err(|source| Error::from_io("waiting for a client of", self.name(), source))?;
+            let ready = waited.map_err(|source| Error::from_io(Operation::Accept, self.name(), source))?;
             if let (false, Some(limit), Some(deadline)) = (ready, limit, deadline)
                 && left(deadline).is_zero()
             {
                 return Err(match limit.is_zero() {
                     true => Error::NotReady { peer: self.name() },
-                    false => Error::TimedOut { operation: "waiting for a client of", address: self.name(), limit },
+                    false => Error::TimedOut { operation: Operation::Accept, address: self.name(), limit },
                 });
             }
         }
@@ -298,7 +298,7 @@ impl Shared {
                 Ok(None) => listener.has_room(),
                 Err(error) => {
                     return Err(Error::Io {
-                        operation: "accepting a client of",
+                        operation: Operation::Accept,
                         address: self.name(),
                         source: io::Error::from(error),
                     });

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::sys::{group_id, peer_ids, user_id};
 
 /// A user or a group of this machine. Converts from a number or a name: `1000`, `"www-data"`.
@@ -58,7 +58,7 @@ impl Account {
             Account::Name(name) => match ask(name) {
                 Ok(Some(id)) => Ok(id),
                 Ok(None) => Err(Error::InvalidOption(format!("unknown {kind} {name:?}"))),
-                Err(source) => Err(Error::Io { operation: "looking up the name", address: name.clone(), source }),
+                Err(source) => Err(Error::Io { operation: Operation::Account, address: name.clone(), source }),
             },
         }
     }

@@ -14,7 +14,7 @@ use super::{OnClient, Server, ServerBuilder};
 use crate::address::{Address, endpoint};
 use crate::conn::Socket;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::sys::{self, pass_descriptors};
 
 impl ServerBuilder {
@@ -54,7 +54,7 @@ impl ServerBuilder {
 
     fn start_on(self, fd: OwnedFd, on_client: Option<Box<OnClient>>) -> Result<Server> {
         let engine = Engine::current()?;
-        let failed = |source: io::Error| Error::from_io("listening on", "a file descriptor", source);
+        let failed = |source: io::Error| Error::from_io(Operation::Listen, "a file descriptor", source);
         if !is_listening(&fd) {
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "expected a listening stream socket")));
         }

@@ -13,7 +13,7 @@ use super::{Server, ServerBuilder, Share};
 use crate::address::{Address, Endpoint};
 use crate::conn::Socket;
 use crate::engine::{Engine, Iterations, Remote, private_context, turn};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::fingerprint::Fingerprint;
 
 impl ServerBuilder {
@@ -183,7 +183,8 @@ impl ServerThreads {
     {
         let (tell, outcome) = mpsc::channel();
         let (orders, panics) = (self.orders.clone(), self.panics.clone());
-        let failed = |source| Error::Io { operation: "starting", address: "a thread of the server".into(), source };
+        let failed =
+            |source| Error::Io { operation: Operation::Start, address: "a thread of the server".into(), source };
         let work = move || {
             let context = match private_context() {
                 Ok(context) => context,

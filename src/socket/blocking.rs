@@ -1,4 +1,4 @@
-//! The blocking face: receiving by asking, short writes, and std's traits.
+//! The blocking face of [`Socket`]: receiving, short writes, and std's traits.
 
 use std::io::{self, BufRead, Read, Write};
 
@@ -6,24 +6,32 @@ use super::Socket;
 use crate::conn::{Mark, Piece};
 use crate::error::{Error, Result};
 
-/// What [`Socket::set_timeout`] says holds for each of these calls, from its beginning to its end.
+/// Blocking calls. The [timeout](Socket::set_timeout) covers each of them from its beginning to its end.
 impl Socket {
-    /// Waits until data is there and puts as much of it into `buffer` as fits; returns how much. **Blocks**, up to the
-    /// [time-out](Socket::set_timeout). 0 only if `buffer` is empty.
+    /// Receives data into `buffer` and returns the number of bytes.
+    ///
+    /// Returns 0 only if `buffer` is empty.
+    ///
+    /// # Blocking
+    /// See [`recv`](Socket::recv).
     ///
     /// # Errors
-    /// As [`recv`](Socket::recv).
+    /// See [`recv`](Socket::recv).
     pub fn recv_into(&self, buffer: &mut [u8]) -> Result<usize> {
         self.conn.blocking().recv_into(buffer)
     }
 
-    /// Waits for exactly `count` bytes and returns them. **Blocks**, up to the [time-out](Socket::set_timeout). They are
-    /// all kept in memory.
+    /// Receives exactly `count` bytes.
+    ///
+    /// All of them are kept in memory until then, so `count` must not come from the peer unchecked.
+    ///
+    /// # Blocking
+    /// Until `count` bytes have arrived, the connection ends, or the [timeout](Socket::set_timeout) expires.
     ///
     /// # Errors
-    /// As [`recv`](Socket::recv). Nothing is lost: if the time is up, or the end comes first, what has come stays for the
-    /// next call.
+    /// See [`recv`](Socket::recv). No data is lost: what has arrived stays in the buffer for the next call.
     ///
+    /// # Example: Read a message with a length in front
     /// ```
     /// # let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     /// # let socket = network::Socket::from_fd(ours)?;
@@ -37,22 +45,32 @@ impl Socket {
         Ok(self.conn.blocking().recv_exact(count)?.into_vec())
     }
 
-    /// As [`recv_exact`](Socket::recv_exact), into memory of the caller's, which is filled or, with an error, left as it is.
+    /// Receives exactly as many bytes as fit into `buffer`.
+    ///
+    /// `buffer` is filled, or left unchanged if there is an error.
+    ///
+    /// # Blocking
+    /// See [`recv_exact`](Socket::recv_exact).
     ///
     /// # Errors
-    /// As there.
+    /// See [`recv_exact`](Socket::recv_exact).
     pub fn recv_exact_into(&self, buffer: &mut [u8]) -> Result {
         let piece = self.conn.blocking().recv_exact(buffer.len())?;
         buffer.copy_from_slice(piece.as_slice());
         Ok(())
     }
 
-    /// Waits for `delimiter` and returns what is before it; the delimiter itself is taken away. **Blocks**, up to the
-    /// [time-out](Socket::set_timeout). Without a single byte to wait for it returns nothing, at once.
+    /// Receives data up to `delimiter`, which is removed.
+    ///
+    /// Returns nothing, at once, if `delimiter` is empty.
+    ///
+    /// # Blocking
+    /// Until the delimiter has arrived, the connection ends, or the [timeout](Socket::set_timeout) expires.
     ///
     /// # Errors
-    /// As [`recv_line`](Socket::recv_line), with the same limit.
+    /// See [`recv_line`](Socket::recv_line); the line limit applies.
     ///
+    /// # Example: Read the head of an HTTP response
     /// ```
     /// # let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     /// # let socket = network::Socket::from_fd(ours)?;
@@ -65,29 +83,41 @@ impl Socket {
         self.conn.blocking().recv_until(delimiter.as_ref())
     }
 
-    /// Waits for the peer's end and returns all that it sent before. **Blocks**, up to the
-    /// [time-out](Socket::set_timeout), which holds for the whole.
+    /// Receives everything up to the end of the stream.
+    ///
+    /// # Blocking
+    /// Until the stream ends or the [timeout](Socket::set_timeout) expires, which covers the whole call.
     ///
     /// # Errors
-    /// As [`recv`](Socket::recv); [`Error::LimitExceeded`] if more than `limit` bytes come. [`Error::Closed`] means that it
-    /// was closed on this side: the peer's end is what this waits for. What has come stays for the next call.
+    /// - [`Error::LimitExceeded`] if the peer sends more than `limit` bytes.
+    /// - [`Error::Closed`] if the connection was closed on this side.
+    /// - Otherwise see [`recv`](Socket::recv).
+    ///
+    /// With any error, what has arrived stays in the buffer for the next call.
     pub fn recv_to_end(&self, limit: usize) -> Result<Vec<u8>> {
         self.conn.blocking().recv_to_end(limit)
     }
 
-    /// Waits until the system has room and gives it what it takes of `data`; returns how much that is. **Blocks**, up to
-    /// the [time-out](Socket::set_timeout). What was [sent](Socket::send) before goes out first.
+    /// Sends as much of `data` as the kernel accepts, and returns the number of bytes.
+    ///
+    /// Data that was [queued](Socket::send) before is sent first.
+    ///
+    /// # Blocking
+    /// Until the kernel has room, or the [timeout](Socket::set_timeout) expires.
     ///
     /// # Errors
-    /// [`Error::TimedOut`], or [`Error::NotReady`] with a time-out of zero: nothing of `data` was taken then.
-    /// [`Error::Closed`] or [`Error::Reset`] if the connection has ended or is shut down for sending.
+    /// - [`Error::TimedOut`], or [`Error::NotReady`] if the timeout is zero. Nothing of `data` was sent.
+    /// - [`Error::Closed`] or [`Error::Reset`] if the connection has ended or its write direction is shut down.
     pub fn send_some(&self, data: impl AsRef<[u8]>) -> Result<usize> {
         self.conn.blocking().send_some(data.as_ref())
     }
 
-    /// A [`BufRead`] of this socket, for what takes one. What it has not consumed stays with the socket, where other calls
-    /// find it, before and after it is dropped.
+    /// Returns a [`BufRead`] over this socket.
     ///
+    /// Data that it has not consumed stays in the socket's buffer, where other calls find it, before and after the
+    /// reader is dropped.
+    ///
+    /// # Example: Mix std's lines with the socket's
     /// ```
     /// use std::io::BufRead;
     /// # let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
@@ -106,7 +136,8 @@ impl Socket {
     }
 }
 
-/// What std's own loops must not take for a reason to try again: the signal that ends the loop stays.
+/// Converts an error for std, whose loops repeat a call that was `Interrupted`: the signal that ends the main loop must get
+/// through.
 fn for_std(error: Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::Interrupted => io::Error::other(error),
@@ -114,10 +145,10 @@ fn for_std(error: Error) -> io::Error {
     }
 }
 
-/// **Blocks**, up to the [time-out](Socket::set_timeout); when that is up the error is of the kind `TimedOut`, with a
-/// time-out of zero `WouldBlock`. 0 is the peer's end. A TLS connection that was cut off is an error.
+/// **Blocks** up to the [timeout](Socket::set_timeout). When it expires, the error is of the kind `TimedOut`, or
+/// `WouldBlock` if it is zero. Returns 0 at the end of the stream. A reset or truncated connection is an error.
 ///
-/// [`Socket::read`], which takes a callback, has the same name: call this one as `Read::read(&mut &socket, …)`.
+/// [`Socket::read`], which takes a callback, has the same name: call this method as `Read::read(&mut &socket, …)`.
 impl Read for &Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.conn.blocking().recv_into(buf) {
@@ -127,14 +158,14 @@ impl Read for &Socket {
     }
 }
 
-/// As for `&Socket`.
+/// See `impl Read for &Socket`.
 impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         Read::read(&mut &*self, buf)
     }
 }
 
-/// Writes as [`Socket::send_some`] does and **blocks** as that does, where [`Socket::send`] would queue.
+/// Writes as [`Socket::send_some`] does, and **blocks** as it does, where [`Socket::send`] would queue.
 impl Write for &Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.conn.blocking().send_some(buf).map_err(for_std)
@@ -145,7 +176,7 @@ impl Write for &Socket {
     }
 }
 
-/// As for `&Socket`.
+/// See `impl Write for &Socket`.
 impl Write for Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         Write::write(&mut &*self, buf)
@@ -156,11 +187,12 @@ impl Write for Socket {
     }
 }
 
-/// Reads a [`Socket`] as [`BufRead`], see [`Socket::reader`]. **Blocks** as its `Read` does. It is a handle: the
-/// connection stays open for it.
+/// A [`BufRead`] over a [`Socket`], returned by [`Socket::reader`].
+///
+/// **Blocks** as the socket's `Read` does. It is a handle to the connection, which stays open while the reader exists.
 pub struct Reader {
     socket: Socket,
-    /// Lent by the socket, how much of it is consumed, and where it lies there.
+    /// Data lent by the socket, how much of it is consumed, and its position in the stream.
     lent: Option<(Piece, usize, Mark)>,
 }
 

@@ -1,4 +1,4 @@
-//! Sets limits and time-outs of a connection, then connects or wraps.
+//! Options of a connection that is to be made.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -11,12 +11,15 @@ use crate::address::Address;
 use crate::conn::{Conn, Options, Transport, limit_setters};
 use crate::connect;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::sys::KeepAlive;
 use crate::tls::{ClientTls, Tls};
 
-/// Sets limits and time-outs, then connects or wraps. Each has a default.
+/// Options for a [`Socket`], all with defaults.
 ///
+/// Created by [`Socket::builder`]. Ends with `connect`, `connect_async`, `connect_future`, `wrap` or `from_fd`.
+///
+/// # Example: Connect with limits
 /// ```
 /// # use std::time::Duration;
 /// # let server = std::net::TcpListener::bind("127.0.0.1:0")?;
@@ -32,7 +35,7 @@ use crate::tls::{ClientTls, Tls};
 #[must_use]
 pub struct SocketBuilder {
     options: Options,
-    /// As chosen; `None` leaves it to the address.
+    /// `None` leaves it to the address.
     tls: Option<Tls<ClientTls>>,
 }
 
@@ -43,36 +46,42 @@ impl SocketBuilder {
         SocketBuilder { options: Options::default(), tls: None }
     }
 
-    /// How to use TLS: `false` for not at all, `true` for the default trust, or [`ClientTls`] with other settings.
+    /// Configures TLS.
     ///
-    /// Without this call it is on for TCP and off for unix sockets, and a URL decides by its scheme.
+    /// `false` disables it, `true` uses the default trust, and [`ClientTls`] gives full control. Without this call, TLS
+    /// is on for TCP and off for unix sockets, and the scheme of a URL decides. `wrap` and `from_fd` cannot use TLS:
+    /// they fail with [`Error::InvalidOption`] if it is switched on here.
     pub fn tls(mut self, tls: impl Into<Tls<ClientTls>>) -> Self {
         self.tls = Some(tls.into());
         self
     }
 
-    /// How long connecting may take, the look-up of the name included, the hand-shake of TLS not. 30 s.
+    /// Sets the timeout for connecting, including name lookup, without the TLS handshake. Default: 30 s.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.options.connect_timeout = limit;
         self
     }
 
-    /// Connects from that address of this machine, to addresses of the same family. TCP alone.
+    /// Sets the source address. Only addresses of the same family are connected to. TCP only.
     pub fn source(mut self, address: impl Into<IpAddr>) -> Self {
         self.options.tuning.source = Some(address.into());
         self
     }
 
-    /// Connects over that network interface alone, as in `eth0`. The system may ask for a privilege. TCP alone.
+    /// Sets the network interface to connect through, as in `eth0`. The kernel may require a privilege for it. TCP
+    /// only.
     pub fn interface(mut self, name: impl Into<String>) -> Self {
         self.options.tuning.interface = Some(name.into());
         self
     }
 
-    /// As [`Socket::connect`].
+    /// Connects to an address. See [`Socket::connect`].
+    ///
+    /// # Blocking
+    /// Until connected.
     ///
     /// # Errors
-    /// As there.
+    /// See [`Socket::connect`].
     pub fn connect<A>(self, address: A) -> Result<Socket>
     where
         A: TryInto<Address>,
@@ -81,7 +90,7 @@ impl SocketBuilder {
         connect::blocking(address.try_into()?, self.options.into(), self.tls.as_ref())
     }
 
-    /// As [`Socket::connect_async`].
+    /// Connects in the background and passes the result to a callback. See [`Socket::connect_async`].
     pub fn connect_async<A, F>(self, address: A, cancellable: Option<&impl IsA<gio::Cancellable>>, callback: F)
     where
         A: TryInto<Address>,
@@ -93,10 +102,10 @@ impl SocketBuilder {
         connect::in_background(address, self.options.into(), self.tls.as_ref(), cancellable, callback);
     }
 
-    /// As [`Socket::connect_future`].
+    /// Connects in the background. See [`Socket::connect_future`].
     ///
     /// # Errors
-    /// As [`Socket::connect`].
+    /// See [`Socket::connect`].
     pub async fn connect_future<A>(self, address: A) -> Result<Socket>
     where
         A: TryInto<Address>,
@@ -105,26 +114,31 @@ impl SocketBuilder {
         connect::future(address.try_into()?, self.options.into(), self.tls.as_ref())?.await
     }
 
-    /// As [`Socket::wrap`].
+    /// Makes a socket from two file descriptors. See [`Socket::wrap`].
     ///
     /// # Errors
-    /// As there.
+    /// See [`Socket::wrap`]. [`Error::InvalidOption`] if TLS is switched on.
     pub fn wrap(self, input: impl Into<OwnedFd>, output: impl Into<OwnedFd>) -> Result<Socket> {
         self.make(Transport::pair(input.into(), output.into()))
     }
 
-    /// As [`Socket::from_fd`].
+    /// Makes a socket from one file descriptor. See [`Socket::from_fd`].
     ///
     /// # Errors
-    /// As there.
+    /// See [`Socket::from_fd`]. [`Error::InvalidOption`] if TLS is switched on.
     #[allow(clippy::wrong_self_convention)]
     pub fn from_fd(self, fd: impl Into<OwnedFd>) -> Result<Socket> {
         self.make(Transport::from_fd(fd.into()))
     }
 
     fn make(self, transport: std::io::Result<Transport>) -> Result<Socket> {
+        if matches!(self.tls, Some(Tls::On(_))) {
+            return Err(Error::InvalidOption(
+                "TLS is not available for file descriptors: use tls(false), or connect to an address".into(),
+            ));
+        }
         let engine = Engine::current()?;
-        let failed = |source| Error::Io { operation: "wrapping", address: "a file descriptor".into(), source };
+        let failed = |source| Error::Io { operation: Operation::Wrap, address: "a file descriptor".into(), source };
         let transport = transport.map_err(failed)?;
         transport.tune(&self.options.tuning).map_err(failed)?;
         Ok(Socket::from_conn(Conn::new(&engine, transport, self.options.into(), None)?))

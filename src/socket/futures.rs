@@ -1,4 +1,4 @@
-//! A socket for those who await: futures, streams of lines and chunks, and the traits of futures-io.
+//! The asynchronous face of [`Socket`]: futures, streams of lines and chunks, and the traits of futures-io.
 
 use std::future::poll_fn;
 use std::io;
@@ -11,29 +11,30 @@ use futures_io::{AsyncRead, AsyncWrite};
 use super::Socket;
 use crate::conn::callbacks::with_text;
 use crate::conn::waiting::Interest;
-use crate::conn::{Conn, Inbox, Piece, Taken, Window};
+use crate::conn::{Conn, Inbox, Piece, Search, Taken, Window};
 use crate::engine::Ticket;
 use crate::error::{Error, Result};
 
-/// The most that is taken at a time of what has come.
+/// The most that one future takes of the received data, and the most that it reads at a time.
 const CHUNK: usize = 64 << 10;
 
 /// # Futures
 ///
-/// To be awaited on the main context of the socket, as by `glib::spawn_future_local`. None of them blocks, and none has a
-/// time-out of its own: [`set_timeout`](Socket::set_timeout) is for blocking calls, `glib::future_with_timeout` for these.
+/// Methods ending in `_future` run on the socket's main context, for example in `glib::spawn_future_local`. They have no
+/// timeout: [`set_timeout`](Socket::set_timeout) is for blocking calls; use `glib::future_with_timeout` for these.
 ///
-/// **Dropping one cancels it, and loses nothing.** What has come and was not handed over waits for whoever reads next; of a
-/// [`send_future`](Socket::send_future) either everything has been queued or nothing.
+/// **All of them are cancel-safe.** Dropping a receiving future loses no data: what it has not returned is received by the
+/// next call. A dropped [`send_future`](Socket::send_future) has queued all of its data or nothing.
 ///
-/// Several at a time are served in the order in which they were first polled; one that is polled once and then left lying
-/// holds up those behind it until it is dropped. Streams and the traits of futures-io come after all of them. A read
-/// callback gets everything there is: beside one that is not [paused](Socket::pause), what receives fails with
-/// [`Error::Unsupported`].
+/// Several receiving futures of one socket are served in the order in which they were first polled; the same holds for
+/// sending. A future that was polled and is then neither polled again nor dropped blocks those queued behind it. Streams and
+/// the futures-io traits are served after all futures. While a read callback is set and not [paused](Socket::pause),
+/// receiving futures fail with [`Error::Unsupported`].
 ///
-/// Who always finds something to do gives way to the rest of the program all the same, after 256 KiB or a millisecond:
-/// connections that flood are served when nothing more urgent waits, as with callbacks.
+/// A future that never has to wait still yields after 256 KiB or one millisecond, so a flood on one connection cannot starve
+/// the rest of the program.
 ///
+/// # Example: Send a line and await the reply
 /// ```
 /// # let server = network::Server::builder().tls(false).listen(0, |socket| {
 /// #     socket.readlines(|socket, line| socket.sendline(format!("You said: {line}")));
@@ -42,63 +43,169 @@ const CHUNK: usize = 64 << 10;
 /// # let address = ("127.0.0.1", server.port());
 /// # glib::MainContext::default().block_on(async move {
 /// let socket = network::Socket::builder().tls(false).connect_future(address).await?;
-/// socket.send_future("Hello\n").await?;
-/// println!("{}", socket.recv_line_future().await?);
+/// socket.sendline_future("Hello").await?;
+/// assert_eq!(socket.recv_line_future().await?, "You said: Hello");
 /// # Ok::<(), network::Error>(())
 /// # })?;
 /// # Ok::<(), network::Error>(())
 /// ```
 impl Socket {
-    /// Waits until data is there and gives up to `max` bytes of it (at most 64 KiB). What the peer had sent before it
-    /// closed comes first. Does not block.
+    /// Receives up to `max` bytes (at most 64 KiB) as soon as data is available.
+    ///
+    /// Data that the peer sent before it closed is returned first.
     ///
     /// # Errors
-    /// [`Error::Closed`] at the end, [`Error::Reset`], [`Error::Truncated`], whatever else ended the connection, or
-    /// [`Error::Unsupported`] if a callback reads.
+    /// - [`Error::Closed`] at the end of the stream.
+    /// - [`Error::Reset`], [`Error::Truncated`], or any other error that ended the connection.
+    /// - [`Error::Unsupported`] if a read callback is set and not paused.
     pub fn recv_future(&self, max: usize) -> impl Future<Output = Result<Vec<u8>>> {
         let max = max.clamp(1, CHUNK);
         receive(&self.conn, max, move |inbox, _| Ok(inbox.next_chunk(max).map(|piece| piece.into_vec())))
     }
 
-    /// Waits until exactly so many bytes are there. Until then they wait in memory. Does not block.
+    /// Receives data into `buffer` as soon as data is available, and returns the number of bytes.
+    ///
+    /// Returns 0 only if `buffer` is empty.
     ///
     /// # Errors
-    /// As [`recv_future`](Socket::recv_future). When the end comes first, what there is stays for whoever reads next.
+    /// See [`recv_future`](Socket::recv_future).
+    pub fn recv_into_future(&self, buffer: &mut [u8]) -> impl Future<Output = Result<usize>> {
+        let max = buffer.len().min(CHUNK);
+        receive(&self.conn, max, move |inbox, _| {
+            if buffer.is_empty() {
+                return Ok(Some(0));
+            }
+            Ok(inbox.next_chunk(max).map(|piece| {
+                let piece = piece.as_slice();
+                buffer[..piece.len()].copy_from_slice(piece);
+                piece.len()
+            }))
+        })
+    }
+
+    /// Receives exactly `count` bytes.
+    ///
+    /// All of them are kept in memory until then, so `count` must not come from the peer unchecked.
+    ///
+    /// # Errors
+    /// See [`recv_future`](Socket::recv_future). If the stream ends first, the data that there is can still be received.
     pub fn recv_exact_future(&self, count: usize) -> impl Future<Output = Result<Vec<u8>>> {
-        // What comes after them stays in the system as far as that can be had.
+        // What comes after them stays in the kernel as far as possible.
         receive(&self.conn, CHUNK, move |inbox, _| Ok(inbox.take(count).map(Piece::into_vec)))
     }
 
-    /// Waits for a line and gives it without its `\n`. Bytes that are not UTF-8 become U+FFFD. Does not block.
+    /// Receives exactly as many bytes as fit into `buffer`.
+    ///
+    /// `buffer` is filled all at once, or left unchanged.
     ///
     /// # Errors
-    /// As [`recv_future`](Socket::recv_future), and [`Error::LineTooLong`]. The beginning of a line that never ends stays
-    /// for whoever reads next.
+    /// See [`recv_exact_future`](Socket::recv_exact_future).
+    pub fn recv_exact_into_future(&self, buffer: &mut [u8]) -> impl Future<Output = Result> {
+        receive(&self.conn, CHUNK, move |inbox, _| {
+            Ok(inbox.take(buffer.len()).map(|piece| buffer.copy_from_slice(piece.as_slice())))
+        })
+    }
+
+    /// Receives a line of text, without its `\n`.
+    ///
+    /// Invalid UTF-8 is replaced with U+FFFD.
+    ///
+    /// # Errors
+    /// - [`Error::LineTooLong`] if the line exceeds the [line limit](crate::socket::SocketBuilder::line_limit). The
+    ///   connection ends.
+    /// - Otherwise see [`recv_future`](Socket::recv_future). At the end of the stream, an incomplete line can be received with
+    ///   `recv_future`.
     pub fn recv_line_future(&self) -> impl Future<Output = Result<String>> {
         receive(&self.conn, CHUNK, next_line)
     }
 
-    /// Waits until the connection [is not full](Socket::is_full), then queues all of `data`, as [`send`](Socket::send)
-    /// does. A loop that awaits this keeps the queue short however slowly the peer reads. Does not block.
+    /// Receives data up to `delimiter`, which is removed.
+    ///
+    /// Returns nothing, at once, if `delimiter` is empty.
     ///
     /// # Errors
-    /// [`Error::Closed`] or [`Error::Reset`] if the connection has ended or is shut down for sending;
-    /// [`Error::QueueFull`] if `data` alone is more than the send limit.
+    /// See [`recv_line_future`](Socket::recv_line_future); the line limit applies.
+    ///
+    /// # Example: Read the head of an HTTP request
+    /// ```
+    /// # let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// # let socket = network::Socket::from_fd(ours)?;
+    /// # std::io::Write::write_all(&mut &theirs, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")?;
+    /// # glib::MainContext::default().block_on(async move {
+    /// let head = socket.recv_until_future("\r\n\r\n").await?;
+    /// assert!(head.starts_with(b"GET / "));
+    /// # Ok::<(), network::Error>(())
+    /// # })?;
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    pub fn recv_until_future(&self, delimiter: impl AsRef<[u8]>) -> impl Future<Output = Result<Vec<u8>>> {
+        let mut search = Search::default();
+        receive(&self.conn, CHUNK, move |inbox, limit| match delimiter.as_ref() {
+            [] => Ok(Some(Vec::new())),
+            delimiter => inbox.take_until(delimiter, limit, &mut search),
+        })
+    }
+
+    /// Receives everything up to the end of the stream.
+    ///
+    /// # Errors
+    /// - [`Error::LimitExceeded`] if the peer sends more than `limit` bytes.
+    /// - [`Error::Closed`] if the connection was closed on this side.
+    /// - Otherwise see [`recv_future`](Socket::recv_future).
+    ///
+    /// With any error, the data that there is can still be received.
+    pub fn recv_to_end_future(&self, limit: usize) -> impl Future<Output = Result<Vec<u8>>> {
+        let conn = &self.conn;
+        let exceeded = receive(conn, CHUNK, move |inbox, _| Ok((inbox.len() > limit).then_some(())));
+        async move {
+            match exceeded.await {
+                Ok(()) => Err(Error::LimitExceeded { peer: self.remote().to_string(), limit }),
+                Err(_) if conn.has_ended_cleanly() => Ok(conn.take_leftover()),
+                Err(error) => Err(error),
+            }
+        }
+    }
+
+    /// Waits until the connection is not [full](Socket::is_full), then queues all of `data` as [`send`](Socket::send) does.
+    ///
+    /// A loop that awaits this keeps the send queue short, however slowly the peer reads.
+    ///
+    /// # Errors
+    /// - [`Error::Closed`] or [`Error::Reset`] if the connection has ended or its write direction is shut down.
+    /// - [`Error::QueueFull`] if `data` alone exceeds the [send limit](crate::socket::SocketBuilder::send_limit) (16 MiB):
+    ///   send it in pieces.
     pub fn send_future(&self, data: impl AsRef<[u8]>) -> impl Future<Output = Result> {
         Sending { conn: &self.conn, ticket: Ticket::New, data }
     }
 
-    /// Waits until the system has taken all that was sent before. Does not block.
+    /// Waits until the connection is not [full](Socket::is_full), then queues a line of text, adding `\n`.
     ///
     /// # Errors
-    /// [`Error::Closed`] or [`Error::Reset`] if it never will.
+    /// See [`send_future`](Socket::send_future).
+    pub fn sendline_future(&self, line: impl AsRef<str>) -> impl Future<Output = Result> {
+        let line = line.as_ref();
+        let mut data = Vec::with_capacity(line.len() + 1);
+        data.extend_from_slice(line.as_bytes());
+        data.push(b'\n');
+        self.send_future(data)
+    }
+
+    /// Waits until the kernel has accepted all queued data.
+    ///
+    /// This does not mean that the peer has received or read it.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Reset`], or any other error that ended the connection before.
     pub fn flush_future(&self) -> impl Future<Output = Result> {
         poll_fn(|context| self.conn.poll_flush(context))
     }
 
-    /// The lines that come, as [`recv_line_future`](Socket::recv_line_future) gives them. Does not block. What comes after the
-    /// last newline is no line: [`unread`](Socket::unread) returns it when the stream has ended.
+    /// Returns a stream of the lines that the peer sends.
     ///
+    /// Each item is the result of [`recv_line_future`](Socket::recv_line_future). The stream ends with the connection. An
+    /// incomplete last line is not an item: [`unread`](Socket::unread) returns it when the stream has ended.
+    ///
+    /// # Example: Print all lines
     /// ```
     /// # async fn show(socket: network::Socket) -> network::Result {
     /// let mut lines = socket.lines();
@@ -112,7 +219,9 @@ impl Socket {
         Lines { socket: self.clone(), ended: false, window: Window::default() }
     }
 
-    /// What comes, in pieces of up to `max` bytes, as [`recv_future`](Socket::recv_future) gives them. Does not block.
+    /// Returns a stream of the data that the peer sends, in pieces of up to `max` bytes (at most 64 KiB).
+    ///
+    /// Each item is the result of [`recv_future`](Socket::recv_future). The stream ends with the connection.
     pub fn chunks(&self, max: usize) -> Chunks {
         Chunks { socket: self.clone(), max: max.clamp(1, CHUNK), ended: false }
     }
@@ -122,7 +231,7 @@ fn next_line(inbox: &mut Inbox, limit: usize) -> Taken<String> {
     inbox.read_line(limit, |line| with_text(line, str::to_owned))
 }
 
-/// Waits in line for input.
+/// A future that waits for input.
 struct Receiving<'a, F> {
     conn: &'a Conn,
     ticket: Ticket,
@@ -157,7 +266,7 @@ impl<F> Drop for Receiving<'_, F> {
     }
 }
 
-/// Waits in line for room.
+/// A future that waits for room in the send queue.
 struct Sending<'a, D> {
     conn: &'a Conn,
     ticket: Ticket,
@@ -181,7 +290,7 @@ impl<D> Drop for Sending<'_, D> {
     }
 }
 
-/// What a stream gives for it: its end is no error, and comes once.
+/// Converts a result into an item of a stream, which ends once, without an error for the end of the connection.
 fn item<R>(received: Result<R>, ended: &mut bool) -> Option<Result<R>> {
     *ended = received.is_err();
     match received {
@@ -190,11 +299,12 @@ fn item<R>(received: Result<R>, ended: &mut bool) -> Option<Result<R>> {
     }
 }
 
-/// The lines of a [`Socket`], see [`Socket::lines`]: a stream that ends with the connection, after its error if it ended by
-/// one. It is a handle to the connection like any other.
+/// A stream of lines, returned by [`Socket::lines`].
 ///
-/// Dropping it loses nothing: lines that were not taken wait for whoever reads next, and so does the beginning of a line
-/// that never ended.
+/// It ends with the connection, after the error if the connection failed. It is a handle to the connection, which stays open
+/// while the stream exists.
+///
+/// Dropping it loses no data: lines that were not taken, and an incomplete line, are received by the next call.
 #[must_use = "nothing is received unless it is awaited"]
 #[derive(Debug)]
 pub struct Lines {
@@ -204,21 +314,23 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Waits for the next line. `None` at the end. To drop the future loses nothing.
+    /// Receives the next line. Returns `None` at the end. Cancel-safe.
     #[expect(clippy::should_implement_trait, reason = "it is awaited, as that of streams is")]
     pub fn next(&mut self) -> impl Future<Output = Option<Result<String>>> {
         poll_fn(|context| Pin::new(&mut *self).poll_next(context))
     }
 
-    /// Waits for the next line and lends it, until the next one is asked for. Where lines come fast that takes less time than
-    /// [`next`](Lines::next): none of them gets memory of its own. `None` at the end. To drop the future loses nothing.
+    /// Receives the next line and lends it until the next call. Returns `None` at the end. Cancel-safe.
     ///
+    /// Faster than [`next`](Lines::next) where many lines arrive, because no line is allocated.
+    ///
+    /// # Example: Add numbers
     /// ```
     /// # async fn add(socket: network::Socket) -> network::Result<u64> {
     /// let mut lines = socket.lines();
     /// let mut sum = 0;
     /// while let Some(line) = lines.next_str().await {
-    ///     sum += line?.parse::<u64>().map_err(network::Error::other)?;
+    ///     sum += line?.parse::<u64>()?;
     /// }
     /// # Ok(sum)
     /// # }
@@ -227,7 +339,7 @@ impl Lines {
         Lending(Some(self))
     }
 
-    /// A line is in the window then.
+    /// If it returns a line, that is in the window.
     #[inline]
     fn poll_line(&mut self, context: &Context<'_>) -> Poll<Option<Result>> {
         if self.ended {
@@ -252,7 +364,7 @@ impl Lines {
     }
 }
 
-/// Waits for a line that is lent.
+/// A future that waits for a line, which it lends.
 struct Lending<'a>(Option<&'a mut Lines>);
 
 impl<'a> Future for Lending<'a> {
@@ -288,7 +400,9 @@ impl Stream for Lines {
     }
 }
 
-/// What comes over a [`Socket`], in pieces, see [`Socket::chunks`]. Otherwise as [`Lines`].
+/// A stream of received data in pieces, returned by [`Socket::chunks`].
+///
+/// See [`Lines`] for its end and for what dropping it means.
 #[must_use = "nothing is received unless it is awaited"]
 #[derive(Debug)]
 pub struct Chunks {
@@ -298,7 +412,7 @@ pub struct Chunks {
 }
 
 impl Chunks {
-    /// Waits for the next piece. `None` at the end. To drop the future loses nothing.
+    /// Receives the next piece. Returns `None` at the end. Cancel-safe.
     #[expect(clippy::should_implement_trait, reason = "it is awaited, as that of streams is")]
     pub fn next(&mut self) -> impl Future<Output = Option<Result<Vec<u8>>>> {
         poll_fn(|context| Pin::new(&mut *self).poll_next(context))
@@ -322,7 +436,7 @@ impl Stream for Chunks {
 
 // ---- futures-io ----
 
-/// The end is `Ok(0)`, as readers of the world have it.
+/// The end of the stream is `Ok(0)`, as std defines it.
 fn read(socket: &Socket, context: &Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
     if buffer.is_empty() {
         return Poll::Ready(Ok(0));
@@ -345,24 +459,24 @@ fn close(socket: &Socket, context: &Context<'_>) -> Poll<io::Result<()>> {
     socket.conn.poll_shut(context).map_err(io::Error::from)
 }
 
-/// The end of what the peer sends is `Ok(0)`. It ends the connection, unless there is a
-/// [`half_close_cb`](Socket::half_close_cb): for protocols whose directions end apart, [`into_stream`](Socket::into_stream)
-/// is the better choice. Does not block.
+/// Reading returns `Ok(0)` at the end of the stream. The peer's half-close ends the connection unless a
+/// [`half_close_cb`](Socket::half_close_cb) is set; for protocols whose directions end independently, use
+/// [`into_stream`](Socket::into_stream).
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         read(&self, context, buffer)
     }
 }
 
-/// The same by a reference, to read and write at the same time.
+/// The same through a reference, to read and write at the same time.
 impl AsyncRead for &Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         read(&self, context, buffer)
     }
 }
 
-/// Writing waits while the connection [is full](Socket::is_full). Closing sends what was written and ends this direction,
-/// as [`shutdown_write`](Socket::shutdown_write). Does not block.
+/// Writing waits while the connection is [full](Socket::is_full). Closing sends the queued data and shuts down the write
+/// direction, as [`shutdown_write`](Socket::shutdown_write) does.
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         write(&self, context, bytes)
@@ -377,7 +491,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// The same by a reference, to read and write at the same time.
+/// The same through a reference, to read and write at the same time.
 impl AsyncWrite for &Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         write(&self, context, bytes)

@@ -1,4 +1,4 @@
-// The faces of [`Socket`]: callbacks here, futures, blocking calls and options in files of their own.
+// The faces of [`Socket`]: callbacks here; futures, blocking calls, options and back-pressure in the files beside this one.
 
 mod blocking;
 mod builder;
@@ -19,6 +19,7 @@ use crate::conn::Socket;
 pub use crate::conn::WeakSocket;
 use crate::conn::callbacks::{Disconnect, OnByteLine, OnData, OnLine, OnReady};
 use crate::engine::call;
+pub use crate::error::Operation;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 pub use crate::sys::{Credentials, KeepAlive};
@@ -32,15 +33,29 @@ pub(crate) use selectable::{Polled, WeakPolled};
 pub use stream::ByteStream;
 
 impl Socket {
-    /// Connects and waits until that is done, at most 30 seconds. **Blocks**; nothing of the main loop runs meanwhile.
+    /// Connects to an address.
+    ///
+    /// The timeout is 30 seconds, including name lookup; a TLS handshake gets another 10 seconds. Both are options of
+    /// [`Socket::builder`]. TLS is used for TCP unless the address is a URL whose scheme says otherwise. The peer's
+    /// half-close ends the connection unless a [`half_close_cb`](Socket::half_close_cb) is set.
+    ///
+    /// # Blocking
+    /// Until connected. No callback runs meanwhile.
     ///
     /// # Errors
-    /// [`Error::Address`], [`Error::Lookup`], [`Error::Refused`], [`Error::Unreachable`], [`Error::TimedOut`],
-    /// [`Error::WrongThread`], or [`Error::Io`]. With TLS also [`Error::UnknownCertificate`],
-    /// [`Error::CertificateChanged`], [`Error::Rejected`], [`Error::Plaintext`], [`Error::Tls`], [`Error::Identity`],
-    /// [`Error::TlsSettings`]; and [`Error::Unsupported`] if the server is one of this same thread, which could not
-    /// answer the hand-shake while this call waits.
+    /// - [`Error::Address`] if the address is invalid.
+    /// - [`Error::Lookup`] if the host name cannot be resolved, [`Error::ServiceNotFound`] or
+    ///   [`Error::AvahiUnavailable`] if a service cannot be found.
+    /// - [`Error::Refused`], [`Error::Unreachable`] or [`Error::TimedOut`] if no connection is established.
+    /// - [`Error::UnknownCertificate`] or [`Error::CertificateChanged`] if the server is not trusted.
+    /// - [`Error::Rejected`] if the server ends the handshake with an alert, [`Error::Plaintext`] or [`Error::Tls`] if
+    ///   it does not speak TLS correctly.
+    /// - [`Error::Identity`] or [`Error::TlsSettings`] if the client's own TLS configuration is unusable.
+    /// - [`Error::Unsupported`] if the server runs in the same thread and could not complete the TLS handshake.
+    /// - [`Error::WrongThread`] if another thread owns the main context.
+    /// - [`Error::Io`] for any other failure.
     ///
+    /// # Example: Send a line and print the reply
     /// ```no_run
     /// let socket = network::Socket::connect("localhost:1234")?;
     /// socket.sendline("Hello")?;
@@ -55,11 +70,12 @@ impl Socket {
         Socket::builder().connect(address)
     }
 
-    /// Connects in the background and calls `callback` with the outcome, on a later turn of the main loop. Never blocks.
+    /// Connects in the background and passes the result to a callback.
     ///
-    /// Cancelling ends it with [`Error::Cancelled`]; so does everything that [`connect`](Socket::connect) lists, the
-    /// address's own errors included.
+    /// The callback runs once, in a later loop iteration, also if the address is invalid. Cancelling `cancellable`
+    /// completes it with [`Error::Cancelled`]. For the other errors see [`connect`](Socket::connect).
     ///
+    /// # Example: Connect, report, leave the loop
     /// ```
     /// # let server = network::Server::new("0", |_| Ok(()))?;
     /// # let port = server.port();
@@ -82,8 +98,28 @@ impl Socket {
         Socket::builder().connect_async(address, cancellable, callback);
     }
 
-    /// Connects in the background. Dropping the future cancels it. Never blocks; to be awaited on the thread's main
-    /// context, as by `glib::spawn_future_local`.
+    /// Connects in the background.
+    ///
+    /// Must be awaited on the thread's main context, for example with `glib::spawn_future_local`. Dropping the future
+    /// cancels the attempt.
+    ///
+    /// # Errors
+    /// See [`connect`](Socket::connect).
+    ///
+    /// # Example: Connect in a task
+    /// ```
+    /// # let server = network::Server::new("0", |_| Ok(()))?;
+    /// # let port = server.port();
+    /// glib::spawn_future_local(async move {
+    ///     match network::Socket::connect_future(("localhost", port)).await {
+    ///         Ok(socket) => println!("connected to {}", socket.remote()),
+    ///         Err(error) => eprintln!("{error}"),
+    ///     }
+    ///     network::endloop();
+    /// });
+    /// network::fgloop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn connect_future<A>(address: A) -> impl Future<Output = Result<Socket>>
     where
         A: TryInto<Address>,
@@ -92,16 +128,21 @@ impl Socket {
         Socket::builder().connect_future(address)
     }
 
-    /// Sets limits and time-outs before connecting.
+    /// Returns a builder, which sets limits, timeouts and TLS before it connects.
     pub fn builder() -> SocketBuilder {
         SocketBuilder::new()
     }
 
-    /// Makes a socket of two descriptors, such as the program's own standard input and output. They are owned by it: to
-    /// go on using them, give it clones.
+    /// Makes a socket from two file descriptors, such as standard input and output.
     ///
-    /// Their blocking mode is left as it is, since others may share them; the socket never blocks on them all the same.
+    /// Takes ownership of them; to keep using them, pass duplicates. Their blocking mode is left as it is, because
+    /// other processes may share them; the socket never blocks on them nevertheless. TLS is not used.
     ///
+    /// # Errors
+    /// - [`Error::WrongThread`] if another thread owns the main context.
+    /// - [`Error::Io`] if the kernel cannot watch them.
+    ///
+    /// # Example: Talk to a terminal
     /// ```
     /// # use std::os::fd::AsFd;
     /// let input = std::io::stdin().as_fd().try_clone_to_owned()?;
@@ -110,30 +151,31 @@ impl Socket {
     /// terminal.sendline("What is your name?")?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    /// [`Error::WrongThread`], or [`Error::Io`] if the system refuses to watch them.
     pub fn wrap(input: impl Into<OwnedFd>, output: impl Into<OwnedFd>) -> Result<Socket> {
         Socket::builder().wrap(input, output)
     }
 
-    /// Makes a socket of one descriptor for both directions: a connected stream socket, a terminal, a serial line. It is
-    /// owned by the socket.
+    /// Makes a socket from one file descriptor: a connected stream socket, a terminal, a serial line.
+    ///
+    /// Takes ownership of it. TLS is not used.
     ///
     /// # Errors
-    /// [`Error::WrongThread`], or [`Error::Io`] if it is not of a kind that can be watched, or not a *stream* socket.
+    /// - [`Error::WrongThread`] if another thread owns the main context.
+    /// - [`Error::Io`] if the kernel cannot watch it, or if it is a socket of another type than *stream*.
     pub fn from_fd(fd: impl Into<OwnedFd>) -> Result<Socket> {
         Socket::builder().from_fd(fd)
     }
 
-    /// Makes a socket of a connected socket of gio. That one is cloned: close or drop it afterwards.
+    /// Makes a socket from a connected `gio::Socket`.
+    ///
+    /// The descriptor is duplicated: close or drop the `gio::Socket` afterwards.
     ///
     /// # Errors
-    /// As [`from_fd`](Socket::from_fd).
+    /// See [`from_fd`](Socket::from_fd).
     pub fn from_gio(socket: &gio::Socket) -> Result<Socket> {
         let fd = socket.as_fd().try_clone_to_owned();
         Socket::from_fd(fd.map_err(|source| Error::Io {
-            operation: "cloning",
+            operation: Operation::Wrap,
             address: "a gio socket".into(),
             source,
         })?)
@@ -141,83 +183,154 @@ impl Socket {
 
     // ---- sending ----
 
-    /// Sends bytes, all or none: what the system does not take at once is queued, in order. Never blocks.
+    /// Queues bytes for sending and returns at once.
     ///
-    /// What is sent from within a callback goes out when the turn of the loop ends, with everything else that was sent. In a
-    /// script without a loop, what is queued goes out while a blocking call waits on this socket, as [`flush`](Socket::flush)
-    /// does, and when the last handle is dropped.
+    /// The bytes are accepted completely or not at all, and are sent in order. Data sent from a callback goes out at
+    /// the end of the loop iteration, together with everything else. Without a main loop, queued data goes out during
+    /// blocking calls on this socket and when the last handle is dropped.
     ///
     /// # Errors
-    /// [`Error::QueueFull`] if more than the send limit (16 MiB) would wait: nothing of this call is queued then.
-    /// [`Error::Closed`] or [`Error::Reset`] if the connection has ended or is shut down for sending.
+    /// - [`Error::QueueFull`] if the send queue would exceed the [send limit](SocketBuilder::send_limit) (16 MiB).
+    ///   Nothing of this call is queued.
+    /// - [`Error::Closed`], [`Error::Reset`], or another error that ended the connection. `Closed` also after
+    ///   [`shutdown_write`](Socket::shutdown_write).
+    ///
+    /// # Example: Send a request
+    /// ```
+    /// # let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// # let socket = network::Socket::from_fd(ours)?;
+    /// socket.send("GET / HTTP/1.0\r\n\r\n")?;
+    /// # Ok::<(), network::Error>(())
+    /// ```
     pub fn send(&self, data: impl AsRef<[u8]>) -> Result {
         self.conn.send(data.as_ref(), false)
     }
 
-    /// Sends text and a newline, as [`send`](Socket::send) does.
+    /// Queues a line of text for sending, adding `\n`.
+    ///
+    /// The text is sent as it is; a newline inside it makes two lines. See [`send`](Socket::send).
     ///
     /// # Errors
-    /// As [`send`](Socket::send).
+    /// See [`send`](Socket::send).
     pub fn sendline(&self, line: impl AsRef<str>) -> Result {
         self.conn.send(line.as_ref().as_bytes(), true)
     }
 
-    /// Waits until the system has taken all that was sent. **Blocks**, up to the [time-out](Socket::set_timeout).
+    /// Waits until the kernel has accepted all queued data.
+    ///
+    /// This does not mean that the peer has received or read it.
+    ///
+    /// # Blocking
+    /// Until the send queue is empty or the [timeout](Socket::set_timeout) expires.
     ///
     /// # Errors
-    /// [`Error::TimedOut`], [`Error::Closed`], [`Error::Reset`].
+    /// [`Error::TimedOut`], [`Error::NotReady`] if the timeout is zero, or the error that ended the connection, such as
+    /// [`Error::Reset`].
+    ///
+    /// # Example: Send a file, then exit
+    /// ```no_run
+    /// # fn send(socket: &network::Socket) -> Result<(), Box<dyn std::error::Error>> {
+    /// socket.send(std::fs::read("report.txt")?)?;
+    /// socket.flush()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn flush(&self) -> Result {
         self.conn.blocking().flush()
     }
 
-    /// Calls `callback` when the system has taken all that was sent before, or sending has failed. Never blocks.
+    /// Calls `callback` when the kernel has accepted all data that was queued before, or when sending has failed.
+    ///
+    /// The callback runs once, in a later loop iteration.
     pub fn flush_async(&self, callback: impl FnOnce(Result) + 'static) {
         self.conn.when_flushed(Box::new(move |engine, result| {
             call(engine, || callback(result));
         }));
     }
 
-    /// Bytes that were sent and have not been taken by the system yet.
+    /// Returns the length of the send queue, in bytes.
     pub fn queued(&self) -> usize {
         self.conn.queued()
     }
 
-    /// Closes the sending half once all that was sent has gone out: the peer reads to the end, and can still answer.
-    /// Never blocks.
+    /// Shuts down the write direction after sending all queued data.
+    ///
+    /// The peer reads the data, then the end of the stream, and can still reply. Further calls to
+    /// [`send`](Socket::send) fail with [`Error::Closed`]. Returns at once.
     ///
     /// # Errors
     /// [`Error::Closed`] if the connection has ended.
+    ///
+    /// # Example: Send a request, read the whole reply
+    /// ```no_run
+    /// let socket = network::Socket::builder().tls(false).connect("localhost:79")?;
+    /// socket.sendline("user\r")?;
+    /// socket.shutdown_write()?;
+    /// let reply = socket.recv_to_end(64 << 10)?;
+    /// # Ok::<(), network::Error>(())
+    /// ```
     pub fn shutdown_write(&self) -> Result {
         self.conn.shutdown_write()
     }
 
     // ---- receiving by callback ----
 
-    /// Calls `callback` with data as it comes, at most [`read_size`](SocketBuilder::read_size) bytes at a time. Replaces
-    /// any other read callback; what was received and not handed over goes to the new one.
+    /// Sets a callback that receives data as it arrives.
+    ///
+    /// Each call gets at most [`read_size`](SocketBuilder::read_size) bytes (64 KiB). Replaces any other read callback.
+    /// Undelivered data goes to the new callback. If the callback returns an error, the connection closes with that
+    /// error as the reason.
+    ///
+    /// # Example: Count received bytes
+    /// ```
+    /// # fn count(socket: &network::Socket) {
+    /// let mut total = 0;
+    /// socket.read(move |_, data| {
+    ///     total += data.len();
+    ///     println!("{total} bytes");
+    ///     Ok(())
+    /// });
+    /// # }
+    /// ```
     pub fn read(&self, callback: impl FnMut(&Socket, &[u8]) -> Result + 'static) {
         self.conn.set_reader(Some(Box::new(OnData(callback))));
     }
 
-    /// Calls `callback` with each line as it comes, without its `\n`. Bytes that are not UTF-8 become U+FFFD. Replaces any
-    /// other read callback; what was received and not handed over goes to the new one.
+    /// Sets a callback that receives each line of text.
     ///
-    /// A line over the [limit](SocketBuilder::line_limit) (1 MiB) ends the connection with [`Error::LineTooLong`], after
-    /// the lines before it.
+    /// Lines end with `\n`, which is removed; a preceding `\r` is kept. Invalid UTF-8 is replaced with U+FFFD; use
+    /// [`readlines_bytes`](Socket::readlines_bytes) for the original bytes. Replaces any other read callback.
+    /// Undelivered data goes to the new callback.
+    ///
+    /// A line longer than the [line limit](SocketBuilder::line_limit) (1 MiB) ends the connection with
+    /// [`Error::LineTooLong`], after the preceding lines have been delivered.
+    ///
+    /// # Example: Answer each line
+    /// ```
+    /// # fn serve(socket: &network::Socket) {
+    /// socket.readlines(|socket, line| match line.parse::<i64>() {
+    ///     Ok(number) => socket.sendline(format!("{}", number.saturating_mul(2))),
+    ///     Err(error) => socket.sendline(format!("{line:?}: {error}")),
+    /// });
+    /// # }
+    /// ```
     pub fn readlines(&self, callback: impl FnMut(&Socket, &str) -> Result + 'static) {
         self.conn.set_reader(Some(Box::new(OnLine(callback))));
     }
 
-    /// As [`readlines`](Socket::readlines), with the bytes of each line as they came: for protocols whose lines are not
-    /// UTF-8, or to look at the text only where it is needed.
+    /// Sets a callback that receives each line as bytes.
+    ///
+    /// For protocols whose lines are not UTF-8. Otherwise see [`readlines`](Socket::readlines).
     pub fn readlines_bytes(&self, callback: impl FnMut(&Socket, &[u8]) -> Result + 'static) {
         self.conn.set_reader(Some(Box::new(OnByteLine(callback))));
     }
 
-    /// Calls `callback` when data waits, again and again while it does and others have had their turn, without taking it:
-    /// the callback calls [`recv`](Socket::recv), which does not block then. Replaces any other read callback.
+    /// Sets a callback that runs while unread data is available.
     ///
-    /// Returns what had been received and not handed over.
+    /// The callback does not consume the data: it should call [`recv`](Socket::recv), which does not block then. It
+    /// runs again in each loop iteration until the data is consumed. Replaces any other read callback.
+    ///
+    /// Returns the data that had been received and not delivered; the callback is not called for it.
     #[must_use = "the bytes that were received already are not told again"]
     pub fn rawread(&self, callback: impl FnMut(&Socket) -> Result + 'static) -> Vec<u8> {
         let leftover = self.conn.take_leftover();
@@ -225,180 +338,259 @@ impl Socket {
         leftover
     }
 
-    /// Takes the read callback away and returns what had been received and not handed over. Within a callback that
-    /// includes the lines that came after the present one.
+    /// Removes the read callback and returns the undelivered data.
+    ///
+    /// Called from a line callback, it also returns the lines after the current one.
+    ///
+    /// # Example: Switch from lines to binary data
+    /// ```
+    /// # fn serve(socket: &network::Socket) {
+    /// socket.readlines(|socket, line| {
+    ///     if line == "DATA" {
+    ///         let mut data = socket.unread();
+    ///         socket.read(move |_, more| {
+    ///             data.extend_from_slice(more);
+    ///             Ok(())
+    ///         });
+    ///     }
+    ///     Ok(())
+    /// });
+    /// # }
+    /// ```
     pub fn unread(&self) -> Vec<u8> {
         self.conn.set_reader(None);
         self.conn.take_leftover()
     }
 
-    /// Sets who is told, once, that the peer has ended its sending half: everything it sent has been handed over. With such
-    /// a callback the peer's end is not the end of the connection: it can still be sent to, until
-    /// [`shutdown_write`](Socket::shutdown_write) or [`close`](Socket::close) ends this direction too. Without one, the
-    /// default, the peer's end closes the connection (after what was sent has gone out).
+    /// Sets a callback for the peer's half-close.
     ///
+    /// The callback is called once, after all data has been delivered. The connection stays open for sending until
+    /// [`shutdown_write`](Socket::shutdown_write) or [`close`](Socket::close) is called. Without this callback, the
+    /// default, a half-close closes the connection after queued data has been sent.
+    ///
+    /// If the callback returns an error, the connection closes. Replaces any previous callback.
+    ///
+    /// # Example: Read everything, then reply
     /// ```
-    /// # use network::{Result, Socket};
-    /// # fn count(socket: &Socket) -> Result {
-    /// // Reads to the end, then answers.
+    /// # fn count(socket: &network::Socket) {
     /// let lines = std::rc::Rc::new(std::cell::Cell::new(0));
-    /// let counted = lines.clone();
+    /// let total = lines.clone();
     /// socket.readlines(move |_, _| {
     ///     lines.set(lines.get() + 1);
     ///     Ok(())
     /// });
     /// socket.half_close_cb(move |socket| {
-    ///     socket.sendline(format!("{} lines", counted.get()))?;
+    ///     socket.sendline(format!("{} lines", total.get()))?;
     ///     socket.shutdown_write()
     /// });
-    /// # Ok(())
     /// # }
     /// ```
     pub fn half_close_cb(&self, callback: impl FnOnce(&Socket) -> Result + 'static) {
         self.conn.set_on_end(Box::new(callback));
     }
 
-    /// Sets who is told of the end of the connection, whoever ended it: once, on a later turn of the main loop, with what
-    /// had been received and not handed over. Replaces the one before. A socket that ends because its last handle was
-    /// dropped tells nobody.
+    /// Sets a callback for the end of the connection.
+    ///
+    /// It is called once, in a later loop iteration, whichever side ended the connection: also after this side's
+    /// [`close`](Socket::close) and [`abort`](Socket::abort), so a program that reconnects must look at the
+    /// [reason](crate::Reason). [`Disconnect`] contains the reason and the undelivered data. It is not called if the
+    /// last handle is dropped. Without this callback, an error that ends the connection is logged. Replaces any
+    /// previous callback.
+    ///
+    /// # Example: Report how the connection ended
+    /// ```
+    /// # use network::Reason;
+    /// # fn watch(socket: &network::Socket) {
+    /// socket.disconnect_cb(|socket, end| match end.reason {
+    ///     Reason::Local => {}
+    ///     reason => eprintln!("{}: {reason}", socket.remote()),
+    /// });
+    /// # }
+    /// ```
     pub fn disconnect_cb(&self, callback: impl FnOnce(&Socket, Disconnect) + 'static) {
         self.conn.set_on_disconnect(Some(Box::new(callback)));
     }
 
-    /// Takes the disconnect callback away. Then an error that ends the connection is logged.
+    /// Removes the disconnect callback. An error that ends the connection is logged instead.
     pub fn unset_disconnect_cb(&self) {
         self.conn.set_on_disconnect(None);
     }
 
     // ---- receiving by asking ----
 
-    /// Waits until data is there and returns up to `max` bytes of it (at most 64 KiB). **Blocks**, up to the
-    /// [time-out](Socket::set_timeout). What the peer had sent before it closed comes first.
+    /// Receives up to `max` bytes (at most 64 KiB).
+    ///
+    /// Data that the peer sent before it closed is returned first.
+    ///
+    /// # Blocking
+    /// Until data arrives, the connection ends, or the [timeout](Socket::set_timeout) expires.
     ///
     /// # Errors
-    /// [`Error::Closed`] at the end, [`Error::Reset`], [`Error::TimedOut`] (nothing is lost then), [`Error::Io`].
+    /// - [`Error::Closed`] at the end of the stream.
+    /// - [`Error::Reset`] if the peer reset the connection, [`Error::Truncated`] if a TLS connection was cut.
+    /// - [`Error::TimedOut`], or [`Error::NotReady`] if the timeout is zero. No data is lost.
+    /// - [`Error::Io`] for any other failure.
+    ///
+    /// # Example: Copy a connection to standard output
+    /// ```no_run
+    /// # use std::io::Write;
+    /// let socket = network::Socket::connect("localhost:1234")?;
+    /// loop {
+    ///     match socket.recv(64 << 10) {
+    ///         Ok(data) => std::io::stdout().write_all(&data)?,
+    ///         Err(network::Error::Closed { .. }) => break,
+    ///         Err(error) => return Err(error),
+    ///     }
+    /// }
+    /// # Ok::<(), network::Error>(())
+    /// ```
     pub fn recv(&self, max: usize) -> Result<Vec<u8>> {
         self.conn.blocking().recv(max)
     }
 
-    /// Waits for a line and returns it without its `\n`. **Blocks**, up to the [time-out](Socket::set_timeout). Bytes that
-    /// are not UTF-8 become U+FFFD.
+    /// Receives a line of text, without its `\n`.
+    ///
+    /// Invalid UTF-8 is replaced with U+FFFD.
+    ///
+    /// # Blocking
+    /// Until a whole line has arrived, the connection ends, or the [timeout](Socket::set_timeout) expires.
     ///
     /// # Errors
-    /// As [`recv`](Socket::recv), and [`Error::LineTooLong`]. The beginning of a line that never ends stays for `recv`.
+    /// - [`Error::LineTooLong`] if the line exceeds the [line limit](SocketBuilder::line_limit). The connection ends.
+    /// - Otherwise see [`recv`](Socket::recv). At the end of the stream, an incomplete line can be received with
+    ///   `recv`.
     pub fn recv_line(&self) -> Result<String> {
         self.conn.blocking().recv_line()
     }
 
     // ---- the end ----
 
-    /// Closes the connection; what was sent still goes out, in the background, for at most the
-    /// [linger time](SocketBuilder::linger) (5 s). Never blocks. The disconnect callback is called on a later turn.
+    /// Closes the connection after sending all queued data.
     ///
-    /// Without a main loop there is no background: what the system has not taken goes out when the last handle is
-    /// dropped, which then waits for that, at most as long. A script drops the socket, or calls
-    /// [`flush`](Socket::flush) before.
+    /// Sending continues in the background for up to the [linger time](SocketBuilder::linger) (5 s) without progress.
+    /// The disconnect callback runs in a later loop iteration. Returns the undelivered data, unless a disconnect
+    /// callback is set, which gets it instead.
     ///
-    /// Returns what had been received and not handed over, unless there is a disconnect callback, which gets it.
+    /// Without a main loop, queued data is sent when the last handle is dropped, which may then block for up to the
+    /// linger time. In a script, call [`flush`](Socket::flush) first or drop the socket.
     ///
-    /// It hides futures' `AsyncWriteExt::close`, which ends one direction and waits: call that by its full name.
+    /// With futures' `AsyncWriteExt` in scope, this inherent method wins over `AsyncWriteExt::close`; call that one by
+    /// its full path.
     pub fn close(&self) -> Vec<u8> {
         self.conn.close()
     }
 
-    /// Closes the connection at once and discards what has not gone out. Otherwise as [`close`](Socket::close).
+    /// Closes the connection at once and discards queued data.
+    ///
+    /// A TCP peer sees a reset if data was discarded. Returns the undelivered data as [`close`](Socket::close) does.
     pub fn abort(&self) -> Vec<u8> {
         self.conn.abort()
     }
 
-    /// Has the connection neither been closed here nor come to its end?
+    /// Returns whether the connection is open: neither closed on this side nor ended.
     pub fn is_open(&self) -> bool {
         self.conn.is_open()
     }
 
     // ---- about the connection ----
 
-    /// Who is at the other end.
+    /// Returns the peer's address.
     pub fn remote(&self) -> Endpoint {
         self.conn.remote()
     }
 
-    /// Our own end.
+    /// Returns the local address.
     pub fn local(&self) -> Endpoint {
         self.conn.transport().local()
     }
 
-    /// Is the connection encrypted?
+    /// Returns whether the connection is encrypted.
     pub fn is_tls(&self) -> bool {
         self.conn.is_tls()
     }
 
-    /// SHA-256 of the public key that the peer has proven to hold. `None` without TLS, and of clients that showed no
+    /// Returns the SHA-256 fingerprint of the peer's public key. `None` without TLS, and for clients that presented no
     /// certificate.
     pub fn peer_fingerprint(&self) -> Option<Fingerprint> {
         self.conn.peer_fingerprint()
     }
 
-    /// The version of TLS that was agreed on, as in `TLSv1.3`. `None` without TLS.
+    /// Returns the negotiated TLS version, as in `TLSv1.3`. `None` without TLS.
     pub fn tls_version(&self) -> Option<&'static str> {
         self.conn.session(Session::version).flatten()
     }
 
-    /// The cipher suite that was agreed on, by its registered name. `None` without TLS.
+    /// Returns the registered name of the negotiated cipher suite. `None` without TLS.
     pub fn cipher_suite(&self) -> Option<String> {
         self.conn.session(Session::cipher_suite).flatten()
     }
 
-    /// The application protocol that was agreed on. `None` without TLS, or if there was nothing to agree on.
+    /// Returns the negotiated application protocol. `None` without TLS or if none was negotiated.
     pub fn alpn(&self) -> Option<Vec<u8>> {
         self.conn.session(|session| session.alpn().map(Vec::from)).flatten()
     }
 
-    /// Does this connection resume an earlier one to the same server, which costs less than a full hand-shake?
+    /// Returns whether the connection resumed an earlier TLS session with the same server, which costs less than a full
+    /// handshake.
     pub fn is_tls_resumed(&self) -> bool {
         self.conn.session(Session::resumed).unwrap_or(false)
     }
 
-    /// How long a blocking call waits for the peer, from now on. `None`, the default, is without end. With zero it does
-    /// not wait: where it would have to, it fails with [`Error::NotReady`].
+    /// Sets the timeout of blocking calls on this socket.
+    ///
+    /// `None`, the default, means no timeout. Zero means non-blocking: calls that would block fail with
+    /// [`Error::NotReady`]. The timeout covers one call from beginning to end. It does not apply to futures or
+    /// callbacks.
     pub fn set_timeout(&self, limit: impl Into<Option<Duration>>) {
         let limit = limit.into();
         self.conn.change_options(|options| options.timeout = limit);
     }
 
-    /// Changes the [line limit](SocketBuilder::line_limit) from now on.
+    /// Returns the timeout of blocking calls. `None` means no timeout.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.conn.options(|options| options.timeout)
+    }
+
+    /// Sets the [line limit](SocketBuilder::line_limit), in bytes.
     pub fn set_line_limit(&self, bytes: usize) {
         self.conn.change_options(|options| options.line_limit = bytes);
     }
 
-    /// Changes the [send limit](SocketBuilder::send_limit) from now on.
+    /// Sets the [send limit](SocketBuilder::send_limit), in bytes.
     pub fn set_send_limit(&self, bytes: usize) {
         self.conn.set_marks(|options| options.send_limit = bytes);
     }
 
-    /// Changes the [read size](SocketBuilder::read_size) from now on.
+    /// Sets the [read size](SocketBuilder::read_size), in bytes.
     pub fn set_read_size(&self, bytes: usize) {
         self.conn.change_options(|options| options.read_size = bytes.max(1));
     }
 
-    /// Changes the [linger time](SocketBuilder::linger) from now on.
+    /// Sets the [linger time](SocketBuilder::linger).
     pub fn set_linger(&self, limit: Duration) {
         self.conn.change_options(|options| options.linger = limit);
     }
 
-    /// Hands the connection over as a plain descriptor in blocking mode, with what had been received and not handed over.
-    /// What was sent goes out first: **blocks** until then. All handles are closed; no callback is called.
+    /// Converts the connection into a plain file descriptor in blocking mode, and returns the undelivered data beside
+    /// it.
+    ///
+    /// All handles are closed, and no callback is called.
+    ///
+    /// # Blocking
+    /// Until the queued data is sent.
     ///
     /// # Errors
-    /// [`Error::Closed`] if it is closed already or was made by [`wrap`](Socket::wrap), else as [`flush`](Socket::flush).
+    /// - [`Error::Closed`] if the connection is closed or was made by [`wrap`](Socket::wrap).
+    /// - [`Error::Unsupported`] if it uses TLS.
+    /// - Otherwise see [`flush`](Socket::flush).
     pub fn into_fd(self) -> Result<(OwnedFd, Vec<u8>)> {
         self.conn.take_descriptor()
     }
 
-    /// As [`into_fd`](Socket::into_fd), to a TCP stream of std.
+    /// Converts the connection into a [`TcpStream`](std::net::TcpStream), as [`into_fd`](Socket::into_fd) does.
     ///
     /// # Errors
-    /// As [`into_fd`](Socket::into_fd); [`Error::Unsupported`] if it is not TCP.
+    /// See [`into_fd`](Socket::into_fd). [`Error::Unsupported`] if it is not a TCP connection.
     pub fn into_tcp(self) -> Result<(std::net::TcpStream, Vec<u8>)> {
         if self.remote().inet().is_none() {
             return Err(Error::Unsupported(format!("the connection to {} is not TCP", self.remote())));
@@ -407,10 +599,10 @@ impl Socket {
         Ok((fd.into(), leftover))
     }
 
-    /// As [`into_fd`](Socket::into_fd), to a unix stream of std.
+    /// Converts the connection into a [`UnixStream`], as [`into_fd`](Socket::into_fd) does.
     ///
     /// # Errors
-    /// As [`into_fd`](Socket::into_fd); [`Error::Unsupported`] if it is not a unix socket.
+    /// See [`into_fd`](Socket::into_fd). [`Error::Unsupported`] if it is not a unix socket.
     pub fn into_unix(self) -> Result<(UnixStream, Vec<u8>)> {
         if !self.remote().is_unix() {
             return Err(Error::Unsupported(format!("the connection to {} is not a unix socket", self.remote())));
@@ -419,18 +611,29 @@ impl Socket {
         Ok((fd.into(), leftover))
     }
 
-    /// As [`into_fd`](Socket::into_fd), to a socket of gio.
+    /// Converts the connection into a [`gio::Socket`], as [`into_fd`](Socket::into_fd) does.
     ///
     /// # Errors
-    /// As [`into_fd`](Socket::into_fd), and what gio says.
+    /// See [`into_fd`](Socket::into_fd). [`Error::Other`] with GLib's error.
     pub fn into_gio(self) -> Result<(gio::Socket, Vec<u8>)> {
         let (fd, leftover) = self.into_fd()?;
         Ok((gio::Socket::from_fd(fd)?, leftover))
     }
 }
 
+impl TryFrom<&gio::Socket> for Socket {
+    type Error = Error;
+
+    /// See [`Socket::from_gio`].
+    fn try_from(socket: &gio::Socket) -> Result<Socket> {
+        Socket::from_gio(socket)
+    }
+}
+
 impl TryFrom<std::net::TcpStream> for Socket {
     type Error = Error;
+
+    /// See [`Socket::from_fd`].
     fn try_from(stream: std::net::TcpStream) -> Result<Socket> {
         Socket::from_fd(stream)
     }
@@ -438,14 +641,18 @@ impl TryFrom<std::net::TcpStream> for Socket {
 
 impl TryFrom<UnixStream> for Socket {
     type Error = Error;
+
+    /// See [`Socket::from_fd`].
     fn try_from(stream: UnixStream) -> Result<Socket> {
         Socket::from_fd(stream)
     }
 }
 
 impl AsFd for Socket {
-    /// The descriptor, of the input if there are two; `/dev/null` once the connection is closed. To read from it or write
-    /// to it oneself confuses the connection: use [`into_fd`](Socket::into_fd) for that.
+    /// Lends the file descriptor, the input one if there are two, or `/dev/null` once the connection is closed.
+    ///
+    /// Do not read from it or write to it: the connection would lose data. To take it out, use
+    /// [`into_fd`](Socket::into_fd).
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.conn.transport().lend()
     }

@@ -1,4 +1,4 @@
-//! Options of the system's socket, and what unix sockets have besides bytes: credentials and descriptors.
+//! Options of the kernel's socket, and what unix sockets have besides data: credentials and file descriptors.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,47 +8,46 @@ use rustix::net::sockopt;
 
 use super::Socket;
 use crate::address::Endpoint;
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::sys::{self, Credentials, KeepAlive, peer_credentials};
 
-/// Options of the system's socket. None of these calls blocks. All fail with [`Error::Closed`] once the descriptor is
-/// closed, and with [`Error::Unsupported`] if the connection is not of a kind that has the option.
+/// Socket options. All of these methods fail with [`Error::Closed`] once the connection is closed, and with
+/// [`Error::Unsupported`] if this kind of connection does not have the option.
 impl Socket {
-    /// Has the system ask whether the peer is still there, or `None`, the default, not. TCP alone.
+    /// Enables TCP keep-alive, or disables it with `None` (the default). TCP only.
     ///
     /// # Errors
-    /// [`Error::Io`] for values that the system does not take.
+    /// [`Error::Io`] for values that the kernel rejects. Otherwise as all options.
     pub fn set_keep_alive(&self, keep_alive: impl Into<Option<KeepAlive>>) -> Result {
         self.of_tcp("keep-alive", |fd| sys::set_keep_alive(fd, keep_alive.into()))
     }
 
-    /// What [`set_keep_alive`](Socket::set_keep_alive) has set.
+    /// Returns the keep-alive settings. `None` if it is disabled. TCP only.
     ///
     /// # Errors
-    /// As it has.
+    /// As all options.
     pub fn keep_alive(&self) -> Result<Option<KeepAlive>> {
         self.of_tcp("keep-alive", |fd| sys::keep_alive(fd))
     }
 
-    /// Whether small messages go out at once (`TCP_NODELAY`), which is the default here, or wait for the acknowledgement of
-    /// those before. TCP alone.
+    /// Sets whether small messages are sent at once (`TCP_NODELAY`), instead of waiting for the acknowledgement of
+    /// earlier ones. Default: true. TCP only.
     ///
     /// # Errors
     /// As all options.
     pub fn set_no_delay(&self, no_delay: bool) -> Result {
-        self.of_tcp("no-delay", |fd| Ok(sockopt::set_tcp_nodelay(fd, no_delay)?))
+        self.of_tcp("TCP_NODELAY", |fd| Ok(sockopt::set_tcp_nodelay(fd, no_delay)?))
     }
 
-    /// What [`set_no_delay`](Socket::set_no_delay) has set.
+    /// Returns whether small messages are sent at once (`TCP_NODELAY`). TCP only.
     ///
     /// # Errors
     /// As all options.
     pub fn no_delay(&self) -> Result<bool> {
-        self.of_tcp("no-delay", |fd| Ok(sockopt::tcp_nodelay(fd)?))
+        self.of_tcp("TCP_NODELAY", |fd| Ok(sockopt::tcp_nodelay(fd)?))
     }
 
-    /// The value that goes out in every packet for routers to tell kinds of traffic apart: the traffic class of IPv6, the
-    /// type of service of IPv4. 0 by default. TCP alone.
+    /// Sets the traffic class (`IP_TOS`, `IPV6_TCLASS`). Default: 0. TCP only.
     ///
     /// # Errors
     /// As all options.
@@ -56,7 +55,7 @@ impl Socket {
         self.of_tcp("a traffic class", |fd| sys::set_tos(fd, class))
     }
 
-    /// What [`set_tos`](Socket::set_tos) has set.
+    /// Returns the traffic class (`IP_TOS`, `IPV6_TCLASS`). TCP only.
     ///
     /// # Errors
     /// As all options.
@@ -64,8 +63,9 @@ impl Socket {
         self.of_tcp("a traffic class", |fd| sys::tos(fd))
     }
 
-    /// Asks for a receive buffer of so many bytes in the system, which bounds what the peer can send before it is read.
-    /// Linux doubles the number, for its own use of the space, and has an upper limit.
+    /// Sets the size of the kernel's receive buffer (`SO_RCVBUF`) in bytes, which bounds what an unread peer can send.
+    ///
+    /// Linux doubles the number for its bookkeeping, and has an upper limit.
     ///
     /// # Errors
     /// As all options.
@@ -75,7 +75,7 @@ impl Socket {
         })
     }
 
-    /// The size of the system's receive buffer in bytes, as it is.
+    /// Returns the size of the kernel's receive buffer, in bytes, as the kernel counts it.
     ///
     /// # Errors
     /// As all options.
@@ -83,7 +83,8 @@ impl Socket {
         self.of_any("a receive buffer", |fd| Ok(sockopt::socket_recv_buffer_size(fd)?))
     }
 
-    /// Asks for a send buffer of so many bytes in the system. Linux doubles the number, and has an upper limit.
+    /// Sets the size of the kernel's send buffer (`SO_SNDBUF`) in bytes. Linux doubles the number, and has an upper
+    /// limit.
     ///
     /// # Errors
     /// As all options.
@@ -91,7 +92,7 @@ impl Socket {
         self.of_any("a send buffer", |fd| Ok(sockopt::set_socket_send_buffer_size(fd, bytes.min(i32::MAX as usize))?))
     }
 
-    /// The size of the system's send buffer in bytes, as it is.
+    /// Returns the size of the kernel's send buffer, in bytes, as the kernel counts it.
     ///
     /// # Errors
     /// As all options.
@@ -99,20 +100,26 @@ impl Socket {
         self.of_any("a send buffer", |fd| Ok(sockopt::socket_send_buffer_size(fd)?))
     }
 
-    /// Changes the [idle time-out](crate::socket::SocketBuilder::idle_timeout) from now on.
+    /// Sets the [idle timeout](crate::socket::SocketBuilder::idle_timeout), which starts anew.
     pub fn set_idle_timeout(&self, limit: impl Into<Option<Duration>>) {
         let limit = limit.into();
         self.conn.change_options(|options| options.idle_timeout = limit);
         self.conn.watch_idleness();
     }
 
+    /// Returns the [idle timeout](crate::socket::SocketBuilder::idle_timeout). `None` means no timeout.
+    pub fn idle_timeout(&self) -> Option<Duration> {
+        self.conn.options(|options| options.idle_timeout)
+    }
+
     // ---- unix sockets ----
 
-    /// Which process, of which user, is at the other end. Unix sockets alone.
+    /// Returns the peer credentials (`SO_PEERCRED`): process, user and group. Unix sockets only.
     ///
     /// # Errors
     /// As all options.
     ///
+    /// # Example: Identify the peer
     /// ```
     /// let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     /// let socket = network::Socket::from_fd(ours)?;
@@ -120,20 +127,28 @@ impl Socket {
     /// # Ok::<(), network::Error>(())
     /// ```
     pub fn peer_credentials(&self) -> Result<Credentials> {
-        self.of_unix("credentials", |fd| {
+        self.of_unix("peer credentials", |fd| {
             let (pid, uid, gid) = peer_credentials(fd)?;
             Ok(Credentials { pid: u32::try_from(pid).ok().filter(|pid| *pid > 0), uid, gid })
         })
     }
 
-    /// Sends bytes, at least one, and a descriptor along with the first of them: the peer gets one of its own for the same
-    /// file. What was sent before goes out first. **Blocks** until the system has taken the descriptor, up to the
-    /// [time-out](Socket::set_timeout); bytes that it does not take at once are queued. Unix sockets alone.
+    /// Sends at least one byte of data, and a file descriptor as ancillary data. Unix sockets only.
+    ///
+    /// The peer receives a descriptor for the same open file with the first byte. Data that was queued before is sent
+    /// first. Bytes that the kernel does not accept at once are queued.
+    ///
+    /// # Blocking
+    /// Until the kernel has accepted the descriptor, or the [timeout](Socket::set_timeout) expires.
     ///
     /// # Errors
-    /// As [`send_some`](Socket::send_some), and then nothing was sent; [`Error::QueueFull`]; [`Error::Unsupported`];
-    /// [`Error::Io`] if `data` is empty, or, of the kind `PermissionDenied`, if the peer accepts none and says so.
+    /// - See [`send_some`](Socket::send_some); nothing was sent then. [`Error::QueueFull`] if `data` exceeds the send
+    ///   limit.
+    /// - [`Error::Unsupported`] if this is not a unix socket.
+    /// - [`Error::Io`] if `data` is empty, or of the kind `PermissionDenied` if the peer's kernel socket refuses
+    ///   descriptors.
     ///
+    /// # Example: Pass an open file
     /// ```
     /// use network::Socket;
     ///
@@ -148,30 +163,39 @@ impl Socket {
         self.send_fds(data, &[fd.as_fd()])
     }
 
-    /// As [`send_fd`](Socket::send_fd), with several descriptors, at most 253.
+    /// Sends data and up to 253 file descriptors. See [`send_fd`](Socket::send_fd).
+    ///
+    /// # Blocking
+    /// See [`send_fd`](Socket::send_fd).
     ///
     /// # Errors
-    /// As there.
+    /// See [`send_fd`](Socket::send_fd).
     pub fn send_fds(&self, data: impl AsRef<[u8]>, fds: &[BorrowedFd<'_>]) -> Result {
-        self.of_unix("descriptors", |_| Ok(()))?;
+        self.of_unix("passing file descriptors", |_| Ok(()))?;
         self.conn.blocking().send_fds(data.as_ref(), fds)
     }
 
-    /// Waits for a descriptor that the peer sends along, and returns it; it is close-on-exec. **Blocks**, up to the
-    /// [time-out](Socket::set_timeout). The bytes that came with it and before it are there for other calls. To be allowed
-    /// first by [`accept_fds`](crate::socket::SocketBuilder::accept_fds).
+    /// Receives a file descriptor that the peer has sent; it is close-on-exec. Unix sockets only.
+    ///
+    /// Must be enabled with [`accept_fds`](crate::socket::SocketBuilder::accept_fds). The data that was sent before and
+    /// with the descriptor stays in the buffer for other calls.
+    ///
+    /// # Blocking
+    /// Until a descriptor arrives, the connection ends, or the [timeout](Socket::set_timeout) expires.
     ///
     /// # Errors
-    /// As [`recv`](Socket::recv); [`Error::Unsupported`] if none are accepted; [`Error::LimitExceeded`] if more bytes than the
-    /// [line limit](crate::socket::SocketBuilder::line_limit) come before it.
+    /// - [`Error::Unsupported`] if descriptors are not accepted.
+    /// - [`Error::LimitExceeded`] if more bytes than the [line limit](crate::socket::SocketBuilder::line_limit) arrive
+    ///   before it.
+    /// - Otherwise see [`recv`](Socket::recv).
     pub fn recv_fd(&self) -> Result<OwnedFd> {
-        self.of_unix("descriptors", |_| Ok(()))?;
+        self.of_unix("passing file descriptors", |_| Ok(()))?;
         self.conn.blocking().recv_fd()
     }
 
-    /// Takes the descriptors that have come so far, the oldest first. Never blocks. When the bytes are handed over that a
-    /// descriptor was sent along with, it is here; it may be here sooner, with bytes before those. Empty where none are
-    /// accepted.
+    /// Takes the file descriptors that have been received, oldest first. Empty if none are accepted.
+    ///
+    /// A descriptor is available when the data that it was sent with is delivered, and possibly earlier.
     pub fn take_fds(&self) -> Vec<OwnedFd> {
         self.conn.transport().take_fds()
     }
@@ -179,10 +203,10 @@ impl Socket {
     fn of_any<R>(&self, what: &str, ask: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>) -> Result<R> {
         let transport = self.conn.transport();
         if !transport.is_socket() {
-            return Err(Error::Unsupported(format!("the connection to {} has no {what}", self.remote())));
+            return Err(Error::Unsupported(format!("{what} is not available: {} is not a socket", self.remote())));
         }
         let fd = transport.socket_fd().ok_or_else(|| self.conn.closed())?;
-        ask(fd).map_err(|source| Error::Io { operation: "an option of", address: self.remote().to_string(), source })
+        ask(fd).map_err(|source| Error::Io { operation: Operation::Option, address: self.remote().to_string(), source })
     }
 
     fn of_tcp<R>(&self, what: &str, ask: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>) -> Result<R> {
@@ -201,7 +225,7 @@ impl Socket {
         ask: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>,
     ) -> Result<R> {
         if !fits {
-            return Err(Error::Unsupported(format!("{what}: the connection to {} is not {kind}", self.remote())));
+            return Err(Error::Unsupported(format!("{what} requires {kind}, but {} is not", self.remote())));
         }
         self.of_any(what, ask)
     }

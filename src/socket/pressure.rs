@@ -1,19 +1,20 @@
-//! Back-pressure for callbacks: who sends learns when there is room, who receives can have a pause.
+//! Back-pressure for callbacks: a full send queue and its draining, pausing and resuming.
 
 use super::Socket;
 use crate::error::Result;
 
 /// # Back-pressure
 ///
-/// What the peer does not take waits in a queue, up to the [send limit](crate::socket::SocketBuilder::send_limit). A
-/// program that passes on what it receives keeps the queue short by two calls: it [pauses](Socket::pause) the source when
-/// the destination [is full](Socket::is_full), and [resumes](Socket::resume) it when that [has room](Socket::drain_cb)
-/// again.
+/// Data that the peer does not read waits in the send queue, up to the [send
+/// limit](crate::socket::SocketBuilder::send_limit). A program that relays data keeps the queue short with two calls:
+/// it [pauses](Socket::pause) the source when the destination is [full](Socket::is_full), and [resumes](Socket::resume)
+/// it when the destination's queue has [drained](Socket::drain_cb).
 ///
+/// # Example: Relay data between two sockets
 /// ```
 /// # use network::{Result, Socket};
-/// /// Sends to one what comes from the other, however slowly that takes it.
-/// fn pass_on(from: &Socket, to: &Socket) {
+/// /// Sends everything that arrives at `from` to `to`, however slowly its peer reads.
+/// fn relay(from: &Socket, to: &Socket) {
 ///     let sink = to.clone();
 ///     from.read(move |from, data| {
 ///         sink.send(data)?;
@@ -32,51 +33,69 @@ use crate::error::Result;
 /// }
 /// ```
 impl Socket {
-    /// Do so many bytes wait to be sent that it is time to pause? True from when the [high
-    /// mark](crate::socket::SocketBuilder::high_water_mark) (1 MiB) is reached until no more than the [low
-    /// mark](crate::socket::SocketBuilder::low_water_mark) (256 KiB) are left. Sending is still possible, up to the send
-    /// limit; a send that is refused because others wait makes it full as well. Never blocks.
+    /// Returns whether the send queue is full.
+    ///
+    /// It is full from the [high-water mark](crate::socket::SocketBuilder::high_water_mark) (1 MiB) until it has
+    /// drained to the [low-water mark](crate::socket::SocketBuilder::low_water_mark) (256 KiB). [`send`](Socket::send)
+    /// still succeeds up to the send limit. A `send` that fails with [`Error::QueueFull`](crate::Error::QueueFull)
+    /// makes the queue full as well.
     pub fn is_full(&self) -> bool {
         self.conn.is_full()
     }
 
-    /// Sets who is told that there is room again: each time that the socket was [full](Socket::is_full) and is so no
-    /// longer. Called from the main loop. Replaces the one before. An error that it returns closes the connection. It does
-    /// not keep the connection open, and is dropped at its end.
+    /// Sets a callback that runs whenever the send queue was [full](Socket::is_full) and has drained to the low-water
+    /// mark.
+    ///
+    /// If the callback returns an error, the connection closes. The callback does not keep the connection open, and is
+    /// dropped when the connection ends. Replaces any previous callback.
     pub fn drain_cb(&self, callback: impl FnMut(&Socket) -> Result + 'static) {
         self.conn.set_on_drain(Some(Box::new(callback)));
     }
 
-    /// Takes the callback for room away.
+    /// Removes the drain callback.
     pub fn unset_drain_cb(&self) {
         self.conn.set_on_drain(None);
     }
 
-    /// Gives the read callback nothing more until [`resume`](Socket::resume). Nothing is read from the system meanwhile
-    /// either, so that a peer that goes on sending has to wait; its end is noticed if nothing lies before it. A callback
-    /// may call this: what is left of its batch stays for later. It holds for callbacks that are set afterwards as well,
-    /// and not for those who ask, as by [`recv`](Socket::recv). Never blocks.
+    /// Stops delivering data to the read callback.
+    ///
+    /// Nothing is read from the kernel meanwhile, so a peer that keeps sending is slowed down (back-pressure). May be
+    /// called from the read callback; undelivered data is kept. Stays in effect when another read callback is set. Does
+    /// not affect [`recv`](Socket::recv), other blocking calls, or futures. Has no effect if already paused. The end of
+    /// the connection is noticed only if no data lies before it.
     pub fn pause(&self) {
         self.conn.pause();
     }
 
-    /// Goes on after [`pause`](Socket::pause), on the next turn of the main loop. Never blocks.
+    /// Resumes delivery after [`pause`](Socket::pause).
+    ///
+    /// Delivery continues in the next loop iteration. Has no effect if the socket is not paused.
     pub fn resume(&self) {
         self.conn.resume();
     }
 
-    /// Is it [paused](Socket::pause)?
+    /// Returns whether delivery is [paused](Socket::pause).
     pub fn is_paused(&self) -> bool {
         self.conn.is_paused()
     }
 
-    /// Changes the [high mark](crate::socket::SocketBuilder::high_water_mark) from now on.
+    /// Sets the [high-water mark](crate::socket::SocketBuilder::high_water_mark), in bytes.
     pub fn set_high_water_mark(&self, bytes: usize) {
         self.conn.set_marks(|options| options.high_water_mark = bytes);
     }
 
-    /// Changes the [low mark](crate::socket::SocketBuilder::low_water_mark) from now on.
+    /// Returns the [high-water mark](crate::socket::SocketBuilder::high_water_mark), in bytes.
+    pub fn high_water_mark(&self) -> usize {
+        self.conn.options(|options| options.high_water_mark)
+    }
+
+    /// Sets the [low-water mark](crate::socket::SocketBuilder::low_water_mark), in bytes.
     pub fn set_low_water_mark(&self, bytes: usize) {
         self.conn.set_marks(|options| options.low_water_mark = bytes);
+    }
+
+    /// Returns the [low-water mark](crate::socket::SocketBuilder::low_water_mark), in bytes.
+    pub fn low_water_mark(&self) -> usize {
+        self.conn.options(|options| options.low_water_mark)
     }
 }

@@ -1,5 +1,5 @@
-//! [`Selectable`]: what a [`Selector`](crate::Selector) asks of a socket to wait for it. Each kind of socket answers for
-//! itself.
+//! [`Selectable`]: the questions that a [`Selector`](crate::Selector) asks a socket in order to wait for it. Each kind of socket
+//! implements it in its own room.
 
 use std::io;
 
@@ -20,23 +20,23 @@ pub(crate) mod sealed {
     }
 }
 
-/// A socket in a selector, which keeps nothing open.
+/// A weak reference to a socket in a selector, which keeps nothing open.
 pub trait WeakPolled {
-    /// The same for all handles to one socket, and for no other.
+    /// Returns the same pointer for all handles to one socket, and for no other.
     fn id(&self) -> *const ();
 
     fn upgrade(&self) -> Option<Box<dyn Polled>>;
 }
 
-/// A socket for as long as one round of a selector looks at it.
+/// A socket while one round of a selector looks at it.
 pub trait Polled {
-    /// Would receiving return at once, with data, the end or an error?
+    /// Returns whether receiving would return at once, with data, the end or an error.
     fn is_ready(&self) -> bool;
 
-    /// Adds what a poll has to watch until [`is_ready`](Polled::is_ready) may say something else.
+    /// Adds the descriptors to poll until [`is_ready`](Polled::is_ready) may say something else.
     fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) -> io::Result<()>;
 
-    /// Sends queued data, as far as there is room.
+    /// Sends queued data as far as the kernel accepts it.
     fn send_on(&self) {}
 }
 

@@ -1,4 +1,4 @@
-//! A socket as foreign protocols want one: a stream of bytes each way, the ways independent, with a buffer to look into.
+//! A socket as a byte stream for futures-io: two independent directions, with a buffer to look into.
 
 use std::io;
 use std::pin::Pin;
@@ -10,14 +10,15 @@ use super::Socket;
 use crate::engine::Ticket;
 use crate::error::Error;
 
-/// The most that is looked at in one go.
+/// The most that is read into the buffer at once.
 const BUFFER: usize = 64 << 10;
 
-/// Memory that it keeps while nothing is in it.
+/// The memory that an empty buffer keeps.
 const KEEP: usize = 16 << 10;
 
-/// A [`Socket`] for protocols that are written for futures-io: [`AsyncRead`], [`AsyncBufRead`] and [`AsyncWrite`]. See
-/// [`Socket::into_stream`].
+/// A byte stream over a [`Socket`] for futures-io: [`AsyncRead`], [`AsyncBufRead`] and [`AsyncWrite`].
+///
+/// Returned by [`Socket::into_stream`].
 #[derive(Debug)]
 pub struct ByteStream {
     socket: Socket,
@@ -27,12 +28,14 @@ pub struct ByteStream {
 }
 
 impl Socket {
-    /// Makes a stream of this handle, with all of futures-io's traits. Its two directions end apart: when the peer ends
-    /// its own, reading gives `Ok(0)` and writing goes on, until the stream is closed, dropped or the connection fails.
-    /// (It takes the place of a [`half_close_cb`](Socket::half_close_cb) for that.) Never blocks.
+    /// Converts this handle into a byte stream for futures-io.
     ///
-    /// What it has received and nobody has consumed goes back to the socket when it is dropped.
+    /// The stream implements `AsyncRead`, `AsyncBufRead` and `AsyncWrite`. The two directions end independently: after
+    /// the peer's half-close, reading returns `Ok(0)` and writing continues until the stream is closed or dropped. This
+    /// replaces any [`half_close_cb`](Socket::half_close_cb). When the stream is dropped, data that it has read and not
+    /// consumed returns to the connection.
     ///
+    /// # Example: Use futures-io's extension traits
     /// ```
     /// # use futures_util::io::{AsyncBufReadExt, AsyncWriteExt};
     /// # let server = network::Server::builder().tls(false).listen(0, |socket| socket.sendline("Hello"))?;
@@ -56,12 +59,12 @@ impl Socket {
 }
 
 impl ByteStream {
-    /// The connection. What was received and not consumed is not in it just now.
+    /// Returns the socket. Data that the stream has read and not consumed is not in the socket's buffer.
     pub fn socket(&self) -> &Socket {
         &self.socket
     }
 
-    /// The connection again, with what was received and not consumed.
+    /// Converts the stream back into a socket, including data that was read and not consumed.
     pub fn into_socket(self) -> Socket {
         self.socket.clone()
     }

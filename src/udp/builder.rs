@@ -11,7 +11,7 @@ use super::UdpSocket;
 use super::core::Core;
 use crate::address::{Address, Host, Target};
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::resolve::{local_addresses, port_number};
 use crate::sys::{self, datagram_socket, is_missing_family, keep_refusals};
 
@@ -147,7 +147,7 @@ impl UdpBuilder {
         let engine = Engine::current()?;
         let fd = fd.into();
         let name = "a file descriptor";
-        let wrong = |source: io::Error| Error::Io { operation: "wrapping", address: name.into(), source };
+        let wrong = |source: io::Error| Error::Io { operation: Operation::Wrap, address: name.into(), source };
         let family = sockopt::socket_domain(&fd).map_err(|error| wrong(error.into()))?;
         let kind = sockopt::socket_type(&fd).map_err(|error| wrong(error.into()))?;
         if kind != SocketType::DGRAM || ![AddressFamily::INET, AddressFamily::INET6].contains(&family) {
@@ -157,7 +157,7 @@ impl UdpBuilder {
     }
 
     fn take(&self, engine: &std::rc::Rc<Engine>, fd: OwnedFd, name: &str) -> Result<UdpSocket> {
-        let failed = |source: io::Error| Error::Io { operation: "setting up", address: name.into(), source };
+        let failed = |source: io::Error| Error::Io { operation: Operation::SetUp, address: name.into(), source };
         if self.icmp_errors {
             let is_v6 = sockopt::socket_domain(&fd).map_err(io::Error::from).map_err(failed)? == AddressFamily::INET6;
             keep_refusals(fd.as_fd(), is_v6).map_err(failed)?;

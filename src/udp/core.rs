@@ -20,7 +20,7 @@ use crate::engine::{
     CallbackSlot, Called, Datagram, Engine, Handler, Key, LogQuota, Next, Ready, Registration, Served, Ticket,
     WaitQueue, Wakers, call, receive_datagram,
 };
-use crate::error::{Error, Result, count};
+use crate::error::{Error, Operation, Result, count};
 use crate::log::{self, Level};
 use crate::sys::{self, Descriptor, poll_for, wait_for};
 
@@ -194,7 +194,7 @@ impl Core {
     }
 
     /// Returns the error of a system call that concerns this peer.
-    pub(super) fn failed(&self, operation: &'static str, peer: Option<SocketAddr>, errno: Errno) -> Error {
+    pub(super) fn failed(&self, operation: Operation, peer: Option<SocketAddr>, errno: Errno) -> Error {
         let address = || peer.map_or_else(|| self.name(), |peer| to_canonical(peer).to_string());
         match errno {
             Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::NETDOWN | Errno::ADDRNOTAVAIL => {
@@ -295,7 +295,7 @@ impl Core {
         for _ in 0..waiting {
             let refused = if self.reader.is_set() { self.refused.borrow_mut().pop_front() } else { None };
             let Some((peer, errno)) = refused else { break };
-            self.tell_error(socket, self.failed("receiving from", Some(peer), errno));
+            self.tell_error(socket, self.failed(Operation::Receive, Some(peer), errno));
             if self.engine.spent() {
                 return Next::Hot;
             }
@@ -446,7 +446,7 @@ impl Core {
             return Err(Error::NotReady { peer: self.name() });
         }
         Engine::flush_here();
-        let operation = if what == For::Input { "waiting for" } else { "sending to" };
+        let operation = if what == For::Input { Operation::Wait } else { Operation::Send };
         let left = deadline.end.map(|end| end.saturating_duration_since(Instant::now()));
         let flags = if what == For::Input { PollFlags::IN } else { PollFlags::OUT };
         let waited = wait_for(vec![PollFd::from_borrowed_fd(self.open()?, flags)], left);
@@ -534,7 +534,7 @@ impl Handler for Core {
             }
             (Some(Err((_, Errno::AGAIN))), _) => return Served::Done(Next::Idle),
             (Some(Err((peer, errno))), _) => {
-                self.occupied(|socket| self.tell_error(socket, self.failed("receiving from", peer, errno)));
+                self.occupied(|socket| self.tell_error(socket, self.failed(Operation::Receive, peer, errno)));
             }
             (None | Some(Ok(_)), _) => {}
         }

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use crate::address::Address;
 use crate::engine::READ_BUFFER;
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::resolve;
 pub use builder::UdpBuilder;
 use core::{For, check_size};
@@ -190,14 +190,14 @@ impl UdpSocket {
         match errno {
             Errno::MSGSIZE => Error::DatagramTooLarge { peer: peer(), size, limit: MAX_DATAGRAM_SIZE },
             Errno::ACCESS if !self.is_broadcast() => Error::Io {
-                operation: "sending to",
+                operation: Operation::Send,
                 address: peer(),
                 source: std::io::Error::new(
                     std::io::ErrorKind::PermissionDenied,
                     "permission denied; broadcast addresses require set_broadcast(true)",
                 ),
             },
-            _ => self.core.failed("sending to", Some(to), errno),
+            _ => self.core.failed(Operation::Send, Some(to), errno),
         }
     }
 
@@ -320,7 +320,7 @@ impl UdpSocket {
             Ok(received) => Ok(Some(received)),
             Err((_, Errno::AGAIN)) => Ok(None),
             Err(_) if !self.is_open() => Err(self.core.closed()),
-            Err((peer, errno)) => Err(self.core.failed("receiving from", peer, errno)),
+            Err((peer, errno)) => Err(self.core.failed(Operation::Receive, peer, errno)),
         }
     }
 
@@ -345,7 +345,7 @@ impl UdpSocket {
     pub fn into_std(self) -> Result<std::net::UdpSocket> {
         let fd = self.core.let_go().ok_or_else(|| self.core.closed())?;
         let set = rustix::io::ioctl_fionbio(&fd, false);
-        set.map_err(|errno| self.core.failed("handing over", None, errno))?;
+        set.map_err(|errno| self.core.failed(Operation::Option, None, errno))?;
         Ok(fd.into())
     }
 

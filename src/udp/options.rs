@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use super::UdpSocket;
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::resolve::{interface, unknown_interface};
 
 /// Sets an IPv4 option and its IPv6 counterpart, if the socket has both.
@@ -22,7 +22,7 @@ macro_rules! both {
 
 impl UdpSocket {
     fn set(&self, set: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>) -> Result {
-        set(self.core.open()?).map_err(|errno| self.core.failed("setting an option of", None, errno))
+        set(self.core.open()?).map_err(|errno| self.core.failed(Operation::Option, None, errno))
     }
 
     /// Allows sending to broadcast addresses (`SO_BROADCAST`). Default: off.
@@ -56,7 +56,7 @@ impl UdpSocket {
     /// See [`set_broadcast`](UdpSocket::set_broadcast).
     pub fn recv_buffer(&self) -> Result<usize> {
         let size = sockopt::socket_recv_buffer_size(self.core.open()?);
-        size.map_err(|errno| self.core.failed("asking for an option of", None, errno))
+        size.map_err(|errno| self.core.failed(Operation::Option, None, errno))
     }
 
     /// Sets the size of the send buffer in bytes (`SO_SNDBUF`). While it is full, sending blocks. The kernel doubles the
@@ -74,7 +74,7 @@ impl UdpSocket {
     /// See [`set_broadcast`](UdpSocket::set_broadcast).
     pub fn send_buffer(&self) -> Result<usize> {
         let size = sockopt::socket_send_buffer_size(self.core.open()?);
-        size.map_err(|errno| self.core.failed("asking for an option of", None, errno))
+        size.map_err(|errno| self.core.failed(Operation::Option, None, errno))
     }
 
     /// Sets the number of routers that a datagram may pass, 1 to 255 (`IP_TTL`, `IPV6_UNICAST_HOPS`). The kernel's default
@@ -115,7 +115,7 @@ impl UdpSocket {
     /// ```
     pub fn join_multicast(&self, group: impl Into<IpAddr>, interface: Option<&str>) -> Result {
         let (group, number) = self.group(group.into(), interface)?;
-        self.membership("joining", group, |fd| match group {
+        self.membership(Operation::Join, group, |fd| match group {
             IpAddr::V4(group) => {
                 sockopt::set_ip_add_membership_with_ifindex(fd, &group, &Ipv4Addr::UNSPECIFIED, number)
             }
@@ -129,7 +129,7 @@ impl UdpSocket {
     /// See [`join_multicast`](UdpSocket::join_multicast). [`Error::Io`] also if the socket has not joined the group.
     pub fn leave_multicast(&self, group: impl Into<IpAddr>, interface: Option<&str>) -> Result {
         let (group, number) = self.group(group.into(), interface)?;
-        self.membership("leaving", group, |fd| match group {
+        self.membership(Operation::Leave, group, |fd| match group {
             IpAddr::V4(group) => {
                 sockopt::set_ip_drop_membership_with_ifindex(fd, &group, &Ipv4Addr::UNSPECIFIED, number)
             }
@@ -183,7 +183,7 @@ impl UdpSocket {
 
     fn membership(
         &self,
-        operation: &'static str,
+        operation: Operation,
         group: IpAddr,
         change: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>,
     ) -> Result {

@@ -257,8 +257,15 @@ fn what_others_publish_does_no_harm() {
     let zero = HERE.publish("zero", 0, &[]);
     let services = Rc::new(RefCell::new(Vec::new()));
     let place = services.clone();
-    let _going_on =
-        network::services::resolve_all_async("chat", move |result| drop(place.replace(result.unwrap()))).unwrap();
+    let found = move |result: network::Result<Vec<_>>| drop(place.replace(result.unwrap()));
+    network::services::resolve_all_async("chat", gio::Cancellable::NONE, found);
+    let cancellable = gio::Cancellable::new();
+    let cancelled = Rc::new(RefCell::new(None));
+    let place = cancelled.clone();
+    network::services::resolve_all_async("chat", Some(&cancellable), move |result| drop(place.replace(Some(result))));
+    gio::prelude::CancellableExt::cancel(&cancellable);
+    until(|| cancelled.borrow().is_some());
+    assert!(matches!(cancelled.take(), Some(Err(network::Error::Cancelled { .. }))));
     until(|| !services.borrow().is_empty());
     let found = services.take();
     for name in names {

@@ -179,7 +179,7 @@ fn ports_have_names() {
         let error = network::names::lookup_port(bad).unwrap_err();
         assert!(matches!(error, Error::Lookup { .. }), "{error:?}");
         let text = error.to_string();
-        assert!(text.starts_with(&format!("cannot look up {bad:?}: ")), "{text}");
+        assert!(text.starts_with(&format!("cannot resolve {bad:?}: ")), "{text}");
         assert!(text.contains("65535") && !text.contains("host:port") && !text.contains("path with"), "{text}");
     }
     let unknown = network::names::lookup_port("nosuchservice").unwrap_err().to_string();

@@ -60,7 +60,7 @@ fn a_pin_alone_decides() {
     pin_by_hand(&user, &peer().key, pin);
     let kept = ["HAS CHANGED", "/peers/"];
     // One that was given may be mistyped: nothing is known to have changed.
-    let given = ["is not the one that was pinned", "ClientTls::pinned"];
+    let given = ["does not have the pinned key", "ClientTls::pinned"];
     for (tls, words) in
         [(user.default_client(), kept), (user.with(ClientTls::on_first_use()), kept), (ClientTls::pinned(pin), given)]
     {
