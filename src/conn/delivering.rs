@@ -31,8 +31,19 @@ impl Conn {
     /// Delivers what was just read.
     #[inline(always)]
     pub(super) fn deliver_directly(self: &Rc<Self>, data: &[u8]) -> Delivered {
-        let Some(mut delivering) = Delivering::begin(self) else { return Delivered::Stop };
-        delivering.directly(data)
+        // Without a `Delivering`: its destructor is a call, which most messages would pay for.
+        self.status.mark(Look::READER_REPLACED, false);
+        let mut reader = self.reader.take();
+        let Some(user) = &mut reader else { return Delivered::Stop };
+        let socket = Socket::from_conn(self.clone());
+        // All there is just now. The clock is looked at by the caller, before the next read.
+        let delivered = match call(&self.engine, || goes_on(self, user.data(&socket, data))) {
+            Some(true) => Delivered::All,
+            Some(false) => Delivered::Stop,
+            None => panicked(self),
+        };
+        put_back(self, reader);
+        delivered
     }
 
     /// Delivers what the inbox holds. After every call the state is looked at anew: the callback may have closed the
@@ -55,22 +66,10 @@ impl Conn {
 }
 
 impl<'a> Delivering<'a> {
-    #[inline(always)]
     fn begin(conn: &'a Rc<Conn>) -> Option<Self> {
         conn.status.mark(Look::READER_REPLACED, false);
         let reader = Some(conn.reader.take()?);
         Some(Delivering { conn, reader, socket: Socket::from_conn(conn.clone()) })
-    }
-
-    /// All there is just now. The clock is looked at by the caller, before the next read.
-    #[inline(always)]
-    fn directly(&mut self, data: &[u8]) -> Delivered {
-        let Delivering { conn, reader: Some(user), socket } = self else { return Delivered::Stop };
-        match call(&conn.engine, || goes_on(conn, user.data(socket, data))) {
-            Some(true) => Delivered::All,
-            Some(false) => Delivered::Stop,
-            None => panicked(conn),
-        }
     }
 
     /// Tells a raw reader that there is something: once in each turn.
@@ -124,19 +123,23 @@ impl<'a> Delivering<'a> {
 }
 
 impl Drop for Delivering<'_> {
-    #[inline(always)]
     fn drop(&mut self) {
-        let reader = self.reader.take();
-        if !self.conn.status.is(Look::READER_REPLACED | Look::ENDED) {
-            let none = self.conn.reader.replace(reader);
-            // Dropping it would take a call for nothing.
-            if none.is_none() {
-                std::mem::forget(none);
-            }
-        } else {
-            // It captured who knows what: nothing is borrowed here.
-            drop(reader);
+        put_back(self.conn, self.reader.take());
+    }
+}
+
+/// The reader is back from its calls. It stays, unless there is another by now.
+#[inline(always)]
+fn put_back(conn: &Conn, reader: Option<Box<dyn ReadCallback>>) {
+    if !conn.status.is(Look::READER_REPLACED | Look::ENDED) {
+        let none = conn.reader.replace(reader);
+        // Dropping it would take a call for nothing.
+        if none.is_none() {
+            std::mem::forget(none);
         }
+    } else {
+        // It captured who knows what: nothing is borrowed here.
+        drop(reader);
     }
 }
 

@@ -142,7 +142,7 @@ impl Queues {
     }
 
     /// So much of it is sent. True if that was all.
-    #[inline]
+    #[inline(always)]
     pub(super) fn sent(&self, count: usize) -> bool {
         let mut slot = self.get();
         let Some(io) = slot.as_deref_mut() else { return true };
