@@ -60,7 +60,7 @@ impl Conn {
         }
         if self.is_tls() {
             let peer = self.peer_name();
-            return Err(Error::Unsupported(format!("the connection to {peer} uses TLS, which a descriptor cannot")));
+            return Err(Error::Unsupported(format!("cannot convert a TLS connection ({peer}) into a file descriptor")));
         }
         self.blocking().flush()?;
         self.remote();
@@ -190,7 +190,7 @@ impl Blocking<'_> {
             }
             let peer = || self.conn.peer_name();
             if !self.conn.transport.accepts_descriptors() {
-                let text = format!("descriptors of {} are turned away; accept_fds lets them in", peer());
+                let text = format!("file descriptors from {} are not accepted; enable them with accept_fds", peer());
                 return Err(Error::Unsupported(text));
             }
             if self.conn.io.received() > limit {

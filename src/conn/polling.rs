@@ -182,7 +182,7 @@ impl Polling<'_> {
     fn refuse_beside_reader(&self) -> Error {
         let peer = self.conn.peer_name();
         Error::Unsupported(format!(
-            "a callback reads from the connection to {peer}: take it away by unread(), or pause() it, to read otherwise"
+            "a read callback is set on the connection to {peer}; remove it with unread(), or pause() it, to receive otherwise"
         ))
     }
 
