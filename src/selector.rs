@@ -1,4 +1,4 @@
-//! [`Selector`]: waits for the first of several sockets and servers of any kind, without a loop.
+//! [`Selector`]: waits for the first of several sockets and servers, without a main loop.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -10,16 +10,17 @@ use crate::error::{Error, Operation, Result};
 use crate::socket::{Polled, Selectable, WeakPolled};
 use crate::sys::wait_for;
 
-/// Waits until one of several [`Socket`](crate::Socket)s, [`Server`](crate::Server)s and [`UdpSocket`](crate::UdpSocket)s
-/// has something to receive. For scripts: a program with a main loop has callbacks for that.
+/// A set of [`Socket`](crate::Socket)s, [`Server`](crate::Server)s and [`UdpSocket`](crate::UdpSocket)s to wait for, without a
+/// main loop. Meant for scripts.
 ///
-/// A socket is ready when [`recv`](crate::Socket::recv) would return at once, with data or with the end: data that was
-/// received before and not handed over counts, half a record of TLS does not. A server is ready when
-/// [`accept`](crate::Server::accept) would return at once. A closed one is ready, since it has that to tell.
+/// A socket is ready when [`recv`](crate::Socket::recv) would return at once, with data or the end of the stream. Received
+/// data that has not been delivered counts; half a TLS record does not. A server is ready when
+/// [`accept`](crate::Server::accept) would return at once. Closed sockets and servers are ready.
 ///
-/// The selector holds weak handles: it keeps nothing open, and what is dropped is no longer waited for. A clone is
-/// another handle to the same selector.
+/// The selector holds weak handles: it keeps nothing open, and sockets that are dropped leave it. Cloning returns another
+/// handle to the same selector.
 ///
+/// # Example
 /// ```
 /// use std::time::Duration;
 /// use network::{Selector, UdpSocket};
@@ -99,12 +100,12 @@ struct Entry {
 }
 
 impl Selector {
-    /// One that waits for nothing yet.
+    /// Returns an empty selector.
     pub fn new() -> Selector {
         Selector::default()
     }
 
-    /// Waits for this one as well. Adding it again changes nothing.
+    /// Adds a socket or server. Adding it again has no effect.
     pub fn add(&self, what: &impl Selectable) {
         let weak = what.weak();
         let mut entries = self.entries.borrow_mut();
@@ -113,36 +114,39 @@ impl Selector {
         }
     }
 
-    /// Waits for this one no longer. Does nothing for one that was not added.
+    /// Removes a socket or server. Has no effect if it was not added.
     pub fn remove(&self, what: &impl Selectable) {
         let id = what.weak().id();
         self.entries.borrow_mut().retain(|entry| entry.weak.id() != id);
     }
 
-    /// Waits for none of them any longer.
+    /// Removes all sockets and servers.
     pub fn clear(&self) {
         self.entries.take();
     }
 
-    /// Was this one ready when [`wait`](Selector::wait) last returned?
+    /// Returns whether a socket or server was ready when [`wait`](Selector::wait) last returned.
     pub fn is_ready(&self, what: &impl Selectable) -> bool {
         let id = what.weak().id();
         self.entries.borrow().iter().any(|entry| entry.ready.get() && entry.weak.id() == id)
     }
 
-    /// Waits until at least one is ready; false if the time is up before, zero meaning not to wait and `None` to wait
-    /// without end. With or without a main loop. **Blocks**, and runs no callback meanwhile; what was sent on any of them,
-    /// and is still queued, goes out.
+    /// Waits until at least one socket or server is ready. Returns false if the timeout expires first.
+    ///
+    /// `None` means no timeout, zero means not to wait. Queued data of the sockets is sent meanwhile.
+    ///
+    /// # Blocking
+    /// Until one is ready or the timeout expires. No callback runs meanwhile.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if there is nothing to wait for and no end to it; [`Error::Io`].
+    /// [`Error::Unsupported`] if the selector is empty and there is no timeout; [`Error::Io`] for any other failure.
     pub fn wait(&self, limit: impl Into<Option<Duration>>) -> Result<bool> {
         let limit = limit.into();
         let end = limit.and_then(|limit| Instant::now().checked_add(limit));
         loop {
             Engine::flush_here();
             let all = self.living();
-            // Nothing is borrowed meanwhile: whoever listens to the log may add and remove.
+            // Nothing is borrowed meanwhile: a log callback may add and remove sockets.
             let ready: Vec<bool> = all.iter().map(|(_, what)| what.is_ready()).collect();
             self.note(&all, &ready);
             if ready.contains(&true) {
@@ -153,9 +157,9 @@ impl Selector {
                 return Ok(false);
             }
             if all.is_empty() && end.is_none() {
-                return Err(Error::Unsupported("a selector without any sockets cannot wait without end".into()));
+                return Err(Error::Unsupported("cannot wait without a timeout: the selector is empty".into()));
             }
-            // What TLS has to answer.
+            // Answers of TLS.
             Engine::flush_here();
             let mut fds = Vec::new();
             for (_, what) in &all {
@@ -166,7 +170,7 @@ impl Selector {
         }
     }
 
-    /// Those that are alive; the others are forgotten.
+    /// Returns the sockets that are alive and forgets the others.
     fn living(&self) -> Vec<(*const (), Box<dyn Polled>)> {
         let mut living = Vec::new();
         self.entries.borrow_mut().retain(|entry| {
@@ -178,7 +182,7 @@ impl Selector {
         living
     }
 
-    /// What is ready. One that was removed meanwhile is no longer there to be noted.
+    /// Notes which ones are ready. One that was removed meanwhile is no longer in the list.
     fn note(&self, all: &[(*const (), Box<dyn Polled>)], ready: &[bool]) {
         for entry in self.entries.borrow().iter() {
             let mut both = all.iter().zip(ready);

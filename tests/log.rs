@@ -128,7 +128,7 @@ fn the_life_of_a_connection_can_be_followed() {
         assert!(found.error.is_none());
         found.peer.clone().expect("somebody")
     };
-    let client = find("accept", &format!("has connected to port {port}"));
+    let client = find("accept", &format!("on port {port}"));
     assert!(client.starts_with("127.0.0.1:"));
     assert_eq!(find("connect", "connected to"), format!("127.0.0.1:{port}"));
     assert_eq!(find("handshake", &format!("TLSv1.3 with {client}, TLS_")), client);
@@ -144,7 +144,7 @@ fn what_is_less_important_than_wanted_is_not_said() {
     a_whole_life();
     drop(listening);
     let all = said();
-    assert!(all.iter().any(|one| one.level == Level::Info && one.message.contains("has the fingerprint")));
+    assert!(all.iter().any(|one| one.level == Level::Info && one.message.contains("certificate fingerprint")));
     assert!(all.iter().all(|one| one.level <= Level::Info), "{all:?}");
     // By default warnings alone, and of those there were none.
     a_whole_life();
@@ -261,7 +261,7 @@ fn the_environment_makes_a_program_talkative() {
         client.set_read_timeout(Some(LIMIT)).unwrap();
         assert!(BufReader::new(client).lines().next().unwrap().unwrap().starts_with("daemon "));
         if talkative {
-            assert!(daemon.line_with("network-DEBUG").contains(&format!("has connected to {address}")));
+            assert!(daemon.line_with("network-DEBUG").contains(&format!(" on {address}")));
             assert!(daemon.line_with("network-DEBUG").contains("closed: closed by the peer"));
         }
         daemon.signal(Signal::TERM);

@@ -134,7 +134,7 @@ fn of_many_that_start_at_once_there_is_one() {
         assert_eq!(started, 1, "{outputs:?}");
         for refused in outputs.iter().filter(|output| !output.status.success()) {
             let line = refused.assert_failed();
-            let known = ["already running as process", "another server answers"];
+            let known = ["already running as process", "another server is listening"];
             assert!(known.iter().any(|words| line.contains(words)), "{line}");
         }
     }

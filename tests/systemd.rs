@@ -366,7 +366,7 @@ fn a_unix_socket_of_another_path_is_not_taken_for_it() {
     let listener = UnixListener::bind(directory.path("socket")).unwrap();
     std::fs::create_dir(directory.path("beside")).unwrap();
     let daemon = start(&mut activate(vec![listener.into()], "", &[&directory.address("beside/socket")]));
-    daemon.line_with("unused socket passed");
+    daemon.line_with("unused socket");
 }
 
 /// A path of the most bytes that a unix socket can have.

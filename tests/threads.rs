@@ -230,7 +230,7 @@ fn what_cannot_be_spread_is_refused() {
             other => panic!("{other:?}"),
         };
         assert!(unsupported(Server::builder().threads(2, factory).listen("./socket")).contains("unix"));
-        assert!(unsupported(Server::builder().threads(2, factory).listen("chat|room")).contains("published"));
+        assert!(unsupported(Server::builder().threads(2, factory).listen("chat|room")).contains("services"));
         let server = Server::builder().tls(false).disconnect_cb(|_, _| {});
         assert!(unsupported(server.threads(2, factory).listen(0)).contains("disconnect_cb"));
         // A port that another server has is in use, although that one shares it with itself.

@@ -145,7 +145,7 @@ fn rights_are_refused_where_there_is_no_path() {
             }
         }
         let error = greeter(Server::builder().tls(false).allow_users([0]), "127.0.0.1:0").unwrap_err();
-        assert!(error.to_string().contains("unix sockets only"), "{error}");
+        assert!(error.to_string().contains("require a unix socket"), "{error}");
         let error = greeter(Server::builder().mode(0o4755), "./never-made").unwrap_err();
         assert!(matches!(error, Error::InvalidOption(_)) && error.to_string().contains("at most 0777"), "{error}");
     });
@@ -211,33 +211,33 @@ fn only_what_nobody_answers_on_is_taken_over() {
 
         // Of one that is gone.
         drop(UnixListener::bind(&address).unwrap());
-        refused(Server::builder(), "exists already");
+        refused(Server::builder(), "the path exists; if no other");
         let server = greeter(replace_stale(), &address).unwrap();
 
         // Of one that is there.
-        refused(replace_stale(), "another server answers");
+        refused(replace_stale(), "another server is listening");
         let other = UnixStream::connect(&address);
         assert!(other.is_ok());
         drop(server);
         let full = UnixListener::bind(&address).unwrap();
         rustix::net::listen(&full, 0).unwrap();
         let _waiting = UnixStream::connect(&address).unwrap();
-        refused(replace_stale(), "another server answers");
+        refused(replace_stale(), "another server is listening");
         drop(full);
         std::fs::remove_file(&address).unwrap();
 
         // No stream socket, or none at all.
         let datagrams = std::os::unix::net::UnixDatagram::bind(&address).unwrap();
-        refused(replace_stale(), "cannot be found out");
+        refused(replace_stale(), "cannot determine whether");
         drop(datagrams);
         std::fs::remove_file(&address).unwrap();
         std::fs::write(&address, "precious").unwrap();
-        refused(replace_stale(), "is no socket");
-        refused(Server::builder(), "is no socket");
+        refused(replace_stale(), "is not a socket");
+        refused(Server::builder(), "is not a socket");
         assert_eq!(std::fs::read(&address).unwrap(), b"precious");
         std::fs::remove_file(&address).unwrap();
         std::os::unix::fs::symlink(directory.path("elsewhere"), &address).unwrap();
-        refused(replace_stale(), "is no socket");
+        refused(replace_stale(), "is not a socket");
     });
 }
 

@@ -26,11 +26,12 @@ fn weight(error: &Error) -> u32 {
 }
 
 impl End {
-    /// Notes an error, unless one is known that says as much. One that cannot be told twice is left to the reason.
+    /// Notes an error, unless one is known that says as much. One that cannot be told twice is left to the reason: whoever asks
+    /// later hears that it is closed.
     pub(super) fn note(&mut self, error: &Error) {
         let known = self.failure.as_ref().map(weight);
         if !self.is_over && known.is_none_or(|known| known < weight(error)) {
-            self.failure = error.again().or(self.failure.take());
+            self.failure = error.again();
         }
     }
 

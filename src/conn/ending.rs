@@ -193,11 +193,17 @@ impl Ending<'_> {
         // Nothing is borrowed: whoever listens to the log may call anything.
         if let Some((reason, names_peer)) = failed {
             let peer = self.0.peer_name();
-            let (event, whose) = match names_peer {
-                true => (log::message("end"), String::new()),
-                false => (log::warning("end"), format!(" to {peer}")),
+            let record = || {
+                let (event, whose) = match names_peer {
+                    true => (log::message("end"), String::new()),
+                    false => (log::warning("end"), format!(" to {peer}")),
+                };
+                event.peer(&peer).error(&reason).say(format_args!("connection{whose} closed: {reason}"));
             };
-            event.peer(&peer).error(&reason).say(format_args!("connection{whose} closed: {reason}"));
+            match self.0.common.roster.as_ref().and_then(Weak::upgrade) {
+                Some(roster) => roster.log_end(&record),
+                None => record(),
+            }
         }
     }
 

@@ -78,6 +78,9 @@ pub(crate) trait Roster {
 
     /// Lists it on, and no longer keeps it open.
     fn give_up(&self, id: NonZeroU64);
+
+    /// Logs a record about one that has ended by an error, unless there have been too many: peers can cause them.
+    fn log_end(&self, record: &dyn Fn());
 }
 
 /// What all connections of a server have in common. One that was made here has it to itself.

@@ -35,7 +35,9 @@ impl Conn {
 
     /// Calls the callback for the peer's half-close, if there is one. Returns whether the connection goes on.
     fn tell_half_close(&self) -> bool {
-        let callback = self.if_cold(|cold| cold.on_end.take());
+        // One that comes later finds it told.
+        let is_told = self.status.get().read.contains(ReadHalf::HALF_OPEN);
+        let callback = self.if_cold(|cold| cold.on_end.take()).filter(|_| !is_told);
         if let (Some(callback), Some(me)) = (callback, self.strong()) {
             self.status.change(|state| state.read.insert(ReadHalf::HALF_OPEN));
             let socket = Socket::from_conn(me);

@@ -323,12 +323,9 @@ impl Transport {
         let room = passed.most.saturating_sub(passed.waiting.borrow().len());
         passed.waiting.borrow_mut().extend(came.into_iter().take(room));
         if number > room {
-            log::warning("receive").say(format_args!(
-                "of {} that came over a unix socket {} had no room: {} may wait",
-                count(number, "descriptor"),
-                number - room,
-                passed.most
-            ));
+            let received = count(number, "received file descriptor");
+            let (closed, most) = (number - room, passed.most);
+            log::message("receive").say(format_args!("closed {closed} of {received}: the limit is {most}"));
         }
         Ok(message.bytes)
     }

@@ -1,7 +1,7 @@
-//! Clients that are asked for: a server without a callback leaves them in the backlog until then.
+//! Clients that are accepted on request: a server without a client callback leaves them in the accept backlog.
 //!
-//! [`Shared::next_client`] takes one without waiting. Who cannot go on without one polls what [`Shared::watch`] names, as
-//! [`Server::accept`] does, or is woken from the loop, see [`Shared::when_acceptable`].
+//! [`Shared::next_client`] accepts one without blocking. Callers that have to wait poll what [`Shared::watched`] returns,
+//! as [`Server::accept`] does, or are woken from the loop, see [`Shared::when_acceptable`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -17,32 +17,32 @@ use super::listener::{ACCEPTS, Listener};
 use super::{Listed, Server, Shared};
 use crate::conn::{Conn, Socket};
 use crate::engine::{Engine, Wakers};
-use crate::error::{Error, Operation, Result, count};
+use crate::error::{Error, Operation, Result};
 use crate::sys::wait_for;
 
-/// What a server keeps whose clients are asked for.
+/// State of a server whose clients are accepted on request.
 #[derive(Default)]
 pub(super) struct Asked {
-    /// Their hand-shake is done, and nobody has asked for them yet.
+    /// Clients whose handshake is complete and that have not been accepted yet.
     ready: RefCell<VecDeque<Socket>>,
     shaking: RefCell<Vec<Shaking>>,
-    /// Until when somebody served the hand-shakes, where no loop does.
+    /// When the handshakes were last advanced, where no loop does that.
     served: Cell<Option<Instant>>,
     wakers: RefCell<Wakers>,
     timeout: Cell<Option<Duration>>,
     pub(super) turn: Turn,
 }
 
-/// A hand-shake, and when it is too late for it, unless its time never ends.
+/// A handshake and its deadline. `None`: it has no timeout.
 struct Shaking {
     conn: Weak<Conn>,
     deadline: Option<Instant>,
 }
 
 impl Asked {
-    /// A client is ready to be taken.
+    /// Adds a client that can be accepted.
     pub(super) fn add(&self, conn: &Rc<Conn>) {
-        // Its end is to be told to whoever takes it, and to nobody before.
+        // No callback runs before it is accepted, not even for its end.
         conn.hold();
         self.ready.borrow_mut().push_back(Socket::from_conn(conn.clone()));
         self.wake();
@@ -52,14 +52,14 @@ impl Asked {
         self.ready.borrow().len()
     }
 
-    /// There may be a client for those who wait for one.
+    /// Wakes the tasks that wait for a client.
     pub(super) fn wake(&self) {
         self.turn.begin();
         let wakers = self.wakers.take();
         wakers.wake();
     }
 
-    /// Nobody will ask for those that are here.
+    /// Drops all clients: nobody will accept them.
     pub(super) fn close(&self) {
         let ready = self.ready.take();
         for socket in &ready {
@@ -72,14 +72,14 @@ impl Asked {
         self.wake();
     }
 
-    /// Those that are shaking hands.
+    /// Returns the connections in the middle of a handshake.
     fn shaking(&self) -> Vec<Rc<Conn>> {
         let mut shaking = self.shaking.borrow_mut();
         shaking.retain(|shaking| shaking.conn.upgrade().is_some_and(|conn| conn.is_shaking()));
         shaking.iter().filter_map(|shaking| shaking.conn.upgrade()).collect()
     }
 
-    /// Takes the hand-shakes as far as they go without waiting. The time in which nobody did so does not count for them.
+    /// Advances all handshakes without blocking. Time in which nobody did so does not count towards their timeout.
     fn shake(&self, limit: Duration) {
         let now = Instant::now();
         if let Some(served) = self.served.replace(Some(now)) {
@@ -99,13 +99,13 @@ impl Asked {
             conn.handshake_is_late(limit);
         }
         for conn in all.iter().filter(|conn| !conn.is_shaking() && !conn.is_open()) {
-            // Its word of what was wrong is out; nobody is there to wait for its end.
+            // The alert has been sent, and nobody waits for the end of the connection.
             conn.part();
         }
     }
 }
 
-/// What tells of the next client, to be polled.
+/// The sockets to poll for the next client.
 pub(super) struct Watched {
     listeners: Vec<Rc<Listener>>,
     shaking: Vec<Rc<Conn>>,
@@ -120,15 +120,24 @@ impl Watched {
 }
 
 impl Server {
-    /// Waits for a client and returns its socket. **Blocks**, up to the [time-out](Server::set_accept_timeout), with or
-    /// without a main loop; no callback runs meanwhile. The server does not keep the socket: it closes with its last
-    /// handle.
+    /// Accepts the next client.
     ///
-    /// With TLS the client has shaken hands when it is returned. One whose hand-shake fails, or takes longer than the
-    /// [limit](crate::server::ServerBuilder::handshake_timeout), is logged, and the next one is waited for. Clients that come
-    /// meanwhile shake hands at the same time, so a silent one holds up nobody; those that are done first are kept for the
-    /// next call.
+    /// For servers created by [`bind`](Server::bind). The server does not keep the socket: the connection closes when its
+    /// last handle is dropped. TLS handshakes of several clients run concurrently, so a silent client does not delay the
+    /// others; failed handshakes are logged and skipped.
     ///
+    /// # Blocking
+    /// Until a client is connected and its handshake is complete, or the [accept timeout](Server::set_accept_timeout)
+    /// expires. No callback runs meanwhile.
+    ///
+    /// # Errors
+    /// - [`Error::TimedOut`], or [`Error::NotReady`] if the timeout is zero.
+    /// - [`Error::Closed`] if the server is closed.
+    /// - [`Error::Unsupported`] if the server has a client callback, or if
+    ///   [`max_connections`](crate::server::ServerBuilder::max_connections) are open.
+    /// - [`Error::Io`] if the process has run out of file descriptors; the client stays in the backlog.
+    ///
+    /// # Example
     /// ```
     /// # use std::time::Duration;
     /// let server = network::Server::builder().tls(false).bind(0)?;
@@ -136,19 +145,15 @@ impl Server {
     /// assert!(matches!(server.accept(), Err(network::Error::TimedOut { .. })));
     /// # Ok::<(), network::Error>(())
     /// ```
-    ///
-    /// # Errors
-    /// [`Error::TimedOut`], or with a time-out of zero [`Error::NotReady`]; [`Error::Closed`] when the server is closed;
-    /// [`Error::Unsupported`] if it has a callback for its clients, or if as many connections are open as
-    /// [there may be](crate::server::ServerBuilder::max_connections), none of which could end while this call waits;
-    /// [`Error::Io`] if the system has no room for another client, who goes on waiting.
     pub fn accept(&self) -> Result<Socket> {
         self.shared.accept()
     }
 
-    /// How long [`accept`](Server::accept) waits for a client, from now on. `None`, the default, is without end; with zero
-    /// it does not wait. What blocking calls on the connections wait is set by
-    /// [`ServerBuilder::timeout`](crate::server::ServerBuilder::timeout). Does nothing for a server with a callback.
+    /// Sets the timeout of [`accept`](Server::accept).
+    ///
+    /// `None`, the default, means no timeout; zero means non-blocking. The timeout of blocking calls on the connections is
+    /// set by [`ServerBuilder::timeout`](crate::server::ServerBuilder::timeout). Has no effect on a server with a client
+    /// callback.
     pub fn set_accept_timeout(&self, limit: impl Into<Option<Duration>>) {
         if let Some(asked) = &self.shared.asked {
             asked.timeout.set(limit.into());
@@ -160,7 +165,7 @@ impl Shared {
     fn asked(&self) -> Result<&Asked> {
         self.asked.as_ref().ok_or_else(|| {
             Error::Unsupported(format!(
-                "the server on {} has a callback for its clients; they can be asked for if it is made by Server::bind",
+                "the server on {} passes clients to its callback; use Server::bind to accept them",
                 self.name()
             ))
         })
@@ -183,9 +188,12 @@ impl Shared {
             }
             if self.is_full() && self.handshakes.len() == 0 {
                 return Err(Error::Unsupported(format!(
-                    "{}: no more than {} may be open, and none can end while accept waits",
+                    "cannot accept on {}: {} open, which is the maximum, and none can close during accept",
                     self.name(),
-                    count(self.max_connections, "connection")
+                    match self.max_connections {
+                        1 => "1 connection is".into(),
+                        many => format!("{many} connections are"),
+                    }
                 )));
             }
             let first = asked.shaking.borrow().iter().filter_map(|shaking| shaking.deadline).min();
@@ -211,7 +219,7 @@ impl Shared {
         Watched { listeners, shaking: self.asked.as_ref().map(Asked::shaking).unwrap_or_default() }
     }
 
-    /// Would [`Shared::accept`] return at once? Takes clients in only where that shows it, which is with TLS.
+    /// Returns whether [`Shared::accept`] would return at once. Only TLS servers have to accept clients to find out.
     pub(super) fn has_client(self: &Rc<Self>) -> bool {
         if let (Some(asked), Some(_)) = (&self.asked, &self.setup) {
             asked.shake(self.common.options.handshake_timeout);
@@ -222,7 +230,7 @@ impl Shared {
                 match self.take_in(asked) {
                     Ok(true) => asked.shake(self.common.options.handshake_timeout),
                     Ok(false) => break,
-                    // Which is what it would return.
+                    // `accept` would return this error.
                     Err(_) => return true,
                 }
             }
@@ -234,23 +242,24 @@ impl Shared {
         self.listeners.borrow().is_empty() || ready.unwrap_or(true)
     }
 
-    /// Wakes, once, when there may be a client for [`Shared::next_client`], and when the server is closed.
+    /// Wakes the task, once, when [`Shared::next_client`] may return a client or the server is closed.
     pub(super) fn when_acceptable(&self, waker: &Waker) {
         if let Some(asked) = &self.asked {
             asked.wakers.borrow_mut().add_once(waker);
         }
     }
 
-    /// Was this one not woken since?
+    /// Returns whether the task has not been woken since it began to wait.
     pub(super) fn still_waits(&self, waker: &Waker) -> bool {
         self.asked.as_ref().is_some_and(|asked| asked.wakers.borrow().contains(waker))
     }
 
-    /// A client that is ready, if there is one: taken from the backlog, and with TLS one whose hand-shake is done. Never
-    /// waits. `None`: poll what [`Shared::watch`] names, or see [`Shared::when_acceptable`].
+    /// Accepts a client that is ready: from the backlog, and with TLS one whose handshake is complete. Never blocks.
+    /// `None`: poll what [`Shared::watched`] returns, or see [`Shared::when_acceptable`].
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a server with a callback; [`Error::Closed`]; [`Error::Io`] when the system has no room.
+    /// [`Error::Unsupported`] for a server with a client callback; [`Error::Closed`]; [`Error::Io`] if the process has run
+    /// out of file descriptors.
     pub(super) fn next_client(self: &Rc<Self>) -> Result<Option<Socket>> {
         let asked = self.asked()?;
         // A stream of clients that are rejected must not keep the caller here.
@@ -271,7 +280,7 @@ impl Shared {
         Ok(None)
     }
 
-    /// Takes one client from the backlog. False if nobody is there.
+    /// Accepts one client from the backlog. Returns false if it is empty.
     fn take_in(self: &Rc<Self>, asked: &Asked) -> Result<bool> {
         let listeners = self.listeners.borrow().clone();
         for listener in listeners {

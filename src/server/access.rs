@@ -1,4 +1,4 @@
-//! Who may connect to a unix socket: users and groups, by number or name.
+//! Users and groups that may connect to a unix socket, by number or name.
 
 use std::fmt;
 use std::io;
@@ -7,12 +7,12 @@ use std::os::fd::AsFd;
 use crate::error::{Error, Operation, Result};
 use crate::sys::{group_id, peer_ids, user_id};
 
-/// A user or a group of this machine, by its number or its name. Made from either: `1000`, `"www-data"`.
+/// A user or a group of this machine. Converts from a number or a name: `1000`, `"www-data"`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Account {
-    /// Its number.
+    /// The user or group number.
     Id(u32),
-    /// Its name, looked up when the server starts.
+    /// The name, looked up when the server starts.
     Name(String),
 }
 
@@ -64,7 +64,7 @@ impl Account {
     }
 }
 
-/// Who may connect, as the builder was told.
+/// The accounts given to the builder.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AllowList {
     pub(super) users: Option<Vec<Account>>,
@@ -76,7 +76,7 @@ impl AllowList {
         self.users.is_none() && self.groups.is_none()
     }
 
-    /// Turns names into numbers. `None` if everybody may.
+    /// Looks names up. `None` if there is no list.
     pub(super) fn resolve(&self) -> Result<Option<Allowed>> {
         if self.is_empty() {
             return Ok(None);
@@ -87,19 +87,19 @@ impl AllowList {
     }
 }
 
-/// The numbers of those who may connect.
+/// The user and group numbers that may connect.
 pub(super) struct Allowed {
     users: Vec<u32>,
     groups: Vec<u32>,
 }
 
 impl Allowed {
-    /// Why this client may not.
+    /// Returns the reason why a client may not connect.
     pub(super) fn check(&self, client: impl AsFd) -> Result<(), String> {
-        let peer = peer_ids(client).map_err(|error| format!("it cannot be told who it is: {error}"))?;
+        let peer = peer_ids(client).map_err(|error| format!("cannot determine its user: {error}"))?;
         if self.users.contains(&peer.user) || peer.groups.iter().any(|group| self.groups.contains(group)) {
             return Ok(());
         }
-        Err(format!("user {} is not on the list of those allowed", peer.user))
+        Err(format!("user {} is not allowed", peer.user))
     }
 }

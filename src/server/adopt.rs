@@ -1,4 +1,4 @@
-//! Listening sockets that were passed to this process, by systemd or by a predecessor, taken where a server wants to listen.
+//! Listening sockets that were passed to this process, by systemd or by a predecessor.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,7 @@ use crate::address::{Endpoint, UnixName, endpoint};
 use crate::log;
 use crate::sys::{self, Inherited, OWN_SOCKET, take_inherited};
 
-/// The socket that was passed for that unix address, and its file if that is now ours to remove.
+/// Returns the socket that was passed for this unix address, and its file if the path is now ours to remove.
 pub(super) fn adopt_unix(name: &UnixName) -> io::Result<Option<(Listening, Option<SocketFile>)>> {
     let same = |local: &Endpoint| match (name, local) {
         (UnixName::Path(wanted), Endpoint::Unix(Some(local))) => leads_to_same(wanted, local),
@@ -29,8 +29,8 @@ pub(super) fn adopt_unix(name: &UnixName) -> io::Result<Option<(Listening, Optio
     Ok(Some((listening, file)))
 }
 
-/// Returns whether two paths lead to the same socket: through symbolic links, `..` and whatever else a service manager may
-/// have written differently. Of a path that has gone the directory and the name decide.
+/// Returns whether two paths lead to the same socket, through symbolic links, `..` or other spellings of a service manager.
+/// If a path no longer exists, its directory and name decide.
 fn leads_to_same(wanted: &Path, local: &Path) -> bool {
     let identity = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
     match (identity(wanted), identity(local)) {
@@ -43,7 +43,7 @@ fn leads_to_same(wanted: &Path, local: &Path) -> bool {
     }
 }
 
-/// The socket that was passed for that address; at port 0, for any port of it.
+/// Returns the socket that was passed for this address. Port 0 matches any port.
 pub(super) fn adopt_inet(wanted: SocketAddr) -> io::Result<Option<Listening>> {
     let Some(listening) = adopt(|local| local.inet().is_some_and(|local| is_for(wanted, local)))? else {
         return Ok(None);
@@ -69,10 +69,10 @@ fn adopt(same: impl Fn(&Endpoint) -> bool) -> io::Result<Option<Listening>> {
         is_listening(&inherited.fd) && sys::local_address(&inherited.fd).is_ok_and(|local| same(&endpoint(local)))
     };
     let Some(Inherited { fd, name }) = take_inherited(fits) else { return Ok(None) };
-    // Whoever passed it may have left it blocking, and does not use it.
+    // It may have been left in blocking mode.
     rustix::io::ioctl_fionbio(&fd, true)?;
     let local = endpoint(sys::local_address(&fd)?);
-    log::info("listen").peer(&local).say(format_args!("listening on a socket that was passed in: {local}"));
+    log::info("listen").peer(&local).say(format_args!("listening on {local}, a socket passed by the service manager"));
     Ok(Some(Listening { fd, name }))
 }
 

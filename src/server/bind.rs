@@ -1,4 +1,4 @@
-//! From an address to listening sockets, and to what is published of them.
+//! From an address to listening sockets, and to the service to publish.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,10 +15,10 @@ use crate::error::{Error, Result};
 use crate::resolve::{local_addresses, port_number};
 use crate::sys::{self, is_missing_family, pass_descriptors, stream_socket};
 
-/// How often a free port is looked for that is free on every loopback address.
+/// Attempts to find a port that is free on every loopback address.
 const PORT_TRIES: usize = 32;
 
-/// Takes what was passed to this process for that address, and makes what is missing.
+/// Takes the sockets that were passed to this process for the address, and creates the others.
 pub(super) fn bind(
     address: &Address,
     local: &str,
@@ -38,9 +38,7 @@ pub(super) fn bind(
             Ok((vec![listening], file))
         }
         Target::Direct(addresses) => Ok((bind_all(addresses, how).map_err(failed)?, None)),
-        Target::Inet { scheme: Some(_), .. } => {
-            Err(address.unfit(format!("what is listened on has no scheme; expected {FORMS}")))
-        }
+        Target::Inet { scheme: Some(_), .. } => Err(address.unfit(format!("cannot listen on a URL; expected {FORMS}"))),
         Target::Inet { host, port, .. } => {
             Ok((bind_at(address, host.as_ref(), local, port_number(address, port)?, how)?, None))
         }
@@ -72,7 +70,7 @@ fn bind_at(
 ) -> Result<Vec<Listening>> {
     let host = match (host, local) {
         (Some(_), local) if !local.is_empty() => {
-            return Err(address.unfit(format!("it names an address itself, and {local:?} was set as another")));
+            return Err(address.unfit(format!("conflicts with the option address({local:?}); set only one")));
         }
         (Some(host), _) => Some(host.clone()),
         (None, "") => None,
@@ -85,7 +83,7 @@ fn bind_at(
     sockets.map_err(|source| Error::from_listen(address, source))
 }
 
-/// What is to be published of a server, if its address is a service.
+/// Returns the service to publish, if the address is a service.
 pub(super) fn announcement(
     address: &Address,
     name: Option<String>,
@@ -94,7 +92,7 @@ pub(super) fn announcement(
     let Target::Service { kind, rest } = address.target() else {
         return match (name, txt) {
             (None, []) => Ok(None),
-            _ => Err(address.unfit("a name or TXT record was set for a service, and this is none; expected service|")),
+            _ => Err(address.unfit("service_name and txt_record require a service address, as in service|")),
         };
     };
     let (given, _) = parse_listening(rest).map_err(|problem| address.unfit(problem))?;
@@ -102,7 +100,7 @@ pub(super) fn announcement(
         ("", Some(name)) => name,
         (given, None) => given.to_owned(),
         (_, Some(name)) => {
-            return Err(address.unfit(format!("it has a name itself, and {name:?} was set as another")));
+            return Err(address.unfit(format!("conflicts with the option service_name({name:?}); set only one")));
         }
     };
     let txt = txt.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
@@ -113,16 +111,16 @@ fn listen_host(local: &str) -> Result<Host> {
     let parsed = Address::try_from((local, 0))?;
     match parsed.target() {
         Target::Inet { host: Some(host), .. } => Ok(host.clone()),
-        _ => Err(parsed.unfit("expected an address of this machine, as 127.0.0.1")),
+        _ => Err(parsed.unfit("expected an address of this machine, such as 127.0.0.1")),
     }
 }
 
-/// One IPv6 socket that serves IPv4 as well; where there is no IPv6, an IPv4 one.
+/// Binds one IPv6 socket that also serves IPv4, or an IPv4 one on a machine without IPv6.
 fn bind_everywhere(port: u16, how: ListenOptions<'_>) -> io::Result<Vec<Listening>> {
     let dual = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let v4 = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let mut adopted: Vec<Listening> = adopt_inet(dual)?.into_iter().collect();
-    // One that was passed may serve IPv6 alone, with another for IPv4 beside it.
+    // A passed IPv6 socket may serve IPv6 only, with a second one for IPv4.
     let port_of = |one: &Listening| Ok::<_, io::Error>(endpoint(sys::local_address(&one.fd)?).port().unwrap_or(port));
     let beside = adopted.first().map(port_of).transpose()?.unwrap_or(port);
     adopted.extend(adopt_inet(v4(beside))?);
@@ -136,7 +134,8 @@ fn bind_everywhere(port: u16, how: ListenOptions<'_>) -> io::Result<Vec<Listenin
     }
 }
 
-/// One socket for each address, all with the same port. A family that this machine lacks is left out if another is there.
+/// Binds one socket for each address, all with the same port. A family that this machine lacks is skipped if another is
+/// there.
 fn bind_all(addresses: &[SocketAddr], how: ListenOptions<'_>) -> io::Result<Vec<Listening>> {
     let mut tries = PORT_TRIES;
     loop {
@@ -169,7 +168,7 @@ fn bind_all(addresses: &[SocketAddr], how: ListenOptions<'_>) -> io::Result<Vec<
         }
         match (clash, missing) {
             (Some(error), _) => {
-                // The free port that the first address got is taken on the second.
+                // The free port chosen on the first address is taken on the second.
                 tries -= 1;
                 if tries == 0 || is_adopted || addresses.iter().any(|address| address.port() != 0) {
                     return Err(error);
@@ -187,9 +186,9 @@ fn bind_inet(address: &SocketAddr, v6_only: bool, how: ListenOptions<'_>) -> io:
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&fd, v6_only)?;
     }
-    // A port whose last server has just stopped can be had again.
+    // Allows binding to the port of a server that has just stopped.
     sockopt::set_socket_reuseaddr(&fd, true)?;
-    // Inherited by the connections: small messages must not wait for acknowledgements.
+    // Inherited by the connections: small messages must not wait for acknowledgements (Nagle).
     sockopt::set_tcp_nodelay(&fd, true)?;
     how.tuning.apply(fd.as_fd(), family)?;
     sys::bind(&fd, address)?;

@@ -1,4 +1,4 @@
-//! Sets what a server and its connections are given, then starts it.
+//! Options of a server and its connections; starting it.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
@@ -26,15 +26,20 @@ use crate::log;
 use crate::sys::{self, KeepAlive};
 use crate::tls::{ServerSetup, ServerTls, Tls};
 
-/// How many hand-shakes of TLS may be going on at a time, unless the program says otherwise. Each costs some hundred
-/// microseconds and some kilobytes; whoever connects and then says nothing must not keep others out for long.
+/// Default limit of concurrent TLS handshakes. Each costs some hundred microseconds and some kilobytes; clients that
+/// connect and say nothing must not keep others out for long.
 const HANDSHAKES: usize = 1000;
 
-/// Log records about rejected clients per second, unless the program says otherwise.
+/// Default limit of log records about rejected clients, per second.
 const REJECTIONS_LOGGED: u32 = 10;
 
-/// Sets what a server's connections are given, then listens. Each setting has a default.
+/// Options for a [`Server`], all with defaults.
 ///
+/// Created by [`Server::builder`]. Ends with [`listen`](Self::listen) (callback), [`serve`](Self::serve) (async callback)
+/// or [`bind`](Self::bind) (clients are accepted on request). Options of connections, such as `line_limit`, apply to every
+/// accepted connection.
+///
+/// # Example
 /// ```
 /// let server = network::Server::builder()
 ///     .address("127.0.0.1")
@@ -57,7 +62,7 @@ pub struct ServerBuilder {
     pub(super) service_name: Option<String>,
     pub(super) txt: Vec<(String, Vec<u8>)>,
     pub(super) on_published: Option<OnPublished>,
-    /// As chosen; `None` leaves it to the address.
+    /// `None`: the default for the address.
     pub(super) tls: Option<Tls<ServerTls>>,
     pub(super) max_handshakes: usize,
     pub(super) max_handshakes_per_address: Option<usize>,
@@ -102,24 +107,24 @@ impl ServerBuilder {
         }
     }
 
-    /// Which address of this machine to listen on. Empty, the default, is all of IPv6 and IPv4; `0.0.0.0` is all of IPv4
-    /// and no IPv6; `127.0.0.1` or `localhost` is for this machine only.
+    /// Sets the address of this machine to listen on. Empty, the default, means all IPv6 and IPv4 addresses; `0.0.0.0`
+    /// means all IPv4 addresses and no IPv6; `127.0.0.1` or `localhost` accepts clients of this machine only.
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.address = address.into();
         self
     }
 
-    /// How to use TLS: `false` for not at all, `true` for the certificate of this host's name, `"name"` for that of another
-    /// name, an [`Identity`](crate::tls::Identity), or [`ServerTls`] with all settings. A certificate that is not there is
-    /// made.
+    /// Configures TLS. Default: on for TCP, off for unix sockets, where it cannot be enabled.
     ///
-    /// Without this call it is on for TCP and off for unix sockets.
+    /// `false` disables it; `true` uses the certificate named after this host; a string selects a certificate by name;
+    /// [`ServerTls`] and [`tls::Identity`](crate::tls::Identity) give full control. A missing certificate is created.
     pub fn tls(mut self, tls: impl Into<Tls<ServerTls>>) -> Self {
         self.tls = Some(tls.into());
         self
     }
 
-    /// The most hand-shakes of TLS that may be going on at a time. 1000. Further clients wait in the backlog.
+    /// Limits the number of concurrent TLS handshakes. Default: 1000. Further clients wait in the accept backlog, unless
+    /// one address has more than [its share](Self::max_handshakes_per_address).
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
         self.max_handshakes = handshakes.max(1);
         self
@@ -147,103 +152,108 @@ impl ServerBuilder {
         self
     }
 
-    /// How many clients may wait to be accepted; the system may allow fewer. 128.
+    /// Sets the length of the accept backlog, in clients. Default: 128. The kernel may enforce a lower limit
+    /// (`net.core.somaxconn`).
     pub fn backlog(mut self, clients: u32) -> Self {
         self.backlog = clients;
         self
     }
 
-    /// The most connections at a time, those whose hand-shake of TLS is going on included. No limit by default.
+    /// Limits the number of open connections, including handshakes in progress. Default: no limit.
     ///
-    /// Further clients are not accepted and not turned away: they wait in the [backlog](ServerBuilder::backlog), where
-    /// what they send waits as well, and come in their order as others end. When the backlog is full too, the system lets
-    /// them try again until their own time-out. A connection counts until its disconnect callback is due; what it sends
-    /// after that, in the background, does not.
+    /// Further clients are neither accepted nor rejected: they wait in the [accept backlog](ServerBuilder::backlog), and
+    /// are accepted in order as connections end. When the backlog is full as well, the kernel lets clients retry until they
+    /// time out. A connection counts until its disconnect callback is due, not while it lingers.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.max(1);
         self
     }
 
-    /// The permissions of a unix socket's path, as `0o660`: who has the right to write may connect. The umask of the
-    /// process does not change them, and at no moment the path has wider ones.
+    /// Sets the permissions of a unix socket's path, such as `0o660`. Users with write permission may connect. The umask
+    /// has no effect, and the path never has wider permissions, not even briefly.
     ///
-    /// Without this call, and without [`group`](Self::group), it is 0777 less the umask.
+    /// Default: 0777 less the umask, or 0660 if a [`group`](Self::group) is set.
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = Some(mode);
         self
     }
 
-    /// The group that a unix socket's path is given, by name or number; the process must be in it, or be root. Without
-    /// [`mode`](Self::mode) the path gets 0660, by which its owner and that group may connect.
+    /// Sets the group of a unix socket's path, by name or number. The process must be a member of the group, or root.
+    /// Without [`mode`](Self::mode), the path gets mode 0660, so its owner and the group may connect.
     pub fn group(mut self, group: impl Into<Account>) -> Self {
         self.group = Some(group.into());
         self
     }
 
-    /// Whether to replace a unix socket that a server has left behind which was killed. False.
+    /// Replaces a stale unix socket instead of failing with [`Error::InUse`]. Default: false.
     ///
-    /// It is replaced only if it is a socket, and nobody listens on it any more; anything else is [`Error::InUse`]. Of
-    /// several servers that start at once one gets the path. For addresses without a path this changes nothing.
+    /// A socket is stale if its path exists and no process listens on it, for example after a crash. Any other file, and
+    /// any socket that answers, is left alone. If several servers of one user start at once, only one gets the path: they
+    /// take turns by a lock file, `.NAME.lock`, which exists for that moment. Has no effect on addresses without a path.
     pub fn replace_stale(mut self, replace_stale: bool) -> Self {
         self.replace_stale = replace_stale;
         self
     }
 
-    /// Who may connect to a unix socket: these users, by name or number, and the members of
-    /// [`allow_groups`](Self::allow_groups). Everybody else's connection, root's too, is closed at once and logged.
+    /// Restricts a unix socket to these users and to members of [`allow_groups`](Self::allow_groups), by name or number.
+    /// All other clients, including root, are closed at once and logged. Default: no list; the permissions of the path
+    /// decide.
     ///
-    /// It is asked of the system, which knows; no client can pretend. Without either call everybody may whom the path's
-    /// permissions let in.
+    /// The kernel reports the credentials, so they cannot be forged. `listen` fails with [`Error::InvalidOption`] for an
+    /// unknown name.
     pub fn allow_users<A: Into<Account>>(mut self, users: impl IntoIterator<Item = A>) -> Self {
         self.allowed.users = Some(users.into_iter().map(Into::into).collect());
         self
     }
 
-    /// As [`allow_users`](Self::allow_users): whose process is in one of these groups, be it a supplementary one.
+    /// Restricts a unix socket to processes in one of these groups, supplementary groups included, and to
+    /// [`allow_users`](Self::allow_users).
     pub fn allow_groups<A: Into<Account>>(mut self, groups: impl IntoIterator<Item = A>) -> Self {
         self.allowed.groups = Some(groups.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Whether other servers, of the same user, may listen on the same port, if they allow it too: the system spreads the
-    /// clients over them. Off by default. A port whose last server has just stopped can be had again in any case.
+    /// Allows other servers of the same user to listen on the same port if they allow it too (`SO_REUSEPORT`). Default:
+    /// false. The kernel distributes clients over them. A port whose last server has just stopped can be used again in any
+    /// case.
     pub fn reuse_port(mut self, reuse: bool) -> Self {
         self.options.tuning.reuse_port = reuse;
         self
     }
 
-    /// As [`Socket::disconnect_cb`], for every connection that sets none of its own.
+    /// Sets a callback for the end of every connection that has no [own callback](Socket::disconnect_cb). It can be
+    /// changed later by [`Server::disconnect_cb`].
     pub fn disconnect_cb(mut self, callback: impl Fn(&Socket, Disconnect) + 'static) -> Self {
         self.on_disconnect = Some(Rc::new(callback));
         self
     }
 
-    /// The name to publish a service under, for an address with none, as `chat|` or `chat||1234`: 1 to 63 bytes of any
-    /// characters. The name in an address can hold no `|`, this one can.
+    /// Sets the instance name of a service whose address has none, such as `chat|` or `chat||1234`: 1 to 63 bytes of any
+    /// characters. Unlike the name in an address, it may contain `|`.
     pub fn service_name(mut self, name: impl Into<String>) -> Self {
         self.service_name = Some(name.into());
         self
     }
 
-    /// Adds a key and a value to the TXT record of a published service. A key is printable ASCII without `=`; both
+    /// Adds a key and a value to the TXT record of a published service. A key is printable ASCII without `=`; key and value
     /// together have at most 254 bytes. In a build with the feature `zeroconf` instead of `avahi`, the value must be UTF-8
-    /// without NUL; else listening fails with [`Error::Address`].
+    /// without NUL; otherwise listening fails with [`Error::Address`].
     pub fn txt_record(mut self, key: impl Into<String>, value: impl AsRef<[u8]>) -> Self {
         self.txt.push((key.into(), value.as_ref().to_vec()));
         self
     }
 
-    /// Called, from the main loop, each time the server's service has been published, with the name it has got: the first
-    /// time, and when it is back after the Avahi daemon was away or has renamed it.
+    /// Sets a callback that receives the instance name whenever the service has been published: the first time, and again
+    /// when the Avahi daemon has returned or renamed the service. It runs from the main loop.
     pub fn published_cb(mut self, callback: impl Fn(&Server, &str) + 'static) -> Self {
         self.on_published = Some(Rc::new(callback));
         self
     }
 
-    /// As [`Server::new`].
+    /// Listens on an address and calls `on_client` for each client. See [`Server::new`].
     ///
     /// # Errors
-    /// As there.
+    /// See [`Server::new`]; also [`Error::InvalidOption`] for an unknown user or group or a bad file mode.
     pub fn listen<A>(self, address: A, on_client: impl FnMut(Socket) -> Result + 'static) -> Result<Server>
     where
         A: TryInto<Address>,
@@ -252,10 +262,10 @@ impl ServerBuilder {
         self.start(address.try_into()?, Some(Box::new(on_client)))
     }
 
-    /// As [`Server::bind`].
+    /// Listens on an address. Clients are accepted on request. See [`Server::bind`].
     ///
     /// # Errors
-    /// As there.
+    /// See [`listen`](Self::listen).
     pub fn bind<A>(self, address: A) -> Result<Server>
     where
         A: TryInto<Address>,
@@ -308,6 +318,7 @@ impl ServerBuilder {
                 self.max_handshakes,
                 self.max_handshakes_per_address.unwrap_or((self.max_handshakes / 10).max(10)),
             ),
+            failures: failures(name.clone(), self.rejection_log_rate),
             rejections: rejections(name, self.rejection_log_rate),
             allowed,
             draining: Cell::new(false),
@@ -354,37 +365,44 @@ fn rejections(name: String, per_second: u32) -> Rc<LogQuota> {
     })
 }
 
+fn failures(name: String, per_second: u32) -> Rc<LogQuota> {
+    LogQuota::new(per_second, move |missed| {
+        let connections = count(missed, "more connection");
+        log::message("end").peer(&name).say(format_args!("closed {connections} of {name} because of errors"));
+    })
+}
+
 impl ServerBuilder {
-    /// What the file of a unix socket is to be like; what only has a meaning there is refused elsewhere.
+    /// Returns the options of a unix socket's file. Options that only apply there are refused elsewhere.
     pub(super) fn file_settings(&self, address: &Address) -> Result<FileSettings> {
         let name = match address.target() {
             Target::Unix(name) => Some(name),
             _ => None,
         };
         if !self.allowed.is_empty() && name.is_none() {
-            return Err(address.unfit("who connects is known by user and group on unix sockets only"));
+            return Err(address.unfit("allow_users and allow_groups require a unix socket"));
         }
         if self.mode.is_some() || self.group.is_some() {
             match name {
                 Some(UnixName::Path(_)) => {}
                 Some(UnixName::Abstract(_)) => {
-                    return Err(address.unfit("an abstract name has no file, hence no mode and no group"));
+                    return Err(address.unfit("mode and group do not apply to abstract sockets"));
                 }
-                None => return Err(address.unfit("a mode and a group are for the paths of unix sockets")),
+                None => return Err(address.unfit("mode and group require a unix socket")),
             }
         }
         if let Some(mode) = self.mode.filter(|mode| mode & !0o777 != 0) {
-            return Err(Error::InvalidOption(format!("expected a mode of at most 0777, not {mode:04o}")));
+            return Err(Error::InvalidOption(format!("invalid mode {mode:04o}: expected at most 0777")));
         }
         let group = self.group.as_ref().map(Account::group).transpose()?;
         Ok(FileSettings { mode: self.mode, group, replace_stale: self.replace_stale })
     }
 
-    /// Loads or makes the certificate, if there is to be one.
+    /// Loads or creates the certificate, if TLS is used.
     pub(super) fn prepare_tls(&self, address: &Address) -> Result<Option<Arc<ServerSetup>>> {
         let is_unix = matches!(address.target(), Target::Unix(_));
         let settings = match &self.tls {
-            Some(Tls::On(_)) if is_unix => return Err(address.unfit("TLS is not used on unix sockets")),
+            Some(Tls::On(_)) if is_unix => return Err(address.unfit("TLS is not available on unix sockets")),
             Some(Tls::Off) => return Ok(None),
             None if is_unix => return Ok(None),
             Some(Tls::On(settings)) => settings.clone(),
@@ -394,9 +412,10 @@ impl ServerBuilder {
         for warning in setup.identity().warnings() {
             log::warning("identity").peer(&address).error(&warning).say(format_args!("{warning}"));
         }
-        log::info("listen")
-            .peer(&address)
-            .say(format_args!("the server on {address} has the fingerprint {}", setup.identity().fingerprint()));
+        log::info("listen").peer(&address).say(format_args!(
+            "certificate fingerprint of the server on {address}: {}",
+            setup.identity().fingerprint()
+        ));
         Ok(Some(setup))
     }
 }

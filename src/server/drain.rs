@@ -1,4 +1,4 @@
-//! The end of all servers of a main context: those who are connected may finish.
+//! The end of all servers of a main context, with a grace period for their connections.
 
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
@@ -14,7 +14,7 @@ fn all_of(engine: &Rc<Engine>) -> Vec<Rc<Shared>> {
     servers.iter().filter_map(Weak::upgrade).filter(|server| Rc::ptr_eq(&server.engine, engine)).collect()
 }
 
-/// What the servers of a main context listen on, as copies, each with the name to pass it on under.
+/// Returns copies of the listening sockets of a main context, each with the name to pass it on under.
 pub(crate) fn listening(engine: &Rc<Engine>) -> std::io::Result<Vec<(OwnedFd, String)>> {
     let mut sockets = Vec::new();
     for server in all_of(engine) {
@@ -27,7 +27,7 @@ pub(crate) fn listening(engine: &Rc<Engine>) -> std::io::Result<Vec<(OwnedFd, St
     Ok(sockets)
 }
 
-/// Somebody else serves on the same sockets from now on: their paths are no longer ours to remove.
+/// Leaves the paths of unix sockets to a successor.
 pub(crate) fn give_paths(engine: &Rc<Engine>) {
     for server in all_of(engine) {
         let theirs = server.path.take();
@@ -35,7 +35,7 @@ pub(crate) fn give_paths(engine: &Rc<Engine>) {
     }
 }
 
-/// The servers of a main context stop listening.
+/// Stops the servers of a main context from listening.
 pub(crate) fn drain_all(engine: &Rc<Engine>) -> Draining {
     let servers = all_of(engine);
     for server in &servers {
@@ -51,14 +51,14 @@ pub(crate) fn drain_all(engine: &Rc<Engine>) -> Draining {
 }
 
 impl Draining {
-    /// Have all ended?
+    /// Returns whether all connections have ended.
     pub(crate) fn is_done(&self) -> bool {
         self.connections() == 0 && self.0.iter().all(|server| server.shared.handshakes.len() == 0)
     }
 
     pub(crate) fn connections(&self) -> usize {
         let is_live = |listed: &Listed| match listed {
-            // Until its end has been told.
+            // Until its disconnect callback has run.
             Listed::Held(_) => true,
             Listed::Given(_) => listed.socket().is_some_and(|socket| socket.is_open()),
         };
@@ -67,12 +67,12 @@ impl Draining {
         self.0.iter().map(count).sum()
     }
 
-    /// Nobody new any more, and those that are left are closed: what was sent to them still goes out.
+    /// Closes the servers and the remaining connections after their queued data has been sent.
     pub(crate) fn close(&self) {
         self.each(|socket| drop(socket.close()));
     }
 
-    /// As [`Draining::close`], but what was sent is discarded.
+    /// Closes the servers and aborts the remaining connections.
     pub(crate) fn abort(&self) {
         self.each(|socket| drop(socket.abort()));
     }

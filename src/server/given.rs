@@ -15,7 +15,7 @@ use crate::address::{Address, endpoint};
 use crate::conn::Socket;
 use crate::engine::Engine;
 use crate::error::{Error, Operation, Result};
-use crate::sys::pass_descriptors;
+use crate::sys::{self, pass_descriptors};
 
 impl ServerBuilder {
     /// Calls `on_client` for each client of a socket that listens already, and takes ownership of the socket.
@@ -68,8 +68,7 @@ impl ServerBuilder {
         if let Some((_, option)) = of_new_sockets.iter().find(|(is_set, _)| *is_set) {
             return Err(Error::InvalidOption(format!("{option} does not apply to a socket that listens already")));
         }
-        let address =
-            Address::try_from(endpoint(crate::sys::local_address(&fd).map_err(|error| failed(error.into()))?))?;
+        let address = Address::try_from(endpoint(sys::local_address(&fd).map_err(|error| failed(error.into()))?))?;
         self.file_settings(&address)?;
         let announcement = super::bind::announcement(&address, self.service_name.clone(), &self.txt)?;
         let (setup, allowed) = (self.prepare_tls(&address)?, self.allowed.resolve()?);

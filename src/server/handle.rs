@@ -1,4 +1,4 @@
-//! [`Server`]: the handle to a server, and its weak kind. What can be done with it is in [`server`](super).
+//! [`Server`]: the handle to a server, and its weak form. The methods are in [`server`](super).
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -6,11 +6,13 @@ use std::rc::{Rc, Weak};
 
 use super::Shared;
 
-/// Listens, and calls back with a [`Socket`](crate::Socket) for each client.
+/// A listening socket that turns each client into a [`Socket`](crate::Socket).
 ///
-/// Cloning gives another handle to the same server. When the last handle goes, it stops listening; its live connections
-/// go on while somebody reads from them or holds them. Programs that never stop call [`detach`](Server::detach).
+/// Cloning returns another handle to the same server. When the last handle is dropped, the server stops listening; its open
+/// connections continue while they are read from or held. Call [`detach`](Server::detach) to keep a server listening
+/// without a handle.
 ///
+/// # Example
 /// ```
 /// let server = network::Server::new("0", |socket| {
 ///     socket.sendline("Welcome to this server!")?;
@@ -53,7 +55,7 @@ impl Clone for Server {
 }
 
 impl PartialEq for Server {
-    /// The same server.
+    /// Returns whether both are handles to the same server.
     fn eq(&self, other: &Server) -> bool {
         Rc::ptr_eq(&self.shared, &other.shared)
     }
@@ -78,7 +80,7 @@ impl fmt::Debug for Server {
     }
 }
 
-/// A handle that does not keep the server listening.
+/// A handle to a [`Server`] that does not keep it listening.
 #[derive(Clone)]
 pub struct WeakServer {
     pub(super) shared: Weak<Shared>,
@@ -91,7 +93,7 @@ impl fmt::Debug for WeakServer {
 }
 
 impl WeakServer {
-    /// The server, while there is a handle to it.
+    /// Returns a handle to the server, or `None` if all handles have been dropped.
     pub fn upgrade(&self) -> Option<Server> {
         self.shared.upgrade().map(|shared| Server { shared })
     }

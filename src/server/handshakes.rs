@@ -12,7 +12,7 @@ use crate::conn::Conn;
 /// A handshake older than this may be given up for another client of the same host. Honest ones take a few round trips.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What counts as one host: an IPv4 address, or an IPv6 network of 64 bits, which is what one customer has at least.
+/// A client's host: an IPv4 address, or an IPv6 network of 64 bits, which is what one customer has at least.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Host(IpAddr);
 

@@ -1,4 +1,4 @@
-//! Clients that are awaited: a future, and a stream of them.
+//! Clients that are awaited: a future, and a stream.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -30,7 +30,7 @@ impl Turn {
         result
     }
 
-    /// Those who wait are woken.
+    /// The tasks that wait for a client are woken.
     pub(super) fn begin(&self) {
         self.yielding(Yielding::resume);
     }
@@ -42,24 +42,30 @@ impl Turn {
 }
 
 impl Server {
-    /// Waits for a client of a server made by [`bind`](Server::bind), as [`accept`](Server::accept) does, on the main loop.
-    /// Does not block. To drop the future loses no client. Several at a time get one each.
+    /// Waits for the next client of a server created by [`bind`](Server::bind). See [`accept`](Server::accept).
     ///
-    /// When the system has no room for more clients, or as many connections are open as
-    /// [there may be](crate::server::ServerBuilder::max_connections), it waits until that changes.
+    /// Cancel-safe: dropping the future loses no client. Of several futures, each gets a client. While the process has no
+    /// file descriptor left, or [`max_connections`](crate::server::ServerBuilder::max_connections) are open, the future
+    /// waits.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the server is closed; [`Error::Unsupported`] if it has a callback for its clients;
-    /// [`Error::Io`].
+    /// - [`Error::Closed`] when the server is closed.
+    /// - [`Error::Unsupported`] if the server has a client callback.
+    /// - [`Error::Io`] for any other failure.
     pub fn accept_future(&self) -> impl Future<Output = Result<Socket>> {
         poll_fn(|context| self.shared.poll_client(context))
     }
 
-    /// The clients of a server made by [`bind`](Server::bind), as they come: [`accept_future`](Server::accept_future) again
-    /// and again. It keeps the server listening. Does not block.
+    /// Returns a stream of clients.
     ///
-    /// One task may serve all clients, as by `for_each_concurrent` of futures-util:
+    /// For servers created by [`bind`](Server::bind). Each item is the result of [`accept_future`](Server::accept_future).
+    /// The stream ends when the server closes, and keeps the server listening until it is dropped. Cancel-safe.
     ///
+    /// One task can serve all clients (`for_each_concurrent` of futures-util), or each client can get a task
+    /// (`glib::spawn_future_local`). Separate tasks isolate panics: a panic ends one task, not all clients. A single task
+    /// is cheaper, because GLib wakes each task through a system call; `docs/performance.md` has figures.
+    ///
+    /// # Example
     /// ```
     /// use futures_util::StreamExt;
     ///
@@ -86,17 +92,12 @@ impl Server {
     /// # })?;
     /// # Ok::<(), network::Error>(())
     /// ```
-    ///
-    /// Or each client has a task of its own, by `glib::spawn_future_local(talk(socket))` for each that comes. That keeps
-    /// them apart: a panic in one task ends that one, where it would end all clients of a common task. But GLib wakes
-    /// each task by a system call and looks at all of them in every turn of the loop, so with many clients one task takes
-    /// less time; `docs/performance.md` has figures.
     pub fn incoming(&self) -> Incoming {
         Incoming { server: self.clone() }
     }
 }
 
-/// The clients of a server, see [`Server::incoming`]: a stream that ends when the server is closed. To drop it loses no
+/// A stream of a server's clients, returned by [`Server::incoming`]. It ends when the server closes. Dropping it loses no
 /// client.
 #[must_use = "no client is accepted unless it is awaited"]
 #[derive(Debug)]
@@ -105,7 +106,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Waits for the next client. `None` when the server is closed. To drop the future loses none.
+    /// Waits for the next client. `None` when the server is closed. Cancel-safe.
     pub async fn next(&mut self) -> Option<Result<Socket>> {
         poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
@@ -125,7 +126,7 @@ impl Stream for Incoming {
 impl Shared {
     fn poll_client(self: &Rc<Self>, context: &Context<'_>) -> Poll<Result<Socket>> {
         if self.still_waits(context.waker()) {
-            // A task that does other things besides. The system need not be asked each time.
+            // The task was polled for another reason, and no client has arrived since.
             return Poll::Pending;
         }
         let client = match &self.asked {
@@ -151,7 +152,7 @@ impl Shared {
         }
     }
 
-    /// A flood of clients must not keep the loop.
+    /// Returns whether the future has to yield: a flood of clients must not keep the loop.
     fn makes_way(&self, turn: &Turn) -> bool {
         let has_credit = turn.yielding.get().is_granted() || self.engine.futures_have_credit(now());
         if has_credit && turn.taken.get() < ACCEPTS {
@@ -165,7 +166,8 @@ impl Shared {
         makes_way
     }
 
-    /// The system can take no more clients for now: those who wait are woken when it is to be asked again.
+    /// The process can accept no more clients for now. The tasks are woken when it is time to try again. Returns false for
+    /// any other error.
     fn has_no_room(&self, why: &std::io::Error) -> bool {
         let Some(why) = Errno::from_io_error(why).filter(|why| is_of_system(*why)) else { return false };
         let listener = self.listeners.borrow().first().cloned();

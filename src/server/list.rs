@@ -1,8 +1,8 @@
-//! The connections of a server, the oldest first, in little memory.
+//! The connections of a server, oldest first, in little memory.
 
 use std::num::NonZeroU64;
 
-/// Numbers only grow, so what is added goes to the end, and what has gone leaves a hole until there are many.
+/// Numbers only grow, so entries are appended. A removed entry leaves a hole until there are many.
 pub(super) struct List<T> {
     all: Vec<(NonZeroU64, Option<T>)>,
     holes: usize,
@@ -27,7 +27,7 @@ impl<T> List<T> {
         self.all.iter().filter_map(|(_, entry)| entry.as_ref())
     }
 
-    /// The number is higher than any before.
+    /// Appends an entry. Its number must be higher than all before.
     pub(super) fn insert(&mut self, id: NonZeroU64, entry: T) {
         debug_assert!(self.all.last().is_none_or(|(last, _)| *last < id));
         self.all.push((id, Some(entry)));

@@ -1,4 +1,4 @@
-//! One listening socket: accepts in batches, and pauses when the system or the server has no room.
+//! One listening socket: accepts clients in batches, and pauses when the process or the server has no room.
 
 use std::cell::Cell;
 use std::io;
@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::log;
 use crate::sys::{self, Descriptor};
 
-/// Does that error say something of one client's network, and nothing of ours?
+/// Returns whether an error concerns only the network of one client (accept(2) has the list).
 fn is_of_client(error: Errno) -> bool {
     const OF_CLIENT: [Errno; 9] = [
         Errno::PROTO,
@@ -34,15 +34,15 @@ fn is_of_client(error: Errno) -> bool {
     OF_CLIENT.contains(&error)
 }
 
-/// Does it say that there is no room for another client, for now?
+/// Returns whether an error means that the process or the kernel has no room for another client for now.
 pub(super) fn is_of_system(error: Errno) -> bool {
     matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
 }
 
-/// Clients accepted in one turn of the loop, then other connections are served.
+/// Clients accepted in one loop iteration before other connections are served.
 pub(super) const ACCEPTS: usize = 64;
 
-/// When the system has no descriptor or memory for another client, it is asked again after this long.
+/// Pause before accepting again when the process has no file descriptor or the kernel no memory left.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// One listening socket.
@@ -50,17 +50,17 @@ pub(super) struct Listener {
     server: Weak<Shared>,
     engine: Rc<Engine>,
     pub(super) fd: Descriptor,
-    /// Under which it would be passed on.
+    /// The name to pass it on under.
     pub(super) name: String,
     key: Cell<Option<Key>>,
-    /// The callback for a new connection is on the stack.
+    /// The client callback is on the stack.
     busy: Cell<bool>,
     again: Cell<bool>,
-    /// As many connections as there may be.
+    /// The server has as many connections as it may have.
     pub(super) full: Cell<bool>,
-    /// Out of descriptors or memory, and it has been said.
+    /// Out of file descriptors or memory, and it has been logged.
     starved: Cell<bool>,
-    /// It will be asked again.
+    /// A timer will try again.
     pausing: Rc<Cell<bool>>,
 }
 impl Listener {
@@ -101,7 +101,7 @@ impl Listener {
         }
     }
 
-    /// As [`Listener::wake`], when nothing more urgent waits. False once closed.
+    /// Like [`Listener::wake`], but served when nothing more urgent waits. Returns false once closed.
     pub(super) fn requeue_hot(&self) -> bool {
         let key = self.key.get();
         if let Some(key) = key {
@@ -110,7 +110,7 @@ impl Listener {
         key.is_some()
     }
 
-    /// There was room for another client.
+    /// A client could be accepted again.
     pub(super) fn has_room(&self) {
         self.starved.set(false);
     }
@@ -139,7 +139,7 @@ impl Listener {
                 Err(error) => {
                     let (name, error) = (server.name(), io::Error::from(error));
                     let event = log::warning("accept").peer(&name).error(&error);
-                    event.say(format_args!("{name} is listened on no more: {error}"));
+                    event.say(format_args!("stopped accepting on {name}: {error}"));
                     return Next::Idle;
                 }
             }
@@ -147,7 +147,7 @@ impl Listener {
         Next::Hot
     }
 
-    /// The next client that waits in the backlog. `None` if there is none, and once closed.
+    /// Accepts the next client from the backlog. `None` if it is empty or the listener is closed.
     pub(super) fn next(&self) -> Result<Option<(OwnedFd, Endpoint)>, Errno> {
         loop {
             let accepted = match self.fd.open() {
@@ -158,14 +158,14 @@ impl Listener {
                 Ok((fd, remote)) => return Ok(Some((fd, remote.map_or(Endpoint::Unix(None), endpoint)))),
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::CONNABORTED | Errno::INTR) => {}
-                // Whatever the network has to report of a client is that client's alone (accept(2) has the list).
                 Err(error) if is_of_client(error) => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// The system can take no more clients for now. They wait; trying without a pause would only burn time.
+    /// The process can accept no more clients for now. They wait in the backlog; retrying without a pause would only burn
+    /// CPU time.
     pub(super) fn pause<T>(&self, why: &Result<T, Errno>) -> bool {
         if let (Err(error), Some(server), false) = (why, self.server.upgrade(), self.starved.replace(true)) {
             let (name, error) = (server.name(), io::Error::from(*error));
@@ -188,7 +188,7 @@ impl Handler for Listener {
     fn ready(self: Rc<Self>, _engine: &Rc<Engine>, _ready: Ready) -> Next {
         let Some(server) = self.server.upgrade() else { return Next::Idle };
         if let Some(asked) = &server.asked {
-            // They wait in the backlog until they are asked for.
+            // Clients wait in the backlog until they are accepted.
             asked.wake();
             return Next::Idle;
         }

@@ -1,17 +1,17 @@
-//! A listening socket, and the options it is made with.
+//! A listening socket, and the options that it is created with.
 
 use std::os::fd::OwnedFd;
 
 use crate::sys::{OWN_SOCKET, Tuning};
 
-/// A listening socket, and the name under which it would be passed on.
+/// A listening socket, and the name to pass it on under.
 pub(super) struct Listening {
     pub(super) fd: OwnedFd,
     pub(super) name: String,
 }
 
 impl Listening {
-    /// One that the program has made: its path is not ours.
+    /// A socket that the program has created. Its path is not ours.
     pub(super) fn given(fd: OwnedFd) -> Self {
         Listening { fd, name: "network".into() }
     }
@@ -23,7 +23,7 @@ impl From<OwnedFd> for Listening {
     }
 }
 
-/// How to listen.
+/// Options of a new listening socket.
 #[derive(Clone, Copy)]
 pub(super) struct ListenOptions<'a> {
     pub(super) backlog: i32,
@@ -31,12 +31,12 @@ pub(super) struct ListenOptions<'a> {
     pub(super) file: FileSettings,
 }
 
-/// What the file of a unix socket is to be like.
+/// Options of a unix socket's file.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct FileSettings {
     pub(super) mode: Option<u32>,
     pub(super) group: Option<u32>,
-    /// Replace what nobody listens on.
+    /// Replace a socket that no process listens on.
     pub(super) replace_stale: bool,
 }
 

@@ -1,3 +1,6 @@
+//! [`Server`]: listens and makes a [`Socket`] of each client.
+//!
+//! Building, binding, and accepting (by callback in `listener`, on request in `accept` and `incoming`) have a file each.
 // [`Server`]: listens, and makes a [`Socket`] of each client. Building one, accepting by callback (`listener`) or when asked
 // (`accept`, `incoming`), and binding have a file each.
 
@@ -59,9 +62,9 @@ type OnPublished = Rc<dyn Fn(&Server, &str)>;
 
 /// One of a server's connections.
 enum Listed {
-    /// The server keeps it open: the program has seen it in the callback alone.
+    /// The server keeps it open: the program has seen it in the client callback only.
     Held(Socket),
-    /// It belongs to whoever asked for it.
+    /// It belongs to the caller that accepted it.
     Given(WeakSocket),
 }
 
@@ -83,24 +86,26 @@ struct Shared {
     path: RefCell<Option<SocketFile>>,
     port: u16,
     publication: RefCell<Option<Publication>>,
-    /// Taken while it runs.
+    /// Lent while it runs.
     on_client: CallbackSlot<OnClient>,
     connections: RefCell<List<Listed>>,
-    /// For servers without a callback: who waits for clients, and how.
+    /// For servers without a client callback: clients that are accepted on request.
     asked: Option<Asked>,
-    /// Those that `on_client` has not seen yet, because it is on the stack.
+    /// Clients that `on_client` has not seen yet, because it is on the stack.
     waiting: RefCell<VecDeque<Rc<Conn>>>,
     next_number: Cell<NonZeroU64>,
     max_connections: usize,
-    /// What its connections have in common.
+    /// State shared by its connections.
     common: Rc<Common>,
     setup: Option<Arc<ServerSetup>>,
     handshakes: Handshakes,
     /// Limits what is logged about clients that are rejected.
     rejections: Rc<LogQuota>,
-    /// Who may connect, if not everybody.
+    /// The same for connections that end by an error.
+    failures: Rc<LogQuota>,
+    /// Users and groups that may connect, if not everybody may.
     allowed: Option<Allowed>,
-    /// It stops for good, and those who are connected or in a hand-shake may finish.
+    /// The server has stopped listening, and open connections and handshakes may finish.
     draining: Cell<bool>,
     detached: RefCell<Option<Server>>,
 }
@@ -108,7 +113,7 @@ thread_local! {
     static SERVERS: RefCell<Vec<Weak<Shared>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Closes the servers of a main context: its loop was told to end.
+/// Closes the servers of a main context, because its loop was told to end.
 pub(crate) fn close_all(engine: &Rc<Engine>) {
     let servers = SERVERS.with(|servers| servers.borrow().clone());
     for server in servers.iter().filter_map(Weak::upgrade).filter(|server| Rc::ptr_eq(&server.engine, engine)) {
@@ -116,7 +121,7 @@ pub(crate) fn close_all(engine: &Rc<Engine>) {
     }
 }
 
-/// What is not published of the servers of a main context, and why; `None` while any of it is under way.
+/// Returns the reasons why services of a main context are not published, or `None` while any of them is being published.
 pub(crate) fn unpublished(engine: &Rc<Engine>) -> Option<Vec<String>> {
     let servers = SERVERS.with(|servers| servers.borrow().clone());
     let mut complaints = Vec::new();
@@ -129,12 +134,18 @@ pub(crate) fn unpublished(engine: &Rc<Engine>) -> Option<Vec<String>> {
 }
 
 impl Server {
-    /// Listens on a port of all addresses, IPv6 and IPv4, or on a unix socket; see [`Address`] for what may be given.
-    /// Port 0 picks a free one. `on_client` is called with each new connection, from the main loop; an error that it returns
-    /// closes that connection.
+    /// Listens on an address and calls `on_client` for each client.
+    ///
+    /// A port or service listens on all IPv6 and IPv4 addresses; port 0 selects a free port. See [`Address`] for all forms.
+    /// The callback runs from the main loop, after the TLS handshake. If it returns an error, that client's connection
+    /// closes.
     ///
     /// # Errors
-    /// [`Error::Address`], [`Error::InUse`], [`Error::WrongThread`], or [`Error::Io`].
+    /// - [`Error::Address`] if the address is invalid or cannot be listened on.
+    /// - [`Error::InUse`] if it is taken.
+    /// - [`Error::Identity`] if the certificate cannot be loaded or created.
+    /// - [`Error::WrongThread`] if another thread owns the main context.
+    /// - [`Error::Io`] for any other failure.
     pub fn new<A>(address: A, on_client: impl FnMut(Socket) -> Result + 'static) -> Result<Server>
     where
         A: TryInto<Address>,
@@ -143,12 +154,14 @@ impl Server {
         Server::builder().listen(address, on_client)
     }
 
-    /// Listens as [`Server::new`] does, and calls nobody: clients wait in the backlog until they are asked for, by
-    /// [`accept`](Server::accept).
+    /// Listens on an address. Clients wait in the accept backlog until the program accepts them.
+    ///
+    /// See [`accept`](Server::accept), [`accept_future`](Server::accept_future) and [`incoming`](Server::incoming).
     ///
     /// # Errors
-    /// As [`Server::new`].
+    /// See [`Server::new`].
     ///
+    /// # Example
     /// ```
     /// let server = network::Server::builder().tls(false).bind(0)?;
     /// # let client = std::net::TcpStream::connect(("localhost", server.port()))?;
@@ -164,55 +177,60 @@ impl Server {
         Server::builder().bind(address)
     }
 
-    /// Sets limits and time-outs before listening.
+    /// Returns a builder with all options of a server and its connections.
     pub fn builder() -> ServerBuilder {
         ServerBuilder::new()
     }
 
-    /// The port that is listened on. 0 for a unix socket.
+    /// Returns the port that the server listens on, or 0 for a unix socket.
     pub fn port(&self) -> u16 {
         self.shared.port
     }
 
-    /// The name under which Avahi has published this server, for an address of the form `service|name`. `None` before that
-    /// is done, about a second after listening, and while there is no Avahi daemon.
+    /// Returns the name under which the server is published, for an address of the form `service|name`. `None` until it is
+    /// published, which takes about a second, and while no Avahi daemon is running.
     ///
-    /// It is another than the one given if another service of the network has that: then ` #2` is behind it. See
-    /// [`ServerBuilder::published_cb`].
+    /// If the name is already taken on the network, ` #2` is appended. See [`ServerBuilder::published_cb`].
     pub fn published_name(&self) -> Option<String> {
         self.shared.publication.borrow().as_ref().and_then(Publication::name)
     }
 
-    /// What is listened on: one address, or two where one socket cannot serve both families. Empty once closed.
+    /// Returns the addresses that the server listens on: one, or two if one socket cannot serve both families. Empty once
+    /// closed.
     pub fn local(&self) -> Vec<Endpoint> {
         let listeners = self.shared.listeners.borrow();
         let local = |listener: &Rc<Listener>| sys::local_address(listener.fd.open()?).ok().map(endpoint);
         listeners.iter().filter_map(local).collect()
     }
 
-    /// The live connections, the oldest first.
+    /// Returns the open connections, oldest first.
+    ///
+    /// Connections whose TLS handshake is incomplete are not included.
     pub fn connections(&self) -> Vec<Socket> {
         self.shared.connections.borrow().values().filter_map(Listed::socket).collect()
     }
 
-    /// The fingerprint of the certificate that clients are shown: what they may compare, and pin. `None` without TLS.
+    /// Returns the fingerprint of the certificate that the server presents, for clients to compare and pin. `None` without
+    /// TLS.
     pub fn fingerprint(&self) -> Option<Fingerprint> {
         self.shared.setup.as_ref().map(|setup| setup.identity().fingerprint())
     }
 
-    /// Stops listening; a unix socket's path is removed. Live connections go on; clients whose hand-shake of TLS is not
-    /// done are turned away. Further calls do nothing.
+    /// Stops listening.
+    ///
+    /// Removes the path of a unix socket and withdraws a published service. Open connections continue. Clients in the
+    /// middle of a TLS handshake are rejected. Further calls have no effect.
     pub fn close(&self) {
         self.shared.close();
     }
 
-    /// Is it listening?
+    /// Returns whether the server is listening.
     pub fn is_open(&self) -> bool {
         !self.shared.listeners.borrow().is_empty()
     }
 
     /// Sets a callback for the end of every connection of this server that has no
-    /// [callback of its own](Socket::disconnect_cb), open connections included.
+    /// [own callback](Socket::disconnect_cb), open connections included.
     ///
     /// Replaces any previous callback, also that of [`ServerBuilder::disconnect_cb`].
     pub fn disconnect_cb(&self, callback: impl Fn(&Socket, Disconnect) + 'static) {
@@ -224,7 +242,10 @@ impl Server {
         self.shared.common.set_on_disconnect(None);
     }
 
-    /// Goes on listening without any handle, until [`close`](Server::close) or the end of the main context.
+    /// Keeps the server listening without a handle.
+    ///
+    /// It then listens until [`close`](Server::close) is called on one of its handles or the main context ends. Has no
+    /// effect on a closed server.
     pub fn detach(&self) {
         if self.is_open() {
             self.shared.detached.replace(Some(self.clone()));
@@ -232,7 +253,7 @@ impl Server {
     }
 }
 impl Shared {
-    /// Publishes the service that this server is, until it closes.
+    /// Publishes the server's service until it closes.
     fn announce(self: &Rc<Self>, announcement: Announcement, callback: Option<OnPublished>) {
         let me = Rc::downgrade(self);
         let publication = publish(&self.engine, announcement, move |engine, published| {
@@ -246,13 +267,13 @@ impl Shared {
     }
 
     fn close(&self) {
-        // First of all: nobody is to be sent here any more.
+        // First, so that no further clients are sent here.
         let publication = self.publication.take();
         drop(publication);
         self.stop_listening();
         self.rejections.flush();
+        self.failures.flush();
         self.draining.set(false);
-        // Nobody comes any more.
         let on_client = self.on_client.take();
         let detached = self.detached.take();
         drop((on_client, detached));
@@ -262,7 +283,7 @@ impl Shared {
     }
 
     fn stop_listening(&self) {
-        // The path goes first: with it open, nobody else can have a file of the same number.
+        // The path goes first, while the socket still answers: another server that starts now sees that it is in use.
         if let Some(path) = self.path.take() {
             path.remove();
         }
@@ -271,13 +292,13 @@ impl Shared {
         }
     }
 
-    /// Nobody is introduced any more.
+    /// Returns whether no further client will be passed to the program.
     fn is_over(&self) -> bool {
         self.listeners.borrow().is_empty() && !self.draining.get()
     }
 
-    /// Takes a client in. With TLS the program does not see it before the hand-shake is done; the connection that shakes
-    /// hands is the answer.
+    /// Accepts a client. With TLS the program does not see it before the handshake is complete; the connection that
+    /// performs the handshake is returned.
     fn admit(self: &Rc<Self>, fd: OwnedFd, remote: Endpoint) -> Option<Rc<Conn>> {
         if let Some(Err(why)) = self.allowed.as_ref().map(|allowed| allowed.check(&fd)) {
             self.reject(&remote, &why);
@@ -285,7 +306,7 @@ impl Shared {
         }
         if log::is_wanted(Level::Debug) {
             let event = log::debug("accept").peer(&remote);
-            event.say(format_args!("{remote} has connected to {}", self.name()));
+            event.say(format_args!("accepted {remote} on {}", self.name()));
         }
         if self.setup.is_some() && self.has_no_place() && !self.make_room(&remote) {
             return None;
@@ -323,7 +344,7 @@ impl Shared {
         })
     }
 
-    /// A client is ready for the program.
+    /// Passes a client to the program.
     fn welcome(self: &Rc<Self>, conn: &Rc<Conn>) {
         match &self.asked {
             Some(asked) => asked.add(conn),
@@ -334,7 +355,7 @@ impl Shared {
     fn shaken(self: &Rc<Self>, conn: &Rc<Conn>, result: Result) {
         self.room();
         match result {
-            // Closed meanwhile: the program expects nobody any more, and without a handle the connection ends.
+            // Closed meanwhile: the program expects no further clients, and without a handle the connection ends.
             Ok(()) if self.is_over() => {}
             Ok(()) => self.welcome(conn),
             Err(error) => self.turned_away(&error),
@@ -369,7 +390,7 @@ impl Shared {
         }
     }
 
-    /// Lists a connection, from now until its end.
+    /// Lists a connection until its end.
     fn list(self: &Rc<Self>, conn: &Rc<Conn>, listed: impl FnOnce(&Socket) -> Listed) -> Socket {
         let number = self.next_number.get();
         self.next_number.set(number.saturating_add(1));
@@ -383,8 +404,8 @@ impl Shared {
         let socket = self.list(conn, |socket| Listed::Held(socket.clone()));
         drop(socket);
         let Some(mut on_client) = self.on_client.lend() else {
-            // A nested loop runs inside the callback for another: this one waits for its return, and so does all that
-            // would be told of it.
+            // A nested loop runs inside the callback for another client. This one waits until that callback returns, and
+            // so do its own callbacks.
             conn.hold();
             self.waiting.borrow_mut().push_back(conn.clone());
             return;
@@ -393,9 +414,9 @@ impl Shared {
         self.introduce_waiting(on_client);
     }
 
-    /// Those that came while `on_client` was on the stack.
+    /// Introduces the clients that were accepted while `on_client` was on the stack.
     fn introduce_waiting(self: &Rc<Self>, mut on_client: Lent<'_, OnClient>) {
-        // After a panic the rest waits until that has been resumed.
+        // After a panic, the others wait until it has been resumed.
         while !self.engine.is_panicking() {
             let next = self.waiting.borrow_mut().pop_front();
             let Some(next) = next else { break };
@@ -413,7 +434,7 @@ impl Shared {
         }
     }
 
-    /// What is listened on, for messages.
+    /// Returns what the server listens on, for messages.
     fn name(&self) -> String {
         server_name(&self.address, self.port)
     }
@@ -427,7 +448,7 @@ impl Shared {
         let listed = match &self.asked {
             None => self.connections.borrow().len(),
             Some(_) if self.max_connections == usize::MAX => 0,
-            // Where no loop runs, they leave no list when they end.
+            // Without a loop, connections stay listed when they end.
             Some(asked) => {
                 let listed = self.connections.borrow();
                 let open = listed.values().filter_map(Listed::socket).filter(Socket::is_open);
@@ -437,7 +458,7 @@ impl Shared {
         listed + self.handshakes.len() >= self.max_connections || self.handshakes.is_full()
     }
 
-    /// There may be room for those that wait to be accepted.
+    /// Wakes the listeners: there may be room for clients that wait in the backlog.
     fn room(&self) {
         for listener in self.listeners.borrow().iter().filter(|listener| listener.full.get()) {
             listener.wake();
@@ -454,6 +475,10 @@ fn server_name(address: &Address, port: u16) -> String {
 }
 
 impl Roster for Shared {
+    fn log_end(&self, record: &dyn Fn()) {
+        self.failures.log(&self.engine, record);
+    }
+
     fn give_up(&self, number: NonZeroU64) {
         let mut connections = self.connections.borrow_mut();
         let Some(listed) = connections.get_mut(&number) else { return };

@@ -9,7 +9,7 @@ use super::accept::Watched;
 use super::{Server, WeakServer};
 use crate::socket::{Polled, Sealed, WeakPolled};
 
-/// A server, and what it is polled by: listeners that close meanwhile keep their descriptors until the poll is over.
+/// A server and the sockets it is polled by. Listeners that close meanwhile keep their descriptors until the poll is over.
 struct Selected {
     server: Server,
     watched: OnceCell<Watched>,

@@ -1,4 +1,5 @@
-//! Servers whose callback awaits: what it returns is polled by the loop itself, in the turn that brings what it waits for.
+//! Servers with an async callback. Its futures are polled by the loop itself, in the iteration in which their input
+//! arrives.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -12,16 +13,20 @@ use crate::engine::{Engine, Task, call};
 use crate::error::{Error, Result};
 
 impl Server {
-    /// As [`Server::new`], with an `on_client` that awaits. An error that it returns closes that connection; when it returns
-    /// well, the connection closes, as by [`Socket::close`], unless somebody else has a handle to it or reads from it by a
-    /// callback.
+    /// Listens on an address and runs an async callback for each client.
     ///
-    /// What it awaits may be anything: the [futures](Socket#futures) of sockets, those of glib, a channel's. It goes on in
-    /// the same turn of the loop that brings what it waits for, with the connections' priority and within their share of
-    /// the time, see [`set_fairness`](crate::mainloop::set_fairness); a task of `glib::spawn_future_local` for each client
-    /// does the same at the cost of a turn more. It must not block. A panic is treated as that of any callback. What is
-    /// still being awaited when the main context ends is dropped.
+    /// When the callback's future completes with `Ok`, the connection closes, unless another handle or a read callback
+    /// keeps it open; an error closes it with that error. The future may await anything: the [futures](Socket#futures) of
+    /// sockets, those of glib, a channel. It runs in the loop iteration in which its input arrives, at the priority of
+    /// connections (see [`set_fairness`](crate::mainloop::set_fairness)), and must not block. It is dropped when the main
+    /// context ends. A panic is treated as in any callback.
     ///
+    /// To give each client access to shared state, clone the state in a plain closure and move it into the async block.
+    ///
+    /// # Errors
+    /// See [`Server::new`].
+    ///
+    /// # Example
     /// ```
     /// let server = network::Server::serve("0", async |socket| {
     ///     let mut lines = socket.lines();
@@ -44,9 +49,6 @@ impl Server {
     /// # assert!(!network::fgloop_for(std::time::Duration::from_secs(30)), "no reply");
     /// # Ok::<(), network::Error>(())
     /// ```
-    ///
-    /// # Errors
-    /// As [`Server::new`].
     pub fn serve<A, F>(address: A, on_client: impl FnMut(Socket) -> F + 'static) -> Result<Server>
     where
         A: TryInto<Address>,
@@ -58,10 +60,10 @@ impl Server {
 }
 
 impl ServerBuilder {
-    /// As [`Server::serve`].
+    /// Listens on an address and runs an async callback for each client. See [`Server::serve`].
     ///
     /// # Errors
-    /// As there.
+    /// See [`listen`](Self::listen).
     pub fn serve<A, F>(self, address: A, on_client: impl FnMut(Socket) -> F + 'static) -> Result<Server>
     where
         A: TryInto<Address>,
@@ -72,9 +74,9 @@ impl ServerBuilder {
     }
 }
 
-/// Makes an ordinary callback for connections of one that awaits, where a server wants the first:
-/// [`ServerBuilder::threads`]. Otherwise as [`Server::serve`].
+/// Converts an async callback into an ordinary client callback, for [`ServerBuilder::threads`]. See [`Server::serve`].
 ///
+/// # Example
 /// ```
 /// use network::{Server, Socket};
 ///
@@ -105,11 +107,11 @@ where
     }
 }
 
-/// What serves a connection.
+/// A task that serves one connection.
 struct Serving<F> {
-    /// Taken while it is on the stack.
+    /// Taken out while it is on the stack.
     future: RefCell<Option<Pin<Box<F>>>>,
-    /// It was woken meanwhile.
+    /// Woken meanwhile.
     again: Cell<bool>,
     conn: Weak<Conn>,
 }
@@ -117,11 +119,11 @@ struct Serving<F> {
 impl<F: Future<Output = Result>> Task for Serving<F> {
     fn poll(&self, engine: &Rc<Engine>, context: &mut Context<'_>) -> Poll<()> {
         let Some(mut future) = self.future.take() else {
-            // A nested loop runs in it.
+            // A nested loop runs in the future.
             self.again.set(true);
             return Poll::Pending;
         };
-        // It may drop the last handle when it returns, and whose last handle goes tells nobody of its end.
+        // The future may drop the last handle, and then the disconnect callback would not be called.
         let socket = self.conn.upgrade().map(Socket::from_conn);
         let polled = call(engine, || future.as_mut().poll(context));
         if let Some(Poll::Pending) = polled {

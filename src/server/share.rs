@@ -1,4 +1,5 @@
-//! The same server several times, for one thread each: all listen on the same port, and the system spreads the clients.
+//! One server on several threads: each has its own sockets, which listen on the same port, and the kernel distributes the
+//! clients.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,7 +19,7 @@ use crate::fingerprint::Fingerprint;
 use crate::sys::{self, stream_socket};
 use crate::tls::ServerSetup;
 
-/// What one of the threads makes its server of. It already listens.
+/// Everything that one thread makes its server of. It already listens.
 pub(crate) struct Share {
     address: Address,
     sockets: Vec<OwnedFd>,
@@ -31,19 +32,19 @@ pub(crate) struct Share {
 }
 
 impl ServerBuilder {
-    /// Listens, once for each of so many threads.
+    /// Listens, once for each thread.
     pub(crate) fn share(self, address: Address, threads: usize) -> Result<Vec<Share>> {
         let unsupported = |what: &str, instead: &str| {
-            Err(Error::Unsupported(format!("a server of several threads has no {what}: {instead}")))
+            Err(Error::Unsupported(format!("a multi-threaded server does not support {what}; {instead}")))
         };
         match address.target() {
-            Target::Unix(_) => return unsupported("unix socket", "its clients cannot be spread; listen on a port"),
-            Target::Service { .. } => return unsupported("published name", "listen on a port"),
+            Target::Unix(_) => return unsupported("unix sockets", "listen on a port"),
+            Target::Service { .. } => return unsupported("services", "listen on a port"),
             _ => {}
         }
         let file = self.file_settings(&address)?;
         let setup = self.prepare_tls(&address)?;
-        // Whoever adds a setting decides here what comes of it.
+        // Named one by one, so that a new option must be decided on here.
         let ServerBuilder {
             address: local,
             backlog,
@@ -57,20 +58,20 @@ impl ServerBuilder {
             max_handshakes,
             max_handshakes_per_address,
             rejection_log_rate,
-            // Of unix sockets alone.
+            // Of unix sockets only.
             mode: _,
             group: _,
             replace_stale: _,
             allowed: _,
         } = self;
         if on_disconnect.is_some() {
-            return unsupported("disconnect_cb", "set one for each socket, in the callback that is given it");
+            return unsupported("disconnect_cb", "set one on each socket, in the client callback");
         }
         if service_name.is_some() || !txt.is_empty() || on_published.is_some() {
-            return unsupported("published name", "take the settings for it away");
+            return unsupported("services", "remove service_name, txt_record and published_cb");
         }
         let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-        // The first as any other server: where another program listens already, this fails.
+        // The first as in any other server: it fails if another program listens on the port.
         let how = ListenOptions { backlog, tuning: &options.tuning, file };
         let (first, _) = bind(&address, &local, how)?;
         let first: Vec<OwnedFd> = first.into_iter().map(|listening| listening.fd).collect();
@@ -95,7 +96,7 @@ impl ServerBuilder {
     }
 }
 
-/// Another socket that listens where this one does.
+/// Creates another socket that listens on the same address.
 fn beside(fd: &OwnedFd, how: ListenOptions<'_>) -> std::io::Result<OwnedFd> {
     sockopt::set_socket_reuseport(fd, true)?;
     let address = SocketAddr::try_from(sys::local_address(fd)?)?;
@@ -122,7 +123,7 @@ impl Share {
         self.setup.as_ref().map(|setup| setup.identity().fingerprint())
     }
 
-    /// Serves, on the thread-default main context.
+    /// Serves on the thread-default main context.
     pub(crate) fn serve(self, on_client: Box<OnClient>) -> Result<Server> {
         let Share {
             address,
@@ -149,7 +150,7 @@ impl Share {
 }
 
 impl Server {
-    /// Has no client left, not even one that is shaking hands?
+    /// Returns whether no client is left, not even one in the middle of a handshake.
     pub(crate) fn is_deserted(&self) -> bool {
         self.shared.connections.borrow().is_empty() && self.shared.handshakes.len() == 0
     }

@@ -1,4 +1,4 @@
-//! One server on several threads: each runs a main context of its own, and nothing is shared but the port.
+//! One server on several threads. Each runs a main context, and nothing is shared but the port.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -17,19 +17,18 @@ use crate::error::{Error, Operation, Result};
 use crate::fingerprint::Fingerprint;
 
 impl ServerBuilder {
-    /// Serves on `threads` threads, each with a main loop of its own, for when one CPU is not enough. 0 is as many as
-    /// there are CPUs for this process.
+    /// Serves on several threads, each with its own main context. 0 means one per available CPU.
     ///
-    /// `factory` is called once in each thread and makes its callback, which is given that thread's connections. What it
-    /// captures goes to every thread, so it is `Send` and `Sync`; what the callback captures stays in its thread. A
-    /// connection lives and dies in one thread. The system spreads clients evenly (by `SO_REUSEPORT`), not by load.
+    /// `factory` runs once in each thread and returns that thread's client callback; it must be `Send + Sync`, the callback
+    /// need not be. A connection stays in its thread. The kernel distributes clients evenly over the threads
+    /// (`SO_REUSEPORT`), not by load. For an async callback, see [`async_handler`](crate::server::async_handler).
     ///
-    /// Limits as [`max_connections`](Self::max_connections) and the backlog hold for each thread. One
-    /// certificate serves all, and sessions are resumed whichever thread made them. Not for unix sockets and services;
-    /// and [`disconnect_cb`](Self::disconnect_cb) is for the callback to set, on each socket. Make it after
-    /// [`bgloop`](crate::bgloop) would have forked: a process with threads cannot go into the background. For a callback that
-    /// awaits there is [`async_handler`](crate::server::async_handler).
+    /// [`max_connections`](Self::max_connections) and the backlog apply per thread. One certificate serves all, and TLS
+    /// sessions can be resumed on any thread. Not available for unix sockets and services, nor together with
+    /// [`disconnect_cb`](Self::disconnect_cb); set that on each socket. Start threads after [`bgloop`](crate::bgloop) has
+    /// forked, because a process with threads cannot fork into the background.
     ///
+    /// # Example
     /// ```
     /// use network::{Server, Socket};
     ///
@@ -79,14 +78,17 @@ where
     F: Fn() -> C + Send + Sync + 'static,
     C: FnMut(Socket) -> Result + 'static,
 {
-    /// Listens, and starts the threads. **Blocks** until all of them serve, which takes no longer than starting them.
+    /// Listens and starts the threads.
+    ///
+    /// # Blocking
+    /// Until all threads serve, which takes no longer than starting them.
     ///
     /// # Errors
-    /// As [`Server::new`]; [`Error::Unsupported`] for a unix socket, a service, or a server's `disconnect_cb`; and
-    /// [`Error::Io`] if the system starts no thread.
+    /// See [`Server::new`]. Also [`Error::Unsupported`] for a unix socket, a service, or a server with a `disconnect_cb`,
+    /// and [`Error::Io`] if the system starts no thread.
     ///
     /// # Panics
-    /// With the panic of `factory`.
+    /// Propagates a panic of `factory`.
     pub fn listen<A>(self, address: A) -> Result<ServerThreads>
     where
         A: TryInto<Address>,
@@ -106,7 +108,7 @@ where
         let orders = Arc::new(Orders::default());
         let mut server = ServerThreads { engine, local, fingerprint, panics, orders, workers: Vec::new() };
         for (number, share) in shares.into_iter().enumerate() {
-            // Those before it end with `server`.
+            // If this fails, the threads before it end with `server`.
             server.workers.push(server.start(number, share, self.factory.clone())?);
         }
         Ok(server)
@@ -115,11 +117,11 @@ where
 
 /// One server on several threads, made by [`ServerBuilder::threads`].
 ///
-/// A panic of a callback ends its connection and comes out where the thread that made the server runs its loop
-/// ([`fgloop`](crate::fgloop), [`iteration`](crate::iteration)), as if it had happened there; at the latest when this is
-/// closed. The threads go on.
+/// A panic of a callback ends its connection and propagates out of the loop ([`fgloop`](crate::fgloop),
+/// [`iteration`](crate::iteration)) of the thread that made the server, at the latest when the server is closed. The
+/// threads continue.
 ///
-/// Dropping it is [`close`](ServerThreads::close).
+/// Dropping it has the effect of [`close`](ServerThreads::close).
 #[must_use = "a server on threads closes when it is dropped"]
 pub struct ServerThreads {
     engine: Rc<Engine>,
@@ -131,40 +133,45 @@ pub struct ServerThreads {
 }
 
 impl ServerThreads {
-    /// The port that all threads listen on.
+    /// Returns the port that all threads listen on.
     pub fn port(&self) -> u16 {
         self.local.first().and_then(Endpoint::port).unwrap_or(0)
     }
 
-    /// What is listened on: one address, or two where one socket cannot serve both families.
+    /// Returns the addresses that the server listens on: one, or two if one socket cannot serve both families.
     pub fn local(&self) -> Vec<Endpoint> {
         self.local.clone()
     }
 
-    /// How many threads there are.
+    /// Returns the number of threads.
     pub fn threads(&self) -> usize {
         self.workers.len()
     }
 
-    /// As [`Server::fingerprint`].
+    /// Returns the fingerprint of the certificate, see [`Server::fingerprint`].
     pub fn fingerprint(&self) -> Option<Fingerprint> {
         self.fingerprint
     }
 
-    /// Stops listening, closes the connections as [`Socket::close`] does, and waits for the threads to end. **Blocks**, at
-    /// most for the [linger time](ServerBuilder::linger) and as long as callbacks run.
+    /// Stops listening, closes all connections (see [`Socket::close`]), and waits for the threads to end.
+    ///
+    /// # Blocking
+    /// For at most the [linger time](ServerBuilder::linger), and while callbacks run.
     ///
     /// # Panics
-    /// With the panic of a callback that has not come out of a loop before.
+    /// Propagates a panic of a callback that has not been propagated before.
     pub fn close(self) {
         drop(self);
     }
 
-    /// Stops listening, lets the connections come to their own end, and closes those that are left when the time is up.
-    /// **Blocks** until then. Otherwise as [`close`](ServerThreads::close).
+    /// Stops listening, gives the connections this much time to end, and closes the remaining ones. Otherwise see
+    /// [`close`](ServerThreads::close).
+    ///
+    /// # Blocking
+    /// Until the connections have ended or the time has expired.
     ///
     /// # Panics
-    /// As [`close`](ServerThreads::close).
+    /// See [`close`](ServerThreads::close).
     pub fn close_within(mut self, limit: Duration) {
         self.end(limit);
     }
@@ -190,10 +197,10 @@ impl ServerThreads {
         match outcome.recv() {
             Ok(Ok(remote)) => Ok(Worker { thread, remote }),
             Ok(Err(error)) => Err(error),
-            // It has gone without a word.
+            // It has ended without reporting.
             Err(_) => match thread.join() {
                 Err(panic) => resume_unwind(panic),
-                Ok(()) => Err(failed(std::io::Error::other("it has ended"))),
+                Ok(()) => Err(failed(std::io::Error::other("the thread has ended"))),
             },
         }
     }
@@ -204,7 +211,7 @@ impl ServerThreads {
             self.workers.drain(..).for_each(std::mem::forget);
             return;
         }
-        // Nothing of this thread goes out while it waits.
+        // This thread sends nothing while it waits.
         Engine::flush_here();
         self.orders.end_at(Instant::now() + limit.min(LONG));
         for worker in &self.workers {
@@ -227,7 +234,7 @@ impl ServerThreads {
     }
 }
 
-/// Longer than any program runs, and still a time that can be added to another.
+/// Longer than any program runs, yet it can be added to an `Instant`.
 const LONG: Duration = Duration::from_secs(u32::MAX as u64);
 
 impl Drop for ServerThreads {
@@ -247,11 +254,11 @@ impl fmt::Debug for ServerThreads {
 
 struct Worker {
     thread: JoinHandle<()>,
-    /// Has it look at its orders.
+    /// Makes the thread look at its orders.
     remote: Remote,
 }
 
-/// When to end at the latest, once that is known.
+/// The deadline for the end, once it is known.
 #[derive(Default)]
 struct Orders(Mutex<Option<Instant>>);
 
@@ -272,11 +279,11 @@ type Panic = Box<dyn Any + Send>;
 struct Panics(Mutex<(Option<Panic>, Option<Remote>)>);
 
 impl Panics {
-    /// Has the next panic come out of the loop of this engine.
+    /// Lets the next panic propagate out of the loop of this engine.
     fn listen(self: &Arc<Self>, engine: &Engine) {
         let me = self.clone();
         let remote = engine.remote(move |engine| {
-            // The server may have been closed meanwhile: then it has come out already.
+            // The server may have been closed meanwhile, which has propagated it already.
             if let (Some(panic), _) = me.take() {
                 me.listen(engine);
                 engine.panicked(panic);
@@ -287,7 +294,7 @@ impl Panics {
 
     fn add(&self, panic: Panic) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Of several the first is the cause.
+        // Of several panics, the first is the cause.
         waiting.0.get_or_insert(panic);
         if let Some(remote) = &waiting.1 {
             remote.call();
@@ -299,7 +306,7 @@ impl Panics {
     }
 }
 
-/// The life of one thread, on its own main context.
+/// Runs one thread, on its own main context.
 fn work<F, C>(
     context: &glib::MainContext,
     share: Share,
@@ -341,11 +348,11 @@ fn work<F, C>(
     drain(&server, &engine, deadline, turn);
 }
 
-/// Lets the connections end, of themselves until the deadline.
+/// Waits until the connections have ended, and closes the remaining ones at the deadline.
 fn drain(server: &Server, engine: &Rc<Engine>, deadline: Instant, mut turn: impl FnMut()) {
     server.close();
     let left = || deadline.saturating_duration_since(Instant::now());
-    // Wakes the loop at the end of the time.
+    // Wakes the loop at the deadline.
     let timer = engine.after_exactly(left(), |_| {});
     while !server.is_deserted() && !left().is_zero() {
         turn();
@@ -354,5 +361,5 @@ fn drain(server: &Server, engine: &Rc<Engine>, deadline: Instant, mut turn: impl
     for socket in server.connections() {
         socket.close();
     }
-    // What they still have to send goes out at the end of the context, with the linger time for all together.
+    // Queued data is sent at the end of the context, with one linger time for all connections.
 }

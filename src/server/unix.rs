@@ -1,5 +1,4 @@
-//! Unix sockets to listen on: with the rights that they are to have from the first moment on, and in the place of what a
-//! server has left that is gone.
+//! Unix sockets to listen on: with the right permissions from the first moment on, and in the place of a stale socket.
 
 use std::ffi::OsString;
 use std::fs::Permissions;
@@ -19,20 +18,20 @@ use crate::address::UnixName;
 use crate::connect::unix_address;
 use crate::sys::{self, Origin, pass_descriptors, stream_socket};
 
-/// How long another server may take to replace a stale socket, before this one goes on without waiting for it.
+/// Longest wait for another server that replaces a stale socket. After that, this one continues without the lock.
 const TURN: Duration = Duration::from_secs(2);
 
-/// The path of a unix socket of ours, and the file it led to when we made it.
+/// The path of a unix socket of ours, and the file that it led to when we created it.
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// Keeps the file's number from being given to another file.
+    /// Keeps the file's inode number from being reused.
     file: OwnedFd,
     origin: Origin,
 }
 
 impl SocketFile {
     /// # Errors
-    /// If no socket is there: somebody has replaced it.
+    /// If the path does not lead to a socket: another process has replaced it.
     pub(super) fn new(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::open(path, flags, Mode::empty())?;
@@ -50,16 +49,16 @@ impl SocketFile {
             let aside = self.aside();
             match renameat_with(CWD, &self.path, CWD, &aside, RenameFlags::NOREPLACE) {
                 Ok(()) if self.is_at(&aside) => drop(std::fs::remove_file(&aside)),
-                // Somebody has put another file in its place just now: that one goes back there.
+                // Another file has just been put in its place: it goes back there.
                 Ok(()) => drop(renameat_with(CWD, &aside, CWD, &self.path, RenameFlags::NOREPLACE)),
-                // The file system cannot do that.
+                // The file system does not support this rename.
                 Err(Errno::INVAL | Errno::NOSYS) => drop(std::fs::remove_file(&self.path)),
                 Err(_) => {}
             }
         }
     }
 
-    /// A path beside it that nobody can guess.
+    /// Returns an unpredictable path beside the socket.
     fn aside(&self) -> PathBuf {
         let mut name = OsString::from(".");
         name.push(self.path.file_name().unwrap_or_default());
@@ -72,7 +71,7 @@ impl SocketFile {
         own.is_ok_and(|own| identity(path) == Some((own.st_dev, own.st_ino)))
     }
 
-    /// Gives the file its group and mode, by the handle on just that file.
+    /// Sets the file's group and mode, through a handle on exactly that file.
     fn set_rights(&self, settings: FileSettings) -> io::Result<()> {
         let failed = |what: String, error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
         if let Some(group) = settings.group {
@@ -95,7 +94,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(OwnedFd, SocketFile)> {
     let settings = how.file;
     let name = UnixName::Path(path.into());
-    // Until it listens, it looks as if nobody did.
+    // Between bind and listen, a socket looks stale.
     let turn = if settings.replace_stale { Turn::take(path, Instant::now() + TURN) } else { None };
     let fd = match bind(&name, how) {
         Err(error) if is_taken(&error) && settings.replace_stale => {
@@ -106,10 +105,10 @@ pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(Owne
     };
     let is_socket = || std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     let fd = fd.map_err(|error| match is_taken(&error) {
-        true if is_socket() => in_use(
-            "that path exists already; if no other server uses it, remove it first, or have it taken over (replace_stale)",
-        ),
-        true => in_use("that path exists already, and is no socket"),
+        true if is_socket() => {
+            in_use("the path exists; if no other server uses it, remove it or set replace_stale(true)")
+        }
+        true => in_use("the path exists and is not a socket"),
         false => error,
     })?;
     let file = SocketFile::new(path)?;
@@ -128,8 +127,8 @@ pub(super) fn bind_abstract(name: &UnixName, how: ListenOptions<'_>) -> io::Resu
     Ok(fd)
 }
 
-/// A socket with that name. If its file is to have rights of its own, it has none at all yet: the file gets the mode that
-/// the socket has, and what is chosen by a process-wide umask would not be ours alone.
+/// Binds a socket to that name. If its file is to get restricted permissions, it starts with none: the file inherits the
+/// socket's mode, and a umask is process-wide and so not ours alone.
 fn bind(name: &UnixName, how: ListenOptions<'_>) -> io::Result<OwnedFd> {
     let fd = stream_socket(AddressFamily::UNIX)?;
     how.tuning.apply(fd.as_fd(), AddressFamily::UNIX)?;
@@ -149,19 +148,19 @@ fn in_use(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::AddrInUse, why)
 }
 
-/// The turn to replace a stale socket. One server at a time looks for what is left over: two that start at once must not
-/// each remove the other's socket.
+/// The turn to replace a stale socket. One server at a time looks for it: two that start at once must not remove each
+/// other's socket.
 ///
-/// It is a lock on a file that only this user can open, so nobody else can hold it. The directory itself can be locked by
-/// whoever can read it.
+/// The turn is a lock on a file that only this user can open, so no other user can hold it. The directory itself can be
+/// locked by anybody who can read it.
 struct Turn {
     path: PathBuf,
     _lock: OwnedFd,
 }
 
 impl Turn {
-    /// Waits for the turn. `None` where there can be no lock: the directory cannot be written to, a stranger's file lies
-    /// there, the file system has no locks, or whoever has the turn keeps it too long.
+    /// Waits for the turn. `None` if there can be no lock: the directory is not writable, another user's file lies there,
+    /// the file system has no locks, or the holder keeps the lock too long.
     fn take(socket: &Path, deadline: Instant) -> Option<Turn> {
         let mut name = OsString::from(".");
         name.push(socket.file_name()?);
@@ -177,7 +176,7 @@ impl Turn {
                 return None;
             }
             match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                // Not if the one before has removed it.
+                // Not if the previous holder has removed the file.
                 Ok(()) if identity(&path) == Some((found.st_dev, found.st_ino)) => {
                     return Some(Turn { path, _lock: lock });
                 }
@@ -195,33 +194,33 @@ impl Drop for Turn {
     }
 }
 
-/// Without a lock another server may be between binding and listening. It is not after this long.
+/// Without the lock, another server may be between bind and listen. After this long it is not.
 const START: Duration = Duration::from_millis(100);
 
 /// Removes the socket of a server that is gone, and nothing else.
 fn remove_stale(path: &Path, name: &UnixName, has_turn: bool) -> io::Result<()> {
     let stale = match SocketFile::new(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(_) => return Err(in_use("that path exists already, and is no socket: it is left alone")),
+        Err(_) => return Err(in_use("the path exists and is not a socket")),
         Ok(stale) => stale,
     };
     if !has_turn && !is_answered(name)? {
         std::thread::sleep(START);
     }
     if is_answered(name)? {
-        return Err(in_use("another server answers on that path"));
+        return Err(in_use("another server is listening on this path"));
     }
     stale.remove();
     Ok(())
 }
 
-/// Returns whether a server listens there.
+/// Returns whether a server listens on that path.
 fn is_answered(name: &UnixName) -> io::Result<bool> {
     let probe = stream_socket(AddressFamily::UNIX)?;
     match sys::connect(&probe, &unix_address(name)?) {
         Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(false),
         Ok(()) | Err(Errno::AGAIN) => Ok(true),
-        Err(error) => Err(in_use(&format!("whether another server uses that path cannot be found out: {error}"))),
+        Err(error) => Err(in_use(&format!("cannot determine whether another server uses this path: {error}"))),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Sets the options of a datagram socket, then binds it.
+//! Options of a datagram socket; binding it.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,11 +15,13 @@ use crate::error::{Error, Operation, Result};
 use crate::resolve::{local_addresses, port_number};
 use crate::sys::{self, datagram_socket, is_missing_family, keep_refusals};
 
-/// Log records about errors per second, unless the program says otherwise.
+/// Default limit of log records about errors, per second.
 const ERRORS_LOGGED: u32 = 10;
 
-/// Sets options, then binds. Each has a default; those of an open socket can be changed there as well.
+/// Options for a [`UdpSocket`], all with defaults. Created by [`UdpSocket::builder`]; most can be changed on an open
+/// socket.
 ///
+/// # Example
 /// ```
 /// let socket = network::UdpSocket::builder().broadcast(true).recv_buffer(1 << 20).bind(0)?;
 /// # Ok::<(), network::Error>(())
@@ -41,80 +43,80 @@ pub struct UdpBuilder {
 }
 
 impl UdpBuilder {
-    /// Whether others may bind the same port, as all who listen to a multicast group do (`SO_REUSEADDR`). Off. A datagram
-    /// to a group reaches all of them, one to a single machine reaches one of them.
+    /// Allows other sockets to bind the same port, as all members of a multicast group do (`SO_REUSEADDR`). Default: off. A
+    /// datagram to a group reaches all of them, a datagram to this machine reaches one of them.
     pub fn reuse_address(mut self, on: bool) -> Self {
         self.reuse_address = on;
         self
     }
 
-    /// Whether several sockets of this user share the port, each with a part of the peers (`SO_REUSEPORT`). Off.
+    /// Allows several sockets of this user to share the port, each with a part of the peers (`SO_REUSEPORT`). Default: off.
     pub fn reuse_port(mut self, on: bool) -> Self {
         self.reuse_port = on;
         self
     }
 
-    /// Whether a socket that is bound to all IPv6 addresses leaves IPv4 alone. Off: it serves both.
+    /// Restricts a socket bound to all IPv6 addresses to IPv6 (`IPV6_V6ONLY`). Default: off, it also serves IPv4.
     pub fn only_v6(mut self, on: bool) -> Self {
         self.only_v6 = on;
         self
     }
 
-    /// Whether a socket without a fixed peer is told when a machine refuses what was sent to it: the next receiving call
-    /// fails with [`Error::Refused`] or [`Error::Unreachable`], which names that machine. Off, as a server should not
-    /// hear of each client that has gone. A socket with a fixed peer is told anyhow.
+    /// Reports refusals to a socket that is not connected (`IP_RECVERR`): the next receiving call fails with
+    /// [`Error::Refused`] or [`Error::Unreachable`], which name the refusing machine. Default: off, because a server should
+    /// not be told of every client that has gone. A connected socket reports them in any case.
     pub fn icmp_errors(mut self, on: bool) -> Self {
         self.icmp_errors = on;
         self
     }
 
-    /// As [`UdpSocket::set_broadcast`]. Off.
+    /// Allows sending to broadcast addresses, see [`UdpSocket::set_broadcast`]. Default: off.
     pub fn broadcast(mut self, on: bool) -> Self {
         self.broadcast = on;
         self
     }
 
-    /// As [`UdpSocket::set_recv_buffer`]. The system's default if not given.
+    /// Sets the size of the receive buffer, see [`UdpSocket::set_recv_buffer`]. Default: the kernel's.
     pub fn recv_buffer(mut self, bytes: usize) -> Self {
         self.recv_buffer = Some(bytes);
         self
     }
 
-    /// As [`UdpSocket::set_send_buffer`]. The system's default if not given.
+    /// Sets the size of the send buffer, see [`UdpSocket::set_send_buffer`]. Default: the kernel's.
     pub fn send_buffer(mut self, bytes: usize) -> Self {
         self.send_buffer = Some(bytes);
         self
     }
 
-    /// As [`UdpSocket::set_ttl`]. The system's default (64) if not given.
+    /// Sets the number of routers that a datagram may pass, see [`UdpSocket::set_ttl`]. Default: the kernel's, 64.
     pub fn ttl(mut self, hops: u8) -> Self {
         self.ttl = Some(hops);
         self
     }
 
-    /// As [`UdpSocket::set_tos`]. 0 if not given.
+    /// Sets the traffic class, see [`UdpSocket::set_tos`]. Default: 0.
     pub fn tos(mut self, tos: u8) -> Self {
         self.tos = Some(tos);
         self
     }
 
-    /// As [`UdpSocket::set_timeout`]. Without end if not given.
+    /// Sets the timeout of blocking calls, see [`UdpSocket::set_timeout`]. Default: none.
     pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.timeout = limit.into();
         self
     }
 
-    /// Limits log records about [errors](UdpSocket::error_cb) to this many per second. Default: 10. Further ones are counted,
-    /// and their number is logged at the end of the second. With an error callback nothing is logged.
+    /// Limits log records about errors to this many per second. Default: 10. Further ones are counted, and their number is
+    /// logged at the end of the second. With an [error callback](UdpSocket::error_cb), nothing is logged.
     pub fn error_log_rate(mut self, records_per_second: u32) -> Self {
         self.error_log_rate = Some(records_per_second);
         self
     }
 
-    /// As [`UdpSocket::bind`].
+    /// Binds to a port. See [`UdpSocket::bind`].
     ///
     /// # Errors
-    /// As there; [`Error::Io`] if the system refuses an option.
+    /// See [`UdpSocket::bind`]; also [`Error::Io`] if the kernel refuses an option.
     pub fn bind<A>(self, address: A) -> Result<UdpSocket>
     where
         A: TryInto<Address>,
@@ -135,10 +137,11 @@ impl UdpBuilder {
         self.take(&engine, fd, &address.to_string())
     }
 
-    /// As [`UdpSocket::from_fd`]. Of the options those that belong before binding are left as they are.
+    /// Takes ownership of the file descriptor of a UDP socket. Options that only apply before binding are ignored:
+    /// `reuse_address`, `reuse_port`, `only_v6`.
     ///
     /// # Errors
-    /// As there.
+    /// See [`UdpSocket::from_fd`].
     #[allow(clippy::wrong_self_convention)]
     pub fn from_fd(self, fd: impl Into<OwnedFd>) -> Result<UdpSocket> {
         let engine = Engine::current()?;
@@ -181,7 +184,7 @@ impl UdpBuilder {
         Ok(socket)
     }
 
-    /// A socket has one address: the first that this machine has.
+    /// Binds to the first of these addresses that this machine has.
     fn first_of(&self, places: &[SocketAddr]) -> io::Result<OwnedFd> {
         let mut missing = None;
         for place in places {
@@ -210,7 +213,7 @@ impl UdpBuilder {
     }
 }
 
-/// The addresses that are named, `None` for all of this machine.
+/// Returns the addresses to bind to, or `None` for all of this machine.
 fn places(address: &Address) -> Result<Option<Vec<SocketAddr>>> {
     match address.target() {
         Target::Direct(places) => Ok(Some(places.clone())),
@@ -218,7 +221,7 @@ fn places(address: &Address) -> Result<Option<Vec<SocketAddr>>> {
         Target::Inet { host, .. } => {
             let mut places = local_addresses(address, host.as_ref(), port_of(address)?)?;
             if let (Some(places), Some(Host::Name(_))) = (&mut places, host) {
-                // As for those who send there.
+                // In the order in which senders try them.
                 places.sort_by_key(SocketAddr::is_ipv6);
             }
             Ok(places)

@@ -1,5 +1,4 @@
-//! One datagram socket: its state, its descriptor, and what the loop and the callers have of it. Datagrams stay with the
-//! system until somebody takes them, so nothing is queued here.
+//! The state of a datagram socket. Datagrams stay in the kernel until they are taken, so nothing is queued here.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -25,7 +24,8 @@ use crate::error::{Error, Operation, Result, count};
 use crate::log::{self, Level};
 use crate::sys::{self, Descriptor, poll_for, wait_for};
 
-/// The most refusals that wait to be told. Of more, which a sender that never receives can cause, the oldest go.
+/// Limit of refusals that wait to be reported. Further ones, which a sender that never receives can cause, displace the
+/// oldest.
 const REFUSALS: usize = 64;
 
 type OnDatagram = dyn FnMut(&UdpSocket, &[u8], SocketAddr) -> Result;
@@ -37,7 +37,7 @@ pub(super) struct Core {
     fd: Descriptor,
     key: Cell<Option<Key>>,
     pub(super) is_v6: bool,
-    /// As it was before closing.
+    /// The local address before closing.
     local: Cell<Option<SocketAddr>>,
     peer: Cell<Option<SocketAddr>>,
     keeps_refusals: bool,
@@ -47,7 +47,7 @@ pub(super) struct Core {
     kept: Cell<bool>,
     /// A callback is on the stack, and further ones wait.
     busy: Cell<bool>,
-    /// Something happened meanwhile.
+    /// An event arrived meanwhile.
     again: Cell<bool>,
     reader: CallbackSlot<OnDatagram>,
     on_error: CallbackSlot<OnError>,
@@ -58,10 +58,10 @@ pub(super) struct Core {
     senders: RefCell<WaitQueue>,
 }
 
-/// A datagram's length and sender, or what is wrong, and with whom.
+/// A datagram's length and sender, or an error and the address it concerns.
 type Outcome = Result<(usize, SocketAddr), (Option<SocketAddr>, Errno)>;
 
-/// What a futures face waits for.
+/// The event that a future or a blocking call waits for.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum For {
     Input,
@@ -132,7 +132,7 @@ impl Core {
             senders: RefCell::default(),
         });
         let input = core.fd.open().ok_or(io::ErrorKind::NotConnected)?;
-        // Every call says for itself that it does not wait, so the descriptor's mode can be left as it is.
+        // Every call sets MSG_DONTWAIT, so the descriptor's blocking mode stays as it is.
         let registration = Registration { input, input_blocks: false, output: None, write: false };
         core.key.set(Some(engine.register(registration, core.clone())?));
         Ok(core)
@@ -180,7 +180,7 @@ impl Core {
         self.peer.get()
     }
 
-    /// For messages.
+    /// Returns the peer or the local address, for messages.
     pub(super) fn name(&self) -> String {
         match (self.peer.get(), self.local()) {
             (Some(peer), _) => peer.to_string(),
@@ -193,7 +193,7 @@ impl Core {
         Error::Closed { peer: self.name() }
     }
 
-    /// The error of a call of ours that has to do with this peer.
+    /// Returns the error of a system call that concerns this peer.
     pub(super) fn failed(&self, operation: Operation, peer: Option<SocketAddr>, errno: Errno) -> Error {
         let address = || peer.map_or_else(|| self.name(), |peer| to_canonical(peer).to_string());
         match errno {
@@ -222,7 +222,7 @@ impl Core {
         self.handles.get() > 0
     }
 
-    /// The loop keeps what it calls: a socket with a reader stays open without any handle.
+    /// Adds or drops the loop's handle: a socket with a read callback stays open without any other.
     fn keep(&self, keep: bool) {
         if self.kept.replace(keep) != keep {
             if keep {
@@ -239,10 +239,10 @@ impl Core {
         drop(fd);
     }
 
-    /// Ends it all, and hands the descriptor out.
+    /// Ends everything and returns the descriptor.
     pub(super) fn let_go(&self) -> Option<OwnedFd> {
         let key = self.key.take()?;
-        // The entry in the engine may be the last that holds this.
+        // The engine's entry may hold the last reference.
         let me = self.me.upgrade();
         self.engine.deregister(key);
         let fd = self.fd.take();
@@ -263,7 +263,7 @@ impl Core {
         let some = reader.is_some();
         let old = self.reader.replace(reader);
         if some {
-            // What waits already gives no further event.
+            // Datagrams that have already arrived cause no further event.
             self.engine.requeue(key);
         }
         self.keep(some);
@@ -277,7 +277,7 @@ impl Core {
         }
     }
 
-    /// Calls user code, of which there is one call at a time: what is ready meanwhile is looked at when it is over.
+    /// Calls user code, one call at a time. Events that arrive meanwhile are handled afterwards.
     fn occupied<R>(self: &Rc<Self>, user: impl FnOnce(&UdpSocket) -> R) -> R {
         self.busy.set(true);
         let result = user(&UdpSocket::from_core(self.clone()));
@@ -288,7 +288,8 @@ impl Core {
         result
     }
 
-    /// Those that wait now, while there is time. What a callback sends may be refused as well, which wakes this once more.
+    /// Reports the refusals that wait, while there is time. What a callback sends may be refused as well, which wakes this
+    /// again.
     fn tell_refusals(&self, socket: &UdpSocket) -> Next {
         let waiting = self.refused.borrow().len();
         for _ in 0..waiting {
@@ -327,8 +328,8 @@ impl Core {
 
     // ---- the descriptor ----
 
-    /// One datagram, of the peer if there is one: how long it is, which may be more than the buffer, and from whom. Or
-    /// what is wrong, and with whom.
+    /// Receives one datagram, from the peer if there is one. Returns its length, which may exceed the buffer, and its
+    /// sender; or an error and the address it concerns.
     pub(super) fn receive(&self, buffer: &mut [u8]) -> Outcome {
         if let Some((peer, errno)) = self.refused.borrow_mut().pop_front() {
             return Err((Some(peer), errno));
@@ -341,11 +342,11 @@ impl Core {
         }
     }
 
-    /// What that comes to. `None` if it is nothing for us, and the next is to be received.
+    /// Interprets the result of a receive call. `None` if the datagram is to be ignored and the next one received.
     fn outcome(&self, received: Datagram) -> Option<Outcome> {
         match received {
             Ok((size, from)) => match from.and_then(inet) {
-                // What strangers sent before the peer was fixed is still there.
+                // Sent by a stranger before the peer was fixed.
                 Some(from) if self.is_stranger(from) => None,
                 Some(from) => Some(Ok((size, from))),
                 None => Some(Err((None, Errno::AFNOSUPPORT))),
@@ -362,7 +363,7 @@ impl Core {
         self.peer.get().is_some_and(|peer| (peer.ip(), peer.port()) != (from.ip(), from.port()))
     }
 
-    /// Gives one datagram to the system. To the peer if no other address is named.
+    /// Passes one datagram to the kernel, to the peer unless an address is given.
     pub(super) fn transmit(&self, data: &[u8], to: Option<SocketAddr>) -> Result<(), Errno> {
         let fd = self.fd.open().ok_or(Errno::NOTCONN)?;
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
@@ -375,12 +376,12 @@ impl Core {
             match sent {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
-                // Too long for the way there, whoever found that out. It is kept as a refusal would be.
+                // Longer than the path carries. The kernel has queued it as an error, like a refusal.
                 Err(Errno::MSGSIZE) if self.keeps_refusals => {
                     self.refused_by();
                     return Err(Errno::MSGSIZE);
                 }
-                // It may be word of an earlier one, to somebody else; then this one has not been sent.
+                // The error may concern an earlier datagram to another address; this one has not been sent.
                 Err(errno) if errno != Errno::AGAIN && self.keeps_refusals => {
                     let Some(peer) = self.refused_by() else { return Err(errno) };
                     self.note_refusal(peer, errno);
@@ -405,7 +406,7 @@ impl Core {
         }
     }
 
-    /// To whom the datagram was to go of which the last error told.
+    /// Returns the destination of the datagram that the last error concerns.
     fn refused_by(&self) -> Option<SocketAddr> {
         let mut data = [0u8; 1];
         let mut none = RecvAncillaryBuffer::default();
@@ -424,7 +425,7 @@ impl Core {
 
     // ---- waiting ----
 
-    /// Room to write is watched for only while somebody waits for it.
+    /// Watches for room in the send buffer, only while a future waits for it.
     fn arm_write(&self, armed: bool) {
         if let Some(key) = self.key.get()
             && self.write_armed.replace(armed) != armed
@@ -433,13 +434,13 @@ impl Core {
         }
     }
 
-    /// When a blocking call that starts now gives up. `NotReady` if it is not to wait at all.
+    /// Returns the deadline of a blocking call that starts now.
     pub(super) fn deadline(&self) -> Deadline {
         let limit = self.timeout.get();
         Deadline { end: limit.and_then(|limit| Instant::now().checked_add(limit)), limit }
     }
 
-    /// Waits, for as long as there is time.
+    /// Waits until the deadline. Fails with `NotReady` if the call may not block.
     pub(super) fn wait(&self, what: For, deadline: &Deadline) -> Result {
         if deadline.limit == Some(Duration::ZERO) || (what == For::Room && self.engine.in_turn()) {
             return Err(Error::NotReady { peer: self.name() });
@@ -456,7 +457,7 @@ impl Core {
         }
     }
 
-    /// Would a receiving call return without waiting? Datagrams of strangers do not count.
+    /// Returns whether a receiving call would return at once. Datagrams of strangers do not count.
     pub(super) fn is_readable(&self) -> bool {
         let Some(fd) = self.fd.open() else { return true };
         if !self.refused.borrow().is_empty() {
@@ -496,7 +497,7 @@ pub(super) struct Deadline {
     limit: Option<Duration>,
 }
 
-/// Is it more than any datagram can hold?
+/// Refuses datagrams larger than the maximum.
 pub(super) fn check_size(size: usize, peer: impl ToString) -> Result {
     if size > MAX_DATAGRAM_SIZE {
         return Err(Error::DatagramTooLarge { peer: peer.to_string(), size, limit: MAX_DATAGRAM_SIZE });

@@ -1,20 +1,20 @@
-//! Where a datagram goes: an address that is one already, or one that must be read or looked up first.
+//! Destinations of datagrams: addresses, and text that must be parsed or resolved first.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use crate::address::{Address, Endpoint, Scheme, Target};
 use crate::error::{Error, Result};
 
-/// What a datagram can be sent to: a [`SocketAddr`] (or the two parts of one), an [`Endpoint`], a port of this machine,
-/// or text as of [`Address`].
+/// A destination of datagrams: a [`SocketAddr`] (or its two parts), an [`Endpoint`], a port of this machine, or text in the
+/// form of an [`Address`].
 ///
-/// The former cost nothing. Text is read each time; a host name is looked up each time, which **blocks** but in the calls
-/// that give a future: for more than a few datagrams, [`lookup`](crate::names::lookup) it once.
+/// Addresses cost nothing. Text is parsed each time. A host name is resolved each time, which **blocks** except in futures:
+/// for more than a few datagrams, [resolve](crate::names::lookup) it once.
 pub trait Destination: sealed::Sealed {}
 
 impl<T: sealed::Sealed> Destination for T {}
 
-/// One that needs nothing more, or one to be read.
+/// An address that is ready to use, or one to resolve.
 pub enum Place {
     Known(SocketAddr),
     Address(Address),
@@ -32,7 +32,7 @@ pub(super) fn place(to: impl Destination) -> Result<Place> {
         Place::Known(address) => known(address),
         Place::Address(address) => match address.target() {
             Target::Inet { scheme: Some(Scheme::Tls), .. } => Err(address.unfit("datagrams are sent without TLS")),
-            // A single one: no need to look any further.
+            // A single address: nothing to resolve.
             Target::Direct(addresses) => match addresses.as_slice() {
                 [address] => known(*address),
                 _ => Ok(Place::Address(address)),
@@ -103,9 +103,8 @@ impl sealed::Sealed for Address {
     }
 }
 
-/// The order in which the addresses of one peer are tried: those that the socket can reach. Of this machine itself the
-/// IPv4 address comes first, since datagrams have no race: whoever listens on all addresses has both, and most others
-/// that one.
+/// Orders the addresses of a peer, keeping those that the socket can reach. For this machine IPv4 comes first, since
+/// datagrams have no race between addresses: a socket bound to all addresses has both, and most others are bound to IPv4.
 pub(super) fn order(mut addresses: Vec<SocketAddr>, is_v6: bool, address: &Address) -> Result<Vec<SocketAddr>> {
     if addresses.iter().any(|address| address.port() == 0) {
         return Err(address.unfit(ZERO));
@@ -123,7 +122,7 @@ pub(super) fn order(mut addresses: Vec<SocketAddr>, is_v6: bool, address: &Addre
 const ZERO: &str = "port 0 cannot be sent to";
 const WRONG_FAMILY: &str = "it has no IPv4 address, and this socket has no IPv6";
 
-/// The address as the system wants it from a socket of that family.
+/// Returns the address in the form that a socket of this family needs.
 pub(super) fn clothed(address: SocketAddr, is_v6: bool) -> Result<SocketAddr> {
     match (address, is_v6) {
         (SocketAddr::V4(v4), true) => Ok((v4.ip().to_ipv6_mapped(), v4.port()).into()),

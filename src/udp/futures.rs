@@ -1,4 +1,4 @@
-//! The same for those who await it, on the thread's main context. No second reactor: the engine wakes them.
+//! Futures on the thread's main context. The engine wakes them; there is no second reactor.
 
 use std::net::SocketAddr;
 use std::task::Poll;
@@ -12,12 +12,12 @@ use crate::error::{Error, Result};
 use crate::resolve;
 
 impl UdpSocket {
-    /// As [`recv_from`](UdpSocket::recv_from), for whoever awaits it on the thread's main context. Never blocks, and
-    /// knows no time-out: race it with a timer. The future keeps the socket open. Dropping it loses nothing: a datagram
-    /// is taken only to be given out.
+    /// Receives one datagram and its sender. See [`recv_from`](UdpSocket::recv_from).
+    ///
+    /// The future has no timeout; race it with a timer. It keeps the socket open. Cancel-safe: dropping it loses no datagram.
     ///
     /// # Errors
-    /// As there, but for those of time.
+    /// See [`recv_from`](UdpSocket::recv_from), except those of the timeout.
     pub fn recv_from_future(&self, max: usize) -> impl Future<Output = Result<(Vec<u8>, SocketAddr)>> + use<> {
         let socket = self.clone();
         let mut waiting = Waiting::new(&socket.core, For::Input);
@@ -33,20 +33,20 @@ impl UdpSocket {
         })
     }
 
-    /// As [`recv`](UdpSocket::recv), for whoever awaits it; see [`recv_from_future`](UdpSocket::recv_from_future).
+    /// Receives one datagram, for connected sockets. See [`recv_from_future`](UdpSocket::recv_from_future).
     ///
     /// # Errors
-    /// As there.
+    /// See [`recv_from_future`](UdpSocket::recv_from_future).
     pub fn recv_future(&self, max: usize) -> impl Future<Output = Result<Vec<u8>>> + use<> {
         let received = self.recv_from_future(max);
         async move { Ok(received.await?.0) }
     }
 
-    /// As [`send_to`](UdpSocket::send_to), for whoever awaits it on the thread's main context. Never blocks: it awaits the
-    /// look-up of a name, and room if the system has none. Dropped before its end, it has sent nothing.
+    /// Sends one datagram. Waits while a host name is resolved or the send buffer is full. If the future is dropped before
+    /// it completes, nothing has been sent.
     ///
     /// # Errors
-    /// As there, but for those of time.
+    /// See [`send_to`](UdpSocket::send_to), except those of the timeout.
     pub async fn send_to_future(&self, data: impl AsRef<[u8]>, to: impl Destination) -> Result {
         let data = data.as_ref();
         let place = place(to)?;
@@ -62,10 +62,10 @@ impl UdpSocket {
         failed.map_or_else(|| Err(self.core.closed()), Err)
     }
 
-    /// As [`send`](UdpSocket::send), for whoever awaits it; see [`send_to_future`](UdpSocket::send_to_future).
+    /// Sends one datagram to the connected peer. See [`send_to_future`](UdpSocket::send_to_future).
     ///
     /// # Errors
-    /// As [`send`](UdpSocket::send), but for those of time.
+    /// See [`send`](UdpSocket::send), except those of the timeout.
     pub async fn send_future(&self, data: impl AsRef<[u8]>) -> Result {
         let data = data.as_ref();
         let peer = self.needed_peer()?;
@@ -73,10 +73,10 @@ impl UdpSocket {
         self.room_for(peer, data.len(), || self.core.transmit(data, None)).await
     }
 
-    /// As [`connect`](UdpSocket::connect), without blocking: the look-up of a name is awaited.
+    /// Fixes the peer. Waits while a host name is resolved. See [`connect`](UdpSocket::connect).
     ///
     /// # Errors
-    /// As there.
+    /// See [`connect`](UdpSocket::connect).
     pub async fn connect_future(&self, to: impl Destination) -> Result {
         let found = self.found(place(to)?).await?;
         self.try_each(found, 0, |to| self.core.fix_peer(to))

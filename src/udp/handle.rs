@@ -1,4 +1,4 @@
-//! [`UdpSocket`]: the handle to a socket for datagrams, and its weak kind. What can be done with it is in [`udp`](super).
+//! [`UdpSocket`]: the handle to a datagram socket, and its weak form. The methods are in [`udp`](super).
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -9,24 +9,24 @@ use crate::error::{Error, Result};
 
 /// A socket for datagrams (UDP), over IPv6, IPv4 or both.
 ///
-/// It belongs to the thread-default main context of the moment it was made, and to the thread that runs that. Cloning
-/// gives another handle to the same socket. It stays open while a handle lives or a read callback is registered; when the
-/// last of these goes, it closes. Datagrams are as the network has them: they may be lost, doubled, or come in another
-/// order; one that came is whole, and may be empty.
+/// Cloning returns another handle to the same socket. A socket belongs to the thread-default main context in which it was
+/// created, and cannot be sent to another thread. It stays open while a handle exists or a read callback is set. Datagrams
+/// may be lost, duplicated or reordered by the network; a datagram that arrives is complete, and may be empty.
 ///
 /// # Callbacks
-/// They get the socket as their first argument, so none needs to be captured. None runs inside a method call, only from
-/// the main loop, and none while another of the same socket is on the stack. Inside one everything is allowed: closing,
-/// dropping the last handle, registering another callback, running a nested main loop, even a panic (which closes the
-/// socket). An error that [`read`](UdpSocket::read)'s callback returns does *not* close the socket, since anybody may
-/// send it anything: it goes to [`error_cb`](UdpSocket::error_cb), or to the log.
+/// Callbacks receive the socket as their first argument, so they need not capture it. They run only from the main loop,
+/// never inside a method call, and one at a time per socket. A callback may close the socket, drop the last handle, replace
+/// itself, run a nested loop or panic (which closes the socket). An error returned by the [`read`](UdpSocket::read)
+/// callback does *not* close the socket, because anybody may send it anything: the error goes to
+/// [`error_cb`](UdpSocket::error_cb) or to the log.
 ///
 /// # Blocking calls
-/// [`recv_from`](UdpSocket::recv_from), [`recv`](UdpSocket::recv) and their kin wait for a datagram as long as
-/// [`set_timeout`](UdpSocket::set_timeout) says, with or without a main loop, and run no callback meanwhile. Sending
-/// waits only if the system has no room, which is rare, and never inside a callback. A host name as the destination is
-/// looked up, which blocks: give an address in callbacks.
+/// [`recv_from`](UdpSocket::recv_from), [`recv`](UdpSocket::recv) and their variants block until a datagram arrives or the
+/// timeout set by [`set_timeout`](UdpSocket::set_timeout) expires, with or without a main loop, and run no callbacks
+/// meanwhile. Sending blocks only while the send buffer is full, which is rare, and never inside a callback. A host name as
+/// the destination is resolved, which blocks: use an address in callbacks.
 ///
+/// # Example
 /// ```
 /// use network::UdpSocket;
 ///
@@ -80,7 +80,7 @@ impl Drop for UdpSocket {
 }
 
 impl PartialEq for UdpSocket {
-    /// The same socket.
+    /// Returns whether both are handles to the same socket.
     fn eq(&self, other: &UdpSocket) -> bool {
         Rc::ptr_eq(&self.core, &other.core)
     }
@@ -105,7 +105,7 @@ impl fmt::Debug for UdpSocket {
 }
 
 impl AsFd for UdpSocket {
-    /// The descriptor; `/dev/null` once the socket is closed.
+    /// Returns the file descriptor, or `/dev/null` once the socket is closed.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.core.lend()
     }
@@ -117,7 +117,7 @@ impl AsRawFd for UdpSocket {
     }
 }
 
-/// A handle that does not keep the socket open.
+/// A handle to a [`UdpSocket`] that does not keep it open.
 #[derive(Clone)]
 pub struct WeakUdpSocket {
     pub(super) core: Weak<Core>,
@@ -130,7 +130,7 @@ impl fmt::Debug for WeakUdpSocket {
 }
 
 impl WeakUdpSocket {
-    /// The socket, while anything keeps it open.
+    /// Returns a handle to the socket, or `None` if it has been dropped.
     pub fn upgrade(&self) -> Option<UdpSocket> {
         let core = self.core.upgrade()?;
         core.has_handles().then(|| UdpSocket::from_core(core))

@@ -1,3 +1,4 @@
+//! [`UdpSocket`]: datagrams. The builder, the options, the futures and the state have a file each.
 // [`UdpSocket`]: datagrams. The builder, the options, the futures and what lies behind them have a file each.
 
 mod builder;
@@ -29,15 +30,18 @@ pub use handle::WeakUdpSocket;
 const MAX_DATAGRAM_SIZE: usize = 65_507;
 
 impl UdpSocket {
-    /// The most bytes that one datagram can hold over IPv4, and what is accepted here for IPv6 too. Those over some 1200
-    /// bytes travel in pieces, of which each may be lost; some networks let none of these pass.
+    /// The largest datagram over IPv4, in bytes; it is the limit here for IPv6 too. Datagrams of more than about 1200 bytes
+    /// travel in fragments, any of which may be lost; some networks drop all of them.
     pub const MAX_DATAGRAM_SIZE: usize = MAX_DATAGRAM_SIZE;
 
-    /// Binds to a port, of all addresses of this machine (IPv6 and IPv4) or of the one that is named; see [`Address`] for
-    /// what may be given. Port 0 picks a free one. Never blocks.
+    /// Binds to a port, on all addresses of this machine (IPv6 and IPv4) or on the given one. Port 0 selects a free port.
+    /// See [`Address`] for all forms.
     ///
     /// # Errors
-    /// [`Error::Address`], [`Error::InUse`], [`Error::WrongThread`], or [`Error::Io`].
+    /// - [`Error::Address`] if the address is invalid or cannot be bound.
+    /// - [`Error::InUse`] if it is taken.
+    /// - [`Error::WrongThread`] if another thread owns the main context.
+    /// - [`Error::Io`] for any other failure.
     pub fn bind<A>(address: A) -> Result<UdpSocket>
     where
         A: TryInto<Address>,
@@ -46,24 +50,30 @@ impl UdpSocket {
         UdpSocket::builder().bind(address)
     }
 
-    /// Sets options before binding.
+    /// Returns a builder with all options.
     pub fn builder() -> UdpBuilder {
         UdpBuilder::default()
     }
 
-    /// Makes a socket of a descriptor, which it owns from then on. The descriptor's blocking mode is left as it is.
+    /// Takes ownership of the file descriptor of a UDP socket. Its blocking mode stays as it is.
     ///
     /// # Errors
-    /// [`Error::WrongThread`], or [`Error::Io`] if it is no UDP socket.
+    /// [`Error::WrongThread`], or [`Error::Io`] if the descriptor is not a UDP socket.
     pub fn from_fd(fd: impl Into<OwnedFd>) -> Result<UdpSocket> {
         UdpSocket::builder().from_fd(fd)
     }
 
-    /// Fixes the peer: [`send`](UdpSocket::send) goes there, and what comes from anybody else is dropped, what waits
-    /// already included. A second call fixes another. No traffic; **blocks** for a host name, which is looked up.
+    /// Fixes the peer. [`send`](UdpSocket::send) sends to it, and datagrams from all other addresses are dropped, including
+    /// those already received. Further calls change the peer. Causes no traffic.
+    ///
+    /// # Blocking
+    /// While a host name is resolved.
     ///
     /// # Errors
-    /// [`Error::Address`], [`Error::Lookup`], [`Error::Unreachable`] if no route leads there, [`Error::Closed`].
+    /// - [`Error::Address`] if the address is invalid.
+    /// - [`Error::Lookup`] if the host name cannot be resolved.
+    /// - [`Error::Unreachable`] if there is no route.
+    /// - [`Error::Closed`] if the socket is closed.
     pub fn connect(&self, to: impl Destination) -> Result {
         let addresses = self.addresses(place(to)?)?;
         self.try_each(addresses, 0, |to| self.core.fix_peer(to))
@@ -71,19 +81,24 @@ impl UdpSocket {
 
     // ---- sending ----
 
-    /// Sends one datagram, which may be empty. Waits only if the system has no room, up to the
-    /// [time-out](UdpSocket::set_timeout), and inside a callback not even then; **blocks** for a host name, which is
-    /// looked up.
+    /// Sends one datagram, which may be empty.
     ///
-    /// That the datagram was sent does not mean that it came, nor that anybody listens there; see
+    /// A successful call does not mean that the datagram arrived or that anybody listens there; see
     /// [`icmp_errors`](UdpBuilder::icmp_errors).
     ///
+    /// # Blocking
+    /// While the send buffer is full, until the [timeout](UdpSocket::set_timeout) expires, but never inside a callback; and
+    /// while a host name is resolved.
+    ///
     /// # Errors
-    /// Nothing was sent with any of them. [`Error::DatagramTooLarge`] over
-    /// [`MAX_DATAGRAM_SIZE`](UdpSocket::MAX_DATAGRAM_SIZE), [`Error::NotReady`] without room (the time-out is zero, or this
-    /// is a callback), [`Error::TimedOut`], [`Error::Unreachable`] if no route leads there, [`Error::Io`] with
-    /// `PermissionDenied` to a broadcast address without [`set_broadcast`](UdpSocket::set_broadcast), [`Error::Address`],
-    /// [`Error::Lookup`], [`Error::Closed`].
+    /// Nothing has been sent in any of these cases.
+    /// - [`Error::DatagramTooLarge`] for more than [`MAX_DATAGRAM_SIZE`](UdpSocket::MAX_DATAGRAM_SIZE) bytes.
+    /// - [`Error::NotReady`] if the send buffer is full and the timeout is zero, or inside a callback. [`Error::TimedOut`]
+    ///   if the timeout expires.
+    /// - [`Error::Unreachable`] if there is no route.
+    /// - [`Error::Io`] of kind `PermissionDenied` for a broadcast address without
+    ///   [`set_broadcast`](UdpSocket::set_broadcast).
+    /// - [`Error::Address`], [`Error::Lookup`], [`Error::Closed`].
     pub fn send_to(&self, data: impl AsRef<[u8]>, to: impl Destination) -> Result {
         let data = data.as_ref();
         let place = place(to)?;
@@ -101,12 +116,15 @@ impl UdpSocket {
         }
     }
 
-    /// Sends one datagram to the peer that [`connect`](UdpSocket::connect) has fixed. Waits as
-    /// [`send_to`](UdpSocket::send_to) does; no name is looked up.
+    /// Sends one datagram to the peer set by [`connect`](UdpSocket::connect).
+    ///
+    /// # Blocking
+    /// While the send buffer is full, see [`send_to`](UdpSocket::send_to).
     ///
     /// # Errors
-    /// As there. [`Error::Refused`] tells that an *earlier* datagram was refused, as when nobody listens there; this one
-    /// was not sent, and the socket is as good as before. [`Error::Unsupported`] if no peer is fixed.
+    /// See [`send_to`](UdpSocket::send_to). [`Error::Refused`] means that an *earlier* datagram was refused, for example
+    /// because nobody listens there; this one was not sent, and the socket remains usable. [`Error::Unsupported`] if the
+    /// socket is not connected.
     pub fn send(&self, data: impl AsRef<[u8]>) -> Result {
         let data = data.as_ref();
         let peer = self.needed_peer()?;
@@ -117,11 +135,11 @@ impl UdpSocket {
     fn needed_peer(&self) -> Result<SocketAddr> {
         self.core.open()?;
         self.core.peer().ok_or_else(|| {
-            Error::Unsupported(format!("{} has no peer to send to: connect it first, or use send_to", self.core.name()))
+            Error::Unsupported(format!("{} is not connected; call connect first or use send_to", self.core.name()))
         })
     }
 
-    /// Tries addresses in turn, until one has a route.
+    /// Tries addresses in order until one has a route.
     fn try_each(
         &self,
         addresses: Vec<SocketAddr>,
@@ -138,7 +156,7 @@ impl UdpSocket {
         failed.map_or_else(|| Err(self.core.closed()), Err)
     }
 
-    /// **Blocks** for a name.
+    /// Resolves the destination. **Blocks** for a host name.
     fn addresses(&self, place: Place) -> Result<Vec<SocketAddr>> {
         self.core.open()?;
         let address = match place {
@@ -147,12 +165,14 @@ impl UdpSocket {
         };
         let limit = self.core.timeout.get().unwrap_or(resolve::LIMIT);
         if limit.is_zero() && resolve::needs_look_up(&address) {
-            return Err(address.unfit("a name must be looked up, and this socket is not to wait; look it up before"));
+            return Err(address.unfit(
+                "resolving a host name would block, and the timeout is zero; resolve it first with names::lookup",
+            ));
         }
         order(resolve::blocking(&address, limit)?, self.core.is_v6, &address)
     }
 
-    /// Tries, and waits for room for as long as there is none and there is time.
+    /// Sends; while the send buffer is full, waits until the deadline.
     fn until_room(&self, to: SocketAddr, size: usize, send: impl Fn() -> Result<(), Errno>) -> Result {
         let deadline = self.core.deadline();
         loop {
@@ -174,7 +194,7 @@ impl UdpSocket {
                 address: peer(),
                 source: std::io::Error::new(
                     std::io::ErrorKind::PermissionDenied,
-                    "permission denied; a broadcast address must be allowed first, see set_broadcast",
+                    "permission denied; broadcast addresses require set_broadcast(true)",
                 ),
             },
             _ => self.core.failed(Operation::Send, Some(to), errno),
@@ -183,51 +203,58 @@ impl UdpSocket {
 
     // ---- receiving by callback ----
 
-    /// Calls `callback` with each datagram as it comes, whole, and where it came from; empty ones too. Replaces any other
-    /// read callback. At most 64 are delivered in one turn of the loop, then others are served; a flood is served when
-    /// nothing more urgent waits.
+    /// Sets a callback that receives each datagram and its sender, empty datagrams included.
     ///
-    /// An error that it returns goes to [`error_cb`](UdpSocket::error_cb), or to the log; the socket stays open.
+    /// Replaces any previous read callback. At most 64 datagrams are delivered per loop iteration before others are served;
+    /// a flood is served at low priority. If the callback returns an error, it goes to [`error_cb`](UdpSocket::error_cb) or
+    /// to the log, and the socket stays open.
     pub fn read(&self, callback: impl FnMut(&UdpSocket, &[u8], SocketAddr) -> Result + 'static) {
         self.core.set_reader(Some(Box::new(callback)));
     }
 
-    /// Takes the read callback away. What comes after that waits with the system, as much as the
-    /// [receive buffer](UdpSocket::set_recv_buffer) holds.
+    /// Removes the read callback. Further datagrams stay in the kernel's [receive buffer](UdpSocket::set_recv_buffer) as
+    /// far as they fit.
     pub fn unread(&self) {
         self.core.set_reader(None);
     }
 
-    /// Sets who is told of errors while there is a read callback: what that returned, and that the fixed peer refuses
-    /// what is sent ([`Error::Refused`]). None of them closes the socket. Replaces the one before. Without one, they are
-    /// logged.
+    /// Sets a callback for errors while there is a read callback: errors that the read callback returns, and refusals by
+    /// the connected peer ([`Error::Refused`]). None of them closes the socket. Replaces any previous callback. Without it,
+    /// errors are logged, at most [10 per second](UdpBuilder::error_log_rate).
     pub fn error_cb(&self, callback: impl FnMut(&UdpSocket, Error) + 'static) {
         self.core.set_on_error(Some(Box::new(callback)));
     }
 
-    /// Takes the error callback away.
+    /// Removes the error callback.
     pub fn unset_error_cb(&self) {
         self.core.set_on_error(None);
     }
 
     // ---- receiving by asking ----
 
-    /// Waits for a datagram and returns it, and where it came from. **Blocks**, up to the
-    /// [time-out](UdpSocket::set_timeout).
+    /// Receives one datagram and its sender.
+    ///
+    /// # Blocking
+    /// Until a datagram arrives or the [timeout](UdpSocket::set_timeout) expires.
     ///
     /// # Errors
-    /// [`Error::DatagramTruncated`] if it has more than `max` bytes: the error has the first of them, the rest is lost.
-    /// [`Error::TimedOut`], or [`Error::NotReady`] if the time-out is zero. [`Error::Refused`] and [`Error::Unreachable`]
-    /// tell what became of a datagram that was sent before, and the socket is as good as it was. [`Error::Closed`],
-    /// [`Error::Io`].
+    /// - [`Error::DatagramTruncated`] if the datagram has more than `max` bytes; the error contains the first `max` bytes,
+    ///   the rest is lost.
+    /// - [`Error::TimedOut`], or [`Error::NotReady`] if the timeout is zero.
+    /// - [`Error::Refused`] and [`Error::Unreachable`] for a datagram that was sent earlier; the socket remains usable.
+    /// - [`Error::Closed`], [`Error::Io`].
     pub fn recv_from(&self, max: usize) -> Result<(Vec<u8>, SocketAddr)> {
         self.until_input(|| self.try_recv_from(max))
     }
 
-    /// As [`recv_from`](UdpSocket::recv_from), into the caller's buffer. **Blocks**. Gives the number of bytes.
+    /// Receives one datagram into `buffer`. Returns its length and sender. See [`recv_from`](UdpSocket::recv_from).
+    ///
+    /// # Blocking
+    /// See [`recv_from`](UdpSocket::recv_from).
     ///
     /// # Errors
-    /// As there. The buffer is filled when it is [`Error::DatagramTruncated`], whose `data` is empty then.
+    /// See [`recv_from`](UdpSocket::recv_from). With [`Error::DatagramTruncated`], the buffer contains the first bytes and
+    /// the error's `data` is empty.
     pub fn recv_from_into(&self, buffer: &mut [u8]) -> Result<(usize, SocketAddr)> {
         self.until_input(|| {
             let Some((size, from)) = self.received(self.core.receive(buffer))? else { return Ok(None) };
@@ -238,18 +265,24 @@ impl UdpSocket {
         })
     }
 
-    /// As [`recv_from`](UdpSocket::recv_from), for sockets with a fixed peer. **Blocks**.
+    /// Receives one datagram, for connected sockets.
+    ///
+    /// # Blocking
+    /// See [`recv_from`](UdpSocket::recv_from).
     ///
     /// # Errors
-    /// As there.
+    /// See [`recv_from`](UdpSocket::recv_from).
     pub fn recv(&self, max: usize) -> Result<Vec<u8>> {
         Ok(self.recv_from(max)?.0)
     }
 
-    /// As [`recv_from_into`](UdpSocket::recv_from_into), for sockets with a fixed peer. **Blocks**.
+    /// Receives one datagram into `buffer`, for connected sockets. Returns its length.
+    ///
+    /// # Blocking
+    /// See [`recv_from`](UdpSocket::recv_from).
     ///
     /// # Errors
-    /// As there.
+    /// See [`recv_from_into`](UdpSocket::recv_from_into).
     pub fn recv_into(&self, buffer: &mut [u8]) -> Result<usize> {
         Ok(self.recv_from_into(buffer)?.0)
     }
@@ -264,7 +297,7 @@ impl UdpSocket {
         }
     }
 
-    /// One datagram, if one is there.
+    /// Receives one datagram, if there is one.
     fn try_recv_from(&self, max: usize) -> Result<Option<(Vec<u8>, SocketAddr)>> {
         let engine = self.core.engine();
         let mut buffer = engine.take_buffer();
@@ -293,19 +326,19 @@ impl UdpSocket {
 
     // ---- the end ----
 
-    /// Closes the socket: the port is free again, callbacks are dropped, and futures that wait end with
-    /// [`Error::Closed`]. What was sent is with the system already and goes out. Never blocks.
+    /// Closes the socket. The port is free again, callbacks are dropped, and pending futures fail with [`Error::Closed`].
+    /// Datagrams already passed to the kernel are still sent.
     #[doc(alias = "unbind")]
     pub fn close(&self) {
         self.core.close();
     }
 
-    /// Has it not been closed?
+    /// Returns whether the socket is open.
     pub fn is_open(&self) -> bool {
         self.core.is_open()
     }
 
-    /// Hands the socket over to std, in blocking mode. All handles are closed.
+    /// Converts the socket into std's, in blocking mode. All handles are closed.
     ///
     /// # Errors
     /// [`Error::Closed`], or [`Error::Io`].
@@ -318,12 +351,13 @@ impl UdpSocket {
 
     // ---- about the socket ----
 
-    /// Our own address: the unspecified one if it is bound to all and has no fixed peer. Once closed, that which it had.
+    /// Returns the local address: the wildcard address if the socket is bound to all addresses and not connected. Once
+    /// closed, the address that it had.
     pub fn local(&self) -> SocketAddr {
         self.core.local().unwrap_or(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)))
     }
 
-    /// The port that it is bound to.
+    /// Returns the port that the socket is bound to.
     pub fn port(&self) -> u16 {
         self.local().port()
     }
@@ -333,8 +367,10 @@ impl UdpSocket {
         self.core.peer()
     }
 
-    /// How long a blocking call waits, from now on: `None`, the default, without end; zero not at all, then calls that
-    /// would have to wait fail with [`Error::NotReady`].
+    /// Sets the timeout of blocking calls on this socket.
+    ///
+    /// `None`, the default, means no timeout. Zero means non-blocking: calls that would block fail with
+    /// [`Error::NotReady`]. Futures have no timeout.
     pub fn set_timeout(&self, limit: impl Into<Option<Duration>>) {
         self.core.timeout.set(limit.into());
     }

@@ -1,4 +1,4 @@
-//! Options of an open socket, by their usual names.
+//! Options of an open socket.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
@@ -10,7 +10,7 @@ use super::UdpSocket;
 use crate::error::{Error, Operation, Result};
 use crate::resolve::{interface, unknown_interface};
 
-/// Sets an option of IPv4 and its twin of IPv6, as far as the socket has both.
+/// Sets an IPv4 option and its IPv6 counterpart, if the socket has both.
 macro_rules! both {
     ($socket:expr, $v4:expr, $v6:expr) => {
         $socket.set(|fd| {
@@ -25,90 +25,94 @@ impl UdpSocket {
         set(self.core.open()?).map_err(|errno| self.core.failed(Operation::Option, None, errno))
     }
 
-    /// Allows sending to broadcast addresses (`SO_BROADCAST`). Off by default.
+    /// Allows sending to broadcast addresses (`SO_BROADCAST`). Default: off.
     ///
-    /// Linux sends a datagram to 255.255.255.255 by one interface only, that of the default route. To reach several networks,
-    /// send to the broadcast address of each, such as 198.51.100.255 for 198.51.100.0/24.
+    /// Linux sends a datagram to 255.255.255.255 by one interface only, that of the default route. To reach several
+    /// networks, send to the broadcast address of each, such as 198.51.100.255 for 198.51.100.0/24.
     ///
     /// # Errors
-    /// [`Error::Closed`], [`Error::Io`]; so with all options.
+    /// [`Error::Closed`], [`Error::Io`].
     pub fn set_broadcast(&self, on: bool) -> Result {
         self.set(|fd| sockopt::set_socket_broadcast(fd, on))
     }
 
-    /// May it send to broadcast addresses?
+    /// Returns whether the socket may send to broadcast addresses.
     pub fn is_broadcast(&self) -> bool {
         self.core.open().is_ok_and(|fd| sockopt::socket_broadcast(fd).unwrap_or(false))
     }
 
-    /// How many bytes of datagrams may wait to be read, their overhead included (`SO_RCVBUF`). Those for which there is
-    /// no room are lost. The system has a limit of its own (`net.core.rmem_max`), and counts double.
+    /// Sets the size of the receive buffer in bytes, including overhead (`SO_RCVBUF`). Datagrams that do not fit are lost.
+    /// The kernel doubles the value and limits it (`net.core.rmem_max`).
     ///
     /// # Errors
-    /// As [`set_broadcast`](UdpSocket::set_broadcast).
+    /// See [`set_broadcast`](UdpSocket::set_broadcast).
     pub fn set_recv_buffer(&self, bytes: usize) -> Result {
         self.set(|fd| sockopt::set_socket_recv_buffer_size(fd, at_most(bytes)))
     }
 
-    /// What the system has made of [`set_recv_buffer`](UdpSocket::set_recv_buffer), in bytes.
+    /// Returns the size of the receive buffer in bytes, as doubled and limited by the kernel.
     ///
     /// # Errors
-    /// As [`set_broadcast`](UdpSocket::set_broadcast).
+    /// See [`set_broadcast`](UdpSocket::set_broadcast).
     pub fn recv_buffer(&self) -> Result<usize> {
         let size = sockopt::socket_recv_buffer_size(self.core.open()?);
         size.map_err(|errno| self.core.failed(Operation::Option, None, errno))
     }
 
-    /// How many bytes may wait to go out (`SO_SNDBUF`). Beyond that there is no room, and sending waits. The system has a
-    /// limit of its own (`net.core.wmem_max`), and counts double.
+    /// Sets the size of the send buffer in bytes (`SO_SNDBUF`). While it is full, sending blocks. The kernel doubles the
+    /// value and limits it (`net.core.wmem_max`).
     ///
     /// # Errors
-    /// As [`set_broadcast`](UdpSocket::set_broadcast).
+    /// See [`set_broadcast`](UdpSocket::set_broadcast).
     pub fn set_send_buffer(&self, bytes: usize) -> Result {
         self.set(|fd| sockopt::set_socket_send_buffer_size(fd, at_most(bytes)))
     }
 
-    /// What the system has made of [`set_send_buffer`](UdpSocket::set_send_buffer), in bytes.
+    /// Returns the size of the send buffer in bytes, as doubled and limited by the kernel.
     ///
     /// # Errors
-    /// As [`set_broadcast`](UdpSocket::set_broadcast).
+    /// See [`set_broadcast`](UdpSocket::set_broadcast).
     pub fn send_buffer(&self) -> Result<usize> {
         let size = sockopt::socket_send_buffer_size(self.core.open()?);
         size.map_err(|errno| self.core.failed(Operation::Option, None, errno))
     }
 
-    /// How many routers a datagram may pass, 1 to 255 (`IP_TTL`, `IPV6_UNICAST_HOPS`). The system's default is 64.
+    /// Sets the number of routers that a datagram may pass, 1 to 255 (`IP_TTL`, `IPV6_UNICAST_HOPS`). The kernel's default
+    /// is 64.
     ///
     /// # Errors
-    /// As [`set_broadcast`](UdpSocket::set_broadcast).
+    /// See [`set_broadcast`](UdpSocket::set_broadcast).
     pub fn set_ttl(&self, hops: u8) -> Result {
         both!(self, |fd| sockopt::set_ip_ttl(fd, hops.into()), |fd| sockopt::set_ipv6_unicast_hops(fd, Some(hops)))
     }
 
-    /// The type of service, or traffic class (`IP_TOS`, `IPV6_TCLASS`): the upper six bits are the DSCP. 0 by default.
+    /// Sets the traffic class (`IP_TOS`, `IPV6_TCLASS`). The upper six bits are the DSCP. Default: 0.
     ///
     /// # Errors
-    /// As [`set_broadcast`](UdpSocket::set_broadcast).
+    /// See [`set_broadcast`](UdpSocket::set_broadcast).
     pub fn set_tos(&self, tos: u8) -> Result {
         both!(self, |fd| sockopt::set_ip_tos(fd, tos), |fd| sockopt::set_ipv6_tclass(fd, tos.into()))
     }
 
     // ---- multicast ----
 
-    /// Receives what is sent to a group, on one interface, named as `eth0` or by its number, or on the one that the
-    /// system chooses. A socket bound to all addresses can join groups of both families. For several programs to listen
-    /// on the group's port, each of them sets [`reuse_address`](super::UdpBuilder::reuse_address).
+    /// Joins a multicast group on an interface, given by name (`eth0`) or number; `None` lets the kernel choose one.
     ///
+    /// A socket bound to all addresses can join groups of both families. If several programs listen on the group's port,
+    /// each must set [`reuse_address`](super::UdpBuilder::reuse_address).
+    ///
+    /// # Errors
+    /// - [`Error::Address`] if the address is not a multicast group, or not of a family of this socket.
+    /// - [`Error::InvalidOption`] if there is no such interface.
+    /// - [`Error::Closed`].
+    /// - [`Error::Io`] for any other failure, for example if the socket has already joined the group.
+    ///
+    /// # Example
     /// ```no_run
     /// let socket = network::UdpSocket::builder().reuse_address(true).bind(5353)?;
     /// socket.join_multicast([224, 0, 0, 251], None)?;
     /// # Ok::<(), network::Error>(())
     /// ```
-    ///
-    /// # Errors
-    /// [`Error::Address`] if that is no group, or not of a family of this socket; [`Error::InvalidOption`] if there is no such
-    /// interface;
-    /// [`Error::Closed`]; [`Error::Io`], as with a group that it has joined already.
     pub fn join_multicast(&self, group: impl Into<IpAddr>, interface: Option<&str>) -> Result {
         let (group, number) = self.group(group.into(), interface)?;
         self.membership(Operation::Join, group, |fd| match group {
@@ -119,10 +123,10 @@ impl UdpSocket {
         })
     }
 
-    /// Leaves a group that was joined on that interface. Closing leaves them all.
+    /// Leaves a multicast group that was joined on this interface. Closing the socket leaves all groups.
     ///
     /// # Errors
-    /// As [`join_multicast`](UdpSocket::join_multicast); [`Error::Io`] also if it had not joined.
+    /// See [`join_multicast`](UdpSocket::join_multicast). [`Error::Io`] also if the socket has not joined the group.
     pub fn leave_multicast(&self, group: impl Into<IpAddr>, interface: Option<&str>) -> Result {
         let (group, number) = self.group(group.into(), interface)?;
         self.membership(Operation::Leave, group, |fd| match group {
@@ -133,7 +137,7 @@ impl UdpSocket {
         })
     }
 
-    /// Sends to groups by that interface, named as `eth0` or by its number; by default the system chooses.
+    /// Sets the interface for sending to groups, by name (`eth0`) or number. By default the kernel chooses one.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] if there is no such interface; [`Error::Closed`], [`Error::Io`].
@@ -146,18 +150,19 @@ impl UdpSocket {
         )
     }
 
-    /// Whether what this socket sends to a group is heard by members on this machine too. On by default.
+    /// Sets whether members on this machine receive what this socket sends to a group. Default: true.
     ///
     /// # Errors
-    /// As [`set_broadcast`](UdpSocket::set_broadcast).
+    /// See [`set_broadcast`](UdpSocket::set_broadcast).
     pub fn set_multicast_loop(&self, on: bool) -> Result {
         both!(self, |fd| sockopt::set_ip_multicast_loop(fd, on), |fd| sockopt::set_ipv6_multicast_loop(fd, on))
     }
 
-    /// How many routers a datagram to a group may pass: 0, it stays on this machine; 1, the default, on this network.
+    /// Sets the number of routers that a datagram to a group may pass. 0: it stays on this machine. 1, the default: it
+    /// stays on this network.
     ///
     /// # Errors
-    /// As [`set_broadcast`](UdpSocket::set_broadcast).
+    /// See [`set_broadcast`](UdpSocket::set_broadcast).
     pub fn set_multicast_ttl(&self, hops: u8) -> Result {
         both!(self, |fd| sockopt::set_ip_multicast_ttl(fd, hops.into()), |fd| sockopt::set_ipv6_multicast_hops(
             fd,
@@ -171,7 +176,7 @@ impl UdpSocket {
             return Err(unfit("expected a multicast group: 224.0.0.0 to 239.255.255.255, or ff00::/8"));
         }
         if group.is_ipv6() && !self.core.is_v6 {
-            return Err(unfit("this socket is bound to IPv4 alone"));
+            return Err(unfit("the socket is bound to IPv4 only"));
         }
         Ok((group, interface.map_or(Ok(0), number_of)?))
     }
@@ -190,7 +195,7 @@ impl UdpSocket {
     }
 }
 
-/// More than an int can say is a limit for nobody.
+/// Clamps to the kernel's `int`.
 fn at_most(bytes: usize) -> usize {
     bytes.min(i32::MAX as usize)
 }

@@ -89,7 +89,7 @@ fn a_scheme_that_cannot_be_kept_says_what_to_write() {
             let error = Server::builder().tls(false).bind(text).map(drop).unwrap_err();
             assert!(matches!(error, Error::Address { .. }), "{error:?}");
             let error = error.to_string();
-            assert!(error.contains("has no scheme") && error.contains("host:port"), "{error}");
+            assert!(error.contains("cannot listen on a URL") && error.contains("host:port"), "{error}");
         }
     });
 }

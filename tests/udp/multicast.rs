@@ -80,7 +80,7 @@ fn what_is_no_group_or_no_interface_is_said() {
         };
         assert!(problem(v4.join_multicast([192, 0, 2, 1], None)).contains("multicast group"));
         let v6 = "ff02::1".parse::<IpAddr>().unwrap();
-        assert!(problem(v4.join_multicast(v6, None)).contains("IPv4 alone"));
+        assert!(problem(v4.join_multicast(v6, None)).contains("IPv4 only"));
         for name in ["nosuch", "0", "", "4294967295"] {
             for result in [v4.join_multicast([239, 0, 0, 1], Some(name)), v4.set_multicast_interface(name)] {
                 assert!(matches!(result, Err(Error::InvalidOption(_))), "{result:?}");

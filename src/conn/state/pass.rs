@@ -171,7 +171,9 @@ impl Pass {
             }
             return Step::WakeReader;
         }
-        if !is_at_end || (facts.has_input && !state.read.contains(ReadHalf::CALLER_KNOWS)) {
+        // A reader that is paused gets what is left before the end, whoever else knows of that.
+        let is_left_over = state.read.contains(ReadHalf::CALLER_KNOWS) && !state.delivery.has_reader();
+        if !is_at_end || (facts.has_input && !is_left_over) {
             return self.leave(Next::Idle);
         }
         self.stage = Stage::Noticed(Next::Idle);

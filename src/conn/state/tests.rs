@@ -162,6 +162,13 @@ fn without_a_reader_nothing_is_taken_and_the_end_is_noticed_once_nothing_lies_be
         script.has_input = true;
         script.expect(&[Step::Enter, Step::EndOfStream, Step::Leave, Step::Rest(Next::Idle)]);
     }
+    // But a reader that is only paused gets it first.
+    let mut paused = reading(Kind::Data);
+    paused.delivery.set_paused(true);
+    paused.read = ReadHalf::CALLER_KNOWS | ReadHalf::ENDED;
+    let mut script = Script::new(paused, Ready::HANGUP);
+    script.has_input = true;
+    script.expect(&[Step::Enter, Step::Leave, Step::Rest(Next::Idle)]);
     let tls = with(|state| state.wire = Wire::TLS);
     for (something, next) in [(true, Next::Again), (false, Next::Idle)] {
         let mut script = Script::new(tls, Ready::READ | Ready::HANGUP);
