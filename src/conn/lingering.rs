@@ -63,7 +63,12 @@ impl Lingering<'_> {
 
     /// A reset makes the kernel forget what the peer has not acknowledged yet. Looks again later if there is any.
     fn awaits_acknowledgement(&self) -> bool {
-        let waits = self.0.transport.is_tcp()
+        if self.0.status.may_read() {
+            // One that has broken the connection off acknowledges nothing.
+            self.discard(&mut false);
+        }
+        let waits = self.0.status.is_lingering()
+            && self.0.transport.is_tcp()
             && !self.limit().is_zero()
             && self.0.transport.backlog().is_some_and(|backlog| backlog.unacknowledged > 0);
         if waits && self.0.if_cold(|cold| cold.reset_timer).is_none() {

@@ -82,7 +82,7 @@ impl Conn {
     /// Returns whether there is nothing to look out for but input, and a reader that is given it.
     #[inline]
     fn expects_a_message(&self) -> bool {
-        !self.status.is(Look::NO_FAST_READ | Look::IN_CALLBACK)
+        !self.status.is(Look::SLOW_READ)
             && !self.status.ready().has(Ready::AT_END)
             && if self.status.is(Look::READS_DATA) { !self.io.has_input() } else { self.io.has_no_line() }
     }

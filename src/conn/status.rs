@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::state::{Look, Phase, READABLE, ReadHalf, State};
+use super::state::{Look, Phase, READABLE, ReadHalf, State, Waits};
 use crate::engine::Ready;
 
 #[derive(Default)]
@@ -27,7 +27,18 @@ impl Status {
 
     #[inline]
     pub(super) fn get(&self) -> State {
-        self.state.get()
+        State { waits: self.waits(), ..self.state.get() }
+    }
+
+    #[inline]
+    pub(super) fn waits(&self) -> Waits {
+        Waits::from_bits_retain((self.look.get() & Look::WAITS).bits() as u8)
+    }
+
+    #[inline]
+    pub(super) fn set_waits(&self, waits: Waits) {
+        let others = self.look.get() - Look::WAITS;
+        self.look.set(others | Look::from_bits_retain(waits.bits().into()));
     }
 
     /// Returns whether any of those is so.
@@ -121,6 +132,12 @@ mod tests {
         assert!(status.mark(Look::IN_CALLBACK, false) && !status.is(Look::IN_CALLBACK));
         assert!(status.change(|state| state.end(Manner::Graceful)));
         assert!(!status.is_open() && status.is_lingering());
+        status.set_waits(Waits::EVER | Waits::ROOM);
+        status.change(|state| state.duties.remove(Duties::OWN_OPTIONS));
+        assert!(status.is(Look::AWAITED) && status.is(Look::ROOM_AWAITED) && !status.is(Look::INPUT_AWAITED));
+        assert_eq!(status.get().waits, Waits::EVER | Waits::ROOM);
+        status.set_waits(Waits::EVER);
+        assert_eq!(status.waits(), Waits::EVER);
     }
 
     #[test]

@@ -455,6 +455,10 @@ impl Transport {
                 Ok(rustix::net::shutdown(self.open_output()?, rustix::net::Shutdown::Write)?)
             }
             (Some(output), _) => {
+                // A socket may have other descriptors, as where both of a pair are the same one: then closing ends nothing.
+                if let Some(fd) = output.open() {
+                    let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Write);
+                }
                 output.close();
                 Ok(())
             }

@@ -167,9 +167,7 @@ impl Waiters<'_> {
         let mut waits = Waits::EVER;
         waits.set(Waits::INPUT, !waiting.input.is_empty());
         waits.set(Waits::ROOM, !waiting.room.is_empty());
-        if self.0.status.get().waits != waits {
-            self.0.status.change(|state| state.waits = waits);
-        }
+        self.0.status.set_waits(waits);
     }
 
     #[inline]
@@ -183,7 +181,8 @@ impl Waiters<'_> {
 
     /// Returns whether a future waits for input, and there is nothing else to do if it comes.
     fn is_awaited(&self, and: impl FnOnce(&Waiting) -> bool) -> bool {
-        !self.0.status.is(Look::NO_FAST_WAKE | Look::IN_CALLBACK | Look::REQUEUE)
+        !self.0.status.is(Look::SLOW_WAKE)
+            && self.0.status.is(Look::INPUT_AWAITED)
             && !self.0.status.ready().has(Ready::AT_END)
             && self.if_any(|waiting| !waiting.yielding.has_yielded() && and(waiting)) == Some(true)
     }

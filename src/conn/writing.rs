@@ -346,9 +346,14 @@ impl Output<'_> {
     #[cold]
     fn call_flushed(&self, is_sent: bool) {
         self.0.status.change(|state| state.write.remove(WriteHalf::FLUSH_AWAITED));
+        let Some(conn) = self.0.strong() else { return };
         for done in self.0.if_cold(|cold| Some(std::mem::take(&mut cold.flushed))).unwrap_or_default() {
-            let result = if is_sent { Ok(()) } else { Err(self.0.closed()) };
-            self.0.engine.defer(move |engine| done(engine, result));
+            let conn = conn.clone();
+            self.0.engine.defer(move |engine| {
+                // By then more may be known of why.
+                let result = if is_sent { Ok(()) } else { Err(conn.closed()) };
+                done(engine, result);
+            });
         }
     }
 

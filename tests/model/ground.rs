@@ -16,6 +16,10 @@ use crate::raw::Raw;
 /// Longer than any schedule may take: what is queued goes out because it is read, not because the time is up.
 const LINGER: Duration = Duration::from_secs(10);
 
+/// What a wrapped input still holds is not read away, for it may be a terminal. So two ends that are both closed with their
+/// queues full wait for each other that long.
+const WRAPPED_LINGER: Duration = Duration::from_secs(1);
+
 const SMALL: usize = 16 << 10;
 
 pub struct Ground {
@@ -173,7 +177,10 @@ impl Fds {
     fn into_socket(self, settings: Settings) -> Socket {
         match self {
             Fds::One(fd) => with_settings(settings).from_fd(fd).unwrap(),
-            Fds::Two(input, output) => with_settings(settings).wrap(input, output).unwrap(),
+            Fds::Two(input, output) => {
+                let linger = if settings.no_linger { Duration::ZERO } else { WRAPPED_LINGER };
+                with_settings(settings).linger(linger).wrap(input, output).unwrap()
+            }
         }
     }
 }

@@ -38,18 +38,9 @@ impl Rule {
 #[derive(Clone, Debug)]
 pub struct Objection {
     pub rule: Rule,
-    pub terms: Terms,
     pub side: Side,
     pub face: Option<Face>,
     pub told: Option<Told>,
-    /// An end callback that was set after the end had been told, or a reader that was paused when it was.
-    pub late: bool,
-    /// Were both sides closed, or given up, by their programs?
-    pub both_local: bool,
-    /// May the peer have broken the connection off?
-    pub peer_breaks: bool,
-    /// What had been told before, for differences.
-    pub before: Option<(Face, Told)>,
     pub text: String,
 }
 
@@ -141,20 +132,7 @@ impl Model {
     pub fn object(&mut self, rule: Rule, side: Side, face: Option<Face>, told: Option<Told>, text: String) {
         self.end_merging();
         self.trace.push(format!("{side}: !! {rule:?}: {text}"));
-        let peer_breaks = self.look(side.other()).breaks;
-        let both_local = self.parties.iter().all(|party| party.local || party.dropped);
-        let objection = Objection {
-            rule,
-            terms: self.terms,
-            side,
-            face,
-            told,
-            late: false,
-            both_local,
-            peer_breaks,
-            before: None,
-            text,
-        };
+        let objection = Objection { rule, side, face, told, text };
         self.objections.push(objection);
     }
 
@@ -310,11 +288,6 @@ impl Model {
         let party = self.look(side);
         if let Some(fault) = fault.filter(|_| is_callback && !party.raw) {
             self.object(Rule::Grammar, side, Some(face), None, format!("{face:?} was called: {fault}"));
-            let party = self.look(side);
-            let late = if face == Face::EndCb { party.end_cb_late } else { party.input_ended && party.ended_paused };
-            if let Some(objection) = self.objections.last_mut() {
-                objection.late = late;
-            }
         }
         if face == Face::EndCb {
             let party = self.party(side);
@@ -364,7 +337,9 @@ impl Model {
             Told::Other(_) => false,
         };
         let own = may_be_own && !matches!(told, Told::Remote);
-        let masked = there.must_break && !own && matches!(told, Told::Remote | Told::Closed | Told::Broken);
+        // That nobody takes its data any more is all that a write can know of a TLS connection that was cut.
+        let is_cut = tls && face.sends() && *told == Told::Closed;
+        let masked = there.must_break && !own && !is_cut && matches!(told, Told::Remote | Told::Closed | Told::Broken);
         if !caused {
             let text = format!("{face:?} told {told:?}, which nobody had caused");
             self.object(Rule::Lie, side, Some(face), Some(told.clone()), text);
@@ -394,9 +369,6 @@ impl Model {
         if !agree(&before.1, told) {
             let text = format!("{face:?} told {told:?}, and {:?} had told {:?}", before.0, before.1);
             self.object(Rule::Difference, side, Some(face), Some(told.clone()), text);
-            if let Some(last) = self.objections.last_mut() {
-                last.before = Some(before);
-            }
         }
     }
 

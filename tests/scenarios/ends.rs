@@ -274,6 +274,21 @@ fn nor_is_anything_lost_where_no_loop_runs() {
 }
 
 #[test]
+fn one_socket_given_as_both_of_a_pair_is_half_closed_all_the_same() {
+    on_own_context(|| {
+        let (ours, mut peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let socket = Socket::wrap(ours.try_clone().unwrap(), ours).unwrap();
+        socket.send("all").unwrap();
+        socket.shutdown_write().unwrap();
+        let mut got = String::new();
+        peer.read_to_string(&mut got).unwrap();
+        assert_eq!(got, "all");
+        peer.write_all(b"reply").unwrap();
+        assert_eq!(socket.recv(10).unwrap(), b"reply");
+    });
+}
+
+#[test]
 fn an_end_without_a_reason_is_remote() {
     for_each_kind(|kind| {
         let joined = join(kind);

@@ -68,7 +68,8 @@ bitflags::bitflags! {
         const RESETS = 1 << 9;
     }
 
-    /// The kinds of futures that wait.
+    /// The kinds of futures that wait. This changes with every message that one waits for, so it lies in the word, see
+    /// [`Status::get`](super::status::Status::get).
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub(super) struct Waits: u8 {
         /// Some wait, or have waited.
@@ -107,26 +108,28 @@ bitflags::bitflags! {
     /// from the [`State`] by [`State::look`].
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub(super) struct Look: u32 {
+        /// Some futures wait, or have waited. The three are [`Waits`], at the same places.
+        const AWAITED = 1;
+        const INPUT_AWAITED = 1 << 1;
+        const ROOM_AWAITED = 1 << 2;
         /// A callback of this connection is on the stack, and further ones wait.
-        const IN_CALLBACK = 1;
+        const IN_CALLBACK = 1 << 3;
         /// Something happened meanwhile.
-        const REQUEUE = 1 << 1;
+        const REQUEUE = 1 << 4;
         /// The reader has been replaced since the one that is on the stack was called.
-        const READER_REPLACED = 1 << 2;
+        const READER_REPLACED = 1 << 5;
         /// Queued data goes out before the turn ends.
-        const CORKED = 1 << 3;
-        const BY_HAND = 0b1111;
+        const CORKED = 1 << 6;
+        const BY_HAND = 0b111_1111;
+        const WAITS = 0b111;
 
-        const ENDED = 1 << 4;
-        const HAS_READER = 1 << 5;
-        const READS_DATA = 1 << 6;
-        const PAUSED = 1 << 7;
-        const TLS = 1 << 8;
-        const WATCHES_IDLENESS = 1 << 9;
-        const OWN_OPTIONS = 1 << 10;
-        const AWAITED = 1 << 11;
-        const INPUT_AWAITED = 1 << 12;
-        const ROOM_AWAITED = 1 << 13;
+        const ENDED = 1 << 7;
+        const HAS_READER = 1 << 8;
+        const READS_DATA = 1 << 9;
+        const PAUSED = 1 << 10;
+        const TLS = 1 << 11;
+        const WATCHES_IDLENESS = 1 << 12;
+        const OWN_OPTIONS = 1 << 13;
         const FULL = 1 << 14;
         const READ_ENDED = 1 << 15;
         const WRITE_FAILED = 1 << 16;
@@ -142,6 +145,11 @@ bitflags::bitflags! {
         const NO_FAST_SEND = 1 << 21;
         /// Queued data does not just go out.
         const NO_FAST_FLUSH = 1 << 22;
+
+        /// A message goes the long way.
+        const SLOW_READ = Self::NO_FAST_READ.bits() | Self::IN_CALLBACK.bits() | Self::AWAITED.bits();
+        /// So does waking a future. And one must wait: [`Look::INPUT_AWAITED`].
+        const SLOW_WAKE = Self::NO_FAST_WAKE.bits() | Self::IN_CALLBACK.bits() | Self::REQUEUE.bits();
     }
 }
 
@@ -306,49 +314,41 @@ impl State {
     // ---- the word ----
 
     /// The derived bits of the word.
+    #[inline]
     pub(super) fn look(&self) -> Look {
-        let mut look = Look::empty();
-        for (bit, is_set) in [
-            (Look::ENDED, !self.is_open()),
-            (Look::HAS_READER, self.delivery.has_reader()),
-            (Look::READS_DATA, self.delivery.reader == Some(Kind::Data)),
-            (Look::PAUSED, self.delivery.is_paused()),
-            (Look::TLS, self.wire.contains(Wire::TLS)),
-            (Look::WATCHES_IDLENESS, self.duties.contains(Duties::WATCHES_IDLENESS)),
-            (Look::OWN_OPTIONS, self.duties.contains(Duties::OWN_OPTIONS)),
-            (Look::AWAITED, self.waits.contains(Waits::EVER)),
-            (Look::INPUT_AWAITED, self.waits.contains(Waits::INPUT)),
-            (Look::ROOM_AWAITED, self.waits.contains(Waits::ROOM)),
-            (Look::FULL, self.write.contains(WriteHalf::FULL)),
-            (Look::READ_ENDED, self.has_read_all()),
-            (Look::WRITE_FAILED, self.write.contains(WriteHalf::FAILED)),
-            (Look::ONESHOT, self.wire.contains(Wire::ONESHOT)),
-            (Look::NO_FAST_READ, !self.reads_fast()),
-            (Look::NO_FAST_WAKE, !self.wakes_fast()),
-            (Look::NO_FAST_TAKE, !self.takes_fast()),
-            (Look::NO_FAST_SEND, !self.sends_fast()),
-            (Look::NO_FAST_FLUSH, !self.flushes_fast()),
-        ] {
-            look.set(bit, is_set);
-        }
-        look
+        let bit = |look: Look, is_set: bool| look.bits() * u32::from(is_set);
+        let bits = bit(Look::ENDED, !self.is_open())
+            | bit(Look::HAS_READER, self.delivery.has_reader())
+            | bit(Look::READS_DATA, self.delivery.reader == Some(Kind::Data))
+            | bit(Look::PAUSED, self.delivery.is_paused())
+            | bit(Look::TLS, self.wire.contains(Wire::TLS))
+            | bit(Look::WATCHES_IDLENESS, self.duties.contains(Duties::WATCHES_IDLENESS))
+            | bit(Look::OWN_OPTIONS, self.duties.contains(Duties::OWN_OPTIONS))
+            | bit(Look::FULL, self.write.contains(WriteHalf::FULL))
+            | bit(Look::READ_ENDED, self.has_read_all())
+            | bit(Look::WRITE_FAILED, self.write.contains(WriteHalf::FAILED))
+            | bit(Look::ONESHOT, self.wire.contains(Wire::ONESHOT))
+            | bit(Look::NO_FAST_READ, !self.reads_fast())
+            | bit(Look::NO_FAST_WAKE, !self.wakes_fast())
+            | bit(Look::NO_FAST_TAKE, !self.takes_fast())
+            | bit(Look::NO_FAST_SEND, !self.sends_fast())
+            | bit(Look::NO_FAST_FLUSH, !self.flushes_fast());
+        Look::from_bits_retain(bits)
     }
 
-    /// There is nothing to do but to read, and a reader that is given what comes.
+    /// There is nothing to do but to read, and a reader that is given what comes, provided that no future waits.
     fn reads_fast(&self) -> bool {
         self.phase == Phase::Open
             && self.read.is_empty()
             && self.delivery.delivers()
             && self.delivery.reader != Some(Kind::Raw)
             && !self.wire.intersects(Wire::TLS | Wire::FILES)
-            && !self.waits.contains(Waits::EVER)
             && !self.write.intersects(WriteHalf::DRAIN_DUE | WriteHalf::OUTPUT_GONE)
     }
 
-    /// There is nothing to do but to wake the future that waits for input.
+    /// There is nothing to do but to wake the future that waits for input, provided that one does.
     fn wakes_fast(&self) -> bool {
         self.phase == Phase::Open
-            && self.waits.contains(Waits::INPUT)
             && !self.has_read_all()
             && !self.delivery.has_reader()
             && !self.wire.intersects(Wire::FILES | Wire::ONESHOT)

@@ -405,6 +405,11 @@ fn all_states() -> impl Iterator<Item = State> {
     })
 }
 
+/// The word as it lies beside the state.
+fn word(state: &State) -> Look {
+    state.look() | Look::from_bits_retain(state.waits.bits().into())
+}
+
 /// The steps of a pass before the first of these.
 fn steps_until(state: State, event: Ready, has_input: bool, stop: impl Fn(Step) -> bool) -> (Vec<Step>, Step, Script) {
     let mut script = Script::new(state, event);
@@ -425,7 +430,7 @@ fn steps_until(state: State, event: Ready, has_input: bool, stop: impl Fn(Step) 
 #[test]
 fn the_short_way_of_a_message_is_what_the_long_way_would_do() {
     let mut fast = 0;
-    for state in all_states().filter(|state| !state.look().contains(Look::NO_FAST_READ)) {
+    for state in all_states().filter(|state| !word(state).intersects(Look::SLOW_READ)) {
         fast += 1;
         // Long: nothing but to find the inbox empty and to read.
         let (before, step, mut script) = steps_until(state, Ready::READ, false, |step| step == Step::Read);
@@ -445,7 +450,8 @@ fn the_short_way_of_a_message_is_what_the_long_way_would_do() {
 #[test]
 fn the_short_way_of_waking_is_what_the_long_way_would_do() {
     let mut fast = 0;
-    for state in all_states().filter(|state| !state.look().contains(Look::NO_FAST_WAKE)) {
+    let is_fast = |word: Look| !word.intersects(Look::SLOW_WAKE) && word.contains(Look::INPUT_AWAITED);
+    for state in all_states().filter(|state| is_fast(word(state))) {
         fast += 1;
         let (before, step, mut script) = steps_until(state, Ready::READ, false, |step| step == Step::WakeReader);
         assert!(before.iter().all(|step| matches!(step, Step::ResumeYielded | Step::Enter)), "{state:?}: {before:?}");
@@ -460,7 +466,7 @@ fn the_short_way_of_waking_is_what_the_long_way_would_do() {
 fn whatever_the_long_way_would_do_besides_keeps_a_message_from_the_short_way() {
     for state in all_states() {
         let (before, step, _) = steps_until(state, Ready::READ, false, |step| step == Step::Read);
-        let is_short = !state.look().contains(Look::NO_FAST_READ);
+        let is_short = !word(&state).intersects(Look::SLOW_READ);
         // The other way round: where the long way does just that, only TLS, files and futures that have waited are left to it.
         let is_plain = before == [Step::Enter, Step::Deliver] && step == Step::Read;
         let is_special = state.wire.intersects(Wire::TLS | Wire::FILES)
