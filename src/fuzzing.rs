@@ -1,5 +1,5 @@
-//! The readers of what others send, by one entry each: fuzzed by the programs in `fuzz/`, and run by the tests on whatever
-//! proptest thinks of. No part of the library.
+//! The readers of what others send, by one entry each: fuzzed by the programs in `fuzz/`, and run by the tests on
+//! whatever proptest thinks of. No part of the library.
 
 use crate::address::Address;
 #[cfg(feature = "_services")]
@@ -37,7 +37,7 @@ pub fn txt(data: &[u8]) {
     checks::txt(data);
 }
 
-/// What a D-Bus daemon sends.
+/// Input from a D-Bus daemon.
 #[cfg(feature = "avahi")]
 pub fn bus(data: &[u8]) {
     match data.split_first() {

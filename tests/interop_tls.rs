@@ -171,7 +171,7 @@ fn await_end(socket: &Socket) -> Reason {
     reason.take().unwrap()
 }
 
-/// How it goes when the server turns us away, which in TLS 1.3 it tells after our side of the hand-shake.
+/// How it goes when the server turns us away, which in TLS 1.3 it tells after our side of the handshake.
 fn rejection(tls: ClientTls, address: &str) -> String {
     let error = match connect_with(tls, address) {
         Err(error) => error,

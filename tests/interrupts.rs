@@ -49,7 +49,7 @@ fn wait_in(call: &str) -> Result {
             }
             Socket::connect(path.as_path())?;
         }
-        "hand-shake" => {
+        "handshake" => {
             let silent = TcpListener::bind("127.0.0.1:0")?;
             Socket::builder().connect_timeout(LIMIT).handshake_timeout(LIMIT).connect(silent.local_addr()?)?;
         }
@@ -130,7 +130,7 @@ calls! {
     a_signal_ends_flush: "flush";
     a_signal_ends_accept: "accept";
     a_signal_ends_connect: "connect";
-    a_signal_ends_a_hand_shake: "hand-shake";
+    a_signal_ends_a_hand_shake: "handshake";
     a_signal_ends_recv_from: "recv_from";
     a_signal_ends_a_selector: "select";
     a_signal_ends_public_address: "public_address";

@@ -261,7 +261,8 @@ fn the_environment_makes_a_program_talkative() {
         client.set_read_timeout(Some(LIMIT)).unwrap();
         assert!(BufReader::new(client).lines().next().unwrap().unwrap().starts_with("daemon "));
         if talkative {
-            assert!(daemon.line_with("network-DEBUG").contains(&format!(" on {address}")));
+            let accepted = daemon.line_with("network-DEBUG");
+            assert!(accepted.contains(&format!(" on {address}")), "{accepted}");
             assert!(daemon.line_with("network-DEBUG").contains("closed: closed by the peer"));
         }
         daemon.signal(Signal::TERM);

@@ -197,7 +197,7 @@ fn connect(config: &Arc<ClientConfig>, port: u16) -> Result<Stream> {
     Ok(stream)
 }
 
-/// Full or resumed hand-shakes for one round, several at a time; how many.
+/// Full or resumed handshakes for one round, several at a time; how many.
 fn hand_shakes(config: &Arc<ClientConfig>, port: u16, time: Duration) -> Result<u32> {
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
@@ -216,7 +216,7 @@ fn one_client(config: &Arc<ClientConfig>, port: u16, time: Duration) -> Result<u
     let mut count = 0;
     while Instant::now() < end {
         let mut stream = connect(config, port)?;
-        // The tickets of TLS 1.3 come after the hand-shake, so before the server's end.
+        // The tickets of TLS 1.3 come after the handshake, so before the server's end.
         stream.conn.send_close_notify();
         stream.conn.complete_io(&mut stream.sock)?;
         stream.sock.shutdown(std::net::Shutdown::Write)?;
@@ -283,7 +283,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         let mut sides = sides_of(directory, |_| Ok(()))?;
         let run = |server: &Served, (): &mut ()| Ok(f64::from(hand_shakes(&config, server.port(), time)?));
         let outcome = bench.measure(&mut sides, run)?;
-        bench.add(outcome.row(format!("TLS: {name} hand-shake (raw: rustls)"), goals()));
+        bench.add(outcome.row(format!("TLS: {name} handshake (raw: rustls)"), goals()));
     }
     let mut sides = sides_of(directory, |server| (0..CLIENTS).map(|_| connect(&full, server.port())).collect())?;
     let run = |_: &Served, streams: &mut Vec<Stream>| Ok(f64::from(echoes(streams, time)?));

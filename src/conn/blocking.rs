@@ -1,5 +1,5 @@
-//! Blocking calls: what they take from the inbox, and how they wait for input and for room to send. Whatever ends such a
-//! call, what has come stays in the inbox for the next one.
+//! Blocking calls: what they take from the inbox, and how they wait for input and for room to send. Whatever ends such
+//! a call, what has come stays in the inbox for the next one.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::sys::interrupts_here;
 /// When a blocking call gives up.
 #[derive(Clone, Copy)]
 pub(super) struct Deadline {
-    /// How long it may take. `None`: without end.
+    /// The timeout. `None`: no timeout.
     limit: Option<Duration>,
     end: Option<Instant>,
 }
@@ -60,7 +60,7 @@ impl Conn {
         }
         if self.is_tls() {
             let peer = self.peer_name();
-            return Err(Error::Unsupported(format!("the connection to {peer} uses TLS, which a descriptor cannot")));
+            return Err(Error::Unsupported(format!("cannot convert a TLS connection ({peer}) into a file descriptor")));
         }
         self.blocking().flush()?;
         self.remote();
@@ -190,7 +190,7 @@ impl Blocking<'_> {
             }
             let peer = || self.conn.peer_name();
             if !self.conn.transport.accepts_descriptors() {
-                let text = format!("descriptors of {} are turned away; accept_fds lets them in", peer());
+                let text = format!("file descriptors from {} are not accepted; enable them with accept_fds", peer());
                 return Err(Error::Unsupported(text));
             }
             if self.conn.io.received() > limit {
@@ -229,7 +229,7 @@ impl Blocking<'_> {
         }
     }
 
-    /// What comes before a read. True if the read itself is to wait, which saves a call. Else it waits here, if nothing is
+    /// Prepares a read. True if the read itself is to wait, which saves a call. Else it waits here, if nothing is
     /// known to be there.
     fn before_read(&self) -> Result<bool> {
         let conn = self.conn;
@@ -249,7 +249,7 @@ impl Blocking<'_> {
         Ok(false)
     }
 
-    /// What comes after it. `None` if it has found nothing, and the time is not up.
+    /// Handles the result of a read. `None` if it has found nothing, and the time is not up.
     fn after_read(&self, read: std::io::Result<usize>) -> Result<Option<usize>> {
         match read {
             Ok(count) => Ok(Some(count)),
@@ -301,7 +301,8 @@ impl Blocking<'_> {
         if count < bytes.len() { conn.send(&bytes[count..], false) } else { Ok(()) }
     }
 
-    /// Waits until all that was sent before has gone out and there is room. An error that `ends` the connection does so.
+    /// Waits until all that was sent before has gone out and there is room. An error that `ends` the connection does
+    /// so.
     fn send_when_empty(
         &self,
         write: impl Fn() -> std::io::Result<usize>,

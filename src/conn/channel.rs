@@ -1,5 +1,5 @@
-//! The transport, with a TLS session on it or not, as one channel for bytes. Lends what belongs to the connection for the
-//! length of one call.
+//! The transport, with a TLS session on it or not, as one channel for bytes. Lends what belongs to the connection for
+//! the length of one call.
 
 use std::cell::RefCell;
 use std::io;
@@ -17,7 +17,7 @@ pub(super) struct Channel<'a> {
     pub(super) is_handshaking: bool,
 }
 
-/// What decrypting has brought.
+/// The result of decrypting.
 pub(super) struct Decrypted {
     pub(super) outcome: crate::error::Result,
     /// Nothing more comes.
@@ -26,7 +26,7 @@ pub(super) struct Decrypted {
     pub(super) has_answers: bool,
 }
 
-/// What the session writes to.
+/// The sink that the session writes to.
 struct Sink<'a>(&'a Transport);
 
 impl io::Write for Sink<'_> {

@@ -1,12 +1,12 @@
-//! How a connection ends: recorded once, whichever call the kernel told it to, and read by every face. A value.
+//! The end of a connection: recorded once, whichever call the kernel told it to, and read by every face. A value.
 
 use super::callbacks::Reason;
 use crate::error::Error;
 
-/// What is known of the end.
+/// The known facts about the end.
 #[derive(Default)]
 pub(super) struct End {
-    /// What went wrong: of several errors that follow from one another the one that says most.
+    /// The failure: of several errors that follow from one another the one that says most.
     failure: Option<Error>,
     /// From when it has ended for the user until that is delivered.
     reason: Option<Reason>,
@@ -14,8 +14,9 @@ pub(super) struct End {
     is_over: bool,
 }
 
-/// How much an error says about why a connection failed. A peer that goes away with our data unread leaves several: a
-/// write that finds nobody, a read that is reset, a TLS stream without its end. The first cause is what TLS itself was told.
+/// Ranks errors by how much they say about why a connection failed. A peer that goes away with our data unread leaves
+/// several: a write that finds nobody, a read that is reset, a TLS stream without its end. The first cause is what TLS
+/// itself was told.
 fn weight(error: &Error) -> u32 {
     match error {
         Error::Closed { .. } => 0,
@@ -26,8 +27,8 @@ fn weight(error: &Error) -> u32 {
 }
 
 impl End {
-    /// Notes an error, unless one is known that says as much. One that cannot be told twice is left to the reason: whoever asks
-    /// later hears that it is closed.
+    /// Notes an error, unless one is known that says as much. One that cannot be told twice is left to the reason:
+    /// whoever asks later hears that it is closed.
     pub(super) fn note(&mut self, error: &Error) {
         let known = self.failure.as_ref().map(weight);
         if !self.is_over && known.is_none_or(|known| known < weight(error)) {
@@ -51,7 +52,7 @@ impl End {
         self.is_over = true;
     }
 
-    /// What the peer's end means: an end, or the failure that is known by now.
+    /// Returns the meaning of the peer's end: an end, or the failure that is known by now.
     pub(super) fn at_end_of_stream(&self) -> Reason {
         self.failure().map_or(Reason::Remote, Reason::Failed)
     }
@@ -61,8 +62,8 @@ impl End {
         self.failure.as_ref().and_then(Error::again)
     }
 
-    /// Returns whether the peer has said all that it had to say, provided that its end has come. That our own data found
-    /// nobody any more does not change that.
+    /// Returns whether the peer has said all that it had to say, provided that its end has come. That our own data
+    /// found nobody any more does not change that.
     pub(super) fn is_clean(&self) -> bool {
         self.failure.as_ref().is_none_or(|failure| matches!(failure, Error::Closed { .. }))
     }

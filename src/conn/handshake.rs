@@ -1,5 +1,5 @@
-//! The TLS handshake. It runs on the loop like everything else, under a timeout; where no loop runs, a blocking call advances
-//! it.
+//! The TLS handshake. It runs on the loop like everything else, under a timeout; where no loop runs, a blocking call
+//! advances it.
 
 use std::io;
 use std::rc::Rc;
@@ -26,7 +26,7 @@ pub(crate) type Shaken = Box<dyn FnOnce(&Rc<Conn>, Result)>;
 pub(super) struct Handshake {
     done: Option<Shaken>,
     pub(super) timer: TimerKey,
-    /// What TLS has found wrong.
+    /// The problem that TLS has found.
     pub(super) failure: Option<Error>,
 }
 
@@ -192,7 +192,7 @@ impl Handshaking<'_> {
         log::debug("handshake").peer(&peer).say(format_args!("{version} with {peer}, {cipher}"));
     }
 
-    /// What is being done, with a guess if it leads nowhere.
+    /// Returns the operation for messages, with a guess if the peer never answers.
     fn operation(&self) -> Operation {
         if self.0.session(Session::is_unanswered) == Some(true) {
             Operation::UnansweredHandshake

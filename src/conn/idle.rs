@@ -1,5 +1,5 @@
-//! The idle timeout: one timer for each connection that has one. Traffic only notes the time; the timer looks at that when
-//! it fires, and is set again for the rest.
+//! The idle timeout: one timer for each connection that has one. Traffic only notes the time; the timer looks at that
+//! when it fires, and is set again for the rest.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ impl Conn {
     }
 }
 
-/// Has a look at the traffic after that time.
+/// Schedules a check of the traffic after that time.
 fn look_after(conn: &Conn, delay: Duration) {
     let me = conn.me.clone();
     let timer = conn.engine.after(delay, move |_| {

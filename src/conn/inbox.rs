@@ -1,4 +1,4 @@
-//! What has been received and not yet handed over: cut into lines or chunks, never losing a byte. Pure: no descriptor,
+//! The received and undelivered data: cut into lines or chunks, never losing a byte. Pure: no descriptor,
 //! no main loop.
 
 use std::cell::Cell;
@@ -30,7 +30,7 @@ pub(crate) struct Inbox {
     /// Somebody takes from the batch without asking here, and how far that has come.
     leased: bool,
     lease: Rc<Cell<usize>>,
-    /// Which one it is, once that has been asked, until bytes are put back.
+    /// Its number, once that has been asked, until bytes are put back.
     serial: u64,
 }
 
@@ -38,7 +38,7 @@ struct Batch {
     bytes: Rc<Vec<u8>>,
     start: usize,
     end: usize,
-    /// Which one it is, once that has been asked.
+    /// Its number, once that has been asked.
     serial: u64,
 }
 
@@ -53,11 +53,11 @@ thread_local! {
     static SERIAL: Cell<u64> = const { Cell::new(0) };
 }
 
-/// What a lease says that has been called back.
+/// The value of a lease that has been revoked.
 const RECALLED: usize = usize::MAX;
 
-/// The batch, for one who takes many small pieces of it and does not want to ask the inbox for each. It is called back by
-/// whoever else takes from the inbox or adds to it.
+/// The batch, for one who takes many small pieces of it and does not want to ask the inbox for each. It is called back
+/// by whoever else takes from the inbox or adds to it.
 pub(crate) struct Lease {
     bytes: Rc<Vec<u8>>,
     batch: Range<usize>,
@@ -107,7 +107,7 @@ impl Piece {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mark(usize);
 
-/// How far a search for a delimiter has come. It holds as long as nobody takes bytes or puts them back meanwhile.
+/// The progress of a search for a delimiter. It holds as long as nobody takes bytes or puts them back meanwhile.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Search {
     serial: u64,
@@ -115,7 +115,7 @@ pub(crate) struct Search {
     searched: usize,
 }
 
-/// What comes next: as long as that is the same, so are the bytes.
+/// The position of the next bytes: as long as that is the same, so are the bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Front {
     serial: u64,
@@ -134,7 +134,7 @@ impl Front {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TooLong;
 
-/// What was taken. `None`: not all of it has come yet.
+/// The bytes that were taken. `None`: not all of it has come yet.
 pub(crate) type Taken<R> = Result<Option<R>, TooLong>;
 
 impl Inbox {
@@ -142,7 +142,7 @@ impl Inbox {
         self.len() == 0
     }
 
-    /// Is there nothing in it, and nobody who knows it by its place? Then it keeps little memory.
+    /// Returns whether it is empty and nobody has a mark in it. Then it keeps little memory.
     #[inline]
     pub(crate) fn is_at_rest(&mut self) -> bool {
         if self.batch.is_none() && self.carry.capacity() == 0 && !self.lent && !self.leased {
@@ -158,7 +158,7 @@ impl Inbox {
         true
     }
 
-    /// Is there nothing but the beginning of a line, which has been looked through?
+    /// Returns whether it contains only the beginning of a line, which has been searched.
     #[inline]
     pub(crate) fn is_partial_line(&self) -> bool {
         self.batch.is_none() && self.searched == self.carry.len()
@@ -183,8 +183,8 @@ impl Inbox {
         }
     }
 
-    /// Adds some bytes that are someone else's memory: a few are copied to those carried over, where they can be had without
-    /// another copy; of more, many pieces may be taken.
+    /// Adds some bytes that are someone else's memory: a few are copied to those carried over, where they can be had
+    /// without another copy; of more, many pieces may be taken.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         if bytes.len() <= SMALL && self.batch.is_none() && !self.leased {
             self.pushed = self.pushed.wrapping_add(bytes.len());
@@ -414,7 +414,7 @@ impl Inbox {
         self.serial
     }
 
-    /// How far away these bytes are, which are not among the first `from`.
+    /// Returns the distance of these bytes, which are not among the first `from`.
     fn find(&mut self, what: &[u8], from: usize) -> Option<usize> {
         self.recall();
         if !self.carry.is_empty() {
@@ -481,8 +481,8 @@ impl Inbox {
     }
 }
 
-/// For fuzzing, and for the tests: whatever comes, in whatever pieces, the lines are those between the newlines, up to the
-/// first that is too long; and what is not handed out as lines is what is left.
+/// For fuzzing, and for the tests: whatever comes, in whatever pieces, the lines are those between the newlines, up to
+/// the first that is too long; and what is not handed out as lines is what is left.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn check_lines(data: &[u8]) {
     let Some((&[limit, size], data)) = data.split_first_chunk::<2>() else { return };

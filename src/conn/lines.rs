@@ -7,13 +7,13 @@ use super::callbacks::with_text;
 use super::inbox::{Front, Inbox, Taken};
 use super::queues::Queues;
 
-/// So many bytes are looked at in one go. A callback may set another reader after each line, and then the rest is looked
-/// at anew: with a window that costs a little for each line, without one a little for each byte of the batch.
+/// So many bytes are looked at in one go. A callback may set another reader after each line, and then the rest is
+/// looked at anew: with a window that costs a little for each line, without one a little for each byte of the batch.
 const WINDOW: usize = 4 << 10;
 
 /// Calls `each` with the whole lines that lie in the batch, without their newlines, until it says that this is enough.
-/// Before each call the line is taken out of the inbox, and lines are only handed over while the inbox is where the last
-/// one left it: a callback may have taken from it.
+/// Before each call the line is taken out of the inbox, and lines are only handed over while the inbox is where the
+/// last one left it: a callback may have taken from it.
 ///
 /// `None`: what comes next, if anything, is for `Inbox::next_line` to decide.
 #[inline]
@@ -41,8 +41,9 @@ where
     }
 }
 
-/// Lines for one who awaits them: text is checked to be text, and copied, many lines at a time. The lines stay in the inbox
-/// until each is handed out, so that nothing is lost with this, and if somebody else takes bytes meanwhile, that is noticed.
+/// Lines for one who awaits them: text is checked to be text, and copied, many lines at a time. The lines stay in the
+/// inbox until each is handed out, so that nothing is lost with this, and if somebody else takes bytes meanwhile, that
+/// is noticed.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
     text: String,
@@ -58,8 +59,8 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Takes the next line, as [`Inbox::next_line`] gives it. It is to be had by [`Window::lent`] or [`Window::own`]: a result
-    /// of some words that is handed through several calls costs as much as all the rest.
+    /// Takes the next line, as [`Inbox::next_line`] gives it. It is to be had by [`Window::lent`] or [`Window::own`]: a
+    /// result of some words that is handed through several calls costs as much as all the rest.
     #[inline]
     pub(crate) fn next(&mut self, inbox: &mut Inbox, limit: usize) -> Taken<()> {
         if self.cut(inbox, limit) {
@@ -139,7 +140,7 @@ impl Window {
     }
 }
 
-/// What lines may be lent as.
+/// A form in which lines are lent.
 pub(super) trait Text: AsRef<[u8]> + Index<Range<usize>, Output = Self> {
     /// The beginning of these bytes that consists of whole lines of this kind. `None` if not even one is.
     fn whole_lines(bytes: &[u8]) -> Option<&Self>;
@@ -184,7 +185,8 @@ mod tests {
         proptest::collection::vec(line, 0..12).prop_map(|lines| lines.join(&b'\n'))
     }
 
-    /// What a reader gets to see that takes one byte out of the inbox itself after every `taking` lines. The rest at the end.
+    /// Collects the lines that a reader sees that takes one byte out of the inbox itself after every `taking` lines.
+    /// The rest at the end.
     fn deliver<T: Text + ?Sized>(bytes: &[u8], taking: usize) -> Vec<Vec<u8>> {
         let io = Queues::default();
         io.open().inbox.push_batch(Rc::new(bytes.to_vec()), bytes.len());

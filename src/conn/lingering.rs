@@ -1,5 +1,5 @@
-//! Lingering: a connection that has ended for the user sends what is queued, shuts the write half down, and reads and discards
-//! until the peer's end.
+//! Lingering: a connection that has ended for the user sends what is queued, shuts the write half down, and reads and
+//! discards until the peer's end.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,8 @@ use crate::engine::{Next, main_depth};
 /// Reads in one turn.
 const DISCARDS: usize = 4;
 
-/// How often a connection that is to be reset looks whether the peer has what was sent: no event tells of that.
+/// The interval at which a connection that is to be reset checks whether the peer has what was sent: no event tells of
+/// that.
 const ACKNOWLEDGED: Duration = Duration::from_millis(20);
 
 /// A connection on its way to the end.
@@ -164,8 +165,8 @@ impl Lingering<'_> {
         }
     }
 
-    /// Without a loop there is no background: waits until the peer's system has everything, as long as it takes some of it
-    /// within each linger time. Several that end together have one linger time in all.
+    /// Without a loop there is no background: waits until the peer's system has everything, as long as it takes some of
+    /// it within each linger time. Several that end together have one linger time in all.
     fn drain(&self) {
         let mut patience = Patience::new(self);
         while self.0.is_sending() && patience.lasts(self) {
@@ -205,7 +206,7 @@ impl Lingering<'_> {
     }
 }
 
-/// How long a drain waits: a linger time from when the peer last took something.
+/// The time that a drain waits: a linger time from when the peer last took something.
 struct Patience {
     on_the_way: usize,
     deadline: Option<Instant>,

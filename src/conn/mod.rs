@@ -1,5 +1,5 @@
-//! One connection. What it knows and decides is a value, [`state`], told what happened and asked what to do next; this room's
-//! other files carry that out.
+//! One connection. What it knows and decides is a value, [`state`], told what happened and asked what to do next; this
+//! room's other files carry that out.
 //!
 //! ```text
 //!                   handshake done                   close, error, the peer's end
@@ -72,7 +72,7 @@ use state::{Duties, Look, Wire, WriteHalf};
 use status::Status;
 pub(crate) use transport::Transport;
 
-/// Who lists connections, each under a number.
+/// A list of connections, each under a number.
 pub(crate) trait Roster {
     fn leave(&self, id: NonZeroU64);
 
@@ -83,7 +83,7 @@ pub(crate) trait Roster {
     fn log_end(&self, record: &dyn Fn());
 }
 
-/// What all connections of a server have in common. One that was made here has it to itself.
+/// The shared state of all connections of a server. An outgoing connection has one of its own.
 pub(crate) struct Common {
     pub(crate) options: Options,
     /// Where they are listed.
@@ -165,7 +165,7 @@ struct Cold {
 /// Called when the queue is empty, or will never be.
 type Flushed = Box<dyn FnOnce(&Rc<Engine>, Result)>;
 
-/// Who the peer is. Most are known by an address of IPv4, which takes little room.
+/// The identity of the peer. Most are known by an address of IPv4, which takes little room.
 enum Peer {
     V4(SocketAddrV4),
     Other(Box<Endpoint>),
@@ -190,7 +190,7 @@ pub(crate) struct Conn {
     /// Under which the server lists it.
     number: Cell<Option<NonZeroU64>>,
     remote: OnceCell<Peer>,
-    /// How many [`Socket`]s there are, one more while the loop keeps it for its reader.
+    /// The number of [`Socket`]s, one more while the loop keeps it for its reader.
     handles: Cell<u32>,
     status: Status,
     io: Queues,
@@ -343,7 +343,7 @@ impl Conn {
 
     // ---- the loop ----
 
-    /// Has the connection served on the next turn.
+    /// Schedules the connection for the next loop iteration.
     fn wake(&self) {
         if self.status.is(Look::IN_CALLBACK) {
             self.status.mark(Look::REQUEUE, true);
@@ -373,7 +373,7 @@ impl Conn {
         }
     }
 
-    /// Has what is queued sent before the turn ends.
+    /// Schedules the send queue for the end of this loop iteration.
     #[inline]
     fn cork(&self) {
         if let Some(key) = self.key.get()

@@ -1,4 +1,4 @@
-//! What is waiting to be sent. Pure: no descriptor, no main loop.
+//! The send queue. Pure: no descriptor, no main loop.
 
 /// Memory that an empty queue may keep for the next round, in bytes. Enough for a connection that answers small
 /// messages, little enough that ten thousand idle ones do not add up.
@@ -33,7 +33,7 @@ impl Outbox {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// What to send next.
+    /// Returns the bytes to send next.
     #[inline]
     pub(crate) fn front(&self) -> &[u8] {
         &self.bytes[self.sent..]

@@ -1,6 +1,6 @@
 //! Futures being polled: they read and write by themselves, as blocking calls do, and wait if they cannot, see
-//! [`waiting`](super::waiting). To drop one cancels it: nothing is taken before it is handed over, nothing is queued before it
-//! is done.
+//! [`waiting`](super::waiting). To drop one cancels it: nothing is taken before it is handed over, nothing is queued
+//! before it is done.
 
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -12,7 +12,7 @@ use super::waiting::Interest;
 use crate::engine::{READ_BUFFER, Ready, Ticket, main_depth};
 use crate::error::{Error, Result};
 
-/// What a system call counts as work, of which a line is one unit.
+/// The work that a system call counts as; a line is one unit.
 const CALL: u32 = 8;
 
 impl Conn {
@@ -45,14 +45,15 @@ impl Conn {
         is_queued
     }
 
-    /// What a future sends goes out with everything else before the loop sleeps, if there is a loop.
+    /// Returns whether data that a future sends goes out with everything else before the loop sleeps, if there is a
+    /// loop.
     #[inline]
     fn sends_in_turn(&self) -> bool {
         self.engine.in_turn() || main_depth() > 0
     }
 
-    /// Takes something out of what has come, and reads until there is enough for that; of a plain connection no more than
-    /// `max` bytes at a time.
+    /// Takes something out of what has come, and reads until there is enough for that; of a plain connection no more
+    /// than `max` bytes at a time.
     #[inline]
     pub(crate) fn poll_take<R>(
         &self,
@@ -182,7 +183,7 @@ impl Polling<'_> {
     fn refuse_beside_reader(&self) -> Error {
         let peer = self.conn.peer_name();
         Error::Unsupported(format!(
-            "a callback reads from the connection to {peer}: take it away by unread(), or pause() it, to read otherwise"
+            "a read callback is set on the connection to {peer}; remove it with unread(), or pause() it, to receive otherwise"
         ))
     }
 

@@ -1,5 +1,5 @@
-//! The two queues of a connection. Their memory comes with the first bytes and goes with the last: most connections of a
-//! large server have nothing in either.
+//! The two queues of a connection. Their memory comes with the first bytes and goes with the last: most connections of
+//! a large server have nothing in either.
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::io;
@@ -9,12 +9,12 @@ use std::rc::Rc;
 use super::inbox::Inbox;
 use super::outbox::Outbox;
 
-/// How many empty pairs of queues a thread keeps for the next that need them.
+/// The number of empty pairs of queues that a thread keeps for reuse.
 const MOST: u32 = 64;
 
 thread_local! {
-    /// Those that were given back, the last of them first. Without a destructor they cost next to nothing to get at; [`End`]
-    /// sees to theirs.
+    /// Those that were given back, the last of them first. Without a destructor they cost next to nothing to get at;
+    /// [`End`] sees to theirs.
     static SPARES: Cell<Option<ManuallyDrop<Box<Io>>>> = const { Cell::new(None) };
     /// The thread ends, and nothing is kept any more.
     static OVER: Cell<bool> = const { Cell::new(false) };
@@ -71,7 +71,7 @@ impl Queues {
         RefMut::map(self.get(), |io| &mut **io.get_or_insert_with(spare))
     }
 
-    /// What waits to be handed over, if anything does.
+    /// Passes the undelivered data to `take`, if there is any.
     #[inline]
     pub(super) fn inbox<R>(&self, take: impl FnOnce(&mut Inbox) -> R) -> Option<R> {
         self.get().as_deref_mut().map(|io| take(&mut io.inbox))
@@ -93,12 +93,12 @@ impl Queues {
         self.0.borrow().as_ref().is_some_and(|io| !io.outbox.is_empty())
     }
 
-    /// How many bytes wait to be handed over.
+    /// Returns the number of undelivered bytes.
     pub(super) fn received(&self) -> usize {
         self.0.borrow().as_ref().map_or(0, |io| io.inbox.len())
     }
 
-    /// How many bytes wait to be sent.
+    /// Returns the length of the send queue.
     #[inline]
     pub(super) fn queued(&self) -> usize {
         self.0.borrow().as_ref().map_or(0, |io| io.outbox.len())
@@ -131,7 +131,7 @@ impl Queues {
         true
     }
 
-    /// What is to be sent, unless it is nothing, or more than so many bytes.
+    /// Returns the send queue, unless it is empty or longer than `most` bytes.
     #[inline]
     pub(super) fn outgoing(&self, most: usize) -> Option<Ref<'_, [u8]>> {
         Ref::filter_map(self.0.borrow(), |io| {
@@ -156,7 +156,7 @@ impl Queues {
         true
     }
 
-    /// Has what is to be sent written, as far as that goes. True if that was all. `None` if there is nothing.
+    /// Writes from the send queue. True if it is empty afterwards; `None` if it was empty before.
     pub(super) fn write(&self, write: impl FnOnce(&[u8]) -> io::Result<usize>) -> Option<io::Result<bool>> {
         let written = write(&self.outgoing(usize::MAX)?);
         Some(written.map(|count| self.sent(count)))

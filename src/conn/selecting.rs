@@ -1,4 +1,5 @@
-//! What a [`Selector`](crate::Selector) asks of a connection: whether receiving would wait, and what to poll until then.
+//! The questions of a [`Selector`](crate::Selector) to a connection: whether receiving would wait, and what to poll
+//! until then.
 
 use std::io;
 use std::time::Duration;
@@ -11,8 +12,8 @@ use crate::engine::READ_BUFFER;
 use crate::sys::poll_for;
 
 impl Conn {
-    /// Would a receiving call return at once, with data, the end, or an error? Of TLS, what has come is taken in for that:
-    /// half a record, or a message of TLS itself, is nothing to receive.
+    /// Returns whether a receiving call would return at once, with data, the end, or an error. Of TLS, what has come is
+    /// taken in for that: half a record, or a message of TLS itself, is nothing to receive.
     pub(crate) fn is_readable(&self) -> bool {
         let mut taken = false;
         let readable = loop {
@@ -45,7 +46,7 @@ impl Conn {
         readable
     }
 
-    /// What the input polls as just now.
+    /// Returns the readiness of the input just now.
     fn poll_input(&self) -> io::Result<PollFlags> {
         let mut fds = Vec::with_capacity(1);
         self.transport.watch(true, false, &mut fds)?;

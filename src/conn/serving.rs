@@ -1,4 +1,5 @@
-//! What the engine asks of a connection: the short way of a message, and the long way, in which [`Pass`] says what to do next.
+//! The engine's calls to a connection: the short way of a message, and the long way, in which [`Pass`] says what to do
+//! next.
 
 use std::cell::Ref;
 use std::os::fd::BorrowedFd;
@@ -151,7 +152,8 @@ impl Conn {
 impl Conn {
     // ---- the long way ----
 
-    /// Does whatever it is ready for, and whatever else there is to do, after so many reads in this turn.
+    /// Serves the connection: everything that it is ready for, and everything else there is to do, after so many reads
+    /// in this turn.
     #[inline(never)]
     pub(super) fn serve(self: &Rc<Self>, event: Ready, reads: usize) -> Next {
         self.status.becomes_ready(event.without(Ready::WRITE));
@@ -241,7 +243,7 @@ impl Serving<'_> {
         self.pass.has_read(false);
     }
 
-    /// Has TLS look at what may be its end.
+    /// Lets TLS look at input that may be its end.
     fn read_for_end(&mut self) {
         self.pass.has_read(self.conn.input().fill_sealed(&mut self.held));
         self.conn.input().give_back(&mut self.held);

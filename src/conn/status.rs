@@ -9,13 +9,13 @@ use crate::engine::Ready;
 pub(super) struct Status {
     state: Cell<State>,
     look: Cell<Look>,
-    /// What the descriptor was said to be ready for, and has not been found unready for since.
+    /// The readiness that the descriptor was reported with, and has not been found unready for since.
     ready: Cell<Ready>,
 }
 
 impl Status {
-    /// The only way to change the state. Nothing else can run meanwhile: neither the state nor a closure over it can reach
-    /// user code.
+    /// The only way to change the state. Nothing else can run meanwhile: neither the state nor a closure over it can
+    /// reach user code.
     #[inline]
     pub(super) fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.get();

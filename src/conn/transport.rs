@@ -1,5 +1,5 @@
-//! What carries the bytes: a TCP or unix stream socket, or a pair of any other descriptors. Never blocks, never raises
-//! SIGPIPE, and never changes the mode of a descriptor that others may share.
+//! The carrier of the bytes: a TCP or unix stream socket, or a pair of any other descriptors. Never blocks, never
+//! raises SIGPIPE, and never changes the mode of a descriptor that others may share.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -23,7 +23,7 @@ use crate::sys::{
     wait_for, without_sigpipe,
 };
 
-/// What a pipe that polls as writable takes without blocking, by POSIX.
+/// The bytes that a pipe that polls as writable takes without blocking, by POSIX.
 const PIPE_BUF: usize = 4096;
 
 pub(crate) struct Transport {
@@ -31,13 +31,14 @@ pub(crate) struct Transport {
     kind: Kind,
     /// Nothing but bytes can come: it is TCP, or descriptors are refused to the peer. Else a read stops at them.
     bytes_alone: Cell<bool>,
-    /// The last read ended before the data did: the kernel gives no more in one go than came with one set of descriptors.
+    /// The last read ended before the data did: the kernel gives no more in one go than came with one set of
+    /// descriptors.
     stopped_short: Cell<bool>,
     mode: Cell<Mode>,
     beside: OnceCell<Box<Beside>>,
 }
 
-/// What few have.
+/// State that few have.
 enum Beside {
     /// Where output goes to another descriptor.
     Output(Descriptor),
@@ -53,7 +54,7 @@ struct Passed {
 /// The most that the system passes on in one go.
 const PASSED: usize = 253;
 
-/// Does a socket block? Its calls say each time what they want, so that matters for those alone that want to wait.
+/// The blocking mode of a socket. Each call says whether it waits, so the mode matters only to those that do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     /// It can be made to.
@@ -68,14 +69,14 @@ enum Mode {
 enum Kind {
     Tcp,
     Unix,
-    /// Which of the two block: their mode is left as it is.
+    /// The blocking ones of the two: their mode is left as it is.
     Files {
         input_blocks: bool,
         output_blocks: bool,
     },
 }
 
-/// What a look at the input finds.
+/// The result of a look at the input.
 pub(crate) enum Peek {
     Data,
     Nothing,
@@ -150,8 +151,8 @@ impl Transport {
         matches!(self.kind, Kind::Tcp | Kind::Unix)
     }
 
-    /// Why nobody reads what is written: a unix socket keeps it apart whether the peer ended, or broke the connection off with
-    /// our data unread.
+    /// Why nobody reads what is written: a unix socket keeps it apart whether the peer ended, or broke the connection
+    /// off with our data unread.
     pub(crate) fn explain(&self, error: io::Error) -> io::Error {
         if error.kind() != io::ErrorKind::BrokenPipe {
             return error;
@@ -166,13 +167,13 @@ impl Transport {
         self.kind == Kind::Tcp
     }
 
-    /// Is there more to read although the last read was short?
+    /// Returns whether there is more to read although the last read was short.
     #[inline]
     pub(crate) fn stopped_short(&self) -> bool {
         self.stopped_short.get()
     }
 
-    /// What to give the engine. `None` when closed.
+    /// Returns the registration for the engine. `None` when closed.
     pub(crate) fn registration(&self) -> Option<Registration<'_>> {
         let (input_blocks, output_blocks) = match self.kind {
             Kind::Tcp | Kind::Unix => (false, false),
@@ -202,8 +203,8 @@ impl Transport {
         }
     }
 
-    /// From now on closing resets the connection, which is how TCP tells that something was lost. What the kernel has not
-    /// sent yet is lost with it.
+    /// From now on closing resets the connection, which is how TCP tells that something was lost. What the kernel has
+    /// not sent yet is lost with it.
     pub(crate) fn break_off(&self) {
         if let (Kind::Tcp, Some(fd)) = (self.kind, self.input.open()) {
             // A descriptor that has no such option closes as ever.
@@ -232,7 +233,7 @@ impl Transport {
         Some(Incoming { fd: self.input.open()?, is_unix: !bytes_alone, most })
     }
 
-    /// What that came to.
+    /// Notes the result of the read.
     #[inline]
     pub(crate) fn received(&self, read: Received) -> rustix::io::Result<usize> {
         let (count, cut) = read?;
@@ -261,7 +262,7 @@ impl Transport {
         self.receive(buffer, RecvFlags::empty())
     }
 
-    /// Does [`Transport::read_waiting`] wait?
+    /// Returns whether [`Transport::read_waiting`] waits.
     pub(crate) fn can_wait(&self) -> bool {
         let mode = match (self.mode.get(), self.input.open()) {
             _ if !self.is_socket() => Mode::DoesNot,
@@ -429,7 +430,7 @@ impl Transport {
         Ok(rustix::net::sendmsg(fd, pieces, &mut rustix::net::SendAncillaryBuffer::default(), flags)?)
     }
 
-    /// What lies in the input, without taking it.
+    /// Looks at the input without taking it.
     pub(crate) fn peek(&self) -> io::Result<Peek> {
         let fd = self.open_input()?;
         if self.is_socket() {
@@ -446,8 +447,8 @@ impl Transport {
         Ok(if is_ready(fd, PollFlags::IN)? { Peek::End } else { Peek::Nothing })
     }
 
-    /// Tells the peer that nothing more comes. A descriptor that is not a socket, and has one of its own for output, has
-    /// that closed; the caller has deregistered it.
+    /// Tells the peer that nothing more comes. A descriptor that is not a socket, and has one of its own for output,
+    /// has that closed; the caller has deregistered it.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         match (self.output(), self.kind) {
             (_, Kind::Tcp | Kind::Unix) => {
@@ -465,13 +466,13 @@ impl Transport {
         }
     }
 
-    /// What a socket still has to bring to its peer. `None` for anything else, and when closed.
+    /// Returns the bytes that a socket still has to bring to its peer. `None` for anything else, and when closed.
     pub(crate) fn backlog(&self) -> Option<Backlog> {
         if self.is_socket() { backlog(self.input.open()?) } else { None }
     }
 
-    /// Waits until there is something to read, or room to write, whichever of the two is asked for, or a signal ends the
-    /// loop, as [`wait_for`].
+    /// Waits until there is something to read, or room to write, whichever of the two is asked for, or a signal ends
+    /// the loop, as [`wait_for`].
     pub(crate) fn wait(&self, read: bool, write: bool, limit: Option<std::time::Duration>) -> io::Result<bool> {
         if read != write && interrupts_here().is_none() {
             // As in most scripts: nothing else to watch.

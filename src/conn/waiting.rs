@@ -1,5 +1,5 @@
-//! The futures that wait on a connection: for input, for room to send, for the queue to be empty. The loop only wakes them; what
-//! they do then is in [`polling`](super::polling).
+//! The futures that wait on a connection: for input, for room to send, for the queue to be empty. The loop only wakes
+//! them; what they do then is in [`polling`](super::polling).
 
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -8,8 +8,8 @@ use super::Conn;
 use super::state::{Look, Waits};
 use crate::engine::{Engine, READ_BUFFER, READS, Ready, Ticket, WaitQueue, Wakers, Yielding, now};
 
-/// So much a connection's futures may read, and for so many microseconds, as long as they find something to do. Then the
-/// others get their turn.
+/// So much a connection's futures may read, and for so many microseconds, as long as they find something to do. Then
+/// the others get their turn.
 const BYTES: usize = READS * READ_BUFFER;
 const SLICE: i64 = 1000;
 
@@ -43,8 +43,8 @@ impl Waiting {
         self.flushed.add_once(waker);
     }
 
-    /// Is the share used up? Reading the clock costs as much as taking a short line, so that is done once for a while, for
-    /// all connections of the loop together.
+    /// Returns whether the share is used up. Reading the clock costs as much as taking a short line, so that is done
+    /// once for a while, for all connections of the loop together.
     fn is_done(&mut self, engine: &Engine) -> bool {
         if self.read < BYTES {
             if engine.futures_in_stride() {
@@ -99,8 +99,8 @@ impl Conn {
         is_awaited
     }
 
-    /// Returns whether input is to be received before those who wait for it are woken. That is cheap where the engine does it,
-    /// but then there is little room.
+    /// Returns whether input is to be received before those who wait for it are woken. That is cheap where the engine
+    /// does it, but then there is little room.
     pub(super) fn reads_ahead(&self) -> bool {
         !self.is_tls() && self.waiters().is_awaited(|waiting| !waiting.overflows) && !self.io.has_input()
     }
@@ -237,8 +237,8 @@ impl Waiters<'_> {
         self.if_any(|waiting| waiting.queue(what).is_first(ticket)).unwrap_or(true)
     }
 
-    /// A future that always finds something to do must not keep the loop: returns whether it has used up its share, and then
-    /// has the connection served when nothing more urgent waits.
+    /// A future that always finds something to do must not keep the loop: returns whether it has used up its share, and
+    /// then has the connection served when nothing more urgent waits.
     pub(super) fn yields(&self) -> bool {
         let Some(key) = self.0.key.get() else { return false };
         let yields = self.change(|waiting| waiting.is_done(&self.0.engine));

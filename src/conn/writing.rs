@@ -137,7 +137,7 @@ impl Conn {
         if self.status.is(Look::WRITE_FAILED) { Err(self.closed()) } else { Ok(()) }
     }
 
-    /// The queue is empty: did everything that was in it go out?
+    /// Returns whether everything that was in the queue, which is empty now, has gone out.
     pub(super) fn was_sent(&self) -> Result {
         let is_lost = self.status.get().write.intersects(WriteHalf::LOST | WriteHalf::FAILED);
         if is_lost { Err(self.closed()) } else { Ok(()) }

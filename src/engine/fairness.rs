@@ -231,7 +231,7 @@ impl Budget {
         self.slice.set(outer.0);
     }
 
-    /// One more unit of work is done: is the time up?
+    /// Counts one more unit of work, and returns whether the time is up.
     #[inline]
     pub(super) fn spent(&self) -> bool {
         let left = self.left.get();

@@ -32,7 +32,7 @@ impl Engine {
         self.turns.get() > 0
     }
 
-    /// One more unit of work is done (a line, an accept): is the time of this turn up?
+    /// Counts one more unit of work (a line, an accept), and returns whether the time of this iteration is up.
     #[inline]
     pub(crate) fn spent(&self) -> bool {
         self.fairness.spent()

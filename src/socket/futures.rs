@@ -34,6 +34,9 @@ const CHUNK: usize = 64 << 10;
 /// A future that never has to wait still yields after 256 KiB or one millisecond, so a flood on one connection cannot starve
 /// the rest of the program.
 ///
+/// `MainContext::block_on` handles neither SIGINT nor SIGTERM: the signal kills the process, and the path of a unix socket
+/// stays behind. Run programs with servers under [`fgloop`](crate::fgloop), with futures in tasks.
+///
 /// # Example: Send a line and await the reply
 /// ```
 /// # let server = network::Server::builder().tls(false).listen(0, |socket| {

@@ -70,7 +70,8 @@ pub(crate) fn other_threads() -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Whether a thread has ended but for what the kernel does with it. One that was joined may be listed for a moment more.
+/// Returns whether a thread has ended but for what the kernel does with it. One that was joined may be listed for a
+/// moment more.
 fn is_exiting(stat: &str) -> bool {
     const PF_EXITING: u32 = 4;
     // The seventh field behind the name, which is in parentheses and may hold anything.

@@ -18,8 +18,8 @@ use super::{Origin, counter};
 
 const INTERRUPTS: [(c_int, &str); 2] = [(libc::SIGINT, "SIGINT"), (libc::SIGTERM, "SIGTERM")];
 
-/// The descriptors that a signal handler makes readable: one for each loop of any thread. A handler can neither allocate nor
-/// lock, so slots are added elsewhere, and never freed.
+/// The descriptors that a signal handler makes readable: one for each loop of any thread. A handler can neither
+/// allocate nor lock, so slots are added elsewhere, and never freed.
 struct Slots {
     slots: [AtomicI32; 64],
     more: OnceLock<Box<Slots>>,
@@ -120,7 +120,7 @@ pub(super) fn free_slot(slot: &AtomicI32) {
 
 static CATCHER: Catcher = Catcher::new();
 
-/// Which of the signals have our handler, and for how many loops.
+/// The signals that have our handler, and for how many loops.
 static CAUGHT: Mutex<Caught> = Mutex::new(Caught { signals: [false; INTERRUPTS.len()], loops: 0, origin: None });
 
 struct Caught {
@@ -130,8 +130,8 @@ struct Caught {
     origin: Option<Origin>,
 }
 
-/// A descriptor that becomes readable on SIGINT and SIGTERM, unless the program handles or ignores them, while this lives.
-/// When the last one is dropped, the default is restored.
+/// A descriptor that becomes readable on SIGINT and SIGTERM, unless the program handles or ignores them, while this
+/// lives. When the last one is dropped, the default is restored.
 pub(crate) struct Interrupts {
     fd: Rc<OwnedFd>,
     slot: &'static AtomicI32,
@@ -142,8 +142,8 @@ thread_local! {
     static HERE: RefCell<(Weak<OwnedFd>, Option<Origin>)> = const { RefCell::new((Weak::new(), None)) };
 }
 
-/// Returns the descriptor that tells waits within a loop of this thread that a signal ends the loop. They leave it readable
-/// for the loop itself. `None` if no loop of this thread catches signals.
+/// Returns the descriptor that tells waits within a loop of this thread that a signal ends the loop. They leave it
+/// readable for the loop itself. `None` if no loop of this thread catches signals.
 pub(crate) fn interrupts_here() -> Option<Rc<OwnedFd>> {
     HERE.with(|here| {
         let here = here.borrow();
@@ -271,8 +271,8 @@ pub(super) fn set_disposition(signal: c_int, handler: libc::sighandler_t) {
     }
 }
 
-/// Runs a `write` on a descriptor that is not a socket. A broken pipe is an error and does not end the program. Rust programs
-/// ignore SIGPIPE, but a Rust library in a C program must neither rely on that nor change it.
+/// Runs a `write` on a descriptor that is not a socket. A broken pipe is an error and does not end the program. Rust
+/// programs ignore SIGPIPE, but a Rust library in a C program must neither rely on that nor change it.
 pub(crate) fn without_sigpipe<T>(write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     if disposition(libc::SIGPIPE) == libc::SIG_IGN {
         return write();

@@ -12,7 +12,7 @@ const LIMITS: [(&str, Option<usize>); 18] = [
     ("methods of any other type of conn/", Some(60)),
     ("pairs of files in conn/ that call each other", Some(17)),
     ("places that read from the transport, besides the engine's", Some(6)),
-    ("lines of conn/ in files without unit tests", Some(4600)),
+    ("lines of conn/ in files without unit tests, but for comments", Some(3985)),
     ("rooms", None),
     ("floors", Some(10)),
     ("arrows from room to room", Some(105)),
@@ -20,9 +20,9 @@ const LIMITS: [(&str, Option<usize>); 18] = [
     ("rooms that import each other in a circle", Some(0)),
     ("files at the top of src/, besides lib.rs", Some(6)),
     ("names at the root", Some(26)),
-    ("item docs that begin with What, Who, How, Has or Is, or ask", Some(329)),
-    ("time-out, hand-shake, look-up in src/", Some(120)),
-    ("time-out, hand-shake, look-up in docs/ and README.md", Some(20)),
+    ("item docs that begin with What, Who, How, Has or Is, or ask", Some(0)),
+    ("time-out, hand-shake, look-up in src/", Some(0)),
+    ("time-out, hand-shake, look-up in docs/ and README.md", Some(0)),
     ("functions", None),
     ("lines of the median function", Some(6)),
     ("lines of the longest function", Some(80)),
@@ -125,7 +125,8 @@ fn sources() -> Vec<Code> {
             tested = true;
         }
         let room = file.module;
-        let lines = raw.lines().count();
+        // Documentation may grow.
+        let lines = raw.lines().filter(|line| !line.trim_start().starts_with("//")).count();
         Code { path: file.path, room, text, lines, tested }
     };
     all.into_iter().filter(|file| !is_tests(&file.path)).map(code).collect()

@@ -134,7 +134,7 @@ fn a_silent_client_holds_up_nobody() {
         socket.sendline("you first").unwrap();
         assert_eq!(client.join().unwrap(), "you first");
         // It is still welcome, if it comes round.
-        silent.write_all(b"this is no hand-shake\n").unwrap();
+        silent.write_all(b"this is no handshake\n").unwrap();
         let client = beside(Kind::Tls, &address, |socket| socket.recv_line().unwrap());
         server.accept().unwrap().sendline("you next").unwrap();
         assert_eq!(client.join().unwrap(), "you next");

@@ -210,7 +210,7 @@ fn a_dropped_future_cancels() {
         task.abort();
         drop(task);
         settle();
-        // The look-up too.
+        // The lookup too.
         let task = context.spawn_local(async move { Socket::connect_future("some.host.invalid:1").await.map(drop) });
         settle();
         task.abort();

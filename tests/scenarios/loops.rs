@@ -462,7 +462,7 @@ fn hold_up(time: Duration) {
     slow.attach(Some(&glib::MainContext::ref_thread_default()));
 }
 
-/// Between any two looks at the network more than the limit passes, so no hand-shake could be done before it is over.
+/// Between any two looks at the network more than the limit passes, so no handshake could be done before it is over.
 #[test]
 fn a_server_that_is_held_up_finishes_handshakes_all_the_same() {
     const LIMIT: Duration = Duration::from_millis(500);

@@ -1,4 +1,4 @@
-//! Options of sockets, the idle time-out, and descriptors that go along with bytes.
+//! Options of sockets, the idle timeout, and descriptors that go along with bytes.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -149,7 +149,7 @@ fn servers_share_a_port_if_all_of_them_allow_it() {
     });
 }
 
-// ---- the idle time-out ----
+// ---- the idle timeout ----
 
 #[test]
 fn a_connection_without_traffic_ends_and_one_with_it_does_not() {

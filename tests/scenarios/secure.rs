@@ -390,7 +390,7 @@ fn a_server_that_goes_during_a_hand_shake_leaves_nothing_behind() {
         let mut stranger = TcpStream::connect(("127.0.0.1", port)).unwrap();
         settle();
         drop(server);
-        // The hand-shake itself goes on, or ends; no program is there to see it.
+        // The handshake itself goes on, or ends; no program is there to see it.
         stranger.write_all(b"no hello").unwrap();
         settle();
         let mut answer = Vec::new();

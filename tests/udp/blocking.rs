@@ -84,7 +84,7 @@ fn how_long_to_wait_is_said() {
         let socket = local();
         socket.set_timeout(Duration::ZERO);
         assert!(matches!(socket.recv(1), Err(Error::NotReady { .. })));
-        assert!(matches!(socket.send_to("x", "some.invalid:1"), Err(Error::Address { .. })), "a look-up would wait");
+        assert!(matches!(socket.send_to("x", "some.invalid:1"), Err(Error::Address { .. })), "a lookup would wait");
         let limit = Duration::from_millis(20);
         socket.set_timeout(limit);
         let started = std::time::Instant::now();

@@ -1,4 +1,4 @@
-//! Names and addresses: look-ups by all faces, and who this machine is, on its own network and from outside.
+//! Names and addresses: lookups by all faces, and who this machine is, on its own network and from outside.
 
 use std::cell::RefCell;
 use std::io::{Read, Write};

@@ -265,7 +265,7 @@ fn relayed() -> Relayed {
         let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
         let up = std::thread::spawn(move || std::io::copy(&mut from, &mut to));
         let mut buffer = vec![0; 64 << 10];
-        // The hand-shake passes as it comes, and so does all else until something is said of it.
+        // The handshake passes as it comes, and so does all else until something is said of it.
         server.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
         loop {
             match how.try_recv() {
@@ -328,7 +328,7 @@ fn half_a_record_is_not_ready_and_decrypted_bytes_are() {
         let socket = &relayed.socket;
         let selector = Selector::new();
         selector.add(socket);
-        // The tickets for resumption, which come after the hand-shake, are nothing to receive either.
+        // The tickets for resumption, which come after the handshake, are nothing to receive either.
         relayed.say.send("start\n").unwrap();
         assert!(selector.wait(LIMIT).unwrap());
         assert_eq!(socket.recv_line().unwrap(), "start");

@@ -1,6 +1,6 @@
 //! The callback that a connection's input goes to.
 
-/// What a reader is given.
+/// The kind of input that a read callback gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Data, as it comes.

@@ -1,9 +1,9 @@
-//! What a connection knows and decides, as a value: no descriptor, no main loop, no clock, no bytes. It is told what happened
-//! and asked what to do next; the rest of the room makes the system calls and calls user code.
+//! The knowledge and decisions of a connection, as a value: no descriptor, no main loop, no clock, no bytes. It is told
+//! what happened and asked what to do next; the rest of the room makes the system calls and calls user code.
 //!
-//! [`State`] is small and `Copy`. It lies in a cell and is changed by [`Status::change`](super::status::Status::change) alone, so that no
-//! borrow of it can outlive a call to user code, and so that [`Look`], the word that answers most questions in one look, is
-//! derived from it each time.
+//! [`State`] is small and `Copy`. It lies in a cell and is changed by [`Status::change`](super::status::Status::change)
+//! alone, so that no borrow of it can outlive a call to user code, and so that [`Look`], the word that answers most
+//! questions in one look, is derived from it each time.
 
 mod delivery;
 mod pass;
@@ -29,20 +29,20 @@ pub(super) enum Phase {
 }
 
 bitflags::bitflags! {
-    /// What is true of the peer's direction.
+    /// The facts about the peer's direction.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub(super) struct ReadHalf: u8 {
         /// Nothing more comes.
         const ENDED = 1;
         /// The peer's half-close has been delivered, and the write half lives on.
         const HALF_OPEN = 1 << 1;
-        /// What came was no valid TLS. That ends the connection, but it is not the peer's end.
+        /// The input was not valid TLS. That ends the connection, but it is not the peer's end.
         const DAMAGED = 1 << 2;
         /// A blocking call or a future has told its caller of the end, so leftover data no longer hides it.
         const CALLER_KNOWS = 1 << 3;
     }
 
-    /// What is true of our own direction.
+    /// The facts about our own direction.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub(super) struct WriteHalf: u16 {
         /// To be shut down once the queue is empty. Nothing more can be sent.
@@ -63,11 +63,12 @@ bitflags::bitflags! {
         const OUTPUT_GONE = 1 << 7;
         /// Some of what was sent never left.
         const LOST = 1 << 8;
-        /// The connection is broken off for what the peer sent: once the queue is out, the peer sees a reset, not an end.
+        /// The connection is broken off for what the peer sent: once the queue is out, the peer sees a reset, not an
+        /// end.
         const RESETS = 1 << 9;
     }
 
-    /// Which futures wait. This changes with every message that one waits for, so it lies in the word, see
+    /// The kinds of futures that wait. This changes with every message that one waits for, so it lies in the word, see
     /// [`Status::get`](super::status::Status::get).
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub(super) struct Waits: u8 {
@@ -77,7 +78,7 @@ bitflags::bitflags! {
         const ROOM = 1 << 2;
     }
 
-    /// What the connection is made of. This never changes.
+    /// The connection's make, which never changes.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub(super) struct Wire: u8 {
         const TLS = 1;
@@ -89,7 +90,7 @@ bitflags::bitflags! {
         const ONESHOT = 1 << 3;
     }
 
-    /// What else is to be looked after.
+    /// The other things to look after.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub(super) struct Duties: u8 {
         /// The disconnect callback is due.
@@ -103,8 +104,8 @@ bitflags::bitflags! {
 
     /// Most of what is asked about a connection with every message, in one word.
     ///
-    /// The bits of [`Look::BY_HAND`] change with every message and are set where that happens. All others are derived from the
-    /// [`State`] by [`State::look`].
+    /// The bits of [`Look::BY_HAND`] change with every message and are set where that happens. All others are derived
+    /// from the [`State`] by [`State::look`].
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub(super) struct Look: u32 {
         /// Some futures wait, or have waited. The three are [`Waits`], at the same places.
@@ -140,9 +141,9 @@ bitflags::bitflags! {
         const NO_FAST_WAKE = 1 << 19;
         /// A future that asks for input does not just get what has come.
         const NO_FAST_TAKE = 1 << 20;
-        /// What is sent does not just go into the queue.
+        /// Data that is sent does not just go into the queue.
         const NO_FAST_SEND = 1 << 21;
-        /// What is queued does not just go out.
+        /// Queued data does not just go out.
         const NO_FAST_FLUSH = 1 << 22;
 
         /// A message goes the long way.
@@ -152,7 +153,7 @@ bitflags::bitflags! {
     }
 }
 
-/// How a connection ends.
+/// The manner in which a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
     /// Queued data goes out first, and the peer sees an end.
@@ -170,8 +171,8 @@ pub(super) enum Linger {
     Send,
     /// Shut the write half down.
     EndWriting,
-    /// Read and discard: a peer that sends as well gets rid of its data only if we take it, and closing with unread input
-    /// would make the kernel send a reset and lose what it had accepted.
+    /// Read and discard: a peer that sends as well gets rid of its data only if we take it, and closing with unread
+    /// input would make the kernel send a reset and lose what it had accepted.
     Discard,
     /// Break the connection off, once the peer has what was sent.
     Reset,
@@ -179,7 +180,7 @@ pub(super) enum Linger {
     Wait,
 }
 
-/// What decides about the next step of lingering, beside the state.
+/// The facts that decide about the next step of lingering, beside the state.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LingerFacts {
     pub(super) ready: Ready,
@@ -235,7 +236,7 @@ impl State {
         ready.has(Ready::AT_END) || self.has_read_all()
     }
 
-    /// What the engine is to watch for: input, and room.
+    /// Returns what the engine watches for: input, and room.
     pub(super) fn interest(&self) -> (bool, bool) {
         // A descriptor that is at its end tells so for ever.
         let discards = self.phase == Phase::Lingering && self.is_socket();
@@ -243,8 +244,9 @@ impl State {
         (read, self.write.contains(WriteHalf::ARMED))
     }
 
-    /// The readiness that is left after a read, which brought as much as it had room for, or less. Less means that nothing is
-    /// left, unless the end is known to have come, which is not told again, or the kernel stopped for another reason.
+    /// The readiness that is left after a read, which brought as much as it had room for, or less. Less means that
+    /// nothing is left, unless the end is known to have come, which is not told again, or the kernel stopped for
+    /// another reason.
     pub(super) fn after_read(&self, ready: Ready, is_full: bool, stopped_early: bool) -> Ready {
         let asks = self.wire.contains(Wire::INPUT_ONESHOT) && !self.write.contains(WriteHalf::OUTPUT_GONE);
         if asks || (!is_full && !stopped_early && !ready.has(Ready::AT_END)) {
@@ -358,12 +360,12 @@ impl State {
         self.is_open() && !self.has_read_all() && !self.delivery.has_reader()
     }
 
-    /// What is sent is queued.
+    /// Returns whether data that is sent just goes into the queue.
     fn sends_fast(&self) -> bool {
         self.may_send() && !self.write.contains(WriteHalf::FAILED)
     }
 
-    /// What is queued goes out, and nobody has to hear of it.
+    /// Returns whether queued data goes out without anybody to notify.
     fn flushes_fast(&self) -> bool {
         let special =
             WriteHalf::ENDING | WriteHalf::ARMED | WriteHalf::FULL | WriteHalf::FLUSH_AWAITED | WriteHalf::FAILED;

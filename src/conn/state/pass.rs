@@ -3,7 +3,7 @@
 use super::{Duties, Phase, READABLE, ReadHalf, State, Waits, Wire, WriteHalf};
 use crate::engine::{Next, READS, Ready};
 
-/// How far a delivery came.
+/// The result of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::conn) enum Delivered {
     /// Everything that makes a whole line or chunk has been delivered.
@@ -16,7 +16,7 @@ pub(in crate::conn) enum Delivered {
     Raw,
 }
 
-/// What decides about the next step, beside the state.
+/// The facts that decide about the next step, beside the state.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::conn) struct Facts {
     pub(in crate::conn) ready: Ready,
@@ -25,7 +25,7 @@ pub(in crate::conn) struct Facts {
     pub(in crate::conn) in_callback: bool,
 }
 
-/// What to do next. Each is done once and then answered by asking again, after the named method where there is one.
+/// The next step. Each is done once and then answered by asking again, after the named method where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::conn) enum Step {
     /// Wake the futures that have yielded.
@@ -161,8 +161,8 @@ impl Pass {
         }
     }
 
-    /// No callback reads: what there is, is for the futures that wait. Without any nothing is taken, but the end is noticed
-    /// once nothing lies before it.
+    /// No callback reads: what there is, is for the futures that wait. Without any nothing is taken, but the end is
+    /// noticed once nothing lies before it.
     fn notice(&mut self, state: &State, facts: Facts) -> Step {
         let is_at_end = state.is_at_end(facts.ready);
         if state.waits.contains(Waits::INPUT) {
@@ -220,7 +220,8 @@ impl Pass {
         };
     }
 
-    /// A reader was woken. One without a place in the queue may have lost interest: then the end is still to be noticed.
+    /// A reader was woken. One without a place in the queue may have lost interest: then the end is still to be
+    /// noticed.
     pub(in crate::conn) fn woke(&mut self, state: &State, ready: Ready) {
         let again = state.is_at_end(ready) && !state.waits.contains(Waits::INPUT);
         self.stage = Stage::Noticed(if again { Next::Again } else { Next::Idle });

@@ -100,7 +100,7 @@ pub(super) fn versioned_server(
 pub(super) struct Pair {
     pub(super) client: Session,
     pub(super) server: Session,
-    /// What each side has read.
+    /// The data that each side has read.
     pub(super) at_client: Vec<u8>,
     pub(super) at_server: Vec<u8>,
     pub(super) client_error: Option<Error>,

@@ -23,7 +23,7 @@ const MESSAGE: usize = 64;
 /// So many clients are let wait by each kind of peer that does not answer.
 const WAITING: usize = 20;
 
-/// Bytes, lines, messages, connections or look-ups that have been dealt with.
+/// Bytes, lines, messages, connections or lookups that have been dealt with.
 type Done = Rc<Cell<u64>>;
 
 #[derive(Default)]
@@ -202,7 +202,7 @@ impl Load {
         load
     }
 
-    /// Connects to a host that does not answer, hand-shakes with one that says nothing, and one look-up after another.
+    /// Connects to a host that does not answer, handshakes with one that says nothing, and one lookup after another.
     pub fn unanswered() -> Load {
         let mut load = Load::default();
         let (full, held) = black_hole();

@@ -78,7 +78,7 @@ const SCENARIOS: [Scenario; 8] = [
     Scenario { name: "lines, in a task of GLib's", load: Load::lines_by_task, unit: "lines", least: 10_000 },
     Scenario { name: "connects", load: Load::connects, unit: "connections", least: 1000 },
     Scenario { name: "messages on 200 connections, echoed", load: Load::messages, unit: "messages", least: 1000 },
-    Scenario { name: "peers that do not answer, look-ups", load: Load::unanswered, unit: "look-ups", least: 10 },
+    Scenario { name: "peers that do not answer, lookups", load: Load::unanswered, unit: "lookups", least: 10 },
 ];
 
 struct Figures {
