@@ -137,7 +137,7 @@ impl Polling<'_> {
         mut take: impl FnMut(&mut Inbox, usize) -> Taken<R>,
     ) -> Poll<Result<R>> {
         let conn = self.conn;
-        if conn.status.get().delivers() {
+        if conn.status.delivers() {
             return Poll::Ready(Err(self.refuse_beside_reader()));
         }
         if !conn.waiters().is_turn_of(Interest::Input, ticket) {
@@ -205,7 +205,7 @@ impl Polling<'_> {
         let mut ticket = Ticket::Unordered;
         if !is_direct
             || conn.io.has_input()
-            || conn.status.get().delivers()
+            || conn.status.delivers()
             || !conn.waiters().is_turn_of(Interest::Input, &ticket)
         {
             let max = buffer.len();

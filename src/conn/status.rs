@@ -71,6 +71,12 @@ impl Status {
         self.get().phase == Phase::Lingering
     }
 
+    /// Returns whether a callback is to be given what comes.
+    #[inline]
+    pub(super) fn delivers(&self) -> bool {
+        self.is(Look::HAS_READER) && !self.is(Look::PAUSED)
+    }
+
     // ---- readiness ----
 
     #[inline]

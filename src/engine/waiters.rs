@@ -121,12 +121,13 @@ impl WaitQueue {
     pub(crate) fn leave(&mut self, ticket: &mut Ticket, awake: &mut Wakers) -> Option<Waker> {
         let Ticket::Queued(number) = *ticket else { return None };
         *ticket = Ticket::New;
-        let at = self.queue.iter().position(|waiter| waiter.number == number)?;
-        let left = self.queue.remove(at)?;
-        if at == 0 {
+        if self.queue.front().is_some_and(|first| first.number == number) {
+            let left = self.queue.pop_front()?;
             self.wake_next(awake);
+            return left.waker;
         }
-        left.waker
+        let at = self.queue.iter().position(|waiter| waiter.number == number)?;
+        self.queue.remove(at)?.waker
     }
 
     /// Adds the first in the queue to those to be woken, unless it is awake already. If nobody is queued, adds all unordered
