@@ -358,7 +358,9 @@ impl Model {
         }
         let own = here.local || here.failed || here.panicked || (face.sends() && here.shut);
         let broken = |told: &Told| matches!(told, Told::Reset | Told::CutOff);
-        let before = here.last_word.clone().or_else(|| {
+        // What is left of a connection that was closed here may hold a line that is too long. That is not its end.
+        let last_word = here.last_word.clone().filter(|(_, told)| *told != Told::TooLong || !own);
+        let before = last_word.or_else(|| {
             // A reset that was told is not taken back, unless this side ends it meanwhile.
             here.told.iter().find(|(_, told)| broken(told)).cloned().filter(|_| !own)
         });
