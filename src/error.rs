@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::fingerprint::Fingerprint;
+pub(crate) use crate::log::Printable;
 
 /// The result of the fallible calls of this crate.
 pub type Result<T = (), E = Error> = std::result::Result<T, E>;
@@ -108,10 +109,11 @@ pub enum Error {
         peer: String,
     },
 
-    /// The send queue would have exceeded the send limit. Nothing of the call was queued.
+    /// The send queue would have exceeded the send limit, or those of the server's connections together would have
+    /// exceeded the total. Nothing of the call was queued.
     #[error(
         "send queue to {peer} is full: {} do not fit beside {queued} already queued (limit: {}); send less at a time or \
-         raise send_limit",
+         raise {option}",
         bytes(*size),
         bytes(*limit)
     )]
@@ -120,10 +122,12 @@ pub enum Error {
         peer: String,
         /// Size of the rejected data, in bytes.
         size: usize,
-        /// Length of the send queue, in bytes.
+        /// Length of the send queue, or of all of them, in bytes.
         queued: usize,
-        /// The send limit, in bytes.
+        /// The limit, in bytes.
         limit: usize,
+        /// The option that sets the limit: `send_limit`, or `total_send_limit` of a server.
+        option: &'static str,
     },
 
     /// The data does not fit into one datagram. Nothing was sent.
@@ -589,28 +593,6 @@ impl fmt::Debug for Error {
 /// Returns a number with its noun: "1 connection", "2 connections".
 pub(crate) fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-/// Text from a peer, as it may stand in a message. Control characters, line separators and characters that change the
-/// direction of text are escaped, so the text stays on one line and a terminal shows what it says.
-pub(crate) struct Printable<'a>(pub(crate) &'a str);
-
-impl fmt::Display for Printable<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rest = self.0;
-        while let Some((at, harmful)) = rest.char_indices().find(|(_, c)| !is_printable(*c)) {
-            write!(f, "{}{}", &rest[..at], harmful.escape_default())?;
-            rest = &rest[at + harmful.len_utf8()..];
-        }
-        f.write_str(rest)
-    }
-}
-
-fn is_printable(c: char) -> bool {
-    let separator = matches!(c, '\u{2028}' | '\u{2029}');
-    let direction =
-        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    !c.is_control() && !separator && !direction
 }
 
 fn bytes(number: usize) -> String {

@@ -200,7 +200,7 @@ fn keep_log() {
 
 /// What was logged of this server.
 fn logged(ours: &Ours) -> Vec<String> {
-    let mark = format!("port {} ", ours.server.port());
+    let mark = format!("port {}:", ours.server.port());
     let all = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
     all.iter().filter(|line| line.contains(&mark)).cloned().collect()
 }

@@ -193,6 +193,27 @@ fn the_rest_is_told_when_the_server_goes() {
 }
 
 #[test]
+fn a_callback_that_fails_on_what_a_client_sends_makes_no_warning() {
+    let _alone = alone();
+    on_own_context(|| {
+        let numbers = |socket: Socket| {
+            socket.readlines(|socket, line| {
+                let number: u32 = line.parse()?;
+                socket.sendline(number.to_string())
+            });
+            Ok(())
+        };
+        let server = Server::builder().tls(false).listen(0, numbers).unwrap();
+        let log = Log::keep();
+        silent(&server, 1)[0].write_all(b"1\nnonsense\n").unwrap();
+        until(|| !log.records().is_empty());
+        let records = log.records();
+        assert!(records[0].1.contains("invalid digit"), "{records:?}");
+        assert!(records.iter().all(|(level, _)| *level == Level::Message), "{records:?}");
+    });
+}
+
+#[test]
 fn datagrams_that_fail_do_not_fill_the_log() {
     let _alone = alone();
     on_own_context(|| {

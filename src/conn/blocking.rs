@@ -291,7 +291,8 @@ impl Blocking<'_> {
         let conn = self.conn;
         let limit = conn.options(|options| options.send_limit);
         if bytes.len() > limit {
-            return Err(Error::QueueFull { peer: conn.peer_name(), size: bytes.len(), queued: conn.queued(), limit });
+            let (peer, queued) = (conn.peer_name(), conn.queued());
+            return Err(Error::QueueFull { peer, size: bytes.len(), queued, limit, option: "send_limit" });
         }
         let send = || conn.transport.write_with_descriptors(bytes, fds);
         // An error of the descriptors is not one of the connection.

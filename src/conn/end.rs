@@ -32,7 +32,7 @@ impl End {
     pub(super) fn note(&mut self, error: &Error) {
         let known = self.failure.as_ref().map(weight);
         if !self.is_over && known.is_none_or(|known| known < weight(error)) {
-            self.failure = error.again();
+            self.failure = error.again().or_else(|| self.failure.take());
         }
     }
 
@@ -70,6 +70,11 @@ impl End {
 
     pub(super) fn reason(&self) -> Option<&Reason> {
         self.reason.as_ref()
+    }
+
+    /// After it was looked at.
+    pub(super) fn put_back(&mut self, reason: Reason) {
+        self.reason.get_or_insert(reason);
     }
 
     pub(super) fn take_reason(&mut self) -> Option<Reason> {
@@ -171,6 +176,16 @@ mod tests {
         let mut end = End::default();
         end.finish(Reason::Failed(Error::other("the program's own")));
         assert!(end.failure().is_none(), "it cannot be told twice");
+        assert!(matches!(end.take_reason(), Some(Reason::Failed(error)) if error.to_string() == "the program's own"));
+    }
+
+    #[test]
+    fn an_error_of_the_program_does_not_make_a_broken_stream_whole() {
+        let mut end = End::default();
+        end.note(&truncated());
+        end.finish(Reason::Failed(Error::other("the program's own")));
+        assert!(!end.is_clean());
+        assert!(matches!(end.failure(), Some(Error::Truncated { .. })), "for whoever asks later");
         assert!(matches!(end.take_reason(), Some(Reason::Failed(error)) if error.to_string() == "the program's own"));
     }
 }

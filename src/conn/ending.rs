@@ -36,8 +36,6 @@ impl Conn {
         self.ending().leftover()
     }
 
-    // ---- the disconnect callback ----
-
     // ---- ending ----
 
     /// The connection is at its end, for this reason unless it had one already. It is told on this turn if the loop is
@@ -185,20 +183,21 @@ impl Ending<'_> {
     }
 
     fn log(&self) {
-        // Of those that ended well, `finish` has told.
-        let failed = self.0.if_cold(|cold| match cold.end.reason() {
-            Some(Reason::Failed(error)) => Some((error.to_string(), error.names_peer())),
+        // Of those that ended well, `finish` has told. Nothing is borrowed meanwhile: an error of the program's, or whoever
+        // listens to the log, may call anything.
+        let Some(reason) = self.0.if_cold(|cold| cold.end.take_reason()) else { return };
+        let failed = match &reason {
+            Reason::Failed(error) => Some((error.to_string(), error.names_peer())),
             _ => None,
-        });
-        // Nothing is borrowed: whoever listens to the log may call anything.
+        };
+        self.0.cold(|cold| cold.end.put_back(reason));
         if let Some((reason, names_peer)) = failed {
             let peer = self.0.peer_name();
             let record = || {
-                let (event, whose) = match names_peer {
-                    true => (log::message("end"), String::new()),
-                    false => (log::warning("end"), format!(" to {peer}")),
-                };
-                event.peer(&peer).error(&reason).say(format_args!("connection{whose} closed: {reason}"));
+                let whose = if names_peer { String::new() } else { format!(" to {peer}") };
+                // Never a warning: what the peer sends may be what a callback fails on.
+                let event = log::message("end").peer(&peer).error(&reason);
+                event.say(format_args!("connection{whose} closed: {reason}"));
             };
             match self.0.common.roster.as_ref().and_then(Weak::upgrade) {
                 Some(roster) => roster.log_end(&record),
@@ -229,7 +228,7 @@ impl Ending<'_> {
                 state.write.insert(WriteHalf::LOST);
             }
         });
-        if is_lost {
+        if is_lost || self.0.status.get().write.contains(WriteHalf::RESETS) {
             // Or the peer would take what it got for all there is.
             self.0.transport.break_off();
         }
@@ -244,6 +243,7 @@ impl Ending<'_> {
         }
         self.0.transport.close();
         self.0.io.drop_output();
+        self.0.output().recount_if_counted();
         self.0.cancel_timer(|cold| cold.idle_timer.take());
         self.0.cancel_timer(|cold| cold.linger_timer.take());
         self.0.cancel_timer(|cold| cold.reset_timer.take());

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::Conn;
-use super::state::{Linger, LingerFacts, WriteHalf};
+use super::state::{Linger, LingerFacts, ReadHalf, WriteHalf};
 use crate::engine::{Next, main_depth};
 
 /// Reads in one turn.
@@ -47,12 +47,7 @@ impl Lingering<'_> {
                 }
                 Linger::Discard => return next.max(self.discard(&mut false)),
                 Linger::Reset if self.awaits_acknowledgement() => return Next::Idle,
-                Linger::Reset => {
-                    self.0.transport.break_off();
-                    self.0.ending().close_descriptor();
-                    return Next::Idle;
-                }
-                Linger::Close => {
+                Linger::Reset | Linger::Close => {
                     self.0.ending().close_descriptor();
                     return Next::Idle;
                 }
@@ -63,12 +58,15 @@ impl Lingering<'_> {
 
     /// A reset makes the kernel forget what the peer has not acknowledged yet. Looks again later if there is any.
     fn awaits_acknowledgement(&self) -> bool {
-        if self.0.status.may_read() {
+        if !self.0.transport.is_tcp() {
+            // There what lies unread makes the reset, and nothing is on its way.
+            return false;
+        }
+        if self.0.status.may_read() && !self.0.status.has_read_all() {
             // One that has broken the connection off acknowledges nothing.
             self.discard(&mut false);
         }
         let waits = self.0.status.is_lingering()
-            && self.0.transport.is_tcp()
             && !self.limit().is_zero()
             && self.0.transport.backlog().is_some_and(|backlog| backlog.unacknowledged > 0);
         if waits && self.0.if_cold(|cold| cold.reset_timer).is_none() {
@@ -85,10 +83,7 @@ impl Lingering<'_> {
     }
 
     pub(super) fn flush(&self) {
-        if self.0.status.is_lingering()
-            && !self.0.status.get().write.contains(WriteHalf::RESETS)
-            && self.0.queued() == 0
-        {
+        if self.0.status.is_lingering() && !self.resets() && self.0.queued() == 0 {
             // It goes with what the session still holds.
             self.0.channel().close_notify();
         }
@@ -109,9 +104,9 @@ impl Lingering<'_> {
                     break;
                 }
                 read => {
-                    self.0.status.read_ended();
-                    // After its end it may still listen.
-                    if read.is_err() || !self.0.is_sending() {
+                    self.0.status.change(|state| state.read.insert(ReadHalf::ENDED | ReadHalf::DISCARDED));
+                    // After its end it may still listen, and a reset must not overtake what it is to get.
+                    if read.is_err() || !(self.0.is_sending() || self.resets()) {
                         self.0.ending().close_descriptor();
                     }
                     next = Next::Idle;
@@ -121,6 +116,10 @@ impl Lingering<'_> {
         }
         self.0.engine.give_buffer(buffer);
         next
+    }
+
+    fn resets(&self) -> bool {
+        self.0.status.get().write.contains(WriteHalf::RESETS)
     }
 
     fn limit(&self) -> Duration {
@@ -141,7 +140,7 @@ impl Lingering<'_> {
         let timer = self.0.engine.after(self.limit(), move |_| {
             let Some(me) = me.upgrade() else { return };
             me.cold(|cold| cold.linger_timer = None);
-            if me.lingering().on_the_way() < before {
+            if !me.lingering().limit().is_zero() && me.lingering().on_the_way() < before {
                 me.lingering().start_timer();
             } else {
                 me.ending().close_descriptor();
@@ -151,6 +150,7 @@ impl Lingering<'_> {
     }
 
     pub(super) fn drain_without_loop(&self) {
+        self.0.engine.disown();
         if self.0.status.is_lingering() && main_depth() == 0 && !std::thread::panicking() {
             self.drain();
         }
@@ -175,15 +175,11 @@ impl Lingering<'_> {
             }
             self.0.output().send();
         }
-        let resets = self.0.status.get().write.contains(WriteHalf::RESETS);
         if self.0.status.is_lingering() && !self.0.is_sending() {
-            if !resets {
+            if !self.resets() {
                 self.0.output().shut_down();
             }
             self.await_acknowledgement(patience);
-        }
-        if resets {
-            self.0.transport.break_off();
         }
         self.0.ending().close_descriptor();
     }
@@ -195,7 +191,7 @@ impl Lingering<'_> {
             self.discard(&mut talks);
             // Once closed, the system resets the connection when the peer sends anything more, and forgets what it
             // still has. If the peer does not talk, it is enough that everything is on its way.
-            let waits_for = if talks { backlog.unacknowledged } else { backlog.unsent };
+            let waits_for = if talks || self.resets() { backlog.unacknowledged } else { backlog.unsent };
             if waits_for == 0 || !patience.lasts(self) {
                 break;
             }

@@ -14,10 +14,11 @@
 //!
 //! | to find | look into |
 //! |---|---|
-//! | what happens when the descriptor is ready | [`serving`], steps in [`state`] |
-//! | reading, and delivering to callbacks | [`reading`] |
+//! | what happens when the descriptor is ready | [`serving`], steps in [`state`]; the word that the short way reads: [`status`] |
+//! | reading; delivering to callbacks | [`reading`]; [`delivering`] |
 //! | sending, the queue, half-close, flushing, back-pressure | [`writing`] |
-//! | how it ends: reason, linger, closing, handles | [`ending`], [`end`] |
+//! | how it ends: reason, closing, handles; what is still sent then | [`ending`], [`end`]; [`lingering`] |
+//! | readers, callbacks, options and their setters | [`callbacks`], [`setters`], [`options`], [`idle`] |
 //! | the TLS handshake | [`handshake`] |
 //! | futures: who waits, and what a poll does | [`waiting`], [`polling`] |
 //! | blocking calls; selectors | [`blocking`], [`selecting`] |
@@ -46,6 +47,7 @@ mod serving;
 mod setters;
 mod state;
 mod status;
+mod total;
 mod transport;
 pub(crate) mod waiting;
 mod writing;
@@ -70,6 +72,7 @@ pub(crate) use options::{Options, limit_setters};
 use queues::Queues;
 use state::{Duties, Look, Wire, WriteHalf};
 use status::Status;
+use total::Total;
 pub(crate) use transport::Transport;
 
 /// A list of connections, each under a number.
@@ -88,6 +91,7 @@ pub(crate) struct Common {
     pub(crate) options: Options,
     /// Where they are listed.
     roster: Option<Weak<dyn Roster>>,
+    total: Total,
     on_disconnect: RefCell<Option<SharedDisconnect>>,
     /// The server, and those connections whose end is told to its callback. It goes with the last of them: a connection
     /// that has ended may live on in what the callback holds.
@@ -96,9 +100,19 @@ pub(crate) struct Common {
 
 impl Common {
     /// Of a server, which calls [`Common::leave`] at its end.
-    pub(crate) fn new(options: Options, roster: Weak<dyn Roster>, on_disconnect: Option<SharedDisconnect>) -> Rc<Self> {
-        let on_disconnect = RefCell::new(on_disconnect);
-        Rc::new(Common { options, roster: Some(roster), on_disconnect, tellers: Cell::new(1) })
+    pub(crate) fn new(
+        options: Options,
+        total_send_limit: usize,
+        roster: Weak<dyn Roster>,
+        on_disconnect: Option<SharedDisconnect>,
+    ) -> Rc<Self> {
+        Rc::new(Common {
+            options,
+            roster: Some(roster),
+            total: Total::new(total_send_limit),
+            on_disconnect: RefCell::new(on_disconnect),
+            tellers: Cell::new(1),
+        })
     }
 
     /// One more tells the callback, if there is one by then.
@@ -129,7 +143,13 @@ impl Common {
 
 impl From<Options> for Rc<Common> {
     fn from(options: Options) -> Self {
-        Rc::new(Common { options, roster: None, on_disconnect: RefCell::default(), tellers: Cell::new(0) })
+        Rc::new(Common {
+            options,
+            roster: None,
+            total: Total::new(usize::MAX),
+            on_disconnect: RefCell::default(),
+            tellers: Cell::new(0),
+        })
     }
 }
 
@@ -160,6 +180,8 @@ struct Cold {
     reset_timer: Option<TimerKey>,
     idle_timer: Option<TimerKey>,
     flushed: Vec<Flushed>,
+    /// The length of the send queue as the server counts it.
+    counted: usize,
 }
 
 /// Called when the queue is empty, or will never be.

@@ -301,7 +301,7 @@ impl Polling<'_> {
         if conn.is_open() {
             conn.shutdown_write()?;
         }
-        let is_shut = !conn.is_open() || conn.status.get().write.contains(WriteHalf::ENDED);
+        let is_shut = !conn.is_open() || conn.status.get().write.intersects(WriteHalf::ENDED | WriteHalf::FAILED);
         if conn.is_sending() || !is_shut { self.wait_flushed() } else { Poll::Ready(conn.was_sent()) }
     }
 }

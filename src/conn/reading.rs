@@ -100,7 +100,8 @@ impl Conn {
     /// Returns whether the peer has said all that it had to say. Not if the connection was cut off, nor if it was closed here
     /// first.
     pub(crate) fn has_ended_cleanly(&self) -> bool {
-        self.status.has_read_all() && self.if_cold(|cold| Some(cold.end.is_clean())).unwrap_or(true)
+        let was_read = self.status.has_read_all() && !self.status.get().read.contains(ReadHalf::DISCARDED);
+        was_read && self.if_cold(|cold| Some(cold.end.is_clean())).unwrap_or(true)
     }
 
     /// A line over the limit is the end of the connection, and must not look to the peer as if all were well. Returns the error

@@ -46,9 +46,12 @@ enum Beside {
 }
 
 /// Descriptors that came over a unix socket.
+#[derive(Default)]
 struct Passed {
     most: usize,
     waiting: RefCell<VecDeque<OwnedFd>>,
+    /// That some were closed has been logged. Once is enough: the peer can send any number.
+    is_logged: Cell<bool>,
 }
 
 /// The most that the system passes on in one go.
@@ -323,7 +326,7 @@ impl Transport {
         let number = came.len();
         let room = passed.most.saturating_sub(passed.waiting.borrow().len());
         passed.waiting.borrow_mut().extend(came.into_iter().take(room));
-        if number > room {
+        if number > room && !passed.is_logged.replace(true) {
             let received = count(number, "received file descriptor");
             let (closed, most) = (number - room, passed.most);
             log::message("receive").say(format_args!("closed {closed} of {received}: the limit is {most}"));
@@ -339,7 +342,7 @@ impl Transport {
                 pass_descriptors(fd, true);
                 self.bytes_alone.set(false);
             }
-            self.beside.get_or_init(|| Box::new(Beside::Passed(Passed { most, waiting: RefCell::default() })));
+            self.beside.get_or_init(|| Box::new(Beside::Passed(Passed { most, ..Passed::default() })));
         }
     }
 

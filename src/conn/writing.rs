@@ -9,7 +9,7 @@ use crate::engine::{Next, Ready, call};
 use crate::error::{Error, Operation, Result};
 
 /// From this many bytes on, gathering would cost more in copies than it saves in calls.
-const GATHER: usize = 64 << 10;
+pub(super) const GATHER: usize = 64 << 10;
 
 /// The most that one call gives to the kernel, and so many calls in one turn: a queue of megabytes must not hold up the
 /// others.
@@ -72,10 +72,10 @@ impl Conn {
         }
         let queued = self.io.queued();
         let (limit, high_water_mark) = self.options(|options| (options.send_limit, options.high_water_mark));
-        if size > limit.saturating_sub(queued) {
+        if let Err(error) = self.output().check_room(size, limit) {
             // Whoever waits for room now is to hear of it.
             self.status.change(|state| state.write.set(WriteHalf::FULL, queued > 0));
-            return Err(Error::QueueFull { peer: self.peer_name(), size, queued, limit });
+            return Err(error);
         }
         let waits_for_turn = in_turn && queued + size < GATHER;
         let mut rest = bytes;
@@ -97,6 +97,9 @@ impl Conn {
         }
         if queued + size >= high_water_mark.min(limit) {
             self.output().note_queued();
+        }
+        if queued + size >= GATHER && self.common.roster.is_some() {
+            self.output().recount();
         }
         Ok(())
     }
@@ -203,6 +206,7 @@ impl Output<'_> {
     pub(super) fn send(&self) -> Next {
         let next = self.write_queue();
         self.note_sent();
+        self.recount_if_counted();
         next
     }
 
@@ -265,6 +269,7 @@ impl Output<'_> {
         let error = self.0.transport.explain(error);
         let error = Error::from_io(Operation::Send, self.0.peer_name(), error);
         self.0.io.drop_output();
+        self.recount_if_counted();
         self.0.status.change(|state| state.write.insert(WriteHalf::LOST));
         self.0.cold(|cold| cold.end.note(&error));
         self.0.arm_write(false);
@@ -288,7 +293,7 @@ impl Output<'_> {
     }
 
     /// The reader of our output has gone. What waits in the input is another matter, as the last words of a child are: it
-    /// is read first, see [`Conn::finish_without_output`].
+    /// is read first, see [`Output::finish_without_reader`].
     pub(super) fn lose_reader(&self) {
         self.0.status.change(|state| state.write.insert(WriteHalf::OUTPUT_GONE));
         // Until a read finds nothing.
@@ -355,6 +360,40 @@ impl Output<'_> {
                 done(engine, result);
             });
         }
+    }
+
+    /// Checks that so much more may be queued, here and on the server's connections together.
+    fn check_room(&self, size: usize, limit: usize) -> Result {
+        let queued = self.0.queued();
+        let full = |(queued, limit), option| {
+            let peer = self.0.peer_name();
+            Err(Error::QueueFull { peer, size, queued, limit, option })
+        };
+        if size > limit.saturating_sub(queued) {
+            return full((queued, limit), "send_limit");
+        }
+        if queued + size < GATHER {
+            return Ok(());
+        }
+        let counted = self.0.if_cold(|cold| Some(cold.counted)).unwrap_or(0);
+        self.0.common.total.check(counted, queued, size).or_else(|all| full(all, "total_send_limit"))
+    }
+
+    #[inline]
+    pub(super) fn recount_if_counted(&self) {
+        if self.0.status.get().write.contains(WriteHalf::COUNTED) {
+            self.recount();
+        }
+    }
+
+    /// Counts the queue among those of the server, unless it is short.
+    fn recount(&self) {
+        let queued = self.0.queued();
+        let counted = self.0.cold(|cold| {
+            cold.counted = self.0.common.total.recount(cold.counted, queued);
+            cold.counted
+        });
+        self.0.status.change(|state| state.write.set(WriteHalf::COUNTED, counted > 0));
     }
 
     /// So much more may be queued before the high-water mark.

@@ -33,7 +33,7 @@ impl Incoming<'_> {
     }
 }
 
-/// Receives bytes from a unix socket. Descriptors that came along are turned away, and that is told.
+/// Receives bytes from a unix socket. Descriptors that came along are turned away. Returns whether there were any.
 #[inline(always)]
 pub(crate) fn receive_alone(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -> Received {
     let mut none = RecvAncillaryBuffer::default();

@@ -33,6 +33,9 @@ const HANDSHAKES: usize = 1000;
 /// Default limit of log records about rejected clients, per second.
 const REJECTIONS_LOGGED: u32 = 10;
 
+/// Default limit of the send queues of all connections, in bytes.
+const TOTAL_SEND_LIMIT: usize = 1 << 30;
+
 /// Options for a [`Server`], all with defaults.
 ///
 /// Created by [`Server::builder`]. Ends with [`listen`](Self::listen) (callback), [`serve`](Self::serve) (async callback)
@@ -57,6 +60,7 @@ pub struct ServerBuilder {
     pub(super) address: String,
     pub(super) backlog: u32,
     pub(super) max_connections: usize,
+    pub(super) total_send_limit: usize,
     pub(super) options: Options,
     pub(super) on_disconnect: Option<SharedDisconnect>,
     pub(super) service_name: Option<String>,
@@ -91,6 +95,7 @@ impl ServerBuilder {
             address: String::new(),
             backlog: 128,
             max_connections: usize::MAX,
+            total_send_limit: TOTAL_SEND_LIMIT,
             options: Options::default(),
             on_disconnect: None,
             service_name: None,
@@ -131,7 +136,8 @@ impl ServerBuilder {
     }
 
     /// Sets the share of the [handshakes](ServerBuilder::max_handshakes) that one client address is entitled to. Default: a
-    /// tenth of them (100), at least 10. IPv6 addresses of the same 64-bit network count as one.
+    /// tenth of them (100), or of [`max_connections`](Self::max_connections) if those are fewer; at least 10. IPv6 addresses
+    /// of the same 64-bit network count as one.
     ///
     /// The share matters only while all places are taken. Then a client whose address has fewer handshakes in progress than
     /// the share takes the place of the oldest handshake of the address that has most, if that has more than the share. A
@@ -146,7 +152,8 @@ impl ServerBuilder {
     /// Limits log records about rejected clients to this many per second. Default: 10. Further ones are counted, and their
     /// number is logged at the end of the second.
     ///
-    /// A client is rejected if its TLS handshake fails or if it may not connect.
+    /// A client is rejected if its TLS handshake fails or if it may not connect. The same limit applies to records about
+    /// connections that end by an error and have no disconnect callback.
     pub fn rejection_log_rate(mut self, records_per_second: u32) -> Self {
         self.rejection_log_rate = records_per_second;
         self
@@ -163,9 +170,19 @@ impl ServerBuilder {
     ///
     /// Further clients are neither accepted nor rejected: they wait in the [accept backlog](ServerBuilder::backlog), and
     /// are accepted in order as connections end. When the backlog is full as well, the kernel lets clients retry until they
-    /// time out. A connection counts until its disconnect callback is due, not while it lingers.
+    /// time out. For handshakes in progress, see also [their share](Self::max_handshakes_per_address). A connection counts
+    /// until its disconnect callback is due, not while it lingers.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.max(1);
+        self
+    }
+
+    /// Limits the send queues of all connections together, in bytes. Default: 1 GiB. Beyond it, sending fails with
+    /// [`Error::QueueFull`] and queues nothing, so that clients that do not read cannot use up the memory.
+    ///
+    /// A queue counts from 64 KiB on. So a short message to a client that does read is always accepted.
+    pub fn total_send_limit(mut self, bytes: usize) -> Self {
+        self.total_send_limit = bytes;
         self
     }
 
@@ -298,6 +315,7 @@ impl ServerBuilder {
         let port = port.and_then(|local| endpoint(local).port()).unwrap_or(0);
         let (options, on_disconnect) = (self.options, self.on_disconnect);
         let name = server_name(&address, port);
+        let places = self.max_handshakes.min(self.max_connections);
         let shared = Rc::new_cyclic(|me: &Weak<Shared>| Shared {
             engine: engine.clone(),
             address,
@@ -312,11 +330,11 @@ impl ServerBuilder {
             waiting: RefCell::default(),
             next_number: Cell::new(NonZeroU64::MIN),
             max_connections: self.max_connections,
-            common: Common::new(options, me.clone() as Weak<dyn Roster>, on_disconnect),
+            common: Common::new(options, self.total_send_limit, me.clone() as Weak<dyn Roster>, on_disconnect),
             setup,
             handshakes: Handshakes::new(
                 self.max_handshakes,
-                self.max_handshakes_per_address.unwrap_or((self.max_handshakes / 10).max(10)),
+                self.max_handshakes_per_address.unwrap_or((places / 10).max(10)),
             ),
             failures: failures(name.clone(), self.rejection_log_rate),
             rejections: rejections(name, self.rejection_log_rate),

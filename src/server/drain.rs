@@ -5,6 +5,7 @@ use std::rc::{Rc, Weak};
 
 use super::{Listed, SERVERS, Server, Shared};
 use crate::engine::Engine;
+use crate::sys;
 
 /// Servers that have stopped listening, held until their connections have ended.
 pub(crate) struct Draining(Vec<Server>);
@@ -20,7 +21,7 @@ pub(crate) fn listening(engine: &Rc<Engine>) -> std::io::Result<Vec<(OwnedFd, St
     for server in all_of(engine) {
         for listener in &*server.listeners.borrow() {
             if let Some(fd) = listener.fd.open() {
-                sockets.push((rustix::io::fcntl_dupfd_cloexec(fd, 0)?, listener.name.clone()));
+                sockets.push((sys::duplicate(fd)?, listener.name.clone()));
             }
         }
     }

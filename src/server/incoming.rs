@@ -170,7 +170,8 @@ impl Shared {
     /// any other error.
     fn has_no_room(&self, why: &std::io::Error) -> bool {
         let Some(why) = Errno::from_io_error(why).filter(|why| is_of_system(*why)) else { return false };
-        let listener = self.listeners.borrow().first().cloned();
-        listener.is_some_and(|listener| listener.pause::<()>(&Err(why)))
+        let Some(listener) = self.listeners.borrow().first().cloned() else { return false };
+        listener.pause(why);
+        true
     }
 }

@@ -133,7 +133,8 @@ impl Listener {
                     self.starved.set(false);
                     return Next::Idle;
                 }
-                Err(error) if is_of_system(error) && self.pause(&accepted) => {
+                Err(error) if is_of_system(error) => {
+                    self.pause(error);
                     return Next::Idle;
                 }
                 Err(error) => {
@@ -166,9 +167,9 @@ impl Listener {
 
     /// The process can accept no more clients for now. They wait in the backlog; retrying without a pause would only burn
     /// CPU time.
-    pub(super) fn pause<T>(&self, why: &Result<T, Errno>) -> bool {
-        if let (Err(error), Some(server), false) = (why, self.server.upgrade(), self.starved.replace(true)) {
-            let (name, error) = (server.name(), io::Error::from(*error));
+    pub(super) fn pause(&self, error: Errno) {
+        if let (Some(server), false) = (self.server.upgrade(), self.starved.replace(true)) {
+            let (name, error) = (server.name(), io::Error::from(error));
             // Anybody who connects often enough can cause it.
             let event = log::message("accept").peer(&name).error(&error);
             event.say(format_args!("cannot accept more clients on {name}: {error}; retrying as connections close"));
@@ -180,7 +181,6 @@ impl Listener {
                 engine.requeue(key);
             });
         }
-        true
     }
 }
 

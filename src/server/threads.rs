@@ -23,8 +23,8 @@ impl ServerBuilder {
     /// need not be. A connection stays in its thread. The kernel distributes clients evenly over the threads
     /// (`SO_REUSEPORT`), not by load. For an async callback, see [`async_handler`](crate::server::async_handler).
     ///
-    /// [`max_connections`](Self::max_connections) and the backlog apply per thread. One certificate serves all, and TLS
-    /// sessions can be resumed on any thread. Not available for unix sockets and services, nor together with
+    /// All limits of the server apply per thread, such as [`max_connections`](Self::max_connections). One certificate serves
+    /// all, and TLS sessions can be resumed on any thread. Not available for unix sockets and services, nor together with
     /// [`disconnect_cb`](Self::disconnect_cb); set that on each socket. Start threads after [`bgloop`](crate::bgloop) has
     /// forked, because a process with threads cannot fork into the background.
     ///

@@ -176,7 +176,8 @@ impl Socket {
     /// # Errors
     /// - [`Error::Closed`] or [`Error::Reset`] if the connection has ended or its write direction is shut down.
     /// - [`Error::QueueFull`] if `data` alone exceeds the [send limit](crate::socket::SocketBuilder::send_limit) (16 MiB):
-    ///   send it in pieces.
+    ///   send it in pieces. Also if the queues of a server exceed
+    ///   [their total](crate::server::ServerBuilder::total_send_limit): that is not waited for.
     pub fn send_future(&self, data: impl AsRef<[u8]>) -> impl Future<Output = Result> {
         Sending { conn: &self.conn, ticket: Ticket::New, data }
     }

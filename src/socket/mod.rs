@@ -190,7 +190,8 @@ impl Socket {
     /// blocking calls on this socket and when the last handle is dropped.
     ///
     /// # Errors
-    /// - [`Error::QueueFull`] if the send queue would exceed the [send limit](SocketBuilder::send_limit) (16 MiB).
+    /// - [`Error::QueueFull`] if the send queue would exceed the [send limit](SocketBuilder::send_limit) (16 MiB), or those
+    ///   of the server's connections together [their total](crate::server::ServerBuilder::total_send_limit) (1 GiB).
     ///   Nothing of this call is queued.
     /// - [`Error::Closed`], [`Error::Reset`], or another error that ended the connection. `Closed` also after
     ///   [`shutdown_write`](Socket::shutdown_write).
@@ -368,7 +369,8 @@ impl Socket {
     /// [`shutdown_write`](Socket::shutdown_write) or [`close`](Socket::close) is called. Without this callback, the
     /// default, a half-close closes the connection after queued data has been sent.
     ///
-    /// If the callback returns an error, the connection closes. Replaces any previous callback.
+    /// If the callback returns an error, the connection closes. Replaces any previous callback. A callback that is set after the
+    /// half-close has been told is not called.
     ///
     /// # Example: Read everything, then reply
     /// ```

@@ -31,5 +31,5 @@ pub(crate) use sockets::{
     stream_socket,
 };
 pub(crate) use sockopt::{bind_to_interface, pass_descriptors, passes_descriptors, peer_credentials};
-pub(crate) use standard::{above_standard, counter, pipe, prepare_process};
+pub(crate) use standard::{above_standard, counter, duplicate, pipe, prepare_process};
 pub(crate) use successor::start_successor;

@@ -4,7 +4,7 @@
 //! has closed them, new descriptors would get these numbers.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Once;
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -19,9 +19,14 @@ const FIRST_OTHER: RawFd = 3;
 /// Moves a new descriptor above the standard streams. A moved one is closed on exec.
 pub(crate) fn above_standard(fd: OwnedFd) -> Result<OwnedFd> {
     if fd.as_raw_fd() < FIRST_OTHER {
-        return rustix::io::fcntl_dupfd_cloexec(fd, FIRST_OTHER);
+        return duplicate(fd);
     }
     Ok(fd)
+}
+
+/// Duplicates a descriptor, above the standard streams. The copy is closed on exec.
+pub(crate) fn duplicate(fd: impl AsFd) -> Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(fd, FIRST_OTHER)
 }
 
 /// Creates an eventfd that does not block and is closed on exec.

@@ -150,17 +150,22 @@ fn the_peer_of_a_line_over_the_limit_sees_a_reset_after_the_replies() {
             Ok(())
         });
         let port: u16 = address.rsplit(':').next().unwrap().parse().unwrap();
-        let thread = std::thread::spawn(move || {
-            let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-            stream.write_all(b"first\n").unwrap();
-            stream.write_all(&[b'x'; 200]).unwrap();
-            let mut replies = Vec::new();
-            let end = stream.read_to_end(&mut replies).map_err(|error| error.kind());
-            (replies, end)
-        });
-        let (replies, end) = until_done(thread);
-        assert_eq!(replies, b"first\n");
-        assert_eq!(end.unwrap_err(), ErrorKind::ConnectionReset);
+        for half_closes in [false, true] {
+            let thread = std::thread::spawn(move || {
+                let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                stream.write_all(b"first\n").unwrap();
+                stream.write_all(&[b'x'; 200]).unwrap();
+                if half_closes {
+                    stream.shutdown(std::net::Shutdown::Write).unwrap();
+                }
+                let mut replies = Vec::new();
+                let end = stream.read_to_end(&mut replies).map_err(|error| error.kind());
+                (replies, end)
+            });
+            let (replies, end) = until_done(thread);
+            assert_eq!(replies, b"first\n");
+            assert_eq!(end.unwrap_err(), ErrorKind::ConnectionReset, "half-closes: {half_closes}");
+        }
         drop(server);
     });
 }
@@ -253,6 +258,71 @@ fn a_peer_that_reads_slowly_gets_all_of_it_however_long_that_takes() {
         socket.send(vec![1; MUCH]).unwrap();
         socket.close();
         until_done(thread);
+    });
+}
+
+#[test]
+fn without_a_linger_time_only_what_the_kernel_has_is_sent() {
+    on_own_context(|| {
+        let (address, thread) = peer(|mut stream| {
+            let mut bytes = Vec::new();
+            let end = stream.read_to_end(&mut bytes).map_err(|error| error.kind());
+            assert_eq!(end.unwrap_err(), ErrorKind::ConnectionReset);
+            assert!(bytes.len() < MUCH, "all of it");
+        });
+        let socket = try_connect(Socket::builder().linger(Duration::ZERO).send_buffer(32 << 10), &address).unwrap();
+        socket.send(vec![1; MUCH]).unwrap();
+        socket.close();
+        until_done(thread);
+    });
+}
+
+#[test]
+fn shutting_down_ends_when_sending_fails_also_if_unread_input_hides_the_end() {
+    on_own_context(|| {
+        let (tell, told) = mpsc::channel::<()>();
+        let (address, thread) = peer(move |mut stream| {
+            stream.write_all(b"unread").unwrap();
+            told.recv().unwrap();
+            // With our data unread, which resets the connection.
+        });
+        let socket = try_connect(Socket::builder(), &address).unwrap();
+        socket.send(vec![1; MUCH]).unwrap();
+        let ended = Log::<bool>::new();
+        let (ends, writer) = (ended.clone(), socket.clone());
+        glib::MainContext::ref_thread_default()
+            .spawn_local(async move { ends.add(AsyncWriteExt::close(&mut &writer).await.is_err()) });
+        settle();
+        assert_eq!(ended.len(), 0);
+        tell.send(()).unwrap();
+        until(|| ended.len() == 1);
+        assert!(ended.all()[0], "sending failed");
+        until_done(thread);
+    });
+}
+
+#[test]
+fn what_is_thrown_away_after_closing_is_not_taken_for_all_there_was() {
+    on_own_context(|| {
+        let (tell, told) = mpsc::channel::<()>();
+        let (address, thread) = peer(move |mut stream| {
+            stream.write_all(b"part").unwrap();
+            told.recv().unwrap();
+            stream.write_all(b"rest").unwrap();
+        });
+        let socket = try_connect(Socket::builder(), &address).unwrap();
+        let ended = Log::<Option<Vec<u8>>>::new();
+        let (ends, reader) = (ended.clone(), socket.clone());
+        glib::MainContext::ref_thread_default()
+            .spawn_local(async move { ends.add(reader.recv_to_end_future(100).await.ok()) });
+        settle();
+        tell.send(()).unwrap();
+        thread.join().unwrap();
+        // The end has come by now, and the loop has not seen it.
+        socket.close();
+        until(|| ended.len() == 1);
+        assert_eq!(ended.all(), [None]);
+        assert!(matches!(socket.recv_to_end(100), Err(Error::Closed { .. })));
     });
 }
 

@@ -286,3 +286,64 @@ fn a_paused_reader_still_keeps_its_connection() {
         until(|| lines.len() == 1);
     });
 }
+
+/// Sends as much as has to wait, and returns how many bytes do.
+fn send_more_than_goes(socket: &Socket) -> network::Result<usize> {
+    socket.send(vec![7; 1 << 20])?;
+    Ok(socket.queued())
+}
+
+#[test]
+fn the_queues_of_a_server_have_a_common_limit() {
+    for_each_kind(|kind| {
+        let address = listen_address(kind);
+        let served = Rc::new(RefCell::new(Vec::new()));
+        let seen = served.clone();
+        let builder = server(kind).total_send_limit(1500 << 10).send_buffer(32 << 10);
+        let server = builder
+            .listen(address.as_str(), move |socket| {
+                seen.borrow_mut().push(socket);
+                Ok(())
+            })
+            .unwrap();
+        let address = match kind {
+            Kind::Unix => address,
+            Kind::Tcp => format!("tcp://localhost:{}", server.port()),
+            Kind::Tls => format!("tls://localhost:{}", server.port()),
+        };
+        let join = |count| {
+            let builder = client(kind).recv_buffer(32 << 10);
+            let client = try_connect(builder, &address).unwrap();
+            until(|| served.borrow().len() == count);
+            let served = served.borrow().last().unwrap().clone();
+            (client, served)
+        };
+        let (one, to_one) = join(1);
+        let (two, to_two) = join(2);
+
+        assert!(send_more_than_goes(&to_one).unwrap() > 512 << 10);
+        let error = send_more_than_goes(&to_two).unwrap_err();
+        let Error::QueueFull { queued, limit, option: "total_send_limit", .. } = error else { panic!("{error}") };
+        assert_eq!((queued, limit), (to_one.queued(), 1500 << 10));
+        assert_eq!(to_two.queued(), 0, "nothing of it is queued");
+        to_two.send("a short one goes").unwrap();
+        assert!(to_one.send(vec![7; 1 << 20]).is_err(), "its own counts as well");
+
+        // Room comes with what is read …
+        let read = collect(&one);
+        until(|| to_one.queued() == 0);
+        assert!(send_more_than_goes(&to_two).unwrap() > 512 << 10);
+        assert!(send_more_than_goes(&to_one).is_err());
+        drop(read);
+
+        // … and with the end of a connection, whoever ends it.
+        drop(two);
+        until(|| !to_two.is_open());
+        one.unread();
+        assert!(send_more_than_goes(&to_one).unwrap() > 512 << 10);
+        let (_three, to_three) = join(3);
+        assert!(send_more_than_goes(&to_three).is_err());
+        to_one.abort();
+        assert!(send_more_than_goes(&to_three).unwrap() > 512 << 10);
+    });
+}

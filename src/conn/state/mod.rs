@@ -40,6 +40,8 @@ bitflags::bitflags! {
         const DAMAGED = 1 << 2;
         /// A blocking call or a future has told its caller of the end, so leftover data no longer hides it.
         const CALLER_KNOWS = 1 << 3;
+        /// The end came after it was closed here, behind whatever was thrown away.
+        const DISCARDED = 1 << 4;
     }
 
     /// The facts about our own direction.
@@ -66,6 +68,8 @@ bitflags::bitflags! {
         /// The connection is broken off for what the peer sent: once the queue is out, the peer sees a reset, not an
         /// end.
         const RESETS = 1 << 9;
+        /// The queue is counted among those of the server.
+        const COUNTED = 1 << 10;
     }
 
     /// The kinds of futures that wait. This changes with every message that one waits for, so it lies in the word, see
@@ -367,8 +371,12 @@ impl State {
 
     /// Returns whether queued data goes out without anybody to notify.
     fn flushes_fast(&self) -> bool {
-        let special =
-            WriteHalf::ENDING | WriteHalf::ARMED | WriteHalf::FULL | WriteHalf::FLUSH_AWAITED | WriteHalf::FAILED;
+        let special = WriteHalf::ENDING
+            | WriteHalf::ARMED
+            | WriteHalf::FULL
+            | WriteHalf::FLUSH_AWAITED
+            | WriteHalf::FAILED
+            | WriteHalf::COUNTED;
         self.is_open()
             && !self.wire.contains(Wire::TLS)
             && !self.write.intersects(special)

@@ -374,6 +374,7 @@ fn all_states() -> impl Iterator<Item = State> {
         WriteHalf::DRAIN_DUE,
         WriteHalf::FLUSH_AWAITED,
         WriteHalf::OUTPUT_GONE,
+        WriteHalf::COUNTED,
     ];
     let rest = move |phase, reader, read| {
         writes.into_iter().flat_map(move |write| {
@@ -484,7 +485,8 @@ fn what_goes_into_the_queue_may_be_sent_and_what_goes_out_of_it_concerns_nobody_
         let sends = state.may_send() && !state.write.contains(WriteHalf::FAILED);
         assert_eq!(!look.contains(Look::NO_FAST_SEND), sends, "{state:?}");
         if !look.contains(Look::NO_FAST_FLUSH) {
-            let heard_of = WriteHalf::ENDING | WriteHalf::FULL | WriteHalf::FLUSH_AWAITED | WriteHalf::ARMED;
+            let heard_of =
+                WriteHalf::ENDING | WriteHalf::FULL | WriteHalf::FLUSH_AWAITED | WriteHalf::ARMED | WriteHalf::COUNTED;
             assert!(state.is_open() && !state.write.intersects(heard_of | WriteHalf::FAILED), "{state:?}");
             assert!(!state.wire.contains(Wire::TLS) && !state.duties.contains(Duties::WATCHES_IDLENESS), "{state:?}");
         }
