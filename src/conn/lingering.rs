@@ -68,7 +68,8 @@ impl Lingering<'_> {
         }
         let waits = self.0.status.is_lingering()
             && !self.limit().is_zero()
-            && self.0.transport.backlog().is_some_and(|backlog| backlog.unacknowledged > 0);
+            && self.0.transport.backlog().is_some_and(|backlog| backlog.unacknowledged > 0)
+            && !self.0.transport.is_cut();
         if waits && self.0.if_cold(|cold| cold.reset_timer).is_none() {
             let me = self.0.me.clone();
             let timer = self.0.engine.after(ACKNOWLEDGED, move |_| {
@@ -192,7 +193,8 @@ impl Lingering<'_> {
             // Once closed, the system resets the connection when the peer sends anything more, and forgets what it
             // still has. If the peer does not talk, it is enough that everything is on its way.
             let waits_for = if talks || self.resets() { backlog.unacknowledged } else { backlog.unsent };
-            if waits_for == 0 || !patience.lasts(self) {
+            let is_cut = self.resets() && self.0.transport.is_cut();
+            if waits_for == 0 || is_cut || !patience.lasts(self) {
                 break;
             }
             // Acknowledgements are no event to wait for.

@@ -474,6 +474,14 @@ impl Transport {
         if self.is_socket() { backlog(self.input.open()?) } else { None }
     }
 
+    /// Returns whether nothing that was sent can arrive any more. Of a socket whose write half is open.
+    pub(crate) fn is_cut(&self) -> bool {
+        let Some(fd) = self.input.open() else { return true };
+        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
+        let _ = poll_for(&mut fds, Some(std::time::Duration::ZERO));
+        fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    }
+
     /// Waits until there is something to read, or room to write, whichever of the two is asked for, or a signal ends
     /// the loop, as [`wait_for`].
     pub(crate) fn wait(&self, read: bool, write: bool, limit: Option<std::time::Duration>) -> io::Result<bool> {

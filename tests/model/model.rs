@@ -427,5 +427,7 @@ fn agree(before: &Told, after: &Told) -> bool {
         Told::TooLong => 3,
         Told::Other(_) => 4,
     };
-    name(before) == name(after)
+    // An error of the program's own is the reason whatever was known before, and what was known stays so.
+    let covered = *before == Told::Own && matches!(after, Told::Reset | Told::CutOff);
+    covered || name(before) == name(after)
 }
