@@ -17,6 +17,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::system_bus;
 use crate::engine::{Engine, Handler, Key, Next, READS, Ready, Registration, TimerKey};
+use crate::error::os_text;
 use crate::log;
 
 /// The longest message that is accepted, in bytes. The longest ones in use contain a TXT record. D-Bus allows 128 MiB.
@@ -210,7 +211,7 @@ impl Bus {
     /// # Errors
     /// The reason, as text.
     pub(super) fn connect(engine: &Rc<Engine>, listener: Weak<dyn Listener>) -> Result<Rc<Bus>, String> {
-        Bus::start(engine, listener, system_bus::open()?).map_err(|error| error.to_string())
+        Bus::start(engine, listener, system_bus::open()?).map_err(|error| os_text(&error))
     }
 
     fn start(engine: &Rc<Engine>, listener: Weak<dyn Listener>, fd: OwnedFd) -> io::Result<Rc<Bus>> {
@@ -372,7 +373,7 @@ impl Bus {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return false,
                 Err(error) => {
-                    wire.end_cause = Some(io::Error::from(error).to_string());
+                    wire.end_cause = Some(os_text(&error.into()));
                     return false;
                 }
             }

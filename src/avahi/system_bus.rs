@@ -1,13 +1,13 @@
 //! The address of the D-Bus system bus. Never blocks.
 
 use std::ffi::OsStr;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use crate::error::os_text;
 use crate::sys;
 
 /// The address of the system bus unless the environment sets another one.
@@ -39,7 +39,7 @@ pub(super) fn in_sandbox(cause: String) -> String {
 }
 
 fn open_one(address: &[u8]) -> Result<OwnedFd, String> {
-    let failed = |error: Errno| format!("{}: {}", String::from_utf8_lossy(address), io::Error::from(error));
+    let failed = |error: Errno| format!("{}: {}", String::from_utf8_lossy(address), os_text(&error.into()));
     let to = socket_address(address)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = sys::socket(AddressFamily::UNIX, SocketType::STREAM, flags).map_err(failed)?;

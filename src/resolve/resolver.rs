@@ -15,6 +15,7 @@ use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, Sleep};
+use crate::error::os_text;
 use crate::sys::{Family, ResolveError, host_addresses};
 
 /// The name of each thread, as long as the kernel allows.
@@ -239,7 +240,7 @@ impl Resolver {
             Ok(thread) => drop(self.running.insert(thread.thread().id(), (thread, question.host))),
             Err(_) if !self.running.is_empty() => self.queue.push_back(question),
             Err(error) => {
-                let cause = format!("cannot start a thread for the lookup: {error}");
+                let cause = format!("cannot start a thread for the lookup: {}", os_text(&error));
                 drop(self.record(&question, Err(ResolveError { cause, is_answer: false })));
             }
         }

@@ -11,7 +11,7 @@ use rustix::fs::{OFlags, PROC_SUPER_MAGIC};
 use rustix::io::Errno;
 
 use super::pid_file::open_as_it_is;
-use crate::error::{Error, Operation, Result};
+use crate::error::{Error, Operation, Result, os_text};
 use crate::log;
 
 /// The open log file and its path.
@@ -41,7 +41,7 @@ impl LogFile {
         if let Err(error) = open(&self.path).and_then(|file| use_for_output(&file)) {
             let path = self.path.display();
             let event = log::warning("log file").error(&error);
-            event.say(format_args!("cannot reopen log file {path}, keeping the old one: {error}"));
+            event.say(format_args!("cannot reopen log file {path}, keeping the old one: {}", os_text(&error)));
         }
     }
 }

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use super::stand_in;
 use super::systemd::{self, Watchdog};
 use crate::engine::{Engine, Fairness, Handler, Iterations, Key, Next, Ready, Registration, TimerKey, turn};
-use crate::error::{Result, count};
+use crate::error::{Result, count, os_text};
 use crate::log;
 use crate::server::{self, Draining};
 use crate::sys::Interrupts;
@@ -336,7 +336,7 @@ impl Signals {
         caught.unwrap_or_else(|error| {
             log::warning("signals")
                 .error(&error)
-                .say(format_args!("cannot handle SIGINT and SIGTERM, they will end the process: {error}"));
+                .say(format_args!("cannot handle SIGINT and SIGTERM, they will end the process: {}", os_text(&error)));
             None
         })
     }

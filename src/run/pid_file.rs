@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
-use crate::error::{Error, Operation, Result};
+use crate::error::{Error, Operation, Result, os_text};
 use crate::log;
 use crate::sys::{Origin, PID_FILE, take_inherited};
 
@@ -62,7 +62,8 @@ impl PidFile {
                     let event = log::warning("pid file").error(&error);
                     let name = path.display();
                     event.say(format_args!(
-                        "cannot lock pid file {name}, a second instance would not be noticed: {error}"
+                        "cannot lock pid file {name}, a second instance would not be noticed: {}",
+                        os_text(&error)
                     ));
                 }
             }
@@ -131,7 +132,7 @@ impl PidFile {
             && let Err(error) = std::fs::remove_file(&self.path)
         {
             let event = log::warning("pid file").error(&error);
-            event.say(format_args!("failed to remove pid file {}: {error}", self.path.display()));
+            event.say(format_args!("failed to remove pid file {}: {}", self.path.display(), os_text(&error)));
         }
     }
 }

@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 
 use super::systemd;
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration};
+use crate::error::os_text;
 use crate::log;
 use crate::sys::{self, KEEPER, inherited, without_sigpipe};
 
@@ -61,7 +62,7 @@ impl Afterwards {
         };
         if let Err(error) = begun {
             let event = log::warning("hand over").error(&error);
-            event.say(format_args!("failed to wait for the successor, process {successor}: {error}"));
+            event.say(format_args!("failed to wait for the successor, process {successor}: {}", os_text(&error)));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 
-use crate::error::{Error, Operation, Result};
+use crate::error::{Error, Operation, Result, os_text};
 use crate::sys::{group_id, peer_ids, user_id};
 
 /// A user or a group of this machine. Converts from a number or a name: `1000`, `"www-data"`.
@@ -96,7 +96,7 @@ pub(super) struct Allowed {
 impl Allowed {
     /// Returns the reason why a client may not connect.
     pub(super) fn check(&self, client: impl AsFd) -> Result<(), String> {
-        let peer = peer_ids(client).map_err(|error| format!("cannot determine its user: {error}"))?;
+        let peer = peer_ids(client).map_err(|error| format!("cannot determine its user: {}", os_text(&error)))?;
         if self.users.contains(&peer.user) || peer.groups.iter().any(|group| self.groups.contains(group)) {
             return Ok(());
         }

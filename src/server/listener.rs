@@ -14,7 +14,7 @@ use super::listening::Listening;
 use crate::address::{Endpoint, endpoint};
 use crate::connect::note_listening;
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration};
-use crate::error::Result;
+use crate::error::{Result, os_text};
 use crate::log;
 use crate::sys::{self, Descriptor};
 
@@ -140,7 +140,7 @@ impl Listener {
                 Err(error) => {
                     let (name, error) = (server.name(), io::Error::from(error));
                     let event = log::warning("accept").peer(&name).error(&error);
-                    event.say(format_args!("stopped accepting on {name}: {error}"));
+                    event.say(format_args!("stopped accepting on {name}: {}", os_text(&error)));
                     return Next::Idle;
                 }
             }
@@ -172,7 +172,10 @@ impl Listener {
             let (name, error) = (server.name(), io::Error::from(error));
             // Anybody who connects often enough can cause it.
             let event = log::message("accept").peer(&name).error(&error);
-            event.say(format_args!("cannot accept more clients on {name}: {error}; retrying as connections close"));
+            event.say(format_args!(
+                "cannot accept more clients on {name}: {}; retrying as connections close",
+                os_text(&error)
+            ));
         }
         if let (Some(key), false) = (self.key.get(), self.pausing.replace(true)) {
             let pausing = self.pausing.clone();

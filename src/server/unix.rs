@@ -16,6 +16,7 @@ use rustix::net::AddressFamily;
 use super::listening::{FileSettings, ListenOptions};
 use crate::address::UnixName;
 use crate::connect::unix_address;
+use crate::error::os_text;
 use crate::sys::{self, Origin, pass_descriptors, stream_socket};
 
 /// Longest wait for another server that replaces a stale socket. After that, this one continues without the lock.
@@ -73,7 +74,8 @@ impl SocketFile {
 
     /// Sets the file's group and mode, through a handle on exactly that file.
     fn set_rights(&self, settings: FileSettings) -> io::Result<()> {
-        let failed = |what: String, error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
+        let failed =
+            |what: String, error: io::Error| io::Error::new(error.kind(), format!("{what}: {}", os_text(&error)));
         if let Some(group) = settings.group {
             rustix::fs::chownat(&self.file, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)
                 .map_err(|error| failed(format!("cannot set its group to {group}"), error.into()))?;
@@ -220,7 +222,9 @@ fn is_answered(name: &UnixName) -> io::Result<bool> {
     match sys::connect(&probe, &unix_address(name)?) {
         Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(false),
         Ok(()) | Err(Errno::AGAIN) => Ok(true),
-        Err(error) => Err(in_use(&format!("cannot determine whether another server uses this path: {error}"))),
+        Err(error) => {
+            Err(in_use(&format!("cannot determine whether another server uses this path: {}", os_text(&error.into()))))
+        }
     }
 }
 

@@ -6,6 +6,8 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::ptr;
 
+use crate::error::os_text;
+
 /// The address families to query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
@@ -108,7 +110,7 @@ fn address(entry: &libc::addrinfo) -> Option<SocketAddr> {
 
 fn resolve_error(code: libc::c_int) -> ResolveError {
     if code == libc::EAI_SYSTEM {
-        return ResolveError { cause: io::Error::last_os_error().to_string(), is_answer: false };
+        return ResolveError { cause: os_text(&io::Error::last_os_error()), is_answer: false };
     }
     // SAFETY: returns a static text for any code.
     let cause = unsafe { CStr::from_ptr(libc::gai_strerror(code)) }.to_string_lossy().into_owned();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, sockopt};
 
 use super::bind_to_interface;
+use crate::error::os_text;
 
 /// Parameters of TCP keep-alive probes. If the peer does not answer them, the connection ends with
 /// [`Error::Io`](crate::Error::Io) of the kind `TimedOut`.
@@ -128,7 +129,7 @@ fn unsupported(what: &str, is_unix: bool) -> io::Error {
 }
 
 fn name_it(what: impl fmt::Display, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("setting {what}: {error}"))
+    io::Error::new(error.kind(), format!("setting {what}: {}", os_text(error)))
 }
 
 fn named<T>(what: &str, result: rustix::io::Result<T>) -> io::Result<T> {

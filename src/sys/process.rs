@@ -5,6 +5,8 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{fs, ptr};
 
+use crate::error::os_text;
+
 /// Counts the forks between the first process and this one.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
@@ -53,7 +55,10 @@ pub(crate) fn other_threads() -> io::Result<Vec<String>> {
     let own = rustix::thread::gettid().as_raw_nonzero().to_string();
     let mut names = Vec::new();
     let tasks = fs::read_dir(TASKS).map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot count the threads in {TASKS}, is /proc mounted? ({error})"))
+        io::Error::new(
+            error.kind(),
+            format!("cannot count the threads in {TASKS}, is /proc mounted? ({})", os_text(&error)),
+        )
     });
     for task in tasks? {
         let task = task?;
