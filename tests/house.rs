@@ -204,11 +204,15 @@ fn calls_that_name_a_peer_go_through_libc() {
     const CALLS: [&str; 8] =
         ["bind", "listen", "connect", "accept", "acceptfrom", "sendto", "getsockname", "getpeername"];
     for file in files() {
-        for (number, line) in file.lines.iter().take_while(|(_, line)| line.trim() != "#[cfg(test)]") {
-            for (at, path) in line.match_indices("rustix::net::") {
-                let name = identifier(&line[at + path.len()..]);
+        let code = code(&file);
+        let code = code.split("#[cfg(test)]").next().unwrap();
+        for (at, path) in code.match_indices("rustix::net::") {
+            let rest = &code[at + path.len()..];
+            // One name, or a list of an import.
+            let names = rest.strip_prefix('{').map_or(identifier(rest), |list| list.split('}').next().unwrap());
+            for name in names.split(',').map(|name| identifier(name.trim())) {
                 let is_one = CALLS.iter().any(|call| name == *call || name.strip_prefix(call) == Some("_with"));
-                assert!(!is_one, "src/{}:{number}: use sys::{name} for {}", file.path.display(), line.trim());
+                assert!(!is_one, "src/{}: use sys::{name} in place of rustix's", file.path.display());
             }
         }
     }
