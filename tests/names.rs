@@ -452,3 +452,37 @@ fn many_threads_look_up_at_once_and_none_is_left() {
     });
     on_own_context(|| until_on_threads(|| threads().len() == before));
 }
+
+// ---- dead peers, which need a network of one's own as well ----
+
+#[test]
+fn a_peer_that_is_gone_is_noticed_while_data_is_on_its_way_to_it() {
+    let Some(_server) = in_own_network("a_peer_that_is_gone_is_noticed_while_data_is_on_its_way_to_it") else { return };
+    on_own_context(|| {
+        let server = Server::builder().tls(false).listen("127.0.0.1:0", |socket| {
+            socket.read(|_, _| Ok(()));
+            Ok(())
+        });
+        let server = server.unwrap();
+        let limit = Duration::from_secs(1);
+        let builder = Socket::builder().tls(false).user_timeout(limit);
+        let socket = await_it(builder.connect_future(("127.0.0.1", server.port()))).unwrap();
+        let told = Rc::new(RefCell::new(None));
+        let tell = told.clone();
+        socket.disconnect_cb(move |_, end| drop(tell.replace(Some(end.reason))));
+        let down = std::process::Command::new("ip").args(["link", "set", "lo", "down"]).status().unwrap();
+        assert!(down.success());
+        let started = Instant::now();
+        socket.send("nobody gets this").unwrap();
+        until(|| told.borrow().is_some());
+        assert!(started.elapsed() >= limit, "{:?}", started.elapsed());
+        let reason = told.take().unwrap();
+        let network::Reason::Failed(Error::Io { source, .. }) = &reason else { panic!("{reason:?}") };
+        let kind = source.kind();
+        assert!(
+            [std::io::ErrorKind::TimedOut, std::io::ErrorKind::HostUnreachable, std::io::ErrorKind::NetworkUnreachable]
+                .contains(&kind),
+            "{reason}"
+        );
+    });
+}

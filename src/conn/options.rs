@@ -79,6 +79,12 @@ macro_rules! limit_setters {
             self
         }
 
+        /// Limits the time that sent data may stay unacknowledged, from the start. See [`Socket::set_user_timeout`].
+        pub fn user_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+            self.options.tuning.user_timeout = limit.into();
+            self
+        }
+
         /// Sets `TCP_NODELAY` from the start. See [`Socket::set_no_delay`].
         pub fn no_delay(mut self, no_delay: bool) -> Self {
             self.options.tuning.no_delay = Some(no_delay);

@@ -30,6 +30,27 @@ impl Socket {
         self.of_tcp("keep-alive", |fd| sys::keep_alive(fd))
     }
 
+    /// Limits the time that sent data may stay unacknowledged (`TCP_USER_TIMEOUT`, RFC 5482). Then the connection ends with
+    /// [`Error::Io`] of the kind `TimedOut`, or of the last network error. `None`, the default: the kernel's own limit, about
+    /// 15 minutes. Rounded up to whole milliseconds. TCP only.
+    ///
+    /// This notices a dead peer while data is on its way to it. [Keep-alive](Self::set_keep_alive) probes only while nothing
+    /// is; with both, this limit applies to its probes as well, in place of their count.
+    ///
+    /// # Errors
+    /// As all options.
+    pub fn set_user_timeout(&self, limit: impl Into<Option<Duration>>) -> Result {
+        self.of_tcp("a user timeout", |fd| sys::set_user_timeout(fd, limit.into()))
+    }
+
+    /// Returns the limit of the time that sent data may stay unacknowledged. `None` if it is the kernel's own. TCP only.
+    ///
+    /// # Errors
+    /// As all options.
+    pub fn user_timeout(&self) -> Result<Option<Duration>> {
+        self.of_tcp("a user timeout", |fd| sys::user_timeout(fd))
+    }
+
     /// Sets whether small messages are sent at once (`TCP_NODELAY`), instead of waiting for the acknowledgement of
     /// earlier ones. Default: true. TCP only.
     ///

@@ -22,7 +22,7 @@ pub(crate) use getaddrinfo::{Family, ResolveError, host_addresses, service_port}
 pub(crate) use hangups::Hangups;
 pub(crate) use inherited::{Inherited, KEEPER, OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited};
 pub use options::{Credentials, KeepAlive};
-pub(crate) use options::{Tuning, keep_alive, set_keep_alive, set_tos, tos};
+pub(crate) use options::{Tuning, keep_alive, set_keep_alive, set_tos, set_user_timeout, tos, user_timeout};
 pub(crate) use polling::{INTERRUPTED, poll_for, wait_for};
 pub(crate) use process::{Forked, Origin, exit_now, fork, other_threads};
 pub(crate) use signals::{Interrupts, interrupts_here, without_sigpipe};

@@ -14,6 +14,8 @@ use crate::error::os_text;
 /// Parameters of TCP keep-alive probes. If the peer does not answer them, the connection ends with
 /// [`Error::Io`](crate::Error::Io) of the kind `TimedOut`.
 ///
+/// The kernel does not probe while sent data is unacknowledged. See [`Socket::set_user_timeout`](crate::Socket::set_user_timeout).
+///
 /// # Example
 /// ```
 /// use std::time::Duration;
@@ -53,6 +55,7 @@ pub struct Credentials {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tuning {
     pub(crate) keep_alive: Option<Option<KeepAlive>>,
+    pub(crate) user_timeout: Option<Duration>,
     pub(crate) no_delay: Option<bool>,
     pub(crate) recv_buffer: Option<usize>,
     pub(crate) send_buffer: Option<usize>,
@@ -73,6 +76,7 @@ impl Tuning {
         let is_unix = family == AddressFamily::UNIX;
         let of_tcp = [
             (self.keep_alive.is_some(), "keep-alive"),
+            (self.user_timeout.is_some(), "a user timeout"),
             (self.no_delay.is_some(), "no-delay"),
             (self.tos.is_some(), "a traffic class"),
             (self.reuse_port, "sharing a port"),
@@ -93,6 +97,9 @@ impl Tuning {
         }
         if let Some(keep_alive) = self.keep_alive {
             set_keep_alive(fd, keep_alive)?;
+        }
+        if let Some(limit) = self.user_timeout {
+            set_user_timeout(fd, Some(limit))?;
         }
         if let Some(no_delay) = self.no_delay {
             named("no-delay", sockopt::set_tcp_nodelay(fd, no_delay))?;
@@ -159,6 +166,17 @@ pub(crate) fn keep_alive(fd: impl AsFd) -> io::Result<Option<KeepAlive>> {
     }
     let (idle, interval) = (sockopt::tcp_keepidle(fd)?, sockopt::tcp_keepintvl(fd)?);
     Ok(Some(KeepAlive { idle, interval, count: sockopt::tcp_keepcnt(fd)? }))
+}
+
+pub(crate) fn set_user_timeout(fd: impl AsFd, limit: Option<Duration>) -> io::Result<()> {
+    // Whole milliseconds in the kernel's int, of which 0 means its own limit.
+    let whole = |limit: Duration| limit.as_nanos().div_ceil(1_000_000).clamp(1, i32::MAX as u128) as u32;
+    named("the user timeout", sockopt::set_tcp_user_timeout(fd, limit.map_or(0, whole)))
+}
+
+pub(crate) fn user_timeout(fd: impl AsFd) -> io::Result<Option<Duration>> {
+    let limit = sockopt::tcp_user_timeout(fd)?;
+    Ok((limit > 0).then(|| Duration::from_millis(limit.into())))
 }
 
 pub(crate) fn set_tos(fd: impl AsFd, class: u8) -> io::Result<()> {

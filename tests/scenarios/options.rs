@@ -23,6 +23,15 @@ fn tcp_options_are_set_at_any_time_and_read_back() {
             assert_eq!(client.keep_alive().unwrap(), Some(KEEP_ALIVE));
             client.set_keep_alive(None).unwrap();
             assert_eq!(client.keep_alive().unwrap(), None);
+            assert_eq!(client.user_timeout().unwrap(), None);
+            for (limit, found) in
+                [(Duration::from_micros(1), 1), (Duration::from_secs(20), 20_000), (Duration::MAX, i32::MAX as u64)]
+            {
+                client.set_user_timeout(limit).unwrap();
+                assert_eq!(client.user_timeout().unwrap(), Some(Duration::from_millis(found)));
+            }
+            client.set_user_timeout(None).unwrap();
+            assert_eq!(client.user_timeout().unwrap(), None);
             assert!(client.no_delay().unwrap());
             client.set_no_delay(false).unwrap();
             assert!(!client.no_delay().unwrap());
@@ -47,6 +56,7 @@ fn builders_set_them_before_and_for_all_that_a_server_accepts() {
             let server = server(kind)
                 .address(address)
                 .keep_alive(KEEP_ALIVE)
+                .user_timeout(Duration::from_secs(25))
                 .no_delay(false)
                 .tos(0x20)
                 .recv_buffer(20_000)
@@ -70,6 +80,7 @@ fn builders_set_them_before_and_for_all_that_a_server_accepts() {
             server.set_accept_timeout(Duration::from_secs(20));
             let socket = server.accept().unwrap();
             assert_eq!(socket.keep_alive().unwrap(), Some(KEEP_ALIVE));
+            assert_eq!(socket.user_timeout().unwrap(), Some(Duration::from_secs(25)));
             assert_eq!((socket.no_delay().unwrap(), socket.tos().unwrap()), (false, 0x20));
             assert_eq!((socket.recv_buffer().unwrap(), socket.send_buffer().unwrap()), (40_000, 60_000));
             let rounded_up = Duration::from_secs(2);
@@ -83,6 +94,7 @@ fn what_a_kind_of_socket_does_not_have_is_an_error() {
     on_own_context(|| {
         let Joined { client, server: _server, .. } = join(Kind::Unix);
         assert!(matches!(client.set_keep_alive(None), Err(Error::Unsupported(_))));
+        assert!(matches!(client.set_user_timeout(None), Err(Error::Unsupported(_))));
         assert!(matches!(client.no_delay(), Err(Error::Unsupported(_))));
         assert!(matches!(client.tos(), Err(Error::Unsupported(_))));
         client.set_send_buffer(30_000).unwrap();
