@@ -94,11 +94,6 @@ impl Conn {
         drop(callback);
     }
 
-    /// Closes without waiting for the peer's end, where no loop runs that would.
-    pub(crate) fn part(&self) {
-        self.lingering().close_without_peer();
-    }
-
     // ---- handles ----
 
     #[inline]

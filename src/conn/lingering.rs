@@ -22,6 +22,15 @@ impl Conn {
     pub(super) fn lingering(&self) -> Lingering<'_> {
         Lingering(self)
     }
+
+    /// Closes without waiting for the peer's end, where no loop runs that would.
+    pub(crate) fn close_without_peer(&self) {
+        if self.status.is_lingering() && main_depth() == 0 {
+            self.lingering().go_on();
+            self.lingering().discard(&mut false);
+            self.ending().close_descriptor();
+        }
+    }
 }
 
 impl Lingering<'_> {
@@ -154,15 +163,6 @@ impl Lingering<'_> {
         self.0.engine.disown();
         if self.0.status.is_lingering() && main_depth() == 0 && !std::thread::panicking() {
             self.drain();
-        }
-    }
-
-    /// Closes without waiting for the peer's end, where no loop runs that would.
-    pub(super) fn close_without_peer(&self) {
-        if self.0.status.is_lingering() && main_depth() == 0 {
-            self.go_on();
-            self.discard(&mut false);
-            self.0.ending().close_descriptor();
         }
     }
 

@@ -100,7 +100,7 @@ impl Asked {
         }
         for conn in all.iter().filter(|conn| !conn.is_shaking() && !conn.is_open()) {
             // The alert has been sent, and nobody waits for the end of the connection.
-            conn.part();
+            conn.close_without_peer();
         }
     }
 }
