@@ -68,7 +68,7 @@ impl Handler for Conn {
             } else if self.is_tls() {
                 // With close_notify, or the peer would have to think that something is missing.
                 self.finish(Reason::Local, Manner::Graceful);
-                self.lingering().close_without_peer();
+                self.close_without_peer();
             }
         }
         self.lingering().drain_without_loop();
