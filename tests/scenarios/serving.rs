@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use network::{Endpoint, Error, Server, Socket};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::util::*;
 
@@ -200,8 +201,15 @@ fn a_limit_on_connections_makes_the_others_wait() {
     });
 }
 
+/// A user's shell allows 1024 descriptors, and more to those that ask.
+fn allow_many_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+}
+
 #[test]
 fn a_thousand_connections_at_once() {
+    allow_many_descriptors();
     for_each_kind(|kind| {
         const CLIENTS: usize = 1000;
         let (server, address) = serve(kind, |socket| {
