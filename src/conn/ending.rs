@@ -237,8 +237,7 @@ impl Ending<'_> {
             self.0.engine.deregister(key);
         }
         self.0.transport.close();
-        self.0.io.drop_output();
-        self.0.output().recount_if_counted();
+        self.0.output().drop_queue();
         self.0.cancel_timer(|cold| cold.idle_timer.take());
         self.0.cancel_timer(|cold| cold.linger_timer.take());
         self.0.cancel_timer(|cold| cold.reset_timer.take());

@@ -268,8 +268,7 @@ impl Output<'_> {
     pub(super) fn failed(&self, error: std::io::Error) -> Error {
         let error = self.0.transport.explain(error);
         let error = Error::from_io(Operation::Send, self.0.peer_name(), error);
-        self.0.io.drop_output();
-        self.recount_if_counted();
+        self.drop_queue();
         self.0.status.change(|state| state.write.insert(WriteHalf::LOST));
         self.0.cold(|cold| cold.end.note(&error));
         self.0.arm_write(false);
@@ -379,8 +378,13 @@ impl Output<'_> {
         self.0.common.total.check(counted, queued, size).or_else(|all| full(all, "total_send_limit"))
     }
 
+    pub(super) fn drop_queue(&self) {
+        self.0.io.drop_output();
+        self.recount_if_counted();
+    }
+
     #[inline]
-    pub(super) fn recount_if_counted(&self) {
+    fn recount_if_counted(&self) {
         if self.0.status.get().write.contains(WriteHalf::COUNTED) {
             self.recount();
         }
@@ -388,12 +392,8 @@ impl Output<'_> {
 
     /// Counts the queue among those of the server, unless it is short.
     fn recount(&self) {
-        let queued = self.0.queued();
-        let counted = self.0.cold(|cold| {
-            cold.counted = self.0.common.total.recount(cold.counted, queued);
-            cold.counted
-        });
-        self.0.status.change(|state| state.write.set(WriteHalf::COUNTED, counted > 0));
+        let is_counted = self.0.cold(|cold| self.0.common.total.recount(&mut cold.counted, self.0.queued()));
+        self.0.status.change(|state| state.write.set(WriteHalf::COUNTED, is_counted));
     }
 
     /// So much more may be queued before the high-water mark.

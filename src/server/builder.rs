@@ -36,6 +36,36 @@ const REJECTIONS_LOGGED: u32 = 10;
 /// Default limit of the send queues of all connections, in bytes.
 const TOTAL_SEND_LIMIT: usize = 1 << 30;
 
+/// The limits of a server, apart from those of each connection.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    max_connections: usize,
+    total_send_limit: usize,
+    max_handshakes: usize,
+    /// `None`: the default, from the limits of connections and handshakes.
+    max_handshakes_per_address: Option<usize>,
+    rejection_log_rate: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_connections: usize::MAX,
+            total_send_limit: TOTAL_SEND_LIMIT,
+            max_handshakes: HANDSHAKES,
+            max_handshakes_per_address: None,
+            rejection_log_rate: REJECTIONS_LOGGED,
+        }
+    }
+}
+
+impl Limits {
+    fn share_of_an_address(&self) -> usize {
+        let places = self.max_handshakes.min(self.max_connections);
+        self.max_handshakes_per_address.unwrap_or((places / 10).max(10))
+    }
+}
+
 /// Options for a [`Server`], all with defaults.
 ///
 /// Created by [`Server::builder`]. Ends with [`listen`](Self::listen) (callback), [`serve`](Self::serve) (async callback)
@@ -59,8 +89,7 @@ const TOTAL_SEND_LIMIT: usize = 1 << 30;
 pub struct ServerBuilder {
     pub(super) address: String,
     pub(super) backlog: u32,
-    pub(super) max_connections: usize,
-    pub(super) total_send_limit: usize,
+    pub(super) limits: Limits,
     pub(super) options: Options,
     pub(super) on_disconnect: Option<SharedDisconnect>,
     pub(super) service_name: Option<String>,
@@ -68,9 +97,6 @@ pub struct ServerBuilder {
     pub(super) on_published: Option<OnPublished>,
     /// `None`: the default for the address.
     pub(super) tls: Option<Tls<ServerTls>>,
-    pub(super) max_handshakes: usize,
-    pub(super) max_handshakes_per_address: Option<usize>,
-    pub(super) rejection_log_rate: u32,
     pub(super) mode: Option<u32>,
     pub(super) group: Option<Account>,
     pub(super) replace_stale: bool,
@@ -94,17 +120,13 @@ impl ServerBuilder {
         ServerBuilder {
             address: String::new(),
             backlog: 128,
-            max_connections: usize::MAX,
-            total_send_limit: TOTAL_SEND_LIMIT,
+            limits: Limits::default(),
             options: Options::default(),
             on_disconnect: None,
             service_name: None,
             txt: Vec::new(),
             on_published: None,
             tls: None,
-            max_handshakes: HANDSHAKES,
-            max_handshakes_per_address: None,
-            rejection_log_rate: REJECTIONS_LOGGED,
             mode: None,
             group: None,
             replace_stale: false,
@@ -131,7 +153,7 @@ impl ServerBuilder {
     /// Limits the number of concurrent TLS handshakes. Default: 1000. Further clients wait in the accept backlog, unless
     /// one address has more than [its share](Self::max_handshakes_per_address).
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
-        self.max_handshakes = handshakes.max(1);
+        self.limits.max_handshakes = handshakes.max(1);
         self
     }
 
@@ -145,7 +167,7 @@ impl ServerBuilder {
     /// is rejected. So a host that opens connections and says nothing does not keep others out. Where all clients come from
     /// one address, as behind a proxy, set the share to `max_handshakes`: then all of them wait in the backlog.
     pub fn max_handshakes_per_address(mut self, handshakes: usize) -> Self {
-        self.max_handshakes_per_address = Some(handshakes.max(1));
+        self.limits.max_handshakes_per_address = Some(handshakes.max(1));
         self
     }
 
@@ -155,7 +177,7 @@ impl ServerBuilder {
     /// A client is rejected if its TLS handshake fails or if it may not connect. The same limit applies to records about
     /// connections that end by an error and have no disconnect callback.
     pub fn rejection_log_rate(mut self, records_per_second: u32) -> Self {
-        self.rejection_log_rate = records_per_second;
+        self.limits.rejection_log_rate = records_per_second;
         self
     }
 
@@ -173,7 +195,7 @@ impl ServerBuilder {
     /// time out. For handshakes in progress, see also [their share](Self::max_handshakes_per_address). A connection counts
     /// until its disconnect callback is due, not while it lingers.
     pub fn max_connections(mut self, connections: usize) -> Self {
-        self.max_connections = connections.max(1);
+        self.limits.max_connections = connections.max(1);
         self
     }
 
@@ -182,7 +204,7 @@ impl ServerBuilder {
     ///
     /// A queue counts from 64 KiB on. So a short message to a client that does read is always accepted.
     pub fn total_send_limit(mut self, bytes: usize) -> Self {
-        self.total_send_limit = bytes;
+        self.limits.total_send_limit = bytes;
         self
     }
 
@@ -315,7 +337,7 @@ impl ServerBuilder {
         let port = port.and_then(|local| endpoint(local).port()).unwrap_or(0);
         let (options, on_disconnect) = (self.options, self.on_disconnect);
         let name = server_name(&address, port);
-        let places = self.max_handshakes.min(self.max_connections);
+        let limits = self.limits;
         let shared = Rc::new_cyclic(|me: &Weak<Shared>| Shared {
             engine: engine.clone(),
             address,
@@ -329,15 +351,12 @@ impl ServerBuilder {
             connections: RefCell::default(),
             waiting: RefCell::default(),
             next_number: Cell::new(NonZeroU64::MIN),
-            max_connections: self.max_connections,
-            common: Common::new(options, self.total_send_limit, me.clone() as Weak<dyn Roster>, on_disconnect),
+            max_connections: limits.max_connections,
+            common: Common::new(options, limits.total_send_limit, me.clone() as Weak<dyn Roster>, on_disconnect),
             setup,
-            handshakes: Handshakes::new(
-                self.max_handshakes,
-                self.max_handshakes_per_address.unwrap_or((places / 10).max(10)),
-            ),
-            failures: failures(name.clone(), self.rejection_log_rate),
-            rejections: rejections(name, self.rejection_log_rate),
+            handshakes: Handshakes::new(limits.max_handshakes, limits.share_of_an_address()),
+            failures: failures(name.clone(), limits.rejection_log_rate),
+            rejections: rejections(name, limits.rejection_log_rate),
             allowed,
             draining: Cell::new(false),
             detached: RefCell::new(None),

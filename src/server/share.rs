@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::net::{AddressFamily, sockopt};
 
 use super::bind::bind;
-use super::builder::Ready;
+use super::builder::{Limits, Ready};
 use super::listening::{ListenOptions, Listening};
 use super::{OnClient, Server, ServerBuilder};
 use crate::address::{Address, Endpoint, Target, endpoint};
@@ -24,11 +24,7 @@ pub(crate) struct Share {
     address: Address,
     sockets: Vec<OwnedFd>,
     options: Options,
-    max_connections: usize,
-    total_send_limit: usize,
-    max_handshakes: usize,
-    max_handshakes_per_address: Option<usize>,
-    rejection_log_rate: u32,
+    limits: Limits,
     setup: Option<Arc<ServerSetup>>,
 }
 
@@ -49,17 +45,13 @@ impl ServerBuilder {
         let ServerBuilder {
             address: local,
             backlog,
-            max_connections,
-            total_send_limit,
+            limits,
             options,
             on_disconnect,
             service_name,
             txt,
             on_published,
             tls: _,
-            max_handshakes,
-            max_handshakes_per_address,
-            rejection_log_rate,
             // Of unix sockets only.
             mode: _,
             group: _,
@@ -88,11 +80,7 @@ impl ServerBuilder {
             address: address.clone(),
             sockets,
             options: options.clone(),
-            max_connections,
-            total_send_limit,
-            max_handshakes,
-            max_handshakes_per_address,
-            rejection_log_rate,
+            limits,
             setup: setup.clone(),
         };
         Ok(shares.into_iter().map(share).collect())
@@ -128,26 +116,8 @@ impl Share {
 
     /// Serves on the thread-default main context.
     pub(crate) fn serve(self, on_client: Box<OnClient>) -> Result<Server> {
-        let Share {
-            address,
-            sockets,
-            options,
-            max_connections,
-            total_send_limit,
-            max_handshakes,
-            max_handshakes_per_address,
-            rejection_log_rate,
-            setup,
-        } = self;
-        let builder = ServerBuilder {
-            options,
-            max_connections,
-            total_send_limit,
-            max_handshakes,
-            max_handshakes_per_address,
-            rejection_log_rate,
-            ..ServerBuilder::new()
-        };
+        let Share { address, sockets, options, limits, setup } = self;
+        let builder = ServerBuilder { options, limits, ..ServerBuilder::new() };
         let sockets = sockets.into_iter().map(Listening::from).collect();
         let ready = Ready { address, sockets, path: None, setup, allowed: None, announcement: None };
         builder.serve_on(&Engine::current()?, ready, Some(on_client))

@@ -16,11 +16,7 @@ const LONG: Duration = Duration::from_secs(20);
 fn bound(kind: Kind) -> (Server, String) {
     let server = server(kind).timeout(LONG).bind(listen_address(kind).as_str()).unwrap();
     server.set_accept_timeout(LONG);
-    let address = match kind {
-        Kind::Unix => server.local()[0].to_string(),
-        Kind::Tcp => format!("tcp://localhost:{}", server.port()),
-        Kind::Tls => format!("tls://localhost:{}", server.port()),
-    };
+    let address = address_of(&server, kind);
     (server, address)
 }
 
@@ -89,11 +85,7 @@ fn a_time_out_longer_than_all_time_is_without_end() {
     for_each_kind(|kind| {
         let server = server(kind).handshake_timeout(Duration::MAX).bind(listen_address(kind).as_str()).unwrap();
         server.set_accept_timeout(Duration::MAX);
-        let address = match kind {
-            Kind::Unix => server.local()[0].to_string(),
-            Kind::Tcp => format!("tcp://localhost:{}", server.port()),
-            Kind::Tls => format!("tls://localhost:{}", server.port()),
-        };
+        let address = address_of(&server, kind);
         let client = beside(kind, &address, |socket| socket.sendline("hello").unwrap());
         let socket = server.accept().unwrap();
         assert_eq!(socket.recv_line().unwrap(), "hello");

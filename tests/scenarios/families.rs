@@ -59,21 +59,12 @@ fn a_search_begins_anew_when_somebody_else_has_taken_what_it_looked_through() {
 #[test]
 fn the_line_limit_holds_for_delimiters_that_are_awaited() {
     for_each_kind(|kind| {
-        let address = listen_address(kind);
         let (sender, receiver) = (log_of_sockets(), log_of_sockets());
         let keep = receiver.clone();
-        let server = server(kind)
-            .line_limit(4)
-            .listen(address.as_str(), move |socket| {
-                keep.add(socket);
-                Ok(())
-            })
-            .unwrap();
-        let address = match kind {
-            Kind::Unix => address,
-            Kind::Tcp => format!("tcp://localhost:{}", server.port()),
-            Kind::Tls => format!("tls://localhost:{}", server.port()),
-        };
+        let (_server, address) = serve_with(server(kind).line_limit(4), kind, move |socket| {
+            keep.add(socket);
+            Ok(())
+        });
         sender.add(connect(&address));
         until(|| receiver.len() == 1);
         let (client, served) = (sender.all().remove(0), receiver.all().remove(0));

@@ -14,11 +14,7 @@ use crate::util::*;
 
 fn bound(builder: network::server::ServerBuilder, kind: Kind) -> (Server, String) {
     let server = builder.bind(listen_address(kind).as_str()).unwrap();
-    let address = match kind {
-        Kind::Unix => server.local()[0].to_string(),
-        Kind::Tcp => format!("tcp://localhost:{}", server.port()),
-        Kind::Tls => format!("tls://localhost:{}", server.port()),
-    };
+    let address = address_of(&server, kind);
     (server, address)
 }
 

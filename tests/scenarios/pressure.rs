@@ -296,21 +296,13 @@ fn send_more_than_goes(socket: &Socket) -> network::Result<usize> {
 #[test]
 fn the_queues_of_a_server_have_a_common_limit() {
     for_each_kind(|kind| {
-        let address = listen_address(kind);
         let served = Rc::new(RefCell::new(Vec::new()));
         let seen = served.clone();
         let builder = server(kind).total_send_limit(1500 << 10).send_buffer(32 << 10);
-        let server = builder
-            .listen(address.as_str(), move |socket| {
-                seen.borrow_mut().push(socket);
-                Ok(())
-            })
-            .unwrap();
-        let address = match kind {
-            Kind::Unix => address,
-            Kind::Tcp => format!("tcp://localhost:{}", server.port()),
-            Kind::Tls => format!("tls://localhost:{}", server.port()),
-        };
+        let (_server, address) = serve_with(builder, kind, move |socket| {
+            seen.borrow_mut().push(socket);
+            Ok(())
+        });
         let join = |count| {
             let builder = client(kind).recv_buffer(32 << 10);
             let client = try_connect(builder, &address).unwrap();

@@ -9,13 +9,10 @@ use std::time::Duration;
 
 use network::{Server, Socket};
 
+pub use crate::common::on_own_context;
+
 /// Nothing here takes this long; whatever does hangs.
 const HANGS: Duration = Duration::from_secs(20);
-
-/// Runs a scenario on a main context of its own.
-pub fn on_own_context<R>(scenario: impl FnOnce() -> R) -> R {
-    glib::MainContext::new().with_thread_default(scenario).unwrap()
-}
 
 /// Runs the loop until something is the case.
 #[track_caller]
@@ -111,15 +108,28 @@ pub fn listen_address(kind: Kind) -> String {
     }
 }
 
-/// A server, and the address to reach it.
-pub fn serve(kind: Kind, obj: impl FnMut(Socket) -> network::Result + 'static) -> (Server, String) {
-    let address = listen_address(kind);
-    let server = server(kind).listen(address.as_str(), obj).unwrap();
-    let address = match kind {
-        Kind::Unix => address,
+/// The address to reach a server of that kind.
+pub fn address_of(server: &Server, kind: Kind) -> String {
+    match kind {
+        Kind::Unix => server.local()[0].to_string(),
         Kind::Tcp => format!("tcp://localhost:{}", server.port()),
         Kind::Tls => format!("tls://localhost:{}", server.port()),
-    };
+    }
+}
+
+/// A server, and the address to reach it.
+pub fn serve(kind: Kind, on_client: impl FnMut(Socket) -> network::Result + 'static) -> (Server, String) {
+    serve_with(server(kind), kind, on_client)
+}
+
+/// The same with options.
+pub fn serve_with(
+    builder: network::server::ServerBuilder,
+    kind: Kind,
+    on_client: impl FnMut(Socket) -> network::Result + 'static,
+) -> (Server, String) {
+    let server = builder.listen(listen_address(kind).as_str(), on_client).unwrap();
+    let address = address_of(&server, kind);
     (server, address)
 }
 
