@@ -43,7 +43,7 @@ pub enum Error {
     /// The host name of an address could not be resolved, or a service name is unknown.
     #[error("cannot resolve {address:?}: {cause}")]
     Lookup {
-        /// The address or name as it was given.
+        /// The host of a URL, else the address or name as it was given.
         address: String,
         /// The resolver's message, or what was expected.
         cause: String,

@@ -17,8 +17,8 @@ pub use endpoint::Endpoint;
 pub(crate) use endpoint::{endpoint, to_canonical};
 #[cfg(feature = "_services")]
 pub(crate) use parse::is_service_type;
-use parse::parse_target;
 pub(crate) use parse::{parse_authority, parse_listening, parse_port};
+use parse::{parse_target, parse_typed_host};
 pub(crate) use schemes::{Scheme, well_known_port};
 
 /// The forms of an address, for error messages.
@@ -32,7 +32,7 @@ pub(crate) const FORMS: &str = "host:port, a port, a path with a slash, @name, o
 /// | text | connect to | listen on |
 /// |---|---|---|
 /// | `@name` | this unix socket in the abstract namespace, which has no file | a new one |
-/// | `scheme://host`, `scheme://host:port/…` | this host; the scheme selects the default port and whether to use TLS; an unknown scheme is an error | – |
+/// | `scheme://host`, `scheme://host:port/…` | this host; the scheme selects the default port and whether to use TLS ([table](crate)); an unknown scheme is an error | – |
 /// | `type\|`, `type\|regex` | the first service of type `_type._tcp`: any, or one whose name matches | – |
 /// | `type\|name`, `type\|name\|port` | – | an ephemeral or the given port, published under this name |
 /// | anything with a `/` | the unix socket at this path | a new unix socket at this path |
@@ -107,6 +107,33 @@ impl Address {
         }
     }
 
+    /// Parses a host that a person has typed, with or without a port, and nothing else: no URL, no unix socket, no service.
+    ///
+    /// Blanks around it are removed. An IPv6 address may be written with or without brackets; with a port it takes them, as in
+    /// `[::1]:80`, since `::1:80` is an address too. Displays as `host:port`, which [`parse`](Address::parse) accepts.
+    ///
+    /// # Errors
+    /// [`Error::Address`], which quotes the text and says what was wrong.
+    ///
+    /// # Example
+    /// ```
+    /// use network::Address;
+    ///
+    /// assert_eq!(Address::host(" example.org ", 6667)?.to_string(), "example.org:6667");
+    /// assert_eq!(Address::host("example.org:7000", 6667)?.to_string(), "example.org:7000");
+    /// assert_eq!(Address::host("::1", 6667)?.to_string(), "[::1]:6667");
+    /// assert!(Address::host("irc://example.org", 6667).is_err());
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    pub fn host(text: &str, default_port: u16) -> Result<Address> {
+        match parse_typed_host(text.trim(), default_port) {
+            Ok((host, port, text)) => {
+                Ok(Address { text, target: Target::Inet { host: Some(host), port, scheme: None } })
+            }
+            Err(problem) => Err(Error::Address { address: text.into(), problem }),
+        }
+    }
+
     /// Makes an address whose text does not follow the grammar.
     pub(crate) fn of_target(text: String, target: Target) -> Address {
         Address { text, target }
@@ -144,6 +171,14 @@ impl Address {
             _ => host.clone(),
         };
         (format!("{name}:{port}"), Some(host))
+    }
+
+    /// Returns the name that a lookup of this address is about: the host of a URL, else the address as it was given.
+    pub(crate) fn looked_up(&self) -> String {
+        match &self.target {
+            Target::Inet { host: Some(Host::Name(name)), scheme: Some(_), .. } => name.clone(),
+            _ => self.text.clone(),
+        }
     }
 
     /// The error that this address cannot be used here.

@@ -1,6 +1,6 @@
 //! The grammar of addresses.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -42,6 +42,9 @@ fn parse_url(scheme: &str, rest: &str) -> Parsed<Target> {
     let letters = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
     if scheme.is_empty() || !scheme.chars().all(letters) {
         return Err("expected a scheme before ://, as in http://host".into());
+    }
+    if ["unix", "file"].iter().any(|path| scheme.eq_ignore_ascii_case(path)) {
+        return Err("expected the path alone, as in /run/app.sock".into());
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.is_empty() {
@@ -166,6 +169,35 @@ fn parse_inet(text: &str) -> Parsed<Target> {
         (port, None) => (None, port),
     };
     Ok(Target::Inet { host, port: parse_port(port)?, scheme: None })
+}
+
+/// Parses what a person types where a host is asked for: a host with or without a port, and nothing else.
+pub(super) fn parse_typed_host(text: &str, default_port: u16) -> Parsed<(Host, Port, String)> {
+    const EXPECTED: &str = "expected a host, with or without a port, as in example.org or example.org:1234";
+    if text.is_empty() {
+        return Err(format!("empty; {EXPECTED}"));
+    }
+    let other = [
+        (text.contains("://"), "a URL"),
+        (text.starts_with('@') || text.contains('/'), "a unix socket"),
+        (text.contains('|'), "a service"),
+    ];
+    if let Some((_, kind)) = other.iter().find(|(is_it, _)| *is_it) {
+        return Err(format!("{EXPECTED}, got {kind}"));
+    }
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!("{EXPECTED}, got a number; for a port of this machine: localhost:{text}"));
+    }
+    // Several colons without brackets can only be an IPv6 address.
+    let is_bare_v6 = text.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
+    let bracketed = if is_bare_v6 { format!("[{text}]") } else { text.to_owned() };
+    let (host, port) = split_port(&bracketed)?;
+    let written = match port {
+        Some(_) => bracketed.clone(),
+        None => format!("{host}:{default_port}"),
+    };
+    let port = port.map_or(Ok(Port::Number(default_port)), parse_port)?;
+    Ok((parse_host(host)?, port, written))
 }
 
 fn is_address_without_port(text: &str) -> bool {

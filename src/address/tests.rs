@@ -62,6 +62,9 @@ fn urls_bring_their_port_and_their_tls() {
     reads("redis://host", inet(name("host"), port(6379), plain));
     reads("tls://host:http", inet(name("host"), Port::Name("http".into()), tls));
     reads("udp://host:1", inet(name("host"), port(1), Some(Scheme::Udp)));
+    reads("ftp://host", inet(name("host"), port(21), plain));
+    reads("gemini://host/page", inet(name("host"), port(1965), tls));
+    reads("ftpes://host", inet(name("host"), port(21), Some(Scheme::StartTls("an FTP client"))));
     for empty in ["http://host:", "http://host:/", "http://host:?x"] {
         reads(empty, inet(name("host"), port(80), plain));
     }
@@ -156,7 +159,8 @@ fn errors_quote_the_text_and_name_the_problem() {
         ("http://[fe80::1%25%ff]", "UTF-8"),
         ("foo://host", "host:port"),
         ("foo://host:70/x", "expected host:70,"),
-        ("ftpes://host", "FTP client"),
+        ("unix:///run/x", "the path alone, as in /run/app.sock"),
+        ("FILE:///run/x", "the path alone"),
         ("http://me@host", "user name"),
         ("://host", "scheme"),
         ("a b://host", "scheme"),
@@ -179,6 +183,60 @@ fn values_are_taken_as_they_are() {
     let path = Path::new("no-slash");
     assert_eq!(Address::try_from(path).unwrap().target, Target::Unix(UnixName::Path(path.into())));
     assert!(Address::try_from(OsStr::from_bytes(b"./\xff")).is_ok());
+}
+
+#[test]
+fn a_typed_host_has_a_port_or_gets_one() {
+    for (text, want) in [
+        ("example.org", "example.org:6667"),
+        ("  example.org\t", "example.org:6667"),
+        ("example.org:7000", "example.org:7000"),
+        ("example.org:ircd", "example.org:ircd"),
+        ("localhost", "localhost:6667"),
+        ("münchen.test", "münchen.test:6667"),
+        ("127.1", "127.1:6667"),
+        ("192.0.2.1:80", "192.0.2.1:80"),
+        ("::1", "[::1]:6667"),
+        ("[::1]", "[::1]:6667"),
+        ("[::1]:80", "[::1]:80"),
+        ("::1:80", "[::1:80]:6667"),
+        ("fe80::1%eth0", "[fe80::1%eth0]:6667"),
+        ("[fe80::1%eth0]:80", "[fe80::1%eth0]:80"),
+        ("http", "http:6667"),
+    ] {
+        let address = Address::host(text, 6667).unwrap();
+        assert_eq!(address.to_string(), want);
+        assert_eq!(Address::parse(want).unwrap(), address, "{text:?}");
+    }
+}
+
+#[test]
+fn what_is_not_a_typed_host_is_an_error_that_says_why() {
+    for (text, word) in [
+        ("", "empty; expected a host, with or without a port"),
+        (" \t ", "empty"),
+        ("https://example.org", "got a URL"),
+        ("/run/x", "got a unix socket"),
+        ("./x", "got a unix socket"),
+        ("@name", "got a unix socket"),
+        ("chat|My room", "got a service"),
+        ("1234", "localhost:1234"),
+        ("host:", "expected a port"),
+        (":80", "host before"),
+        ("host:99999", "65535"),
+        ("host:80:90", "brackets"),
+        ("[::1", "]"),
+        ("[::1]80", "after the ]"),
+        ("[host]", "IPv6"),
+        ("fe80::1%", "interface"),
+        ("me@host", "invalid character '@'"),
+        ("two words", "invalid character ' '"),
+        ("a\0b", "invalid character '\\0'"),
+    ] {
+        let error = Address::host(text, 6667).expect_err(text).to_string();
+        assert!(error.starts_with(&format!("invalid address {text:?}: ")), "{error}");
+        assert!(error.contains(word), "{text}: {error}");
+    }
 }
 
 #[test]
@@ -260,5 +318,8 @@ proptest! {
     #[test]
     fn nearly_right_text_never_panics(text in "[a-z0-9:/|%.@?#\\[\\]-]{0,24}") {
         let _ = Address::parse(&text);
+        if let Ok(address) = Address::host(&text, 1234) {
+            prop_assert_eq!(Address::parse(&address.to_string()).unwrap(), address);
+        }
     }
 }

@@ -74,8 +74,10 @@ pub(super) enum Opened {
 impl Request {
     /// Checks what can be checked, and plans how to reach the address.
     pub(super) fn new(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<(Self, Plan)> {
-        if matches!(address.target(), Target::Inet { scheme: Some(Scheme::Udp), .. }) {
-            return Err(address.unfit("udp:// is for UdpSocket; expected tcp:// or tls://"));
+        if let Target::Inet { scheme: Some(scheme), .. } = address.target()
+            && let Some(problem) = scheme.unfit_for_sockets()
+        {
+            return Err(address.unfit(problem));
         }
         let plan = plan(&address)?;
         let secure = secure(&address, &plan, tls)?;

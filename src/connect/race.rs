@@ -218,7 +218,7 @@ impl Race {
         if !answers.is_complete() {
             return Poll::Pending;
         }
-        let address = || self.address.to_string();
+        let address = || self.address.looked_up();
         self.no_more(answers.outcome().err().map(|cause| Error::Lookup { address: address(), cause }));
         Poll::Ready(())
     }
@@ -352,7 +352,7 @@ impl Race {
             }
             state.error.take()
         };
-        let none = || Error::Lookup { address: self.address.to_string(), cause: "the host has no addresses".into() };
+        let none = || Error::Lookup { address: self.address.looked_up(), cause: "the host has no addresses".into() };
         self.finish(Err(error.unwrap_or_else(none)));
     }
 

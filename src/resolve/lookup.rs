@@ -140,7 +140,7 @@ pub(crate) async fn look_up(address: &Address, limit: Duration) -> Result<Vec<So
     let engine = Engine::current()?;
     match within(&engine, limit, addresses(&engine, &host)).await {
         None => Err(Error::TimedOut { operation: OPERATION, address: address.to_string(), limit }),
-        Some(Err(cause)) => Err(Error::Lookup { address: address.to_string(), cause }),
+        Some(Err(cause)) => Err(Error::Lookup { address: address.looked_up(), cause }),
         Some(Ok(mut found)) => {
             found.iter_mut().for_each(|address| address.set_port(port));
             Ok(interleave(found, true))

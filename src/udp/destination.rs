@@ -31,7 +31,9 @@ pub(super) fn place(to: impl Destination) -> Result<Place> {
     match to.place()? {
         Place::Known(address) => known(address),
         Place::Address(address) => match address.target() {
-            Target::Inet { scheme: Some(Scheme::Tls), .. } => Err(address.unfit("datagrams are sent without TLS")),
+            Target::Inet { scheme: Some(Scheme::Tls | Scheme::StartTls(_)), .. } => {
+                Err(address.unfit("datagrams are sent without TLS"))
+            }
             // A single address: nothing to resolve.
             Target::Direct(addresses) => match addresses.as_slice() {
                 [address] => known(*address),

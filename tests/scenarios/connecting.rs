@@ -75,7 +75,9 @@ fn a_scheme_that_cannot_be_kept_says_what_to_write() {
             ("httsp://host:8443/x", "expected host:8443"),
             ("TCP://host/path", "as in TCP://host:1234"),
             ("tls://[::1]", "as in tls://[::1]:1234"),
-            ("ftpes://host", "requires an FTP client"),
+            ("ftpes://host", "takes an FTP client"),
+            ("smtp+starttls://host:25", "takes an SMTP client"),
+            ("unix:///run/app.sock", "expected the path alone"),
             ("udp://127.0.0.1:1", "UdpSocket"),
         ] {
             for result in [Socket::connect(text), try_connect(Socket::builder(), text)] {
@@ -103,6 +105,12 @@ fn a_name_that_does_not_exist_says_so() {
             let error = result.unwrap_err();
             assert!(matches!(error, Error::Lookup { .. }), "{error:?}");
             assert!(error.to_string().contains("no.such.host.invalid:1"), "{error}");
+        }
+        // Of a URL, the host is named.
+        let url = "ftp://no.such.host.invalid/pub/file";
+        for result in [Socket::connect(url), try_connect(Socket::builder(), url)] {
+            let error = result.unwrap_err();
+            assert!(matches!(&error, Error::Lookup { address, .. } if address == "no.such.host.invalid"), "{error}");
         }
     });
 }
