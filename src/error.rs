@@ -319,7 +319,8 @@ pub enum Error {
     #[error("invalid TLS configuration: {0}")]
     TlsSettings(String),
 
-    /// The request is not supported by this build, or not possible on this kind of socket.
+    /// The request is not supported by this build, or not possible on this kind of socket; or a blocking call would wait
+    /// for its own thread.
     #[error("{0}")]
     Unsupported(String),
 
@@ -384,6 +385,8 @@ operations! {
     HandOver: "handing over to", "cannot hand over to";
     /// Performing the TLS handshake.
     Handshake: "performing the TLS handshake with", "cannot complete the TLS handshake with";
+    /// Waiting for data of a silent peer (receive timeout).
+    Incoming: "waiting to receive anything from", "cannot wait to receive anything from";
     /// Joining a multicast group.
     Join: "joining", "cannot join";
     /// Leaving a multicast group.

@@ -202,3 +202,43 @@ fn a_child_may_use_the_network_for_itself() {
         world.check();
     });
 }
+
+#[test]
+fn a_child_may_wait_for_its_parent() {
+    on_own_context(|| {
+        let world = World::new();
+        let (path, ports) = (world.directory.path().join("socket"), [world.plain.port(), world.secure.port()]);
+        // SAFETY: as in `in_child`.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // The parent serves it, and this thread had the servers until the fork.
+            let answers = |builder: network::socket::SocketBuilder, address: network::Address| {
+                let socket = builder.connect(address)?;
+                socket.sendline("hello")?;
+                socket.recv_line()
+            };
+            let all = || -> network::Result<[String; 3]> {
+                let tls = ClientTls::new().directory(world.directory.path());
+                Ok([
+                    answers(Socket::builder().tls(false), network::Address::from(([127, 0, 0, 1], ports[0])))?,
+                    answers(Socket::builder().tls(tls), network::Address::from(([127, 0, 0, 1], ports[1])))?,
+                    answers(Socket::builder(), path.as_path().try_into()?)?,
+                ])
+            };
+            let result = all();
+            let is_well = matches!(&result, Ok(lines) if lines == &["hello"; 3]);
+            if !is_well {
+                eprintln!("{result:?}");
+            }
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(i32::from(!is_well)) }
+        }
+        let status = Cell::new(0);
+        until(|| {
+            // SAFETY: asks for that child, with a valid place for its status.
+            unsafe { libc::waitpid(child, status.as_ptr(), libc::WNOHANG) > 0 }
+        });
+        assert_eq!(status.get(), 0, "the child did not end well");
+        world.check();
+    });
+}

@@ -4,9 +4,9 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::Conn;
+use super::idle::Traffic;
 use super::inbox::{Inbox, Mark, Piece, Search, Taken, TooLong};
-use super::state::Look;
+use super::{Conn, far_end};
 use crate::engine::{Engine, READ_BUFFER};
 use crate::error::{Error, Operation, Result};
 use crate::sys::interrupts_here;
@@ -77,10 +77,6 @@ impl Conn {
     /// Waits for something to read, or for room to write, whichever of the two is asked for.
     pub(super) fn wait(&self, read: bool, write: bool, deadline: Deadline, operation: Operation) -> Result {
         let waited = self.transport.wait(read, write, deadline.left());
-        if self.status.is(Look::WATCHES_IDLENESS) && matches!(waited, Ok(true)) {
-            // The turn may have begun long ago.
-            self.touched_at(glib::monotonic_time());
-        }
         match (waited, deadline.limit) {
             (Ok(true), _) | (Ok(false), None) => Ok(()),
             (Ok(false), Some(limit)) => Err(Error::TimedOut { operation, address: self.peer_name(), limit }),
@@ -242,6 +238,7 @@ impl Blocking<'_> {
         if self.deadline.is_endless() {
             Engine::flush_here();
             if !conn.is_sending() && conn.transport.can_wait() && interrupts_here().is_none() {
+                far_end::check(conn, true, false)?;
                 return Ok(true);
             }
         }
@@ -298,7 +295,7 @@ impl Blocking<'_> {
         // An error of the descriptors is not one of the connection.
         let is_lasting = |kind| matches!(kind, std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe);
         let count = self.send_when_empty(send, is_lasting)?;
-        conn.touch();
+        conn.touch(Traffic::Sent);
         if count < bytes.len() { conn.send(&bytes[count..], false) } else { Ok(()) }
     }
 
@@ -350,6 +347,9 @@ impl Blocking<'_> {
 
     /// As [`Conn::wait`], for a call that a timeout of zero makes a non-blocking one.
     fn wait_for_peer(&self, read: bool, write: bool, operation: Operation) -> Result {
+        if self.deadline.is_endless() {
+            far_end::check(self.conn, read, write)?;
+        }
         self.conn.wait(read, write, self.deadline, operation).map_err(|error| match error {
             Error::TimedOut { limit, address, .. } if limit.is_zero() => Error::NotReady { peer: address },
             other => other,

@@ -21,7 +21,7 @@
 //! | readers, callbacks, options and their setters | [`callbacks`], [`setters`], [`options`], [`idle`] |
 //! | the TLS handshake | [`handshake`] |
 //! | futures: who waits, and what a poll does | [`waiting`], [`polling`] |
-//! | blocking calls; selectors | [`blocking`], [`selecting`] |
+//! | blocking calls; selectors | [`blocking`], of connections within one thread [`far_end`]; [`selecting`] |
 //! | bytes: received, to be sent, cut into lines | [`inbox`], [`outbox`], [`lines`], [`queues`] |
 //! | sockets, pipes, TLS on them | [`transport`], [`channel`] |
 
@@ -31,6 +31,7 @@ mod channel;
 mod delivering;
 mod end;
 mod ending;
+mod far_end;
 mod handle;
 mod handshake;
 mod idle;
@@ -162,8 +163,7 @@ struct Extras {
     /// In place of those that are shared.
     options: RefCell<Option<Box<Options>>>,
     on_disconnect: RefCell<Option<OwnDisconnect>>,
-    /// When something came or went last, on the engine's clock.
-    touched: Cell<i64>,
+    touched: Cell<idle::Touched>,
 }
 
 /// State that hardly any connection needs, or only at its end.
@@ -182,6 +182,8 @@ struct Cold {
     flushed: Vec<Flushed>,
     /// The length of the send queue as the server counts it.
     counted: usize,
+    /// After so many registrations of this thread the far end was elsewhere.
+    elsewhere_at: u64,
 }
 
 /// Called when the queue is empty, or will never be.
@@ -255,7 +257,7 @@ impl Conn {
             state.wire.set(Wire::FILES, !conn.transport.is_socket());
         });
         conn.transport.accept_fds(conn.common.options.tuning.descriptors);
-        if conn.common.options.idle_timeout.is_some() {
+        if conn.common.options.idle_timeout.is_some() || conn.common.options.receive_timeout.is_some() {
             conn.watch_idleness();
         }
         Ok(conn)

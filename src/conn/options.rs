@@ -26,6 +26,8 @@ pub(crate) struct Options {
     pub(crate) timeout: Option<Duration>,
     /// The connection ends after this time without traffic.
     pub(crate) idle_timeout: Option<Duration>,
+    /// The connection ends after this time without anything received.
+    pub(crate) receive_timeout: Option<Duration>,
     pub(crate) tuning: Tuning,
 }
 
@@ -42,6 +44,7 @@ impl Default for Options {
             handshake_timeout: Duration::from_secs(10),
             timeout: None,
             idle_timeout: None,
+            receive_timeout: None,
             tuning: Tuning::default(),
         }
     }
@@ -68,8 +71,23 @@ macro_rules! limit_setters {
 
         /// Sets the time without traffic in either direction after which the connection ends with [`Error::TimedOut`].
         /// `None`, the default, means no timeout. Needs a running main loop.
+        ///
+        /// Data that is sent counts as traffic, whether or not the peer answers. To notice a peer that is gone, use
+        /// [`receive_timeout`](Self::receive_timeout), or [`user_timeout`](Self::user_timeout) together with
+        /// [`keep_alive`](Self::keep_alive).
         pub fn idle_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
             self.options.idle_timeout = limit.into();
+            self
+        }
+
+        /// Sets the time without received data after which the connection ends with [`Error::TimedOut`]. `None`, the
+        /// default, means no timeout. Needs a running main loop.
+        ///
+        /// Use it with protocols whose peers must answer or send pings: unlike [`idle_timeout`](Self::idle_timeout) it
+        /// ends a connection whose peer is silent while data is sent to it. Time in which the main loop was held up, or
+        /// reading was [paused](Socket::pause), does not count, nor is a peer silent whose data has not been read.
+        pub fn receive_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+            self.options.receive_timeout = limit.into();
             self
         }
 
@@ -79,7 +97,9 @@ macro_rules! limit_setters {
             self
         }
 
-        /// Limits the time that sent data may stay unacknowledged, from the start. See [`Socket::set_user_timeout`].
+        /// Limits the time that sent data may stay unacknowledged, from the start. See [`Socket::set_user_timeout`]. The
+        /// peer's kernel acknowledges, whatever its program does; for the latter see
+        /// [`receive_timeout`](Self::receive_timeout).
         pub fn user_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
             self.options.tuning.user_timeout = limit.into();
             self

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::Conn;
 use super::callbacks::Reason;
 use super::handle::Socket;
+use super::idle::Traffic;
 use super::inbox::Inbox;
 use super::state::{Look, Manner, ReadHalf};
 use super::transport::Peek;
@@ -131,7 +132,7 @@ impl Input<'_> {
     /// A read has brought as much as it had room for, or less.
     #[inline]
     pub(super) fn note_read(&self, is_full: bool) {
-        self.0.touch();
+        self.0.touch(Traffic::Received);
         let left = self.0.status.get().after_read(self.0.status.ready(), is_full, self.0.transport.stopped_short());
         self.0.status.set_ready(left);
     }

@@ -6,10 +6,12 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
 use super::callbacks::Reason;
+use super::idle::Traffic;
 use super::inbox::Inbox;
 use super::state::{Delivered, Facts, Look, Manner, Pass, Phase, Step};
-use super::{Conn, waiting, writing};
-use crate::engine::{Engine, Handler, Incoming, Next, READ_BUFFER, Ready, Received, Served};
+use super::{Conn, far_end, waiting, writing};
+use crate::engine::{Engine, FarEnd, Handler, Incoming, Next, READ_BUFFER, Ready, Received, Served};
+use crate::sys::Ends;
 
 impl Handler for Conn {
     fn ready(self: Rc<Self>, _engine: &Rc<Engine>, ready: Ready) -> Next {
@@ -61,6 +63,10 @@ impl Handler for Conn {
         self.output().flush();
     }
 
+    fn far_end(&self, ends: &Ends) -> FarEnd {
+        far_end::look(self, ends)
+    }
+
     fn context_ended(self: Rc<Self>) {
         if self.status.get().phase == Phase::Open {
             if self.is_sending() {
@@ -99,7 +105,7 @@ impl Conn {
                     && self.status.is(Look::READS_DATA)
                     && count <= self.options(|options| options.read_size) =>
             {
-                self.touch();
+                self.touch(Traffic::Received);
                 if count < READ_BUFFER && !self.transport.stopped_short() {
                     self.status.set_ready(Ready::NONE);
                 }

@@ -6,6 +6,7 @@ use std::rc::{Rc, Weak};
 
 use super::callbacks::{OnDrain, OnEnd, OwnDisconnect, ReadCallback, Reason};
 use super::handle::Socket;
+use super::idle::Traffic;
 use super::state::{Duties, Look, Manner, ReadHalf};
 use super::{Conn, Options};
 use crate::engine::{Next, Ready, call};
@@ -90,6 +91,7 @@ impl Conn {
     pub(crate) fn resume(&self) {
         let was_paused = self.status.change(|state| state.delivery.set_paused(false));
         if was_paused && self.is_open() {
+            self.touch(Traffic::Resumed);
             self.wake();
             self.waiters().wake_all();
         }

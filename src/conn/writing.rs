@@ -3,6 +3,7 @@
 
 use super::callbacks::Reason;
 use super::handle::Socket;
+use super::idle::Traffic;
 use super::state::{Look, Manner, Phase, ReadHalf, WriteHalf};
 use super::{Conn, Flushed, Options};
 use crate::engine::{Next, Ready, call};
@@ -186,7 +187,7 @@ impl Output<'_> {
     pub(super) fn write(&self, bytes: &[u8]) -> std::io::Result<usize> {
         let written = self.0.channel().write(bytes);
         if written.is_ok() {
-            self.0.touch();
+            self.0.touch(Traffic::Sent);
         }
         written
     }

@@ -15,7 +15,7 @@ use crate::sys;
 use crate::tls::{ClientTls, PeerName, Session, Tls, load_system_roots};
 
 /// Returns the peer's address. Read at once: the kernel does not know it any more after a reset.
-pub(super) fn remote(fd: &OwnedFd) -> Option<Endpoint> {
+fn remote(fd: &OwnedFd) -> Option<Endpoint> {
     sys::peer_address(fd).ok().flatten().map(endpoint)
 }
 

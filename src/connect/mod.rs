@@ -5,8 +5,6 @@ mod connecting;
 mod race;
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -14,14 +12,14 @@ use std::task::{Context, Poll};
 use futures_channel::oneshot;
 use gio::prelude::*;
 
-use crate::address::{Address, endpoint};
+use crate::address::Address;
 use crate::conn::{Common, Socket};
-use crate::engine::{Engine, block_on, call};
+use crate::engine::{Engine, FarEnd, block_on, call};
 use crate::error::{Error, Result};
 use crate::log;
-use crate::sys;
+use crate::sys::Ends;
 use crate::tls::{ClientTls, Tls};
-use connecting::{Connecting, Opened, Request, remote};
+use connecting::{Connecting, Opened, Request};
 pub(crate) use race::unix_address;
 use race::{OPERATION, Racing};
 
@@ -34,7 +32,8 @@ pub(crate) fn blocking(address: Address, common: Rc<Common>, tls: Option<&Tls<Cl
     let won = block_on(OPERATION, &address.to_string(), |private| {
         Racing::start(&private, address, &options.tuning, plan, options.connect_timeout)
     })?;
-    if request.secure.is_some() && is_own_server(&won.fd) {
+    let far_end = |ends| Engine::far_end_here(&ends);
+    if request.secure.is_some() && Ends::of(&won.fd).map_or(FarEnd::Elsewhere, far_end) != FarEnd::Elsewhere {
         return Err(Error::Unsupported(format!(
             "cannot connect to {address}: the server runs on this thread, which a blocking TLS handshake would block; \
              use connect_async or connect_future"
@@ -148,37 +147,4 @@ impl Drop for ConnectFuture {
     fn drop(&mut self) {
         self.connecting.cancel();
     }
-}
-
-// ---- servers of this thread ----
-
-thread_local! {
-    /// The addresses that servers of this thread listen on. A blocking handshake with one of them would wait for itself.
-    static LISTENING: RefCell<Vec<SocketAddr>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Notes that a server of this thread listens on an address, or stopped listening.
-pub(crate) fn note_listening(address: SocketAddr, listening: bool) {
-    // At the end of the thread the list may be gone.
-    let _ = LISTENING.try_with(|all| {
-        let mut all = all.borrow_mut();
-        match (listening, all.iter().position(|known| *known == address)) {
-            (true, _) => all.push(address),
-            (false, Some(place)) => drop(all.swap_remove(place)),
-            (false, None) => {}
-        }
-    });
-}
-
-fn is_own_server(fd: &OwnedFd) -> bool {
-    let peer = remote(fd).and_then(|peer| peer.inet());
-    let own = sys::local_address(fd).ok().map(endpoint).and_then(|own| own.inet());
-    let (Some(peer), Some(own)) = (peer, own) else { return false };
-    let here = peer.ip() == own.ip() || peer.ip().is_loopback();
-    LISTENING.with(|all| {
-        let matches = |known: &SocketAddr| {
-            known.port() == peer.port() && (known.ip() == peer.ip() || (known.ip().is_unspecified() && here))
-        };
-        all.borrow().iter().any(matches)
-    })
 }

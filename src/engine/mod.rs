@@ -6,6 +6,7 @@
 mod callback;
 mod direct;
 mod fairness;
+mod far_end;
 mod future;
 mod incoming;
 mod log_quota;
@@ -34,6 +35,7 @@ pub(crate) use direct::{Iterations, turn};
 use fairness::Budget;
 pub use fairness::Fairness;
 pub(crate) use fairness::now;
+pub(crate) use far_end::FarEnd;
 pub(crate) use future::{Sleep, in_background, within};
 pub(crate) use incoming::{Datagram, Incoming, Received, receive_alone, receive_datagram};
 pub(crate) use log_quota::LogQuota;
@@ -54,7 +56,7 @@ pub(crate) use waiters::{Ticket, WaitQueue, Wakers, Yielding};
 
 use crate::error::{Error, Operation, Result};
 use crate::log;
-use crate::sys::{Origin, prepare_process};
+use crate::sys::{Ends, Origin, prepare_process};
 
 /// Size of the buffer that all reads of a context share, in bytes. Smaller ones cost more calls (16 KiB 1.3 times the
 /// time), larger ones fall out of the cache (256 KiB 1.4 times).
@@ -171,6 +173,12 @@ pub(crate) trait Handler {
     /// Serves a datagram, as [`Handler::received`].
     fn datagram(self: Rc<Self>, _: Datagram, _buffer: &mut Option<Rc<Vec<u8>>>) -> Served {
         Served::Done(Next::Idle)
+    }
+
+    /// Asked for a blocking call that would wait for the far end of this connection. Whoever holds that sends what it still
+    /// has for it. Calls no user code.
+    fn far_end(&self, _: &Ends) -> FarEnd {
+        FarEnd::Elsewhere
     }
 
     /// The main context is gone: lets go of the descriptor. Calls no user code.

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 
 use super::poller::Watch;
-use super::{Engine, Handler, Key, Ready};
+use super::{Engine, Handler, Key, Ready, far_end};
 
 /// One descriptor of a registration.
 pub(super) struct Side {
@@ -42,6 +42,7 @@ pub(crate) struct Registration<'a> {
 impl Engine {
     /// Watches descriptors for a handler. They must be deregistered before they are closed or handed on.
     pub(crate) fn register(&self, what: Registration<'_>, handler: Rc<dyn Handler>) -> io::Result<Key> {
+        far_end::count_registration();
         let key = self.entries.borrow().next_key();
         let poller = self.poller.borrow();
         let add = |fd: BorrowedFd<'_>, output: bool, watch: Watch| -> io::Result<Side> {

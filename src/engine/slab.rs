@@ -92,6 +92,10 @@ impl<T> Slab<T> {
         self.slots.len() - self.free.len()
     }
 
+    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().filter_map(|slot| slot.value.as_ref())
+    }
+
     pub(super) fn keys(&self) -> Vec<Key> {
         let full = self.slots.iter().enumerate().filter(|(_, slot)| slot.value.is_some());
         full.map(|(index, slot)| Key { index: index as u32, generation: slot.generation }).collect()

@@ -19,7 +19,6 @@ use crate::address::{Address, Target, UnixName, endpoint};
 use crate::avahi::Announcement;
 use crate::conn::callbacks::{Disconnect, SharedDisconnect};
 use crate::conn::{Common, Options, Roster, Socket, limit_setters};
-use crate::connect::note_listening;
 use crate::engine::{Engine, LogQuota};
 use crate::error::{Error, Result, count};
 use crate::log;
@@ -369,7 +368,6 @@ impl ServerBuilder {
             let _ = shared.first_listener.set(listener.clone());
             shared.listeners.borrow_mut().push(listener);
             if let Some(local) = local {
-                note_listening(local, true);
                 only_here &= local.ip().is_loopback();
             }
         }

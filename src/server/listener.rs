@@ -12,11 +12,10 @@ use rustix::net::SocketFlags;
 use super::Shared;
 use super::listening::Listening;
 use crate::address::{Endpoint, endpoint};
-use crate::connect::note_listening;
-use crate::engine::{Engine, Handler, Key, Next, Ready, Registration};
+use crate::engine::{Engine, FarEnd, Handler, Key, Next, Ready, Registration};
 use crate::error::{Result, os_text};
 use crate::log;
-use crate::sys::{self, Descriptor};
+use crate::sys::{self, Descriptor, Ends};
 
 /// Returns whether an error concerns only the network of one client (accept(2) has the list).
 fn is_of_client(error: Errno) -> bool {
@@ -89,10 +88,7 @@ impl Listener {
         if let Some(key) = self.key.take() {
             self.engine.deregister(key);
         }
-        let Some(fd) = self.fd.take() else { return };
-        if let Some(address) = sys::local_address(&fd).ok().and_then(|local| endpoint(local).inet()) {
-            note_listening(address, false);
-        }
+        self.fd.close();
     }
 
     pub(super) fn wake(&self) {
@@ -202,6 +198,11 @@ impl Handler for Listener {
         let next = self.accept(&server);
         self.busy.set(false);
         if self.again.take() { next.max(Next::Again) } else { next }
+    }
+
+    fn far_end(&self, ends: &Ends) -> FarEnd {
+        let waits_here = self.fd.open().is_some_and(|fd| ends.wait_at(fd));
+        if waits_here { FarEnd::Silent } else { FarEnd::Elsewhere }
     }
 
     fn context_ended(self: Rc<Self>) {

@@ -226,7 +226,7 @@ impl Socket {
     ///
     /// # Errors
     /// [`Error::TimedOut`], [`Error::NotReady`] if the timeout is zero, or the error that ended the connection, such as
-    /// [`Error::Reset`].
+    /// [`Error::Reset`]. [`Error::Unsupported`] as from [`recv`](Socket::recv).
     ///
     /// # Example: Send a file, then exit
     /// ```no_run
@@ -431,6 +431,8 @@ impl Socket {
     /// - [`Error::Closed`] at the end of the stream.
     /// - [`Error::Reset`] if the peer reset the connection, [`Error::Truncated`] if a TLS connection was cut.
     /// - [`Error::TimedOut`], or [`Error::NotReady`] if the timeout is zero. No data is lost.
+    /// - [`Error::Unsupported`] if there is no timeout, nothing is on its way, and the other end of the connection
+    ///   belongs to this thread, as a [`Server`](crate::Server) or [`Socket`] of its own: the call would wait for itself.
     /// - [`Error::Io`] for any other failure.
     ///
     /// # Example: Copy a connection to standard output

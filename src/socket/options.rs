@@ -133,6 +133,18 @@ impl Socket {
         self.conn.options(|options| options.idle_timeout)
     }
 
+    /// Sets the [receive timeout](crate::socket::SocketBuilder::receive_timeout), which starts anew.
+    pub fn set_receive_timeout(&self, limit: impl Into<Option<Duration>>) {
+        let limit = limit.into();
+        self.conn.change_options(|options| options.receive_timeout = limit);
+        self.conn.watch_idleness();
+    }
+
+    /// Returns the [receive timeout](crate::socket::SocketBuilder::receive_timeout). `None` means no timeout.
+    pub fn receive_timeout(&self) -> Option<Duration> {
+        self.conn.options(|options| options.receive_timeout)
+    }
+
     // ---- unix sockets ----
 
     /// Returns the peer credentials (`SO_PEERCRED`): process, user and group. Unix sockets only.

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod descriptor;
+mod far_end;
 mod getaddrinfo;
 mod hangups;
 mod inherited;
@@ -18,6 +19,7 @@ mod successor;
 
 pub(crate) use accounts::{group_id, peer_ids, user_id};
 pub(crate) use descriptor::{Backlog, Descriptor, backlog, keep_refusals};
+pub(crate) use far_end::Ends;
 pub(crate) use getaddrinfo::{Family, ResolveError, host_addresses, service_port};
 pub(crate) use hangups::Hangups;
 pub(crate) use inherited::{Inherited, KEEPER, OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited};

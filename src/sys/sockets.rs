@@ -43,6 +43,12 @@ pub(crate) fn socket(family: AddressFamily, kind: SocketType, flags: SocketFlags
     own(unsafe { libc::socket(family.as_raw().into(), kind.cast_signed(), 0) })
 }
 
+/// Creates a socket that asks the kernel about others.
+pub(super) fn diagnosis_socket() -> Result<OwnedFd> {
+    // SAFETY: takes numbers only.
+    own(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_SOCK_DIAG) })
+}
+
 pub(crate) fn bind(fd: impl AsFd, address: &impl SocketAddrArg) -> Result<()> {
     // SAFETY: `name` gives an address of that length, and the descriptor is open.
     name(address, |place, length| unsafe { libc::bind(fd.as_fd().as_raw_fd(), place, length) }).map(drop)

@@ -432,7 +432,10 @@ fn a_loop_that_is_held_up_ends_nobody_who_was_not_silent() {
         });
         let clients = Arc::new(Mutex::new(Clients::start(kind, address, COUNT)));
         until(|| server.connections().len() == COUNT);
-        server.connections().iter().for_each(|socket| socket.set_idle_timeout(LIMIT));
+        server.connections().iter().for_each(|socket| {
+            socket.set_idle_timeout(LIMIT);
+            socket.set_receive_timeout(LIMIT);
+        });
         for (round, priority) in [glib::Priority::HIGH, glib::Priority::DEFAULT, glib::Priority::LOW].iter().enumerate()
         {
             let speaking = clients.clone();

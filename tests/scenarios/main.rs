@@ -22,6 +22,7 @@ mod pressure;
 mod receiving;
 mod reentrant;
 mod regressions;
+mod same_thread;
 mod secure;
 mod serving;
 mod util;

@@ -1,4 +1,4 @@
-//! Options of sockets, the idle timeout, and descriptors that go along with bytes.
+//! Options of sockets, the idle and the receive timeout, and descriptors that go along with bytes.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -213,6 +213,94 @@ fn the_idle_time_out_starts_when_it_is_set() {
         until(|| end.len() == 1);
         assert!(started.elapsed() >= Duration::from_millis(50));
         until(|| !served.is_open());
+    });
+}
+
+// ---- the receive timeout ----
+
+/// Sends something every so often, as programs with pings do.
+fn ping(socket: &Socket, interval: Duration) {
+    let socket = socket.downgrade();
+    glib::MainContext::ref_thread_default().spawn_local(async move {
+        while let Some(Ok(())) = socket.upgrade().map(|socket| socket.sendline("are you there?")) {
+            glib::timeout_future(interval).await;
+        }
+    });
+}
+
+#[test]
+fn a_peer_that_never_answers_is_noticed_although_it_is_sent_to() {
+    const LIMIT: Duration = Duration::from_millis(300);
+    for_each_kind(|kind| {
+        let ends = Log::<String>::new();
+        let told = ends.clone();
+        let address = listen_address(kind);
+        let server =
+            server(kind).receive_timeout(LIMIT).idle_timeout(LIMIT * 2).listen(address.as_str(), move |socket| {
+                assert_eq!(socket.receive_timeout(), Some(LIMIT));
+                let told = told.clone();
+                socket.disconnect_cb(move |_, end| told.add(end.reason.to_string()));
+                socket.readlines(|_, _| Ok(()));
+                ping(&socket, LIMIT / 10);
+                Ok(())
+            });
+        let server = server.unwrap();
+        let client = connect(&address_of(&server, kind));
+        let heard = Log::<String>::new();
+        let lines = heard.clone();
+        // Answers the first few of them.
+        client.readlines(move |socket, line| {
+            lines.add(line);
+            if lines.len() <= 20 { socket.sendline("yes") } else { Ok(()) }
+        });
+        until(|| ends.len() == 1);
+        assert!(heard.len() > 20, "it was ended although it answered");
+        let end = &ends.all()[0];
+        assert!(end.contains("timed out after 300 ms while waiting to receive anything from"), "{end}");
+    });
+}
+
+#[test]
+fn the_receive_timeout_of_a_client_may_be_set_and_removed() {
+    const LIMIT: Duration = Duration::from_millis(100);
+    on_own_context(|| {
+        let Joined { client, served, server: _server } = join(Kind::Tcp);
+        client.set_receive_timeout(LIMIT);
+        client.set_receive_timeout(None);
+        served.set_receive_timeout(LIMIT);
+        client.readlines(|_, _| Ok(()));
+        served.readlines(|_, _| Ok(()));
+        let (of_client, of_served) = (log_end(&client), log_end(&served));
+        until(|| of_served.len() == 1);
+        until(|| of_client.len() == 1);
+        assert!(of_served.all()[0].0.contains("timed out"), "{:?}", of_served.all());
+        assert_eq!(of_client.all()[0].0, "closed by the peer");
+    });
+}
+
+#[test]
+fn a_peer_is_not_silent_while_nobody_reads() {
+    const LIMIT: Duration = Duration::from_millis(100);
+    for_each_kind(|kind| {
+        let Joined { client, served, server: _server } = join(kind);
+        let lines = log_lines(&served);
+        let ends = log_end(&served);
+        client.sendline("before").unwrap();
+        until(|| lines.len() == 1);
+        served.set_receive_timeout(LIMIT);
+        served.pause();
+        network::fgloop_for(LIMIT * 5);
+        assert!(served.is_open(), "the pause was ours");
+        served.unread();
+        served.resume();
+        client.sendline("waits").unwrap();
+        client.flush().unwrap();
+        network::fgloop_for(LIMIT * 5);
+        assert!(served.is_open(), "it has sent something that nobody has read: {:?}", ends.all());
+        let lines = log_lines(&served);
+        until(|| ends.len() == 1);
+        assert_eq!(lines.all(), ["waits"]);
+        assert!(ends.all()[0].0.contains("waiting to receive anything"), "{:?}", ends.all());
     });
 }
 
