@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::fingerprint::Fingerprint;
+use crate::certificate::{Fingerprint, PeerCertificate};
 pub(crate) use crate::log::Printable;
 
 /// The result of the fallible calls of this crate.
@@ -238,32 +238,35 @@ pub enum Error {
     /// applies to this connection has issued it for this host name. On a server: the client's certificate is not on the
     /// allowlist.
     #[error(
-        "the certificate of {peer} is not trusted: {problem}. Fingerprint of its public key: {fingerprint} (of the \
-         certificate: {certificate})"
+        "the certificate of {} is not trusted: {problem}. Fingerprint of its public key: {fingerprint} (of the \
+         certificate: {})", Printable(peer), certificate.certificate_fingerprint()
     )]
     UnknownCertificate {
-        /// The peer.
+        /// The peer: for a client the address under which its pin is kept, as [`tls::pin`](crate::tls::pin) takes it. The name of
+        /// a service is as it came from the network.
         peer: String,
         /// SHA-256 of the public key. Compare it with what the owner of the peer says, then pin it.
         fingerprint: Box<Fingerprint>,
-        /// SHA-256 of the whole certificate.
-        certificate: Box<Fingerprint>,
+        /// The certificate, for its subject, its dates and its own fingerprint. All of them are the peer's claims.
+        certificate: PeerCertificate,
         /// Why it is not trusted, and what to do.
         problem: String,
     },
 
     /// The peer presented another key than the pinned one: it has a new key, the connection is being intercepted, or the
     /// pin that the program passed is wrong.
-    #[error("{}", of_pin(peer, pinned, fingerprint, certificate, pin_file.as_deref()))]
+    #[error("{}", of_pin(peer, pinned, certificate, pin_file.as_deref()))]
     CertificateChanged {
-        /// The peer.
+        /// The peer: the address under which its pin is kept, as [`tls::pin`](crate::tls::pin) takes it. The name of a service
+        /// is as it came from the network.
         peer: String,
         /// The pin.
         pinned: Box<Fingerprint>,
         /// SHA-256 of the public key that the peer presented.
         fingerprint: Box<Fingerprint>,
-        /// SHA-256 of the whole certificate that the peer presented.
-        certificate: Box<Fingerprint>,
+        /// The certificate that the peer presented, for its subject, its dates and its own fingerprint. All of them are the
+        /// peer's claims.
+        certificate: PeerCertificate,
         /// The file that contains the pin. `None` if the program passed the pin.
         pin_file: Option<Box<Path>>,
     },
@@ -305,7 +308,7 @@ pub enum Error {
     },
 
     /// A certificate, private key or pin file is damaged, does not match its counterpart, or cannot be read or written. Such
-    /// a file is never overwritten.
+    /// a file is never overwritten, except for a pin by [`tls::pin`](crate::tls::pin).
     #[error("{}: {}", path.display(), of_file(problem.as_ref()))]
     Identity {
         /// The file or directory.
@@ -632,7 +635,8 @@ fn of_process(pid: Option<i32>) -> String {
 
 /// Returns the message for a key that is not the pinned one. A stored pin speaks of a change; a pin that was passed in may
 /// as well be mistyped.
-fn of_pin(peer: &str, pin: &Fingerprint, key: &Fingerprint, certificate: &Fingerprint, file: Option<&Path>) -> String {
+fn of_pin(peer: &str, pin: &Fingerprint, shown: &PeerCertificate, file: Option<&Path>) -> String {
+    let (peer, key, certificate) = (Printable(peer), shown.fingerprint(), shown.certificate_fingerprint());
     match file {
         Some(file) => format!(
             "THE KEY OF {peer} HAS CHANGED: pinned {pin}, presented {key} (certificate: {certificate}). Either the server \

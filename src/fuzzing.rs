@@ -5,6 +5,7 @@ use crate::address::Address;
 #[cfg(feature = "_services")]
 use crate::avahi::checks;
 use crate::conn::check_lines;
+use crate::tls::check_certificate;
 
 /// Text as an address: it is one, and is shown as it was, or the error quotes it.
 pub fn address(data: &[u8]) {
@@ -18,6 +19,11 @@ pub fn address(data: &[u8]) {
         Err(error) => assert!(error.to_string().contains(&format!("{text:?}"))),
     }
     let _ = Address::try_from((&*text, 1234));
+}
+
+/// The certificate of a peer.
+pub fn certificate(data: &[u8]) {
+    check_certificate(data);
 }
 
 /// Received bytes, cut into lines.
@@ -61,6 +67,11 @@ mod tests {
         #[test]
         fn any_address(data in bytes(b"|/:.[]%@#0a-")) {
             crate::fuzzing::address(&data);
+        }
+
+        #[test]
+        fn any_certificate(data in bytes(b"\x30\x31\x02\x06\x0c\x03\x01\x05")) {
+            crate::fuzzing::certificate(&data);
         }
 
         #[test]

@@ -18,6 +18,8 @@ mod avahi;
 #[path = "avahi/absent.rs"]
 mod avahi;
 #[forbid(unsafe_code)]
+mod certificate;
+#[forbid(unsafe_code)]
 mod conn;
 #[forbid(unsafe_code)]
 mod connect;
@@ -25,8 +27,6 @@ mod connect;
 mod engine;
 #[forbid(unsafe_code)]
 mod error;
-#[forbid(unsafe_code)]
-mod fingerprint;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 #[forbid(unsafe_code)]
@@ -103,3 +103,8 @@ pub mod services {
 #[cfg(doctest)]
 #[doc = include_str!("../docs/daemons.md")]
 struct PageOnDaemons;
+
+/// Compiles the examples of the page on trust.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/trust.md")]
+struct PageOnTrust;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// From the bottom up. A module may use those before it. A new one gets its place here.
 const FLOORS: [&str; 18] = [
     "log",
-    "fingerprint",
+    "certificate",
     "error",
     "sys",
     "address",
@@ -62,7 +62,10 @@ const MODULES: [(&str, &str); 9] = [
     ("server", "Account Incoming ServerBuilder ServerThreads ThreadsBuilder WeakServer async_handler"),
     ("services", "Browser Event EventStream Service Txt browse browse_stream resolve_all_async resolve_all_future"),
     ("socket", "ByteStream Chunks Credentials KeepAlive Lines Operation Reader Selectable SocketBuilder WeakSocket"),
-    ("tls", "Fingerprint FingerprintError Identity Tls"),
+    (
+        "tls",
+        "Fingerprint FingerprintError Identity PeerCertificate Pin Tls Trust pin pin_in pins pins_in unpin unpin_in",
+    ),
     ("udp", "Destination UdpBuilder WeakUdpSocket"),
 ];
 

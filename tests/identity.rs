@@ -82,7 +82,11 @@ fn child() {
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
     match Identity::named("child") {
         Ok(identity) => {
-            println!("\nRESULT {} {}", identity.certificate_fingerprint(), identity.certificate_file().display());
+            println!(
+                "\nRESULT {} {}",
+                identity.certificate_fingerprint(),
+                identity.certificate_file().unwrap().display()
+            );
         }
         Err(error) => println!("\nRESULT error: {error}"),
     }
@@ -92,7 +96,7 @@ fn child() {
 fn openssl_reads_what_we_make() {
     let home = tempfile::tempdir().unwrap();
     let identity = Identity::named_in(home.path(), "chat.example").unwrap();
-    let certificate = fs::read(identity.certificate_file()).unwrap();
+    let certificate = fs::read(identity.certificate_file().unwrap()).unwrap();
     let key = fs::read(home.path().join("private/chat.example.key")).unwrap();
 
     let text = openssl("x509 -noout -text", &certificate);
@@ -120,7 +124,7 @@ fn openssl_reads_what_we_make() {
     let digest = openssl("dgst -sha256 -r", &spki);
     assert_eq!(digest.split(' ').next().unwrap().parse(), Ok(identity.fingerprint()));
     // As its own authority it holds, names included, so that it can be given to programs as a trusted certificate.
-    let file = identity.certificate_file().display();
+    let file = identity.certificate_file().unwrap().display();
     for name in ["-verify_hostname chat.example", "-verify_hostname localhost", "-verify_ip 127.0.0.1"] {
         openssl(&format!("verify -check_ss_sig -x509_strict -purpose sslserver {name} -CAfile {file} {file}"), b"");
     }
@@ -143,7 +147,7 @@ fn identities_of_openssl_are_accepted_as_they_are() {
         let stored = Identity::named_in(home.path(), name).unwrap();
         assert_eq!(stored, given);
         assert!(stored.warnings().is_empty(), "{:?}", stored.warnings());
-        let text = fs::read(stored.certificate_file()).unwrap();
+        let text = fs::read(stored.certificate_file().unwrap()).unwrap();
         let shown = openssl("x509 -noout -fingerprint -sha256", &text);
         assert_eq!(shown.trim().split_once('=').unwrap().1.parse(), Ok(stored.certificate_fingerprint()));
     }

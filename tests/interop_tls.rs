@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 use std::sync::{Mutex, Once, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use common::{Process, TempDir, Watch, beside, command, on_own_context, run, run_loop, tool, until};
 use network::{
     ClientTls, Error, Reason, Server, ServerTls, Socket,
     socket::SocketBuilder,
-    tls::{Fingerprint, Identity},
+    tls::{Fingerprint, Identity, Trust},
 };
 use rustix::process::Signal;
 
@@ -212,7 +212,7 @@ fn s_client_talks_to_our_server_in_both_versions() {
     on_own_context(|| {
         let home = TempDir::new();
         let identity = Identity::named_in(home.path(""), "desk").unwrap();
-        let file = identity.certificate_file().to_str().unwrap().to_string();
+        let file = identity.certificate_file().unwrap().to_str().unwrap().to_string();
         let ours = Ours::serve(identity.into());
         for (flag, version) in VERSIONS {
             let trust = ["-CAfile", &file, "-verify_return_error", "-verify_hostname", "localhost"];
@@ -368,6 +368,75 @@ fn s_client_resumes_its_session() {
     });
 }
 
+/// The key that openssl has printed, in hexadecimal digits.
+fn exported(openssl: &Process) -> String {
+    openssl.line_with("Keying material: ").rsplit(' ').next().unwrap().to_lowercase()
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+const EXPORT: [&str; 4] = ["-keymatexport", "EXPERIMENTAL-it", "-keymatexportlen", "40"];
+
+#[test]
+fn s_client_derives_the_same_key() {
+    on_own_context(|| {
+        let identity = Identity::in_memory("desk").unwrap();
+        let ours = Ours::serve(identity.into());
+        let mut client = s_client(&ours.server, &[&["-tls1_3"], &EXPORT[..]].concat());
+        let theirs = beside(|| exported(&Process::start(&mut client, Watch::Stdout)));
+        let key = ours.met().0.export_key("EXPERIMENTAL-it", "", 40).unwrap();
+        assert_eq!(hexadecimal(&key), theirs);
+    });
+}
+
+#[test]
+fn s_server_derives_the_same_key_and_its_certificate_is_read() {
+    on_own_context(|| {
+        let home = TempDir::new();
+        let files = by_openssl(&home, "it", "rsa:2048");
+        let tls = ClientTls::pinned(files.identity().fingerprint());
+        let (server, address) = s_server(&files, &[&["-tls1_3"], &EXPORT[..]].concat());
+        let socket = connect_with(tls.clone(), &address).unwrap();
+        let key = socket.export_key("EXPERIMENTAL-it", b"", 40).unwrap();
+        assert_eq!(hexadecimal(&key), exported(&server));
+        assert_eq!(socket.peer_trust(), Some(Trust::Pin));
+
+        let certificate = socket.peer_certificate().unwrap();
+        let openssl = |options: &[&str]| {
+            let mut openssl = tool("/usr/bin/openssl");
+            openssl.args(["x509", "-noout", "-in"]).arg(&files.certificate).args(options);
+            let output = run(&mut openssl, "");
+            assert!(output.status.success(), "{}", output.stderr);
+            output.text()
+        };
+        assert_eq!(
+            format!("subject={}\n", certificate.subject()),
+            openssl(&["-subject", "-nameopt", "esc_2253,utf8,sep_comma_plus_space,sname"])
+        );
+        let seconds =
+            |time: Option<SystemTime>| time.unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let date = |time| glib::DateTime::from_unix_utc(i64::try_from(seconds(time)).unwrap()).unwrap();
+        let shown = |name: &str, time| format!("{name}={}\n", date(time).format("%FT%H:%M:%SZ").unwrap());
+        assert_eq!(
+            openssl(&["-startdate", "-dateopt", "iso_8601"]).replace(' ', "T"),
+            shown("notBefore", certificate.not_before())
+        );
+        assert_eq!(
+            openssl(&["-enddate", "-dateopt", "iso_8601"]).replace(' ', "T"),
+            shown("notAfter", certificate.not_after())
+        );
+        let pem = openssl(&["-pubkey"]);
+        let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+        assert_eq!(glib::base64_encode(&socket.peer_public_key().unwrap()), body);
+
+        let (_server, address) = s_server(&files, &["-tls1_2"]);
+        let error = connect_with(tls, &address).unwrap().export_key("EXPERIMENTAL-it", b"", 40).unwrap_err();
+        assert!(matches!(&error, Error::Unsupported(problem) if problem.contains("TLS 1.2")), "{error}");
+    });
+}
+
 #[test]
 fn s_client_changes_its_keys() {
     on_own_context(|| {
@@ -444,7 +513,7 @@ fn s_server_wants_our_certificate() {
         let home = TempDir::new();
         let files = by_openssl(&home, "it", "rsa:2048");
         let [me, other] = ["me", "other"].map(|name| Identity::named_in(home.path("others"), name).unwrap());
-        let known = me.certificate_file().to_str().unwrap().to_string();
+        let known = me.certificate_file().unwrap().to_str().unwrap().to_string();
         let tls = || ClientTls::pinned(files.identity().fingerprint());
         for (flag, _) in VERSIONS {
             let (_server, address) =
@@ -566,7 +635,7 @@ fn python_s_ssl_is_our_client() {
     on_own_context(|| {
         let home = TempDir::new();
         let identity = Identity::named_in(home.path(""), "desk").unwrap();
-        let file = identity.certificate_file().to_str().unwrap().to_string();
+        let file = identity.certificate_file().unwrap().to_str().unwrap().to_string();
         let ours = Ours::serve(identity.into());
         for version in ["TLSv1_2", "TLSv1_3"] {
             for (how, end) in [("end", "closed by the peer"), ("cut", "was truncated")] {

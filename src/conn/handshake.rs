@@ -15,9 +15,8 @@ use super::{Common, Conn};
 use crate::address::Endpoint;
 use crate::engine::{Engine, Next, READ_BUFFER, READS, Ready, TimerKey};
 use crate::error::{Error, Operation, Result};
-use crate::fingerprint::Fingerprint;
 use crate::log::{self, Level};
-use crate::tls::Session;
+use crate::tls::{Fingerprint, Session};
 
 /// Called once, from the loop, when the handshake is done or has failed. Not user code: that has a door of its own.
 pub(crate) type Shaken = Box<dyn FnOnce(&Rc<Conn>, Result)>;

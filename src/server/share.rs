@@ -15,9 +15,8 @@ use crate::address::{Address, Endpoint, Target, endpoint};
 use crate::conn::Options;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::fingerprint::Fingerprint;
 use crate::sys::{self, stream_socket};
-use crate::tls::ServerSetup;
+use crate::tls::{Fingerprint, ServerSetup};
 
 /// Everything that one thread makes its server of. It already listens.
 pub(crate) struct Share {

@@ -14,7 +14,7 @@ use crate::address::{Address, Endpoint};
 use crate::conn::Socket;
 use crate::engine::{Engine, Iterations, Remote, private_context, turn};
 use crate::error::{Error, Operation, Result};
-use crate::fingerprint::Fingerprint;
+use crate::tls::Fingerprint;
 
 impl ServerBuilder {
     /// Serves on several threads, each with its own main context. 0 means one per available CPU.

@@ -1,4 +1,4 @@
-// The faces of [`Socket`]: callbacks here; futures, blocking calls, options and back-pressure in the files beside this one.
+// The faces of [`Socket`]: callbacks here; futures, blocking calls, options, back-pressure and TLS in the files beside this one.
 
 mod blocking;
 mod builder;
@@ -7,6 +7,7 @@ mod options;
 mod pressure;
 mod selectable;
 mod stream;
+mod tls;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -21,9 +22,7 @@ use crate::conn::callbacks::{Disconnect, OnByteLine, OnData, OnLine, OnReady};
 use crate::engine::call;
 pub use crate::error::Operation;
 use crate::error::{Error, Result};
-use crate::fingerprint::Fingerprint;
 pub use crate::sys::{Credentials, KeepAlive};
-use crate::tls::Session;
 pub use blocking::Reader;
 pub use builder::SocketBuilder;
 pub use futures::{Chunks, Lines};
@@ -506,38 +505,6 @@ impl Socket {
     /// Returns the local address.
     pub fn local(&self) -> Endpoint {
         self.conn.transport().local()
-    }
-
-    /// Returns whether the connection is encrypted.
-    pub fn is_tls(&self) -> bool {
-        self.conn.is_tls()
-    }
-
-    /// Returns the SHA-256 fingerprint of the peer's public key. `None` without TLS, and for clients that presented no
-    /// certificate.
-    pub fn peer_fingerprint(&self) -> Option<Fingerprint> {
-        self.conn.peer_fingerprint()
-    }
-
-    /// Returns the negotiated TLS version, as in `TLSv1.3`. `None` without TLS.
-    pub fn tls_version(&self) -> Option<&'static str> {
-        self.conn.session(Session::version).flatten()
-    }
-
-    /// Returns the registered name of the negotiated cipher suite. `None` without TLS.
-    pub fn cipher_suite(&self) -> Option<String> {
-        self.conn.session(Session::cipher_suite).flatten()
-    }
-
-    /// Returns the negotiated application protocol. `None` without TLS or if none was negotiated.
-    pub fn alpn(&self) -> Option<Vec<u8>> {
-        self.conn.session(|session| session.alpn().map(Vec::from)).flatten()
-    }
-
-    /// Returns whether the connection resumed an earlier TLS session with the same server, which costs less than a full
-    /// handshake.
-    pub fn is_tls_resumed(&self) -> bool {
-        self.conn.session(Session::resumed).unwrap_or(false)
     }
 
     /// Sets the timeout of blocking calls on this socket.

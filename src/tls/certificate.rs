@@ -4,16 +4,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
-    SerialNumber,
+    Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    SanType, SerialNumber,
 };
 use ring::rand::SecureRandom;
 use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer};
 use rustls::server::ParsedCertificate;
 
-use super::der::{BIT_STRING, Element, INTEGER, OBJECT_IDENTIFIER, Reader, SEQUENCE, SET, explicit};
 use super::provider;
-use crate::fingerprint::Fingerprint;
+use crate::certificate::der::{BIT_STRING, Element, INTEGER, OBJECT_IDENTIFIER, Reader, SEQUENCE, SET};
+use crate::certificate::{Fingerprint, fields, validity};
 
 /// Validity of the certificates we create.
 const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -114,28 +114,13 @@ pub(super) struct Facts {
 
 /// Reads these fields from a certificate. `None` if they cannot be found. rustls does not give access to them.
 pub(super) fn facts(certificate: &CertificateDer<'_>) -> Option<Facts> {
-    let mut fields = fields(certificate)?;
-    let issuer = fields.expect(SEQUENCE)?;
-    let mut validity = fields.expect(SEQUENCE)?.reader();
-    let (begins, expires) = (read_time(validity.next()?)?, read_time(validity.next()?)?);
-    Some(Facts { begins, expires, ours: has_maker(issuer)? })
-}
-
-/// Returns the signed fields of a certificate, from the issuer on.
-fn fields<'a>(certificate: &'a CertificateDer<'_>) -> Option<Reader<'a>> {
-    let mut fields = Reader(certificate).expect(SEQUENCE)?.reader().expect(SEQUENCE)?.reader();
-    let _version = fields.optional(explicit(0));
-    let _serial_number = fields.expect(INTEGER)?;
-    let _algorithm = fields.expect(SEQUENCE)?;
-    Some(fields)
+    let fields = fields(certificate)?;
+    let (begins, expires) = validity(fields.validity)?;
+    Some(Facts { begins, expires, ours: has_maker(fields.issuer)? })
 }
 
 fn read_public_key(certificate: &CertificateDer<'_>) -> Option<PublicKey> {
-    let mut fields = fields(certificate)?;
-    for _issuer_validity_subject in 0..3 {
-        fields.expect(SEQUENCE)?;
-    }
-    let info = fields.expect(SEQUENCE)?;
+    let info = fields(certificate)?.key;
     let mut parts = info.reader();
     let algorithm = parts.expect(SEQUENCE)?;
     // The first byte counts the unused bits, and keys are whole bytes.
@@ -161,20 +146,11 @@ fn has_maker(issuer: Element<'_>) -> Option<bool> {
     Some(false)
 }
 
-fn read_time(time: Element<'_>) -> Option<SystemTime> {
-    let seconds = yasna::parse_der(time.whole, |reader| match reader.lookahead_tag()? {
-        yasna::tags::TAG_UTCTIME => Ok(reader.read_utctime()?.datetime().unix_timestamp()),
-        _ => Ok(reader.read_generalized_time()?.datetime().unix_timestamp()),
-    });
-    // Dates before 1970 count as 1970.
-    Some(UNIX_EPOCH + Duration::from_secs(seconds.ok()?.try_into().unwrap_or(0)))
-}
-
-/// Creates a self-signed certificate for `name` with this key, valid from `now`, as PEM text.
+/// Creates a self-signed certificate for `name` with this key, valid from `now`.
 ///
 /// It is not a CA: trusting it means trusting this key, not everything the key might sign. It is valid for servers and for
 /// clients, so that a program can use one identity as both.
-pub(super) fn make(name: &str, host: &str, key: &KeyPair, now: SystemTime) -> Result<String, rcgen::Error> {
+pub(super) fn make(name: &str, host: &str, key: &KeyPair, now: SystemTime) -> Result<Certificate, rcgen::Error> {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = DistinguishedName::new();
     parameters.distinguished_name.push(DnType::CommonName, name);
@@ -193,7 +169,7 @@ pub(super) fn make(name: &str, host: &str, key: &KeyPair, now: SystemTime) -> Re
     ring::rand::SystemRandom::new().fill(&mut serial).map_err(|_| rcgen::Error::RingUnspecified)?;
     serial[0] = serial[0] & 0x7f | 0x40; // positive, and always 16 bytes
     parameters.serial_number = Some(SerialNumber::from_slice(&serial));
-    Ok(parameters.self_signed(key)?.pem())
+    parameters.self_signed(key)
 }
 
 /// Returns the names and addresses that the certificate is valid for: its own name unless DNS does not allow it (`My room`),
@@ -225,12 +201,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tls::pem::certificates;
+    use crate::tls::check_certificate as check;
 
     fn own() -> CertificateDer<'static> {
         let key = KeyPair::generate().unwrap();
-        let pem = make("name", "host", &key, SystemTime::now()).unwrap();
-        certificates(pem.as_bytes()).unwrap().remove(0)
+        make("name", "host", &key, SystemTime::now()).unwrap().der().clone()
     }
 
     #[test]
@@ -246,6 +221,7 @@ mod tests {
                 der.extend_from_slice(&own[at..]);
                 let der = CertificateDer::from(der);
                 let _ = (Fingerprints::of(&der), facts(&der));
+                check(&der);
             }
         }
     }
@@ -262,6 +238,7 @@ mod tests {
                 let _ = key.unsupported();
             }
             let _ = facts(&der);
+            check(&der);
         }
     }
 }

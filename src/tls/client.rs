@@ -12,13 +12,13 @@ use rustls::pki_types::ServerName;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::identity::Identity;
-use super::peers::Pin;
+use super::peers::Condition;
 use super::store::Store;
 use super::trust::{Policy, Roots, ServerVerifier};
 use super::words::plain;
 use super::{check_alpn, provider};
+use crate::certificate::Fingerprint;
 use crate::error::{Error, Result};
-use crate::fingerprint::Fingerprint;
 
 /// TLS settings of a client: which servers it trusts, and which certificate it presents.
 ///
@@ -39,7 +39,7 @@ use crate::fingerprint::Fingerprint;
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 #[must_use]
 pub struct ClientTls {
-    trust: Trust,
+    choice: Choice,
     server_name: Option<String>,
     alpn: Vec<Vec<u8>>,
     identity: Option<Identity>,
@@ -47,7 +47,7 @@ pub struct ClientTls {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
-enum Trust {
+enum Choice {
     #[default]
     Default,
     FirstUse,
@@ -94,7 +94,7 @@ impl ClientTls {
     /// The first connection can be intercepted. Services are pinned by name, and anyone on the local network can choose a
     /// new name: *every new name is trusted*, so selecting services by pattern defeats this protection.
     pub fn on_first_use() -> Self {
-        Trust::FirstUse.into()
+        Choice::FirstUse.into()
     }
 
     /// Trusts exactly one key.
@@ -104,7 +104,7 @@ impl ClientTls {
     /// certificate are ignored. Any other key fails with [`Error::CertificateChanged`]. A malformed text fails with
     /// [`Error::TlsSettings`] when connecting.
     pub fn pinned(fingerprint: impl TryInto<Fingerprint, Error: fmt::Display>) -> Self {
-        Trust::Pinned(fingerprint.try_into().map_err(|error| error.to_string())).into()
+        Choice::Pinned(fingerprint.try_into().map_err(|error| error.to_string())).into()
     }
 
     /// Trusts certificates that these roots have issued for the host name, and the certificates in `pem` themselves.
@@ -113,21 +113,21 @@ impl ClientTls {
     /// [`Error::TlsSettings`] when connecting. Ignores pins, the user's own certificates and the system roots.
     pub fn roots(pem: impl AsRef<[u8]>) -> Self {
         let pem = pem.as_ref();
-        Trust::Roots(GivenRoots { digest: Fingerprint::of(pem), roots: Roots::from_pem(pem) }).into()
+        Choice::Roots(GivenRoots { digest: Fingerprint::of(pem), roots: Roots::from_pem(pem) }).into()
     }
 
     /// Trusts certificates that the system roots have issued for the host name, as web browsers do.
     ///
     /// Ignores pins and the user's own certificates.
     pub fn system() -> Self {
-        Trust::System.into()
+        Choice::System.into()
     }
 
     /// Disables verification: accepts any certificate.
     ///
     /// The connection is encrypted, but an attacker on the path can read and change everything.
     pub fn danger_accept_any() -> Self {
-        Trust::Any.into()
+        Choice::Any.into()
     }
 
     /// Sets the host name to request (SNI) and to verify the certificate against, in place of the host in the address.
@@ -164,8 +164,8 @@ impl ClientTls {
 
     /// Fails if these settings cannot work with any server.
     pub(crate) fn check(&self) -> Result {
-        match &self.trust {
-            Trust::Pinned(Err(problem)) | Trust::Roots(GivenRoots { roots: Err(problem), .. }) => {
+        match &self.choice {
+            Choice::Pinned(Err(problem)) | Choice::Roots(GivenRoots { roots: Err(problem), .. }) => {
                 return Err(Error::TlsSettings(problem.clone()));
             }
             _ => {}
@@ -183,8 +183,8 @@ impl ClientTls {
 
     /// Returns what a connection to this peer needs, shared with earlier connections unless something has changed.
     pub(super) fn prepare(&self, peer: &PeerName) -> Result<Arc<Prepared>> {
-        let store = match self.trust {
-            Trust::Default | Trust::FirstUse => Some(self.store.clone().map_or_else(Store::of_user, Ok)?),
+        let store = match self.choice {
+            Choice::Default | Choice::FirstUse => Some(self.store.clone().map_or_else(Store::of_user, Ok)?),
             _ => None,
         };
         let key = CacheKey {
@@ -206,14 +206,14 @@ impl ClientTls {
     fn build(&self, key: &CacheKey) -> Result<Prepared> {
         check_alpn(&self.alpn)?;
         let name = self.name_for(&key.peer)?;
-        let policy = match (&self.trust, &key.store) {
-            (Trust::Pinned(pin), _) => Policy::Pinned(pin.clone().map_err(Error::TlsSettings)?),
-            (Trust::Roots(given), _) => Policy::Roots(given.roots.clone().map_err(Error::TlsSettings)?),
-            (Trust::Any, _) => Policy::Any,
-            (Trust::Default | Trust::FirstUse, Some(store)) => {
-                Policy::Store { store: store.clone(), pin: key.pin, first_use: self.trust == Trust::FirstUse }
+        let policy = match (&self.choice, &key.store) {
+            (Choice::Pinned(pin), _) => Policy::Pinned(pin.clone().map_err(Error::TlsSettings)?),
+            (Choice::Roots(given), _) => Policy::Roots(given.roots.clone().map_err(Error::TlsSettings)?),
+            (Choice::Any, _) => Policy::Any,
+            (Choice::Default | Choice::FirstUse, Some(store)) => {
+                Policy::Store { store: store.clone(), pin: key.pin, first_use: self.choice == Choice::FirstUse }
             }
-            (Trust::System | Trust::Default | Trust::FirstUse, _) => Policy::System,
+            (Choice::System | Choice::Default | Choice::FirstUse, _) => Policy::System,
         };
         let verifier = Arc::new(ServerVerifier::new(policy, key.peer.key.clone(), name.is_some()));
         let builder = ClientConfig::builder_with_provider(provider().clone())
@@ -262,9 +262,9 @@ impl From<Fingerprint> for ClientTls {
     }
 }
 
-impl From<Trust> for ClientTls {
-    fn from(trust: Trust) -> Self {
-        ClientTls { trust, ..Default::default() }
+impl From<Choice> for ClientTls {
+    fn from(choice: Choice) -> Self {
+        ClientTls { choice, ..Default::default() }
     }
 }
 
@@ -282,7 +282,7 @@ pub(super) struct Prepared {
     pub(super) config: Arc<ClientConfig>,
     pub(super) name: ServerName<'static>,
     pub(super) identity: Option<Fingerprint>,
-    verifier: Arc<ServerVerifier>,
+    pub(super) verifier: Arc<ServerVerifier>,
 }
 
 /// Resumption skips the verifier. So whatever its verdict depends on is part of this key or makes the verifier outdated:
@@ -292,7 +292,7 @@ struct CacheKey {
     settings: ClientTls,
     peer: PeerName,
     store: Option<Store>,
-    pin: Option<Pin>,
+    pin: Option<Condition>,
 }
 
 /// The most recently used configurations of the process.

@@ -12,8 +12,10 @@ use super::certificate::{self, Fingerprints, PublicKey};
 use super::files::{exposure, trouble};
 use super::pem::{read_certificates, read_key};
 use super::private_key::{MISMATCH, signer};
-use crate::error::{Result, count};
-use crate::fingerprint::Fingerprint;
+use super::store::{check_name, host_name};
+use super::words::plain;
+use crate::certificate::Fingerprint;
+use crate::error::{Error, Result, count};
 
 /// A certificate that expires within this time is renewed, or warned about if this crate did not create it.
 pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -38,7 +40,8 @@ pub struct Identity {
 pub(super) struct Loaded {
     pub(super) key: Arc<CertifiedKey>,
     pub(super) fingerprints: Fingerprints,
-    certificate_file: PathBuf,
+    /// `None`: made in memory.
+    certificate_file: Option<PathBuf>,
     warnings: Vec<String>,
 }
 
@@ -60,6 +63,47 @@ impl Identity {
         Self::load(certificate.as_ref(), key.as_ref(), SystemTime::now())
     }
 
+    /// Creates an identity in memory, for tests and for connections that no later one has to recognize.
+    ///
+    /// No file is read or written, and the private key is lost with the last clone. The certificate is like one of
+    /// [`named`](Self::named): ECDSA P-256, valid for ten years, for `name`, this host and `localhost`. It is not in the user's
+    /// certificate store, so it is nobody's *own*: peers must pin it.
+    ///
+    /// # Errors
+    /// [`Error::TlsSettings`](crate::Error::TlsSettings) if the name is empty or contains `/`, `..` or NUL, or if the system has
+    /// no random numbers.
+    ///
+    /// # Example
+    /// ```
+    /// use network::{ClientTls, Server, Socket, tls::Identity};
+    ///
+    /// let identity = Identity::in_memory("test")?;
+    /// let server = Server::builder().tls(identity.clone()).listen("127.0.0.1:0", |socket| socket.sendline("hello"))?;
+    /// let tls = ClientTls::pinned(identity.fingerprint());
+    /// # let (result, place) = (std::rc::Rc::new(std::cell::RefCell::new(None)), std::rc::Rc::new(()));
+    /// # let slot = result.clone();
+    /// # let then = move |outcome: network::Result<Socket>| { slot.replace(Some(outcome)); network::endloop(); };
+    /// Socket::builder().tls(tls).connect_async(server.port(), gio::Cancellable::NONE, then);
+    /// # assert!(!network::fgloop_for(std::time::Duration::from_secs(30)));
+    /// # assert_eq!(result.take().unwrap()?.peer_public_key(), Some(identity.public_key()));
+    /// # drop(place);
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    pub fn in_memory(name: &str) -> Result<Self> {
+        check_name(name)?;
+        let failed = |problem: String| Error::TlsSettings(format!("cannot create a certificate: {problem}"));
+        let key = rcgen::KeyPair::generate().map_err(|error| failed(error.to_string()))?;
+        let certificate = certificate::make(name, &host_name(), &key, SystemTime::now())
+            .map_err(|error| failed(error.to_string()))?;
+        let chain = vec![certificate.der().clone()];
+        let public = PublicKey::of(&chain[0]).map_err(|error| failed(plain(&error)))?;
+        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|problem| failed(problem.to_owned()))?;
+        let signer = signer(key, &public).map_err(failed)?;
+        let fingerprints = Fingerprints { key: public.fingerprint(), certificate: Fingerprint::of(&chain[0]) };
+        let key = Arc::new(CertifiedKey::new(chain, signer));
+        Ok(Identity { inner: Arc::new(Loaded { key, fingerprints, certificate_file: None, warnings: Vec::new() }) })
+    }
+
     /// Returns the SHA-256 of the public key, which peers see and pin. Renewing the certificate does not change it.
     pub fn fingerprint(&self) -> Fingerprint {
         self.inner.fingerprints.key
@@ -70,9 +114,17 @@ impl Identity {
         self.inner.fingerprints.certificate
     }
 
-    /// Returns the file that the certificate was read from. It can be given to peers.
-    pub fn certificate_file(&self) -> &Path {
-        &self.inner.certificate_file
+    /// Returns the public key in DER (SPKI, subject public key info), as protocols for pairing devices hash it. The peer gets
+    /// the same bytes from [`Socket::peer_public_key`](crate::Socket::peer_public_key).
+    pub fn public_key(&self) -> Vec<u8> {
+        // It was found when the certificate was loaded.
+        PublicKey::of(self.certificate()).map(|key| key.info().to_vec()).unwrap_or_default()
+    }
+
+    /// Returns the file that the certificate was read from. It can be given to peers. `None` if it was made
+    /// [in memory](Self::in_memory).
+    pub fn certificate_file(&self) -> Option<&Path> {
+        self.inner.certificate_file.as_deref()
     }
 
     /// Returns warnings from loading, which servers log when they start: a certificate that expires soon, has expired or
@@ -88,7 +140,7 @@ impl Identity {
         let mut warnings = Vec::new();
         warnings.extend(validity_warning(&key.cert[0], certificate_file, now));
         warnings.extend(exposure(key_file));
-        let certificate_file = certificate_file.to_owned();
+        let certificate_file = Some(certificate_file.to_owned());
         Ok(Identity { inner: Arc::new(Loaded { key: Arc::new(key), fingerprints, certificate_file, warnings }) })
     }
 

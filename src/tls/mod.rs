@@ -3,11 +3,12 @@
 
 mod certificate;
 pub(crate) mod client;
-mod der;
 mod files;
 mod identity;
+mod names;
 mod peers;
 mod pem;
+mod pins;
 mod private_key;
 mod proof;
 pub(crate) mod server;
@@ -22,12 +23,16 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
 
+pub use crate::certificate::{Fingerprint, FingerprintError, PeerCertificate};
 use crate::error::{Error, Result};
-pub use crate::fingerprint::{Fingerprint, FingerprintError};
 pub(crate) use client::{ClientTls, PeerName};
 pub use identity::Identity;
+#[cfg(any(test, fuzzing))]
+pub(crate) use names::check as check_certificate;
+pub use pins::{Pin, pin, pin_in, pins, pins_in, unpin, unpin_in};
 pub(crate) use server::{ServerSetup, ServerTls};
 pub(crate) use session::Session;
+pub use trust::Trust;
 pub(crate) use trust::load_system_roots;
 
 /// The argument of the builders' `tls(…)`: TLS with these settings, or none.

@@ -7,8 +7,8 @@ use rustls::sign::SigningKey;
 use yasna::Tag;
 
 use super::certificate::PublicKey;
-use super::der::{INTEGER, OCTET_STRING, Reader, SEQUENCE, explicit};
 use super::provider;
+use crate::certificate::der::{INTEGER, OCTET_STRING, Reader, SEQUENCE, explicit};
 
 /// The error of [`signer`] for the key of another certificate.
 pub(super) const MISMATCH: &str = "the private key does not match the certificate";

@@ -10,11 +10,11 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::identity::Identity;
 use super::store::{Store, host_name};
-use super::trust::ClientVerifier;
+use super::trust::{ClientVerifier, Trust};
 use super::words::plain;
 use super::{check_alpn, provider};
+use crate::certificate::Fingerprint;
 use crate::error::{Error, Result};
-use crate::fingerprint::Fingerprint;
 
 /// TLS settings of a server: which certificate it presents, and whether clients must present one.
 ///
@@ -138,12 +138,11 @@ impl ServerTls {
             (Clients::NotRequested, Some(_)) => Clients::Required,
             (clients, _) => clients,
         };
+        let verifier = ClientVerifier { required: clients == Clients::Required, allowed };
+        let trust = verifier.trust();
         let builder = match clients {
             Clients::NotRequested => builder.with_client_cert_verifier(WebPkiClientVerifier::no_client_auth()),
-            Clients::Requested | Clients::Required => builder.with_client_cert_verifier(Arc::new(ClientVerifier {
-                required: clients == Clients::Required,
-                allowed,
-            })),
+            Clients::Requested | Clients::Required => builder.with_client_cert_verifier(Arc::new(verifier)),
         };
         let key = CertifiedKey::clone(&identity.inner.key);
         let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
@@ -151,7 +150,7 @@ impl ServerTls {
         // Clients keep their sessions in tickets. That is cheaper than a table here, and their number has no limit.
         config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(settings)?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Arc::new(ServerSetup { config: Arc::new(config), identity }))
+        Ok(Arc::new(ServerSetup { config: Arc::new(config), identity, clients: trust }))
     }
 
     fn identity(&self) -> Result<Identity> {
@@ -181,6 +180,8 @@ fn settings(error: rustls::Error) -> Error {
 pub(crate) struct ServerSetup {
     pub(super) config: Arc<ServerConfig>,
     pub(super) identity: Identity,
+    /// Why clients with a certificate are trusted.
+    pub(super) clients: Trust,
 }
 
 impl ServerSetup {

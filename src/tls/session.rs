@@ -2,20 +2,35 @@
 //! drives it.
 
 use std::io::{self, BufRead, Write};
+use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConnection, Connection, HandshakeKind, HandshakeType, ProtocolVersion, ServerConnection};
 
 use super::certificate::Fingerprints;
 use super::client::{ClientTls, PeerName};
 use super::server::ServerSetup;
-use super::trust::carried;
+use super::trust::{ServerVerifier, Trust, carried};
 use super::words::{alert_problem, handshake_problem};
+use crate::certificate::{Fingerprint, PeerCertificate};
 use crate::error::{Error, Printable, Result};
-use crate::fingerprint::Fingerprint;
 
 /// Data that a session queues for sending, in bytes: plaintext during the handshake, ciphertext after it. [`Session::send`]
 /// accepts no more, which is the back-pressure of a slow peer.
 const BOUND: usize = 64 << 10;
+
+/// The longest label of an exported key, in bytes: its length, with the six of "tls13 ", has eight bits.
+const EXPORT_LABEL_MAX: usize = 249;
+
+/// The longest exported key, in bytes: HKDF yields 255 times the length of its hash, which is 32 or 48 bytes.
+const EXPORT_MAX: usize = 255 * 32;
+
+/// Knows why the peer is trusted.
+enum Judge {
+    OfServers(Arc<ServerVerifier>),
+    /// The same reason for every client.
+    OfClients(Trust),
+}
 
 /// One side of a TLS connection.
 ///
@@ -28,6 +43,7 @@ pub(crate) struct Session {
     peer: Box<str>,
     /// The fingerprint of our certificate, for the error if the peer does not accept it.
     own: Option<Fingerprint>,
+    judge: Judge,
     /// The first received byte. A wrong one remains an error, whatever follows.
     first: Option<u8>,
     peer_closed: bool,
@@ -44,20 +60,20 @@ impl Session {
         let tls = ClientConnection::new(prepared.config.clone(), prepared.name.clone()).map_err(|error| {
             Error::Tls { peer: Printable(&peer.key).to_string(), problem: handshake_problem(&error) }
         })?;
-        Ok(Self::new(tls.into(), &peer.key, prepared.identity))
+        Ok(Self::new(tls.into(), &peer.key, prepared.identity, Judge::OfServers(prepared.verifier.clone())))
     }
 
     /// Creates the server side of a new connection. Errors name the client `peer`.
     pub(crate) fn server(setup: &ServerSetup, peer: &str) -> Result<Self> {
         let tls = ServerConnection::new(setup.config.clone())
             .map_err(|error| Error::Tls { peer: peer.to_owned(), problem: handshake_problem(&error) })?;
-        Ok(Self::new(tls.into(), peer, Some(setup.identity().fingerprint())))
+        Ok(Self::new(tls.into(), peer, Some(setup.identity().fingerprint()), Judge::OfClients(setup.clients)))
     }
 
-    fn new(mut tls: Connection, peer: &str, own: Option<Fingerprint>) -> Self {
+    fn new(mut tls: Connection, peer: &str, own: Option<Fingerprint>, judge: Judge) -> Self {
         tls.set_buffer_limit(Some(BOUND));
         let peer = Printable(peer).to_string().into();
-        Session { tls, peer, own, first: None, peer_closed: false, closing: false }
+        Session { tls, peer, own, judge, first: None, peer_closed: false, closing: false }
     }
 
     /// Decrypts received data and appends the plaintext to `plain`. After an error, `plain` contains the data before it.
@@ -168,10 +184,50 @@ impl Session {
     /// Returns the SHA-256 of the peer's public key. `None` before the end of the handshake, and for clients without a
     /// certificate.
     pub(crate) fn peer_fingerprint(&self) -> Option<Fingerprint> {
-        if self.is_handshaking() {
-            return None;
+        self.peer_der().and_then(|der| Fingerprints::of(der).ok()).map(|shown| shown.key)
+    }
+
+    /// Returns the peer's certificate. `None` as for the fingerprint.
+    pub(crate) fn peer_certificate(&self) -> Option<PeerCertificate> {
+        PeerCertificate::new(self.peer_der()?)
+    }
+
+    /// Returns why the peer is trusted. `None` as for the fingerprint.
+    pub(crate) fn peer_trust(&self) -> Option<Trust> {
+        let der = self.peer_der()?;
+        match &self.judge {
+            // A resumed session has the certificate of its full handshake, and this verifier has judged that.
+            Judge::OfServers(verifier) => verifier.trust(&Fingerprints::of(der).ok()?),
+            Judge::OfClients(trust) => Some(*trust),
         }
-        Fingerprints::of(self.tls.peer_certificates()?.first()?).ok().map(|shown| shown.key)
+    }
+
+    fn peer_der(&self) -> Option<&CertificateDer<'static>> {
+        if self.is_handshaking() { None } else { self.tls.peer_certificates()?.first() }
+    }
+
+    /// Derives a key from the session's secrets (RFC 5705, RFC 8446 section 7.5).
+    pub(crate) fn export_key(&self, label: &[u8], context: &[u8], length: usize) -> Result<Vec<u8>> {
+        let peer = &self.peer;
+        let invalid = |problem: String| Err(Error::InvalidOption(format!("cannot export a key: {problem}")));
+        match label.len() {
+            0 => return invalid("the label is empty".to_owned()),
+            1..=EXPORT_LABEL_MAX => {}
+            size => return invalid(format!("the label has {size} bytes; at most {EXPORT_LABEL_MAX} are possible")),
+        }
+        if !(1..=EXPORT_MAX).contains(&length) {
+            return invalid(format!("{length} bytes are requested; 1 to {EXPORT_MAX} are possible"));
+        }
+        if self.is_handshaking() {
+            return Err(Error::Tls { peer: peer.to_string(), problem: "the handshake is not complete".into() });
+        }
+        if self.tls.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+            let problem = "the connection uses TLS 1.2, whose keys may be those of other connections as well";
+            return Err(Error::Unsupported(format!("cannot export a key of the connection to {peer}: {problem}")));
+        }
+        self.tls
+            .export_keying_material(vec![0; length], label, Some(context))
+            .map_err(|error| Error::Tls { peer: peer.to_string(), problem: handshake_problem(&error) })
     }
 
     /// Returns the negotiated TLS version, as in `TLSv1.3`.
@@ -232,7 +288,9 @@ impl Session {
     fn explain(&self, error: rustls::Error) -> Error {
         if let Some(mut error) = carried(&error) {
             // A verifier of clients does not know the client's name.
-            if let Error::UnknownCertificate { peer, .. } | Error::Tls { peer, .. } = &mut error {
+            if let Error::UnknownCertificate { peer, .. } | Error::Tls { peer, .. } = &mut error
+                && peer.is_empty()
+            {
                 *peer = self.peer.to_string();
             }
             return error;

@@ -15,8 +15,8 @@ use super::files::{exposure, trouble};
 use super::identity::{Identity, RENEW_BEFORE};
 use super::pem::{read_certificates, read_key};
 use super::private_key::signer;
+use crate::certificate::Fingerprint;
 use crate::error::{Error, Result};
-use crate::fingerprint::Fingerprint;
 
 /// Time to wait for the lock. A certificate is created before a program serves anyone, and a busy disk may take long. For a
 /// pin, a window may be waiting.
@@ -146,10 +146,10 @@ impl Store {
         make_directory(&self.keys(), 0o700)?;
         make_directory(&self.certificates(), 0o755)?;
         let key = self.make_key(&key_file, &lock)?;
-        let text = certificate::make(name, &host_name(), &key, now)
+        let certificate = certificate::make(name, &host_name(), &key, now)
             .map_err(|error| trouble(&certificate_file, format!("cannot create a certificate: {error}")))?;
         // Without locks another program may have been quicker. Its certificate is for the same key.
-        lock.write_new(&certificate_file, text.as_bytes(), 0o644).map(drop)
+        lock.write_new(&certificate_file, certificate.pem().as_bytes(), 0o644).map(drop)
     }
 
     /// Creates the private key, or loads it if an earlier creation was interrupted between the two files.
@@ -175,9 +175,9 @@ impl Store {
         }
         let certificate_file = self.certificate_file(name);
         let key = load_signing_key(&self.key_file(name))?;
-        let text = certificate::make(name, &host_name(), &key, now)
+        let certificate = certificate::make(name, &host_name(), &key, now)
             .map_err(|error| trouble(&certificate_file, format!("cannot create a certificate: {error}")))?;
-        lock.write_over(&certificate_file, text.as_bytes(), 0o644)?;
+        lock.write_over(&certificate_file, certificate.pem().as_bytes(), 0o644)?;
         Ok(true)
     }
 

@@ -5,6 +5,7 @@
 //! and anyone could present it. Only the signature proves possession of its private key.
 
 use std::collections::HashMap;
+use std::convert::identity;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -16,21 +17,46 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, SignatureScheme};
 
 use super::certificate::{Fingerprints, PublicKey};
-use super::peers::Pin;
+use super::peers::Condition;
 use super::pem::certificates;
 use super::proof;
 use super::provider;
 use super::store::{Evidence, Store, in_order_to, make_directory};
 use super::words::{certificate_problem, plain};
+use crate::certificate::{Fingerprint, PeerCertificate};
 use crate::error::{Error, Printable, Result};
-use crate::fingerprint::Fingerprint;
+
+/// The reason why a peer was trusted, returned by [`Socket::peer_trust`](crate::Socket::peer_trust), or why an address is
+/// pinned, returned by [`Pin::trust`](super::Pin::trust).
+///
+/// Whatever the reason, the peer has proven possession of its private key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Trust {
+    /// Its key is pinned: by [`ClientTls::pinned`](crate::ClientTls::pinned), by [`tls::pin`](super::pin), or by a file that a
+    /// person has written.
+    Pin,
+    /// Its certificate is one of the user's own.
+    Own,
+    /// A root certificate has issued its certificate for the host name: one of the system's, or one passed to
+    /// [`ClientTls::roots`](crate::ClientTls::roots).
+    Roots,
+    /// Its key is that of the first connection to the address, or this is the first one
+    /// ([`ClientTls::on_first_use`](crate::ClientTls::on_first_use)). Nobody has compared the fingerprint.
+    FirstUse,
+    /// Its key is on the server's allowlist ([`ServerTls::allow`](crate::ServerTls::allow)).
+    Allowlist,
+    /// Anyone is accepted: [`ClientTls::danger_accept_any`](crate::ClientTls::danger_accept_any), or a server that requests
+    /// client certificates without an allowlist.
+    Unverified,
+}
 
 /// The rule by which a server's certificate is accepted.
 #[derive(Debug)]
 pub(super) enum Policy {
     /// The pin of the address if there is one; otherwise the user's own certificates, then the system roots; with
     /// `first_use` also any other certificate, which is pinned.
-    Store { store: Store, pin: Option<Pin>, first_use: bool },
+    Store { store: Store, pin: Option<Condition>, first_use: bool },
     /// Only this fingerprint, of the key or of the certificate.
     Pinned(Fingerprint),
     /// Only these roots.
@@ -51,15 +77,16 @@ pub(super) struct ServerVerifier {
     named: bool,
     /// Keys found among the user's own, so that the store need not be searched in every handshake.
     own: Mutex<HashMap<Fingerprint, Evidence>>,
-    /// With `first_use`: the pin to write once the peer has proven possession of the key.
-    unproven: Mutex<HashMap<Fingerprints, Pin>>,
+    /// The reasons for which certificates were accepted, where the policy allows several. A resumed session is trusted for the
+    /// reason of its full handshake.
+    accepted: Mutex<HashMap<Fingerprints, Trust>>,
     outdated: AtomicBool,
 }
 
 impl ServerVerifier {
     pub(super) fn new(policy: Policy, address: String, named: bool) -> Self {
-        let (own, unproven, outdated) = Default::default();
-        ServerVerifier { policy, address, named, own, unproven, outdated }
+        let (own, accepted, outdated) = Default::default();
+        ServerVerifier { policy, address, named, own, accepted, outdated }
     }
 
     /// Returns whether the verdicts of this verifier are outdated, because it has written a pin, or files that it relied on
@@ -72,30 +99,47 @@ impl ServerVerifier {
 
     /// Returns whether a handshake may need the system roots, and they are not loaded yet.
     pub(super) fn may_load_roots(&self) -> bool {
-        let asks = matches!(self.policy, Policy::System | Policy::Store { pin: None | Some(Pin::Roots), .. });
+        let asks = matches!(self.policy, Policy::System | Policy::Store { pin: None | Some(Condition::Roots), .. });
         asks && self.named && ROOTS.get().is_none()
     }
 
     fn is_pinned(&self) -> bool {
-        matches!(self.policy, Policy::Pinned(_) | Policy::Store { pin: Some(Pin::Key(_)), .. })
+        matches!(
+            self.policy,
+            Policy::Pinned(_) | Policy::Store { pin: Some(Condition::Key(_) | Condition::FirstUse(_)), .. }
+        )
+    }
+
+    /// Returns why a peer is trusted that has completed a handshake with this certificate.
+    pub(super) fn trust(&self, shown: &Fingerprints) -> Option<Trust> {
+        match &self.policy {
+            Policy::Any => Some(Trust::Unverified),
+            Policy::Pinned(_) => Some(Trust::Pin),
+            Policy::Roots(_) | Policy::System => Some(Trust::Roots),
+            Policy::Store { pin: Some(pin @ (Condition::Key(_) | Condition::FirstUse(_))), .. } => Some(pin.trust()),
+            Policy::Store { .. } => lock(&self.accepted).get(shown).copied(),
+        }
     }
 
     fn judge(&self, shown: &Shown<'_>) -> Result<(), rustls::Error> {
         match &self.policy {
             Policy::Any => Ok(()),
             Policy::Pinned(pin) if shown.fingerprints.matches(pin) => Ok(()),
-            Policy::Pinned(pin) => Err(self.changed(pin, &shown.fingerprints, None)),
-            Policy::Store { pin: Some(Pin::Key(pin)), .. } if shown.fingerprints.matches(pin) => Ok(()),
-            Policy::Store { store, pin: Some(Pin::Key(pin)), .. } => {
-                Err(self.changed(pin, &shown.fingerprints, Some(store)))
+            Policy::Pinned(pin) => Err(self.changed(pin, shown.certificate, None)),
+            Policy::Store { store, pin: Some(Condition::Key(pin) | Condition::FirstUse(pin)), .. } => {
+                if shown.fingerprints.matches(pin) {
+                    Ok(())
+                } else {
+                    Err(self.changed(pin, shown.certificate, Some(store)))
+                }
             }
             Policy::Store { store, pin, first_use } => self.judge_by_store(shown, store, *pin, *first_use),
             Policy::Roots(roots) if roots.holds(shown.certificate) => Ok(()),
             Policy::Roots(roots) => self.ask(&roots.verifier, shown).map_err(|problem| {
-                self.unknown(&shown.fingerprints, format!("not issued by the given root certificates: {problem}"))
+                self.unknown(shown.certificate, format!("not issued by the given root certificates: {problem}"))
             }),
             Policy::System => self.ask_system(shown).map_err(|problem| {
-                self.unknown(&shown.fingerprints, format!("not issued by the system's root certificates: {problem}"))
+                self.unknown(shown.certificate, format!("not issued by the system's root certificates: {problem}"))
             }),
         }
     }
@@ -105,35 +149,33 @@ impl ServerVerifier {
         &self,
         shown: &Shown<'_>,
         store: &Store,
-        pin: Option<Pin>,
+        pin: Option<Condition>,
         first_use: bool,
     ) -> Result<(), rustls::Error> {
         let (known, problem) = match self.is_own(store, &shown.fingerprints.key) {
-            Ok(()) => (Pin::Own, String::new()),
+            Ok(()) => (Trust::Own, String::new()),
             Err(exposed) => match self.ask_system(shown) {
-                Ok(()) => (Pin::Roots, String::new()),
-                Err(problem) => (Pin::Key(shown.fingerprints.key), not_own(exposed) + &problem),
+                Ok(()) => (Trust::Roots, String::new()),
+                Err(problem) => (Trust::FirstUse, not_own(exposed) + &problem),
             },
         };
         match (pin, known) {
-            (Some(pin), _) if pin.admits(known, &shown.fingerprints) => Ok(()),
-            (Some(pin), _) => Err(self.weaker(pin, &shown.fingerprints, store, &problem)),
-            (None, _) if first_use => {
-                lock(&self.unproven).insert(shown.fingerprints, known);
-                Ok(())
-            }
-            (None, Pin::Own | Pin::Roots) => Ok(()),
-            (None, Pin::Key(_)) => {
+            (Some(pin), _) if pin.admits(known, &shown.fingerprints) => {}
+            (Some(pin), _) => return Err(self.weaker(pin, shown.certificate, store, &problem)),
+            (None, Trust::FirstUse) if !first_use => {
                 let problem = format!("no key is pinned for this address, {problem}. {}", self.advice(store));
-                Err(self.unknown(&shown.fingerprints, problem))
+                return Err(self.unknown(shown.certificate, problem));
             }
+            (None, _) => {}
         }
+        lock(&self.accepted).insert(shown.fingerprints, known);
+        Ok(())
     }
 
     /// The error of a certificate that would be trusted for a weaker reason than earlier ones.
-    fn weaker(&self, pin: Pin, shown: &Fingerprints, store: &Store, why: &str) -> rustls::Error {
+    fn weaker(&self, pin: Condition, shown: &CertificateDer<'_>, store: &Store, why: &str) -> rustls::Error {
         let before = match pin {
-            Pin::Own => "one of your own certificates",
+            Condition::Own => "one of your own certificates",
             _ => "a certificate verified by the system's root certificates",
         };
         let why = if why.is_empty() { String::new() } else { format!(": {why}") };
@@ -195,27 +237,34 @@ impl ServerVerifier {
     fn proven(&self, certificate: &CertificateDer<'_>) -> Result<(), rustls::Error> {
         let Policy::Store { store, pin: None, first_use: true } = &self.policy else { return Ok(()) };
         let shown = Fingerprints::of(certificate)?;
-        let Some(known) = lock(&self.unproven).get(&shown).copied() else { return Ok(()) };
+        let Some(known) = lock(&self.accepted).get(&shown).copied() else { return Ok(()) };
         self.outdated.store(true, Ordering::Relaxed);
+        let pin = match known {
+            Trust::Own => Condition::Own,
+            Trust::Roots => Condition::Roots,
+            _ => Condition::FirstUse(shown.key),
+        };
         let purpose = || format!("pin the certificate of {}", Printable(&self.address));
-        match store.pin_first(&self.address, known).map_err(|error| carry(in_order_to(&purpose(), error)))? {
+        match store.pin_first(&self.address, pin).map_err(|error| carry(in_order_to(&purpose(), error)))? {
             pin if pin.admits(known, &shown) => Ok(()),
-            Pin::Key(pin) => Err(self.changed(&pin, &shown, Some(store))),
-            pin => Err(self.weaker(pin, &shown, store, "")),
+            Condition::Key(pin) | Condition::FirstUse(pin) => Err(self.changed(&pin, certificate, Some(store))),
+            pin => Err(self.weaker(pin, certificate, store, "")),
         }
     }
 
-    fn unknown(&self, shown: &Fingerprints, problem: String) -> rustls::Error {
-        carry(unknown(Printable(&self.address).to_string(), shown, problem))
+    fn unknown(&self, shown: &CertificateDer<'_>, problem: String) -> rustls::Error {
+        unknown(self.address.clone(), shown, problem)
     }
 
-    fn changed(&self, pin: &Fingerprint, shown: &Fingerprints, store: Option<&Store>) -> rustls::Error {
-        carry(Error::CertificateChanged {
-            peer: Printable(&self.address).to_string(),
-            pinned: Box::new(*pin),
-            fingerprint: Box::new(shown.key),
-            certificate: Box::new(shown.certificate),
-            pin_file: store.map(|store| store.pin_file(&self.address).into()),
+    fn changed(&self, pin: &Fingerprint, shown: &CertificateDer<'_>, store: Option<&Store>) -> rustls::Error {
+        presented(shown).map_or_else(identity, |certificate| {
+            carry(Error::CertificateChanged {
+                peer: self.address.clone(),
+                pinned: Box::new(*pin),
+                fingerprint: Box::new(certificate.fingerprint()),
+                certificate,
+                pin_file: store.map(|store| store.pin_file(&self.address).into()),
+            })
         })
     }
 }
@@ -300,6 +349,13 @@ pub(super) struct ClientVerifier {
     pub(super) allowed: Option<Vec<Fingerprint>>,
 }
 
+impl ClientVerifier {
+    /// Returns why a client is trusted that has completed a handshake with its certificate.
+    pub(super) fn trust(&self) -> Trust {
+        if self.allowed.is_some() { Trust::Allowlist } else { Trust::Unverified }
+    }
+}
+
 impl ClientCertVerifier for ClientVerifier {
     fn client_auth_mandatory(&self) -> bool {
         self.required
@@ -321,7 +377,7 @@ impl ClientCertVerifier for ClientVerifier {
             Some(allowed) if !allowed.iter().any(|one| shown.matches(one)) => {
                 // The session fills in the name of the client.
                 let problem = "the client's key is not on the allowlist (ServerTls::allow)".to_owned();
-                Err(carry(unknown(String::new(), &shown, problem)))
+                Err(unknown(String::new(), certificate, problem))
             }
             _ => Ok(ClientCertVerified::assertion()),
         }
@@ -420,13 +476,16 @@ fn system_roots() -> &'static Result<Arc<WebPkiServerVerifier>, String> {
     })
 }
 
-fn unknown(peer: String, shown: &Fingerprints, problem: String) -> Error {
-    Error::UnknownCertificate {
-        peer,
-        fingerprint: Box::new(shown.key),
-        certificate: Box::new(shown.certificate),
-        problem,
-    }
+/// The error of a certificate that is not trusted.
+fn unknown(peer: String, shown: &CertificateDer<'_>, problem: String) -> rustls::Error {
+    presented(shown).map_or_else(identity, |certificate| {
+        let fingerprint = Box::new(certificate.fingerprint());
+        carry(Error::UnknownCertificate { peer, fingerprint, certificate, problem })
+    })
+}
+
+fn presented(certificate: &CertificateDer<'_>) -> Result<PeerCertificate, rustls::Error> {
+    PeerCertificate::new(certificate).ok_or_else(|| CertificateError::BadEncoding.into())
 }
 
 /// An [`Error`] on its way through rustls, which can carry foreign errors but not return them by value.

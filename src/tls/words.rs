@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, InvalidMessage, OtherError, PeerMisbehaved};
 
+use crate::certificate::Fingerprint;
 use crate::error::Printable;
-use crate::fingerprint::Fingerprint;
 
 /// The most host names of a certificate in a message. A certificate can have thousands.
 const NAMES_SHOWN: usize = 5;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use gio::prelude::*;
 use network::{
     ClientTls, Error, Server, ServerTls, Socket,
-    tls::{Fingerprint, Identity},
+    tls::{self, Fingerprint, Identity, Trust},
 };
 
 use crate::util::*;
@@ -635,5 +635,56 @@ fn what_comes_with_the_last_of_a_hand_shake_is_delivered() {
             until(|| lines.len() == 1);
             client.abort();
         }
+    });
+}
+
+#[test]
+fn a_question_can_be_asked_and_the_answer_counts() {
+    on_own_context(|| {
+        let (stranger, user) = (User::new(), User::new());
+        let server = echo(stranger.serves());
+        let error = connect_with(user.trusts(ClientTls::new()), &server).unwrap_err();
+        let Error::UnknownCertificate { peer, fingerprint, certificate, .. } = error else { panic!("{error}") };
+        assert_eq!(peer, format!("localhost:{}", server.port()));
+        assert_eq!(*fingerprint, certificate.fingerprint());
+        assert!(certificate.subject().ends_with("O=glib-network") && certificate.not_after().is_some());
+
+        tls::pin_in(user.0.path(), &peer, fingerprint).unwrap();
+        let socket = connect_with(user.trusts(ClientTls::new()), &server).unwrap();
+        talks(&socket);
+        assert_eq!(socket.peer_certificate(), Some(certificate.clone()));
+        assert_eq!(socket.peer_public_key().as_deref(), Some(certificate.public_key()));
+        assert_eq!(socket.peer_trust(), Some(Trust::Pin));
+        let key = socket.export_key("EXPERIMENTAL-it", "", 16).unwrap();
+        let served = server.connections().remove(0);
+        assert_eq!(served.export_key("EXPERIMENTAL-it", "", 16).unwrap(), key);
+        assert!(served.peer_certificate().is_none() && served.peer_trust().is_none());
+
+        // The answer of somebody else, while the first connection is open.
+        tls::pin_in(user.0.path(), ("127.0.0.1", server.port()), Fingerprint::from([7; 32])).unwrap();
+        let error = connect_with(user.trusts(ClientTls::new()), &server).unwrap_err();
+        assert!(
+            matches!(&error, Error::CertificateChanged { certificate: shown, .. } if *shown == certificate),
+            "{error}"
+        );
+        talks(&socket);
+        let listed = tls::pins_in(user.0.path()).unwrap();
+        assert_eq!(listed.iter().map(|pin| pin.address()).collect::<Vec<_>>(), [&peer]);
+        assert!(tls::unpin_in(user.0.path(), server.port()).unwrap());
+        let error = connect_with(user.trusts(ClientTls::new()), &server).unwrap_err();
+        assert!(matches!(error, Error::UnknownCertificate { .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_connection_without_tls_has_no_peer_and_no_keys() {
+    on_own_context(|| {
+        let server = Server::builder().tls(false).listen("127.0.0.1:0", |_| Ok(())).unwrap();
+        let address = format!("127.0.0.1:{}", server.port());
+        let socket = try_connect(Socket::builder().tls(false), &address).unwrap();
+        assert!(socket.peer_certificate().is_none() && socket.peer_public_key().is_none());
+        assert!(socket.peer_trust().is_none());
+        let error = socket.export_key("EXPERIMENTAL-it", "", 16).unwrap_err();
+        assert!(matches!(&error, Error::Unsupported(problem) if problem.contains("does not use TLS")), "{error}");
     });
 }

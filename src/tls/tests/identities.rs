@@ -19,7 +19,7 @@ fn an_identity_is_made_once_and_then_loaded() {
     let user = User::new();
     let made = user.identity("chat");
     let store = user.store();
-    assert_eq!(made.certificate_file(), store.certificate_file("chat"));
+    assert_eq!(made.certificate_file().unwrap(), store.certificate_file("chat"));
     assert_eq!(mode(&store.key_file("chat")), 0o600);
     assert_eq!(mode(store.key_file("chat").parent().unwrap()), 0o700);
     assert!(made.warnings().is_empty(), "{:?}", made.warnings());
@@ -65,7 +65,7 @@ fn two_at_once_get_one_and_the_same() {
 fn a_key_without_a_certificate_is_completed() {
     let user = User::new();
     let made = user.identity("chat");
-    fs::remove_file(made.certificate_file()).unwrap();
+    fs::remove_file(made.certificate_file().unwrap()).unwrap();
     let key = fs::read(user.store().key_file("chat")).unwrap();
     let completed = user.identity("chat");
     assert_eq!(completed.fingerprint(), made.fingerprint());
@@ -78,10 +78,10 @@ fn ours_are_renewed_near_their_end_with_the_same_key() {
     let store = user.store();
     let now = SystemTime::now();
     let old = store.load_or_make_at("chat", now - 10 * YEAR + 29 * DAY).unwrap();
-    let text = fs::read(old.certificate_file()).unwrap();
+    let text = fs::read(old.certificate_file().unwrap()).unwrap();
     // A day before its time nothing happens.
     assert_eq!(store.load_or_make_at("chat", now - 2 * DAY).unwrap(), old);
-    assert_eq!(fs::read(old.certificate_file()).unwrap(), text);
+    assert_eq!(fs::read(old.certificate_file().unwrap()).unwrap(), text);
     let new = store.load_or_make_at("chat", now).unwrap();
     assert_eq!(new.fingerprint(), old.fingerprint());
     assert_ne!(new.certificate_fingerprint(), old.certificate_fingerprint());
@@ -127,7 +127,7 @@ fn an_ec_key_gets_its_public_half_from_the_certificate() {
         fs::write(&key, output.stdout).unwrap();
         assert_eq!(user.identity("good"), good);
         Pair::connected(&user.default_client(), &peer(), &user.serve_with(ServerTls::named("good")));
-        let error = Identity::pem(other.certificate_file(), &key).unwrap_err();
+        let error = Identity::pem(other.certificate_file().unwrap(), &key).unwrap_err();
         assert!(error.to_string().contains("does not match the certificate in"), "{error}");
     }
 }
@@ -230,6 +230,6 @@ fn a_program_that_hangs_does_not_hang_the_others() {
     let made = user.identity("made");
     let _held = user.store().lock(Duration::ZERO).unwrap();
     assert_eq!(user.identity("made"), made, "what is there needs no lock");
-    let error = user.store().pin_first("host:1", super::super::peers::Pin::Own).unwrap_err();
+    let error = user.store().pin_first("host:1", super::super::peers::Condition::Own).unwrap_err();
     assert!(error.to_string().contains("lock held by another process for more than 2 s"), "{error}");
 }

@@ -4,6 +4,7 @@ mod identities;
 mod measure;
 mod mutual;
 mod openssl;
+mod peers;
 mod robustness;
 mod sessions;
 mod trusting;
@@ -18,6 +19,7 @@ use tempfile::TempDir;
 
 use super::server::ServerSetup;
 use super::store::Store;
+use super::trust::Trust;
 use super::{ClientTls, Identity, PeerName, ServerTls, Session, provider};
 use crate::error::{Error, Result};
 
@@ -86,7 +88,7 @@ pub(super) fn bare_server(
         .with_client_cert_verifier(clients.unwrap_or_else(WebPkiClientVerifier::no_client_auth))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
     config.ticketer = rustls::crypto::ring::Ticketer::new().unwrap();
-    Arc::new(ServerSetup { config: Arc::new(config), identity: identity.clone() })
+    Arc::new(ServerSetup { config: Arc::new(config), identity: identity.clone(), clients: Trust::Unverified })
 }
 
 pub(super) fn versioned_server(

@@ -169,7 +169,7 @@ fn s_client_talks_to_us() {
         for (flag, version) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
             let trust = if *of == identity { "-verify_return_error -verify_hostname localhost" } else { "-verify 1" };
             let (mut client, mut server) =
-                accept(&format!("{flag} {trust} -alpn chat/1 -CAfile @0"), &[of.certificate_file()], setup);
+                accept(&format!("{flag} {trust} -alpn chat/1 -CAfile @0"), &[of.certificate_file().unwrap()], setup);
             server.until(|wired| !wired.session.is_handshaking());
             assert_eq!(server.session.version(), Some(version));
             assert_eq!(server.session.alpn(), Some(&b"chat/1"[..]));
@@ -279,7 +279,7 @@ fn s_server_may_want_our_certificate() {
     let tls = ClientTls::pinned(identity.fingerprint());
     for flag in ["-tls1_2", "-tls1_3"] {
         let arguments = format!("{flag} -cert @0 -key @1 -rev -Verify 1 -verify_return_error -CAfile @2");
-        let (_server, port) = Openssl::serve(&arguments, &[&certificate, &key, me.certificate_file()]);
+        let (_server, port) = Openssl::serve(&arguments, &[&certificate, &key, me.certificate_file().unwrap()]);
         let mut client = connect(&tls.clone().identity(me.clone()), "wants", port);
         client.until(|wired| !wired.session.is_handshaking());
         client.send(b"reward\n");

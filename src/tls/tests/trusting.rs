@@ -2,9 +2,9 @@ use std::fs;
 
 use rustls::sign::CertifiedKey;
 
-use super::super::peers::Pin;
+use super::super::peers::Condition;
 use super::*;
-use crate::fingerprint::Fingerprint;
+use crate::certificate::Fingerprint;
 
 fn pin_by_hand(user: &User, key: &str, pin: impl ToString) {
     let file = user.store().pin_file(key);
@@ -28,8 +28,11 @@ fn a_strangers_certificate_is_refused_with_the_next_step() {
         };
         assert_eq!(shown, peer.key);
         assert_eq!(*fingerprint, setup.identity().fingerprint());
-        assert_eq!(*certificate, setup.identity().certificate_fingerprint());
-        for needle in ["ClientTls::pinned", &fingerprint.to_string(), &certificate.to_string(), "peers/"] {
+        assert_eq!(certificate.fingerprint(), setup.identity().fingerprint());
+        let of_certificate = setup.identity().certificate_fingerprint();
+        assert_eq!(certificate.certificate_fingerprint(), of_certificate);
+        assert_eq!(certificate.subject(), "CN=server, O=glib-network");
+        for needle in ["ClientTls::pinned", &fingerprint.to_string(), &of_certificate.to_string(), "peers/"] {
             assert!(text.contains(needle), "{text}");
         }
         assert!(
@@ -85,7 +88,7 @@ fn first_use_pins_and_then_holds() {
     let mut pair = Pair::connected(&tls, &service(), &setup);
     send_all(&mut pair, true, b"hello");
     assert_eq!(pair.at_server, b"hello");
-    assert_eq!(user.store().pin("service|My room").unwrap(), Some(Pin::Key(setup.identity().fingerprint())));
+    assert_eq!(user.store().pin("service|My room").unwrap(), Some(Condition::FirstUse(setup.identity().fingerprint())));
     Pair::connected(&user.default_client(), &service(), &setup);
     let (error, _) = Pair::refused(&tls, &service(), &thief.serve());
     assert!(matches!(error, Error::CertificateChanged { .. }), "{error}");
@@ -98,7 +101,7 @@ fn first_use_accepts_nothing_weaker_than_an_own_certificate_after_one() {
     let (setup, forged) = (user.serve(), impostor.serve());
     let tls = user.with(ClientTls::on_first_use());
     Pair::connected(&tls, &peer(), &setup);
-    assert_eq!(user.store().pin(&peer().key).unwrap(), Some(Pin::Own));
+    assert_eq!(user.store().pin(&peer().key).unwrap(), Some(Condition::Own));
     for _ in 0..2 {
         let (error, _) = Pair::refused(&tls, &peer(), &forged);
         assert!(matches!(error, Error::UnknownCertificate { .. }), "{error}");
@@ -107,7 +110,7 @@ fn first_use_accepts_nothing_weaker_than_an_own_certificate_after_one() {
     }
     // Any of the user's own will do.
     Pair::connected(&tls, &peer(), &user.serve_with(ServerTls::named("another")));
-    assert_eq!(user.store().pin(&peer().key).unwrap(), Some(Pin::Own));
+    assert_eq!(user.store().pin(&peer().key).unwrap(), Some(Condition::Own));
     // A session that was let in by that must not outlive it.
     user.settle();
     Pair::connected(&tls, &peer(), &setup);
@@ -206,7 +209,7 @@ fn of_two_first_uses_at_once_one_pin_comes() {
     second.run();
     assert!(first.client_error.is_none());
     assert!(matches!(second.client_error, Some(Error::CertificateChanged { .. })), "{:?}", second.client_error);
-    assert_eq!(user.store().pin("service|My room").unwrap(), Some(Pin::Key(one.identity().fingerprint())));
+    assert_eq!(user.store().pin("service|My room").unwrap(), Some(Condition::FirstUse(one.identity().fingerprint())));
 }
 
 #[test]
@@ -231,7 +234,7 @@ fn a_stolen_certificate_is_worth_nothing_without_its_key() {
         ClientTls::pinned(victim.certificate_fingerprint()),
         anybody.with(ClientTls::on_first_use()),
         ClientTls::danger_accept_any(),
-        ClientTls::roots(fs::read(victim.certificate_file()).unwrap()),
+        ClientTls::roots(fs::read(victim.certificate_file().unwrap()).unwrap()),
     ];
     for versions in [TLS12, TLS13] {
         let setup = bare_server(&victim, forged.clone(), versions, None);
@@ -253,7 +256,7 @@ fn a_copy_of_a_certificate_makes_nobody_own() {
     let (user, friend) = (User::new(), User::new());
     user.identity("mine");
     let setup = friend.serve();
-    fs::copy(setup.identity().certificate_file(), user.store().certificate_file("friend")).unwrap();
+    fs::copy(setup.identity().certificate_file().unwrap(), user.store().certificate_file("friend")).unwrap();
     let (error, _) = Pair::refused(&user.default_client(), &peer(), &setup);
     assert!(matches!(error, Error::UnknownCertificate { .. }), "{error}");
     // Nor with some key beside it.
@@ -416,14 +419,14 @@ fn system_roots_child() {
     let named = first_use.clone().server_name("server.example");
     let impostor = User::new().serve();
     for (tls, peer) in [(&first_use, peer()), (&named, service())] {
-        assert_eq!(user.store().pin(&peer.key).unwrap(), Some(Pin::Roots));
+        assert_eq!(user.store().pin(&peer.key).unwrap(), Some(Condition::Roots));
         for _ in 0..2 {
             let (error, _) = Pair::refused(tls, &peer, &impostor);
             assert!(matches!(error, Error::UnknownCertificate { .. }), "{error}");
             assert!(error.to_string().contains("verified by the system's root certificates"), "{error}");
             Pair::connected(tls, &peer, &setup);
         }
-        assert_eq!(user.store().pin(&peer.key).unwrap(), Some(Pin::Roots));
+        assert_eq!(user.store().pin(&peer.key).unwrap(), Some(Condition::Roots));
         // The user's own are no weaker.
         Pair::connected(tls, &peer, &user.serve());
     }

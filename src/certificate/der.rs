@@ -1,34 +1,34 @@
 //! DER, as far as certificates and private keys need it: a reader that takes elements off the front of a slice. Peers choose
 //! what it reads, so every length is checked, and nothing recurses.
 
-pub(super) const SEQUENCE: u8 = 0x30;
-pub(super) const SET: u8 = 0x31;
-pub(super) const INTEGER: u8 = 0x02;
-pub(super) const BIT_STRING: u8 = 0x03;
-pub(super) const OCTET_STRING: u8 = 0x04;
-pub(super) const OBJECT_IDENTIFIER: u8 = 0x06;
+pub(crate) const SEQUENCE: u8 = 0x30;
+pub(crate) const SET: u8 = 0x31;
+pub(crate) const INTEGER: u8 = 0x02;
+pub(crate) const BIT_STRING: u8 = 0x03;
+pub(crate) const OCTET_STRING: u8 = 0x04;
+pub(crate) const OBJECT_IDENTIFIER: u8 = 0x06;
 
 /// The tag of the explicitly tagged field with this number.
-pub(super) const fn explicit(number: u8) -> u8 {
+pub(crate) const fn explicit(number: u8) -> u8 {
     0xa0 | number
 }
 
 /// One element: a tag, a length and contents.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Element<'a> {
-    pub(super) tag: u8,
-    pub(super) contents: &'a [u8],
+pub(crate) struct Element<'a> {
+    pub(crate) tag: u8,
+    pub(crate) contents: &'a [u8],
     /// The element with its tag and length.
-    pub(super) whole: &'a [u8],
+    pub(crate) whole: &'a [u8],
 }
 
 /// The elements of a slice, one after the other.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
     /// Takes the next element. `None` at the end, and if it is malformed.
-    pub(super) fn next(&mut self) -> Option<Element<'a>> {
+    pub(crate) fn next(&mut self) -> Option<Element<'a>> {
         let (&tag, rest) = self.0.split_first()?;
         let (&first, rest) = rest.split_first()?;
         let (length, rest) = match first {
@@ -53,19 +53,19 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes the next element, which must have this tag.
-    pub(super) fn expect(&mut self, tag: u8) -> Option<Element<'a>> {
+    pub(crate) fn expect(&mut self, tag: u8) -> Option<Element<'a>> {
         self.next().filter(|element| element.tag == tag)
     }
 
     /// Takes the next element if it has this tag.
-    pub(super) fn optional(&mut self, tag: u8) -> Option<Element<'a>> {
+    pub(crate) fn optional(&mut self, tag: u8) -> Option<Element<'a>> {
         if self.0.first() == Some(&tag) { self.next() } else { None }
     }
 }
 
 impl<'a> Element<'a> {
     /// Reads the elements in this one.
-    pub(super) fn reader(&self) -> Reader<'a> {
+    pub(crate) fn reader(&self) -> Reader<'a> {
         Reader(self.contents)
     }
 }
