@@ -6,6 +6,8 @@
 //! `--udp` exchanges datagrams instead, see `netcat/udp.rs`.
 //! SIGINT and SIGTERM kill a client, as other tools; a listener ends cleanly.
 
+#[path = "netcat/starttls.rs"]
+mod starttls;
 #[path = "netcat/udp.rs"]
 mod udp;
 
@@ -34,6 +36,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 const ALERT: u8 = 0x15;
 const HANDSHAKE: u8 = 0x16;
 
+/// The time that a server has for each of its replies before TLS.
+const ASKED: Duration = Duration::from_secs(30);
+
 /// A slow reader gets all the time it needs.
 const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -60,6 +65,9 @@ struct Args {
     /// TLS, and which servers to trust; default: on for TCP, off for unix sockets
     #[arg(long, value_name = "on|off|first-use|any|pin:HEX|ca:FILE")]
     tls: Option<Mode>,
+    /// Begin in plaintext and ask for TLS as clients of this protocol do
+    #[arg(long, value_name = "PROTOCOL", conflicts_with_all = ["listen", "udp", "browse"])]
+    starttls: Option<starttls::Protocol>,
     /// Certificate to present, a PEM file
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
@@ -107,6 +115,7 @@ impl Args {
             Some(Mode::Off) if self.cert.is_some() || !self.require_client.is_empty() => {
                 Some("--cert and --require-client need TLS, and --tls is off")
             }
+            Some(Mode::Off) if self.starttls.is_some() => Some("--starttls is for TLS, and --tls is off"),
             None | Some(Mode::On | Mode::Off) => None,
             Some(_) if self.listen => Some("with --listen, --tls is on or off: the other choices are a client's"),
             Some(_) => None,
@@ -239,10 +248,23 @@ fn tell_places<T: std::fmt::Display>(places: impl IntoIterator<Item = T>) {
 fn connect(args: &Args) -> network::Result {
     network::mainloop::set_signal_handling(false);
     let mut builder = Socket::builder();
-    if let Some(tls) = args.client_tls()? {
-        builder = builder.tls(tls);
+    let tls = args.client_tls()?;
+    if args.starttls.is_some() {
+        builder = builder.tls(false);
+    } else if let Some(tls) = &tls {
+        builder = builder.tls(tls.clone());
     }
     let peer = builder.connect(args.address.as_str()).map_err(|error| args.advise(error))?;
+    if let Some(protocol) = args.starttls {
+        peer.set_timeout(ASKED);
+        let host = args.address.rsplit_once(':').map_or(args.address.as_str(), |(host, _)| host);
+        protocol.ask(&peer, host)?;
+        let settings = match tls {
+            Some(Tls::On(settings)) => settings,
+            _ => ClientTls::default(),
+        };
+        peer.start_tls(settings).map_err(|error| args.advise(error))?;
+    }
     args.greet(&peer);
     let outcome = Rc::new(OnceCell::new());
     let done = outcome.clone();

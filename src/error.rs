@@ -463,6 +463,25 @@ impl Error {
             Error::Rejected { peer, problem } => Error::Rejected { peer: peer.clone(), problem: problem.clone() },
             Error::Tls { peer, problem } => Error::Tls { peer: peer.clone(), problem: problem.clone() },
             Error::LineTooLong { peer, limit } => Error::LineTooLong { peer: peer.clone(), limit: *limit },
+            Error::Plaintext { peer, problem } => Error::Plaintext { peer: peer.clone(), problem },
+            Error::UnknownCertificate { peer, fingerprint, certificate, problem } => Error::UnknownCertificate {
+                peer: peer.clone(),
+                fingerprint: fingerprint.clone(),
+                certificate: certificate.clone(),
+                problem: problem.clone(),
+            },
+            Error::CertificateChanged { peer, pinned, fingerprint, certificate, pin_file } => {
+                Error::CertificateChanged {
+                    peer: peer.clone(),
+                    pinned: pinned.clone(),
+                    fingerprint: fingerprint.clone(),
+                    certificate: certificate.clone(),
+                    pin_file: pin_file.clone(),
+                }
+            }
+            Error::Cancelled { operation, address } => {
+                Error::Cancelled { operation: *operation, address: address.clone() }
+            }
             Error::TimedOut { operation, address, limit } => {
                 Error::TimedOut { operation: *operation, address: address.clone(), limit: *limit }
             }

@@ -64,7 +64,7 @@ const MODULES: [(&str, &str); 9] = [
     ("socket", "ByteStream Chunks Credentials KeepAlive Lines Operation Reader Selectable SocketBuilder WeakSocket"),
     (
         "tls",
-        "Fingerprint FingerprintError Identity PeerCertificate Pin Tls Trust pin pin_in pins pins_in unpin unpin_in",
+        "Fingerprint FingerprintError Identity PeerCertificate Pin StartTls Tls Trust pin pin_in pins pins_in unpin unpin_in",
     ),
     ("udp", "Destination UdpBuilder WeakUdpSocket"),
 ];

@@ -321,3 +321,35 @@ fn without_threads_a_lookup_fails_and_the_program_goes_on() {
         })
         .unwrap();
 }
+
+#[test]
+fn starting_tls_leaves_nothing_behind() {
+    alone(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let tls = network::ServerTls::new().directory(directory.path()).prepared().unwrap();
+        let done = Rc::new(Cell::new(0));
+        let mut before = 0;
+        for round in 0..=1000 {
+            if round == 10 {
+                // What the first ones bring stays.
+                before = open_descriptors();
+            }
+            let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+            let (client, served) = (Socket::from_fd(one).unwrap(), Socket::from_fd(other).unwrap());
+            let (heard, count) = (done.clone(), done.get());
+            served.readlines(move |_, _| {
+                heard.set(heard.get() + 1);
+                Ok(())
+            });
+            let trust = network::ClientTls::danger_accept_any().server_name("localhost");
+            served.start_tls_async(tls.clone(), gio::Cancellable::NONE, |_, result| result.unwrap());
+            client.start_tls_async(trust, gio::Cancellable::NONE, |socket, result| {
+                result.unwrap();
+                socket.sendline("hello").unwrap();
+            });
+            drop((client, served));
+            until(|| done.get() > count);
+        }
+        until(|| open_descriptors() <= before);
+    });
+}

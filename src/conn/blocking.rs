@@ -229,6 +229,7 @@ impl Blocking<'_> {
     /// known to be there.
     fn before_read(&self) -> Result<bool> {
         let conn = self.conn;
+        self.complete_handshake()?;
         if !conn.is_open() || conn.status.has_read_all() {
             return Err(conn.end_for_caller());
         }
@@ -264,6 +265,7 @@ impl Blocking<'_> {
     /// Waits until the kernel has everything.
     pub(crate) fn flush(&self) -> Result {
         Engine::flush_here();
+        self.complete_handshake()?;
         while self.conn.is_sending() {
             self.wait_for_peer(false, true, Operation::Send)?;
             self.conn.output().send();
@@ -307,6 +309,7 @@ impl Blocking<'_> {
         ends: impl Fn(std::io::ErrorKind) -> bool,
     ) -> Result<usize> {
         let conn = self.conn;
+        self.complete_handshake()?;
         loop {
             if !conn.status.get().may_send() {
                 return Err(conn.closed());
@@ -333,6 +336,19 @@ impl Blocking<'_> {
     }
 
     // ---- waiting ----
+
+    /// Waits for the end of a handshake that goes on in the background: before, nothing can be received, and nothing that
+    /// is sent goes out.
+    fn complete_handshake(&self) -> Result {
+        while self.conn.is_shaking() {
+            Engine::flush_here();
+            self.wait_for_peer(true, self.conn.channel().holds_output(), Operation::Handshake)?;
+            if let Some(conn) = self.conn.strong() {
+                conn.shake_on();
+            }
+        }
+        Ok(())
+    }
 
     /// Waits until there is something to read. What is queued goes out meanwhile: the peer may wait for it.
     fn wait_for_input(&self) -> Result {

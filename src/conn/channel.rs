@@ -8,7 +8,24 @@ use super::transport::Transport;
 use crate::tls::Session;
 
 /// The place of a session, which may be empty.
-pub(super) type SessionSlot = RefCell<Option<Box<Session>>>;
+pub(super) type SessionSlot = RefCell<Option<Box<Sealed>>>;
+
+/// A session, and the plaintext that goes out before it.
+pub(super) struct Sealed {
+    pub(super) session: Session,
+    /// So many bytes at the front of the send queue were queued before there was a session.
+    plain: usize,
+}
+
+impl Sealed {
+    pub(super) fn after(plain: usize, session: Session) -> Box<Self> {
+        Box::new(Sealed { session, plain })
+    }
+
+    fn holds_output(&self) -> bool {
+        self.plain > 0 || self.session.wants_write()
+    }
+}
 
 pub(super) struct Channel<'a> {
     pub(super) transport: &'a Transport,
@@ -35,7 +52,10 @@ impl io::Write for Sink<'_> {
     }
 
     fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        self.0.write_vectored(slices)
+        if self.0.is_socket() {
+            return self.0.write_vectored(slices);
+        }
+        slices.iter().find(|slice| !slice.is_empty()).map_or(Ok(0), |slice| self.0.write(slice))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -44,7 +64,7 @@ impl io::Write for Sink<'_> {
 }
 
 impl Channel<'_> {
-    fn with<R>(&self, ask: impl FnOnce(&mut Session) -> R) -> Option<R> {
+    fn with<R>(&self, ask: impl FnOnce(&mut Sealed) -> R) -> Option<R> {
         self.session?.borrow_mut().as_deref_mut().map(ask)
     }
 
@@ -55,13 +75,18 @@ impl Channel<'_> {
     }
 
     fn write_sealed(&self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.with(|session| {
-            self.write_all_of(session)?;
+        let written = self.with(|sealed| {
+            if sealed.plain > 0 {
+                let count = self.transport.write(&bytes[..bytes.len().min(sealed.plain)])?;
+                sealed.plain -= count;
+                return Ok(count);
+            }
+            self.write_all_of(sealed)?;
             if self.is_handshaking {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            let count = session.send(bytes);
-            match self.write_all_of(session) {
+            let count = sealed.session.send(bytes);
+            match self.write_all_of(sealed) {
                 // It is in the session now, which will be asked to write before anything else.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && count > 0 => Ok(count),
                 Err(error) => Err(error),
@@ -72,33 +97,41 @@ impl Channel<'_> {
         written.unwrap_or(Ok(0))
     }
 
-    fn write_all_of(&self, session: &mut Session) -> io::Result<()> {
-        while session.wants_write() {
-            session.write_output(&mut Sink(self.transport))?;
+    fn write_all_of(&self, sealed: &mut Sealed) -> io::Result<()> {
+        if sealed.plain > 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        while sealed.session.wants_write() {
+            sealed.session.write_output(&mut Sink(self.transport))?;
         }
         Ok(())
     }
 
-    /// Writes what the session holds. `WouldBlock` if some is left.
+    /// Writes what the session holds. `WouldBlock` if some is left, or has to wait for plaintext that goes out first.
     #[inline]
     pub(super) fn write_held(&self) -> io::Result<()> {
-        self.with(|session| self.write_all_of(session)).unwrap_or(Ok(()))
+        self.with(|sealed| self.write_all_of(sealed)).unwrap_or(Ok(()))
     }
 
-    /// Returns whether the session holds something that is to be written.
+    /// Returns whether the session holds something that is to be written, or plaintext goes out first.
     #[inline]
     pub(super) fn holds_output(&self) -> bool {
-        self.with(|session| session.wants_write()).unwrap_or(false)
+        self.with(|sealed| sealed.holds_output()).unwrap_or(false)
+    }
+
+    /// The send queue has been dropped, and the plaintext with it.
+    pub(super) fn forget_plain(&self) {
+        self.with(|sealed| sealed.plain = 0);
     }
 
     /// Queues TLS's close_notify.
     pub(super) fn close_notify(&self) {
-        self.with(Session::close_notify);
+        self.with(|sealed| sealed.session.close_notify());
     }
 
     /// Decrypts what was read, which is the end if it is nothing. The plaintext is put into `plain`.
     pub(super) fn decrypt(&self, cipher: &[u8], plain: &mut Vec<u8>) -> Option<Decrypted> {
-        self.with(|session| {
+        self.with(|Sealed { session, .. }| {
             let outcome = if cipher.is_empty() { session.end() } else { session.receive(cipher, plain) };
             let has_ended = cipher.is_empty() || outcome.is_err() || session.peer_closed();
             Decrypted { outcome, has_ended, has_answers: session.wants_write() }

@@ -12,6 +12,8 @@ pub(super) struct End {
     reason: Option<Reason>,
     /// It has ended for the user. What goes wrong after that changes nothing.
     is_over: bool,
+    /// Whoever started TLS has heard of the failure, so that it need not be logged.
+    is_told: bool,
 }
 
 /// Ranks errors by how much they say about why a connection failed. A peer that goes away with our data unread leaves
@@ -50,6 +52,14 @@ impl End {
         let reason = more.and_then(Error::again).map_or(reason, Reason::Failed);
         self.reason = Some(reason);
         self.is_over = true;
+    }
+
+    pub(super) fn set_told(&mut self, is_told: bool) {
+        self.is_told = is_told;
+    }
+
+    pub(super) fn is_told(&self) -> bool {
+        self.is_told
     }
 
     /// Returns the meaning of the peer's end: an end, or the failure that is known by now.

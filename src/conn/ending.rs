@@ -7,6 +7,7 @@ use std::rc::Weak;
 use super::Conn;
 use super::callbacks::{Disconnect, OnDisconnect, Reason};
 use super::handle::Socket;
+use super::handshake::Handshake;
 use super::state::{Duties, Look, Manner, Phase, WriteHalf};
 use crate::engine::call;
 use crate::error::{Result, count};
@@ -50,6 +51,9 @@ impl Conn {
             cold.end.finish(reason);
             cold.handshake.take()
         });
+        // What is queued behind a handshake can go out no more.
+        let is_upgrade = handshake.as_ref().is_some_and(Handshake::is_upgrade);
+        let manner = if is_upgrade { Manner::AtOnce } else { manner };
         self.status.change(|state| state.end(manner));
         if let Some(handshake) = &handshake {
             self.engine.cancel_timer(handshake.timer);
@@ -66,7 +70,10 @@ impl Conn {
         let reader = self.reader.take();
         let others = self.cold(|cold| (cold.on_end.take(), cold.on_drain.take()));
         self.keep(false);
-        drop((reader, others, handshake));
+        drop((reader, others));
+        if let Some(handshake) = handshake {
+            handshake.was_ended(self);
+        }
         self.waiters().wake_all();
         if let Some(reason) = traced {
             let peer = self.peer_name();
@@ -85,9 +92,12 @@ impl Conn {
 
     /// The end without a word: the context is gone, or a callback has panicked.
     pub(crate) fn abort_silently(&self) {
+        let untold = self
+            .if_cold(|cold| Some((cold.handshake.as_mut().and_then(Handshake::take_done), cold.on_upgraded.take())));
+        drop(untold);
         self.finish(Reason::Local, Manner::AtOnce);
         self.ending().close_descriptor();
-        self.status.change(|state| state.duties.remove(Duties::DISCONNECT));
+        self.status.change(|state| state.duties.remove(Duties::DISCONNECT | Duties::UPGRADED));
         self.cold(|cold| cold.end.take_reason());
         self.ending().leave_roster();
         let callback = self.ending().take_callback();
@@ -181,8 +191,9 @@ impl Ending<'_> {
         // Of those that ended well, `finish` has told. Nothing is borrowed meanwhile: an error of the program's, or whoever
         // listens to the log, may call anything.
         let Some(reason) = self.0.if_cold(|cold| cold.end.take_reason()) else { return };
+        let is_told = self.0.cold(|cold| cold.end.is_told());
         let failed = match &reason {
-            Reason::Failed(error) => Some((error.to_string(), error.names_peer())),
+            Reason::Failed(error) if !is_told => Some((error.to_string(), error.names_peer())),
             _ => None,
         };
         self.0.cold(|cold| cold.end.put_back(reason));

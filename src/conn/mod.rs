@@ -5,7 +5,8 @@
 //!                   handshake done                   close, error, the peer's end
 //!   Handshaking ──────────────────────▶ Open ──────────────────────────────────────▶ Lingering ──────────▶ Closed
 //!        │                               │  reads, delivers, sends          ▲          sends the rest,        ▲
-//!        │ fails, late, closed           │  peer half-closes: HALF_OPEN     │          awaits the peer's end  │
+//!        │    ◀──────────────────────────│  peer half-closes: HALF_OPEN     │          awaits the peer's end  │
+//!        │ fails, late, closed start_tls │                                  │                                 │
 //!        └───────────────────────────────┼──────────────────────────────────┘                                 │
 //!                                        └─────────── abort, error of the system, context ended ──────────────┘
 //!
@@ -19,7 +20,7 @@
 //! | sending, the queue, half-close, flushing, back-pressure | [`writing`] |
 //! | how it ends: reason, closing, handles; what is still sent then | [`ending`], [`end`]; [`lingering`] |
 //! | readers, callbacks, options and their setters | [`callbacks`], [`setters`], [`options`], [`idle`] |
-//! | the TLS handshake | [`handshake`] |
+//! | the TLS handshake | [`handshaking`], [`handshake`] |
 //! | futures: who waits, and what a poll does | [`waiting`], [`polling`] |
 //! | blocking calls; selectors | [`blocking`], of connections within one thread [`far_end`]; [`selecting`] |
 //! | bytes: received, to be sent, cut into lines | [`inbox`], [`outbox`], [`lines`], [`queues`] |
@@ -34,6 +35,7 @@ mod ending;
 mod far_end;
 mod handle;
 mod handshake;
+mod handshaking;
 mod idle;
 pub(crate) mod inbox;
 mod lines;
@@ -61,10 +63,12 @@ use std::rc::{Rc, Weak};
 use crate::address::Endpoint;
 use crate::engine::{Engine, Handler, Key, Ready, TimerKey};
 use crate::error::{Error, Operation, Result};
-use callbacks::{OnDrain, OnEnd, OwnDisconnect, ReadCallback, SharedDisconnect};
+use crate::tls::PeerName;
+use callbacks::{OnDrain, OnEnd, OnUpgraded, OwnDisconnect, ReadCallback, SharedDisconnect};
 use channel::{Channel, SessionSlot};
 use end::End;
 pub use handle::{Socket, WeakSocket};
+pub(crate) use handshake::Shaken;
 #[cfg(any(test, fuzzing))]
 pub(crate) use inbox::check_lines;
 pub(crate) use inbox::{Inbox, Mark, Piece, Search, Taken};
@@ -93,6 +97,8 @@ pub(crate) struct Common {
     /// Where they are listed.
     roster: Option<Weak<dyn Roster>>,
     total: Total,
+    /// The peer as the program named it when it connected, to be verified if TLS starts later.
+    peer: OnceCell<PeerName>,
     on_disconnect: RefCell<Option<SharedDisconnect>>,
     /// The server, and those connections whose end is told to its callback. It goes with the last of them: a connection
     /// that has ended may live on in what the callback holds.
@@ -111,9 +117,16 @@ impl Common {
             options,
             roster: Some(roster),
             total: Total::new(total_send_limit),
+            peer: OnceCell::new(),
             on_disconnect: RefCell::new(on_disconnect),
             tellers: Cell::new(1),
         })
+    }
+
+    /// Of an outgoing connection: notes whom the program connected to.
+    pub(crate) fn set_peer(&self, peer: PeerName) {
+        // Several attempts with the same builder have a value each.
+        let _ = self.peer.set(peer);
     }
 
     /// One more tells the callback, if there is one by then.
@@ -148,6 +161,7 @@ impl From<Options> for Rc<Common> {
             options,
             roster: None,
             total: Total::new(usize::MAX),
+            peer: OnceCell::new(),
             on_disconnect: RefCell::default(),
             tellers: Cell::new(0),
         })
@@ -171,6 +185,7 @@ struct Extras {
 struct Cold {
     end: End,
     handshake: Option<handshake::Handshake>,
+    on_upgraded: Option<OnUpgraded>,
     /// The callback for the peer's half-close. With one, that is not the end of the connection.
     on_end: Option<OnEnd>,
     on_drain: Option<OnDrain>,

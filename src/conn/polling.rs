@@ -160,7 +160,7 @@ impl Polling<'_> {
             if !conn.is_open() || conn.status.has_read_all() {
                 break Poll::Ready(Err(conn.end_for_caller()));
             }
-            if !conn.status.may_read() {
+            if !conn.status.may_read() || conn.is_shaking() {
                 break Poll::Pending;
             }
             if let Err(error) = self.read_once(max, &mut held) {

@@ -20,6 +20,13 @@ impl Conn {
             if self.io.has_input() || !self.is_open() || self.status.has_read_all() {
                 break true;
             }
+            if let (true, Some(me)) = (self.is_shaking(), self.strong()) {
+                me.shake_on();
+                if self.is_shaking() {
+                    break false;
+                }
+                continue;
+            }
             match self.poll_input() {
                 Ok(flags) if flags.is_empty() => break false,
                 // An error is left for whoever receives.
@@ -56,7 +63,9 @@ impl Conn {
 
     /// Adds what a poll has to watch until there is something to receive; and for room, if something waits to be sent.
     pub(crate) fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) -> io::Result<()> {
-        self.transport.watch(true, self.is_sending(), fds)
+        // During a handshake, what is queued waits for its end.
+        let is_sending = if self.is_shaking() { self.channel().holds_output() } else { self.is_sending() };
+        self.transport.watch(true, is_sending, fds)
     }
 
     /// Sends what waits, as far as there is room.

@@ -189,6 +189,7 @@ impl Serving<'_> {
                 }
                 Step::Drain => conn.output().call_drain(),
                 Step::Handshake => self.pass.did(conn.handshaking().advance()),
+                Step::TellUpgraded => conn.handshaking().tell(),
                 Step::Enter => drop(conn.status.mark(Look::IN_CALLBACK, true)),
                 Step::Deliver => self.pass.delivered(conn.deliver()),
                 Step::Read if self.pass.minds_time() && conn.engine.spent() => self.pass.time_is_up(),

@@ -127,7 +127,7 @@ impl Conn {
         if !self.status.get().write.contains(WriteHalf::ENDING) {
             self.status.change(|state| state.write.insert(WriteHalf::ENDING));
             self.waiters().wake_all();
-            if !self.is_sending() {
+            if !self.is_sending() && !self.is_shaking() {
                 self.output().shut_down();
             }
         }
@@ -258,7 +258,8 @@ impl Output<'_> {
     #[inline]
     fn queue_is_empty(&self) {
         self.0.arm_write(false);
-        if self.0.status.get().write.contains(WriteHalf::ENDING) {
+        // During the handshake the end waits: it is encrypted.
+        if self.0.status.get().write.contains(WriteHalf::ENDING) && !self.0.is_shaking() {
             self.shut_down();
         }
         self.tell_flushed(true);
@@ -381,6 +382,7 @@ impl Output<'_> {
 
     pub(super) fn drop_queue(&self) {
         self.0.io.drop_output();
+        self.0.channel().forget_plain();
         self.recount_if_counted();
     }
 

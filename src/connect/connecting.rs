@@ -19,30 +19,32 @@ fn remote(fd: &OwnedFd) -> Option<Endpoint> {
     sys::peer_address(fd).ok().flatten().map(endpoint)
 }
 
-/// The TLS configuration of a connection and the peer to verify, or `None` for plaintext.
-type TlsChoice = Option<(ClientTls, PeerName)>;
-
-/// Decides on TLS: by the caller's choice, else by the scheme of the address, else it is on except for unix sockets.
-fn secure(address: &Address, plan: &Plan, choice: Option<&Tls<ClientTls>>) -> Result<TlsChoice> {
+/// Returns the peer that an address stands for: its pin's name, and the host that certificates must be valid for.
+fn peer(address: &Address, plan: &Plan) -> PeerName {
     let port = match plan {
-        Plan::Unix(_) => match choice {
-            Some(Tls::On(_)) => {
-                return Err(Error::Unsupported(format!("{address}: TLS is not available on unix sockets")));
-            }
-            _ => return Ok(None),
-        },
         Plan::Direct(addresses) => addresses.first().map_or(0, SocketAddr::port),
         Plan::Lookup(_, port) => *port,
         // A service is known by its name, not by its port.
-        Plan::Service(_) => 0,
+        Plan::Unix(_) | Plan::Service(_) => 0,
     };
+    let (key, host) = address.peer(port);
+    PeerName { key, host }
+}
+
+/// Decides on TLS: by the caller's choice, else by the scheme of the address, else it is on except for unix sockets.
+fn secure(address: &Address, plan: &Plan, choice: Option<&Tls<ClientTls>>) -> Result<Option<ClientTls>> {
+    if matches!(plan, Plan::Unix(_)) {
+        return match choice {
+            Some(Tls::On(_)) => Err(Error::Unsupported(format!("{address}: TLS is not available on unix sockets"))),
+            _ => Ok(None),
+        };
+    }
     let settings = match (choice, address.target()) {
         (Some(Tls::Off), _) | (None, Target::Inet { scheme: Some(Scheme::Plain), .. }) => return Ok(None),
         (Some(Tls::On(settings)), _) => settings.clone(),
         (None, _) => ClientTls::default(),
     };
-    let (key, host) = address.peer(port);
-    Ok(Some((settings, PeerName { key, host })))
+    Ok(Some(settings))
 }
 
 /// Returns the peer to verify once it is known which service was found, or which of several addresses answered. A service is
@@ -61,7 +63,9 @@ fn found_peer(address: &Address, peer: &PeerName, service: Option<&str>, remote:
 /// The caller's options, checked as far as possible without network traffic.
 pub(super) struct Request {
     pub(super) address: Address,
-    pub(super) secure: TlsChoice,
+    /// The TLS settings, or `None` for plaintext.
+    pub(super) secure: Option<ClientTls>,
+    peer: PeerName,
     pub(super) common: Rc<Common>,
 }
 
@@ -81,7 +85,7 @@ impl Request {
         }
         let plan = plan(&address)?;
         let secure = secure(&address, &plan, tls)?;
-        if let Some((settings, _)) = &secure {
+        if let Some(settings) = &secure {
             settings.check()?;
         }
         match &common.options.tuning.interface {
@@ -91,7 +95,8 @@ impl Request {
             }
             _ => {}
         }
-        Ok((Request { address, secure, common }, plan))
+        let peer = peer(&address, &plan);
+        Ok((Request { address, secure, peer, common }, plan))
     }
 
     /// Makes a connection of the socket that won the race. With TLS, `done` gets the result of the handshake.
@@ -104,10 +109,11 @@ impl Request {
         let remote = remote(&won.fd);
         let transport = Transport::socket(won.fd, remote.as_ref());
         let common = self.common.clone();
-        let Some((settings, peer)) = &self.secure else {
+        let peer = found_peer(&self.address, &self.peer, won.service.as_deref(), remote.as_ref());
+        let Some(settings) = &self.secure else {
+            common.set_peer(peer);
             return Conn::new(engine, transport, common, remote).map(|conn| Opened::Ready(Socket::from_conn(conn)));
         };
-        let peer = found_peer(&self.address, peer, won.service.as_deref(), remote.as_ref());
         let session = Session::client(settings, &peer)?;
         // The handle is made at once: a connection without a handle closes.
         let done = Box::new(move |conn: &Rc<Conn>, result: Result| {
@@ -115,6 +121,26 @@ impl Request {
         });
         Conn::with_session(engine, transport, common, remote, session, done).map(Opened::Handshaking)
     }
+}
+
+/// Loads the system roots on a thread, and then calls from the loop.
+pub(super) fn load_roots(engine: &Rc<Engine>, then: impl FnOnce() + 'static) -> std::io::Result<()> {
+    let thread = Rc::new(Cell::new(None::<std::thread::JoinHandle<()>>));
+    let loaded = thread.clone();
+    let remote = engine.remote(move |_| {
+        if let Some(thread) = loaded.take() {
+            // The thread has made its call, and ends.
+            let _ = thread.join();
+        }
+        then();
+    });
+    let spawned = std::thread::Builder::new().name("network-roots".into()).spawn(move || {
+        // The handshake that needs the roots reports the error.
+        let _ = load_system_roots();
+        remote.call();
+    });
+    thread.set(Some(spawned?));
+    Ok(())
 }
 
 /// Called once, from the main loop, with the result.
@@ -154,35 +180,22 @@ impl Connecting {
             Err(error) => return self.finish(Err(error)),
         };
         match &self.request.secure {
-            Some((settings, peer)) if settings.may_load_roots(peer) => self.load_roots(won),
+            Some(settings) if settings.may_load_roots(&self.request.peer) => self.load_roots(won),
             _ => self.open(won),
         }
     }
 
     /// Loads the system roots on a thread: reading them takes milliseconds, once per process.
     fn load_roots(self: &Rc<Self>, won: Winner) {
-        let thread = Rc::new(Cell::new(None::<std::thread::JoinHandle<()>>));
-        let (me, loaded) = (self.clone(), thread.clone());
-        let remote = self.engine.remote(move |_| {
-            if let Some(thread) = loaded.take() {
-                // The thread has made its call, and ends.
-                let _ = thread.join();
-            }
+        let me = self.clone();
+        let loaded = load_roots(&self.engine, move || {
             if me.done.borrow().is_some() {
                 me.open(won);
             }
         });
-        let spawned = std::thread::Builder::new().name("network-roots".into()).spawn(move || {
-            // The handshake that needs the roots reports the error.
-            let _ = load_system_roots();
-            remote.call();
-        });
-        match spawned {
-            Ok(handle) => thread.set(Some(handle)),
-            Err(source) => {
-                let address = self.request.address.to_string();
-                self.finish(Err(Error::Io { operation: Operation::LoadCertificates, address, source }));
-            }
+        if let Err(source) = loaded {
+            let address = self.request.address.to_string();
+            self.finish(Err(Error::Io { operation: Operation::LoadCertificates, address, source }));
         }
     }
 

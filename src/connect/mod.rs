@@ -3,6 +3,7 @@
 
 mod connecting;
 mod race;
+pub(crate) mod start_tls;
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;

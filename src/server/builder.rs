@@ -443,7 +443,7 @@ impl ServerBuilder {
             Some(Tls::On(settings)) => settings.clone(),
             None => ServerTls::default(),
         };
-        let setup = settings.prepare()?;
+        let setup = settings.setup()?;
         for warning in setup.identity().warnings() {
             log::warning("identity").peer(&address).error(&warning).say(format_args!("{warning}"));
         }

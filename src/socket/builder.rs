@@ -49,8 +49,8 @@ impl SocketBuilder {
     /// Configures TLS.
     ///
     /// `false` disables it, `true` uses the default trust, and [`ClientTls`] gives full control. Without this call, TLS
-    /// is on for TCP and off for unix sockets, and the scheme of a URL decides. `wrap` and `from_fd` cannot use TLS:
-    /// they fail with [`Error::InvalidOption`] if it is switched on here.
+    /// is on for TCP and off for unix sockets, and the scheme of a URL decides. `wrap` and `from_fd` use TLS only if it is
+    /// switched on here, with a [`ClientTls`] that says whom to trust.
     pub fn tls(mut self, tls: impl Into<Tls<ClientTls>>) -> Self {
         self.tls = Some(tls.into());
         self
@@ -116,31 +116,33 @@ impl SocketBuilder {
 
     /// Makes a socket from two file descriptors. See [`Socket::wrap`].
     ///
+    /// With [`tls`](SocketBuilder::tls), the TLS handshake goes on in the background: what is sent meanwhile waits for its
+    /// end, and if it fails, that is the end of the connection.
+    ///
     /// # Errors
-    /// See [`Socket::wrap`]. [`Error::InvalidOption`] if TLS is switched on.
+    /// See [`Socket::wrap`]. With TLS, those of [`Socket::start_tls`] that are known at once.
     pub fn wrap(self, input: impl Into<OwnedFd>, output: impl Into<OwnedFd>) -> Result<Socket> {
         self.make(Transport::pair(input.into(), output.into()))
     }
 
-    /// Makes a socket from one file descriptor. See [`Socket::from_fd`].
+    /// Makes a socket from one file descriptor. See [`Socket::from_fd`], and for TLS [`wrap`](SocketBuilder::wrap).
     ///
     /// # Errors
-    /// See [`Socket::from_fd`]. [`Error::InvalidOption`] if TLS is switched on.
+    /// See [`Socket::from_fd`]. With TLS, those of [`Socket::start_tls`] that are known at once.
     #[allow(clippy::wrong_self_convention)]
     pub fn from_fd(self, fd: impl Into<OwnedFd>) -> Result<Socket> {
         self.make(Transport::from_fd(fd.into()))
     }
 
     fn make(self, transport: std::io::Result<Transport>) -> Result<Socket> {
-        if matches!(self.tls, Some(Tls::On(_))) {
-            return Err(Error::InvalidOption(
-                "TLS is not available for file descriptors: use tls(false), or connect to an address".into(),
-            ));
-        }
         let engine = Engine::current()?;
         let failed = |source| Error::Io { operation: Operation::Wrap, address: "a file descriptor".into(), source };
         let transport = transport.map_err(failed)?;
         transport.tune(&self.options.tuning).map_err(failed)?;
-        Ok(Socket::from_conn(Conn::new(&engine, transport, self.options.into(), None)?))
+        let socket = Socket::from_conn(Conn::new(&engine, transport, self.options.into(), None)?);
+        if let Some(Tls::On(settings)) = self.tls {
+            connect::start_tls::on_descriptor(&socket, settings)?;
+        }
+        Ok(socket)
     }
 }

@@ -6,6 +6,7 @@ mod futures;
 mod options;
 mod pressure;
 mod selectable;
+mod start_tls;
 mod stream;
 mod tls;
 

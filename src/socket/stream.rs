@@ -25,6 +25,8 @@ pub struct ByteStream {
     /// Taken from the socket, and not consumed from `start` on.
     buffer: Vec<u8>,
     start: usize,
+    /// It was encrypted when it came.
+    was_tls: bool,
 }
 
 impl Socket {
@@ -54,7 +56,7 @@ impl Socket {
     /// ```
     pub fn into_stream(self) -> ByteStream {
         self.conn.set_on_end(Box::new(|_| Ok(())));
-        ByteStream { socket: self, buffer: Vec::new(), start: 0 }
+        ByteStream { socket: self, buffer: Vec::new(), start: 0, was_tls: false }
     }
 }
 
@@ -72,16 +74,31 @@ impl ByteStream {
     fn rest(&self) -> &[u8] {
         &self.buffer[self.start..]
     }
+
+    /// Fails if anything is left that came in plaintext before TLS started: it must not be taken for something that TLS protects.
+    fn check_rest(&mut self) -> io::Result<()> {
+        let conn = &self.socket.conn;
+        if self.rest().is_empty() || self.was_tls == conn.is_tls() {
+            return Ok(());
+        }
+        let error = conn.handshaking().refuse_plaintext();
+        self.buffer.clear();
+        self.start = 0;
+        Err(error.into())
+    }
 }
 
 impl Drop for ByteStream {
     fn drop(&mut self) {
-        self.socket.conn.give_back_input(self.rest());
+        if self.check_rest().is_ok() {
+            self.socket.conn.give_back_input(self.rest());
+        }
     }
 }
 
 impl AsyncRead for ByteStream {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.check_rest()?;
         if self.rest().is_empty() {
             return Pin::new(&mut self.socket).poll_read(context, into);
         }
@@ -95,6 +112,7 @@ impl AsyncRead for ByteStream {
 impl AsyncBufRead for ByteStream {
     fn poll_fill_buf(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let me = self.get_mut();
+        me.check_rest()?;
         if me.rest().is_empty() {
             me.start = 0;
             me.buffer.clear();
@@ -105,6 +123,7 @@ impl AsyncBufRead for ByteStream {
             if taken.is_pending() {
                 buffer.shrink_to(KEEP);
             }
+            me.was_tls = me.socket.is_tls();
             match ready!(taken) {
                 Ok(()) | Err(Error::Closed { .. }) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),

@@ -174,6 +174,19 @@ impl ClientTls {
         self.given_name().map(drop)
     }
 
+    /// Returns whether these settings say whom to trust where no address does.
+    pub(crate) fn names_trust(&self) -> bool {
+        match &self.choice {
+            Choice::Default | Choice::FirstUse => false,
+            Choice::System => self.has_server_name(),
+            Choice::Pinned(_) | Choice::Roots(_) | Choice::Any => true,
+        }
+    }
+
+    pub(crate) fn has_server_name(&self) -> bool {
+        self.server_name.is_some()
+    }
+
     /// Returns whether the handshake with this peer may have to load the system roots from disk. That takes milliseconds,
     /// so [`load_system_roots`](super::load_system_roots) should run on another thread before. `false` once they are loaded.
     pub(crate) fn may_load_roots(&self, peer: &PeerName) -> bool {

@@ -13,6 +13,7 @@ mod private_key;
 mod proof;
 pub(crate) mod server;
 mod session;
+mod start_tls;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,8 @@ pub(crate) use names::check as check_certificate;
 pub use pins::{Pin, pin, pin_in, pins, pins_in, unpin, unpin_in};
 pub(crate) use server::{ServerSetup, ServerTls};
 pub(crate) use session::Session;
+pub(crate) use start_tls::Role;
+pub use start_tls::StartTls;
 pub use trust::Trust;
 pub(crate) use trust::load_system_roots;
 

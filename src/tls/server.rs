@@ -39,6 +39,8 @@ pub struct ServerTls {
     allowed: Option<Vec<Result<Fingerprint, String>>>,
     alpn: Vec<Vec<u8>>,
     store: Option<Store>,
+    /// The result of [`ServerTls::prepared`].
+    prepared: Option<Arc<ServerSetup>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -80,6 +82,7 @@ impl ServerTls {
     /// Any certificate is accepted, also a self-signed or expired one, if the client proves possession of its private key.
     /// Without [`allow`](Self::allow), a certificate identifies a client and excludes nobody.
     pub fn request_client_certificate(mut self) -> Self {
+        self.prepared = None;
         self.clients = Clients::Requested;
         self
     }
@@ -87,6 +90,7 @@ impl ServerTls {
     /// Requires a client certificate. Any is accepted, as with
     /// [`request_client_certificate`](Self::request_client_certificate).
     pub fn require_client_certificate(mut self) -> Self {
+        self.prepared = None;
         self.clients = Clients::Required;
         self
     }
@@ -102,6 +106,7 @@ impl ServerTls {
     where
         F: TryInto<Fingerprint, Error: fmt::Display>,
     {
+        self.prepared = None;
         let parse = |fingerprint: F| fingerprint.try_into().map_err(|error| error.to_string());
         self.allowed.get_or_insert_default().extend(fingerprints.into_iter().map(parse));
         self
@@ -113,18 +118,58 @@ impl ServerTls {
     /// negotiated. A name has 1 to 255 bytes, the list up to 32 KiB; otherwise listening fails with
     /// [`Error::TlsSettings`].
     pub fn alpn<P: AsRef<[u8]>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
+        self.prepared = None;
         self.alpn = protocols.into_iter().map(|protocol| protocol.as_ref().to_vec()).collect();
         self
     }
 
     /// Sets the directory of the certificate store. Default: `$XDG_DATA_HOME/network` (`~/.local/share/network`).
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.prepared = None;
         self.store = Some(Store::new(&directory.into()));
         self
     }
 
-    /// Loads or creates what all connections of a server need. Reads and may write files.
-    pub(crate) fn prepare(&self) -> Result<Arc<ServerSetup>> {
+    /// Reads or creates the certificate and checks the settings now, so that they are ready for any number of connections.
+    ///
+    /// For [`Socket::start_tls`](crate::Socket::start_tls), which otherwise does so for each connection. Clients can resume
+    /// sessions only with servers that share one prepared value. A setter that is called afterwards undoes it. Reads and may
+    /// write files.
+    ///
+    /// # Errors
+    /// [`Error::Identity`] if the certificate is unusable, [`Error::TlsSettings`] for other settings.
+    ///
+    /// # Example: One certificate for all connections of a server
+    /// ```
+    /// # let directory = tempfile::tempdir()?;
+    /// use network::{Server, ServerTls};
+    ///
+    /// let tls = ServerTls::named("mail").directory(directory.path()).prepared()?;
+    /// let server = Server::builder().tls(false).listen(0, move |socket| {
+    ///     let tls = tls.clone();
+    ///     socket.readlines(move |socket, line| match line {
+    ///         "STARTTLS" => {
+    ///             socket.sendline("go ahead")?;
+    ///             socket.start_tls_async(tls.clone(), gio::Cancellable::NONE, |_, _| {});
+    ///             Ok(())
+    ///         }
+    ///         _ => socket.sendline(if socket.is_tls() { "encrypted" } else { "in plaintext" }),
+    ///     });
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn prepared(mut self) -> Result<Self> {
+        self.prepared = Some(self.setup()?);
+        Ok(self)
+    }
+
+    /// Returns what all connections of a server need. Reads and may write files, unless that was done before.
+    pub(crate) fn setup(&self) -> Result<Arc<ServerSetup>> {
+        self.prepared.clone().map_or_else(|| self.prepare(), Ok)
+    }
+
+    fn prepare(&self) -> Result<Arc<ServerSetup>> {
         let allowed = match &self.allowed {
             None => None,
             Some(list) => Some(list.iter().cloned().collect::<Result<Vec<_>, _>>().map_err(Error::TlsSettings)?),

@@ -25,4 +25,5 @@ mod regressions;
 mod same_thread;
 mod secure;
 mod serving;
+mod start_tls;
 mod util;

@@ -18,7 +18,7 @@ pub(super) use pass::{Delivered, Facts, Pass, Step};
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
-    /// The TLS handshake is going on: nothing is delivered.
+    /// The TLS handshake is going on: nothing is delivered, and nothing that is sent now goes out before its end.
     Handshaking,
     #[default]
     Open,
@@ -104,6 +104,8 @@ bitflags::bitflags! {
         const WATCHES_IDLENESS = 1 << 2;
         /// The connection has options of its own.
         const OWN_OPTIONS = 1 << 3;
+        /// The callback for the end of a handshake on an open connection is due.
+        const UPGRADED = 1 << 4;
     }
 
     /// Most of what is asked about a connection with every message, in one word.
@@ -244,7 +246,8 @@ impl State {
     pub(super) fn interest(&self) -> (bool, bool) {
         // A descriptor that is at its end tells so for ever.
         let discards = self.phase == Phase::Lingering && self.is_socket();
-        let read = (self.delivers() || self.waits.contains(Waits::INPUT) || discards) && !self.has_read_all();
+        let is_read = self.delivers() || self.waits.contains(Waits::INPUT) || self.phase == Phase::Handshaking;
+        let read = (is_read || discards) && !self.has_read_all();
         (read, self.write.contains(WriteHalf::ARMED))
     }
 

@@ -40,6 +40,8 @@ pub(in crate::conn) enum Step {
     Drain,
     /// Advance the handshake: [`Pass::did`].
     Handshake,
+    /// Call back whoever started TLS.
+    TellUpgraded,
     /// Deliveries begin: no other callback may run until [`Step::Leave`].
     Enter,
     /// Deliver what the inbox holds: [`Pass::delivered`].
@@ -73,6 +75,7 @@ enum Stage {
     Callback,
     Drain,
     Handshake,
+    Upgraded,
     Enter,
     Serve(Delivered),
     /// Something was read, to be delivered.
@@ -111,7 +114,8 @@ impl Pass {
                 Stage::Write => (Stage::Callback, Step::Write, self.event.has(Ready::WRITE)),
                 Stage::Callback => (Stage::Drain, Step::Requeue, facts.in_callback),
                 Stage::Drain => (Stage::Handshake, Step::Drain, state.write.contains(WriteHalf::DRAIN_DUE)),
-                Stage::Handshake => (Stage::Enter, Step::Handshake, state.phase == Phase::Handshaking),
+                Stage::Handshake => (Stage::Upgraded, Step::Handshake, state.phase == Phase::Handshaking),
+                Stage::Upgraded => (Stage::Enter, Step::TellUpgraded, state.duties.contains(Duties::UPGRADED)),
                 Stage::Enter if state.phase == Phase::Open && !facts.in_callback => {
                     (Stage::Serve(Delivered::Stop), Step::Enter, true)
                 }
@@ -136,6 +140,10 @@ impl Pass {
 
     /// Reads and delivers until nothing is left, or this connection's share of the turn is used up.
     fn serve(&mut self, delivered: Delivered, state: &State, facts: Facts) -> Step {
+        if state.phase == Phase::Handshaking {
+            // A callback has started TLS: what the kernel has belongs to that.
+            return self.leave(Next::Again);
+        }
         match delivered {
             Delivered::All => {}
             Delivered::TimeUp => return self.leave(Next::Hot),

@@ -503,3 +503,48 @@ fn what_goes_into_the_queue_may_be_sent_and_what_goes_out_of_it_concerns_nobody_
 fn it_is_small() {
     assert!(size_of::<State>() <= 12, "{} bytes", size_of::<State>());
 }
+
+// ---- TLS on an open connection ----
+
+#[test]
+fn a_callback_that_starts_tls_is_given_nothing_more_and_nothing_is_read() {
+    for delivered in [Delivered::All, Delivered::Stop, Delivered::Raw, Delivered::TimeUp] {
+        let mut state = open();
+        state.delivery.reader = Some(Kind::Lines);
+        let mut script = Script::new(state, Ready::READ);
+        script.expect(&[Step::Enter, Step::Deliver]);
+        script.pass.delivered(delivered);
+        script.state.wire.insert(Wire::TLS);
+        script.state.phase = Phase::Handshaking;
+        // The next pass is for the handshake.
+        script.expect(&[Step::Leave, Step::Rest(Next::Again)]);
+        script.pass = Pass::new(Ready::NONE, 0);
+        script.expect(&[Step::Handshake, Step::Rest(Next::Idle)]);
+    }
+}
+
+#[test]
+fn the_callback_for_the_handshake_comes_before_data_and_before_the_end() {
+    let mut state = open();
+    state.wire.insert(Wire::TLS);
+    state.delivery.reader = Some(Kind::Lines);
+    state.duties.insert(Duties::UPGRADED);
+    let mut script = Script::new(state, Ready::READ);
+    script.expect(&[Step::TellUpgraded]);
+    script.state.duties.remove(Duties::UPGRADED);
+    script.expect(&[Step::Enter, Step::Deliver]);
+
+    assert!(state.end(Manner::Graceful));
+    let mut script = Script::new(state, Ready::NONE);
+    script.expect(&[Step::TellUpgraded]);
+    script.state.duties.remove(Duties::UPGRADED);
+    script.expect(&[Step::Disconnect]);
+}
+
+#[test]
+fn during_the_handshake_input_is_watched_without_a_reader() {
+    let mut state = open();
+    assert_eq!(state.interest(), (false, false));
+    state.phase = Phase::Handshaking;
+    assert_eq!(state.interest(), (true, false));
+}

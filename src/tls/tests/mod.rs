@@ -49,7 +49,7 @@ impl User {
     }
 
     pub(super) fn serve_with(&self, tls: ServerTls) -> Arc<ServerSetup> {
-        tls.directory(self.home.path()).prepare().expect("a server's settings")
+        tls.directory(self.home.path()).setup().expect("a server's settings")
     }
 
     /// These settings, with this user's store.

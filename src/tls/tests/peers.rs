@@ -185,7 +185,7 @@ fn an_identity_in_memory_touches_no_file() {
         let error = Identity::in_memory(name).unwrap_err();
         assert!(matches!(&error, Error::TlsSettings(problem) if problem.contains(words)), "{error}");
     }
-    let setup = ServerTls::from(one.clone()).prepare().unwrap();
+    let setup = ServerTls::from(one.clone()).setup().unwrap();
     let client = Identity::in_memory("client").unwrap();
     let tls = ClientTls::pinned(one.fingerprint()).identity(client);
     assert_eq!(

@@ -369,12 +369,12 @@ fn settings_that_cannot_work_are_error_values() {
     let long = "x".repeat(256);
     for tls in [server().allow(["123"]), server().alpn([""]), server().alpn([&long]), server().alpn(vec!["x"; 20_000])]
     {
-        let error = tls.prepare().unwrap_err();
+        let error = tls.setup().unwrap_err();
         assert!(matches!(error, Error::TlsSettings(_)), "{error}");
     }
     // The longest that can be sent.
     let list: Vec<String> = (0..100).map(|n| format!("{n:0>255}")).collect();
-    let setup = server().alpn(&list).prepare().unwrap();
+    let setup = server().alpn(&list).setup().unwrap();
     let pair = Pair::connected(&ClientTls::from(setup.identity().fingerprint()).alpn(&list), &peer(), &setup);
     assert_eq!(pair.client.alpn(), Some(list[0].as_bytes()));
 }
@@ -398,7 +398,7 @@ fn names_of_hosts_are_sent_and_others_are_not() {
 fn system_roots_child() {
     let Some(leaf) = std::env::var_os("NETWORK_TEST_LEAF") else { return };
     let leaf = std::path::PathBuf::from(leaf);
-    let setup = ServerTls::pem(&leaf, &leaf).prepare().unwrap();
+    let setup = ServerTls::pem(&leaf, &leaf).setup().unwrap();
     let user = User::new();
     let all = [ClientTls::default(), ClientTls::on_first_use(), ClientTls::system(), ClientTls::danger_accept_any()];
     let wants = |peer: &PeerName| all.each_ref().map(|tls| user.with(tls.clone()).may_load_roots(peer));

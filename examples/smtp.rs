@@ -1,0 +1,49 @@
+//! Sends a mail through a server that offers STARTTLS: `smtp mail.example.org:25 me@example.org you@example.org < mail.txt`.
+
+use std::io::BufRead;
+use std::time::Duration;
+
+use network::{ClientTls, Error, Result, Socket};
+
+fn main() -> Result {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [server, from, to] = &arguments[..] else {
+        eprintln!("usage: smtp SERVER:PORT FROM TO < MAIL");
+        std::process::exit(2);
+    };
+    let server = Socket::builder().tls(false).timeout(Duration::from_secs(60)).connect(server.as_str())?;
+    expect(&server, "220")?;
+    command(&server, "EHLO localhost", "250")?;
+    command(&server, "STARTTLS", "220")?;
+    // Pins and system roots count for the address above, as they do when TLS is on from the start.
+    server.start_tls(ClientTls::new())?;
+    command(&server, "EHLO localhost", "250")?;
+    command(&server, &format!("MAIL FROM:<{from}>"), "250")?;
+    command(&server, &format!("RCPT TO:<{to}>"), "250")?;
+    command(&server, "DATA", "354")?;
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        // A line with a dot alone is the end of the mail.
+        let dot = if line.starts_with('.') { "." } else { "" };
+        server.send(format!("{dot}{line}\r\n"))?;
+    }
+    command(&server, ".", "250")?;
+    command(&server, "QUIT", "221")
+}
+
+fn command(server: &Socket, command: &str, wanted: &str) -> Result {
+    server.send(format!("{command}\r\n"))?;
+    expect(server, wanted)
+}
+
+/// Receives a reply, all lines of which but the last have a dash behind the number.
+fn expect(server: &Socket, wanted: &str) -> Result {
+    loop {
+        let line = server.recv_line()?;
+        match line.strip_prefix(wanted) {
+            Some(rest) if rest.starts_with('-') => {}
+            Some(_) => return Ok(()),
+            None => return Err(Error::other(format!("expected {wanted}, but the server said {:?}", line.trim_end()))),
+        }
+    }
+}

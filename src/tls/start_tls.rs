@@ -1,0 +1,44 @@
+//! The role that a connection takes when TLS starts on it later.
+
+use super::{ClientTls, Fingerprint, Identity, ServerTls};
+
+/// The argument of [`Socket::start_tls`](crate::Socket::start_tls): the role of this side, and its settings.
+///
+/// This type rarely needs to be written. [`ClientTls`] and a [`Fingerprint`] to trust convert into the client's role,
+/// [`ServerTls`] and an [`Identity`] to present into the server's. The TLS client need not be the side that connected.
+#[derive(Clone, Debug)]
+pub struct StartTls(pub(crate) Role);
+
+#[derive(Clone, Debug)]
+pub(crate) enum Role {
+    Client(ClientTls),
+    Server(ServerTls),
+}
+
+impl From<ClientTls> for StartTls {
+    /// The role of the client, which verifies the peer.
+    fn from(settings: ClientTls) -> Self {
+        StartTls(Role::Client(settings))
+    }
+}
+
+impl From<ServerTls> for StartTls {
+    /// The role of the server, which presents a certificate.
+    fn from(settings: ServerTls) -> Self {
+        StartTls(Role::Server(settings))
+    }
+}
+
+impl From<Fingerprint> for StartTls {
+    /// The role of the client, which trusts exactly this key.
+    fn from(fingerprint: Fingerprint) -> Self {
+        ClientTls::from(fingerprint).into()
+    }
+}
+
+impl From<Identity> for StartTls {
+    /// The role of the server, which presents this identity.
+    fn from(identity: Identity) -> Self {
+        ServerTls::from(identity).into()
+    }
+}

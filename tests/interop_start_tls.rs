@@ -1,0 +1,232 @@
+//! STARTTLS with others: `openssl s_client` in four protocols, Python's smtplib, imaplib and ftplib as clients, aiosmtpd as the
+//! server.
+
+mod common;
+
+use std::process::Command;
+use std::rc::Rc;
+
+use common::{Process, TempDir, Watch, command, example, on_own_context, run, tool, until};
+use gio::Cancellable;
+use network::{Server, ServerTls, Socket, tls::Identity};
+
+fn python(script: &str, arguments: &[&str]) -> Command {
+    let mut python = tool("/usr/bin/python3");
+    python.args(["-c", script]).args(arguments).env("PYTHONUNBUFFERED", "1");
+    python
+}
+
+/// A server that knows as much of a protocol as its clients need to get to TLS, and then repeats lines in capitals.
+fn serve(identity: &Identity, greeting: &'static str, answer: fn(&str) -> (String, bool)) -> Server {
+    let tls = ServerTls::from(identity.clone()).prepared().unwrap();
+    Server::builder()
+        .tls(false)
+        .address("127.0.0.1")
+        .listen(0, move |socket| {
+            socket.send(greeting)?;
+            let tls = tls.clone();
+            socket.readlines(move |socket, line| {
+                if socket.is_tls() {
+                    return socket.sendline(line.to_uppercase());
+                }
+                let (reply, starts) = answer(line.trim_end());
+                socket.send(reply)?;
+                if starts {
+                    socket.start_tls_async(tls.clone(), Cancellable::NONE, |_, result| result.unwrap());
+                }
+                Ok(())
+            });
+            Ok(())
+        })
+        .unwrap()
+}
+
+fn smtp(line: &str) -> (String, bool) {
+    match &*line.to_ascii_uppercase() {
+        "STARTTLS" => ("220 go ahead\r\n".into(), true),
+        line if line.starts_with("EHLO") => ("250-here\r\n250 STARTTLS\r\n".into(), false),
+        _ => ("500 no\r\n".into(), false),
+    }
+}
+
+fn imap(line: &str) -> (String, bool) {
+    let (tag, command) = line.split_once(' ').unwrap_or((line, ""));
+    match command.to_ascii_uppercase().as_str() {
+        "STARTTLS" => (format!("{tag} OK begin\r\n"), true),
+        "CAPABILITY" => (format!("* CAPABILITY IMAP4rev1 STARTTLS\r\n{tag} OK done\r\n"), false),
+        _ => (format!("{tag} BAD no\r\n"), false),
+    }
+}
+
+fn ftp(line: &str) -> (String, bool) {
+    match line {
+        "AUTH TLS" => ("234 go ahead\r\n".into(), true),
+        "FEAT" => ("211-features\r\n AUTH TLS\r\n211 end\r\n".into(), false),
+        _ => ("500 no\r\n".into(), false),
+    }
+}
+
+/// A server of XMPP, whose messages are no lines.
+fn serve_xmpp(identity: &Identity) -> Server {
+    let tls = ServerTls::from(identity.clone()).prepared().unwrap();
+    Server::builder()
+        .tls(false)
+        .address("127.0.0.1")
+        .listen(0, move |socket| {
+            let tls = tls.clone();
+            glib::spawn_future_local(async move {
+                socket.recv_until_future("version='1.0'>").await?;
+                socket.send(
+                    "<stream:stream xmlns:stream='http://etherx.jabber.org/streams' version='1.0'><stream:features>",
+                )?;
+                socket.send("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>")?;
+                socket.recv_until_future("/>").await?;
+                socket.send("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")?;
+                socket.start_tls_future(tls).await?;
+                let line = socket.recv_line_future().await?;
+                socket.sendline(line.to_uppercase())
+            });
+            Ok(())
+        })
+        .unwrap()
+}
+
+fn identity(directory: &TempDir) -> Identity {
+    Identity::named_in(directory.path(""), "localhost").unwrap()
+}
+
+/// Runs a client beside a server of this thread.
+fn converse(mut client: Process, line: &str, answer: &str) {
+    client.send(line);
+    let (client, line) = common::beside(move || {
+        let line = client.line_with(answer);
+        (client, line)
+    });
+    assert_eq!(line, answer);
+    drop(client);
+}
+
+#[test]
+fn openssl_starts_tls_in_each_protocol() {
+    let directory = TempDir::new();
+    let identity = identity(&directory);
+    for protocol in ["smtp", "imap", "ftp", "xmpp"] {
+        eprintln!("{protocol}");
+        on_own_context(|| {
+            let server = match protocol {
+                "smtp" => serve(&identity, "220 here\r\n", smtp),
+                "imap" => serve(&identity, "* OK here\r\n", imap),
+                "ftp" => serve(&identity, "220 here\r\n", ftp),
+                _ => serve_xmpp(&identity),
+            };
+            let address = format!("127.0.0.1:{}", server.port());
+            let mut openssl = tool("/usr/bin/openssl");
+            openssl.args(["s_client", "-quiet", "-connect", &address, "-starttls", protocol]);
+            converse(Process::start(&mut openssl, Watch::Stdout), "hello\n", "HELLO");
+
+            let pin = format!("pin:{}", identity.fingerprint());
+            let netcat = ["--starttls", protocol, "--tls", &pin, &address];
+            converse(Process::start(&mut command(example("netcat"), netcat), Watch::Stdout), "hello\n", "HELLO");
+        });
+    }
+}
+
+#[test]
+fn pythons_clients_start_tls() {
+    const SMTP: &str = "import smtplib, ssl, sys; c = smtplib.SMTP('127.0.0.1', int(sys.argv[1])); c.starttls(); \
+                        c.sock.sendall(b'hello\\n'); print(c.sock.recv(100).decode().strip())";
+    const IMAP: &str = "import imaplib, ssl, sys; c = imaplib.IMAP4('127.0.0.1', int(sys.argv[1])); \
+                        imaplib.IMAP4._get_capabilities = lambda self: None; c.starttls(); \
+                        c.sock.sendall(b'hello\\n'); print(c.sock.recv(100).decode().strip())";
+    const FTP: &str = "import ftplib, ssl, sys; c = ftplib.FTP_TLS(); c.connect('127.0.0.1', int(sys.argv[1])); c.auth(); \
+                       c.sock.sendall(b'hello\\n'); print(c.sock.recv(100).decode().strip())";
+    let directory = TempDir::new();
+    let identity = identity(&directory);
+    type Answer = fn(&str) -> (String, bool);
+    for (script, greeting, answer) in
+        [(SMTP, "220 here\r\n", smtp as Answer), (IMAP, "* OK here\r\n", imap), (FTP, "220 here\r\n", ftp)]
+    {
+        on_own_context(|| {
+            let server = serve(&identity, greeting, answer);
+            let mut client = Process::start(&mut python(script, &[&server.port().to_string()]), Watch::Stdout);
+            let output = common::beside(|| client.await_end());
+            output.assert_clean();
+            assert_eq!(output.text(), "HELLO\n");
+        });
+    }
+}
+
+/// aiosmtpd, which takes no mail before TLS, and its port.
+fn aiosmtpd(directory: &TempDir) -> (Process, Identity, u16) {
+    const SERVER: &str = "
+import asyncio, ssl, sys
+from aiosmtpd.smtp import SMTP
+class Handler:
+    async def handle_DATA(self, server, session, envelope):
+        print('tls' if session.ssl else 'plain', envelope.mail_from, envelope.rcpt_tos, envelope.content)
+        return '250 taken'
+async def main():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[1], sys.argv[2])
+    make = lambda: SMTP(Handler(), hostname='localhost', tls_context=context, require_starttls=True)
+    server = await asyncio.get_running_loop().create_server(make, '127.0.0.1', 0)
+    print('port', server.sockets[0].getsockname()[1])
+    await server.serve_forever()
+asyncio.run(main())
+";
+    assert!(
+        std::path::Path::new("/usr/lib/python3/dist-packages/aiosmtpd").exists(),
+        "python3-aiosmtpd is missing; ./dev test installs what the tests need"
+    );
+    let identity = identity(directory);
+    let (certificate, key) = (directory.address("certs/localhost.pem"), directory.address("private/localhost.key"));
+    let server = Process::start(&mut python(SERVER, &[&certificate, &key]), Watch::Stdout);
+    let port = server.port("port");
+    (server, identity, port)
+}
+
+#[test]
+fn a_mail_goes_out_over_tls() {
+    let directory = TempDir::new();
+    let (server, identity, port) = aiosmtpd(&directory);
+    let address = format!("localhost:{port}");
+
+    // Its certificate is a stranger's: nothing is sent.
+    let mail = "Subject: a test\n\n.hidden\nlast";
+    let arguments = [&address, "me@example.org", "you@example.org"];
+    let output = run(&mut command(example("smtp"), arguments), mail);
+    assert!(output.assert_failed().contains("is not trusted"), "{output:?}");
+
+    // As the user whose certificate it is.
+    let mut client = command(example("smtp"), arguments);
+    client.env("XDG_DATA_HOME", directory.path("home"));
+    std::fs::create_dir_all(directory.path("home")).unwrap();
+    std::os::unix::fs::symlink(directory.path(""), directory.path("home/network")).unwrap();
+    run(&mut client, mail).assert_clean();
+    let seen = server.line();
+    assert_eq!(seen, r"tls me@example.org ['you@example.org'] b'Subject: a test\r\n\r\n.hidden\r\nlast\r\n'");
+
+    let pin = format!("pin:{}", identity.fingerprint());
+    let netcat = ["--starttls", "smtp", "--tls", &pin, &address];
+    let mut netcat = Process::start(&mut command(example("netcat"), netcat), Watch::Stdout);
+    netcat.send("NOOP\r\nQUIT\r\n");
+    assert!(netcat.line().starts_with("250"));
+    assert!(netcat.line().starts_with("221"));
+}
+
+#[test]
+fn a_server_that_offers_no_tls_is_told_apart() {
+    on_own_context(|| {
+        let server = Server::builder().tls(false).address("127.0.0.1").listen(0, |socket: Socket| {
+            socket.send("220 here\r\n")?;
+            socket.readlines(|socket, _| socket.send("250 nothing special\r\n"));
+            Ok(())
+        });
+        let server = Rc::new(server.unwrap());
+        let netcat = ["--starttls", "smtp", &format!("127.0.0.1:{}", server.port())];
+        let mut client = Process::start(&mut command(example("netcat"), netcat), Watch::Stdout);
+        let output = common::beside(|| client.await_end());
+        assert!(output.assert_failed().contains("does not offer STARTTLS"), "{output:?}");
+        until(|| server.connections().is_empty());
+    });
+}
