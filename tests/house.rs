@@ -61,7 +61,10 @@ const MODULES: [(&str, &str); 9] = [
     ),
     ("server", "Account Incoming ServerBuilder ServerThreads ThreadsBuilder WeakServer async_handler"),
     ("services", "Browser Event EventStream Service Txt browse browse_stream resolve_all_async resolve_all_future"),
-    ("socket", "ByteStream Chunks Credentials KeepAlive Lines Operation Reader Selectable SocketBuilder WeakSocket"),
+    (
+        "socket",
+        "ByteStream Chunks Credentials KeepAlive LineEnding Lines Operation Reader Selectable SocketBuilder WeakSocket",
+    ),
     (
         "tls",
         "Fingerprint FingerprintError Identity PeerCertificate Pin StartTls Tls Trust pin pin_in pins pins_in unpin unpin_in",

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::idle::Traffic;
 use super::inbox::{Inbox, Mark, Piece, Search, Taken, TooLong};
-use super::{Conn, far_end};
+use super::line_ending::LineRule;
+use super::{Conn, Options, far_end};
 use crate::engine::{Engine, READ_BUFFER};
 use crate::error::{Error, Operation, Result};
 use crate::sys::interrupts_here;
@@ -95,17 +96,17 @@ impl Blocking<'_> {
     // ---- receiving ----
 
     /// Takes what `take` finds in the inbox once there is enough for that.
-    fn take<R>(&self, max: usize, mut take: impl FnMut(&mut Inbox, usize) -> Taken<R>) -> Result<R> {
-        let limit = self.conn.options(|options| options.line_limit);
+    fn take<R>(&self, max: usize, mut take: impl FnMut(&mut Inbox, LineRule) -> Taken<R>) -> Result<R> {
+        let rule = self.conn.options(Options::line_rule);
         loop {
-            let taken = self.conn.io.inbox(|inbox| take(inbox, limit)).unwrap_or(Ok(None));
+            let taken = self.conn.io.inbox(|inbox| take(inbox, rule)).unwrap_or(Ok(None));
             match taken {
                 Ok(Some(taken)) => {
                     self.conn.taken();
                     return Ok(taken);
                 }
                 Ok(None) => self.receive(max)?,
-                Err(TooLong) => return Err(self.conn.refuse_line(limit)),
+                Err(TooLong) => return Err(self.conn.refuse_line(rule.limit)),
             }
         }
     }
@@ -118,7 +119,7 @@ impl Blocking<'_> {
 
     /// Waits for a whole line. What comes after it stays for the next call.
     pub(crate) fn recv_line(&self) -> Result<String> {
-        let line = self.take(READ_BUFFER, |inbox, limit| inbox.next_line(limit))?;
+        let line = self.take(READ_BUFFER, |inbox, rule| inbox.next_line(rule))?;
         Ok(String::from_utf8_lossy(line.as_slice()).into_owned())
     }
 
@@ -150,7 +151,7 @@ impl Blocking<'_> {
         if what.is_empty() {
             return Ok(Vec::new());
         }
-        self.take(READ_BUFFER, |inbox, limit| inbox.take_until(what, limit, &mut search))
+        self.take(READ_BUFFER, |inbox, rule| inbox.take_until(what, rule.limit, &mut search))
     }
 
     /// Waits for the peer's end and returns all that comes before it.

@@ -2,12 +2,12 @@
 
 use std::rc::Rc;
 
-use super::Conn;
 use super::callbacks::{Kind, ReadCallback, Reason, with_text};
 use super::handle::Socket;
 use super::inbox::TooLong;
 use super::lines::each_line;
 use super::state::{Delivered, Look, Manner};
+use super::{Conn, Options};
 use crate::engine::call;
 use crate::error::Result;
 
@@ -87,11 +87,11 @@ impl<'a> Delivering<'a> {
     /// Delivers many short lines, or one piece. Returns how far that came, if it is to be all for now.
     fn piece(&mut self, kind: Kind) -> Option<Delivered> {
         let Delivering { conn, reader: Some(user), socket } = self else { return Some(Delivered::Stop) };
-        let (line_limit, read_size) = conn.options(|options| (options.line_limit, options.read_size));
+        let rule = conn.options(Options::line_rule);
         // Most lines go this way, with one passage through the door for all of a batch.
         let lines = call(&conn.engine, || match kind {
-            Kind::Lines => each_line(&conn.io, line_limit, |line: &str| enough(conn, user.line(socket, line))),
-            Kind::ByteLines => each_line(&conn.io, line_limit, |line: &[u8]| enough(conn, user.data(socket, line))),
+            Kind::Lines => each_line(&conn.io, rule, |line: &str| enough(conn, user.line(socket, line))),
+            Kind::ByteLines => each_line(&conn.io, rule, |line: &[u8]| enough(conn, user.data(socket, line))),
             Kind::Data | Kind::Raw => None,
         });
         match lines {
@@ -99,15 +99,17 @@ impl<'a> Delivering<'a> {
             Some(enough) => return enough,
             None => return Some(panicked(conn)),
         }
+        // Read anew: a callback may have changed them.
+        let (rule, read_size) = conn.options(|options| (options.line_rule(), options.read_size));
         let piece = match kind {
             Kind::Data => conn.io.inbox(|inbox| Ok(inbox.next_chunk(read_size))),
-            _ => conn.io.inbox(|inbox| inbox.next_line(line_limit)),
+            _ => conn.io.inbox(|inbox| inbox.next_line(rule)),
         };
         let piece = match piece.unwrap_or(Ok(None)) {
             Ok(Some(piece)) => piece,
             Ok(None) => return Some(Delivered::All),
             Err(TooLong) => {
-                conn.refuse_line(line_limit);
+                conn.refuse_line(rule.limit);
                 return Some(Delivered::Stop);
             }
         };

@@ -5,6 +5,8 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::line_ending::LineRule;
+
 /// Up to this many bytes are copied out of the shared buffer rather than keeping it.
 const COPY: usize = 16 << 10;
 
@@ -194,27 +196,27 @@ impl Inbox {
         }
     }
 
-    /// The next line, without its newline.
+    /// The next line, without its ending.
     #[inline]
-    pub(crate) fn next_line(&mut self, limit: usize) -> Taken<Piece> {
+    pub(crate) fn next_line(&mut self, rule: LineRule) -> Taken<Piece> {
         self.recall();
         if !self.carry.is_empty() {
-            return self.next_line_from_carry(limit);
+            return self.next_line_from_carry(rule);
         }
         let Some(batch) = &mut self.batch else { return Ok(None) };
         match memchr::memchr(b'\n', &batch.bytes[batch.start..batch.end]) {
-            Some(length) if length > limit => Err(TooLong),
-            Some(length) => {
+            Some(end) => {
+                let length = rule.check_bytes(&batch.bytes[batch.start..batch.start + end])?;
                 let line = batch.start..batch.start + length;
-                batch.start = line.end + 1;
+                batch.start += end + 1;
                 if batch.start == batch.end {
                     let batch = self.batch.take().map(|batch| batch.bytes);
                     return Ok(batch.map(|bytes| Piece::Shared(bytes, line)));
                 }
                 Ok(Some(Piece::Shared(batch.bytes.clone(), line)))
             }
-            None if batch.end - batch.start > limit => Err(TooLong),
             None => {
+                rule.check_bytes(&batch.bytes[batch.start..batch.end])?;
                 self.carry_batch();
                 self.searched = self.carry.len();
                 Ok(None)
@@ -222,31 +224,29 @@ impl Inbox {
         }
     }
 
-    /// Shows the next line, without its newline, and takes it.
+    /// Shows the next line, without its ending, and takes it.
     #[inline]
-    pub(crate) fn read_line<R>(&mut self, limit: usize, read: impl FnOnce(&[u8]) -> R) -> Taken<R> {
+    pub(crate) fn read_line<R>(&mut self, rule: LineRule, read: impl FnOnce(&[u8]) -> R) -> Taken<R> {
         self.recall();
         if let Some(batch) = self.batch.as_ref().filter(|_| self.carry.is_empty())
-            && let Some(length) = memchr::memchr(b'\n', &batch.bytes[batch.start..batch.end])
-            && length <= limit
+            && let Some(end) = memchr::memchr(b'\n', &batch.bytes[batch.start..batch.end])
+            && let Ok(length) = rule.check_bytes(&batch.bytes[batch.start..batch.start + end])
         {
             let given = read(&batch.bytes[batch.start..batch.start + length]);
-            self.advance(length + 1);
+            self.advance(end + 1);
             return Ok(Some(given));
         }
-        Ok(self.next_line(limit)?.map(|line| read(line.as_slice())))
+        Ok(self.next_line(rule)?.map(|line| read(line.as_slice())))
     }
 
-    fn next_line_from_carry(&mut self, limit: usize) -> Taken<Piece> {
+    fn next_line_from_carry(&mut self, rule: LineRule) -> Taken<Piece> {
         if let Some(at) = memchr::memchr(b'\n', &self.carry[self.searched..]) {
-            let length = self.searched + at;
-            if length > limit {
-                return Err(TooLong);
-            }
-            if length + 1 < self.carry.len() {
+            let end = self.searched + at;
+            let length = rule.check_bytes(&self.carry[..end])?;
+            if end + 1 < self.carry.len() {
                 // More than one line has been carried over.
                 self.unite();
-                return self.next_line(limit);
+                return self.next_line(rule);
             }
             self.searched = 0;
             let mut line = std::mem::take(&mut self.carry);
@@ -255,20 +255,22 @@ impl Inbox {
         }
         self.searched = self.carry.len();
         let Some(batch) = &self.batch else {
-            return if self.carry.len() > limit { Err(TooLong) } else { Ok(None) };
+            return rule.check_bytes(&self.carry).map(|_| None);
         };
         let fresh = &batch.bytes[batch.start..batch.end];
+        let check = |more: &[u8]| rule.check(self.carry.len() + more.len(), more.last().or(self.carry.last()));
         match memchr::memchr(b'\n', fresh) {
-            Some(length) if self.carry.len() + length > limit => Err(TooLong),
-            Some(length) => {
+            Some(end) => {
+                let length = check(&fresh[..end])?;
                 let mut line = std::mem::take(&mut self.carry);
                 self.searched = 0;
-                line.extend_from_slice(&fresh[..length]);
-                self.advance(length + 1);
+                line.extend_from_slice(&fresh[..end]);
+                line.truncate(length);
+                self.advance(end + 1);
                 Ok(Some(Piece::Owned(line)))
             }
-            None if self.len() > limit => Err(TooLong),
             None => {
+                check(fresh)?;
                 self.carry_batch();
                 self.searched = self.carry.len();
                 Ok(None)
@@ -291,7 +293,7 @@ impl Inbox {
 
     /// Calls the lease back.
     #[inline]
-    fn recall(&mut self) {
+    pub(super) fn recall(&mut self) {
         if std::mem::take(&mut self.leased)
             && let Some(batch) = &mut self.batch
         {
@@ -481,23 +483,32 @@ impl Inbox {
     }
 }
 
-/// For fuzzing, and for the tests: whatever comes, in whatever pieces, the lines are those between the newlines, up to
+/// For fuzzing, and for the tests: whatever comes, in whatever pieces, the lines are those between the endings, up to
 /// the first that is too long; and what is not handed out as lines is what is left.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn check_lines(data: &[u8]) {
+    use super::line_ending::LineEnding;
+
     let Some((&[limit, size], data)) = data.split_first_chunk::<2>() else { return };
-    let (limit, size) = (usize::from(limit), usize::from(size).max(1));
+    let ending = if size & 0x80 == 0 { LineEnding::Lf } else { LineEnding::CrLf };
+    let rule = LineRule { limit: usize::from(limit), ending };
+    let without_ending = |line: &[u8]| match line.strip_suffix(b"\r") {
+        Some(line) if ending == LineEnding::CrLf => line.len(),
+        _ => line.len(),
+    };
     let mut inbox = Inbox::default();
-    let mut given = Vec::new();
+    let mut given = 0;
     let mut too_long = false;
-    for (number, piece) in data.chunks(size).enumerate() {
+    for (number, piece) in data.chunks(usize::from(size & 0x7f).max(1)).enumerate() {
         inbox.push_batch(Rc::new(piece.to_vec()), piece.len());
         while !too_long {
-            match inbox.next_line(limit) {
+            match inbox.next_line(rule) {
                 Ok(Some(line)) => {
-                    assert!(line.as_slice().len() <= limit && !line.as_slice().contains(&b'\n'));
-                    given.extend_from_slice(line.as_slice());
-                    given.push(b'\n');
+                    let rest = &data[given..];
+                    let end = memchr::memchr(b'\n', rest).expect("a line has an end");
+                    assert_eq!(line.as_slice(), &rest[..without_ending(&rest[..end])]);
+                    assert!(line.as_slice().len() <= rule.limit);
+                    given += end + 1;
                 }
                 Ok(None) => break,
                 Err(TooLong) => too_long = true,
@@ -509,13 +520,10 @@ pub(crate) fn check_lines(data: &[u8]) {
     }
     let left = inbox.take_all();
     let first = memchr::memchr(b'\n', &left);
-    if too_long {
-        assert!(first.unwrap_or(left.len()) > limit);
-    } else {
-        assert!(first.is_none() && left.len() <= limit);
-    }
-    given.extend(left);
-    assert_eq!(given, data);
+    let length = without_ending(&left[..first.unwrap_or(left.len())]);
+    assert_eq!(too_long, length > rule.limit);
+    assert!(too_long || first.is_none());
+    assert_eq!(left, &data[given..]);
 }
 
 #[cfg(test)]

@@ -5,19 +5,32 @@ use std::ops::{Index, Range};
 
 use super::callbacks::with_text;
 use super::inbox::{Front, Inbox, Taken};
+use super::line_ending::{LineEnding, LineRule};
 use super::queues::Queues;
 
 /// So many bytes are looked at in one go. A callback may set another reader after each line, and then the rest is
 /// looked at anew: with a window that costs a little for each line, without one a little for each byte of the batch.
 const WINDOW: usize = 4 << 10;
 
-/// Calls `each` with the whole lines that lie in the batch, without their newlines, until it says that this is enough.
+/// Calls `each` with the whole lines that lie in the batch, without their endings, until it says that this is enough.
 /// Before each call the line is taken out of the inbox, and lines are only handed over while the inbox is where the
 /// last one left it: a callback may have taken from it.
 ///
 /// `None`: what comes next, if anything, is for `Inbox::next_line` to decide.
 #[inline]
-pub(super) fn each_line<T, R>(io: &Queues, limit: usize, mut each: impl FnMut(&T) -> Option<R>) -> Option<R>
+pub(super) fn each_line<T, R>(io: &Queues, rule: LineRule, each: impl FnMut(&T) -> Option<R>) -> Option<R>
+where
+    T: Text + ?Sized,
+{
+    // Each kind has its own loop: what one of them looks for costs the other nothing.
+    match rule.ending {
+        LineEnding::Lf => each_line_of::<T, R, false>(io, rule.limit, each),
+        LineEnding::CrLf => each_line_of::<T, R, true>(io, rule.limit, each),
+    }
+}
+
+#[inline]
+fn each_line_of<T, R, const CRLF: bool>(io: &Queues, limit: usize, mut each: impl FnMut(&T) -> Option<R>) -> Option<R>
 where
     T: Text + ?Sized,
 {
@@ -28,10 +41,12 @@ where
         let text = T::whole_lines(&rest[..rest.len().min(WINDOW)])?;
         let mut from = 0;
         for at in memchr::memchr_iter(b'\n', text.as_ref()) {
-            if at - from > limit || !lease.take(start + from..start + at + 1) {
+            let is_pair = CRLF && at > from && text.as_ref()[at - 1] == b'\r';
+            let end = if is_pair { at - 1 } else { at };
+            if end - from > limit || !lease.take(start + from..start + at + 1) {
                 return None;
             }
-            if let Some(enough) = each(&text[from..at]) {
+            if let Some(enough) = each(&text[from..end]) {
                 return Some(enough);
             }
             from = at + 1;
@@ -62,11 +77,11 @@ impl Window {
     /// Takes the next line, as [`Inbox::next_line`] gives it. It is to be had by [`Window::lent`] or [`Window::own`]: a
     /// result of some words that is handed through several calls costs as much as all the rest.
     #[inline]
-    pub(crate) fn next(&mut self, inbox: &mut Inbox, limit: usize) -> Taken<()> {
-        if self.cut(inbox, limit) {
+    pub(crate) fn next(&mut self, inbox: &mut Inbox, rule: LineRule) -> Taken<()> {
+        if self.cut(inbox, rule) {
             return Ok(Some(()));
         }
-        inbox.read_line(limit, |line| {
+        inbox.read_line(rule, |line| {
             self.empty();
             with_text(line, |line| self.text.push_str(line));
             (self.start, self.end) = (0, self.text.len());
@@ -93,27 +108,27 @@ impl Window {
 
     /// Takes the next line, if it is one of many.
     #[inline]
-    fn cut(&mut self, inbox: &mut Inbox, limit: usize) -> bool {
-        if self.cut_here(inbox, limit) {
+    fn cut(&mut self, inbox: &mut Inbox, rule: LineRule) -> bool {
+        if self.cut_here(inbox, rule) {
             return true;
         }
         self.fill(inbox);
-        self.cut_here(inbox, limit)
+        self.cut_here(inbox, rule)
     }
 
     #[inline]
-    fn cut_here(&mut self, inbox: &mut Inbox, limit: usize) -> bool {
+    fn cut_here(&mut self, inbox: &mut Inbox, rule: LineRule) -> bool {
         let Some(&end) = self.ends.get(self.lines) else { return false };
         let (start, end) = (self.at, usize::from(end));
-        let length = end - start;
-        if length > limit || !inbox.take_front(self.front, length + 1) {
+        let Ok(length) = rule.check_bytes(&self.text.as_bytes()[start..end]) else { return false };
+        if !inbox.take_front(self.front, end - start + 1) {
             return false;
         }
-        self.front = self.front.after(length + 1);
+        self.front = self.front.after(end - start + 1);
         self.lines += 1;
         self.at = end + 1;
         self.start = start;
-        self.end = end;
+        self.end = start + length;
         true
     }
 
@@ -193,7 +208,7 @@ mod tests {
         let mut seen: Vec<Vec<u8>> = Vec::new();
         let mut count = 0;
         loop {
-            each_line(&io, usize::MAX, |line: &T| -> Option<()> {
+            each_line(&io, usize::MAX.into(), |line: &T| -> Option<()> {
                 seen.push([line.as_ref(), b"\n"].concat());
                 count += 1;
                 if count % taking == 0 {
@@ -201,7 +216,7 @@ mod tests {
                 }
                 None
             });
-            let line = io.open().inbox.next_line(usize::MAX).unwrap();
+            let line = io.open().inbox.next_line(usize::MAX.into()).unwrap();
             match line {
                 Some(line) => seen.push([line.as_slice(), b"\n"].concat()),
                 None => break,
@@ -226,7 +241,7 @@ mod tests {
         let mut count = 0;
         for piece in pieces {
             inbox.push_batch(Rc::new(piece.clone()), piece.len());
-            while let Some(()) = window.next(&mut inbox, usize::MAX).unwrap() {
+            while let Some(()) = window.next(&mut inbox, usize::MAX.into()).unwrap() {
                 let lent = window.lent().to_owned();
                 assert!(count % 3 > 0 || window.own() == lent);
                 seen.push([lent.as_bytes(), b"\n"].concat());
@@ -265,7 +280,7 @@ mod tests {
         let bytes = b"one\ntwo\nthree\n";
         io.open().inbox.push_batch(Rc::new(bytes.to_vec()), bytes.len());
         let mut left = 2;
-        let enough = each_line(&io, 10, |_: &str| {
+        let enough = each_line(&io, 10.into(), |_: &str| {
             left -= 1;
             (left == 0).then_some("enough")
         });
@@ -279,7 +294,7 @@ mod tests {
         let bytes = b"one\nthree\n";
         io.open().inbox.push_batch(Rc::new(bytes.to_vec()), bytes.len());
         let mut lines = 0;
-        each_line(&io, 3, |line: &str| -> Option<()> {
+        each_line(&io, 3.into(), |line: &str| -> Option<()> {
             assert_eq!(line, "one");
             lines += 1;
             None

@@ -23,7 +23,7 @@
 //! | the TLS handshake | [`handshaking`], [`handshake`] |
 //! | futures: who waits, and what a poll does | [`waiting`], [`polling`] |
 //! | blocking calls; selectors | [`blocking`], of connections within one thread [`far_end`]; [`selecting`] |
-//! | bytes: received, to be sent, cut into lines | [`inbox`], [`outbox`], [`lines`], [`queues`] |
+//! | bytes: received, to be sent, cut into lines | [`inbox`], [`outbox`], [`lines`], [`line_ending`], [`queues`] |
 //! | sockets, pipes, TLS on them | [`transport`], [`channel`] |
 
 mod blocking;
@@ -38,6 +38,7 @@ mod handshake;
 mod handshaking;
 mod idle;
 pub(crate) mod inbox;
+mod line_ending;
 mod lines;
 mod lingering;
 mod options;
@@ -72,6 +73,8 @@ pub(crate) use handshake::Shaken;
 #[cfg(any(test, fuzzing))]
 pub(crate) use inbox::check_lines;
 pub(crate) use inbox::{Inbox, Mark, Piece, Search, Taken};
+pub use line_ending::LineEnding;
+pub(crate) use line_ending::LineRule;
 pub(crate) use lines::Window;
 pub(crate) use options::{Options, limit_setters};
 use queues::Queues;

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use super::line_ending::{LineEnding, LineRule};
 use crate::sys::Tuning;
 
 /// The options of a connection. All that a server accepts share one value until one of them changes its own.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    /// The longest line, in bytes, without its newline.
+    /// The longest line, in bytes, without its ending.
     pub(crate) line_limit: usize,
+    pub(crate) line_ending: LineEnding,
     /// The most bytes in the send queue.
     pub(crate) send_limit: usize,
     /// The send queue is full from this many bytes until it has drained to the low-water mark.
@@ -35,6 +37,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             line_limit: 1 << 20,
+            line_ending: LineEnding::Lf,
             send_limit: 16 << 20,
             high_water_mark: 1 << 20,
             low_water_mark: 256 << 10,
@@ -47,6 +50,13 @@ impl Default for Options {
             receive_timeout: None,
             tuning: Tuning::default(),
         }
+    }
+}
+
+impl Options {
+    #[inline]
+    pub(crate) fn line_rule(&self) -> LineRule {
+        LineRule { limit: self.line_limit, ending: self.line_ending }
     }
 }
 
@@ -142,10 +152,17 @@ macro_rules! limit_setters {
             self
         }
 
-        /// Sets the longest accepted line, in bytes without its newline. Default: 1 MiB. A longer line ends the
+        /// Sets the longest accepted line, in bytes without its ending. Default: 1 MiB. A longer line ends the
         /// connection.
         pub fn line_limit(mut self, bytes: usize) -> Self {
             self.options.line_limit = bytes;
+            self
+        }
+
+        /// Sets the ending of lines, for sending and receiving. Default: [`LineEnding::Lf`]. See
+        /// [`Socket::set_line_ending`].
+        pub fn line_ending(mut self, ending: LineEnding) -> Self {
+            self.options.line_ending = ending;
             self
         }
 

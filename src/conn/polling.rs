@@ -5,10 +5,11 @@
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::Conn;
 use super::inbox::{Inbox, Taken, TooLong};
+use super::line_ending::LineRule;
 use super::state::{Look, WriteHalf};
 use super::waiting::Interest;
+use super::{Conn, Options};
 use crate::engine::{READ_BUFFER, Ready, Ticket, main_depth};
 use crate::error::{Error, Result};
 
@@ -19,15 +20,15 @@ impl Conn {
     /// The way of most lines: they have come already, nobody else waits for them, and neither the end nor a look at the
     /// clock is due. `None` if there is more to it.
     #[inline]
-    pub(crate) fn take_at_once<R>(&self, take: &mut impl FnMut(&mut Inbox, usize) -> Taken<R>) -> Option<R> {
+    pub(crate) fn take_at_once<R>(&self, take: &mut impl FnMut(&mut Inbox, LineRule) -> Taken<R>) -> Option<R> {
         if self.status.is(Look::NO_FAST_TAKE | Look::INPUT_AWAITED)
             || self.status.ready().has(Ready::AT_END)
             || !self.engine.futures_in_stride()
         {
             return None;
         }
-        let limit = self.options(|options| options.line_limit);
-        let taken = self.io.inbox(|inbox| take(inbox, limit).ok().flatten()).flatten()?;
+        let rule = self.options(Options::line_rule);
+        let taken = self.io.inbox(|inbox| take(inbox, rule).ok().flatten()).flatten()?;
         self.engine.futures_worked(1);
         Some(taken)
     }
@@ -60,7 +61,7 @@ impl Conn {
         context: &Context<'_>,
         ticket: &mut Ticket,
         max: usize,
-        mut take: impl FnMut(&mut Inbox, usize) -> Taken<R>,
+        mut take: impl FnMut(&mut Inbox, LineRule) -> Taken<R>,
     ) -> Poll<Result<R>> {
         match self.take_at_once(&mut take) {
             Some(taken) => Poll::Ready(Ok(taken)),
@@ -134,7 +135,7 @@ impl Polling<'_> {
         &self,
         ticket: &mut Ticket,
         max: usize,
-        mut take: impl FnMut(&mut Inbox, usize) -> Taken<R>,
+        mut take: impl FnMut(&mut Inbox, LineRule) -> Taken<R>,
     ) -> Poll<Result<R>> {
         let conn = self.conn;
         if conn.status.delivers() {
@@ -143,18 +144,18 @@ impl Polling<'_> {
         if !conn.waiters().is_turn_of(Interest::Input, ticket) {
             return self.yielded(Interest::Input, ticket);
         }
-        let limit = conn.options(|options| options.line_limit);
+        let rule = conn.options(Options::line_rule);
         let mut held = None;
         let outcome = loop {
             let finds_something = conn.io.has_input() || conn.status.may_read();
             if finds_something && held.is_none() && conn.waiters().yields() {
                 return self.yielded(Interest::Input, ticket);
             }
-            let taken = take(&mut conn.io.open().inbox, limit);
+            let taken = take(&mut conn.io.open().inbox, rule);
             match taken {
                 Ok(Some(taken)) => break Poll::Ready(Ok(taken)),
                 Ok(None) => {}
-                Err(TooLong) => break Poll::Ready(Err(conn.refuse_line(limit))),
+                Err(TooLong) => break Poll::Ready(Err(conn.refuse_line(rule.limit))),
             }
             conn.input().give_back(&mut held);
             if !conn.is_open() || conn.status.has_read_all() {
@@ -209,7 +210,7 @@ impl Polling<'_> {
             || !conn.waiters().is_turn_of(Interest::Input, &ticket)
         {
             let max = buffer.len();
-            let mut take = |inbox: &mut Inbox, _: usize| {
+            let mut take = |inbox: &mut Inbox, _: LineRule| {
                 Ok(inbox.next_chunk(max).map(|piece| {
                     let piece = piece.as_slice();
                     buffer[..piece.len()].copy_from_slice(piece);

@@ -7,6 +7,7 @@ use std::mem::ManuallyDrop;
 use std::rc::Rc;
 
 use super::inbox::Inbox;
+use super::line_ending::LineEnding;
 use super::outbox::Outbox;
 
 /// The number of empty pairs of queues that a thread keeps for reuse.
@@ -111,12 +112,12 @@ impl Queues {
         }
     }
 
-    /// Adds to what is to be sent, unless that came to so many bytes or more.
+    /// Adds to what is to be sent, a line with its ending, unless that came to so many bytes or more.
     #[inline]
-    pub(super) fn push(&self, bytes: &[u8], newline: bool, bound: usize) -> bool {
+    pub(super) fn push(&self, bytes: &[u8], ending: Option<LineEnding>, bound: usize) -> bool {
         let mut slot = self.get();
         let queued = slot.as_ref().map_or(0, |io| io.outbox.len());
-        let size = bytes.len() + usize::from(newline);
+        let size = bytes.len() + ending.map_or(0, |ending| ending.as_str().len());
         if queued + size >= bound {
             return false;
         }
@@ -125,8 +126,11 @@ impl Queues {
         }
         let outbox = &mut slot.get_or_insert_with(spare).outbox;
         outbox.push(bytes);
-        if newline {
-            outbox.push(b"\n");
+        match ending {
+            None => {}
+            // A length that is known costs less.
+            Some(LineEnding::Lf) => outbox.push(b"\n"),
+            Some(LineEnding::CrLf) => outbox.push(b"\r\n"),
         }
         true
     }
@@ -261,10 +265,13 @@ mod tests {
     #[test]
     fn what_is_nothing_takes_no_memory() {
         let queues = Queues::default();
-        assert!(queues.push(b"", false, usize::MAX));
+        assert!(queues.push(b"", None, usize::MAX));
         assert!(queues.get().is_none());
-        assert!(queues.push(b"", true, usize::MAX));
+        assert!(queues.push(b"", Some(LineEnding::Lf), usize::MAX));
         assert_eq!(queues.queued(), 1);
+        assert!(!queues.push(b"", Some(LineEnding::CrLf), 3), "two bytes more come to the bound");
+        assert!(queues.push(b"", Some(LineEnding::CrLf), usize::MAX));
+        assert_eq!(queues.queued(), 3);
     }
 
     #[test]
@@ -282,7 +289,7 @@ mod tests {
         let (tell, told) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             LATE.set(Some(Late(Queues::default(), tell)));
-            LATE.with_borrow(|late| late.as_ref().unwrap().0.push(b"x", false, usize::MAX));
+            LATE.with_borrow(|late| late.as_ref().unwrap().0.push(b"x", None, usize::MAX));
         });
         thread.join().unwrap();
         assert_eq!(told.recv(), Ok(0));

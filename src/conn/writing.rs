@@ -51,8 +51,11 @@ impl Conn {
         if self.status.is(Look::NO_FAST_SEND) {
             return false;
         }
-        let bound = self.options(|options| GATHER.min(options.send_limit).min(options.high_water_mark));
-        let is_queued = self.io.push(bytes, newline, bound);
+        let (bound, ending) = self.options(|options| {
+            let bound = GATHER.min(options.send_limit).min(options.high_water_mark);
+            (bound, newline.then_some(options.line_ending))
+        });
+        let is_queued = self.io.push(bytes, ending, bound);
         if is_queued {
             self.cork();
         }
@@ -65,7 +68,8 @@ impl Conn {
         if !self.status.get().may_send() {
             return Err(self.closed());
         }
-        let size = bytes.len() + usize::from(newline);
+        let ending = newline.then(|| self.options(|options| options.line_ending));
+        let size = bytes.len() + ending.map_or(0, |ending| ending.as_str().len());
         self.check_sent()?;
         if size == 0 {
             // A session that takes nothing is taken for broken.
@@ -87,7 +91,7 @@ impl Conn {
                 return Ok(());
             }
         }
-        self.io.push(rest, newline, usize::MAX);
+        self.io.push(rest, ending, usize::MAX);
         if in_turn {
             self.cork();
             if !waits_for_turn {

@@ -18,7 +18,7 @@ use super::{OnClient, OnPublished, SERVERS, Server, Shared, server_name};
 use crate::address::{Address, Target, UnixName, endpoint};
 use crate::avahi::Announcement;
 use crate::conn::callbacks::{Disconnect, SharedDisconnect};
-use crate::conn::{Common, Options, Roster, Socket, limit_setters};
+use crate::conn::{Common, LineEnding, Options, Roster, Socket, limit_setters};
 use crate::engine::{Engine, LogQuota};
 use crate::error::{Error, Result, count};
 use crate::log;

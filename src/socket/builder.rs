@@ -8,7 +8,7 @@ use gio::prelude::*;
 
 use super::Socket;
 use crate::address::Address;
-use crate::conn::{Conn, Options, Transport, limit_setters};
+use crate::conn::{Conn, LineEnding, Options, Transport, limit_setters};
 use crate::connect;
 use crate::engine::Engine;
 use crate::error::{Error, Operation, Result};

@@ -11,7 +11,7 @@ use futures_io::{AsyncRead, AsyncWrite};
 use super::Socket;
 use crate::conn::callbacks::with_text;
 use crate::conn::waiting::Interest;
-use crate::conn::{Conn, Inbox, Piece, Search, Taken, Window};
+use crate::conn::{Conn, Inbox, LineRule, Piece, Search, Taken, Window};
 use crate::engine::Ticket;
 use crate::error::{Error, Result};
 
@@ -109,7 +109,7 @@ impl Socket {
         })
     }
 
-    /// Receives a line of text, without its `\n`.
+    /// Receives a line of text, without its [ending](Socket::set_line_ending).
     ///
     /// Invalid UTF-8 is replaced with U+FFFD.
     ///
@@ -143,9 +143,9 @@ impl Socket {
     /// ```
     pub fn recv_until_future(&self, delimiter: impl AsRef<[u8]>) -> impl Future<Output = Result<Vec<u8>>> {
         let mut search = Search::default();
-        receive(&self.conn, CHUNK, move |inbox, limit| match delimiter.as_ref() {
+        receive(&self.conn, CHUNK, move |inbox, rule| match delimiter.as_ref() {
             [] => Ok(Some(Vec::new())),
-            delimiter => inbox.take_until(delimiter, limit, &mut search),
+            delimiter => inbox.take_until(delimiter, rule.limit, &mut search),
         })
     }
 
@@ -182,15 +182,17 @@ impl Socket {
         Sending { conn: &self.conn, ticket: Ticket::New, data }
     }
 
-    /// Waits until the connection is not [full](Socket::is_full), then queues a line of text, adding `\n`.
+    /// Waits until the connection is not [full](Socket::is_full), then queues a line of text, adding `\n`, or
+    /// `\r\n` if the [line ending](Socket::set_line_ending) is `CrLf`.
     ///
     /// # Errors
     /// See [`send_future`](Socket::send_future).
     pub fn sendline_future(&self, line: impl AsRef<str>) -> impl Future<Output = Result> {
         let line = line.as_ref();
-        let mut data = Vec::with_capacity(line.len() + 1);
+        let ending = self.line_ending().as_str();
+        let mut data = Vec::with_capacity(line.len() + ending.len());
         data.extend_from_slice(line.as_bytes());
-        data.push(b'\n');
+        data.extend_from_slice(ending.as_bytes());
         self.send_future(data)
     }
 
@@ -231,8 +233,8 @@ impl Socket {
     }
 }
 
-fn next_line(inbox: &mut Inbox, limit: usize) -> Taken<String> {
-    inbox.read_line(limit, |line| with_text(line, str::to_owned))
+fn next_line(inbox: &mut Inbox, rule: LineRule) -> Taken<String> {
+    inbox.read_line(rule, |line| with_text(line, str::to_owned))
 }
 
 /// A future that waits for input.
@@ -245,7 +247,7 @@ struct Receiving<'a, F> {
 
 fn receive<R, F>(conn: &Conn, max: usize, take: F) -> Receiving<'_, F>
 where
-    F: FnMut(&mut Inbox, usize) -> Taken<R>,
+    F: FnMut(&mut Inbox, LineRule) -> Taken<R>,
 {
     Receiving { conn, ticket: Ticket::New, max, take }
 }
@@ -254,7 +256,7 @@ impl<F> Unpin for Receiving<'_, F> {}
 
 impl<R, F> Future for Receiving<'_, F>
 where
-    F: FnMut(&mut Inbox, usize) -> Taken<R>,
+    F: FnMut(&mut Inbox, LineRule) -> Taken<R>,
 {
     type Output = Result<R>;
 
@@ -359,7 +361,7 @@ impl Lines {
     #[inline(never)]
     fn wait_for_line(&mut self, context: &Context<'_>) -> Poll<Option<Result>> {
         let Lines { socket, window, .. } = self;
-        let take = |inbox: &mut Inbox, limit: usize| window.next(inbox, limit);
+        let take = |inbox: &mut Inbox, rule: LineRule| window.next(inbox, rule);
         let line = socket.conn.poll_take(context, &mut Ticket::Unordered, CHUNK, take);
         if line.is_pending() {
             self.window.clear();

@@ -18,8 +18,8 @@ use gio::prelude::*;
 
 use crate::address::{Address, Endpoint};
 use crate::conn::Socket;
-pub use crate::conn::WeakSocket;
 use crate::conn::callbacks::{Disconnect, OnByteLine, OnData, OnLine, OnReady};
+pub use crate::conn::{LineEnding, WeakSocket};
 use crate::engine::call;
 pub use crate::error::Operation;
 use crate::error::{Error, Result};
@@ -207,7 +207,7 @@ impl Socket {
         self.conn.send(data.as_ref(), false)
     }
 
-    /// Queues a line of text for sending, adding `\n`.
+    /// Queues a line of text for sending, adding `\n`, or `\r\n` if the [line ending](Socket::set_line_ending) is `CrLf`.
     ///
     /// The text is sent as it is; a newline inside it makes two lines. See [`send`](Socket::send).
     ///
@@ -265,7 +265,7 @@ impl Socket {
     /// # Example: Send a request, read the whole reply
     /// ```no_run
     /// let socket = network::Socket::builder().tls(false).connect("localhost:79")?;
-    /// socket.sendline("user\r")?;
+    /// socket.send("user\r\n")?;
     /// socket.shutdown_write()?;
     /// let reply = socket.recv_to_end(64 << 10)?;
     /// # Ok::<(), network::Error>(())
@@ -299,7 +299,8 @@ impl Socket {
 
     /// Sets a callback that receives each line of text.
     ///
-    /// Lines end with `\n`, which is removed; a preceding `\r` is kept. Invalid UTF-8 is replaced with U+FFFD; use
+    /// Lines end with `\n`, which is removed; a preceding `\r` is kept unless the [line ending](Socket::set_line_ending) is
+    /// `CrLf`. Invalid UTF-8 is replaced with U+FFFD; use
     /// [`readlines_bytes`](Socket::readlines_bytes) for the original bytes. Replaces any other read callback.
     /// Undelivered data goes to the new callback.
     ///
@@ -452,7 +453,7 @@ impl Socket {
         self.conn.blocking().recv(max)
     }
 
-    /// Receives a line of text, without its `\n`.
+    /// Receives a line of text, without its [ending](Socket::set_line_ending).
     ///
     /// Invalid UTF-8 is replaced with U+FFFD.
     ///
@@ -526,6 +527,40 @@ impl Socket {
     /// Sets the [line limit](SocketBuilder::line_limit), in bytes.
     pub fn set_line_limit(&self, bytes: usize) {
         self.conn.change_options(|options| options.line_limit = bytes);
+    }
+
+    /// Sets the ending of lines, for sending and receiving. Default: [`LineEnding::Lf`].
+    ///
+    /// With [`LineEnding::CrLf`], [`sendline`](Socket::sendline) and [`sendline_future`](Socket::sendline_future) add
+    /// `\r\n`, and received lines end at `\n`, without one `\r` before it. That applies to
+    /// [`readlines`](Socket::readlines), [`readlines_bytes`](Socket::readlines_bytes), [`recv_line`](Socket::recv_line),
+    /// [`recv_line_future`](Socket::recv_line_future) and [`lines`](Socket::lines), from the next line on, also inside a
+    /// callback. [`reader`](Socket::reader) is std's `BufRead` and knows no line endings: its `read_line` keeps `\r\n`, its
+    /// `lines` removes either ending.
+    ///
+    /// # Example
+    /// ```
+    /// use network::socket::LineEnding;
+    ///
+    /// let (ours, mut theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// let socket = network::Socket::from_fd(ours)?;
+    /// socket.set_line_ending(LineEnding::CrLf);
+    /// std::io::Write::write_all(&mut theirs, b"220 ready\r\n")?;
+    /// assert_eq!(socket.recv_line()?, "220 ready");
+    /// socket.sendline("EHLO localhost")?;
+    /// socket.flush()?;
+    /// let mut sent = [0; 16];
+    /// std::io::Read::read_exact(&mut theirs, &mut sent)?;
+    /// assert_eq!(&sent, b"EHLO localhost\r\n");
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    pub fn set_line_ending(&self, ending: LineEnding) {
+        self.conn.set_line_ending(ending);
+    }
+
+    /// Returns the ending of lines.
+    pub fn line_ending(&self) -> LineEnding {
+        self.conn.options(|options| options.line_ending)
     }
 
     /// Sets the [send limit](SocketBuilder::send_limit), in bytes.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::conn::LineEnding;
 use proptest::prelude::*;
 
 fn feed(inbox: &mut Inbox, bytes: &[u8]) {
@@ -6,7 +7,7 @@ fn feed(inbox: &mut Inbox, bytes: &[u8]) {
 }
 
 fn line(inbox: &mut Inbox) -> Option<String> {
-    let line = inbox.next_line(1000).unwrap()?;
+    let line = inbox.next_line(1000.into()).unwrap()?;
     Some(String::from_utf8(line.as_slice().to_vec()).unwrap())
 }
 
@@ -28,7 +29,7 @@ fn lines_across_reads() {
 fn what_is_taken_inside_a_batch_is_gone_from_it() {
     let mut inbox = Inbox::default();
     feed(&mut inbox, b"one\ntwo\nthree");
-    let lent = inbox.next_line(1000).unwrap().unwrap();
+    let lent = inbox.next_line(1000.into()).unwrap().unwrap();
     assert_eq!(inbox.take_all(), b"two\nthree");
     assert_eq!(lent.as_slice(), b"one", "the line that is lent out stays whole");
     assert_eq!(line(&mut inbox), None);
@@ -49,9 +50,48 @@ fn a_line_over_a_new_limit_stays_where_it_was_carried() {
     feed(&mut inbox, b"abcdef\n");
     inbox.settle();
     for _ in 0..2 {
-        assert!(inbox.next_line(3).is_err());
+        assert!(inbox.next_line(3.into()).is_err());
     }
     assert_eq!(inbox.take_all(), b"abcdef\n");
+}
+
+#[test]
+fn a_pair_ends_a_line_wherever_it_is_cut() {
+    let rule = LineRule { limit: 4, ending: LineEnding::CrLf };
+    for (bytes, want, left, is_too_long) in [
+        (&b"ok\r\nabcd\r\n"[..], &["ok", "abcd"][..], &b""[..], false),
+        (b"\r\n\n\r\r\na\rb\n", &["", "", "\r", "a\rb"], b"", false),
+        (b"abcd\nabcd\r", &["abcd"], b"abcd\r", false),
+        // One that is too long stays where it is.
+        (b"ok\r\nabcde\r\n", &["ok"], b"abcde\r\n", true),
+        (b"abcde\n", &[], b"abcde\n", true),
+        (b"abcd\r\r\n", &[], b"abcd\r\r\n", true),
+        (b"abcde", &[], b"abcde", true),
+    ] {
+        for split in 0..=bytes.len() {
+            for settles in [false, true] {
+                let mut inbox = Inbox::default();
+                let mut lines = Vec::new();
+                let mut too_long = false;
+                for part in [&bytes[..split], &bytes[split..]] {
+                    feed(&mut inbox, part);
+                    while !too_long {
+                        match inbox.next_line(rule) {
+                            Ok(Some(line)) => lines.push(String::from_utf8(line.into_vec()).unwrap()),
+                            Ok(None) => break,
+                            Err(TooLong) => too_long = true,
+                        }
+                    }
+                    if settles {
+                        inbox.settle();
+                    }
+                }
+                assert_eq!(lines, want, "{bytes:?} split at {split}");
+                assert_eq!(too_long, is_too_long, "{bytes:?} split at {split}");
+                assert_eq!(inbox.take_all(), left, "{bytes:?} split at {split}");
+            }
+        }
+    }
 }
 
 /// Feeds the bytes in two parts; the lines that come out, and whether one was too long.
@@ -61,7 +101,7 @@ fn lines_of(bytes: &[u8], split: usize, limit: usize) -> (Vec<String>, bool) {
     for part in [&bytes[..split], &bytes[split..]] {
         feed(&mut inbox, part);
         loop {
-            match inbox.next_line(limit) {
+            match inbox.next_line(limit.into()) {
                 Ok(Some(line)) => lines.push(String::from_utf8(line.as_slice().to_vec()).unwrap()),
                 Ok(None) => break,
                 Err(TooLong) => return (lines, true),
@@ -133,7 +173,7 @@ proptest! {
                     feed(&mut inbox, &bytes);
                 }
                 Step::Line => {
-                    if let Some(line) = inbox.next_line(usize::MAX).unwrap() {
+                    if let Some(line) = inbox.next_line(usize::MAX.into()).unwrap() {
                         prop_assert!(!line.as_slice().contains(&b'\n'));
                         seen.extend_from_slice(line.as_slice());
                         seen.push(b'\n');
