@@ -258,7 +258,8 @@ impl Inbox {
             return rule.check_bytes(&self.carry).map(|_| None);
         };
         let fresh = &batch.bytes[batch.start..batch.end];
-        let check = |more: &[u8]| rule.check(self.carry.len() + more.len(), more.last().or(self.carry.last()));
+        let check =
+            |more: &[u8]| rule.check(self.carry.len() + more.len(), || more.last().or(self.carry.last()).copied());
         match memchr::memchr(b'\n', fresh) {
             Some(end) => {
                 let length = check(&fresh[..end])?;

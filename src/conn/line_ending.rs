@@ -37,14 +37,15 @@ pub(crate) struct LineRule {
 }
 
 impl LineRule {
-    /// Returns the length of a line without its ending. `length` is that before the newline, `last` the last byte of it.
+    /// Returns the length of a line without its ending. `length` is that before the newline, `last` gives the last byte of it,
+    /// which only those look for whom it matters.
     ///
     /// The beginning of a line that has not ended yet is checked in the same way: a last `\r` may belong to its ending.
     #[inline]
-    pub(super) fn check(self, length: usize, last: Option<&u8>) -> Result<usize, TooLong> {
+    pub(super) fn check(self, length: usize, last: impl FnOnce() -> Option<u8>) -> Result<usize, TooLong> {
         let length = match self.ending {
             LineEnding::Lf => length,
-            LineEnding::CrLf => length - usize::from(last == Some(&b'\r')),
+            LineEnding::CrLf => length - usize::from(last() == Some(b'\r')),
         };
         if length > self.limit { Err(TooLong) } else { Ok(length) }
     }
@@ -52,7 +53,7 @@ impl LineRule {
     /// As [`LineRule::check`], for bytes that lie together.
     #[inline]
     pub(super) fn check_bytes(self, bytes: &[u8]) -> Result<usize, TooLong> {
-        self.check(bytes.len(), bytes.last())
+        self.check(bytes.len(), || bytes.last().copied())
     }
 }
 

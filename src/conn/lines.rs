@@ -120,7 +120,8 @@ impl Window {
     fn cut_here(&mut self, inbox: &mut Inbox, rule: LineRule) -> bool {
         let Some(&end) = self.ends.get(self.lines) else { return false };
         let (start, end) = (self.at, usize::from(end));
-        let Ok(length) = rule.check_bytes(&self.text.as_bytes()[start..end]) else { return false };
+        let last = || self.text.as_bytes()[start..end].last().copied();
+        let Ok(length) = rule.check(end - start, last) else { return false };
         if !inbox.take_front(self.front, end - start + 1) {
             return false;
         }
