@@ -62,3 +62,33 @@ impl From<usize> for LineRule {
         LineRule { limit, ending: LineEnding::Lf }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(ending: LineEnding, bytes: &[u8]) -> Option<usize> {
+        LineRule { limit: 3, ending }.check_bytes(bytes).ok()
+    }
+
+    #[test]
+    fn the_limit_counts_a_line_without_its_ending() {
+        for (bytes, by_newlines, by_pairs) in [
+            (&b""[..], Some(0), Some(0)),
+            (b"\r", Some(1), Some(0)),
+            (b"ab\r", Some(3), Some(2)),
+            (b"abc", Some(3), Some(3)),
+            (b"abc\r", None, Some(3)),
+            (b"abcd", None, None),
+            (b"abc\r\r", None, None),
+        ] {
+            assert_eq!(check(LineEnding::Lf, bytes), by_newlines, "{bytes:?}");
+            assert_eq!(check(LineEnding::CrLf, bytes), by_pairs, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_byte_is_looked_at_only_where_it_matters() {
+        assert!(LineRule::from(3).check(2, || panic!("it does not matter")).is_ok());
+    }
+}

@@ -300,6 +300,8 @@ impl Conn {
         let mut options = self.extras().options.borrow_mut();
         change(options.get_or_insert_with(|| Box::new(self.common.options.clone())));
         self.status.change(|state| state.duties.insert(Duties::OWN_OPTIONS));
+        // They count from the next line of a batch on.
+        self.io.inbox(Inbox::recall);
     }
 
     /// Looks at the options, which nothing changes meanwhile.

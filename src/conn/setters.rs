@@ -7,8 +7,6 @@ use std::rc::{Rc, Weak};
 use super::callbacks::{OnDrain, OnEnd, OwnDisconnect, ReadCallback, Reason};
 use super::handle::Socket;
 use super::idle::Traffic;
-use super::inbox::Inbox;
-use super::line_ending::LineEnding;
 use super::state::{Duties, Look, Manner, ReadHalf};
 use super::{Conn, Options};
 use crate::engine::{Next, Ready, call};
@@ -74,12 +72,6 @@ impl Conn {
             self.status.change(|state| state.duties.insert(Duties::DISCONNECT));
             self.wake();
         }
-    }
-
-    /// What a callback is being given lines of is cut anew from the next line on.
-    pub(crate) fn set_line_ending(&self, ending: LineEnding) {
-        self.change_options(|options| options.line_ending = ending);
-        self.io.inbox(Inbox::recall);
     }
 
     pub(crate) fn set_marks(&self, change: impl FnOnce(&mut Options)) {

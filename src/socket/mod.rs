@@ -555,7 +555,7 @@ impl Socket {
     /// # Ok::<(), network::Error>(())
     /// ```
     pub fn set_line_ending(&self, ending: LineEnding) {
-        self.conn.set_line_ending(ending);
+        self.conn.change_options(|options| options.line_ending = ending);
     }
 
     /// Returns the ending of lines.
