@@ -5,7 +5,7 @@ use crate::address::Address;
 #[cfg(feature = "_services")]
 use crate::avahi::checks;
 use crate::conn::check_lines;
-use crate::tls::check_certificate;
+use crate::tls::{check_certificate, check_mixed};
 
 /// Text as an address: it is one, and is shown as it was, or the error quotes it.
 pub fn address(data: &[u8]) {
@@ -24,6 +24,11 @@ pub fn address(data: &[u8]) {
 /// The certificate of a peer.
 pub fn certificate(data: &[u8]) {
     check_certificate(data);
+}
+
+/// TLS, with somebody on the path.
+pub fn tls(data: &[u8]) {
+    check_mixed(data);
 }
 
 /// Received bytes, cut into lines.
@@ -72,6 +77,11 @@ mod tests {
         #[test]
         fn any_certificate(data in bytes(b"\x30\x31\x02\x06\x0c\x03\x01\x05")) {
             crate::fuzzing::certificate(&data);
+        }
+
+        #[test]
+        fn any_tls(data in vec(any::<u8>(), 0..90)) {
+            crate::fuzzing::tls(&data);
         }
 
         #[test]

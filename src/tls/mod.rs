@@ -5,6 +5,8 @@ mod certificate;
 pub(crate) mod client;
 mod files;
 mod identity;
+#[cfg(any(test, fuzzing))]
+mod mixed;
 mod names;
 mod peers;
 mod pem;
@@ -28,6 +30,8 @@ pub use crate::certificate::{Fingerprint, FingerprintError, PeerCertificate};
 use crate::error::{Error, Result};
 pub(crate) use client::{ClientTls, PeerName};
 pub use identity::Identity;
+#[cfg(any(test, fuzzing))]
+pub(crate) use mixed::check as check_mixed;
 #[cfg(any(test, fuzzing))]
 pub(crate) use names::check as check_certificate;
 pub use pins::{Pin, pin, pin_in, pins, pins_in, unpin, unpin_in};

@@ -120,7 +120,7 @@ impl Session {
     }
 
     /// Appends the queued ciphertext to `out` and returns its length.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn take_output(&mut self, out: &mut Vec<u8>) -> usize {
         let before = out.len();
         while self.tls.wants_write() && self.tls.write_tls(out).is_ok_and(|written| written > 0) {}
