@@ -23,6 +23,7 @@ use std::time::Duration;
 use clap::Parser;
 use network::{
     ClientTls, Disconnect, Error, Reason, Server, ServerTls, Socket,
+    socket::Proxy,
     tls::{Fingerprint, Identity, Tls},
 };
 
@@ -77,6 +78,10 @@ struct Args {
     /// Accept only clients with a certificate of this fingerprint; may be repeated
     #[arg(long, value_name = "FINGERPRINT", requires = "listen")]
     require_client: Vec<Fingerprint>,
+    /// Connect through a proxy: socks5://, socks5h://, socks4a:// or http://host:port with user:password@ before the host if
+    /// needed, or the one of the environment variables, or else of the desktop's settings
+    #[arg(long, value_name = "URL|environment|system", conflicts_with_all = ["listen", "udp", "browse"])]
+    proxy: Option<String>,
     /// Print addresses, fingerprints of both sides and rejected clients to standard error
     #[arg(short, long)]
     verbose: bool,
@@ -254,6 +259,12 @@ fn connect(args: &Args) -> network::Result {
     } else if let Some(tls) = &tls {
         builder = builder.tls(tls.clone());
     }
+    builder = match args.proxy.as_deref() {
+        None => builder,
+        Some("environment") => builder.proxy(Proxy::environment()),
+        Some("system") => builder.proxy(Proxy::system()),
+        Some(url) => builder.proxy(url),
+    };
     let peer = builder.connect(args.address.as_str()).map_err(|error| args.advise(error))?;
     if let Some(protocol) = args.starttls {
         peer.set_timeout(ASKED);

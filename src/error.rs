@@ -67,6 +67,17 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// A proxy cannot be reached, refuses to connect, or does not keep to its protocol.
+    #[error("cannot connect to {address} through the proxy {proxy}: {problem}")]
+    Proxy {
+        /// The URL of the proxy, without user and password.
+        proxy: String,
+        /// The address as it was given.
+        address: String,
+        /// The problem: the meaning of a SOCKS reply, the status line of an HTTP proxy, or the system's message.
+        problem: String,
+    },
+
     /// A timeout expired before the operation was done.
     #[error("timed out after {} while {operation} {address}", in_words(*limit))]
     TimedOut {
@@ -408,6 +419,8 @@ operations! {
     OpenLogFile: "opening the log file", "cannot open the log file";
     /// Reading or changing a socket option.
     Option: "accessing an option of", "cannot access an option of";
+    /// Waiting for a proxy to connect.
+    Proxy: "connecting through a proxy to", "cannot connect through a proxy to";
     /// Asking for the public address.
     PublicAddress: "asking for the public address at", "cannot get the public address from";
     /// Reading from a connection.
@@ -533,6 +546,7 @@ impl Error {
             Error::Lookup { .. } => "Lookup",
             Error::Refused { .. } => "Refused",
             Error::Unreachable { .. } => "Unreachable",
+            Error::Proxy { .. } => "Proxy",
             Error::TimedOut { .. } => "TimedOut",
             Error::NotReady { .. } => "NotReady",
             Error::Cancelled { .. } => "Cancelled",
@@ -599,7 +613,9 @@ impl Error {
             }
             Error::TlsSettings(_) => Kind::InvalidInput,
             Error::AlreadyRunning { .. } => Kind::ResourceBusy,
-            Error::AvahiUnavailable { .. } | Error::WrongThread | Error::OtherThreads { .. } => Kind::Other,
+            Error::Proxy { .. } | Error::AvahiUnavailable { .. } | Error::WrongThread | Error::OtherThreads { .. } => {
+                Kind::Other
+            }
         }
     }
 }
@@ -723,6 +739,7 @@ impl From<Error> for glib::Error {
         use gio::IOErrorEnum as Code;
         use io::ErrorKind as Kind;
         let code = match error.kind() {
+            _ if matches!(error, Error::Proxy { .. }) => Code::ProxyFailed,
             Kind::InvalidInput => Code::InvalidArgument,
             Kind::NotFound => Code::NotFound,
             Kind::TimedOut => Code::TimedOut,

@@ -5,6 +5,7 @@ use crate::address::Address;
 #[cfg(feature = "_services")]
 use crate::avahi::checks;
 use crate::conn::check_lines;
+use crate::connect::proxy;
 use crate::tls::{check_certificate, check_mixed};
 
 /// Text as an address: it is one, and is shown as it was, or the error quotes it.
@@ -34,6 +35,11 @@ pub fn tls(data: &[u8]) {
 /// Received bytes, cut into lines.
 pub fn lines(data: &[u8]) {
     check_lines(data);
+}
+
+/// Replies of proxies, their URLs and challenges, and lists of exceptions.
+pub fn proxy(data: &[u8]) {
+    proxy::checks::any(data);
 }
 
 /// Names and types of services, and the expressions that choose them.
@@ -87,6 +93,11 @@ mod tests {
         #[test]
         fn any_lines(data in bytes(b"\n\n\r")) {
             crate::fuzzing::lines(&data);
+        }
+
+        #[test]
+        fn any_proxy(data in bytes(b"\0\x01\x02\x03\x04\x05\x06\x5a\r\n\n :/@%,=\"")) {
+            crate::fuzzing::proxy(&data);
         }
 
         #[cfg(feature = "_services")]

@@ -108,3 +108,8 @@ struct PageOnDaemons;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/trust.md")]
 struct PageOnTrust;
+
+/// Compiles the examples of the page on proxies.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/proxies.md")]
+struct PageOnProxies;

@@ -63,7 +63,8 @@ const MODULES: [(&str, &str); 9] = [
     ("services", "Browser Event EventStream Service Txt browse browse_stream resolve_all_async resolve_all_future"),
     (
         "socket",
-        "ByteStream Chunks Credentials KeepAlive LineEnding Lines Operation Reader Selectable SocketBuilder WeakSocket",
+        "ByteStream Chunks Credentials KeepAlive LineEnding Lines Operation Proxy Reader Selectable SocketBuilder \
+         WeakSocket",
     ),
     (
         "tls",

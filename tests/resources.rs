@@ -94,6 +94,63 @@ fn connecting_leaves_no_descriptor_behind_however_it_ends() {
 }
 
 #[test]
+fn proxies_leave_no_descriptor_behind_however_it_ends() {
+    alone(|| {
+        // One proxy closes after half a reply, the other one never answers: its backlog accepts.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut request = [0; 3];
+                if std::io::Read::read_exact(&mut stream, &mut request).is_err() {
+                    continue;
+                }
+                if request == *b"END" {
+                    return;
+                }
+                std::io::Write::write_all(&mut stream, &[5]).unwrap();
+            }
+        });
+        let round = || {
+            let done = Rc::new(Cell::new(0));
+            let url = |port: u16| format!("socks5h://127.0.0.1:{port}");
+            let silent = silent.local_addr().unwrap().port();
+            let builder =
+                |port: u16| Socket::builder().tls(false).proxy(url(port)).connect_timeout(Duration::from_millis(20));
+            let cancellables: Vec<_> = (0..4).map(|_| gio::Cancellable::new()).collect();
+            for (n, port) in [port, silent, silent, silent].into_iter().enumerate() {
+                let done = done.clone();
+                builder(port).connect_async("target.test:1", Some(&cancellables[n]), move |result| {
+                    assert!(result.is_err());
+                    done.set(done.get() + 1);
+                });
+            }
+            cancellables[2].cancel();
+            network::iteration(false);
+            cancellables[3].cancel();
+            let task =
+                glib::MainContext::ref_thread_default().spawn_local(builder(silent).connect_future("target.test:1"));
+            network::iteration(false);
+            task.abort();
+            drop(task);
+            builder(port).connect("target.test:1").unwrap_err();
+            builder(silent).connect("target.test:1").unwrap_err();
+            until(|| done.get() == 4);
+        };
+        round();
+        let before = open_descriptors();
+        for _ in 0..5 {
+            round();
+        }
+        until(|| open_descriptors() <= before);
+        std::io::Write::write_all(&mut TcpStream::connect(("127.0.0.1", port)).unwrap(), b"END").unwrap();
+        proxy.join().unwrap();
+    });
+}
+
+#[test]
 fn connections_leave_no_descriptor_behind() {
     alone(|| {
         let server = Server::builder()

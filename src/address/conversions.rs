@@ -164,6 +164,7 @@ impl TryFrom<&Endpoint> for Address {
     fn try_from(endpoint: &Endpoint) -> Result<Address> {
         match endpoint {
             Endpoint::Inet(address) => Ok((*address).into()),
+            Endpoint::Proxied { host, port } => (host, *port).try_into(),
             Endpoint::Unix(Some(path)) => path.try_into(),
             Endpoint::Abstract(name) => {
                 let text = endpoint.to_string();
@@ -244,6 +245,8 @@ mod tests {
             (name(b"a\0\xff"), true, Some("@a\0\u{fffd}")),
             (name(b""), true, None),
             (name(&[b'x'; 108]), true, None),
+            (Endpoint::Proxied { host: "::1".into(), port: 80 }, false, Some("[::1]:80")),
+            (Endpoint::Proxied { host: "example.org".into(), port: 80 }, false, Some("example.org:80")),
             (Endpoint::Descriptor, false, None),
         ] {
             assert_eq!(endpoint.is_unix(), is_unix, "{endpoint}");
@@ -253,6 +256,7 @@ mod tests {
                 (Ok(Target::Unix(UnixName::Abstract(name))), Endpoint::Abstract(given)) => assert_eq!(name, *given),
                 (Ok(Target::Unix(UnixName::Path(path))), Endpoint::Unix(Some(given))) => assert_eq!(path, *given),
                 (Ok(Target::Direct(addresses)), Endpoint::Inet(given)) => assert_eq!(addresses, [*given]),
+                (Ok(Target::Inet { port, .. }), Endpoint::Proxied { .. }) => assert_eq!(port, Port::Number(80)),
                 (Err(Error::Address { address, .. }), _) => assert_eq!(address, endpoint.to_string()),
                 other => panic!("{other:?}"),
             }

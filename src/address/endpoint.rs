@@ -17,14 +17,25 @@ pub enum Endpoint {
     Unix(Option<PathBuf>),
     /// A unix socket with this name in the abstract namespace, without the leading `@`.
     Abstract(Vec<u8>),
+    /// A host and port behind a proxy, as the proxy was asked for them.
+    Proxied {
+        /// The host name in its ASCII form, or the IP address, if this machine has resolved the name.
+        host: String,
+        /// The port.
+        port: u16,
+    },
     /// File descriptors other than sockets.
     Descriptor,
 }
 
 impl Endpoint {
-    /// Returns the port of a TCP or UDP address.
+    /// Returns the port of a TCP or UDP address, also behind a proxy.
     pub fn port(&self) -> Option<u16> {
-        self.inet().map(|address| address.port())
+        match self {
+            Endpoint::Inet(address) => Some(address.port()),
+            Endpoint::Proxied { port, .. } => Some(*port),
+            _ => None,
+        }
     }
 
     /// Returns whether this is a unix socket, with or without a name.
@@ -32,10 +43,11 @@ impl Endpoint {
         matches!(self, Endpoint::Unix(_) | Endpoint::Abstract(_))
     }
 
-    /// Returns the IP address and port of a TCP or UDP address.
+    /// Returns the IP address and port of a TCP or UDP address. `None` for a host name behind a proxy.
     pub fn inet(&self) -> Option<SocketAddr> {
         match self {
             Endpoint::Inet(address) => Some(*address),
+            Endpoint::Proxied { host, port } => host.parse().ok().map(|ip| SocketAddr::new(ip, *port)),
             _ => None,
         }
     }
@@ -45,6 +57,8 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Endpoint::Inet(address) => address.fmt(f),
+            Endpoint::Proxied { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Endpoint::Proxied { host, port } => write!(f, "{host}:{port}"),
             Endpoint::Unix(Some(path)) => path.display().fmt(f),
             Endpoint::Unix(None) => f.write_str("a unix socket"),
             Endpoint::Abstract(name) => write!(f, "@{}", String::from_utf8_lossy(name)),

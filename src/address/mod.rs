@@ -17,7 +17,7 @@ pub use endpoint::Endpoint;
 pub(crate) use endpoint::{endpoint, to_canonical};
 #[cfg(feature = "_services")]
 pub(crate) use parse::is_service_type;
-pub(crate) use parse::{parse_authority, parse_listening, parse_port};
+pub(crate) use parse::{parse_authority, parse_listening, parse_port, percent_decode};
 use parse::{parse_target, parse_typed_host};
 pub(crate) use schemes::{Scheme, well_known_port};
 

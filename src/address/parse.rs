@@ -83,7 +83,8 @@ fn parse_url_host(host: &str) -> Parsed<Host> {
     }
 }
 
-fn percent_decode(text: &str) -> Parsed<String> {
+/// Decodes text of a URL.
+pub(crate) fn percent_decode(text: &str) -> Parsed<String> {
     let mut decoded = Vec::new();
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -99,7 +100,7 @@ fn percent_decode(text: &str) -> Parsed<String> {
         };
         decoded.push(byte);
     }
-    String::from_utf8(decoded).map_err(|_| "expected UTF-8 in the zone of the address".into())
+    String::from_utf8(decoded).map_err(|_| "expected percent-encoded UTF-8".into())
 }
 
 fn parse_service(kind: &str, rest: &str) -> Parsed<Target> {

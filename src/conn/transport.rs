@@ -89,7 +89,7 @@ pub(crate) enum Peek {
 impl Transport {
     /// A connected stream socket, to a peer of that kind.
     pub(crate) fn socket(fd: OwnedFd, remote: Option<&Endpoint>) -> Self {
-        let kind = if matches!(remote, Some(Endpoint::Inet(_))) { Kind::Tcp } else { Kind::Unix };
+        let kind = if remote.is_some_and(|remote| remote.port().is_some()) { Kind::Tcp } else { Kind::Unix };
         let bytes_alone = kind == Kind::Tcp || !passes_descriptors(fd.as_fd());
         Transport { bytes_alone: Cell::new(bytes_alone), ..Transport::new(fd, None, kind) }
     }

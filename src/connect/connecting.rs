@@ -1,14 +1,17 @@
-//! The steps from an address to a connected socket: first the race, then the TLS handshake.
+//! The steps from an address to a connected socket: first the race, or the way through a proxy, then the TLS handshake.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
 
+use super::proxy::{Means, Passage, Proxy};
 use super::race::{OPERATION, Race, Winner};
 use crate::address::{Address, Endpoint, Scheme, Target, endpoint};
 use crate::conn::{Common, Conn, Socket, Transport};
-use crate::engine::Engine;
+use crate::engine::{Engine, Task};
 use crate::error::{Error, Operation, Result};
 use crate::resolve::{Plan, interface, plan, unknown_interface};
 use crate::sys;
@@ -52,10 +55,13 @@ fn secure(address: &Address, plan: &Plan, choice: Option<&Tls<ClientTls>>) -> Re
 fn found_peer(address: &Address, peer: &PeerName, service: Option<&str>, remote: Option<&Endpoint>) -> PeerName {
     match (address.target(), service, remote) {
         (Target::Service { kind, .. }, Some(name), _) => PeerName { key: format!("{kind}|{name}"), host: None },
-        (Target::Direct(several), _, Some(Endpoint::Inet(remote))) if several.len() > 1 => {
-            let (key, host) = Address::from(*remote).peer(remote.port());
-            PeerName { key, host }
-        }
+        (Target::Direct(several), _, Some(remote)) if several.len() > 1 => match remote.inet() {
+            None => peer.clone(),
+            Some(remote) => {
+                let (key, host) = Address::from(remote).peer(remote.port());
+                PeerName { key, host }
+            }
+        },
         _ => peer.clone(),
     }
 }
@@ -69,6 +75,12 @@ pub(super) struct Request {
     pub(super) common: Rc<Common>,
 }
 
+/// The way to an address.
+pub(super) enum Route {
+    Direct(Plan),
+    Proxied(Passage),
+}
+
 /// A connection after the last step. With TLS, the handshake is still under way.
 pub(super) enum Opened {
     Ready(Socket),
@@ -77,7 +89,12 @@ pub(super) enum Opened {
 
 impl Request {
     /// Checks what can be checked, and plans how to reach the address.
-    pub(super) fn new(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<(Self, Plan)> {
+    pub(super) fn new(
+        address: Address,
+        common: Rc<Common>,
+        tls: Option<&Tls<ClientTls>>,
+        proxy: &Proxy,
+    ) -> Result<(Self, Route)> {
         if let Target::Inet { scheme: Some(scheme), .. } = address.target()
             && let Some(problem) = scheme.unfit_for_sockets()
         {
@@ -96,7 +113,11 @@ impl Request {
             _ => {}
         }
         let peer = peer(&address, &plan);
-        Ok((Request { address, secure, peer, common }, plan))
+        let route = match proxy.passage(&address, &plan, secure.is_some())? {
+            None => Route::Direct(plan),
+            Some(passage) => Route::Proxied(passage),
+        };
+        Ok((Request { address, secure, peer, common }, route))
     }
 
     /// Makes a connection of the socket that won the race. With TLS, `done` gets the result of the handshake.
@@ -106,7 +127,7 @@ impl Request {
         won: Winner,
         done: impl FnOnce(Result<Socket>) + 'static,
     ) -> Result<Opened> {
-        let remote = remote(&won.fd);
+        let remote = won.asked.or_else(|| remote(&won.fd));
         let transport = Transport::socket(won.fd, remote.as_ref());
         let common = self.common.clone();
         let peer = found_peer(&self.address, &self.peer, won.service.as_deref(), remote.as_ref());
@@ -146,31 +167,48 @@ pub(super) fn load_roots(engine: &Rc<Engine>, then: impl FnOnce() + 'static) -> 
 /// Called once, from the main loop, with the result.
 pub(super) type Connected = Box<dyn FnOnce(&Rc<Engine>, Result<Socket>)>;
 
-/// A connection attempt: the race, then the handshake.
+/// A connection attempt: the race or the way through a proxy, then the handshake.
 pub(super) struct Connecting {
     engine: Rc<Engine>,
     pub(super) request: Request,
     /// Kept alive by its timer.
     race: RefCell<Weak<Race>>,
+    /// Kept alive by the engine.
+    through: RefCell<Weak<Through>>,
     conn: RefCell<Option<Rc<Conn>>>,
     done: RefCell<Option<Connected>>,
 }
 
 impl Connecting {
-    pub(super) fn start(engine: &Rc<Engine>, request: Request, plan: Plan, done: Connected) -> Rc<Self> {
+    pub(super) fn start(engine: &Rc<Engine>, request: Request, route: Route, done: Connected) -> Rc<Self> {
         let connecting = Rc::new(Connecting {
             engine: engine.clone(),
             request,
             race: RefCell::default(),
+            through: RefCell::default(),
             conn: RefCell::new(None),
             done: RefCell::new(Some(done)),
         });
         let me = connecting.clone();
         let Request { address, common, .. } = &connecting.request;
         let options = &common.options;
-        let connected = Box::new(move |_: &Rc<Engine>, result| me.connected(result));
-        let race = Race::start(engine, address, &options.tuning, plan, options.connect_timeout, connected);
-        connecting.race.replace(Rc::downgrade(&race));
+        match route {
+            Route::Direct(plan) => {
+                let connected = Box::new(move |_: &Rc<Engine>, result| me.connected(result));
+                let race = Race::start(engine, address, &options.tuning, plan, options.connect_timeout, connected);
+                connecting.race.replace(Rc::downgrade(&race));
+            }
+            Route::Proxied(passage) => {
+                let way = async move {
+                    let means = Means::new(&me.request.common.options, false);
+                    let won = passage.connect(&me.engine, means).await;
+                    me.connected(won);
+                };
+                let through = Rc::new(Through { way: RefCell::new(Some(Box::pin(way))), waker: RefCell::default() });
+                connecting.through.replace(Rc::downgrade(&through));
+                engine.spawn(through);
+            }
+        }
         connecting
     }
 
@@ -230,10 +268,44 @@ impl Connecting {
         if let Some(race) = race.upgrade() {
             race.finish(Err(error()));
         }
+        let through = self.through.take();
+        if let Some(through) = through.upgrade() {
+            through.cancel();
+        }
         let conn = self.conn.take();
         if let Some(conn) = conn {
             conn.abort_silently();
         }
         self.finish(Err(error()));
+    }
+}
+
+/// The way through a proxy, polled in the engine's turns.
+struct Through {
+    /// Taken while it is polled.
+    way: RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Through {
+    /// Drops what is under way.
+    fn cancel(&self) {
+        let way = self.way.take();
+        drop(way);
+        // The task ends.
+        let waker = self.waker.take();
+        waker.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Task for Through {
+    fn poll(&self, _engine: &Rc<Engine>, context: &mut Context<'_>) -> Poll<()> {
+        let Some(mut way) = self.way.take() else { return Poll::Ready(()) };
+        if way.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        self.way.replace(Some(way));
+        self.waker.replace(Some(context.waker().clone()));
+        Poll::Pending
     }
 }

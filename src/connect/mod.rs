@@ -1,11 +1,14 @@
-//! Connecting: name lookup, a race of the addresses, the TLS handshake. The blocking call, the one with a callback and the
-//! future, all in this file, share these steps. An attempt can be cancelled at any step, and leaves nothing behind.
+//! Connecting: name lookup, a race of the addresses, a proxy's consent, the TLS handshake. The blocking call, the one with a
+//! callback and the future, all in this file, share these steps. An attempt can be cancelled at any step, and leaves nothing
+//! behind.
 
 mod connecting;
+pub(crate) mod proxy;
 mod race;
 pub(crate) mod start_tls;
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -20,21 +23,31 @@ use crate::error::{Error, Result};
 use crate::log;
 use crate::sys::Ends;
 use crate::tls::{ClientTls, Tls};
-use connecting::{Connecting, Opened, Request};
+use connecting::{Connecting, Opened, Request, Route};
+use proxy::{Means, Proxy};
 pub(crate) use race::unix_address;
 use race::{OPERATION, Racing};
 
 /// Connects. **Blocks**. The race runs on a private main context, the connection belongs to the caller's.
-pub(crate) fn blocking(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<Socket> {
+pub(crate) fn blocking(
+    address: Address,
+    common: Rc<Common>,
+    tls: Option<&Tls<ClientTls>>,
+    proxy: &Proxy,
+) -> Result<Socket> {
     let engine = Engine::current()?;
-    let (request, plan) = Request::new(address, common, tls)?;
+    let (request, route) = Request::new(address, common, tls, proxy)?;
     let address = &request.address;
     let options = &request.common.options;
-    let won = block_on(OPERATION, &address.to_string(), |private| {
-        Racing::start(&private, address, &options.tuning, plan, options.connect_timeout)
+    let won = block_on(OPERATION, &address.to_string(), |private| async move {
+        match route {
+            Route::Direct(plan) => {
+                Racing::start(&private, address, &options.tuning, plan, options.connect_timeout).await
+            }
+            Route::Proxied(passage) => passage.connect(&private, Means::new(options, true)).await,
+        }
     })?;
-    let far_end = |ends| Engine::far_end_here(&ends);
-    if request.secure.is_some() && Ends::of(&won.fd).map_or(FarEnd::Elsewhere, far_end) != FarEnd::Elsewhere {
+    if request.secure.is_some() && leads_to_this_thread(&won.fd) {
         return Err(Error::Unsupported(format!(
             "cannot connect to {address}: the server runs on this thread, which a blocking TLS handshake would block; \
              use connect_async or connect_future"
@@ -51,11 +64,18 @@ pub(crate) fn blocking(address: Address, common: Rc<Common>, tls: Option<&Tls<Cl
     }
 }
 
+/// Returns whether this thread has the other end of a connection, so that no blocking call may wait for it.
+fn leads_to_this_thread(fd: &OwnedFd) -> bool {
+    let far_end = |ends| Engine::far_end_here(&ends);
+    Ends::of(fd).map_or(FarEnd::Elsewhere, far_end) != FarEnd::Elsewhere
+}
+
 /// Connects in the background and passes the result to a callback.
 pub(crate) fn in_background(
     address: Result<Address>,
     common: Rc<Common>,
     tls: Option<&Tls<ClientTls>>,
+    proxy: &Proxy,
     cancellable: Option<gio::Cancellable>,
     callback: impl FnOnce(Result<Socket>) + 'static,
 ) {
@@ -67,7 +87,7 @@ pub(crate) fn in_background(
             return;
         }
     };
-    let (request, plan) = match address.and_then(|address| Request::new(address, common, tls)) {
+    let (request, route) = match address.and_then(|address| Request::new(address, common, tls, proxy)) {
         Ok(request) => request,
         Err(error) => {
             engine.defer(move |engine| {
@@ -82,7 +102,7 @@ pub(crate) fn in_background(
         drop(watched.take());
         call(engine, || callback(result));
     });
-    let connecting = Connecting::start(&engine, request, plan, done);
+    let connecting = Connecting::start(&engine, request, route, done);
     if let Some(cancellable) = cancellable {
         watch.replace(Some(CancelWatch::start(&engine, cancellable, move |_| connecting.cancel())));
     }
@@ -115,15 +135,20 @@ impl Drop for CancelWatch {
 }
 
 /// Connects in the background.
-pub(crate) fn future(address: Address, common: Rc<Common>, tls: Option<&Tls<ClientTls>>) -> Result<ConnectFuture> {
+pub(crate) fn future(
+    address: Address,
+    common: Rc<Common>,
+    tls: Option<&Tls<ClientTls>>,
+    proxy: &Proxy,
+) -> Result<ConnectFuture> {
     let engine = Engine::current()?;
-    let (request, plan) = Request::new(address, common, tls)?;
+    let (request, route) = Request::new(address, common, tls, proxy)?;
     let (sender, receiver) = oneshot::channel();
     let done = Box::new(move |_: &Rc<Engine>, result| {
         // The future may have been dropped.
         let _ = sender.send(result);
     });
-    Ok(ConnectFuture { connecting: Connecting::start(&engine, request, plan, done), receiver })
+    Ok(ConnectFuture { connecting: Connecting::start(&engine, request, route, done), receiver })
 }
 
 /// A connection attempt as a future. Dropping it cancels.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use rustix::net::{AddressFamily, sockopt};
 
-use crate::address::{Address, UnixName};
+use crate::address::{Address, Endpoint, UnixName};
 use crate::avahi::{Find, SearchEvent, find};
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, Task, TimerKey};
 use crate::error::{Error, Operation, Result};
@@ -32,10 +32,13 @@ const UNIX_RETRY: Duration = Duration::from_millis(10);
 /// Called once with the result, never from within `Race::start`.
 pub(super) type RaceDone = Box<dyn FnOnce(&Rc<Engine>, Result<Winner>)>;
 
-/// The socket that won the race, and the instance name of its service, if it is one.
+/// The socket that won the race.
 pub(super) struct Winner {
     pub(super) fd: OwnedFd,
+    /// The instance name of its service, if it is one.
     pub(super) service: Option<Rc<str>>,
+    /// The target that a proxy was asked for, if there is one between.
+    pub(super) asked: Option<Endpoint>,
 }
 
 /// A race as a future. Dropping it ends the race.
@@ -365,7 +368,7 @@ impl Race {
         } else {
             let event = log::debug("connect").peer(&self.address);
             event.say(format_args!("connected to {}", self.address));
-            self.finish(Ok(Winner { fd, service }));
+            self.finish(Ok(Winner { fd, service, asked: None }));
         }
     }
 

@@ -9,7 +9,7 @@ use gio::prelude::*;
 use super::Socket;
 use crate::address::Address;
 use crate::conn::{Conn, LineEnding, Options, Transport, limit_setters};
-use crate::connect;
+use crate::connect::{self, proxy::Proxy};
 use crate::engine::Engine;
 use crate::error::{Error, Operation, Result};
 use crate::sys::KeepAlive;
@@ -37,13 +37,14 @@ pub struct SocketBuilder {
     options: Options,
     /// `None` leaves it to the address.
     tls: Option<Tls<ClientTls>>,
+    proxy: Proxy,
 }
 
 impl SocketBuilder {
     limit_setters!();
 
     pub(super) fn new() -> Self {
-        SocketBuilder { options: Options::default(), tls: None }
+        SocketBuilder { options: Options::default(), tls: None, proxy: Proxy::none() }
     }
 
     /// Configures TLS.
@@ -56,7 +57,28 @@ impl SocketBuilder {
         self
     }
 
-    /// Sets the timeout for connecting, including name lookup, without the TLS handshake. Default: 30 s.
+    /// Connects through a proxy. Default: [`Proxy::none`].
+    ///
+    /// Unix sockets, services and this machine itself are connected to without it. `wrap` and `from_fd` cannot use a proxy:
+    /// they fail with [`Error::InvalidOption`] if one is set here.
+    ///
+    /// Connecting then fails with [`Error::Proxy`] if the proxy cannot be reached, refuses, or does not keep to its protocol,
+    /// and with [`Error::TimedOut`] if it does not answer.
+    ///
+    /// # Example
+    /// ```no_run
+    /// use network::{Socket, socket::Proxy};
+    ///
+    /// let socket = Socket::builder().proxy("socks5h://localhost:9050").connect("example.org:443")?;
+    /// let socket = Socket::builder().proxy(Proxy::environment()).connect("https://example.org")?;
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    pub fn proxy(mut self, proxy: impl Into<Proxy>) -> Self {
+        self.proxy = proxy.into();
+        self
+    }
+
+    /// Sets the timeout for connecting, including name lookup and a proxy's answer, without the TLS handshake. Default: 30 s.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.options.connect_timeout = limit;
         self
@@ -87,7 +109,7 @@ impl SocketBuilder {
         A: TryInto<Address>,
         Error: From<A::Error>,
     {
-        connect::blocking(address.try_into()?, self.options.into(), self.tls.as_ref())
+        connect::blocking(address.try_into()?, self.options.into(), self.tls.as_ref(), &self.proxy)
     }
 
     /// Connects in the background and passes the result to a callback. See [`Socket::connect_async`].
@@ -99,7 +121,7 @@ impl SocketBuilder {
     {
         let cancellable = cancellable.map(|cancellable| cancellable.as_ref().clone());
         let address = address.try_into().map_err(Error::from);
-        connect::in_background(address, self.options.into(), self.tls.as_ref(), cancellable, callback);
+        connect::in_background(address, self.options.into(), self.tls.as_ref(), &self.proxy, cancellable, callback);
     }
 
     /// Connects in the background. See [`Socket::connect_future`].
@@ -111,7 +133,7 @@ impl SocketBuilder {
         A: TryInto<Address>,
         Error: From<A::Error>,
     {
-        connect::future(address.try_into()?, self.options.into(), self.tls.as_ref())?.await
+        connect::future(address.try_into()?, self.options.into(), self.tls.as_ref(), &self.proxy)?.await
     }
 
     /// Makes a socket from two file descriptors. See [`Socket::wrap`].
@@ -121,6 +143,7 @@ impl SocketBuilder {
     ///
     /// # Errors
     /// See [`Socket::wrap`]. With TLS, those of [`Socket::start_tls`] that are known at once.
+    /// [`Error::InvalidOption`] if a proxy is set.
     pub fn wrap(self, input: impl Into<OwnedFd>, output: impl Into<OwnedFd>) -> Result<Socket> {
         self.make(Transport::pair(input.into(), output.into()))
     }
@@ -129,12 +152,18 @@ impl SocketBuilder {
     ///
     /// # Errors
     /// See [`Socket::from_fd`]. With TLS, those of [`Socket::start_tls`] that are known at once.
+    /// [`Error::InvalidOption`] if a proxy is set.
     #[allow(clippy::wrong_self_convention)]
     pub fn from_fd(self, fd: impl Into<OwnedFd>) -> Result<Socket> {
         self.make(Transport::from_fd(fd.into()))
     }
 
     fn make(self, transport: std::io::Result<Transport>) -> Result<Socket> {
+        if !self.proxy.is_none() {
+            return Err(Error::InvalidOption(
+                "a proxy is not available for file descriptors: connect to an address".into(),
+            ));
+        }
         let engine = Engine::current()?;
         let failed = |source| Error::Io { operation: Operation::Wrap, address: "a file descriptor".into(), source };
         let transport = transport.map_err(failed)?;

@@ -106,7 +106,7 @@ impl Socket {
     /// # Errors
     /// See [`into_fd`](Socket::into_fd). [`Error::Unsupported`] if it is not a TCP connection.
     pub fn into_tcp(self) -> Result<(std::net::TcpStream, Vec<u8>)> {
-        if self.remote().inet().is_none() {
+        if self.remote().port().is_none() {
             return Err(Error::Unsupported(format!("the connection to {} is not TCP", self.remote())));
         }
         let (fd, leftover) = self.into_fd()?;

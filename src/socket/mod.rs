@@ -19,6 +19,7 @@ use crate::address::{Address, Endpoint};
 use crate::conn::Socket;
 use crate::conn::callbacks::{Disconnect, OnByteLine, OnData, OnLine, OnReady};
 pub use crate::conn::{LineEnding, WeakSocket};
+pub use crate::connect::proxy::Proxy;
 use crate::engine::call;
 pub use crate::error::Operation;
 use crate::error::{Error, Result};
@@ -451,6 +452,8 @@ impl Socket {
     // ---- about the connection ----
 
     /// Returns the peer's address.
+    ///
+    /// Through a proxy, it is the target that the proxy was asked for ([`Endpoint::Proxied`]), not the proxy.
     pub fn remote(&self) -> Endpoint {
         self.conn.remote()
     }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use rustix::net::sockopt;
 
 use super::Socket;
-use crate::address::Endpoint;
 use crate::error::{Error, Operation, Result};
 use crate::sys::{self, Credentials, KeepAlive, peer_credentials};
 
@@ -243,7 +242,7 @@ impl Socket {
     }
 
     fn of_tcp<R>(&self, what: &str, ask: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>) -> Result<R> {
-        self.of_kind(matches!(self.remote(), Endpoint::Inet(_)), what, "TCP", ask)
+        self.of_kind(self.remote().port().is_some(), what, "TCP", ask)
     }
 
     fn of_unix<R>(&self, what: &str, ask: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>) -> Result<R> {
