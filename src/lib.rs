@@ -95,7 +95,8 @@ pub mod names {
 #[forbid(unsafe_code)]
 pub mod services {
     pub use crate::avahi::{
-        Browser, Event, EventStream, Service, Txt, browse, browse_stream, resolve_all_async, resolve_all_future,
+        Browser, Event, EventStream, Publisher, Service, Txt, browse, browse_stream, publish, resolve_all_async,
+        resolve_all_future,
     };
 }
 
@@ -103,6 +104,11 @@ pub mod services {
 #[cfg(doctest)]
 #[doc = include_str!("../docs/daemons.md")]
 struct PageOnDaemons;
+
+/// Compiles the examples of the page on services.
+#[cfg(all(doctest, feature = "_services"))]
+#[doc = include_str!("../docs/services.md")]
+struct PageOnServices;
 
 /// Compiles the examples of the page on trust.
 #[cfg(doctest)]

@@ -60,7 +60,10 @@ const MODULES: [(&str, &str); 9] = [
          public_address public_address_async public_address_future",
     ),
     ("server", "Account Incoming ServerBuilder ServerThreads ThreadsBuilder WeakServer async_handler"),
-    ("services", "Browser Event EventStream Service Txt browse browse_stream resolve_all_async resolve_all_future"),
+    (
+        "services",
+        "Browser Event EventStream Publisher Service Txt browse browse_stream publish resolve_all_async resolve_all_future",
+    ),
     (
         "socket",
         "ByteStream Chunks Credentials KeepAlive LineEnding Lines Operation Proxy Reader Selectable SocketBuilder \

@@ -71,13 +71,13 @@ impl Publication {
     pub(crate) fn name(&self) -> Option<String> {
         None
     }
-
-    pub(crate) fn outcome(&self) -> Option<std::result::Result<(), String>> {
-        None
-    }
 }
 
-pub(crate) fn publish(
+pub(crate) fn unpublished(_engine: &Rc<Engine>) -> Option<Vec<String>> {
+    Some(Vec::new())
+}
+
+pub(crate) fn announce(
     _engine: &Rc<Engine>,
     _what: Announcement,
     _then: impl Fn(&Rc<Engine>, Published) + 'static,

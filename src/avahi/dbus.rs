@@ -109,7 +109,7 @@ pub(super) struct Resolver {
 
 /// A registered service. Dropping it withdraws the service.
 pub(super) struct EntryGroup {
-    _object: Rc<DaemonObject>,
+    object: Rc<DaemonObject>,
 }
 
 impl Backend {
@@ -409,9 +409,8 @@ impl Backend {
                 _ => {}
             }
         };
-        let interface = announcement.interface.and_then(|interface| i32::try_from(interface).ok()).unwrap_or(ANY);
         let service = (
-            interface,
+            interface_of(announcement),
             ANY,
             0u32,
             name,
@@ -443,7 +442,31 @@ impl Backend {
                 });
             }
         });
-        EntryGroup { _object: object }
+        EntryGroup { object }
+    }
+}
+
+/// Returns the number of the only interface to publish on, for Avahi.
+fn interface_of(announcement: &Announcement) -> i32 {
+    announcement.interface.and_then(|interface| i32::try_from(interface).ok()).unwrap_or(ANY)
+}
+
+impl EntryGroup {
+    /// Changes the TXT record of the service in place. Returns false if it has to be registered anew; `refused` is called if
+    /// that turns out later.
+    pub(super) fn update(&self, announcement: &Announcement, name: &str, refused: impl FnOnce() + 'static) -> bool {
+        let (Some(backend), Some(path)) = (self.object.backend.upgrade(), self.object.path.borrow().clone()) else {
+            return false;
+        };
+        let (kind, txt) = (announcement.kind.as_str(), announcement.txt.strings());
+        let body = (interface_of(announcement), ANY, 0u32, name, kind, "", txt).to_variant();
+        let object = Rc::downgrade(&self.object);
+        backend.call(&path, GROUP, "UpdateServiceTxt", Some(&body), move |_, _, reply| {
+            if reply.is_err() && object.strong_count() > 0 {
+                refused();
+            }
+        });
+        true
     }
 }
 

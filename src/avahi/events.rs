@@ -120,22 +120,23 @@ impl Announcement {
         name: &str,
         txt: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     ) -> Result<Announcement, Error> {
-        let check = || {
-            check_name(name)?;
-            let mut record = Txt::default();
-            for (key, value) in txt {
-                record.add(key, value)?;
-            }
-            super::backend::check_txt(&record)?;
-            Ok(Announcement {
-                kind: ServiceType::parse(kind)?,
-                name: name.to_owned(),
-                port: 0,
-                txt: record,
-                interface: None,
-            })
-        };
-        check().map_err(|problem: String| address.unfit(problem))
+        Announcement::checked(kind, name, txt).map_err(|problem| address.unfit(problem))
+    }
+
+    /// Creates an announcement without a port, or says what is invalid.
+    pub(super) fn checked<'a>(
+        kind: &str,
+        name: &str,
+        txt: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> Result<Announcement, String> {
+        check_name(name)?;
+        let mut record = Txt::default();
+        for (key, value) in txt {
+            record.add(key, value)?;
+        }
+        super::backend::check_txt(&record)?;
+        let kind = ServiceType::parse(kind)?;
+        Ok(Announcement { kind, name: name.to_owned(), port: 0, txt: record, interface: None })
     }
 
     /// Sets the port. With `only_here`, for a server that only this machine can reach, other machines are not told.

@@ -1,8 +1,8 @@
 //! DNS-SD services over multicast DNS, through the Avahi daemon: browsing, resolving and publishing.
 //!
 //! From the bottom: `names` (pure values), `events` (what a backend reports), `backend` (talks to the daemon), `daemon`
-//! (its state), `tracker` (the services of one type). On these stand `browse` for the user, `find` for connecting and
-//! `publish` for servers.
+//! (its state), `tracker` (the services of one type). On these stand `browse` for the user, `find` for connecting,
+//! `publish` for servers, and on that `publisher` for the user.
 //!
 //! There are two backends. `dbus`, on `bus`, needs neither threads nor polling: each main context that uses services
 //! has one connection to the D-Bus system bus, opened in the first loop iteration and closed with its last user.
@@ -24,6 +24,7 @@ mod events;
 mod find;
 mod names;
 mod publish;
+mod publisher;
 mod system_bus;
 mod tracker;
 #[cfg(not(feature = "avahi"))]
@@ -39,7 +40,8 @@ pub use browse::{Browser, Event, EventStream, browse, browse_stream, resolve_all
 pub(crate) use events::Announcement;
 pub(crate) use find::{Find, Query, SearchEvent, find};
 pub use names::Txt;
-pub(crate) use publish::{Publication, Published, publish};
+pub(crate) use publish::{Publication, Published, announce, unpublished};
+pub use publisher::{Publisher, publish};
 
 /// A service on the local network. Every field is untrusted: any machine there can publish any values.
 ///

@@ -1,5 +1,5 @@
-//! Publishing a service and keeping it published: when the daemon starts later or restarts, when the host is renamed,
-//! and when other services have the name.
+//! Keeping a service published, for servers and for programs: when the daemon starts later or restarts, when the host is
+//! renamed, and when other services have the name.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::backend::EntryGroup;
 use super::daemon::{AvahiDaemon, Client};
 use super::events::{Announcement, Registered};
-use super::names::alternative;
+use super::names::{Txt, alternative};
 use crate::engine::{Engine, TimerKey};
 use crate::log;
 
@@ -38,7 +38,7 @@ type Callback = Box<dyn Fn(&Rc<Engine>, Published)>;
 struct Inner {
     me: Weak<Inner>,
     engine: Rc<Engine>,
-    announcement: Announcement,
+    announcement: RefCell<Announcement>,
     then: Callback,
     daemon: RefCell<Option<Rc<AvahiDaemon>>>,
     /// The name of the current attempt, or the established one.
@@ -53,9 +53,25 @@ struct Inner {
     stopped: Cell<bool>,
 }
 
+thread_local! {
+    static PUBLICATIONS: RefCell<Vec<Weak<Inner>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Returns the reasons why services of a main context are not published, or `None` while any of them is being published.
+pub(crate) fn unpublished(engine: &Rc<Engine>) -> Option<Vec<String>> {
+    let known = PUBLICATIONS.with(|known| known.borrow().clone());
+    let mut complaints = Vec::new();
+    for one in
+        known.iter().filter_map(Weak::upgrade).filter(|one| Rc::ptr_eq(&one.engine, engine) && !one.stopped.get())
+    {
+        complaints.extend(one.outcome()?.err());
+    }
+    Some(complaints)
+}
+
 /// Publishes a service, starting in the next loop iteration. `then` receives each change of its state, from the engine,
 /// with nothing borrowed. A failure is also logged, once until the service has been published.
-pub(crate) fn publish(
+pub(crate) fn announce(
     engine: &Rc<Engine>,
     announcement: Announcement,
     then: impl Fn(&Rc<Engine>, Published) + 'static,
@@ -64,7 +80,7 @@ pub(crate) fn publish(
         me: me.clone(),
         engine: engine.clone(),
         name: RefCell::new(announcement.name.clone()),
-        announcement,
+        announcement: RefCell::new(announcement),
         then: Box::new(then),
         daemon: RefCell::new(None),
         established: RefCell::new(None),
@@ -74,6 +90,11 @@ pub(crate) fn publish(
         warned: Cell::new(false),
         failure: RefCell::new(None),
         stopped: Cell::new(false),
+    });
+    PUBLICATIONS.with(|known| {
+        let mut known = known.borrow_mut();
+        known.retain(|one| one.strong_count() > 0);
+        known.push(inner.me.clone());
     });
     let me = inner.me.clone();
     engine.defer(move |engine| {
@@ -94,15 +115,20 @@ impl Publication {
         self.inner.established.borrow().clone()
     }
 
-    /// Returns whether the service is published: `None` while that is being established, an error if it has failed.
-    pub(crate) fn outcome(&self) -> Option<Result<(), String>> {
-        if self.inner.established.borrow().is_some() {
-            return Some(Ok(()));
-        }
-        self.inner.failure.borrow().clone().map(|cause| {
-            let Announcement { kind, name, .. } = &self.inner.announcement;
-            Err(format!("failed to publish service {name:?} of type {kind}: {cause}"))
-        })
+    /// Returns the name that was asked for.
+    pub(super) fn given_name(&self) -> String {
+        self.inner.announcement.borrow().name.clone()
+    }
+
+    /// Returns the TXT record.
+    pub(super) fn txt(&self) -> Txt {
+        self.inner.announcement.borrow().txt.clone()
+    }
+
+    /// Changes the TXT record of the service, which keeps its name.
+    pub(super) fn set_txt(&self, txt: Txt) {
+        self.inner.announcement.borrow_mut().txt = txt;
+        self.inner.update();
     }
 }
 
@@ -116,16 +142,49 @@ impl Drop for Publication {
 }
 
 impl Inner {
+    /// Returns whether the service is published: `None` while that is being established, an error if it has failed.
+    fn outcome(&self) -> Option<Result<(), String>> {
+        if self.established.borrow().is_some() {
+            return Some(Ok(()));
+        }
+        self.failure.borrow().clone().map(|cause| Err(self.complaint(&cause)))
+    }
+
+    fn complaint(&self, cause: &str) -> String {
+        let announcement = self.announcement.borrow();
+        let Announcement { kind, name, .. } = &*announcement;
+        format!("failed to publish service {name:?} of type {kind}: {cause}")
+    }
+
     fn register(&self, daemon: &Rc<AvahiDaemon>) {
         self.withdraw();
         let me = self.me.clone();
         let name = self.name.borrow().clone();
-        let group = daemon.backend().register(&self.announcement, &name, move |_, registered| {
+        let announcement = self.announcement.borrow().clone();
+        let group = daemon.backend().register(&announcement, &name, move |_, registered| {
             if let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) {
                 me.handle(registered);
             }
         });
         self.group.replace(Some(group));
+    }
+
+    /// Passes on a change of the TXT record, if the service has been registered with another one.
+    fn update(&self) {
+        let (daemon, name) = (self.daemon.borrow().clone(), self.name.borrow().clone());
+        let announcement = self.announcement.borrow().clone();
+        let me = self.me.clone();
+        let refused = move || {
+            let Some(me) = me.upgrade().filter(|me| !me.stopped.get()) else { return };
+            let daemon = me.daemon.borrow().clone();
+            if let Some(daemon) = daemon.filter(|_| me.group.borrow().is_some()) {
+                me.register(&daemon);
+            }
+        };
+        let updated = self.group.borrow().as_ref().map(|group| group.update(&announcement, &name, refused));
+        if let (Some(false), Some(daemon)) = (updated, daemon) {
+            self.register(&daemon);
+        }
     }
 
     fn handle(&self, registered: Registered) {
@@ -182,9 +241,8 @@ impl Inner {
     fn lost(&self, cause: &str) {
         let before = self.established.take();
         if !self.warned.replace(true) {
-            let Announcement { kind, name, .. } = &self.announcement;
-            let event = log::warning("publish").peer(name).error(&cause);
-            event.say(format_args!("failed to publish service {name:?} of type {kind}: {cause}"));
+            let name = self.announcement.borrow().name.clone();
+            log::warning("publish").peer(&name).error(&cause).say(format_args!("{}", self.complaint(cause)));
         }
         let first = self.failure.replace(Some(cause.to_owned())).is_none();
         if before.is_some() || first {

@@ -471,6 +471,13 @@ pub(super) struct EntryGroup {
     _worker: HelperThread<Registered>,
 }
 
+impl EntryGroup {
+    /// Returns false: the crate cannot change a registered service, so it has to be registered anew.
+    pub(super) fn update(&self, _announcement: &Announcement, _name: &str, _refused: impl FnOnce() + 'static) -> bool {
+        false
+    }
+}
+
 /// Registers a service until the thread should end (`None`) or something has failed.
 fn serve(announcement: &Announcement, name: &str, mail: &Arc<Mail<Registered>>) -> Option<Registered> {
     let failed = FirstError::default();

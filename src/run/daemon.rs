@@ -13,7 +13,7 @@ use super::log_file::{LogFile, use_for_output};
 use super::mainloop::{Entered, fgloop, run_entered, step};
 use super::pid_file::PidFile;
 use super::{reload, systemd};
-use crate::avahi::end_threads;
+use crate::avahi::{end_threads, unpublished};
 use crate::engine::Engine;
 use crate::error::{Error, Operation, Result};
 use crate::log;
@@ -239,7 +239,7 @@ fn wait_for_names(engine: &Rc<Engine>, entered: &Entered) -> String {
     let timer = engine.after(PUBLISHING, move |_| flag.set(true));
     let context = glib::MainContext::ref_thread_default();
     let complaints = loop {
-        match server::unpublished(engine) {
+        match unpublished(engine) {
             Some(complaints) => break complaints,
             None if late.get() => break vec!["some services are not published yet".into()],
             None if entered.is_interrupted() => break Vec::new(),

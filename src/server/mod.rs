@@ -32,7 +32,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use crate::address::{Address, Endpoint, endpoint};
-use crate::avahi::{Announcement, Publication, Published, publish};
+use crate::avahi::{Announcement, Publication, Published, announce};
 use crate::conn::callbacks::Disconnect;
 use crate::conn::{Common, Conn, Roster, Socket, Transport, WeakSocket};
 use crate::engine::{CallbackSlot, Engine, Lent, LogQuota, call};
@@ -118,18 +118,6 @@ pub(crate) fn close_all(engine: &Rc<Engine>) {
     for server in servers.iter().filter_map(Weak::upgrade).filter(|server| Rc::ptr_eq(&server.engine, engine)) {
         server.close();
     }
-}
-
-/// Returns the reasons why services of a main context are not published, or `None` while any of them is being published.
-pub(crate) fn unpublished(engine: &Rc<Engine>) -> Option<Vec<String>> {
-    let servers = SERVERS.with(|servers| servers.borrow().clone());
-    let mut complaints = Vec::new();
-    for server in servers.iter().filter_map(Weak::upgrade).filter(|server| Rc::ptr_eq(&server.engine, engine)) {
-        if let Some(publication) = &*server.publication.borrow() {
-            complaints.extend(publication.outcome()?.err());
-        }
-    }
-    Some(complaints)
 }
 
 impl Server {
@@ -255,7 +243,7 @@ impl Shared {
     /// Publishes the server's service until it closes.
     fn announce(self: &Rc<Self>, announcement: Announcement, callback: Option<OnPublished>) {
         let me = Rc::downgrade(self);
-        let publication = publish(&self.engine, announcement, move |engine, published| {
+        let publication = announce(&self.engine, announcement, move |engine, published| {
             let (Published::Established(name), Some(callback)) = (published, &callback) else { return };
             if let Some(shared) = me.upgrade() {
                 let server = Server { shared };

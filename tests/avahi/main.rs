@@ -3,6 +3,7 @@
 
 #![cfg(feature = "_services")]
 
+mod publishing;
 mod sandbox;
 mod world;
 #[cfg(not(feature = "avahi"))]
