@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::cell::RefCell;
 use std::process::Command;
 use std::rc::Rc;
 
@@ -212,6 +213,51 @@ fn a_mail_goes_out_over_tls() {
     netcat.send("NOOP\r\nQUIT\r\n");
     assert!(netcat.line().starts_with("250"));
     assert!(netcat.line().starts_with("221"));
+}
+
+/// As in KDE Connect: whoever connects is the TLS server.
+#[test]
+fn the_roles_may_be_reversed() {
+    const CLIENT: &str = "
+import socket, ssl, sys
+c = socket.create_connection(('127.0.0.1', int(sys.argv[1])))
+c.sendall(b'{\"type\": \"identity\"}\\n')
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[2], sys.argv[3])
+c = context.wrap_socket(c, server_side=True)
+print(c.recv(100).decode().strip())
+c.sendall(b'from python\\n')
+c.unwrap()
+";
+    let directory = TempDir::new();
+    let identity = identity(&directory);
+    let (certificate, key) = (directory.address("certs/localhost.pem"), directory.address("private/localhost.key"));
+    on_own_context(|| {
+        let pin = identity.fingerprint();
+        let heard = Rc::new(RefCell::new(Vec::new()));
+        let lines = heard.clone();
+        let server = Server::builder().tls(false).address("127.0.0.1").listen(0, move |socket| {
+            let lines = lines.clone();
+            socket.readlines(move |socket, line| {
+                lines.borrow_mut().push((socket.is_tls(), line.to_owned()));
+                if !socket.is_tls() {
+                    socket.start_tls_async(pin, Cancellable::NONE, |socket, result| {
+                        result.and_then(|()| socket.sendline("from us")).unwrap();
+                    });
+                }
+                Ok(())
+            });
+            Ok(())
+        });
+        let server = server.unwrap();
+        let arguments = [&*server.port().to_string(), &certificate, &key];
+        let mut client = Process::start(&mut python(CLIENT, &arguments), Watch::Stdout);
+        let output = common::beside(|| client.await_end());
+        output.assert_clean();
+        assert_eq!(output.text(), "from us\n");
+        until(|| heard.borrow().len() == 2);
+        assert_eq!(*heard.borrow(), [(false, r#"{"type": "identity"}"#.to_owned()), (true, "from python".to_owned())]);
+    });
 }
 
 #[test]

@@ -1,0 +1,51 @@
+//! Sends a command to a Redis server and prints the reply: `redis redis://localhost SET name value`. `rediss://` is TLS.
+
+use std::time::Duration;
+
+use network::socket::LineEnding;
+use network::{Error, Result, Socket};
+
+fn main() -> Result {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [address, command @ ..] = &arguments[..] else { usage() };
+    if command.is_empty() || address.starts_with('-') {
+        usage();
+    }
+    let builder = Socket::builder().line_ending(LineEnding::CrLf).timeout(Duration::from_secs(60));
+    let server = builder.connect(address.as_str())?;
+    server.sendline(format!("*{}", command.len()))?;
+    for argument in command {
+        // The length first, so an argument can contain anything.
+        server.sendline(format!("${}", argument.len()))?;
+        server.sendline(argument)?;
+    }
+    print(&server, 0)
+}
+
+fn usage() -> ! {
+    eprintln!("usage: redis ADDRESS COMMAND ARGUMENT…, as in: redis redis://localhost GET name");
+    std::process::exit(2);
+}
+
+/// Receives a reply and prints it, with its parts indented.
+fn print(server: &Socket, depth: usize) -> Result {
+    let line = server.recv_line()?;
+    let indent = "  ".repeat(depth);
+    match (line.get(..1), line.get(1..).unwrap_or_default()) {
+        (Some("-"), problem) => return Err(Error::other(problem.to_owned())),
+        (Some("+" | ":"), text) => println!("{indent}{text}"),
+        (Some("$" | "*"), "-1") => println!("{indent}(none)"),
+        (Some("$"), length) => {
+            let text = server.recv_exact(length.parse()?)?;
+            println!("{indent}{}", String::from_utf8_lossy(&text));
+            server.recv_line()?;
+        }
+        (Some("*"), count) => {
+            for _ in 0..count.parse::<usize>()? {
+                print(server, depth + 1)?;
+            }
+        }
+        _ => return Err(Error::other(format!("not a reply of Redis: {line:?}"))),
+    }
+    Ok(())
+}
