@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -157,10 +156,10 @@ pub enum Error {
     },
 
     /// A datagram was longer than the caller's buffer. The rest of it is lost; the next call receives the next datagram.
-    #[error("datagram from {from} truncated: received {limit} of {}", bytes(*size))]
+    #[error("datagram from {peer} truncated: received {limit} of {}", bytes(*size))]
     DatagramTruncated {
         /// The sender.
-        from: SocketAddr,
+        peer: String,
         /// Size of the datagram, in bytes.
         size: usize,
         /// Size of the buffer, in bytes.
@@ -401,6 +400,8 @@ operations! {
     Handshake: "performing the TLS handshake with", "cannot complete the TLS handshake with";
     /// Waiting for data of a silent peer (receive timeout).
     Incoming: "waiting to receive anything from", "cannot wait to receive anything from";
+    /// Listing network interfaces.
+    Interfaces: "listing", "cannot list";
     /// Joining a multicast group.
     Join: "joining", "cannot join";
     /// Leaving a multicast group.

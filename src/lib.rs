@@ -53,9 +53,11 @@ mod sys;
 /// Certificates, keys and fingerprints.
 #[forbid(unsafe_code)]
 pub mod tls;
-/// Types used with [`UdpSocket`].
+/// Types used with [`UdpSocket`], and sockets for other kinds of messages.
 #[forbid(unsafe_code)]
 pub mod udp;
+#[forbid(unsafe_code)]
+mod unix;
 
 pub use address::{Address, Endpoint};
 pub use conn::Socket;
@@ -87,7 +89,9 @@ pub mod names {
     pub use crate::public_address::{
         local_address, local_address_v4, local_address_v6, public_address, public_address_async, public_address_future,
     };
-    pub use crate::resolve::{lookup, lookup_async, lookup_future, lookup_port, lookup_timeout};
+    pub use crate::resolve::{
+        Interface, InterfaceAddress, interfaces, lookup, lookup_async, lookup_future, lookup_port, lookup_timeout,
+    };
 }
 
 /// DNS-SD services on the local network.

@@ -10,7 +10,8 @@ use crate::error::{Error, Operation, Result};
 use crate::socket::{Polled, Selectable, WeakPolled};
 use crate::sys::wait_for;
 
-/// A set of [`Socket`](crate::Socket)s, [`Server`](crate::Server)s and [`UdpSocket`](crate::UdpSocket)s to wait for, without a
+/// A set of [`Socket`](crate::Socket)s, [`Server`](crate::Server)s and [`UdpSocket`](crate::UdpSocket)s (or
+/// [`MessageSocket`](crate::udp::MessageSocket)s) to wait for, without a
 /// main loop. Meant for scripts.
 ///
 /// A socket is ready when [`recv`](crate::Socket::recv) would return at once, with data or the end of the stream. Received

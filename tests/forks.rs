@@ -6,10 +6,11 @@
 use std::cell::{Cell, RefCell};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use network::udp::MessageSocket;
 use network::{ClientTls, Server, ServerTls, Socket};
 
 fn until(what: impl Fn() -> bool) {
@@ -240,5 +241,28 @@ fn a_child_may_wait_for_its_parent() {
         });
         assert_eq!(status.get(), 0, "the child did not end well");
         world.check();
+    });
+}
+
+#[test]
+fn a_child_leaves_the_path_of_a_message_socket_alone() {
+    on_own_context(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let socket = MessageSocket::bind(path.as_path()).unwrap();
+        let lines = Rc::new(Cell::new(0));
+        let count = lines.clone();
+        socket.read(move |_, data, _| {
+            assert_eq!(data, b"still there?");
+            count.set(count.get() + 1);
+            Ok(())
+        });
+        in_child(|| ());
+        in_child(|| socket.close());
+        assert!(path.exists(), "the path is gone");
+        UnixDatagram::unbound().unwrap().send_to(b"still there?", &path).unwrap();
+        until(|| lines.get() == 1);
+        socket.close();
+        assert!(!path.exists());
     });
 }

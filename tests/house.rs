@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// From the bottom up. A module may use those before it. A new one gets its place here.
-const FLOORS: [&str; 18] = [
+const FLOORS: [&str; 19] = [
     "log",
     "certificate",
     "error",
     "sys",
     "address",
+    "unix",
     "tls",
     "engine",
     "avahi",
@@ -56,7 +57,7 @@ const MODULES: [(&str, &str); 9] = [
     ("mainloop", "Fairness set_fairness set_signal_handling"),
     (
         "names",
-        "local_address local_address_v4 local_address_v6 lookup lookup_async lookup_future lookup_port lookup_timeout \
+        "Interface InterfaceAddress interfaces local_address local_address_v4 local_address_v6 lookup lookup_async lookup_future lookup_port lookup_timeout \
          public_address public_address_async public_address_future",
     ),
     ("server", "Account Incoming ServerBuilder ServerThreads ThreadsBuilder WeakServer async_handler"),
@@ -73,7 +74,7 @@ const MODULES: [(&str, &str); 9] = [
         "tls",
         "Fingerprint FingerprintError Identity PeerCertificate Pin StartTls Tls Trust pin pin_in pins pins_in unpin unpin_in",
     ),
-    ("udp", "Destination UdpBuilder WeakUdpSocket"),
+    ("udp", "Arrival Destination MessageBuilder MessageKind MessageSocket UdpBuilder WeakMessageSocket WeakUdpSocket"),
 ];
 
 /// The only rooms with `unsafe` code.

@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::sys::interface_name;
 pub use endpoint::Endpoint;
 pub(crate) use endpoint::{endpoint, to_canonical};
 #[cfg(feature = "_services")]
@@ -190,14 +191,8 @@ impl Address {
 /// Returns the interface of a link-local address, which is another one on each link. Other addresses have no zone.
 fn zone(ip: Ipv6Addr, scope: Option<&str>) -> Option<String> {
     let scope = scope.filter(|scope| ip.is_unicast_link_local() && *scope != "0")?;
+    // The name is more durable than the number.
     Some(scope.parse().ok().and_then(interface_name).unwrap_or_else(|| scope.to_owned()))
-}
-
-/// Returns the name of an interface. The name is more durable than the number.
-fn interface_name(number: u32) -> Option<String> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
-    let any = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
-    netdevice::index_to_name(any, number).ok()
 }
 
 impl fmt::Display for Address {

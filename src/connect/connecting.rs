@@ -13,8 +13,8 @@ use crate::address::{Address, Endpoint, Scheme, Target, endpoint};
 use crate::conn::{Common, Conn, Socket, Transport};
 use crate::engine::{Engine, Task};
 use crate::error::{Error, Operation, Result};
-use crate::resolve::{Plan, interface, plan, unknown_interface};
-use crate::sys;
+use crate::resolve::{Plan, plan, unknown_interface};
+use crate::sys::{self, interface_number};
 use crate::tls::{ClientTls, PeerName, Session, Tls, load_system_roots};
 
 /// Returns the peer's address. Read at once: the kernel does not know it any more after a reset.
@@ -107,7 +107,7 @@ impl Request {
         }
         match &common.options.tuning.interface {
             // For a unix socket, setting the option fails.
-            Some(name) if !matches!(plan, Plan::Unix(_)) && interface(name).is_none() => {
+            Some(name) if !matches!(plan, Plan::Unix(_)) && interface_number(name).is_none() => {
                 return Err(unknown_interface(name));
             }
             _ => {}

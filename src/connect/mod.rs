@@ -25,7 +25,6 @@ use crate::sys::Ends;
 use crate::tls::{ClientTls, Tls};
 use connecting::{Connecting, Opened, Request, Route};
 use proxy::{Means, Proxy};
-pub(crate) use race::unix_address;
 use race::{OPERATION, Racing};
 
 /// Connects. **Blocks**. The race runs on a private main context, the connection belongs to the caller's.

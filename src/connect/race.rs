@@ -20,6 +20,7 @@ use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::resolve::{Lookup, Plan, RESOLUTION_DELAY, interleave};
 use crate::sys::{self, Tuning, pass_descriptors, stream_socket};
+use crate::unix::unix_address;
 
 pub(super) const OPERATION: Operation = Operation::Connect;
 
@@ -435,11 +436,4 @@ impl Handler for Attempt {
         self.close();
         self.race.abandon();
     }
-}
-
-pub(crate) fn unix_address(name: &UnixName) -> io::Result<rustix::net::SocketAddrUnix> {
-    Ok(match name {
-        UnixName::Path(path) => rustix::net::SocketAddrUnix::new(path)?,
-        UnixName::Abstract(name) => rustix::net::SocketAddrUnix::new_abstract_name(name)?,
-    })
 }

@@ -5,6 +5,8 @@ use std::os::fd::BorrowedFd;
 
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, SocketAddrAny};
 
+use crate::sys::Beside;
+
 /// A stream socket to receive from, and the most bytes to take.
 #[derive(Clone, Copy)]
 pub(crate) struct Incoming<'a> {
@@ -41,9 +43,22 @@ pub(crate) fn receive_alone(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFl
     Ok((message.bytes, message.flags.contains(ReturnFlags::CTRUNC)))
 }
 
-/// Receives a datagram, if there is one.
-#[inline(always)]
-pub(crate) fn receive_datagram(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Datagram {
-    let (_, size, from) = rustix::net::recvfrom(fd, buffer, RecvFlags::DONTWAIT | RecvFlags::TRUNC)?;
-    Ok((size, from))
+/// A socket to receive datagrams from.
+#[derive(Clone, Copy)]
+pub(crate) struct DatagramSource<'a> {
+    pub(crate) fd: BorrowedFd<'a>,
+    /// Takes what comes beside the bytes, if that is wanted.
+    pub(crate) beside: Option<&'a Beside>,
+}
+
+impl DatagramSource<'_> {
+    /// Receives a datagram, if there is one.
+    #[inline(always)]
+    pub(crate) fn receive(self, buffer: &mut [u8]) -> Datagram {
+        if let Some(beside) = self.beside {
+            return beside.receive(self.fd, buffer);
+        }
+        let (_, size, from) = rustix::net::recvfrom(self.fd, buffer, RecvFlags::DONTWAIT | RecvFlags::TRUNC)?;
+        Ok((size, from))
+    }
 }

@@ -37,7 +37,7 @@ pub use fairness::Fairness;
 pub(crate) use fairness::now;
 pub(crate) use far_end::FarEnd;
 pub(crate) use future::{Sleep, in_background, within};
-pub(crate) use incoming::{Datagram, Incoming, Received, receive_alone, receive_datagram};
+pub(crate) use incoming::{Datagram, DatagramSource, Incoming, Received, receive_alone};
 pub(crate) use log_quota::LogQuota;
 use poller::Poller;
 pub(crate) use private::{block_on, private_context};
@@ -166,7 +166,7 @@ pub(crate) trait Handler {
     fn flush(&self) {}
 
     /// Returns the socket to receive datagrams from, if any are wanted. The engine then receives them, one by one.
-    fn datagrams(&self) -> Option<BorrowedFd<'_>> {
+    fn datagrams(&self) -> Option<DatagramSource<'_>> {
         None
     }
 

@@ -8,9 +8,7 @@ use std::rc::Rc;
 use rustix::net::SendFlags;
 
 use super::poller::BATCH;
-use super::{
-    DATAGRAMS, Engine, Handler, Key, Next, Pending, READS, Ready, Served, fairness, main_depth, receive_datagram,
-};
+use super::{DATAGRAMS, Engine, Handler, Key, Next, Pending, READS, Ready, Served, fairness, main_depth};
 
 /// The most connections whose output waits to go out together. More would gain nothing.
 const CORKED: usize = 16;
@@ -361,8 +359,8 @@ impl Engine {
     #[inline(always)]
     fn receive_datagrams(&self, handler: &Rc<dyn Handler>, buffer: &mut Option<Rc<Vec<u8>>>) -> Next {
         for _ in 0..DATAGRAMS {
-            let Some(fd) = handler.datagrams() else { return Next::Idle };
-            let received = receive_datagram(fd, self.usable(buffer));
+            let Some(source) = handler.datagrams() else { return Next::Idle };
+            let received = source.receive(self.usable(buffer));
             if let Served::Done(next) = handler.clone().datagram(received, buffer) {
                 return next;
             }

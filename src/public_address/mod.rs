@@ -7,7 +7,7 @@ mod stun;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -19,6 +19,7 @@ use crate::address::{Address, Port, Target, parse_authority};
 use crate::engine::{Engine, Sleep, block_on, in_background, within};
 use crate::error::{Error, Operation, Result};
 use crate::resolve::{LIMIT, look_up};
+use crate::sys;
 
 /// The next server is asked as well if the previous one has not answered for this time.
 const STAGGER: Duration = Duration::from_secs(1);
@@ -55,7 +56,7 @@ pub fn local_address() -> Result<IpAddr> {
 /// # Errors
 /// See [`local_address`].
 pub fn local_address_v4() -> Result<Ipv4Addr> {
-    match source_address((Ipv4Addr::UNSPECIFIED, 0).into(), OUTSIDE_V4.into())? {
+    match source_address(OUTSIDE_V4.into())? {
         IpAddr::V4(ip) => Ok(ip),
         IpAddr::V6(_) => Err(Error::from_connect("the outside", io::ErrorKind::NetworkUnreachable.into())),
     }
@@ -66,26 +67,18 @@ pub fn local_address_v4() -> Result<Ipv4Addr> {
 /// # Errors
 /// See [`local_address`].
 pub fn local_address_v6() -> Result<Ipv6Addr> {
-    match source_address((Ipv6Addr::UNSPECIFIED, 0).into(), OUTSIDE_V6.into())? {
+    match source_address(OUTSIDE_V6.into())? {
         IpAddr::V6(ip) => Ok(ip),
         IpAddr::V4(_) => Err(Error::from_connect("the outside", io::ErrorKind::NetworkUnreachable.into())),
     }
 }
 
-/// Returns the source address for a destination. Connecting a UDP socket chooses it and sends nothing.
-fn source_address(from: SocketAddr, to: SocketAddr) -> Result<IpAddr> {
-    let chosen = UdpSocket::bind(from).and_then(|socket| {
-        socket.connect(to)?;
-        socket.local_addr()
-    });
-    match chosen {
-        Ok(address) => Ok(address.ip()),
-        Err(error) => {
-            let missing = error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
-            let error = if missing { io::ErrorKind::NetworkUnreachable.into() } else { error };
-            Err(Error::from_connect("the outside", error))
-        }
-    }
+fn source_address(to: SocketAddr) -> Result<IpAddr> {
+    sys::source_address(to).map_err(|error| {
+        let missing = error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
+        let error = if missing { io::ErrorKind::NetworkUnreachable.into() } else { error };
+        Error::from_connect("the outside", error)
+    })
 }
 
 // ---- from outside ----

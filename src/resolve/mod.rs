@@ -2,11 +2,13 @@
 //!
 //! `lookup` has the public functions, `plan` knows which addresses need no lookup, `resolver` resolves the others.
 
+mod interfaces;
 mod lookup;
 mod plan;
 mod resolver;
 
+pub use interfaces::{Interface, InterfaceAddress, interfaces};
 pub(crate) use lookup::{LIMIT, blocking, look_up, needs_look_up};
 pub use lookup::{lookup, lookup_async, lookup_future, lookup_port, lookup_timeout};
-pub(crate) use plan::{Plan, interface, interleave, local_addresses, plan, port_number, unknown_interface};
+pub(crate) use plan::{Plan, interleave, local_addresses, plan, plan_with_any_port, port_number, unknown_interface};
 pub(crate) use resolver::{LOOKUP_THREAD, Lookup, RESOLUTION_DELAY, wait_for_lookups};

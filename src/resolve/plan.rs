@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use crate::address::{Address, FORMS, Host, Port, Target, UnixName, well_known_port};
 use crate::avahi::Query;
 use crate::error::{Error, Result};
-use crate::sys::service_port as registered_port;
+use crate::sys::{interface_number, service_port as registered_port};
 
 /// The steps to reach an address.
 pub(crate) enum Plan {
@@ -31,7 +31,7 @@ pub(crate) fn plan(address: &Address) -> Result<Plan> {
 }
 
 /// As [`plan`], with port 0 allowed.
-pub(super) fn plan_with_any_port(address: &Address) -> Result<Plan> {
+pub(crate) fn plan_with_any_port(address: &Address) -> Result<Plan> {
     Ok(match address.target() {
         Target::Unix(name) => Plan::Unix(name.clone()),
         Target::Direct(addresses) => Plan::Direct(addresses.clone()),
@@ -78,17 +78,10 @@ fn v6(address: &Address, ip: Ipv6Addr, scope: Option<&str>, port: u16) -> Result
         None => 0,
         Some(scope) => match scope.parse() {
             Ok(index) => index,
-            Err(_) => interface(scope).ok_or_else(|| address.unfit(format!("unknown interface {scope:?}")))?,
+            Err(_) => interface_number(scope).ok_or_else(|| address.unfit(format!("unknown interface {scope:?}")))?,
         },
     };
     Ok(SocketAddrV6::new(ip, port, 0, scope).into())
-}
-
-/// Returns the number of a network interface.
-pub(crate) fn interface(name: &str) -> Option<u32> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
-    let any = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
-    netdevice::name_to_index(any, name).ok()
 }
 
 /// The error of an option that names an unknown interface.

@@ -8,12 +8,12 @@ use rustix::net::{AddressFamily, sockopt};
 
 use super::adopt::{adopt_inet, adopt_unix};
 use super::listening::{ListenOptions, Listening};
-use super::unix::{SocketFile, bind_abstract, bind_path};
 use crate::address::{Address, FORMS, Host, Target, UnixName, endpoint, parse_listening};
 use crate::avahi::Announcement;
 use crate::error::{Error, Result};
 use crate::resolve::{local_addresses, port_number};
 use crate::sys::{self, is_missing_family, pass_descriptors, stream_socket};
+use crate::unix::{Making, SocketFile, bind_abstract, bind_path};
 
 /// Attempts to find a port that is free on every loopback address.
 const PORT_TRIES: usize = 32;
@@ -52,6 +52,13 @@ fn bind_unix(name: &UnixName, how: ListenOptions<'_>) -> io::Result<(Listening, 
         }
         return Ok(adopted);
     }
+    let open = || {
+        let fd = stream_socket(AddressFamily::UNIX)?;
+        how.tuning.apply(fd.as_fd(), AddressFamily::UNIX)?;
+        pass_descriptors(fd.as_fd(), how.tuning.descriptors > 0);
+        Ok(fd)
+    };
+    let how = Making { open: &open, listen: &|fd| Ok(sys::listen(fd, how.backlog)?), file: how.file };
     match name {
         UnixName::Path(path) => {
             let (fd, file) = bind_path(path, how)?;

@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::accept::Asked;
-use super::access::{Account, AllowList, Allowed};
+use super::access::{AllowList, Allowed};
 use super::bind::{announcement, bind};
 use super::handshakes::Handshakes;
 use super::listener::Listener;
-use super::listening::{FileSettings, ListenOptions, Listening};
-use super::unix::SocketFile;
+use super::listening::{ListenOptions, Listening};
 use super::{OnClient, OnPublished, SERVERS, Server, Shared, server_name};
-use crate::address::{Address, Target, UnixName, endpoint};
+use crate::address::{Address, Target, endpoint};
 use crate::avahi::Announcement;
 use crate::conn::callbacks::{Disconnect, SharedDisconnect};
 use crate::conn::{Common, LineEnding, Options, Roster, Socket, limit_setters};
@@ -24,6 +23,7 @@ use crate::error::{Error, Result, count};
 use crate::log;
 use crate::sys::{self, KeepAlive};
 use crate::tls::{ServerSetup, ServerTls, Tls};
+use crate::unix::{Account, FileOptions, FileSettings, SocketFile, file_setters};
 
 /// Default limit of concurrent TLS handshakes. Each costs some hundred microseconds and some kilobytes; clients that
 /// connect and say nothing must not keep others out for long.
@@ -96,9 +96,7 @@ pub struct ServerBuilder {
     pub(super) on_published: Option<OnPublished>,
     /// `None`: the default for the address.
     pub(super) tls: Option<Tls<ServerTls>>,
-    pub(super) mode: Option<u32>,
-    pub(super) group: Option<Account>,
-    pub(super) replace_stale: bool,
+    pub(super) file: FileOptions,
     pub(super) allowed: AllowList,
 }
 
@@ -114,6 +112,7 @@ impl fmt::Debug for ServerBuilder {
 
 impl ServerBuilder {
     limit_setters!();
+    file_setters!();
 
     pub(super) fn new() -> Self {
         ServerBuilder {
@@ -126,9 +125,7 @@ impl ServerBuilder {
             txt: Vec::new(),
             on_published: None,
             tls: None,
-            mode: None,
-            group: None,
-            replace_stale: false,
+            file: FileOptions::default(),
             allowed: AllowList::default(),
         }
     }
@@ -204,32 +201,6 @@ impl ServerBuilder {
     /// A queue counts from 64 KiB on. So a short message to a client that does read is always accepted.
     pub fn total_send_limit(mut self, bytes: usize) -> Self {
         self.limits.total_send_limit = bytes;
-        self
-    }
-
-    /// Sets the permissions of a unix socket's path, such as `0o660`. Users with write permission may connect. The umask
-    /// has no effect, and the path never has wider permissions, not even briefly.
-    ///
-    /// Default: 0777 less the umask, or 0660 if a [`group`](Self::group) is set.
-    pub fn mode(mut self, mode: u32) -> Self {
-        self.mode = Some(mode);
-        self
-    }
-
-    /// Sets the group of a unix socket's path, by name or number. The process must be a member of the group, or root.
-    /// Without [`mode`](Self::mode), the path gets mode 0660, so its owner and the group may connect.
-    pub fn group(mut self, group: impl Into<Account>) -> Self {
-        self.group = Some(group.into());
-        self
-    }
-
-    /// Replaces a stale unix socket instead of failing with [`Error::InUse`]. Default: false.
-    ///
-    /// A socket is stale if its path exists and no process listens on it, for example after a crash. Any other file, and
-    /// any socket that answers, is left alone. If several servers of one user start at once, only one gets the path: they
-    /// take turns by a lock file, `.NAME.lock`, which exists for that moment. Has no effect on addresses without a path.
-    pub fn replace_stale(mut self, replace_stale: bool) -> Self {
-        self.replace_stale = replace_stale;
         self
     }
 
@@ -410,27 +381,10 @@ fn failures(name: String, per_second: u32) -> Rc<LogQuota> {
 impl ServerBuilder {
     /// Returns the options of a unix socket's file. Options that only apply there are refused elsewhere.
     pub(super) fn file_settings(&self, address: &Address) -> Result<FileSettings> {
-        let name = match address.target() {
-            Target::Unix(name) => Some(name),
-            _ => None,
-        };
-        if !self.allowed.is_empty() && name.is_none() {
+        if !self.allowed.is_empty() && !matches!(address.target(), Target::Unix(_)) {
             return Err(address.unfit("allow_users and allow_groups require a unix socket"));
         }
-        if self.mode.is_some() || self.group.is_some() {
-            match name {
-                Some(UnixName::Path(_)) => {}
-                Some(UnixName::Abstract(_)) => {
-                    return Err(address.unfit("mode and group do not apply to abstract sockets"));
-                }
-                None => return Err(address.unfit("mode and group require a unix socket")),
-            }
-        }
-        if let Some(mode) = self.mode.filter(|mode| mode & !0o777 != 0) {
-            return Err(Error::InvalidOption(format!("invalid mode {mode:04o}: expected at most 0777")));
-        }
-        let group = self.group.as_ref().map(Account::group).transpose()?;
-        Ok(FileSettings { mode: self.mode, group, replace_stale: self.replace_stale })
+        self.file.settings(address)
     }
 
     /// Loads or creates the certificate, if TLS is used.

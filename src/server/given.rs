@@ -61,9 +61,9 @@ impl ServerBuilder {
         let of_new_sockets = [
             (!self.address.is_empty(), "address"),
             (self.options.tuning.reuse_port, "reuse_port"),
-            (self.mode.is_some(), "mode"),
-            (self.group.is_some(), "group"),
-            (self.replace_stale, "replace_stale"),
+            (self.file.mode.is_some(), "mode"),
+            (self.file.group.is_some(), "group"),
+            (self.file.replace_stale, "replace_stale"),
         ];
         if let Some((_, option)) = of_new_sockets.iter().find(|(is_set, _)| *is_set) {
             return Err(Error::InvalidOption(format!("{option} does not apply to a socket that listens already")));

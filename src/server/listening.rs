@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use crate::sys::{OWN_SOCKET, Tuning};
+use crate::unix::FileSettings;
 
 /// A listening socket, and the name to pass it on under.
 pub(super) struct Listening {
@@ -29,19 +30,4 @@ pub(super) struct ListenOptions<'a> {
     pub(super) backlog: i32,
     pub(super) tuning: &'a Tuning,
     pub(super) file: FileSettings,
-}
-
-/// Options of a unix socket's file.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct FileSettings {
-    pub(super) mode: Option<u32>,
-    pub(super) group: Option<u32>,
-    /// Replace a socket that no process listens on.
-    pub(super) replace_stale: bool,
-}
-
-impl FileSettings {
-    pub(super) fn restricts(&self) -> bool {
-        self.mode.is_some() || self.group.is_some()
-    }
 }

@@ -21,7 +21,6 @@ mod selecting;
 mod serve;
 mod share;
 mod threads;
-mod unix;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -40,8 +39,9 @@ use crate::error::{Error, Result};
 use crate::log::{self, Level};
 use crate::sys;
 use crate::tls::{Fingerprint, ServerSetup, Session};
+pub use crate::unix::Account;
+use crate::unix::SocketFile;
 use accept::Asked;
-pub use access::Account;
 use access::Allowed;
 pub use builder::ServerBuilder;
 pub(crate) use drain::{Draining, drain_all, give_paths, listening};
@@ -54,7 +54,6 @@ use listener::Listener;
 pub use serve::async_handler;
 use share::Share;
 pub use threads::{ServerThreads, ThreadsBuilder};
-use unix::SocketFile;
 
 type OnClient = dyn FnMut(Socket) -> Result;
 type OnPublished = Rc<dyn Fn(&Server, &str)>;

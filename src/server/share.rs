@@ -52,9 +52,7 @@ impl ServerBuilder {
             on_published,
             tls: _,
             // Of unix sockets only.
-            mode: _,
-            group: _,
-            replace_stale: _,
+            file: _,
             allowed: _,
         } = self;
         if on_disconnect.is_some() {

@@ -7,8 +7,8 @@ use rustix::event::PollFd;
 
 use crate::conn::{Socket, WeakSocket};
 
-/// A socket or server that a [`Selector`](crate::Selector) can wait for: [`Socket`], [`Server`](crate::Server) or
-/// [`UdpSocket`](crate::UdpSocket).
+/// A socket or server that a [`Selector`](crate::Selector) can wait for: [`Socket`], [`Server`](crate::Server),
+/// [`UdpSocket`](crate::UdpSocket) or [`MessageSocket`](crate::udp::MessageSocket).
 pub trait Selectable: sealed::Sealed {}
 
 impl<T: sealed::Sealed> Selectable for T {}

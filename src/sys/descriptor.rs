@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
+use super::sockopt::set_number;
+
 const CLOSED: RawFd = -1;
 
 /// Owns a file descriptor. If its number has been lent out, through `AsFd` of some handle, closing puts `/dev/null` under that
@@ -105,18 +107,9 @@ pub(crate) fn backlog(fd: BorrowedFd<'_>) -> Option<Backlog> {
 
 /// Makes the kernel report the ICMP errors of each datagram with its destination, also on an unconnected socket.
 pub(crate) fn keep_refusals(fd: BorrowedFd<'_>, is_v6: bool) -> io::Result<()> {
-    let mut options = vec![(libc::IPPROTO_IP, libc::IP_RECVERR)];
+    set_number(fd, libc::IPPROTO_IP, libc::IP_RECVERR, 1)?;
     if is_v6 {
-        options.push((libc::IPPROTO_IPV6, libc::IPV6_RECVERR));
-    }
-    for (level, name) in options {
-        let on: libc::c_int = 1;
-        let size = size_of_val(&on) as libc::socklen_t;
-        // SAFETY: both options read one int, and the descriptor is open.
-        let done = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const on).cast(), size) };
-        if done != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        set_number(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)?;
     }
     Ok(())
 }

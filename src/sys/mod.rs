@@ -7,6 +7,8 @@ mod far_end;
 mod getaddrinfo;
 mod hangups;
 mod inherited;
+mod interfaces;
+mod messages;
 mod options;
 mod polling;
 mod process;
@@ -23,15 +25,17 @@ pub(crate) use far_end::Ends;
 pub(crate) use getaddrinfo::{Family, ResolveError, host_addresses, service_port};
 pub(crate) use hangups::Hangups;
 pub(crate) use inherited::{Inherited, KEEPER, OWN_SOCKET, PID_FILE, READINESS, inherited, take_inherited};
+pub(crate) use interfaces::{InterfaceEntry, interface_entries, interface_name, interface_number, source_address};
+pub(crate) use messages::{Beside, ENDED, send_through};
 pub use options::{Credentials, KeepAlive};
 pub(crate) use options::{Tuning, keep_alive, set_keep_alive, set_tos, set_user_timeout, tos, user_timeout};
 pub(crate) use polling::{INTERRUPTED, poll_for, wait_for};
 pub(crate) use process::{Forked, Origin, exit_now, fork, other_threads};
 pub(crate) use signals::{Interrupts, interrupts_here, without_sigpipe};
 pub(crate) use sockets::{
-    accept, bind, connect, datagram_socket, is_missing_family, listen, local_address, peer_address, send_to, socket,
-    stream_socket,
+    accept, bind, connect, datagram_socket, is_missing_family, listen, local_address, message_socket, peer_address,
+    send_to, socket, socket_pair, stream_socket,
 };
-pub(crate) use sockopt::{bind_to_interface, pass_descriptors, passes_descriptors, peer_credentials};
+pub(crate) use sockopt::{bind_to_interface, bound_interface, pass_descriptors, passes_descriptors, peer_credentials};
 pub(crate) use standard::{above_standard, counter, duplicate, pipe, prepare_process};
 pub(crate) use successor::start_successor;

@@ -26,6 +26,22 @@ pub(crate) fn datagram_socket(family: AddressFamily) -> io::Result<OwnedFd> {
     socket(family, SocketType::DGRAM, SocketFlags::CLOEXEC).map_err(|errno| refused(family, errno))
 }
 
+/// Creates a unix socket for messages of this type. It does not block and is closed on exec.
+pub(crate) fn message_socket(kind: SocketType) -> Result<OwnedFd> {
+    socket(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+}
+
+/// Creates two unix sockets that are connected to each other. They do not block and are closed on exec.
+pub(crate) fn socket_pair(kind: SocketType) -> Result<(OwnedFd, OwnedFd)> {
+    let kind = kind.as_raw() | (SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).bits();
+    let mut pair = [-1; 2];
+    // SAFETY: a place for two descriptors.
+    done(unsafe { libc::socketpair(libc::AF_UNIX, kind.cast_signed(), 0, pair.as_mut_ptr()) })?;
+    // Each is owned before the other may fail to be moved.
+    let (one, other) = (own(pair[0]), own(pair[1]));
+    Ok((one?, other?))
+}
+
 /// Sandboxes refuse IPv6 with errors that have other meanings elsewhere: here they say that the family is missing.
 fn refused(family: AddressFamily, errno: Errno) -> io::Error {
     match errno {
@@ -108,13 +124,18 @@ pub(crate) fn is_missing_family(error: &io::Error) -> bool {
 }
 
 /// Calls a function that reads an address.
-fn name(address: &impl SocketAddrArg, call: impl FnOnce(*const sockaddr, socklen_t) -> c_int) -> Result<c_int> {
+pub(super) fn name(
+    address: &impl SocketAddrArg,
+    call: impl FnOnce(*const sockaddr, socklen_t) -> c_int,
+) -> Result<c_int> {
     // SAFETY: the call reads an address of that length.
     done(unsafe { address.with_sockaddr(|place, length| call(place.cast(), length)) })
 }
 
 /// Calls a function that writes an address. Returns its result and the address.
-fn named(call: impl FnOnce(*mut sockaddr, *mut socklen_t) -> c_int) -> Result<(c_int, Option<SocketAddrAny>)> {
+pub(super) fn named(
+    call: impl FnOnce(*mut sockaddr, *mut socklen_t) -> c_int,
+) -> Result<(c_int, Option<SocketAddrAny>)> {
     let mut storage = MaybeUninit::<SocketAddrStorage>::zeroed();
     let size = size_of::<SocketAddrStorage>() as socklen_t;
     let mut length = size;

@@ -3,20 +3,20 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use super::UdpSocket;
-use super::core::Core;
+use super::core::{Core, Start};
+use super::faces::common_setters;
+use super::message_builder::CommonOptions;
 use crate::address::{Address, Host, Target};
 use crate::engine::Engine;
 use crate::error::{Error, Operation, Result};
-use crate::resolve::{local_addresses, port_number};
-use crate::sys::{self, datagram_socket, is_missing_family, keep_refusals};
-
-/// Default limit of log records about errors, per second.
-const ERRORS_LOGGED: u32 = 10;
+use crate::resolve::{local_addresses, port_number, unknown_interface};
+use crate::sys::{
+    self, Beside, bind_to_interface, datagram_socket, interface_number, is_missing_family, keep_refusals,
+};
 
 /// Options for a [`UdpSocket`], all with defaults. Created by [`UdpSocket::builder`]; most can be changed on an open
 /// socket.
@@ -34,15 +34,16 @@ pub struct UdpBuilder {
     only_v6: bool,
     icmp_errors: bool,
     broadcast: bool,
-    recv_buffer: Option<usize>,
-    send_buffer: Option<usize>,
+    arrivals: bool,
+    interface: Option<String>,
     ttl: Option<u8>,
     tos: Option<u8>,
-    timeout: Option<Duration>,
-    error_log_rate: Option<u32>,
+    common: CommonOptions,
 }
 
 impl UdpBuilder {
+    common_setters!(UdpSocket);
+
     /// Allows other sockets to bind the same port, as all members of a multicast group do (`SO_REUSEADDR`). Default: off. A
     /// datagram to a group reaches all of them, a datagram to this machine reaches one of them.
     pub fn reuse_address(mut self, on: bool) -> Self {
@@ -76,15 +77,17 @@ impl UdpBuilder {
         self
     }
 
-    /// Sets the size of the receive buffer, see [`UdpSocket::set_recv_buffer`]. Default: the kernel's.
-    pub fn recv_buffer(mut self, bytes: usize) -> Self {
-        self.recv_buffer = Some(bytes);
+    /// Tells the local address of each datagram, see [`UdpSocket::arrival`]. Default: off, it costs a little for each one.
+    pub fn arrivals(mut self, on: bool) -> Self {
+        self.arrivals = on;
         self
     }
 
-    /// Sets the size of the send buffer, see [`UdpSocket::set_send_buffer`]. Default: the kernel's.
-    pub fn send_buffer(mut self, bytes: usize) -> Self {
-        self.send_buffer = Some(bytes);
+    /// Restricts the socket to one network interface, as in `eth0` (`SO_BINDTODEVICE`): it receives only what comes in by
+    /// that interface, and sends everything out of it, whatever the routes say. Default: all interfaces. Since Linux 5.7, no
+    /// privilege is required unless the socket is restricted already.
+    pub fn interface(mut self, name: impl Into<String>) -> Self {
+        self.interface = Some(name.into());
         self
     }
 
@@ -100,23 +103,11 @@ impl UdpBuilder {
         self
     }
 
-    /// Sets the timeout of blocking calls, see [`UdpSocket::set_timeout`]. Default: none.
-    pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
-        self.timeout = limit.into();
-        self
-    }
-
-    /// Limits log records about errors to this many per second. Default: 10. Further ones are counted, and their number is
-    /// logged at the end of the second. With an [error callback](UdpSocket::error_cb), nothing is logged.
-    pub fn error_log_rate(mut self, records_per_second: u32) -> Self {
-        self.error_log_rate = Some(records_per_second);
-        self
-    }
-
     /// Binds to a port. See [`UdpSocket::bind`].
     ///
     /// # Errors
-    /// See [`UdpSocket::bind`]; also [`Error::Io`] if the kernel refuses an option.
+    /// See [`UdpSocket::bind`]; also [`Error::InvalidOption`] for an unknown interface, [`Error::Io`] if the kernel refuses an
+    /// option.
     pub fn bind<A>(self, address: A) -> Result<UdpSocket>
     where
         A: TryInto<Address>,
@@ -124,6 +115,7 @@ impl UdpBuilder {
     {
         let engine = Engine::current()?;
         let address = address.try_into()?;
+        self.check_interface()?;
         let fd = match places(&address)? {
             Some(places) => self.first_of(&places),
             None => match self.open(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port_of(&address)?))) {
@@ -146,6 +138,7 @@ impl UdpBuilder {
     pub fn from_fd(self, fd: impl Into<OwnedFd>) -> Result<UdpSocket> {
         let engine = Engine::current()?;
         let fd = fd.into();
+        self.check_interface()?;
         let name = "a file descriptor";
         let wrong = |source: io::Error| Error::Io { operation: Operation::Wrap, address: name.into(), source };
         let family = sockopt::socket_domain(&fd).map_err(|error| wrong(error.into()))?;
@@ -162,17 +155,16 @@ impl UdpBuilder {
             let is_v6 = sockopt::socket_domain(&fd).map_err(io::Error::from).map_err(failed)? == AddressFamily::INET6;
             keep_refusals(fd.as_fd(), is_v6).map_err(failed)?;
         }
-        let socket = UdpSocket::from_core(
-            Core::start(engine, fd, self.icmp_errors, self.error_log_rate.unwrap_or(ERRORS_LOGGED)).map_err(failed)?,
-        );
+        if let Some(interface) = &self.interface {
+            bind_to_interface(fd.as_fd(), interface).map_err(failed)?;
+        }
+        let beside = self.arrivals.then(|| Beside::of_arrivals(fd.as_fd())).transpose().map_err(failed)?;
+        let (keeps_refusals, log_rate) = (self.icmp_errors, self.common.log_rate());
+        let how = Start { is_udp: true, keeps_refusals, log_rate, beside, ..Start::default() };
+        let socket = UdpSocket::from_core(Core::start(engine, fd, how).map_err(failed)?);
+        self.common.apply(&socket.core)?;
         if self.broadcast {
             socket.set_broadcast(true)?;
-        }
-        if let Some(bytes) = self.recv_buffer {
-            socket.set_recv_buffer(bytes)?;
-        }
-        if let Some(bytes) = self.send_buffer {
-            socket.set_send_buffer(bytes)?;
         }
         if let Some(hops) = self.ttl {
             socket.set_ttl(hops)?;
@@ -180,8 +172,14 @@ impl UdpBuilder {
         if let Some(tos) = self.tos {
             socket.set_tos(tos)?;
         }
-        socket.set_timeout(self.timeout);
         Ok(socket)
+    }
+
+    fn check_interface(&self) -> Result {
+        match &self.interface {
+            Some(name) if interface_number(name).is_none() => Err(unknown_interface(name)),
+            _ => Ok(()),
+        }
     }
 
     /// Binds to the first of these addresses that this machine has.

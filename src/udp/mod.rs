@@ -1,33 +1,51 @@
-//! [`UdpSocket`]: datagrams. The builder, the options, the futures and the state have a file each.
-// [`UdpSocket`]: datagrams. The builder, the options, the futures and what lies behind them have a file each.
+//! Sockets for datagrams: [`UdpSocket`], and [`MessageSocket`] for all other kinds. They share the state (`core`) and what it
+//! does (`receiving`, `sending`, `waiting`), and most methods (`faces`).
 
+mod arrival;
+mod broadcast;
 mod builder;
 mod core;
 mod destination;
+mod faces;
 mod futures;
 pub(crate) mod handle;
+mod message;
+mod message_builder;
 mod options;
+mod receiving;
 mod selecting;
+mod sending;
+mod waiting;
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
-use std::time::Duration;
 
-use rustix::io::Errno;
+use rustix::net::sockopt;
 
-use crate::address::Address;
-use crate::engine::READ_BUFFER;
+use crate::address::{Address, Endpoint};
 use crate::error::{Error, Operation, Result};
 use crate::resolve;
+pub use arrival::Arrival;
 pub use builder::UdpBuilder;
-use core::{For, check_size};
 pub use destination::Destination;
 use destination::{Place, clothed, order, place};
+use faces::datagram_methods;
 pub(crate) use handle::UdpSocket;
 pub use handle::WeakUdpSocket;
+pub use message::{MessageSocket, WeakMessageSocket};
+pub use message_builder::{MessageBuilder, MessageKind};
+use sending::{Remote, check_size};
 
 const MAX_DATAGRAM_SIZE: usize = 65_507;
+
+datagram_methods!(UdpSocket, SocketAddr, shown);
+
+/// Returns the sender of a datagram. The kernel tells that of each, or the datagram is an error.
+fn shown(from: Option<Endpoint>) -> SocketAddr {
+    from.and_then(|from| from.inet()).unwrap_or(NOWHERE)
+}
+
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
 
 impl UdpSocket {
     /// The largest datagram over IPv4, in bytes; it is the limit here for IPv6 too. Datagrams of more than about 1200 bytes
@@ -76,7 +94,7 @@ impl UdpSocket {
     /// - [`Error::Closed`] if the socket is closed.
     pub fn connect(&self, to: impl Destination) -> Result {
         let addresses = self.addresses(place(to)?)?;
-        self.try_each(addresses, 0, |to| self.core.fix_peer(to))
+        self.try_each(addresses, |to| self.fix_peer(to))
     }
 
     // ---- sending ----
@@ -103,16 +121,9 @@ impl UdpSocket {
         let data = data.as_ref();
         let place = place(to)?;
         check_place(data.len(), &place)?;
-        let transmit = |to| {
-            let to = clothed(to, self.core.is_v6).map_err(|_| Errno::AFNOSUPPORT)?;
-            self.core.transmit(data, Some(to))
-        };
         match place {
-            Place::Known(to) => {
-                clothed(to, self.core.is_v6)?;
-                self.until_room(to, data.len(), || transmit(to))
-            }
-            place => self.try_each(self.addresses(place)?, data.len(), transmit),
+            Place::Known(to) => self.core.send(data, Some(&self.remote_at(to)?), &to),
+            place => self.try_each(self.addresses(place)?, |to| self.core.send(data, Some(&self.remote_at(to)?), &to)),
         }
     }
 
@@ -128,27 +139,33 @@ impl UdpSocket {
     pub fn send(&self, data: impl AsRef<[u8]>) -> Result {
         let data = data.as_ref();
         let peer = self.needed_peer()?;
-        check_size(data.len(), peer)?;
-        self.until_room(peer, data.len(), || self.core.transmit(data, None))
+        check_size(data.len(), &peer)?;
+        self.core.send(data, None, &peer)
     }
 
     fn needed_peer(&self) -> Result<SocketAddr> {
         self.core.open()?;
-        self.core.peer().ok_or_else(|| {
-            Error::Unsupported(format!("{} is not connected; call connect first or use send_to", self.core.name()))
+        self.remote().ok_or_else(|| self.core.no_peer())
+    }
+
+    /// Returns the address in the form that this socket needs.
+    fn remote_at(&self, to: SocketAddr) -> Result<Remote> {
+        clothed(to, self.core.is_v6()).map(Remote::Inet)
+    }
+
+    fn fix_peer(&self, to: SocketAddr) -> Result {
+        let fixed = self.core.fix_peer(&self.remote_at(to)?);
+        fixed.map_err(|errno| match self.is_open() {
+            true => self.core.failed_with(Operation::Connect, to.to_string(), errno),
+            false => self.core.closed(),
         })
     }
 
     /// Tries addresses in order until one has a route.
-    fn try_each(
-        &self,
-        addresses: Vec<SocketAddr>,
-        size: usize,
-        try_one: impl Fn(SocketAddr) -> Result<(), Errno>,
-    ) -> Result {
+    fn try_each(&self, addresses: Vec<SocketAddr>, try_one: impl Fn(SocketAddr) -> Result) -> Result {
         let mut failed = None;
         for to in addresses {
-            match self.until_room(to, size, || try_one(to)) {
+            match try_one(to) {
                 Err(error @ Error::Unreachable { .. }) => drop(failed.get_or_insert(error)),
                 outcome => return outcome,
             }
@@ -160,7 +177,7 @@ impl UdpSocket {
     fn addresses(&self, place: Place) -> Result<Vec<SocketAddr>> {
         self.core.open()?;
         let address = match place {
-            Place::Known(to) => return clothed(to, self.core.is_v6).map(|_| vec![to]),
+            Place::Known(to) => return clothed(to, self.core.is_v6()).map(|_| vec![to]),
             Place::Address(address) => address,
         };
         let limit = self.core.timeout.get().unwrap_or(resolve::LIMIT);
@@ -169,173 +186,7 @@ impl UdpSocket {
                 "resolving a host name would block, and the timeout is zero; resolve it first with names::lookup",
             ));
         }
-        order(resolve::blocking(&address, limit)?, self.core.is_v6, &address)
-    }
-
-    /// Sends; while the send buffer is full, waits until the deadline.
-    fn until_room(&self, to: SocketAddr, size: usize, send: impl Fn() -> Result<(), Errno>) -> Result {
-        let deadline = self.core.deadline();
-        loop {
-            match send() {
-                Ok(()) => return Ok(()),
-                Err(Errno::AGAIN) => self.core.wait(For::Room, &deadline)?,
-                Err(_) if !self.is_open() => return Err(self.core.closed()),
-                Err(errno) => return Err(self.not_sent(to, size, errno)),
-            }
-        }
-    }
-
-    fn not_sent(&self, to: SocketAddr, size: usize, errno: Errno) -> Error {
-        let peer = || to.to_string();
-        match errno {
-            Errno::MSGSIZE => Error::DatagramTooLarge { peer: peer(), size, limit: MAX_DATAGRAM_SIZE },
-            Errno::ACCESS if !self.is_broadcast() => Error::Io {
-                operation: Operation::Send,
-                address: peer(),
-                source: std::io::Error::new(
-                    std::io::ErrorKind::PermissionDenied,
-                    "permission denied; broadcast addresses require set_broadcast(true)",
-                ),
-            },
-            _ => self.core.failed(Operation::Send, Some(to), errno),
-        }
-    }
-
-    // ---- receiving by callback ----
-
-    /// Sets a callback that receives each datagram and its sender, empty datagrams included.
-    ///
-    /// Replaces any previous read callback. At most 64 datagrams are delivered per loop iteration before others are served;
-    /// a flood is served at low priority. If the callback returns an error, it goes to [`error_cb`](UdpSocket::error_cb) or
-    /// to the log, and the socket stays open.
-    pub fn read(&self, callback: impl FnMut(&UdpSocket, &[u8], SocketAddr) -> Result + 'static) {
-        self.core.set_reader(Some(Box::new(callback)));
-    }
-
-    /// Removes the read callback. Further datagrams stay in the kernel's [receive buffer](UdpSocket::set_recv_buffer) as
-    /// far as they fit.
-    pub fn unread(&self) {
-        self.core.set_reader(None);
-    }
-
-    /// Sets a callback for errors while there is a read callback: errors that the read callback returns, and refusals by
-    /// the connected peer ([`Error::Refused`]). None of them closes the socket. Replaces any previous callback. Without it,
-    /// errors are logged, at most [10 per second](UdpBuilder::error_log_rate).
-    pub fn error_cb(&self, callback: impl FnMut(&UdpSocket, Error) + 'static) {
-        self.core.set_on_error(Some(Box::new(callback)));
-    }
-
-    /// Removes the error callback.
-    pub fn unset_error_cb(&self) {
-        self.core.set_on_error(None);
-    }
-
-    // ---- receiving by asking ----
-
-    /// Receives one datagram and its sender.
-    ///
-    /// # Blocking
-    /// Until a datagram arrives or the [timeout](UdpSocket::set_timeout) expires.
-    ///
-    /// # Errors
-    /// - [`Error::DatagramTruncated`] if the datagram has more than `max` bytes; the error contains the first `max` bytes,
-    ///   the rest is lost.
-    /// - [`Error::TimedOut`], or [`Error::NotReady`] if the timeout is zero.
-    /// - [`Error::Refused`] and [`Error::Unreachable`] for a datagram that was sent earlier; the socket remains usable.
-    /// - [`Error::Closed`], [`Error::Io`].
-    pub fn recv_from(&self, max: usize) -> Result<(Vec<u8>, SocketAddr)> {
-        self.until_input(|| self.try_recv_from(max))
-    }
-
-    /// Receives one datagram into `buffer`. Returns its length and sender. See [`recv_from`](UdpSocket::recv_from).
-    ///
-    /// # Blocking
-    /// See [`recv_from`](UdpSocket::recv_from).
-    ///
-    /// # Errors
-    /// See [`recv_from`](UdpSocket::recv_from). With [`Error::DatagramTruncated`], the buffer contains the first bytes and
-    /// the error's `data` is empty.
-    pub fn recv_from_into(&self, buffer: &mut [u8]) -> Result<(usize, SocketAddr)> {
-        self.until_input(|| {
-            let Some((size, from)) = self.received(self.core.receive(buffer))? else { return Ok(None) };
-            if size > buffer.len() {
-                return Err(Error::DatagramTruncated { from, size, limit: buffer.len(), data: Box::default() });
-            }
-            Ok(Some((size, from)))
-        })
-    }
-
-    /// Receives one datagram, for connected sockets.
-    ///
-    /// # Blocking
-    /// See [`recv_from`](UdpSocket::recv_from).
-    ///
-    /// # Errors
-    /// See [`recv_from`](UdpSocket::recv_from).
-    pub fn recv(&self, max: usize) -> Result<Vec<u8>> {
-        Ok(self.recv_from(max)?.0)
-    }
-
-    /// Receives one datagram into `buffer`, for connected sockets. Returns its length.
-    ///
-    /// # Blocking
-    /// See [`recv_from`](UdpSocket::recv_from).
-    ///
-    /// # Errors
-    /// See [`recv_from_into`](UdpSocket::recv_from_into).
-    pub fn recv_into(&self, buffer: &mut [u8]) -> Result<usize> {
-        Ok(self.recv_from_into(buffer)?.0)
-    }
-
-    fn until_input<T>(&self, mut receive: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-        let deadline = self.core.deadline();
-        loop {
-            match receive()? {
-                Some(received) => return Ok(received),
-                None => self.core.wait(For::Input, &deadline)?,
-            }
-        }
-    }
-
-    /// Receives one datagram, if there is one.
-    fn try_recv_from(&self, max: usize) -> Result<Option<(Vec<u8>, SocketAddr)>> {
-        let engine = self.core.engine();
-        let mut buffer = engine.take_buffer();
-        let Some(space) = Rc::get_mut(&mut buffer) else { return Ok(None) };
-        let received = self.core.receive(space);
-        let data = received.as_ref().map(|(size, _)| buffer[..(*size).min(max).min(READ_BUFFER)].to_vec());
-        engine.give_buffer(buffer);
-        let (Some((size, from)), Ok(data)) = (self.received(received)?, data) else { return Ok(None) };
-        if size > data.len() {
-            return Err(Error::DatagramTruncated { from, size, limit: max, data: data.into() });
-        }
-        Ok(Some((data, from)))
-    }
-
-    fn received(
-        &self,
-        received: Result<(usize, SocketAddr), (Option<SocketAddr>, Errno)>,
-    ) -> Result<Option<(usize, SocketAddr)>> {
-        match received {
-            Ok(received) => Ok(Some(received)),
-            Err((_, Errno::AGAIN)) => Ok(None),
-            Err(_) if !self.is_open() => Err(self.core.closed()),
-            Err((peer, errno)) => Err(self.core.failed(Operation::Receive, peer, errno)),
-        }
-    }
-
-    // ---- the end ----
-
-    /// Closes the socket. The port is free again, callbacks are dropped, and pending futures fail with [`Error::Closed`].
-    /// Datagrams already passed to the kernel are still sent.
-    #[doc(alias = "unbind")]
-    pub fn close(&self) {
-        self.core.close();
-    }
-
-    /// Returns whether the socket is open.
-    pub fn is_open(&self) -> bool {
-        self.core.is_open()
+        order(resolve::blocking(&address, limit)?, self.core.is_v6(), &address)
     }
 
     /// Converts the socket into std's, in blocking mode. All handles are closed.
@@ -343,10 +194,7 @@ impl UdpSocket {
     /// # Errors
     /// [`Error::Closed`], or [`Error::Io`].
     pub fn into_std(self) -> Result<std::net::UdpSocket> {
-        let fd = self.core.let_go().ok_or_else(|| self.core.closed())?;
-        let set = rustix::io::ioctl_fionbio(&fd, false);
-        set.map_err(|errno| self.core.failed(Operation::Option, None, errno))?;
-        Ok(fd.into())
+        Ok(self.core.into_fd()?.into())
     }
 
     // ---- about the socket ----
@@ -354,7 +202,7 @@ impl UdpSocket {
     /// Returns the local address: the wildcard address if the socket is bound to all addresses and not connected. Once
     /// closed, the address that it had.
     pub fn local(&self) -> SocketAddr {
-        self.core.local().unwrap_or(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)))
+        self.core.local().and_then(|local| local.inet()).unwrap_or(NOWHERE)
     }
 
     /// Returns the port that the socket is bound to.
@@ -364,15 +212,7 @@ impl UdpSocket {
 
     /// The peer that [`connect`](UdpSocket::connect) has fixed.
     pub fn remote(&self) -> Option<SocketAddr> {
-        self.core.peer()
-    }
-
-    /// Sets the timeout of blocking calls on this socket.
-    ///
-    /// `None`, the default, means no timeout. Zero means non-blocking: calls that would block fail with
-    /// [`Error::NotReady`]. Futures have no timeout.
-    pub fn set_timeout(&self, limit: impl Into<Option<Duration>>) {
-        self.core.timeout.set(limit.into());
+        self.core.peer().and_then(|peer| peer.inet())
     }
 }
 

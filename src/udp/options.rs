@@ -8,23 +8,20 @@ use rustix::net::sockopt;
 
 use super::UdpSocket;
 use crate::error::{Error, Operation, Result};
-use crate::resolve::{interface, unknown_interface};
+use crate::resolve::unknown_interface;
+use crate::sys::interface_number;
 
 /// Sets an IPv4 option and its IPv6 counterpart, if the socket has both.
 macro_rules! both {
     ($socket:expr, $v4:expr, $v6:expr) => {
-        $socket.set(|fd| {
+        $socket.core.set(|fd| {
             $v4(fd)?;
-            if $socket.core.is_v6 { $v6(fd) } else { Ok(()) }
+            if $socket.core.is_v6() { $v6(fd) } else { Ok(()) }
         })
     };
 }
 
 impl UdpSocket {
-    fn set(&self, set: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>) -> Result {
-        set(self.core.open()?).map_err(|errno| self.core.failed(Operation::Option, None, errno))
-    }
-
     /// Allows sending to broadcast addresses (`SO_BROADCAST`). Default: off.
     ///
     /// Linux sends a datagram to 255.255.255.255 by one interface only, that of the default route. To reach several
@@ -33,48 +30,12 @@ impl UdpSocket {
     /// # Errors
     /// [`Error::Closed`], [`Error::Io`].
     pub fn set_broadcast(&self, on: bool) -> Result {
-        self.set(|fd| sockopt::set_socket_broadcast(fd, on))
+        self.core.set(|fd| sockopt::set_socket_broadcast(fd, on))
     }
 
     /// Returns whether the socket may send to broadcast addresses.
     pub fn is_broadcast(&self) -> bool {
-        self.core.open().is_ok_and(|fd| sockopt::socket_broadcast(fd).unwrap_or(false))
-    }
-
-    /// Sets the size of the receive buffer in bytes, including overhead (`SO_RCVBUF`). Datagrams that do not fit are lost.
-    /// The kernel doubles the value and limits it (`net.core.rmem_max`).
-    ///
-    /// # Errors
-    /// See [`set_broadcast`](UdpSocket::set_broadcast).
-    pub fn set_recv_buffer(&self, bytes: usize) -> Result {
-        self.set(|fd| sockopt::set_socket_recv_buffer_size(fd, at_most(bytes)))
-    }
-
-    /// Returns the size of the receive buffer in bytes, as doubled and limited by the kernel.
-    ///
-    /// # Errors
-    /// See [`set_broadcast`](UdpSocket::set_broadcast).
-    pub fn recv_buffer(&self) -> Result<usize> {
-        let size = sockopt::socket_recv_buffer_size(self.core.open()?);
-        size.map_err(|errno| self.core.failed(Operation::Option, None, errno))
-    }
-
-    /// Sets the size of the send buffer in bytes (`SO_SNDBUF`). While it is full, sending blocks. The kernel doubles the
-    /// value and limits it (`net.core.wmem_max`).
-    ///
-    /// # Errors
-    /// See [`set_broadcast`](UdpSocket::set_broadcast).
-    pub fn set_send_buffer(&self, bytes: usize) -> Result {
-        self.set(|fd| sockopt::set_socket_send_buffer_size(fd, at_most(bytes)))
-    }
-
-    /// Returns the size of the send buffer in bytes, as doubled and limited by the kernel.
-    ///
-    /// # Errors
-    /// See [`set_broadcast`](UdpSocket::set_broadcast).
-    pub fn send_buffer(&self) -> Result<usize> {
-        let size = sockopt::socket_send_buffer_size(self.core.open()?);
-        size.map_err(|errno| self.core.failed(Operation::Option, None, errno))
+        self.core.is_broadcast()
     }
 
     /// Sets the number of routers that a datagram may pass, 1 to 255 (`IP_TTL`, `IPV6_UNICAST_HOPS`). The kernel's default
@@ -175,7 +136,7 @@ impl UdpSocket {
         if !group.is_multicast() {
             return Err(unfit("expected a multicast group: 224.0.0.0 to 239.255.255.255, or ff00::/8"));
         }
-        if group.is_ipv6() && !self.core.is_v6 {
+        if group.is_ipv6() && !self.core.is_v6() {
             return Err(unfit("the socket is bound to IPv4 only"));
         }
         Ok((group, interface.map_or(Ok(0), number_of)?))
@@ -195,12 +156,7 @@ impl UdpSocket {
     }
 }
 
-/// Clamps to the kernel's `int`.
-fn at_most(bytes: usize) -> usize {
-    bytes.min(i32::MAX as usize)
-}
-
 fn number_of(name: &str) -> Result<u32> {
-    let known = name.parse().ok().or_else(|| interface(name));
+    let known = name.parse().ok().or_else(|| interface_number(name));
     known.filter(|number| i32::try_from(*number).is_ok_and(|number| number > 0)).ok_or_else(|| unknown_interface(name))
 }

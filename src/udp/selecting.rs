@@ -1,35 +1,42 @@
-//! A UDP socket in a [`Selector`](crate::Selector): ready when receiving would return at once.
+//! Sockets for datagrams in a [`Selector`](crate::Selector): ready when receiving would return at once.
 
 use std::io;
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::{UdpSocket, WeakUdpSocket};
+use super::{MessageSocket, UdpSocket, WeakMessageSocket, WeakUdpSocket};
 use crate::socket::{Polled, Sealed, WeakPolled};
 
-impl Sealed for UdpSocket {
-    fn weak(&self) -> Box<dyn WeakPolled> {
-        Box::new(self.downgrade())
-    }
+macro_rules! selectable {
+    ($socket:ident, $weak:ident) => {
+        impl Sealed for $socket {
+            fn weak(&self) -> Box<dyn WeakPolled> {
+                Box::new(self.downgrade())
+            }
+        }
+
+        impl WeakPolled for $weak {
+            fn id(&self) -> *const () {
+                self.core.as_ptr().cast()
+            }
+
+            fn upgrade(&self) -> Option<Box<dyn Polled>> {
+                $weak::upgrade(self).map(|socket| Box::new(socket) as Box<dyn Polled>)
+            }
+        }
+
+        impl Polled for $socket {
+            fn is_ready(&self) -> bool {
+                self.core.is_readable()
+            }
+
+            fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) -> io::Result<()> {
+                fds.extend(self.core.open().ok().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+                Ok(())
+            }
+        }
+    };
 }
 
-impl WeakPolled for WeakUdpSocket {
-    fn id(&self) -> *const () {
-        self.core.as_ptr().cast()
-    }
-
-    fn upgrade(&self) -> Option<Box<dyn Polled>> {
-        WeakUdpSocket::upgrade(self).map(|socket| Box::new(socket) as Box<dyn Polled>)
-    }
-}
-
-impl Polled for UdpSocket {
-    fn is_ready(&self) -> bool {
-        self.core.is_readable()
-    }
-
-    fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) -> io::Result<()> {
-        fds.extend(self.core.open().ok().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        Ok(())
-    }
-}
+selectable!(UdpSocket, WeakUdpSocket);
+selectable!(MessageSocket, WeakMessageSocket);

@@ -63,8 +63,8 @@ fn what_does_not_fit_is_told_with_what_did() {
             one.send_to(data, other.local()).unwrap();
         }
         match other.recv_from(7) {
-            Err(Error::DatagramTruncated { from, size: 8, limit: 7, data }) => {
-                assert_eq!((&*data, from), (b"too lon".as_slice(), one.local()));
+            Err(Error::DatagramTruncated { peer, size: 8, limit: 7, data }) => {
+                assert_eq!((&*data, peer), (b"too lon".as_slice(), one.local().to_string()));
             }
             outcome => panic!("{outcome:?}"),
         }

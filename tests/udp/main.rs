@@ -5,7 +5,10 @@ mod common;
 
 mod blocking;
 mod callbacks;
+mod descriptors;
 mod futures;
+mod interfaces;
+mod messages;
 mod multicast;
 mod names;
 mod parties;

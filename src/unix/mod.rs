@@ -1,10 +1,13 @@
-//! Unix sockets to listen on: with the right permissions from the first moment on, and in the place of a stale socket.
+//! Unix sockets at a path: with the right permissions from the first moment on, and in the place of a stale socket.
+
+mod account;
+mod options;
 
 use std::ffi::OsString;
 use std::fs::Permissions;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,17 +16,17 @@ use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Rena
 use rustix::io::Errno;
 use rustix::net::AddressFamily;
 
-use super::listening::{FileSettings, ListenOptions};
 use crate::address::UnixName;
-use crate::connect::unix_address;
 use crate::error::os_text;
-use crate::sys::{self, Origin, pass_descriptors, stream_socket};
+use crate::sys::{self, Origin, stream_socket};
+pub use account::Account;
+pub(crate) use options::{FileOptions, FileSettings, file_setters};
 
 /// Longest wait for another server that replaces a stale socket. After that, this one continues without the lock.
 const TURN: Duration = Duration::from_secs(2);
 
 /// The path of a unix socket of ours, and the file that it led to when we created it.
-pub(super) struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     /// Keeps the file's inode number from being reused.
     file: OwnedFd,
@@ -33,7 +36,7 @@ pub(super) struct SocketFile {
 impl SocketFile {
     /// # Errors
     /// If the path does not lead to a socket: another process has replaced it.
-    pub(super) fn new(path: &Path) -> io::Result<Self> {
+    pub(crate) fn new(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::open(path, flags, Mode::empty())?;
         if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::Socket {
@@ -45,7 +48,7 @@ impl SocketFile {
     }
 
     /// Removes the path if it still leads to the file that we made. In a forked copy of the process nothing is ours.
-    pub(super) fn remove(&self) {
+    pub(crate) fn remove(&self) {
         if self.origin.is_here() && self.is_at(&self.path) {
             let aside = self.aside();
             match renameat_with(CWD, &self.path, CWD, &aside, RenameFlags::NOREPLACE) {
@@ -92,8 +95,26 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-/// Listens on a path.
-pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(OwnedFd, SocketFile)> {
+/// Returns the address of a name, in the form that the system needs.
+pub(crate) fn unix_address(name: &UnixName) -> io::Result<rustix::net::SocketAddrUnix> {
+    Ok(match name {
+        UnixName::Path(path) => rustix::net::SocketAddrUnix::new(path)?,
+        UnixName::Abstract(name) => rustix::net::SocketAddrUnix::new_abstract_name(name)?,
+    })
+}
+
+/// The steps of making a unix socket.
+#[derive(Clone, Copy)]
+pub(crate) struct Making<'a> {
+    /// Creates the socket, with all options that it has before it is bound.
+    pub(crate) open: &'a dyn Fn() -> io::Result<OwnedFd>,
+    /// Makes it listen, unless it is one that does not.
+    pub(crate) listen: &'a dyn Fn(&OwnedFd) -> io::Result<()>,
+    pub(crate) file: FileSettings,
+}
+
+/// Makes a socket with a path.
+pub(crate) fn bind_path(path: &Path, how: Making<'_>) -> io::Result<(OwnedFd, SocketFile)> {
     let settings = how.file;
     let name = UnixName::Path(path.into());
     // Between bind and listen, a socket looks stale.
@@ -115,26 +136,24 @@ pub(super) fn bind_path(path: &Path, how: ListenOptions<'_>) -> io::Result<(Owne
     })?;
     let file = SocketFile::new(path)?;
     let rights = if settings.restricts() { file.set_rights(settings) } else { Ok(()) };
-    if let Err(error) = rights.and_then(|()| Ok(sys::listen(&fd, how.backlog)?)) {
+    if let Err(error) = rights.and_then(|()| (how.listen)(&fd)) {
         file.remove();
         return Err(error);
     }
     Ok((fd, file))
 }
 
-/// Listens on an abstract name.
-pub(super) fn bind_abstract(name: &UnixName, how: ListenOptions<'_>) -> io::Result<OwnedFd> {
+/// Makes a socket with an abstract name.
+pub(crate) fn bind_abstract(name: &UnixName, how: Making<'_>) -> io::Result<OwnedFd> {
     let fd = bind(name, how)?;
-    sys::listen(&fd, how.backlog)?;
+    (how.listen)(&fd)?;
     Ok(fd)
 }
 
 /// Binds a socket to that name. If its file is to get restricted permissions, it starts with none: the file inherits the
 /// socket's mode, and a umask is process-wide and so not ours alone.
-fn bind(name: &UnixName, how: ListenOptions<'_>) -> io::Result<OwnedFd> {
-    let fd = stream_socket(AddressFamily::UNIX)?;
-    how.tuning.apply(fd.as_fd(), AddressFamily::UNIX)?;
-    pass_descriptors(fd.as_fd(), how.tuning.descriptors > 0);
+fn bind(name: &UnixName, how: Making<'_>) -> io::Result<OwnedFd> {
+    let fd = (how.open)()?;
     if how.file.restricts() {
         rustix::fs::fchmod(&fd, Mode::empty())?;
     }
@@ -221,7 +240,8 @@ fn is_answered(name: &UnixName) -> io::Result<bool> {
     let probe = stream_socket(AddressFamily::UNIX)?;
     match sys::connect(&probe, &unix_address(name)?) {
         Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(false),
-        Ok(()) | Err(Errno::AGAIN) => Ok(true),
+        // One for messages does not take a stream, but somebody has it.
+        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Ok(true),
         Err(error) => {
             Err(in_use(&format!("cannot determine whether another server uses this path: {}", os_text(&error.into()))))
         }
@@ -231,15 +251,18 @@ fn is_answered(name: &UnixName) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::Tuning;
+
+    fn making(file: FileSettings) -> Making<'static> {
+        let open = &|| stream_socket(AddressFamily::UNIX);
+        Making { open, listen: &|fd| Ok(sys::listen(fd, 1)?), file }
+    }
 
     #[test]
     fn a_restricted_socket_begins_with_no_rights_at_all() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let file = FileSettings { mode: Some(0o666), ..FileSettings::default() };
-        let _fd = bind(&UnixName::Path(path.clone()), ListenOptions { backlog: 1, tuning: &Tuning::default(), file })
-            .unwrap();
+        let _fd = bind(&UnixName::Path(path.clone()), making(file)).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0, "before it is given its mode");
     }
 
@@ -265,9 +288,7 @@ mod tests {
         let path = directory.path().join("socket");
         let beside = directory.path().join("beside");
         std::os::unix::net::UnixListener::bind(&beside).unwrap();
-        let (_fd, _file) =
-            bind_path(&path, ListenOptions { backlog: 1, tuning: &Tuning::default(), file: FileSettings::default() })
-                .unwrap();
+        let (_fd, _file) = bind_path(&path, making(FileSettings::default())).unwrap();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().mode();
         assert_eq!(mode(&path), mode(&beside));
     }
