@@ -56,8 +56,6 @@ pub mod tls;
 /// Types used with [`UdpSocket`], and sockets for other kinds of messages.
 #[forbid(unsafe_code)]
 pub mod udp;
-#[forbid(unsafe_code)]
-mod unix;
 
 pub use address::{Address, Endpoint};
 pub use conn::Socket;

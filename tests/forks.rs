@@ -157,10 +157,13 @@ fn a_child_made_in_a_callback_sends_nothing_of_what_its_parent_had_gathered() {
     on_own_context(|| {
         let (mut peer, other) = UnixStream::pair().unwrap();
         let socket = Socket::from_fd(other).unwrap();
-        socket.readlines(|socket, line| {
+        let child = Rc::new(Cell::new(0));
+        let made = child.clone();
+        socket.readlines(move |socket, line| {
             socket.sendline(line)?;
             // SAFETY: as in `in_child`. The child goes on with the loop, and ends when it has no more sockets.
-            if unsafe { libc::fork() } == 0 {
+            made.set(unsafe { libc::fork() });
+            if made.get() == 0 {
                 let quit = glib::timeout_source_new(Duration::from_millis(50), None, glib::Priority::LOW, || {
                     // SAFETY: ends the process.
                     unsafe { libc::exit(0) }
@@ -172,8 +175,9 @@ fn a_child_made_in_a_callback_sends_nothing_of_what_its_parent_had_gathered() {
         peer.write_all(b"once\n").unwrap();
         let status = Cell::new(0);
         until(|| {
-            // SAFETY: asks for any child that has ended, with a valid place for its status.
-            unsafe { libc::waitpid(-1, status.as_ptr(), libc::WNOHANG) > 0 }
+            // Those of other tests are theirs to ask for.
+            // SAFETY: asks for that child, with a valid place for its status.
+            child.get() > 0 && unsafe { libc::waitpid(child.get(), status.as_ptr(), libc::WNOHANG) > 0 }
         });
         assert_eq!(status.get(), 0, "the child did not end well");
         socket.close();

@@ -7,13 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// From the bottom up. A module may use those before it. A new one gets its place here.
-const FLOORS: [&str; 19] = [
+const FLOORS: [&str; 18] = [
     "log",
     "certificate",
     "error",
     "sys",
     "address",
-    "unix",
     "tls",
     "engine",
     "avahi",

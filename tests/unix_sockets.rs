@@ -228,7 +228,7 @@ fn only_what_nobody_answers_on_is_taken_over() {
 
         // No stream socket, or none at all.
         let datagrams = std::os::unix::net::UnixDatagram::bind(&address).unwrap();
-        refused(replace_stale(), "cannot determine whether");
+        refused(replace_stale(), "another process is using a socket");
         drop(datagrams);
         std::fs::remove_file(&address).unwrap();
         std::fs::write(&address, "precious").unwrap();

@@ -3,19 +3,24 @@
 
 mod conversions;
 mod endpoint;
+mod file_options;
 mod parse;
 mod schemes;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+
+use rustix::net::SocketAddrUnix;
 
 use crate::error::{Error, Result};
 use crate::sys::interface_name;
 pub use endpoint::Endpoint;
 pub(crate) use endpoint::{endpoint, to_canonical};
+pub(crate) use file_options::{FileOptions, file_setters};
 #[cfg(feature = "_services")]
 pub(crate) use parse::is_service_type;
 pub(crate) use parse::{parse_authority, parse_listening, parse_port, percent_decode};
@@ -79,6 +84,16 @@ pub(crate) enum UnixName {
     Path(PathBuf),
     /// A name in the abstract namespace, without the `@`.
     Abstract(Vec<u8>),
+}
+
+impl UnixName {
+    /// Returns the address in the form that the system needs.
+    pub(crate) fn to_socket_address(&self) -> io::Result<SocketAddrUnix> {
+        Ok(match self {
+            UnixName::Path(path) => SocketAddrUnix::new(path)?,
+            UnixName::Abstract(name) => SocketAddrUnix::new_abstract_name(name)?,
+        })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

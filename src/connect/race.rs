@@ -20,7 +20,6 @@ use crate::error::{Error, Operation, Result};
 use crate::log;
 use crate::resolve::{Lookup, Plan, RESOLUTION_DELAY, interleave};
 use crate::sys::{self, Tuning, pass_descriptors, stream_socket};
-use crate::unix::unix_address;
 
 pub(super) const OPERATION: Operation = Operation::Connect;
 
@@ -314,7 +313,7 @@ impl Race {
         let fd = stream_socket(AddressFamily::UNIX)?;
         self.tuning.apply(fd.as_fd(), AddressFamily::UNIX)?;
         pass_descriptors(fd.as_fd(), self.tuning.descriptors > 0);
-        match sys::connect(&fd, &unix_address(&name)?) {
+        match sys::connect(&fd, &name.to_socket_address()?) {
             Ok(()) => {
                 self.won(fd, None);
                 Ok(false)

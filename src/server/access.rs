@@ -3,8 +3,7 @@
 use std::os::fd::AsFd;
 
 use crate::error::{Result, os_text};
-use crate::sys::peer_ids;
-use crate::unix::Account;
+use crate::sys::{Account, peer_ids};
 
 /// The accounts given to the builder.
 #[derive(Clone, Debug, Default)]

@@ -11,8 +11,7 @@ use rustix::net::{SocketType, sockopt};
 use super::listening::Listening;
 use crate::address::{Endpoint, UnixName, endpoint};
 use crate::log;
-use crate::sys::{self, Inherited, OWN_SOCKET, take_inherited};
-use crate::unix::SocketFile;
+use crate::sys::{self, Inherited, OWN_SOCKET, SocketFile, take_inherited};
 
 /// Returns the socket that was passed for this unix address, and its file if the path is now ours to remove.
 pub(super) fn adopt_unix(name: &UnixName) -> io::Result<Option<(Listening, Option<SocketFile>)>> {

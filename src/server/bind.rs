@@ -12,8 +12,9 @@ use crate::address::{Address, FORMS, Host, Target, UnixName, endpoint, parse_lis
 use crate::avahi::Announcement;
 use crate::error::{Error, Result};
 use crate::resolve::{local_addresses, port_number};
-use crate::sys::{self, is_missing_family, pass_descriptors, stream_socket};
-use crate::unix::{Making, SocketFile, bind_abstract, bind_path};
+use crate::sys::{
+    self, Making, SocketFile, bind_abstract, bind_path, is_missing_family, pass_descriptors, stream_socket,
+};
 
 /// Attempts to find a port that is free on every loopback address.
 const PORT_TRIES: usize = 32;
@@ -64,7 +65,7 @@ fn bind_unix(name: &UnixName, how: ListenOptions<'_>) -> io::Result<(Listening, 
             let (fd, file) = bind_path(path, how)?;
             Ok((fd.into(), Some(file)))
         }
-        UnixName::Abstract(_) => Ok((bind_abstract(name, how)?.into(), None)),
+        UnixName::Abstract(_) => Ok((bind_abstract(&name.to_socket_address()?, how)?.into(), None)),
     }
 }
 

@@ -14,16 +14,15 @@ use super::handshakes::Handshakes;
 use super::listener::Listener;
 use super::listening::{ListenOptions, Listening};
 use super::{OnClient, OnPublished, SERVERS, Server, Shared, server_name};
-use crate::address::{Address, Target, endpoint};
+use crate::address::{Address, FileOptions, Target, endpoint, file_setters};
 use crate::avahi::Announcement;
 use crate::conn::callbacks::{Disconnect, SharedDisconnect};
 use crate::conn::{Common, LineEnding, Options, Roster, Socket, limit_setters};
 use crate::engine::{Engine, LogQuota};
 use crate::error::{Error, Result, count};
 use crate::log;
-use crate::sys::{self, KeepAlive};
+use crate::sys::{self, Account, FileSettings, KeepAlive, SocketFile};
 use crate::tls::{ServerSetup, ServerTls, Tls};
-use crate::unix::{Account, FileOptions, FileSettings, SocketFile, file_setters};
 
 /// Default limit of concurrent TLS handshakes. Each costs some hundred microseconds and some kilobytes; clients that
 /// connect and say nothing must not keep others out for long.

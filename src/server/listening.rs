@@ -2,8 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::sys::{OWN_SOCKET, Tuning};
-use crate::unix::FileSettings;
+use crate::sys::{FileSettings, OWN_SOCKET, Tuning};
 
 /// A listening socket, and the name to pass it on under.
 pub(super) struct Listening {

@@ -1,12 +1,71 @@
 //! Users and groups: lookup by name, and those of a unix socket's peer.
 
 use std::ffi::{CString, c_char, c_int};
+use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 
 use super::sockopt::peer_credentials;
+use crate::error::{Error, Operation, Result};
+
+/// A user or a group of this machine. Converts from a number or a name: `1000`, `"www-data"`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Account {
+    /// The user or group number.
+    Id(u32),
+    /// The name, looked up when the server starts.
+    Name(String),
+}
+
+impl From<u32> for Account {
+    fn from(id: u32) -> Self {
+        Account::Id(id)
+    }
+}
+
+impl From<&str> for Account {
+    fn from(name: &str) -> Self {
+        Account::Name(name.into())
+    }
+}
+
+impl From<String> for Account {
+    fn from(name: String) -> Self {
+        Account::Name(name)
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Account::Id(id) => id.fmt(f),
+            Account::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+impl Account {
+    pub(crate) fn group(&self) -> Result<u32> {
+        self.number("group", group_id)
+    }
+
+    pub(crate) fn user(&self) -> Result<u32> {
+        self.number("user", user_id)
+    }
+
+    fn number(&self, kind: &str, ask: fn(&str) -> io::Result<Option<u32>>) -> Result<u32> {
+        match self {
+            Account::Id(id) => Ok(*id),
+            Account::Name(name) => match ask(name) {
+                Ok(Some(id)) => Ok(id),
+                Ok(None) => Err(Error::InvalidOption(format!("unknown {kind} {name:?}"))),
+                Err(source) => Err(Error::Io { operation: Operation::Account, address: name.clone(), source }),
+            },
+        }
+    }
+}
 
 /// The largest entry of the user and group databases, in bytes. A group's entry lists its members.
 const ENTRY_MAX: usize = 16 << 20;
@@ -56,7 +115,7 @@ fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
 }
 
 /// Returns the ID of a user, or `None` if the name is unknown.
-pub(crate) fn user_id(name: &str) -> io::Result<Option<u32>> {
+fn user_id(name: &str) -> io::Result<Option<u32>> {
     look_up(name, |name, entry: *mut libc::passwd, buffer, size, found| {
         // SAFETY: a name that ends in a zero, space for the entry, a buffer and its size, space for the answer.
         let error = unsafe { libc::getpwnam_r(name, entry, buffer, size, found) };
@@ -66,7 +125,7 @@ pub(crate) fn user_id(name: &str) -> io::Result<Option<u32>> {
 }
 
 /// Returns the ID of a group, or `None` if the name is unknown.
-pub(crate) fn group_id(name: &str) -> io::Result<Option<u32>> {
+fn group_id(name: &str) -> io::Result<Option<u32>> {
     look_up(name, |name, entry: *mut libc::group, buffer, size, found| {
         // SAFETY: as above.
         let error = unsafe { libc::getgrnam_r(name, entry, buffer, size, found) };

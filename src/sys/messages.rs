@@ -138,12 +138,21 @@ fn read_control(header: &msghdr) -> Told {
     while let Some(message) = unsafe { next.as_ref() } {
         // SAFETY: the data of that message.
         let data = unsafe { libc::CMSG_DATA(message) }.cast::<c_void>().cast_const();
-        let length = (message.cmsg_len as usize).saturating_sub(data as usize - std::ptr::from_ref(message) as usize);
+        let length = payload(message);
         read_message(message, data, length, &mut told);
         // SAFETY: as for the first one.
         next = unsafe { libc::CMSG_NXTHDR(header, message) };
     }
     told
+}
+
+/// Returns the number of data bytes of a control message.
+// On some systems the length is of another type.
+#[allow(clippy::unnecessary_cast)]
+fn payload(message: &cmsghdr) -> usize {
+    // SAFETY: computes a number.
+    let header = unsafe { libc::CMSG_LEN(0) } as usize;
+    (message.cmsg_len as usize).saturating_sub(header)
 }
 
 fn read_message(message: &cmsghdr, data: *const c_void, length: usize, told: &mut Told) {

@@ -14,12 +14,14 @@ mod polling;
 mod process;
 mod resident;
 mod signals;
+mod socket_file;
 mod sockets;
 mod sockopt;
 mod standard;
 mod successor;
 
-pub(crate) use accounts::{group_id, peer_ids, user_id};
+pub use accounts::Account;
+pub(crate) use accounts::peer_ids;
 pub(crate) use descriptor::{Backlog, Descriptor, backlog, keep_refusals};
 pub(crate) use far_end::Ends;
 pub(crate) use getaddrinfo::{Family, ResolveError, host_addresses, service_port};
@@ -32,6 +34,7 @@ pub(crate) use options::{Tuning, keep_alive, set_keep_alive, set_tos, set_user_t
 pub(crate) use polling::{INTERRUPTED, poll_for, wait_for};
 pub(crate) use process::{Forked, Origin, exit_now, fork, other_threads};
 pub(crate) use signals::{Interrupts, interrupts_here, without_sigpipe};
+pub(crate) use socket_file::{FileSettings, Making, SocketFile, bind_abstract, bind_path};
 pub(crate) use sockets::{
     accept, bind, connect, datagram_socket, is_missing_family, listen, local_address, message_socket, peer_address,
     send_to, socket, socket_pair, stream_socket,

@@ -21,8 +21,7 @@ use crate::engine::{
 };
 use crate::error::{Error, Operation, Result, count};
 use crate::log::{self, Level};
-use crate::sys::{self, Beside, Descriptor, ENDED};
-use crate::unix::SocketFile;
+use crate::sys::{self, Beside, Descriptor, ENDED, SocketFile};
 
 /// Limit of refusals that wait to be reported. Further ones, which a sender that never receives can cause, displace the
 /// oldest.
@@ -281,7 +280,7 @@ impl Core {
         fd
     }
 
-    pub(super) fn into_fd(&self) -> Result<OwnedFd> {
+    pub(super) fn take_fd(&self) -> Result<OwnedFd> {
         let fd = self.let_go().ok_or_else(|| self.closed())?;
         let set = rustix::io::ioctl_fionbio(&fd, false);
         set.map_err(|errno| self.failed(Operation::Option, None, errno))?;

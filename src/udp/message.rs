@@ -14,7 +14,6 @@ use super::sending::Remote;
 use crate::address::{Address, Endpoint, Target};
 use crate::error::{Error, Result, os_text};
 use crate::resolve::{Plan, plan_with_any_port};
-use crate::unix::unix_address;
 
 /// A socket that preserves message boundaries: a unix socket for datagrams or of type seqpacket, or any other
 /// message-oriented descriptor, such as those of netlink, ICMP, CAN and raw sockets.
@@ -272,7 +271,7 @@ impl MessageSocket {
     /// # Errors
     /// [`Error::Closed`], or [`Error::Io`].
     pub fn into_fd(self) -> Result<OwnedFd> {
-        self.core.into_fd()
+        self.core.take_fd()
     }
 }
 
@@ -287,5 +286,5 @@ const EXPECTED: &str = "expected a unix socket: a path with a slash, or @name";
 
 pub(super) fn unix_remote(address: &Address) -> Result<Remote> {
     let Target::Unix(name) = address.target() else { return Err(address.unfit(EXPECTED)) };
-    unix_address(name).map(Remote::Unix).map_err(|error| address.unfit(os_text(&error)))
+    name.to_socket_address().map(Remote::Unix).map_err(|error| address.unfit(os_text(&error)))
 }

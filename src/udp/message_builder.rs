@@ -12,11 +12,10 @@ use super::core::{Core, Start, at_most};
 use super::faces::common_setters;
 use super::message::{MessageSocket, unix_remote};
 use super::sending::Remote;
-use crate::address::{Address, Target, UnixName};
+use crate::address::{Address, FileOptions, Target, UnixName, file_setters};
 use crate::engine::{Engine, READ_BUFFER};
 use crate::error::{Error, Operation, Result};
-use crate::sys::{self, Beside};
-use crate::unix::{FileOptions, Making, SocketFile, bind_abstract, bind_path, file_setters};
+use crate::sys::{self, Beside, Making, SocketFile, bind_abstract, bind_path};
 
 /// Default limit of log records about errors, per second.
 const ERRORS_LOGGED: u32 = 10;
@@ -102,13 +101,12 @@ impl MessageBuilder {
     {
         let engine = Engine::current()?;
         let address = address.try_into()?;
-        unix_remote(&address)?;
+        let Remote::Unix(name) = unix_remote(&address)? else { return Err(address.unfit("it is not a unix socket")) };
         let open = || Ok(sys::message_socket(SocketType::DGRAM)?);
         let how = Making { open: &open, listen: &|_| Ok(()), file: self.file.settings(&address)? };
         let bound = match address.target() {
             Target::Unix(UnixName::Path(path)) => bind_path(path, how).map(|(fd, file)| (fd, Some(file))),
-            Target::Unix(name) => bind_abstract(name, how).map(|fd| (fd, None)),
-            _ => Err(io::ErrorKind::InvalidInput.into()),
+            _ => bind_abstract(&name, how).map(|fd| (fd, None)),
         };
         let (fd, file) = bound.map_err(|source| Error::from_listen(&address, source))?;
         self.take(&engine, fd, &address.to_string(), file)

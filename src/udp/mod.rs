@@ -1,4 +1,4 @@
-//! Sockets for datagrams: [`UdpSocket`], and [`MessageSocket`] for all other kinds. They share the state (`core`) and what it
+//! Sockets for datagrams: `UdpSocket`, and `MessageSocket` for all other kinds. They share the state (`core`) and what it
 //! does (`receiving`, `sending`, `waiting`), and most methods (`faces`).
 
 mod arrival;
@@ -194,7 +194,7 @@ impl UdpSocket {
     /// # Errors
     /// [`Error::Closed`], or [`Error::Io`].
     pub fn into_std(self) -> Result<std::net::UdpSocket> {
-        Ok(self.core.into_fd()?.into())
+        Ok(self.core.take_fd()?.into())
     }
 
     // ---- about the socket ----

@@ -533,7 +533,7 @@ fn a_path_belongs_to_who_made_it() {
         let socket = builder().mode(0o600).bind(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         in_use(builder(), "the path exists");
-        in_use(builder().replace_stale(true), "another server is listening");
+        in_use(builder().replace_stale(true), "another process is using a socket");
         socket.close();
         assert!(!path.exists());
         // Left behind by a crash.

@@ -1,8 +1,5 @@
 //! Unix sockets at a path: with the right permissions from the first moment on, and in the place of a stale socket.
 
-mod account;
-mod options;
-
 use std::ffi::OsString;
 use std::fs::Permissions;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -14,13 +11,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
-use rustix::net::AddressFamily;
+use rustix::net::{AddressFamily, SocketAddrUnix};
 
-use crate::address::UnixName;
+use super::{Origin, bind as bind_to, connect, stream_socket};
 use crate::error::os_text;
-use crate::sys::{self, Origin, stream_socket};
-pub use account::Account;
-pub(crate) use options::{FileOptions, FileSettings, file_setters};
 
 /// Longest wait for another server that replaces a stale socket. After that, this one continues without the lock.
 const TURN: Duration = Duration::from_secs(2);
@@ -95,12 +89,19 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-/// Returns the address of a name, in the form that the system needs.
-pub(crate) fn unix_address(name: &UnixName) -> io::Result<rustix::net::SocketAddrUnix> {
-    Ok(match name {
-        UnixName::Path(path) => rustix::net::SocketAddrUnix::new(path)?,
-        UnixName::Abstract(name) => rustix::net::SocketAddrUnix::new_abstract_name(name)?,
-    })
+/// Options of a unix socket's file.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FileSettings {
+    pub(crate) mode: Option<u32>,
+    pub(crate) group: Option<u32>,
+    /// Replace a socket that no process has.
+    pub(crate) replace_stale: bool,
+}
+
+impl FileSettings {
+    fn restricts(&self) -> bool {
+        self.mode.is_some() || self.group.is_some()
+    }
 }
 
 /// The steps of making a unix socket.
@@ -116,7 +117,7 @@ pub(crate) struct Making<'a> {
 /// Makes a socket with a path.
 pub(crate) fn bind_path(path: &Path, how: Making<'_>) -> io::Result<(OwnedFd, SocketFile)> {
     let settings = how.file;
-    let name = UnixName::Path(path.into());
+    let name = SocketAddrUnix::new(path)?;
     // Between bind and listen, a socket looks stale.
     let turn = if settings.replace_stale { Turn::take(path, Instant::now() + TURN) } else { None };
     let fd = match bind(&name, how) {
@@ -144,7 +145,7 @@ pub(crate) fn bind_path(path: &Path, how: Making<'_>) -> io::Result<(OwnedFd, So
 }
 
 /// Makes a socket with an abstract name.
-pub(crate) fn bind_abstract(name: &UnixName, how: Making<'_>) -> io::Result<OwnedFd> {
+pub(crate) fn bind_abstract(name: &SocketAddrUnix, how: Making<'_>) -> io::Result<OwnedFd> {
     let fd = bind(name, how)?;
     (how.listen)(&fd)?;
     Ok(fd)
@@ -152,12 +153,12 @@ pub(crate) fn bind_abstract(name: &UnixName, how: Making<'_>) -> io::Result<Owne
 
 /// Binds a socket to that name. If its file is to get restricted permissions, it starts with none: the file inherits the
 /// socket's mode, and a umask is process-wide and so not ours alone.
-fn bind(name: &UnixName, how: Making<'_>) -> io::Result<OwnedFd> {
+fn bind(name: &SocketAddrUnix, how: Making<'_>) -> io::Result<OwnedFd> {
     let fd = (how.open)()?;
     if how.file.restricts() {
         rustix::fs::fchmod(&fd, Mode::empty())?;
     }
-    sys::bind(&fd, &unix_address(name)?)?;
+    bind_to(&fd, name)?;
     Ok(fd)
 }
 
@@ -219,7 +220,7 @@ impl Drop for Turn {
 const START: Duration = Duration::from_millis(100);
 
 /// Removes the socket of a server that is gone, and nothing else.
-fn remove_stale(path: &Path, name: &UnixName, has_turn: bool) -> io::Result<()> {
+fn remove_stale(path: &Path, name: &SocketAddrUnix, has_turn: bool) -> io::Result<()> {
     let stale = match SocketFile::new(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(_) => return Err(in_use("the path exists and is not a socket")),
@@ -236,12 +237,13 @@ fn remove_stale(path: &Path, name: &UnixName, has_turn: bool) -> io::Result<()> 
 }
 
 /// Returns whether a server listens on that path.
-fn is_answered(name: &UnixName) -> io::Result<bool> {
+fn is_answered(name: &SocketAddrUnix) -> io::Result<bool> {
     let probe = stream_socket(AddressFamily::UNIX)?;
-    match sys::connect(&probe, &unix_address(name)?) {
+    match connect(&probe, name) {
         Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(false),
+        Ok(()) | Err(Errno::AGAIN) => Ok(true),
         // One for messages does not take a stream, but somebody has it.
-        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Ok(true),
+        Err(Errno::PROTOTYPE) => Err(in_use("another process is using a socket on this path")),
         Err(error) => {
             Err(in_use(&format!("cannot determine whether another server uses this path: {}", os_text(&error.into()))))
         }
@@ -254,7 +256,7 @@ mod tests {
 
     fn making(file: FileSettings) -> Making<'static> {
         let open = &|| stream_socket(AddressFamily::UNIX);
-        Making { open, listen: &|fd| Ok(sys::listen(fd, 1)?), file }
+        Making { open, listen: &|fd| Ok(crate::sys::listen(fd, 1)?), file }
     }
 
     #[test]
@@ -262,7 +264,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let file = FileSettings { mode: Some(0o666), ..FileSettings::default() };
-        let _fd = bind(&UnixName::Path(path.clone()), making(file)).unwrap();
+        let _fd = bind(&SocketAddrUnix::new(&path).unwrap(), making(file)).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0, "before it is given its mode");
     }
 

@@ -1,19 +1,10 @@
 //! Options of a unix socket's file, as builders have them.
 
-use super::Account;
-use crate::address::{Address, Target, UnixName};
+use super::{Address, Target, UnixName};
 use crate::error::{Error, Result};
+use crate::sys::{Account, FileSettings};
 
-/// Options of a unix socket's file.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct FileSettings {
-    pub(super) mode: Option<u32>,
-    pub(super) group: Option<u32>,
-    /// Replace a socket that no process listens on.
-    pub(super) replace_stale: bool,
-}
-
-/// The same as a builder has them.
+/// Options of a unix socket's file, not yet checked.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FileOptions {
     pub(crate) mode: Option<u32>,
@@ -55,7 +46,7 @@ macro_rules! file_setters {
 
         /// Sets the group of a unix socket's path, by name or number. The process must be a member of the group, or root.
         /// Without [`mode`](Self::mode), the path gets mode 0660, so its owner and the group may connect.
-        pub fn group(mut self, group: impl Into<$crate::unix::Account>) -> Self {
+        pub fn group(mut self, group: impl Into<$crate::sys::Account>) -> Self {
             self.file.group = Some(group.into());
             self
         }
@@ -72,9 +63,3 @@ macro_rules! file_setters {
     };
 }
 pub(crate) use file_setters;
-
-impl FileSettings {
-    pub(super) fn restricts(&self) -> bool {
-        self.mode.is_some() || self.group.is_some()
-    }
-}
