@@ -66,7 +66,7 @@ const MODULES: [(&str, &str); 9] = [
     ),
     (
         "socket",
-        "ByteStream Chunks Credentials KeepAlive LineEnding Lines Operation Proxy Reader Selectable SocketBuilder \
+        "ByteStream Chunks ConnectProgress Credentials KeepAlive LineEnding Lines Operation Proxy Reader Selectable SocketBuilder \
          WeakSocket",
     ),
     (

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
+use super::progress::{ConnectProgress, OnProgress, Progress};
 use super::proxy::{Means, Passage, Proxy};
 use super::race::{OPERATION, Race, Winner};
 use crate::address::{Address, Endpoint, Scheme, Target, endpoint};
@@ -171,6 +172,7 @@ pub(super) type Connected = Box<dyn FnOnce(&Rc<Engine>, Result<Socket>)>;
 pub(super) struct Connecting {
     engine: Rc<Engine>,
     pub(super) request: Request,
+    progress: Progress,
     /// Kept alive by its timer.
     race: RefCell<Weak<Race>>,
     /// Kept alive by the engine.
@@ -180,10 +182,18 @@ pub(super) struct Connecting {
 }
 
 impl Connecting {
-    pub(super) fn start(engine: &Rc<Engine>, request: Request, route: Route, done: Connected) -> Rc<Self> {
+    pub(super) fn start(
+        engine: &Rc<Engine>,
+        request: Request,
+        route: Route,
+        progress: OnProgress,
+        done: Connected,
+    ) -> Rc<Self> {
+        let progress = Progress::new(engine, progress);
         let connecting = Rc::new(Connecting {
             engine: engine.clone(),
             request,
+            progress: progress.clone(),
             race: RefCell::default(),
             through: RefCell::default(),
             conn: RefCell::new(None),
@@ -194,11 +204,16 @@ impl Connecting {
         let options = &common.options;
         match route {
             Route::Direct(plan) => {
+                if !matches!(plan, Plan::Direct(_) | Plan::Unix(_)) {
+                    progress.report(ConnectProgress::LookingUp);
+                }
                 let connected = Box::new(move |_: &Rc<Engine>, result| me.connected(result));
                 let race = Race::start(engine, address, &options.tuning, plan, options.connect_timeout, connected);
+                race.before_first_attempt(move || progress.report(ConnectProgress::Connecting));
                 connecting.race.replace(Rc::downgrade(&race));
             }
             Route::Proxied(passage) => {
+                progress.report(ConnectProgress::Connecting);
                 let way = async move {
                     let means = Means::new(&me.request.common.options, false);
                     let won = passage.connect(&me.engine, means).await;
@@ -217,6 +232,9 @@ impl Connecting {
             Ok(won) => won,
             Err(error) => return self.finish(Err(error)),
         };
+        if self.request.secure.is_some() {
+            self.progress.report(ConnectProgress::Handshaking);
+        }
         match &self.request.secure {
             Some(settings) if settings.may_load_roots(&self.request.peer) => self.load_roots(won),
             _ => self.open(won),
@@ -252,6 +270,7 @@ impl Connecting {
 
     fn finish(&self, result: Result<Socket>) {
         let done = self.done.take();
+        self.progress.end();
         self.race.take();
         if let Some(done) = done {
             done(&self.engine, result);

@@ -3,6 +3,7 @@
 //! behind.
 
 mod connecting;
+pub(crate) mod progress;
 pub(crate) mod proxy;
 mod race;
 pub(crate) mod start_tls;
@@ -24,6 +25,7 @@ use crate::log;
 use crate::sys::Ends;
 use crate::tls::{ClientTls, Tls};
 use connecting::{Connecting, Opened, Request, Route};
+use progress::OnProgress;
 use proxy::{Means, Proxy};
 use race::{OPERATION, Racing};
 
@@ -75,6 +77,7 @@ pub(crate) fn in_background(
     common: Rc<Common>,
     tls: Option<&Tls<ClientTls>>,
     proxy: &Proxy,
+    progress: OnProgress,
     cancellable: Option<gio::Cancellable>,
     callback: impl FnOnce(Result<Socket>) + 'static,
 ) {
@@ -101,7 +104,7 @@ pub(crate) fn in_background(
         drop(watched.take());
         call(engine, || callback(result));
     });
-    let connecting = Connecting::start(&engine, request, route, done);
+    let connecting = Connecting::start(&engine, request, route, progress, done);
     if let Some(cancellable) = cancellable {
         watch.replace(Some(CancelWatch::start(&engine, cancellable, move |_| connecting.cancel())));
     }
@@ -139,6 +142,7 @@ pub(crate) fn future(
     common: Rc<Common>,
     tls: Option<&Tls<ClientTls>>,
     proxy: &Proxy,
+    progress: OnProgress,
 ) -> Result<ConnectFuture> {
     let engine = Engine::current()?;
     let (request, route) = Request::new(address, common, tls, proxy)?;
@@ -147,7 +151,7 @@ pub(crate) fn future(
         // The future may have been dropped.
         let _ = sender.send(result);
     });
-    Ok(ConnectFuture { connecting: Connecting::start(&engine, request, route, done), receiver })
+    Ok(ConnectFuture { connecting: Connecting::start(&engine, request, route, progress, done), receiver })
 }
 
 /// A connection attempt as a future. Dropping it cancels.

@@ -86,6 +86,7 @@ pub(super) struct Race {
     engine: Rc<Engine>,
     address: Address,
     tuning: Tuning,
+    before_first_attempt: Cell<Option<Box<dyn FnOnce()>>>,
     state: RefCell<RaceState>,
 }
 
@@ -148,7 +149,13 @@ impl Race {
         done: RaceDone,
     ) -> Rc<Race> {
         let state = RefCell::new(RaceState { done: Some(done), ..RaceState::default() });
-        let race = Rc::new(Race { engine: engine.clone(), address: address.clone(), tuning: tuning.clone(), state });
+        let race = Rc::new(Race {
+            engine: engine.clone(),
+            address: address.clone(),
+            tuning: tuning.clone(),
+            before_first_attempt: Cell::default(),
+            state,
+        });
         let late = race.clone();
         let timer = engine.after(limit, move |_| {
             let address = late.address.to_string();
@@ -160,6 +167,11 @@ impl Race {
         let first = race.clone();
         engine.defer(move |_| first.run(plan));
         race
+    }
+
+    /// Calls when the first address is tried. Not user code.
+    pub(super) fn before_first_attempt(&self, call: impl FnOnce() + 'static) {
+        self.before_first_attempt.set(Some(Box::new(call)));
     }
 
     fn run(self: &Rc<Self>, plan: Plan) {
@@ -275,6 +287,9 @@ impl Race {
 
     /// Starts to connect. Returns whether the attempt is under way.
     fn attempt(self: &Rc<Self>, candidate: Candidate) -> io::Result<bool> {
+        if let Some(call) = self.before_first_attempt.take() {
+            call();
+        }
         let (service, address) = match candidate {
             Candidate::Unix(name) => return self.attempt_unix(name),
             Candidate::Inet(address) => (None, address),

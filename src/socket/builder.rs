@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use gio::prelude::*;
 
-use super::Socket;
+use super::{ConnectProgress, Socket};
 use crate::address::Address;
 use crate::conn::{Conn, LineEnding, Options, Transport, limit_setters};
-use crate::connect::{self, proxy::Proxy};
+use crate::connect::{self, progress::OnProgress, proxy::Proxy};
 use crate::engine::Engine;
 use crate::error::{Error, Operation, Result};
 use crate::sys::KeepAlive;
@@ -38,13 +38,19 @@ pub struct SocketBuilder {
     /// `None` leaves it to the address.
     tls: Option<Tls<ClientTls>>,
     proxy: Proxy,
+    on_progress: OnProgress,
 }
 
 impl SocketBuilder {
     limit_setters!();
 
     pub(super) fn new() -> Self {
-        SocketBuilder { options: Options::default(), tls: None, proxy: Proxy::none() }
+        SocketBuilder {
+            options: Options::default(),
+            tls: None,
+            proxy: Proxy::none(),
+            on_progress: OnProgress::default(),
+        }
     }
 
     /// Configures TLS.
@@ -75,6 +81,32 @@ impl SocketBuilder {
     /// ```
     pub fn proxy(mut self, proxy: impl Into<Proxy>) -> Self {
         self.proxy = proxy.into();
+        self
+    }
+
+    /// Sets a callback for the progress of connecting: what is being waited for.
+    ///
+    /// It is called from the main loop, during `connect_async` and `connect_future`. The blocking `connect` calls nothing. A
+    /// step that is over at once may be left out, and after the result nothing more is reported.
+    ///
+    /// # Example: Tell the user what the window waits for
+    /// ```
+    /// use network::socket::ConnectProgress;
+    ///
+    /// let builder = network::Socket::builder().progress_cb(|step| match step {
+    ///     ConnectProgress::LookingUp => println!("looking up the host …"),
+    ///     ConnectProgress::Connecting => println!("connecting …"),
+    ///     ConnectProgress::Handshaking => println!("agreeing on encryption …"),
+    ///     _ => {}
+    /// });
+    /// # let server = network::Server::builder().tls(false).address("127.0.0.1").listen(0, |_| Ok(()))?;
+    /// # let address = format!("tcp://localhost:{}", server.port());
+    /// builder.connect_async(address, gio::Cancellable::NONE, |_| network::endloop());
+    /// network::fgloop();
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    pub fn progress_cb(mut self, callback: impl Fn(ConnectProgress) + 'static) -> Self {
+        self.on_progress = OnProgress::new(callback);
         self
     }
 
@@ -121,7 +153,15 @@ impl SocketBuilder {
     {
         let cancellable = cancellable.map(|cancellable| cancellable.as_ref().clone());
         let address = address.try_into().map_err(Error::from);
-        connect::in_background(address, self.options.into(), self.tls.as_ref(), &self.proxy, cancellable, callback);
+        connect::in_background(
+            address,
+            self.options.into(),
+            self.tls.as_ref(),
+            &self.proxy,
+            self.on_progress,
+            cancellable,
+            callback,
+        );
     }
 
     /// Connects in the background. See [`Socket::connect_future`].
@@ -133,7 +173,8 @@ impl SocketBuilder {
         A: TryInto<Address>,
         Error: From<A::Error>,
     {
-        connect::future(address.try_into()?, self.options.into(), self.tls.as_ref(), &self.proxy)?.await
+        connect::future(address.try_into()?, self.options.into(), self.tls.as_ref(), &self.proxy, self.on_progress)?
+            .await
     }
 
     /// Makes a socket from two file descriptors. See [`Socket::wrap`].

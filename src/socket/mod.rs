@@ -19,6 +19,7 @@ use crate::address::{Address, Endpoint};
 use crate::conn::Socket;
 use crate::conn::callbacks::{Disconnect, OnByteLine, OnData, OnLine, OnReady};
 pub use crate::conn::{LineEnding, WeakSocket};
+pub use crate::connect::progress::ConnectProgress;
 pub use crate::connect::proxy::Proxy;
 use crate::engine::call;
 pub use crate::error::Operation;

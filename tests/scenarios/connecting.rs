@@ -310,3 +310,51 @@ fn a_context_may_be_used_again_when_its_thread_has_ended() {
         .unwrap();
     }
 }
+
+#[test]
+fn the_progress_is_told_in_order_and_nothing_after_the_result() {
+    use network::socket::ConnectProgress;
+
+    on_own_context(|| {
+        for kind in [Kind::Tcp, Kind::Tls, Kind::Unix] {
+            let (_server, address) = serve(kind, |_| Ok(()));
+            let log = Log::<String>::new();
+            let (steps, done) = (log.clone(), log.clone());
+            let builder = client(kind).progress_cb(move |step| steps.add(format!("{step:?}")));
+            builder.connect_async(&*address, gio::Cancellable::NONE, move |result| {
+                done.add(result.map_or_else(|error| error.to_string(), |_| "done".into()));
+            });
+            assert_eq!(log.len(), 0, "not from inside the call");
+            until(|| log.all().last().is_some_and(|last| last == "done"));
+            settle();
+            let expected: &[&str] = match kind {
+                Kind::Tcp => &["Connecting", "done"],
+                Kind::Tls => &["Connecting", "Handshaking", "done"],
+                Kind::Unix => &["done"],
+            };
+            assert_eq!(log.all(), expected, "{kind:?}");
+        }
+
+        let log = Log::<String>::new();
+        let (steps, done) = (log.clone(), log.clone());
+        let builder = Socket::builder().progress_cb(move |step| steps.add(format!("{step:?}")));
+        builder.connect_async("nobody.invalid:1", gio::Cancellable::NONE, move |_| done.add("done"));
+        until(|| log.len() == 2);
+        assert_eq!(log.all(), ["LookingUp", "done"]);
+
+        // A callback may end what it hears of.
+        let (_server, address) = serve(Kind::Tls, |_| Ok(()));
+        let cancellable = gio::Cancellable::new();
+        let cancel = cancellable.clone();
+        let builder = client(Kind::Tls).progress_cb(move |step| {
+            if step == ConnectProgress::Handshaking {
+                cancel.cancel();
+            }
+        });
+        let log = Log::<String>::new();
+        let done = log.clone();
+        builder.connect_async(&*address, Some(&cancellable), move |result| done.add(result.unwrap_err().to_string()));
+        until(|| log.len() == 1);
+        assert!(log.all()[0].contains("cancelled"), "{:?}", log.all());
+    });
+}
