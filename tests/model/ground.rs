@@ -1,13 +1,13 @@
 //! Where a schedule runs: a main context of its own, and what joins two ends on it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use network::{ClientTls, Server, ServerTls, Socket, socket::SocketBuilder};
+use network::{ClientTls, Server, ServerTls, Socket, socket::SocketBuilder, tls::StartTls};
 
 use crate::idle::{Sleep, Watcher};
 use crate::program::{Kind, Program, Settings};
@@ -86,6 +86,10 @@ impl Ground {
 
     pub fn join(&self, program: &Program) -> (Made, Made) {
         let settings = program.settings;
+        if settings.starts_later {
+            let (a, b) = self.join_and_start_tls(program.kind, settings);
+            return (Made::Socket(a), Made::Socket(b));
+        }
         if program.kind == Kind::Tls {
             let (a, b) = self.join_by_tls(settings);
             return (Made::Socket(a), Made::Socket(b));
@@ -121,6 +125,28 @@ impl Ground {
                 (Fds::Two(from_b, into_b), Fds::Two(from_a, into_a))
             }
         }
+    }
+
+    /// Joins two ends in plaintext, and then starts TLS on both.
+    fn join_and_start_tls(&self, kind: Kind, settings: Settings) -> (Socket, Socket) {
+        static SERVER: std::sync::LazyLock<ServerTls> =
+            std::sync::LazyLock::new(|| ServerTls::new().directory(certificates()).prepared().unwrap());
+        let (a, b) = self.descriptors(kind, settings);
+        let (a, b) = (a.into_socket(settings), b.into_socket(settings));
+        let done = Rc::new(Cell::new(0));
+        let start = |socket: &Socket, role: StartTls| {
+            let done = done.clone();
+            socket.start_tls_async(role, gio::Cancellable::NONE, move |_, result| {
+                result.unwrap();
+                done.set(done.get() + 1);
+            });
+        };
+        start(&a, ClientTls::danger_accept_any().server_name("localhost").into());
+        start(&b, SERVER.clone().into());
+        while done.get() < 2 {
+            network::iteration(true);
+        }
+        (a, b)
     }
 
     fn join_by_tls(&self, settings: Settings) -> (Socket, Socket) {

@@ -40,6 +40,8 @@ pub struct Settings {
     pub read_size: Option<usize>,
     /// The queue counts as full from a few bytes on, and takes few.
     pub small_queue: bool,
+    /// TLS starts on a connection that was open, by `start_tls`.
+    pub starts_later: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -185,6 +187,7 @@ impl Generator {
             short_lines: self.random.percent(5),
             read_size: self.random.percent(20).then(|| self.random.pick(&[7, 100, 4096])),
             small_queue: self.random.percent(15),
+            starts_later: kind == Kind::Tls && self.random.percent(50),
         };
         let mut steps = Vec::new();
         for side in crate::model::SIDES {
@@ -410,13 +413,14 @@ impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let peer = if self.raw_b { ", B is a descriptor of the test" } else { "" };
         writeln!(f, "join A and B by {:?}{peer}", self.kind)?;
-        let Settings { small_buffers, no_linger, short_lines, read_size, small_queue } = self.settings;
+        let Settings { small_buffers, no_linger, short_lines, read_size, small_queue, starts_later } = self.settings;
         let set = [
             small_buffers.then(|| "small kernel buffers".to_owned()),
             no_linger.then(|| "linger 0".to_owned()),
             short_lines.then(|| "line limit 200".to_owned()),
             read_size.map(|size| format!("read size {size}")),
             small_queue.then(|| "send limit 50000, marks 2000 and 500".to_owned()),
+            starts_later.then(|| "TLS by start_tls".to_owned()),
         ];
         let set: Vec<_> = set.into_iter().flatten().collect();
         if !set.is_empty() {

@@ -80,13 +80,14 @@ fn candidates(program: &Program) -> Vec<Program> {
     all
 }
 
-fn plainer(settings: Settings) -> [Settings; 5] {
+fn plainer(settings: Settings) -> [Settings; 6] {
     [
         Settings { small_buffers: false, ..settings },
         Settings { no_linger: false, ..settings },
         Settings { short_lines: false, ..settings },
         Settings { read_size: None, ..settings },
         Settings { small_queue: false, ..settings },
+        Settings { starts_later: false, ..settings },
     ]
 }
 
