@@ -171,13 +171,15 @@ impl Args {
     fn advise(&self, error: Error) -> Error {
         match (&error, &self.tls) {
             (Error::UnknownCertificate { peer, fingerprint, .. }, None | Some(Mode::On)) => Error::other(format!(
-                "the certificate of {peer} is not trusted. If the owner of the server confirms the fingerprint, \
-                 use --tls pin:{fingerprint}, or --tls first-use to pin it from now on"
+                "the certificate of {} is not trusted. If the owner of the server confirms the fingerprint, \
+                 use --tls pin:{fingerprint}, or --tls first-use to pin it from now on",
+                peer.escape_debug() // the name of a service may contain anything
             )),
             (Error::CertificateChanged { peer, pinned, fingerprint, .. }, Some(Mode::Pin(_))) => Error::other(format!(
-                "{peer} does not have the key of --tls pin:{pinned}. Either the pin is wrong or outdated, or the \
+                "{} does not have the key of --tls pin:{pinned}. Either the pin is wrong or outdated, or the \
                  connection is being intercepted. If the owner of the server confirms the fingerprint, use \
-                 --tls pin:{fingerprint}"
+                 --tls pin:{fingerprint}",
+                peer.escape_debug()
             )),
             (Error::Plaintext { peer, .. }, _) => {
                 Error::other(format!("{peer} sent plaintext instead of TLS; use --tls off for no encryption"))

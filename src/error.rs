@@ -253,7 +253,7 @@ pub enum Error {
     )]
     UnknownCertificate {
         /// The peer: for a client the address under which its pin is kept, as [`tls::pin`](crate::tls::pin) takes it. The name of
-        /// a service is as it came from the network.
+        /// a service is as it came from the network, and may contain control characters; the error's text escapes them.
         peer: String,
         /// SHA-256 of the public key. Compare it with what the owner of the peer says, then pin it.
         fingerprint: Box<Fingerprint>,
@@ -268,7 +268,7 @@ pub enum Error {
     #[error("{}", of_pin(peer, pinned, certificate, pin_file.as_deref()))]
     CertificateChanged {
         /// The peer: the address under which its pin is kept, as [`tls::pin`](crate::tls::pin) takes it. The name of a service
-        /// is as it came from the network.
+        /// is as it came from the network, and may contain control characters; the error's text escapes them.
         peer: String,
         /// The pin.
         pinned: Box<Fingerprint>,

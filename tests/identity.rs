@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 
 use network::{
     Error,
-    tls::{Fingerprint, Identity},
+    tls::{self, Fingerprint, Identity},
 };
 
 /// Runs a command, which must succeed, and returns what it printed.
@@ -45,10 +45,15 @@ fn make_with_openssl(directory: &Path, name: &str, new_key: &str) -> (String, St
 
 /// Runs [`child`] in a process of its own, after the shell commands in `prelude`.
 fn spawn_child(prelude: &str, settings: &[(&str, &str)]) -> Child {
+    spawn_role("child", prelude, settings)
+}
+
+/// Runs a test of this program, which is for that, in a process of its own.
+fn spawn_role(role: &str, prelude: &str, settings: &[(&str, &str)]) -> Child {
     let own = std::env::current_exe().unwrap();
     Command::new("sh")
         .arg("-c")
-        .arg(format!("{prelude}\nexec \"$0\" --exact child --nocapture --test-threads=1"))
+        .arg(format!("{prelude}\nexec \"$0\" --exact {role} --nocapture --test-threads=1"))
         .arg(own)
         .env_remove("XDG_DATA_HOME")
         .env("CHILD", "1")
@@ -90,6 +95,57 @@ fn child() {
         }
         Err(error) => println!("\nRESULT error: {error}"),
     }
+}
+
+/// Not a test: another process that pins, lists and unpins in the user's store. Each line of its input is an address, and with
+/// a fingerprint behind it to be pinned.
+#[test]
+fn pinning_child() {
+    if std::env::var_os("CHILD").is_none() {
+        return;
+    }
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        match line.split_once(' ') {
+            Some((address, fingerprint)) => tls::pin(address, fingerprint).unwrap(),
+            None => assert!(tls::unpin(&line).unwrap()),
+        }
+    }
+    let pins: Vec<_> = tls::pins().unwrap().iter().map(|pin| format!("{} {:?}", pin.address(), pin.trust())).collect();
+    println!("\nRESULT {}", pins.join(", "));
+}
+
+#[test]
+fn another_process_pins_in_the_users_store() {
+    let home = tempfile::tempdir().unwrap();
+    let child = |input: &str| {
+        let settings = [("XDG_DATA_HOME", home.path().to_str().unwrap())];
+        let mut child = spawn_role("pinning_child", "", &settings);
+        child.stdin.as_mut().unwrap().write_all(input.as_bytes()).unwrap();
+        finish(child)
+    };
+    let (one, other) = ("1".repeat(64), "2".repeat(64));
+    assert_eq!(child(&format!("host.example:1 {one}\n1234 {one}\n")), "host.example:1 Pin, localhost:1234 Pin");
+    let store = home.path().join("network");
+    let text = fs::read_to_string(store.join("peers/localhost:1234")).unwrap();
+    assert_eq!(text, format!("# localhost:1234\n# pinned\n{one}\n"));
+    // Many at once, in one store: each pin is there in the end, whole.
+    std::thread::scope(|scope| {
+        for start in [1, 51] {
+            let (child, other) = (&child, &other);
+            scope
+                .spawn(move || child(&(start..start + 50).map(|port| format!("{port} {other}\n")).collect::<String>()));
+        }
+    });
+    let pins = tls::pins_in(&store).unwrap();
+    assert_eq!(pins.len(), 102);
+    let is_other = |pin: &&tls::Pin| pin.fingerprint() == other.parse().ok();
+    assert_eq!(pins.iter().filter(is_other).count(), 100);
+    assert_eq!(
+        child(&(1..=100).map(|port| format!("localhost:{port}\n")).collect::<String>()),
+        "host.example:1 Pin, localhost:1234 Pin"
+    );
+    assert_eq!(fs::read_dir(store.join("peers")).unwrap().count(), 2, "nothing is left over");
 }
 
 #[test]
