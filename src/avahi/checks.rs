@@ -56,8 +56,8 @@ pub(crate) mod bus {
     use gio::{DBusCapabilityFlags, DBusMessage};
     use glib::variant::ToVariant;
 
-    use crate::avahi::backend::{read_browser, read_resolved};
     use crate::avahi::bus::{Input, Received};
+    use crate::avahi::replies::{read_browser, read_resolved};
 
     /// Checks bytes as they arrive, in two parts.
     pub(crate) fn bytes(data: &[u8]) {

@@ -10,8 +10,9 @@ use gio::DBusMessage;
 use glib::variant::ToVariant;
 
 use super::bus::{BUS, Bus, CallError, Listener, Method, REPLY_TIMEOUT};
-use super::events::{Announcement, BrowserEvent, LOOPBACK, Origin, Registered, Resolved, Watcher};
+use super::events::{Announcement, BrowserEvent, Origin, Registered, Resolved, Watcher};
 use super::names::{ServiceType, Txt};
+use super::replies::{read_browser, read_resolved};
 use super::system_bus::in_sandbox;
 use crate::engine::{Engine, TimerKey};
 use crate::log;
@@ -36,8 +37,6 @@ const FAILURE: i32 = 4;
 
 /// Lookup flag: do not wait for the TXT record, which may be malformed.
 const NO_TXT: u32 = 4;
-/// Result flag: the service is on this machine.
-const LOCAL: u32 = 8;
 
 /// The timeout for starting the daemon. The bus itself gives up after 25 s.
 const START_TIMEOUT: Duration = Duration::from_secs(26);
@@ -526,36 +525,6 @@ impl Backend {
             then(engine, reply.ok().and_then(|body| read_resolved(&body)));
         });
     }
-}
-
-/// Parses a signal of a service browser.
-pub(super) fn read_browser(name: &str, body: &glib::Variant) -> Option<BrowserEvent> {
-    type Item = (i32, i32, String, String, String, u32);
-    match name {
-        "ItemNew" => {
-            let (interface, protocol, name, _, domain, _) = body.get::<Item>()?;
-            Some(BrowserEvent::New { origin: Origin { interface, protocol }, name, domain })
-        }
-        "ItemRemove" => {
-            let (interface, protocol, name, ..) = body.get::<Item>()?;
-            Some(BrowserEvent::Gone { origin: Origin { interface, protocol }, name })
-        }
-        "AllForNow" => Some(BrowserEvent::AllForNow),
-        "Failure" => {
-            let cause = body.get::<(String,)>().map_or_else(|| "no reason given".into(), |(cause,)| cause);
-            Some(BrowserEvent::Failure(cause))
-        }
-        _ => None,
-    }
-}
-
-/// Parses the result of a lookup.
-pub(super) fn read_resolved(body: &glib::Variant) -> Option<Resolved> {
-    type Answer = (i32, i32, String, String, String, String, i32, String, u16, Vec<Vec<u8>>, u32);
-    let (interface, _, _, _, _, host, _, address, port, txt, flags) = body.get::<Answer>()?;
-    // An announcement on the loopback interface comes from this machine.
-    let is_ours = flags & LOCAL != 0 || u32::try_from(interface) == Ok(LOOPBACK);
-    Resolved::check(host, address.parse().ok()?, port, Txt::received(txt), interface, is_ours)
 }
 
 const BUS_NAME: &str = "org.freedesktop.DBus";

@@ -25,6 +25,8 @@ mod find;
 mod names;
 mod publish;
 mod publisher;
+#[cfg(feature = "avahi")]
+mod replies;
 mod system_bus;
 mod tracker;
 #[cfg(not(feature = "avahi"))]

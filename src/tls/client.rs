@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 /// By default, a server is trusted if its key is pinned for the address, by a file in `peers/` of the user's certificate
 /// store. Without a pin, it is trusted if its certificate is one of the user's own, or if the system roots have issued it
 /// for the host name. Any other certificate fails with [`Error::UnknownCertificate`], which contains the fingerprint. Once
-/// compared, it can be passed to [`pinned`](Self::pinned).
+/// compared, it can be passed to [`pinned`](Self::pinned), or to [`tls::pin`](super::pin) for all programs of the user.
 ///
 /// ```
 /// use network::ClientTls;

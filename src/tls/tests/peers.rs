@@ -59,6 +59,10 @@ fn every_reason_of_trust_is_told_for_resumed_sessions_too() {
     assert_eq!(trusted(&ClientTls::pinned(other.identity().fingerprint()), &server(), &other), Some(Trust::Pin));
     assert_eq!(trusted(&ClientTls::roots(pem), &server(), &other), Some(Trust::Roots));
     assert_eq!(trusted(&ClientTls::danger_accept_any(), &server(), &other), Some(Trust::Unverified));
+    for (versions, address) in [(TLS12, "old.example:1"), (TLS13, "new.example:1")] {
+        let setup = versioned_server(own.identity(), versions);
+        assert_eq!(trusted(&user.default_client(), &at(address), &setup), Some(Trust::Own));
+    }
     // The first use is that. The session that wrote the pin is not resumed.
     let tls = user.with(ClientTls::on_first_use());
     let first = Pair::connected(&tls, &at("first.example:1"), &other);
