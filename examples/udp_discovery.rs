@@ -3,9 +3,8 @@
 //!
 //! Servers listen on port 4242 of all networks, or on the address given (`udp_discovery serve NAME 127.0.0.1:4242`).
 //!
-//! The question goes to 255.255.255.255, which the kernel sends by one interface only: that of the default route. A machine
-//! with several networks asks each at its own broadcast address, as `ip address` shows it after `brd`
-//! (`udp_discovery ask 192.0.2.255:4242 198.51.100.255:4242`).
+//! The question goes to all networks of this machine. Other addresses are asked by name (`udp_discovery ask
+//! 198.51.100.255:4242`). To 255.255.255.255, the kernel sends by one interface only, that of the default route.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +24,7 @@ fn main() -> network::Result {
             println!("usage: {USAGE}");
             Ok(())
         }
-        [] | ["ask"] => ask(&["255.255.255.255:4242"]),
+        [] => ask(&[]),
         ["ask", ref addresses @ ..] => ask(addresses),
         ["serve", name] => serve(name, "0.0.0.0:4242"),
         ["serve", name, address] => serve(name, address),
@@ -53,9 +52,16 @@ fn serve(name: &str, address: &str) -> network::Result {
     Ok(())
 }
 
-/// Asks all, and lists who answers in time. That nobody does is a failure.
+/// Asks all or those at some addresses, and lists who answers in time. That nobody does is a failure.
 fn ask(addresses: &[&str]) -> network::Result {
     let socket = UdpSocket::builder().broadcast(true).bind("0.0.0.0:0")?;
+    let asked = match addresses {
+        [] => {
+            socket.broadcast(QUESTION, 4242)?;
+            "on the networks of this machine".into()
+        }
+        addresses => format!("at {}", addresses.join(", ")),
+    };
     for address in addresses {
         socket.send_to(QUESTION, *address)?;
     }
@@ -70,7 +76,7 @@ fn ask(addresses: &[&str]) -> network::Result {
             }
             Err(Error::TimedOut { .. } | Error::NotReady { .. }) if answers > 0 => return Ok(()),
             Err(Error::TimedOut { .. } | Error::NotReady { .. }) => {
-                eprintln!("udp_discovery: nobody at {} has answered within {PATIENCE:?}", addresses.join(", "));
+                eprintln!("udp_discovery: nobody {asked} has answered within {PATIENCE:?}");
                 std::process::exit(1);
             }
             // Not one of ours.

@@ -62,16 +62,30 @@ fn read(entry: &libc::ifaddrs) -> InterfaceEntry {
     // SAFETY: a text that ends in a zero.
     let name = unsafe { CStr::from_ptr(entry.ifa_name) }.to_string_lossy();
     let mask = ip(entry.ifa_netmask);
-    let broadcast = if has(libc::IFF_BROADCAST) { ip(entry.ifa_ifu) } else { None };
+    let address = ip(entry.ifa_addr).map(|address| (address, prefix(mask, address)));
+    let broadcast = match address {
+        Some((IpAddr::V4(address), prefix)) if has(libc::IFF_BROADCAST) => {
+            broadcast(ip(entry.ifa_ifu), address, prefix)
+        }
+        _ => None,
+    };
     InterfaceEntry {
         name: name.split(':').next().unwrap_or_default().to_owned(),
         is_up: has(libc::IFF_UP),
         is_loopback: has(libc::IFF_LOOPBACK),
-        address: ip(entry.ifa_addr).map(|address| (address, prefix(mask, address))),
-        broadcast: broadcast.and_then(|broadcast| match broadcast {
-            IpAddr::V4(broadcast) => Some(broadcast),
-            IpAddr::V6(_) => None,
-        }),
+        address,
+        broadcast,
+    }
+}
+
+/// Returns the broadcast address of a network: the one that is set, or the last address of the network, for which the kernel
+/// has a route in any case.
+fn broadcast(set: Option<IpAddr>, address: Ipv4Addr, prefix: u8) -> Option<Ipv4Addr> {
+    match set {
+        Some(IpAddr::V4(set)) if !set.is_unspecified() && set != address => Some(set),
+        // Networks of one or two addresses have none (RFC 3021).
+        _ if prefix > 30 => None,
+        _ => Some(Ipv4Addr::from_bits(address.to_bits() | u32::MAX.checked_shr(prefix.into()).unwrap_or(0))),
     }
 }
 
@@ -140,6 +154,23 @@ mod tests {
         assert_eq!(prefix(Some("ffff:ffff::".parse().unwrap()), any), 32);
         assert_eq!(prefix(None, any), 32);
         assert_eq!(prefix(None, Ipv6Addr::LOCALHOST.into()), 128);
+    }
+
+    #[test]
+    fn a_network_has_a_broadcast_address_whether_it_is_set_or_not() {
+        let own: Ipv4Addr = "192.0.2.65".parse().unwrap();
+        let set = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+        let last = Some("192.0.2.127".parse().unwrap());
+        for (told, prefix, want) in [
+            (None, 26, last),
+            (set("0.0.0.0"), 26, last),
+            (set("192.0.2.127"), 24, last),
+            (None, 0, Some(Ipv4Addr::BROADCAST)),
+            (None, 31, None),
+            (set("192.0.2.65"), 32, None),
+        ] {
+            assert_eq!(broadcast(told, own, prefix), want, "{told:?}/{prefix}");
+        }
     }
 
     #[test]

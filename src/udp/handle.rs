@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 /// created, and cannot be sent to another thread. It stays open while a handle exists or a read callback is set. Datagrams
 /// may be lost, duplicated or reordered by the network; a datagram that arrives is complete, and may be empty.
 ///
+/// For unix sockets, netlink, ICMP and other messages, see [`MessageSocket`](super::MessageSocket).
+///
 /// # Callbacks
 /// Callbacks receive the socket as their first argument, so they need not capture it. They run only from the main loop,
 /// never inside a method call, and one at a time per socket. A callback may close the socket, drop the last handle, replace

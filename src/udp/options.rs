@@ -9,7 +9,7 @@ use rustix::net::sockopt;
 use super::UdpSocket;
 use crate::error::{Error, Operation, Result};
 use crate::resolve::unknown_interface;
-use crate::sys::interface_number;
+use crate::sys::{bound_interface, interface_number};
 
 /// Sets an IPv4 option and its IPv6 counterpart, if the socket has both.
 macro_rules! both {
@@ -57,7 +57,8 @@ impl UdpSocket {
 
     // ---- multicast ----
 
-    /// Joins a multicast group on an interface, given by name (`eth0`) or number; `None` lets the kernel choose one.
+    /// Joins a multicast group on an interface, given by name (`eth0`) or number. `None` means the interface that the
+    /// socket is [restricted to](super::UdpBuilder::interface), or else lets the kernel choose one.
     ///
     /// A socket bound to all addresses can join groups of both families. If several programs listen on the group's port,
     /// each must set [`reuse_address`](super::UdpBuilder::reuse_address).
@@ -139,7 +140,8 @@ impl UdpSocket {
         if group.is_ipv6() && !self.core.is_v6() {
             return Err(unfit("the socket is bound to IPv4 only"));
         }
-        Ok((group, interface.map_or(Ok(0), number_of)?))
+        let own = || Ok(bound_interface(self.core.open()?).unwrap_or(0));
+        Ok((group, interface.map_or_else(own, number_of)?))
     }
 
     fn membership(

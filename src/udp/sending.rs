@@ -107,7 +107,7 @@ impl Core {
     }
 
     fn wait_for_room(self: &Rc<Self>, to: Option<&Remote>, name: &dyn Display, deadline: &Deadline) -> Result {
-        self.may_wait(For::Room, deadline)?;
+        self.may_wait(For::Room, deadline).map_err(|_| Error::NotReady { peer: name.to_string() })?;
         match self.full_receiver(to, name)? {
             Some(receiver) => receiver.core.wait(For::Room, deadline),
             None => self.wait(For::Room, deadline),

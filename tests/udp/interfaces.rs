@@ -10,13 +10,12 @@ use network::{Error, UdpSocket};
 use crate::common::{LIMIT, Process, Watch, has_ipv6, on_own_context, run, until};
 use crate::{WIRE, in_own_network, seen};
 
-/// Adds a second network, with another machine on it. Gives the broadcast address of both networks to their interfaces.
+/// Adds a second network, with another machine on it.
 fn second_network() {
     let script = "mount -t tmpfs none /run && ip netns add beyond &&
         ip link add second type veth peer name beyond && ip link set beyond netns beyond &&
         ip address add 203.0.113.1/24 brd + dev second && ip link set second up &&
-        ip -n beyond address add 203.0.113.2/24 brd + dev beyond && ip -n beyond link set beyond up &&
-        ip address delete 198.51.100.1/24 dev wire && ip address add 198.51.100.1/24 brd + dev wire";
+        ip -n beyond address add 203.0.113.2/24 brd + dev beyond && ip -n beyond link set beyond up";
     let output = run(std::process::Command::new("sh").args(["-c", script]), "");
     assert!(output.status.success(), "{}", output.stderr);
 }
@@ -51,6 +50,8 @@ fn interfaces_are_listed_with_their_addresses() {
         (found.prefix, found.broadcast.map(|broadcast| broadcast.to_string()))
     };
     assert_eq!(told(WIRE[1]), (64, None));
+    // It is that of the network, although nobody has set it.
+    assert_eq!(told(WIRE[0]), (24, Some("198.51.100.255".into())));
     assert_eq!(told("192.0.2.65"), (26, Some("192.0.2.127".into())));
     set("link set far down");
     assert!(!interface("far").is_up);
@@ -130,6 +131,14 @@ fn a_socket_for_one_interface_hears_nothing_of_the_others() {
         assert!(other.line().contains("answer"));
         socket.set_timeout(Duration::ZERO);
         assert!(matches!(socket.recv_from(100), Err(Error::NotReady { .. })));
+        // It joins groups there, too.
+        socket.join_multicast([239, 0, 0, 7], None).unwrap();
+        let groups = std::fs::read_to_string("/proc/net/igmp").unwrap();
+        let of_second = groups.split("\tsecond ").nth(1).unwrap();
+        assert!(
+            of_second.lines().skip(1).take_while(|line| line.starts_with("\t\t")).any(|line| line.contains("070000EF"))
+        );
+        socket.leave_multicast([239, 0, 0, 7], None).unwrap();
         // There it is alone.
         assert_eq!(socket.broadcast("x", 9).unwrap(), 1);
     });

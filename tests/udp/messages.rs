@@ -12,7 +12,7 @@ use network::{Endpoint, Error, Selector};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::common::{LIMIT, Process, TempDir, Watch, noise, on_own_context, tool, until};
+use crate::common::{LIMIT, Process, TempDir, Watch, beside, noise, on_own_context, party, run, tool, until};
 use crate::seen;
 
 fn builder() -> MessageBuilder {
@@ -139,6 +139,29 @@ fn a_daemon_notifies_its_manager_and_waits_for_the_barrier() {
     });
 }
 
+#[test]
+fn systemd_notify_is_heard() {
+    on_own_context(|| {
+        let directory = TempDir::new();
+        let address = directory.address("notify");
+        let manager = builder().bind(&address).unwrap();
+        let all = seen();
+        let into = all.clone();
+        manager.read(move |_, data, _| {
+            into.borrow_mut().extend(String::from_utf8_lossy(data).lines().map(str::to_owned));
+            Ok(())
+        });
+        let output = beside(move || {
+            let mut notify = party("systemd-notify");
+            run(notify.args(["--ready", "--status=serving"]).env("NOTIFY_SOCKET", &address), "")
+        });
+        assert!(output.status.success(), "{}", output.stderr);
+        for line in ["READY=1", "STATUS=serving"] {
+            assert!(all.borrow().iter().any(|heard| heard == line), "{all:?}");
+        }
+    });
+}
+
 const LOGGER: &str = r#"
 import os, socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -244,7 +267,7 @@ fn full(what: &str) -> (MessageSocket, String) {
         match sender.send_to("full", name(what)) {
             Ok(()) => {}
             Err(Error::NotReady { peer }) => {
-                assert_eq!(peer, format!("the socket {}", name(&format!("{what}-filler"))));
+                assert_eq!(peer, name(what));
                 return (receiver, name(what));
             }
             Err(error) => panic!("{error}"),
