@@ -1,12 +1,14 @@
 //! A line server and its client in one program, both with futures: `cargo run --example futures`.
 //!
 //! An async callback serves each client; all of them share a counter. Nothing blocks, and `sendline_future` waits while a
-//! client reads slowly. The client is a task on GLib's executor, as it would be in a window.
+//! client reads slowly.
 //!
-//! The program runs `fgloop`, not `MainContext::block_on`: only this crate's loops close servers on SIGINT and SIGTERM.
+//! `network::block_on` runs the main loop until the future is done, and closes servers on SIGINT and SIGTERM, which
+//! `glib::MainContext::block_on` does not.
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use network::{Server, Socket};
 
@@ -27,26 +29,25 @@ async fn ask(port: u16) -> network::Result {
         println!("{}", socket.recv_line_future().await?);
     }
     // A reply that does not arrive in time. Dropping a future loses no data.
-    let late = glib::future_with_timeout(std::time::Duration::from_millis(50), socket.recv_line_future()).await;
+    let late = network::timeout(Duration::from_millis(50), socket.recv_line_future()).await;
     println!("{}", if late.is_err() { "nothing more" } else { "more?" });
+    Ok(())
+}
+
+async fn run() -> network::Result {
+    // Each client gets a clone of the counter.
+    let total = Rc::new(Cell::new(0));
+    let server = Server::builder().tls(false).address("127.0.0.1").serve_with(0, total, serve)?;
+    // Goes on beside the rest, as long as it takes.
+    let asked = network::spawn(ask(server.port()))?;
+    asked.await?;
+    // Give the server time to see the end of the connection.
+    network::sleep(Duration::from_millis(50)).await;
     Ok(())
 }
 
 fn main() -> network::Result {
     // The program takes no arguments.
     clap::Command::new("futures").get_matches();
-    // State is cloned for each client, and the clone is moved into its future.
-    let total = Rc::new(Cell::new(0));
-    let on_client = move |socket| serve(socket, total.clone());
-    let server = Server::builder().tls(false).address("127.0.0.1").serve(0, on_client)?;
-    let port = server.port();
-    let asked = glib::spawn_future_local(async move {
-        let asked = ask(port).await;
-        // Give the server time to see the end of the connection.
-        glib::timeout_future(std::time::Duration::from_millis(50)).await;
-        network::endloop();
-        asked
-    });
-    network::fgloop();
-    glib::MainContext::default().block_on(asked).unwrap_or(Ok(()))
+    network::block_on(run())?
 }

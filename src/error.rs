@@ -95,7 +95,7 @@ pub enum Error {
         peer: String,
     },
 
-    /// The operation was cancelled by its [`gio::Cancellable`].
+    /// The operation was cancelled by its [`gio::Cancellable`], or the awaited [`Task`](crate::task::Task) was aborted.
     #[error("cancelled while {operation} {address}")]
     Cancelled {
         /// The operation.
@@ -441,7 +441,7 @@ operations! {
     /// Waiting for the answer to a TLS handshake of a peer that has sent nothing at all.
     UnansweredHandshake: "waiting for a TLS handshake (a server without TLS never answers) with",
         "cannot complete the TLS handshake with";
-    /// Waiting for data.
+    /// Waiting for data, a future or a task.
     Wait: "waiting for", "cannot wait for";
     /// Adding a file descriptor to the main loop.
     Watch: "watching", "cannot watch";

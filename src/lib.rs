@@ -50,6 +50,9 @@ pub mod server;
 pub mod socket;
 #[allow(unsafe_code)]
 mod sys;
+/// Futures that run on the main loop.
+#[forbid(unsafe_code)]
+pub mod task;
 /// Certificates, keys and fingerprints.
 #[forbid(unsafe_code)]
 pub mod tls;
@@ -61,9 +64,11 @@ pub use address::{Address, Endpoint};
 pub use conn::Socket;
 pub use conn::callbacks::{Disconnect, Reason};
 pub use error::{Error, Result};
-pub use run::{bgloop, endloop, fgloop, fgloop_for, iteration};
+pub use run::{bgloop, block_on, endloop, fgloop, fgloop_for, iteration};
 pub use selector::Selector;
 pub use server::handle::Server;
+pub use task::handle::spawn;
+pub use task::time::{sleep, timeout};
 pub use tls::client::ClientTls;
 pub use tls::server::ServerTls;
 pub use udp::handle::UdpSocket;
@@ -121,3 +126,8 @@ struct PageOnTrust;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/proxies.md")]
 struct PageOnProxies;
+
+/// Compiles the examples of the page on futures.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/futures.md")]
+struct PageOnFutures;

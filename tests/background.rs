@@ -1,21 +1,31 @@
-//! Lookups and going into the background, which takes a process with a single thread: so this program has no test harness.
+//! Lookups, tasks and going into the background, which takes a process with a single thread: so this program has no test
+//! harness.
 
 mod common;
 #[path = "common/name_server.rs"]
 mod name_server;
 
+use std::io::Read;
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use network::{Error, Result, Server, Socket};
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some("tasks") {
+        return tasks_go_on_in_the_background(&std::env::args().nth(2).unwrap());
+    }
     match (name_server::inside(), std::env::args().nth(1).as_deref()) {
         (Some(_server), Some("ended")) => lookups_that_have_ended_leave_no_thread(),
         (Some(_server), Some("late")) => a_late_answer_is_waited_for(),
         (Some(_server), Some("silent")) => a_lookup_without_an_end_is_named(),
         (Some(_), other) => panic!("{other:?}"),
-        (None, _) if !common::parties::has_namespaces() => println!("not run: this user may not have namespaces"),
+        (None, _) if !common::parties::has_namespaces() => {
+            hear_of_tasks();
+            println!("the others are not run: this user may not have namespaces");
+        }
         (None, _) => {
+            hear_of_tasks();
             for (name, last_words) in [("ended", ""), ("late", ""), ("silent", "named\n")] {
                 let output = name_server::run_inside(&[name]);
                 assert!(output.status.success() && output.text() == last_words, "{name}: {output:?}");
@@ -36,6 +46,56 @@ fn must_go_into_background() {
     let parent = std::process::id();
     go_into_background().unwrap();
     assert_ne!(std::process::id(), parent, "in the foreground");
+}
+
+/// Starts a process that goes into the background, and hears from there.
+fn hear_of_tasks() {
+    let directory = common::TempDir::new();
+    let listener = UnixListener::bind(directory.path("heard")).unwrap();
+    let output =
+        common::run(&mut common::command(std::env::current_exe().unwrap(), ["tasks", &directory.address("heard")]), "");
+    output.assert_clean();
+    listener.set_nonblocking(true).unwrap();
+    let begun = Instant::now();
+    let mut heard = loop {
+        match listener.accept() {
+            Ok((stream, _)) => break stream,
+            Err(error) => assert!(begun.elapsed() < common::LIMIT, "nothing is heard: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    heard.set_nonblocking(false).unwrap();
+    heard.set_read_timeout(Some(common::LIMIT)).unwrap();
+    let mut text = String::new();
+    heard.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "slept, woken by a thread\n");
+    println!("tasks: ok");
+}
+
+fn tasks_go_on_in_the_background(place: &str) {
+    // Everything that there is has been used before.
+    let moment = Duration::from_millis(1);
+    network::block_on(network::sleep(moment)).unwrap();
+    let limited = network::spawn(async move { network::timeout(moment, async { Ok(()) }).await? });
+    network::block_on(limited.unwrap()).unwrap().unwrap();
+    let (parent, place) = (std::process::id(), place.to_owned());
+    let task = network::spawn(async move {
+        network::sleep(moment).await;
+        while std::process::id() == parent {
+            network::sleep(moment).await;
+        }
+        let socket = Socket::connect_future(place.as_str()).await?;
+        socket.send_future("slept, ").await?;
+        let (tell, told) = futures_channel::oneshot::channel();
+        let thread = std::thread::spawn(move || tell.send("woken by a thread\n").unwrap());
+        socket.send_future(told.await.map_err(Error::other)?).await?;
+        thread.join().unwrap();
+        socket.flush_future().await?;
+        network::endloop();
+        Ok(())
+    });
+    drop(task.unwrap());
+    network::bgloop().unwrap();
 }
 
 fn lookups_that_have_ended_leave_no_thread() {

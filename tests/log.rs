@@ -181,6 +181,31 @@ fn glibs_log_gets_fields_for_machines() {
 }
 
 #[test]
+fn an_error_of_a_task_is_told_if_nobody_awaits_it() {
+    let _alone = alone();
+    on_own_context(|| {
+        let fail = |word: &'static str| network::spawn(async move { Err(network::Error::other(word)) }).unwrap();
+        drop(fail("detached"));
+        until(|| !glibs().is_empty());
+        let kept = fail("never awaited");
+        until(|| kept.is_finished());
+        drop(kept);
+        let awaited = network::block_on(fail("awaited")).unwrap();
+        assert_eq!(awaited.unwrap_err().to_string(), "awaited");
+        // Who aborts it wants no result, and one that is well has nothing to say.
+        let aborted = fail("aborted");
+        aborted.abort();
+        drop(aborted);
+        drop(network::spawn(std::future::pending()));
+        network::block_on(network::spawn(async { Ok(()) }).unwrap()).unwrap().unwrap();
+    });
+    let all = glibs();
+    let messages: Vec<_> = all.iter().map(|record| record["MESSAGE"].as_str()).collect();
+    assert_eq!(messages, ["task failed: detached", "task failed: never awaited"]);
+    assert_eq!((all[0]["PRIORITY"].as_str(), all[0]["NETWORK_OPERATION"].as_str()), ("5", "task"));
+}
+
+#[test]
 fn a_peer_cannot_write_lines_into_the_log() {
     let _alone = alone();
     let name = "x\n2026-01-01 00:00:00 warning: forged\r\u{1b}[2J\u{202e}";

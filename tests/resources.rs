@@ -189,6 +189,49 @@ fn connections_leave_no_descriptor_behind() {
 }
 
 #[test]
+fn tasks_and_sleeps_take_no_descriptors() {
+    alone(|| {
+        let moment = Duration::from_millis(1);
+        network::block_on(network::sleep(moment)).unwrap();
+        let before = open_descriptors();
+        for _ in 0..10 {
+            let tasks: Vec<_> = (0..1_000)
+                .map(|n| {
+                    network::spawn(async move {
+                        let _ = network::timeout(moment * (n % 3), network::sleep(moment)).await;
+                        std::future::pending().await
+                    })
+                    .unwrap()
+                })
+                .collect();
+            network::block_on(network::sleep(moment * 3)).unwrap();
+            assert_eq!(open_descriptors(), before);
+            tasks.iter().for_each(network::task::Task::abort);
+            assert!(tasks.iter().all(network::task::Task::is_finished));
+        }
+    });
+}
+
+#[test]
+fn without_descriptors_tasks_fail_and_sleeps_take_their_time() {
+    if !in_own_process("without_descriptors_tasks_fail_and_sleeps_take_their_time") {
+        return;
+    }
+    // The first call of all finds no default main context.
+    let result = with_descriptors(0, || network::spawn(async { Ok(()) }).map(drop));
+    assert!(is_out_of_descriptors(&result), "{result:?}");
+    let result = with_descriptors(0, || network::block_on(async {}));
+    assert!(is_out_of_descriptors(&result), "{result:?}");
+    // Without an engine, which would need one.
+    let time = Duration::from_millis(5);
+    let context = glib::MainContext::default();
+    let begun = std::time::Instant::now();
+    with_descriptors(0, || context.block_on(network::sleep(time)));
+    assert!(begun.elapsed() >= time);
+    network::block_on(network::sleep(time)).unwrap();
+}
+
+#[test]
 fn without_descriptors_the_listener_waits_and_goes_on() {
     alone(|| {
         let server = Server::builder()

@@ -3,6 +3,9 @@
 use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::pin::Pin;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use network::Socket;
@@ -10,8 +13,8 @@ use network::Socket;
 use crate::Result;
 use crate::load::{BACKLOG, LINE, REPLY, chunk, repeat};
 use crate::process::{Kind, announce};
-use crate::report::Goal;
-use crate::scenarios::{Bench, sides_of};
+use crate::report::{Goal, Row, Unit};
+use crate::scenarios::{Bench, Samples, sides_of};
 
 const CHUNK: usize = 64 << 10;
 
@@ -97,14 +100,17 @@ pub fn raw_blocking() -> Result<()> {
 pub fn run(bench: &mut Bench) -> Result<()> {
     let time = bench.time;
     let ours = [Kind::Network, Kind::Fgloop];
-    for (task, how) in [("serve", "served"), ("await", "a task each"), ("await-one", "one task")] {
+    for (task, how) in [("serve", "served"), ("spawn", "spawned"), ("await", "a task each"), ("await-one", "one task")]
+    {
         for connections in [1, 16, 256] {
             let mut sides = sides_of(&[Kind::Raw, Kind::Tokio], "echo", None, connections)?;
             sides.extend(sides_of(&ours, task, None, connections)?);
             let outcome = bench.measure(&mut sides, |_, load| Ok(load.echo_for(time, false)? as f64))?;
             let mut goals = vec![Goal::not_above(Kind::Tokio)];
-            if task == "serve" {
-                goals.insert(0, Goal::at_most(1.3));
+            match task {
+                "serve" => goals.insert(0, Goal::at_most(1.3)),
+                "spawn" if connections > 1 => goals.insert(0, Goal::at_most(1.2)),
+                _ => {}
             }
             bench.add(outcome.row(format!("futures: echo, {connections} conn., {how}"), goals));
         }
@@ -125,8 +131,42 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         bench.add(outcome.row(name, [Goal::not_above(Kind::Tokio)]));
     }
 
+    bench.add(sleeps(bench));
+
     let mut sides = sides_of(&[Kind::Raw, Kind::Network, Kind::Python], "blocking", None, 1)?;
     let outcome = bench.measure(&mut sides, |_, load| Ok(load.echo_for(time, false)? as f64))?;
     bench.add(outcome.row("blocking calls: echo, 1 conn. (raw: std)", []));
     Ok(())
+}
+
+/// Timers that are set and then not needed, as those of timeouts mostly are.
+fn sleeps(bench: &Bench) -> Row {
+    const FAR: Duration = Duration::from_secs(3600);
+    const OTHERS: usize = 1_000;
+    let round = |sleep: &dyn Fn() -> Pin<Box<dyn Future<Output = ()>>>, count: u32| {
+        let started = Instant::now();
+        for _ in 0..count {
+            drop(black_box(begun(sleep())));
+        }
+        started.elapsed().as_nanos() as f64 / f64::from(count)
+    };
+    let mut cells = Samples::new();
+    for (kind, count) in [(Kind::Network, 100_000), (Kind::Gio, 10_000)] {
+        let sleep = || -> Pin<Box<dyn Future<Output = ()>>> {
+            if kind == Kind::Network { Box::pin(network::sleep(FAR)) } else { Box::pin(glib::timeout_future(FAR)) }
+        };
+        let measured = glib::MainContext::default().block_on(async {
+            let _others: Vec<_> = (0..OTHERS).map(|_| begun(sleep())).collect();
+            (0..=bench.rounds).map(|_| round(&sleep, count)).skip(1).collect()
+        });
+        cells.insert(kind, measured);
+    }
+    let name = format!("futures: a sleep begun and dropped, beside {OTHERS} others (GIO: GLib's)");
+    Row::new(name, Unit::Nanos, cells, [Goal::at_most(300.0)])
+}
+
+/// The same, polled once.
+fn begun(mut future: Pin<Box<dyn Future<Output = ()>>>) -> Pin<Box<dyn Future<Output = ()>>> {
+    assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    future
 }

@@ -89,6 +89,7 @@ pub fn listen(address: &str, task: &str, count: impl Fn(usize) + Clone + 'static
             "await" | "await-replies" | "await-lent-replies" => {
                 drop(glib::spawn_future_local(faces::awaiting(task.clone(), socket)));
             }
+            "spawn" => drop(network::spawn(faces::awaiting(task.clone(), socket))?),
             _ => socket.read(|socket, data| socket.send(data)),
         }
         Ok(())

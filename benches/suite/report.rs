@@ -12,6 +12,7 @@ pub enum Unit {
     Ratio,
     Percent,
     Millis,
+    Nanos,
     Bytes,
     /// System calls.
     Calls,
@@ -91,7 +92,7 @@ impl Row {
 
     fn number(&self, value: f64) -> String {
         match self.unit {
-            Unit::Count | Unit::Bytes => format!("{value:.0}"),
+            Unit::Count | Unit::Bytes | Unit::Nanos => format!("{value:.0}"),
             Unit::Percent => format!("{value:.1}"),
             Unit::Cpu | Unit::Ratio if value >= 9.95 => format!("{value:.1}"),
             _ => format!("{value:.2}"),
@@ -111,6 +112,7 @@ impl Row {
         let unit = match self.unit {
             Unit::Percent => " %",
             Unit::Millis => " ms",
+            Unit::Nanos => " ns",
             Unit::Bytes => " B",
             _ => "",
         };

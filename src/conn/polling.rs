@@ -1,6 +1,6 @@
 //! Futures being polled: they read and write by themselves, as blocking calls do, and wait if they cannot, see
 //! [`waiting`](super::waiting). To drop one cancels it: nothing is taken before it is handed over, nothing is queued
-//! before it is done.
+//! before it is done, unless it is too much to be queued at once.
 
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -82,13 +82,19 @@ impl Conn {
         }
     }
 
-    /// Queues all of it once there is room.
+    /// Queues all of it once there is room, or piece by piece if it exceeds the send limit. `sent` counts what is queued.
     #[inline]
-    pub(crate) fn poll_send(&self, context: &Context<'_>, ticket: &mut Ticket, bytes: &[u8]) -> Poll<Result> {
-        if self.send_at_once(bytes) {
+    pub(crate) fn poll_send(
+        &self,
+        context: &Context<'_>,
+        ticket: &mut Ticket,
+        bytes: &[u8],
+        sent: &mut usize,
+    ) -> Poll<Result> {
+        if *sent == 0 && self.send_at_once(bytes) {
             Poll::Ready(Ok(()))
         } else {
-            Polling { conn: self, waker: context.waker() }.send_or_wait(ticket, bytes)
+            Polling { conn: self, waker: context.waker() }.send_or_wait(ticket, bytes, sent)
         }
     }
 
@@ -246,23 +252,32 @@ impl Polling<'_> {
     // ---- output ----
 
     #[inline(never)]
-    fn send_or_wait(&self, ticket: &mut Ticket, bytes: &[u8]) -> Poll<Result> {
+    fn send_or_wait(&self, ticket: &mut Ticket, bytes: &[u8], sent: &mut usize) -> Poll<Result> {
         let conn = self.conn;
-        if conn.status.get().may_send() {
-            if !conn.waiters().is_turn_of(Interest::Room, ticket) || conn.waiters().yields() {
-                return self.yielded(Interest::Room, ticket);
+        loop {
+            let rest = bytes.get(*sent..).unwrap_or_default();
+            let mut piece = rest;
+            if conn.status.get().may_send() {
+                if !conn.waiters().is_turn_of(Interest::Room, ticket) || conn.waiters().yields() {
+                    return self.yielded(Interest::Room, ticket);
+                }
+                let limit = conn.options(|options| options.send_limit);
+                let in_pieces = *sent > 0 || rest.len() > limit;
+                let room = if in_pieces { conn.output().room_for_piece() } else { limit.saturating_sub(conn.queued()) };
+                if conn.is_full() || (room < rest.len() && (!in_pieces || room == 0)) {
+                    conn.status.change(|state| state.write.insert(WriteHalf::FULL));
+                    return self.wait(Interest::Room, ticket);
+                }
+                piece = &rest[..rest.len().min(room)];
             }
-            let limit = conn.options(|options| options.send_limit);
-            let fits = bytes.len() <= limit.saturating_sub(conn.queued());
-            if conn.is_full() || (!fits && bytes.len() <= limit) {
-                conn.status.change(|state| state.write.insert(WriteHalf::FULL));
-                return self.wait(Interest::Room, ticket);
+            let queued = conn.queue_or_write(piece, false, conn.sends_in_turn());
+            conn.engine.futures_worked(CALL);
+            *sent += piece.len();
+            if queued.is_err() || piece.len() == rest.len() {
+                conn.waiters().leave(Interest::Room, ticket);
+                return Poll::Ready(queued);
             }
         }
-        let sent = conn.queue_or_write(bytes, false, conn.sends_in_turn());
-        conn.engine.futures_worked(CALL);
-        conn.waiters().leave(Interest::Room, ticket);
-        Poll::Ready(sent)
     }
 
     fn write(&self, bytes: &[u8]) -> Poll<Result<usize>> {

@@ -409,6 +409,14 @@ impl Output<'_> {
         high.saturating_sub(self.0.queued())
     }
 
+    /// So much of what is sent in pieces fits now. Where the server's connections together have reached their limit, that
+    /// is little, so that it goes on all the same.
+    pub(super) fn room_for_piece(&self) -> usize {
+        let room = self.room();
+        let limit = self.0.options(|options| options.send_limit);
+        if self.check_room(room, limit).is_ok() { room } else { room.min((GATHER - 1).saturating_sub(self.0.queued())) }
+    }
+
     /// The queue has grown.
     pub(super) fn note_queued(&self) {
         let (high, _) = self.0.options(Options::marks);

@@ -1,51 +1,25 @@
-//! Futures and time: sleeping, limits in time, and futures whose result goes to a callback.
+//! Futures with limits in time, and futures whose result goes to a callback.
 
-use std::cell::RefCell;
-use std::pin::{Pin, pin};
+use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_channel::oneshot;
 use gio::prelude::*;
 
-use super::{Engine, Task, TimerKey, call};
+use super::{Engine, Sleep, Task, UserFuture, call};
 use crate::error::{Error, Result};
 use crate::log;
 
-/// A stretch of time on the engine's own source. Dropping it ends it.
-pub(crate) struct Sleep {
-    engine: Rc<Engine>,
-    timer: TimerKey,
-    over: oneshot::Receiver<()>,
-}
-
-impl Sleep {
-    pub(crate) fn start(engine: &Rc<Engine>, time: Duration) -> Self {
-        let (sender, over) = oneshot::channel();
-        let timer = engine.after(time, move |_| {
-            let _ = sender.send(());
-        });
-        Sleep { engine: engine.clone(), timer, over }
-    }
-}
-
-impl Future for Sleep {
-    type Output = ();
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.over).poll(context).map(|_| ())
-    }
-}
-
-impl Drop for Sleep {
-    fn drop(&mut self) {
-        self.engine.cancel_timer(self.timer);
-    }
-}
-
 /// Awaits a future for at most `limit`. `None` if it has not completed by then.
 pub(crate) async fn within<T>(engine: &Rc<Engine>, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
-    let (mut future, mut sleep) = (pin!(future), pin!(Sleep::start(engine, limit)));
+    before(Sleep::start(engine, limit), future).await
+}
+
+/// Awaits a future until the other one is over. It comes first if both have what they wait for.
+pub(crate) async fn before<T>(sleep: Sleep, future: impl Future<Output = T>) -> Option<T> {
+    let (mut future, mut sleep) = (pin!(future), pin!(sleep));
     std::future::poll_fn(|context| match future.as_mut().poll(context) {
         Poll::Ready(value) => Poll::Ready(Some(value)),
         Poll::Pending => sleep.as_mut().poll(context).map(|()| None),
@@ -73,25 +47,21 @@ pub(crate) fn in_background<T: 'static>(
     let cancellable = cancellable.map_or_else(gio::Cancellable::new, |cancellable| cancellable.as_ref().clone());
     let outcome = async { gio::CancellableFuture::new(future, cancellable).await.unwrap_or(Err(cancelled)) };
     // Not a task of GLib's: that has the default priority, and what asks again in its callback would stop a window's redraw.
-    engine.spawn(Rc::new(Background { parts: RefCell::new(Some((Box::pin(outcome), callback))) }));
+    engine.spawn(Rc::new(Background { future: UserFuture::new(outcome), callback: Cell::new(Some(callback)) }));
 }
 
 /// A future and the callback for its result.
 struct Background<F, C> {
-    /// Taken while it is on the stack.
-    parts: RefCell<Option<(Pin<Box<F>>, C)>>,
+    future: UserFuture<F>,
+    callback: Cell<Option<C>>,
 }
 
 impl<T, F: Future<Output = T>, C: FnOnce(T)> Task for Background<F, C> {
     fn poll(&self, engine: &Rc<Engine>, context: &mut Context<'_>) -> Poll<()> {
-        // Else a nested loop runs in the callback.
-        let Some((mut future, callback)) = self.parts.take() else { return Poll::Pending };
-        let Poll::Ready(outcome) = future.as_mut().poll(context) else {
-            self.parts.replace(Some((future, callback)));
-            return Poll::Pending;
-        };
-        drop(future);
-        call(engine, || callback(outcome));
-        Poll::Ready(())
+        self.future.poll(engine, context).map(|outcome| {
+            if let (Some(outcome), Some(callback)) = (outcome, self.callback.take()) {
+                call(engine, || callback(outcome));
+            }
+        })
     }
 }

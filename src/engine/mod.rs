@@ -15,6 +15,7 @@ mod private;
 mod registry;
 mod remote;
 mod slab;
+mod sleep;
 mod source;
 mod tasks;
 mod timers;
@@ -36,7 +37,7 @@ use fairness::Budget;
 pub use fairness::Fairness;
 pub(crate) use fairness::now;
 pub(crate) use far_end::FarEnd;
-pub(crate) use future::{Sleep, in_background, within};
+pub(crate) use future::{before, in_background, within};
 pub(crate) use incoming::{Datagram, DatagramSource, Incoming, Received, receive_alone};
 pub(crate) use log_quota::LogQuota;
 use poller::Poller;
@@ -46,10 +47,12 @@ use registry::{Entry, borrow};
 pub(crate) use remote::Remote;
 pub(crate) use slab::Key;
 use slab::Slab;
+use sleep::Alarm;
+pub(crate) use sleep::Sleep;
 pub(crate) use source::main_depth;
 use source::{Link, Sources};
-pub(crate) use tasks::Task;
 use tasks::Tasks;
+pub(crate) use tasks::{Task, UserFuture};
 pub(crate) use timers::TimerKey;
 use timers::Timers;
 pub(crate) use waiters::{Ticket, WaitQueue, Wakers, Yielding};
@@ -192,6 +195,7 @@ pub(crate) type Call = Box<dyn FnOnce(&Rc<Engine>)>;
 enum Pending {
     Call(Call),
     Task(Key),
+    Alarm(Rc<Alarm>),
 }
 
 /// Marks the thread an engine lives on.
@@ -285,7 +289,7 @@ pub(crate) struct Engine {
     tasks: Tasks,
     /// The dispatch depth at which a task is being polled, or -1.
     polls_at: Cell<i32>,
-    timers: RefCell<Timers<Call>>,
+    timers: RefCell<Timers<Pending>>,
     /// Of those that are due, how many marks in the queues they still wait for, and when they were found, by the loop's clock.
     judgement: Cell<(u32, i64)>,
     /// The entries with corked output.
@@ -364,6 +368,11 @@ impl Engine {
         Ok(engine)
     }
 
+    /// The engine of this context on this thread, if there is one in use.
+    fn known(context: &glib::MainContext) -> Option<Rc<Engine>> {
+        ENGINES.try_with(|engines| engines.0.borrow().iter().find_map(|link| link.engine_for(context))).ok()?
+    }
+
     /// The engines of this thread that are in use.
     pub(crate) fn all_here() -> Vec<Rc<Engine>> {
         ENGINES.try_with(Engines::living).unwrap_or_default()
@@ -401,12 +410,12 @@ impl Engine {
     /// Calls when that time has passed, for limits to what others do: time in which the loop was held up does not count, and
     /// what has come by then is served first.
     pub(crate) fn after(&self, delay: Duration, call: impl FnOnce(&Rc<Engine>) + 'static) -> TimerKey {
-        self.timers.borrow_mut().add(fairness::now(), micros(delay), Box::new(call))
+        self.timers.borrow_mut().add(fairness::now(), micros(delay), Pending::Call(Box::new(call)))
     }
 
     /// Calls when that time has passed, held up or not, before anything else of that turn.
     pub(crate) fn after_exactly(&self, delay: Duration, call: impl FnOnce(&Rc<Engine>) + 'static) -> TimerKey {
-        self.timers.borrow_mut().add_exact(fairness::now(), micros(delay), Box::new(call))
+        self.timers.borrow_mut().add_exact(fairness::now(), micros(delay), Pending::Call(Box::new(call)))
     }
 
     pub(crate) fn cancel_timer(&self, key: TimerKey) {
@@ -518,8 +527,14 @@ impl Engine {
             self.deregister(key);
         }
         // Out of the cells first: what these calls own may call back as it is dropped.
-        let timers = self.timers.borrow_mut().clear();
-        let calls = (timers, self.deferred.take(), self.remote_calls.take());
+        let (timers, deferred) = (self.timers.borrow_mut().clear(), self.deferred.take());
+        for pending in timers.iter().chain(&deferred) {
+            // Whoever sleeps may be polled by another context.
+            if let Pending::Alarm(alarm) = pending {
+                alarm.wake();
+            }
+        }
+        let calls = (timers, deferred, self.remote_calls.take());
         drop(calls);
         self.drop_tasks();
     }

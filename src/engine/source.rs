@@ -53,6 +53,13 @@ impl Link {
         }
     }
 
+    /// The same if it is the engine of this context.
+    pub(super) fn engine_for(&self, context: &glib::MainContext) -> Option<Rc<Engine>> {
+        let context: *mut GMainContext = context.to_glib_none().0;
+        let is_it = self.context == context as usize && !self.is_orphaned() && !self.is_elsewhere();
+        if is_it { self.engine() } else { None }
+    }
+
     /// Gives the link's reference to the engine back: it ends. `None` on another thread, or if that was done before.
     pub(super) fn take(&self) -> Option<Rc<Engine>> {
         let engine = self.peek()?;

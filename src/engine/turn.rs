@@ -287,6 +287,7 @@ impl Engine {
                 match due {
                     Pending::Call(call) => call(self),
                     Pending::Task(key) => self.poll_task(key),
+                    Pending::Alarm(alarm) => alarm.ring(),
                 }
                 if self.fairness.spent() {
                     return Some(true);
@@ -401,7 +402,7 @@ impl Engine {
             let now = fairness::now();
             timers.look(now);
             while let Some(call) = timers.pop_exact(now) {
-                self.deferred.borrow_mut().push_back(Pending::Call(call));
+                self.deferred.borrow_mut().push_back(call);
             }
         }
     }
@@ -445,7 +446,7 @@ impl Engine {
         let (_, found) = self.judgement.get();
         let mut timers = self.timers.borrow_mut();
         while let Some(call) = timers.pop_due(found) {
-            self.deferred.borrow_mut().push_back(Pending::Call(call));
+            self.deferred.borrow_mut().push_back(call);
         }
     }
 }

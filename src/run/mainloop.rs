@@ -27,14 +27,25 @@ thread_local! {
     static LOOPS: RefCell<Vec<Rc<Running>>> = const { RefCell::new(Vec::new()) };
 }
 
+/// A loop that is running, or has ended.
 #[derive(Default)]
-struct Running {
+pub(super) struct Running {
     ended: Cell<bool>,
     timed_out: Cell<bool>,
     /// The number of signals received.
     interrupts: Cell<u32>,
     /// A successor serves.
     handed_over: Cell<bool>,
+}
+
+impl Running {
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupts.get() > 0
+    }
+
+    pub(super) fn is_handed_over(&self) -> bool {
+        self.handed_over.get()
+    }
 }
 
 /// Runs the main loop until [`endloop`] is called or SIGINT or SIGTERM arrives.
@@ -73,7 +84,8 @@ pub fn fgloop_for(limit: Duration) -> bool {
     run(Some(limit))
 }
 
-/// Ends the innermost [`fgloop`], [`fgloop_for`] or [`bgloop`](crate::bgloop) of this thread. Without one, it has no effect.
+/// Ends the innermost [`fgloop`], [`fgloop_for`], [`block_on`](crate::block_on) or [`bgloop`](crate::bgloop) of this thread.
+/// Without one, it has no effect.
 pub fn endloop() {
     let innermost = LOOPS.with(|loops| loops.borrow().last().cloned());
     if let Some(running) = innermost {
@@ -100,7 +112,8 @@ pub fn iteration(may_block: bool) -> bool {
     step(&context, &engine, may_block)
 }
 
-/// Sets whether [`fgloop`], [`fgloop_for`] and [`bgloop`](crate::bgloop) end on SIGINT and SIGTERM. Default: true.
+/// Sets whether [`fgloop`], [`fgloop_for`], [`block_on`](crate::block_on) and [`bgloop`](crate::bgloop) end on SIGINT and
+/// SIGTERM. Default: true.
 ///
 /// Applies to the whole process, from the next loop on. A signal that the program handles or ignores is left alone.
 pub fn set_signal_handling(catch: bool) {
@@ -160,29 +173,48 @@ fn run(limit: Option<Duration>) -> bool {
 }
 
 /// Runs a loop that has been entered before, and has received signals since then.
-pub(crate) fn run_entered(mut entered: Entered) -> bool {
+pub(crate) fn run_entered(entered: Entered) -> bool {
+    run_for(entered, || Work::Goes).is_some_and(|ended| ended.timed_out.get())
+}
+
+/// The state of the work for which a loop runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// The program is not ready yet.
+    Starting,
+    Goes,
+    Done,
+}
+
+/// Runs a loop until it is ended or its work is done. `None` if another thread runs the context.
+pub(super) fn run_for(mut entered: Entered, work: impl Fn() -> Work) -> Option<Rc<Running>> {
     let context = glib::MainContext::ref_thread_default();
     let engine = entered.engine.clone();
-    let Some(mut turns) = Iterations::new(&engine, &context) else { return false };
-    let _watchdog = entered.is_outermost.then(|| {
-        systemd::ready();
-        Watchdog::start(&engine)
-    });
+    let mut turns = Iterations::new(&engine, &context)?;
+    let mut watchdog = None;
     loop {
+        let work = work();
+        if entered.is_outermost && watchdog.is_none() && work != Work::Starting {
+            systemd::ready();
+            watchdog = Some(Watchdog::start(&engine));
+        }
         entered.attend();
+        // After a signal, the connections have the rest of their time.
+        let is_done = work == Work::Done && !entered.is_interrupted();
         // Where a callback has destroyed the source of the network, nothing could end the loop any more.
-        if entered.running.ended.get() || engine.has_ended() {
+        if is_done || entered.running.ended.get() || engine.has_ended() {
             break;
         }
         turn(&engine, || turns.next());
     }
+    drop(watchdog);
     let running = entered.running.clone();
     let is_outermost = entered.is_outermost;
     drop(entered);
-    if is_outermost && running.interrupts.get() > 0 {
+    if is_outermost && running.is_interrupted() {
         server::close_all(&engine);
     }
-    running.timed_out.get()
+    Some(running)
 }
 
 /// Ends the outermost loop of this thread as on a signal, because a successor serves.
@@ -193,7 +225,7 @@ pub(crate) fn shut_down() {
         }
     });
     // After a signal it is ending already, and a second one would abort the connections.
-    if !LOOPS.with(|loops| loops.borrow().iter().any(|running| running.interrupts.get() > 0)) {
+    if !LOOPS.with(|loops| loops.borrow().iter().any(|running| running.is_interrupted())) {
         interrupt();
     }
 }
@@ -247,7 +279,7 @@ impl Entered {
     }
 
     pub(crate) fn is_interrupted(&self) -> bool {
-        self.running.interrupts.get() > 0
+        self.running.is_interrupted()
     }
 
     /// Acts on signals that have arrived.
@@ -275,7 +307,7 @@ impl Entered {
 
     /// Stops accepting. Returns true if the loop can end at once.
     fn stop(&mut self) -> bool {
-        if !self.running.handed_over.get() {
+        if !self.running.is_handed_over() {
             systemd::tell("STOPPING=1");
         }
         let draining = Rc::new(server::drain_all(&self.engine));

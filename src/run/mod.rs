@@ -1,5 +1,6 @@
 //! The process: its main loop and signals, daemonizing, successors, the service manager.
 
+mod block_on;
 mod daemon;
 mod hand_over;
 mod log_file;
@@ -9,6 +10,7 @@ mod reload;
 mod stand_in;
 mod systemd;
 
+pub use block_on::block_on;
 pub use daemon::{Daemon, bgloop};
 pub use hand_over::hand_over_async;
 pub use mainloop::{endloop, fgloop, fgloop_for, iteration, set_fairness, set_grace_period, set_signal_handling};

@@ -1,15 +1,13 @@
 //! Servers with an async callback. Its futures are polled by the loop itself, in the iteration in which their input
 //! arrives.
 
-use std::cell::{Cell, RefCell};
-use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
 use super::{Server, ServerBuilder};
 use crate::address::Address;
 use crate::conn::{Conn, Socket};
-use crate::engine::{Engine, Task, call};
+use crate::engine::{Engine, Task, UserFuture};
 use crate::error::{Error, Result};
 
 impl Server {
@@ -21,7 +19,7 @@ impl Server {
     /// connections (see [`set_fairness`](crate::mainloop::set_fairness)), and must not block. It is dropped when the main
     /// context ends. A panic is treated as in any callback.
     ///
-    /// To give each client access to shared state, clone the state in a plain closure and move it into the async block.
+    /// For state that all clients share, see [`serve_with`](Server::serve_with).
     ///
     /// # Errors
     /// See [`Server::new`].
@@ -57,6 +55,55 @@ impl Server {
     {
         Server::builder().serve(address, on_client)
     }
+
+    /// Listens on an address and runs an async callback with a clone of `state` for each client. See [`Server::serve`].
+    ///
+    /// An async closure cannot lend what it captures to futures that outlive its call, as those of the clients do. So each
+    /// call gets a clone, which makes `state` an `Rc` as a rule. No lock is needed: all futures run on one thread, and what
+    /// happens between two `.await`s is not interrupted. Do not hold a `RefCell`'s borrow across an `.await`.
+    ///
+    /// # Errors
+    /// See [`Server::new`].
+    ///
+    /// # Example: Count the visitors
+    /// ```
+    /// use std::cell::Cell;
+    /// use std::rc::Rc;
+    ///
+    /// let visitors = Rc::new(Cell::new(0));
+    /// let server = network::Server::serve_with("0", visitors, async |socket, visitors| {
+    ///     visitors.set(visitors.get() + 1);
+    ///     socket.send_future(format!("You are number {}.\n", visitors.get())).await
+    /// })?;
+    /// # drop(server);
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    ///
+    /// # Example: The same with a closure that captures
+    /// ```
+    /// use std::cell::Cell;
+    /// use std::rc::Rc;
+    ///
+    /// let visitors = Rc::new(Cell::new(0));
+    /// let server = network::Server::serve("0", move |socket| {
+    ///     let visitors = visitors.clone();
+    ///     async move {
+    ///         visitors.set(visitors.get() + 1);
+    ///         socket.send_future(format!("You are number {}.\n", visitors.get())).await
+    ///     }
+    /// })?;
+    /// # drop(server);
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    pub fn serve_with<A, S, F>(address: A, state: S, on_client: impl FnMut(Socket, S) -> F + 'static) -> Result<Server>
+    where
+        A: TryInto<Address>,
+        Error: From<A::Error>,
+        S: Clone + 'static,
+        F: Future<Output = Result> + 'static,
+    {
+        Server::builder().serve_with(address, state, on_client)
+    }
 }
 
 impl ServerBuilder {
@@ -71,6 +118,25 @@ impl ServerBuilder {
         F: Future<Output = Result> + 'static,
     {
         self.listen(address, async_handler(on_client))
+    }
+
+    /// Listens on an address and runs an async callback with a clone of `state` for each client. See [`Server::serve_with`].
+    ///
+    /// # Errors
+    /// See [`listen`](Self::listen).
+    pub fn serve_with<A, S, F>(
+        self,
+        address: A,
+        state: S,
+        mut on_client: impl FnMut(Socket, S) -> F + 'static,
+    ) -> Result<Server>
+    where
+        A: TryInto<Address>,
+        Error: From<A::Error>,
+        S: Clone + 'static,
+        F: Future<Output = Result> + 'static,
+    {
+        self.serve(address, move |socket| on_client(socket, state.clone()))
     }
 }
 
@@ -101,44 +167,28 @@ where
 {
     move |socket| {
         let conn = socket.conn().clone();
-        let future = RefCell::new(Some(Box::pin(on_client(socket))));
-        conn.engine().spawn(Rc::new(Serving { future, again: Cell::new(false), conn: Rc::downgrade(&conn) }));
+        let future = UserFuture::new(on_client(socket));
+        conn.engine().spawn(Rc::new(Serving { future, conn: Rc::downgrade(&conn) }));
         Ok(())
     }
 }
 
 /// A task that serves one connection.
 struct Serving<F> {
-    /// Taken out while it is on the stack.
-    future: RefCell<Option<Pin<Box<F>>>>,
-    /// Woken meanwhile.
-    again: Cell<bool>,
+    future: UserFuture<F>,
     conn: Weak<Conn>,
 }
 
 impl<F: Future<Output = Result>> Task for Serving<F> {
     fn poll(&self, engine: &Rc<Engine>, context: &mut Context<'_>) -> Poll<()> {
-        let Some(mut future) = self.future.take() else {
-            // A nested loop runs in the future.
-            self.again.set(true);
-            return Poll::Pending;
-        };
         // The future may drop the last handle, and then the disconnect callback would not be called.
         let socket = self.conn.upgrade().map(Socket::from_conn);
-        let polled = call(engine, || future.as_mut().poll(context));
-        if let Some(Poll::Pending) = polled {
-            self.future.replace(Some(future));
-            if self.again.take() {
-                context.waker().wake_by_ref();
+        self.future.poll(engine, context).map(|result| {
+            let Some(socket) = &socket else { return };
+            match result {
+                Some(result) => socket.conn().was_served(result),
+                None => socket.conn().abort_silently(),
             }
-            return Poll::Pending;
-        }
-        if let Some(socket) = &socket {
-            match polled {
-                Some(Poll::Ready(result)) => socket.conn().was_served(result),
-                _ => socket.conn().abort_silently(),
-            }
-        }
-        Poll::Ready(())
+        })
     }
 }

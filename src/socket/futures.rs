@@ -20,11 +20,13 @@ const CHUNK: usize = 64 << 10;
 
 /// # Futures
 ///
-/// Methods ending in `_future` run on the socket's main context, for example in `glib::spawn_future_local`. They have no
-/// timeout: [`set_timeout`](Socket::set_timeout) is for blocking calls; use `glib::future_with_timeout` for these.
+/// Methods ending in `_future` run on the socket's main context, for example in [`spawn`](crate::spawn) or
+/// `glib::spawn_future_local`. They have no timeout: [`set_timeout`](Socket::set_timeout) is for blocking calls; use
+/// [`timeout`](crate::timeout) for these.
 ///
 /// **All of them are cancel-safe.** Dropping a receiving future loses no data: what it has not returned is received by the
-/// next call. A dropped [`send_future`](Socket::send_future) has queued all of its data or nothing.
+/// next call. A dropped [`send_future`](Socket::send_future) has queued all of its data or nothing, unless the data exceeds the
+/// send limit.
 ///
 /// Several receiving futures of one socket are served in the order in which they were first polled; the same holds for
 /// sending. A future that was polled and is then neither polled again nor dropped blocks those queued behind it. Streams and
@@ -34,8 +36,8 @@ const CHUNK: usize = 64 << 10;
 /// A future that never has to wait still yields after 256 KiB or one millisecond, so a flood on one connection cannot starve
 /// the rest of the program.
 ///
-/// `MainContext::block_on` handles neither SIGINT nor SIGTERM: the signal kills the process, and the path of a unix socket
-/// stays behind. Run programs with servers under [`fgloop`](crate::fgloop), with futures in tasks.
+/// Run a program whose `main` is a future with [`block_on`](crate::block_on). `MainContext::block_on` handles neither SIGINT
+/// nor SIGTERM: the signal kills the process, and the path of a unix socket stays behind.
 ///
 /// # Example: Send a line and await the reply
 /// ```
@@ -44,12 +46,12 @@ const CHUNK: usize = 64 << 10;
 /// #     Ok(())
 /// # })?;
 /// # let address = ("127.0.0.1", server.port());
-/// # glib::MainContext::default().block_on(async move {
-/// let socket = network::Socket::builder().tls(false).connect_future(address).await?;
-/// socket.sendline_future("Hello").await?;
-/// assert_eq!(socket.recv_line_future().await?, "You said: Hello");
-/// # Ok::<(), network::Error>(())
-/// # })?;
+/// network::block_on(async {
+///     let socket = network::Socket::builder().tls(false).connect_future(address).await?;
+///     socket.sendline_future("Hello").await?;
+///     assert_eq!(socket.recv_line_future().await?, "You said: Hello");
+///     Ok::<(), network::Error>(())
+/// })??;
 /// # Ok::<(), network::Error>(())
 /// ```
 impl Socket {
@@ -175,11 +177,17 @@ impl Socket {
     ///
     /// # Errors
     /// - [`Error::Closed`] or [`Error::Reset`] if the connection has ended or its write direction is shut down.
-    /// - [`Error::QueueFull`] if `data` alone exceeds the [send limit](crate::socket::SocketBuilder::send_limit) (16 MiB):
-    ///   send it in pieces. Also if the queues of a server exceed
-    ///   [their total](crate::server::ServerBuilder::total_send_limit): that is not waited for.
+    /// - [`Error::QueueFull`] if the queues of a server exceed
+    ///   [their total](crate::server::ServerBuilder::total_send_limit): that is not waited for. Nothing was queued.
+    ///
+    /// # More than the send limit
+    /// Data that alone exceeds the [send limit](crate::socket::SocketBuilder::send_limit) (16 MiB) is queued in pieces, as the
+    /// peer takes them, and never fails with [`Error::QueueFull`]. Other sending futures wait until it is done, but what
+    /// [`send`](Socket::send) queues meanwhile goes out between two pieces. If this future is dropped or fails
+    /// before it is done, a part of the data has been queued, each byte of it once: close the connection then, since the peer cannot
+    /// know that the rest is missing.
     pub fn send_future(&self, data: impl AsRef<[u8]>) -> impl Future<Output = Result> {
-        Sending { conn: &self.conn, ticket: Ticket::New, data }
+        Sending { conn: &self.conn, ticket: Ticket::New, data, sent: 0 }
     }
 
     /// Waits until the connection is not [full](Socket::is_full), then queues a line of text, adding `\n`, or
@@ -277,6 +285,8 @@ struct Sending<'a, D> {
     conn: &'a Conn,
     ticket: Ticket,
     data: D,
+    /// So much of it is queued, if it goes in pieces.
+    sent: usize,
 }
 
 impl<D> Unpin for Sending<'_, D> {}
@@ -286,7 +296,7 @@ impl<D: AsRef<[u8]>> Future for Sending<'_, D> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result> {
         let me = self.get_mut();
-        me.conn.poll_send(context, &mut me.ticket, me.data.as_ref())
+        me.conn.poll_send(context, &mut me.ticket, me.data.as_ref(), &mut me.sent)
     }
 }
 

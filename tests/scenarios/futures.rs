@@ -284,13 +284,11 @@ fn sending_waits_for_a_slow_reader() {
 }
 
 #[test]
-fn what_never_fits_is_refused_and_what_does_waits_for_it() {
+fn what_fits_beside_nothing_waits_for_that() {
     for_each_kind(|kind| {
         let Joined { client, served, server: _server } = joined(kind);
         sockopt::set_socket_send_buffer_size(&client, 32 << 10).unwrap();
         client.set_send_limit(1 << 20);
-        let error = await_it(client.send_future(vec![0; (1 << 20) + 1])).unwrap_err();
-        assert!(matches!(error, Error::QueueFull { size: 1_048_577, limit: 1_048_576, .. }), "{error}");
         while client.queued() < 100_000 {
             client.send([1; 50_000]).unwrap();
         }

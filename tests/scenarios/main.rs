@@ -26,4 +26,5 @@ mod same_thread;
 mod secure;
 mod serving;
 mod start_tls;
+mod tasks;
 mod util;
