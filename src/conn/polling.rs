@@ -264,11 +264,11 @@ impl Polling<'_> {
                 let limit = conn.options(|options| options.send_limit);
                 let in_pieces = *sent > 0 || rest.len() > limit;
                 let room = if in_pieces { conn.output().room_for_piece() } else { limit.saturating_sub(conn.queued()) };
-                if conn.is_full() || (room < rest.len() && (!in_pieces || room == 0)) {
+                let Some(count) = portion(rest.len(), room, in_pieces).filter(|_| !conn.is_full()) else {
                     conn.status.change(|state| state.write.insert(WriteHalf::FULL));
                     return self.wait(Interest::Room, ticket);
-                }
-                piece = &rest[..rest.len().min(room)];
+                };
+                piece = &rest[..count];
             }
             let queued = conn.queue_or_write(piece, false, conn.sends_in_turn());
             conn.engine.futures_worked(CALL);
@@ -319,5 +319,26 @@ impl Polling<'_> {
         }
         let is_shut = !conn.is_open() || conn.status.get().write.intersects(WriteHalf::ENDED | WriteHalf::FAILED);
         if conn.is_sending() || !is_shut { self.wait_flushed() } else { Poll::Ready(conn.was_sent()) }
+    }
+}
+
+/// Returns how much of so many bytes to queue where there is so much room: all, or else, if they go in pieces, what fits.
+fn portion(bytes: usize, room: usize, in_pieces: bool) -> Option<usize> {
+    if bytes <= room { Some(bytes) } else { Some(room).filter(|room| in_pieces && *room > 0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fits_is_queued_whole_and_what_goes_in_pieces_as_far_as_it_fits() {
+        for in_pieces in [false, true] {
+            assert_eq!(portion(5, 5, in_pieces), Some(5));
+            assert_eq!(portion(0, 0, in_pieces), Some(0), "nothing needs no room");
+            assert_eq!(portion(5, 0, in_pieces), None);
+        }
+        assert_eq!(portion(5, 4, false), None, "all or nothing");
+        assert_eq!(portion(5, 4, true), Some(4));
     }
 }

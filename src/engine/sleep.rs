@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use super::{Engine, Pending, TimerKey, fairness, micros, private};
+use super::{Engine, Pending, TimerKey, fairness, main_depth, micros, private};
 
 /// A stretch of time. Dropping it ends it.
 pub(crate) struct Sleep {
@@ -58,8 +58,8 @@ impl Future for Sleep {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let me = self.get_mut();
         if let Some(left) = me.unset() {
-            if private::check_default_context().is_err() {
-                // There is no context to set it on, and GLib would end the process over that.
+            if main_depth() == 0 && private::check_default_context().is_err() {
+                // No loop runs here, and if there is no context to set it on, GLib would end the process over that.
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
