@@ -10,6 +10,13 @@ use network::{Error, Result, Server, Socket};
 
 const USAGE: &str = "blocking --listen ADDRESS, or blocking ADDRESS QUESTION…, such as 6x7";
 
+const HELP: &str = "
+  --listen ADDRESS  answer questions at this address, one client after the other
+  ADDRESS           ask the server there: host:port, a port, a path with a slash, @name
+  QUESTION          two numbers with an x between them, whose product is the answer
+
+Every call gives up after 5 seconds.";
+
 /// The timeout of every call.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -18,7 +25,7 @@ fn main() -> Result {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["-h" | "--help", ..] => {
-            println!("usage: {USAGE}");
+            println!("usage: {USAGE}\n{HELP}");
             Ok(())
         }
         ["--listen", address] => serve(address),

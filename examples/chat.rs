@@ -10,11 +10,19 @@ use network::{Address, ClientTls, Error, Result, Server, Socket};
 
 const USAGE: &str = "chat ROOM NICKNAME";
 
+const HELP: &str = "
+Joins the chat room ROOM on the local network, or opens it if there is none. Lines that are typed go to everybody there.
+
+  ROOM      name of the room, such as Kitchen
+  NICKNAME  your name, in front of each of your lines
+
+Requires the Avahi daemon. The end of the input (Ctrl-D) leaves the room; the room closes when its opener leaves.";
+
 fn main() -> Result {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (room, nick) = match &arguments[..] {
         [help, ..] if help == "-h" || help == "--help" => {
-            println!("usage: {USAGE}");
+            println!("usage: {USAGE}\n{HELP}");
             return Ok(());
         }
         [room, nick] => (room, nick),

@@ -9,6 +9,10 @@ use std::rc::Rc;
 use clap::Parser;
 use network::{Error, Server, daemon::Daemon, log::Level, server::Account};
 
+/// A line server that runs in the background.
+///
+/// The command returns when clients can connect, with status 0, or with status 1 and the reason. With NETWORK_NO_FORK=1 in
+/// the environment, the server stays in the foreground. SIGTERM ends it.
 #[derive(Parser)]
 struct Args {
     /// Address to listen on
@@ -26,11 +30,15 @@ struct Args {
     #[arg(long)]
     renew: bool,
     /// Grace period of connections after SIGTERM, in seconds
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = seconds)]
     grace_period: u64,
     /// Group that may connect to a unix socket, by name or number
     #[arg(long)]
     group: Option<String>,
+}
+
+fn seconds(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "expected a whole number of seconds")
 }
 
 fn main() -> ExitCode {

@@ -12,7 +12,8 @@ struct Args {
 
 fn main() -> network::Result {
     let args = Args::parse();
-    let server = network::Server::new(args.address, |socket| {
+    // The path of a server that was killed is replaced, that of one that runs is not.
+    let server = network::Server::builder().replace_stale(true).listen(args.address, |socket| {
         println!("{} is here", socket.remote());
         socket.sendline("Welcome to this server!")?;
         socket.readlines(|socket, line| {

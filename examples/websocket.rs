@@ -111,7 +111,7 @@ fn serve(web: &str, line: &str) -> network::Result {
 async fn ask(url: String, texts: Vec<String>) -> network::Result {
     let request = url.replacen("wss://", "ws://", 1);
     let socket = Socket::connect_future(url.as_str()).await.map_err(|error| match error {
-        Error::Tls { .. } | Error::Plaintext { .. } => Error::other(format!("{error}. Without TLS: {request}")),
+        Error::Plaintext { peer, .. } => Error::other(format!("{peer} does not use TLS. Without TLS: {request}")),
         error => error,
     })?;
     let (mut peer, _) = client_async(request, socket.into_stream()).await.map_err(Error::other)?;
@@ -134,8 +134,12 @@ fn main() -> network::Result {
             println!("usage: {USAGE}");
             Ok(())
         }
-        [url, ..] if url.starts_with("ws") => {
+        [url, ..] if url.starts_with("ws://") || url.starts_with("wss://") => {
             glib::MainContext::default().block_on(ask(url.into(), arguments[1..].to_vec()))
+        }
+        [url, ..] if url.contains("://") => {
+            eprintln!("{url} is not the URL of a WebSocket; expected ws://HOST:PORT or wss://HOST:PORT");
+            std::process::exit(2);
         }
         [] => serve("0", "0"),
         [web] if !web.starts_with('-') => serve(web, "0"),

@@ -248,8 +248,8 @@ pub enum Error {
     /// applies to this connection has issued it for this host name. On a server: the client's certificate is not on the
     /// allowlist.
     #[error(
-        "the certificate of {} is not trusted: {problem}. Fingerprint of its public key: {fingerprint} (of the \
-         certificate: {})", Printable(peer), certificate.certificate_fingerprint()
+        "the certificate of {} is not trusted: {problem}. The fingerprint of its public key is {fingerprint}, the fingerprint \
+         of the whole certificate is {}", Printable(peer), certificate.certificate_fingerprint()
     )]
     UnknownCertificate {
         /// The peer: for a client the address under which its pin is kept, as [`tls::pin`](crate::tls::pin) takes it. The name of
@@ -388,6 +388,9 @@ operations! {
     Accept: "waiting for a client of", "cannot accept a client of";
     /// Resolving a user or group name.
     Account: "looking up the account", "cannot look up the account";
+    /// Waiting for a client that has sent nothing at all to begin the TLS handshake.
+    AwaitedHandshake: "waiting for a TLS handshake (a client without TLS never begins one) with",
+        "cannot complete the TLS handshake with";
     /// Forking into the background.
     Background: "forking into", "cannot fork into";
     /// Browsing for services.

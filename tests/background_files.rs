@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -196,6 +196,38 @@ fn a_pid_file_that_cannot_be_removed_leaves_a_record() {
     assert!(output.status.success() && output.stderr.contains("failed to remove pid file"), "{}", output.stderr);
     drop(Daemon::new().pid_file(&path).unwrap());
     assert!(!path.exists());
+}
+
+#[test]
+fn what_cannot_be_reached_any_more_leaves_records() {
+    // As after setuid, in a directory that the new user cannot enter. Root can enter any.
+    let directory = TempDir::new();
+    let program = directory.path("daemon");
+    // By another process: a file that is open for writing, here or in a fork of another test, cannot be run.
+    run(&mut command("cp", [example("daemon"), program.clone()]), "").assert_clean();
+    let own = directory.path("own");
+    fs::create_dir(&own).unwrap();
+    let arguments = [own.join("socket"), "--pid-file".into(), own.join("pid")];
+    let mut daemon = match is_root() {
+        true => {
+            chown(&own, Some(64998), Some(64998)).unwrap();
+            let mut setpriv = command("/usr/bin/setpriv", ["--reuid=64998", "--regid=64998", "--clear-groups"]);
+            setpriv.arg(&program);
+            setpriv
+        }
+        false => command(&program, [""; 0]),
+    };
+    let mut daemon = Process::start(daemon.args(&arguments).env("NETWORK_NO_FORK", "1"), Watch::Stderr);
+    daemon.line_with("NETWORK_NO_FORK");
+    assert_eq!(pid_at(own.join("socket").to_str().unwrap()), daemon.id());
+    fs::set_permissions(&own, Permissions::from_mode(0o000)).unwrap();
+    daemon.signal(Signal::TERM);
+    let output = daemon.await_end();
+    fs::set_permissions(&own, Permissions::from_mode(0o700)).unwrap();
+    for what in ["failed to remove pid file", "failed to remove unix socket"] {
+        assert!(output.stderr.contains(what), "{}", output.stderr);
+    }
+    assert!(own.join("pid").exists() && own.join("socket").exists());
 }
 
 #[test]

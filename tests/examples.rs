@@ -137,3 +137,88 @@ fn all_of_them_tell_how_they_are_used() {
         }
     }
 }
+
+#[test]
+fn a_client_of_another_user_is_told_which_option_to_use() {
+    let server = Process::start(&mut command(example("server"), ["localhost:0"]), Watch::Stdout);
+    let line = server.line();
+    let fingerprint = line.strip_prefix("fingerprint ").unwrap().to_owned();
+    let address = format!("localhost:{}", server.port("listening on"));
+    let elsewhere = TempDir::new();
+    let client = |arguments: &[&str]| {
+        let mut client = command(example("client"), [&address]);
+        run(client.args(arguments).env("XDG_DATA_HOME", elsewhere.path("data")), "")
+    };
+    let line = client(&[]).assert_failed().to_owned();
+    assert!(line.contains(&format!("the certificate of {address} is not trusted.")), "{line}");
+    assert!(line.contains(&format!("use --fingerprint {fingerprint}")) && !line.contains("ClientTls"), "{line}");
+    client(&["--fingerprint", &fingerprint]).assert_clean();
+    let line = client(&["--fingerprint", &"0".repeat(64)]).assert_failed().to_owned();
+    assert!(line.contains("does not have the key of --fingerprint") && !line.contains("ClientTls"), "{line}");
+}
+
+#[test]
+fn paths_that_lead_to_no_server_say_why() {
+    let directory = TempDir::new();
+    let (stale, live, file) = (directory.address("stale"), directory.address("live"), directory.address("file"));
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    let _live = std::os::unix::net::UnixListener::bind(&live).unwrap();
+    std::fs::write(&file, "precious").unwrap();
+    let as_path = "(an address with a slash is the path of a unix socket)";
+    let cases = [
+        ("client", directory.address("nothing"), as_path),
+        ("client", "unix:./s.sock".into(), as_path),
+        ("client", "/etc/passwd".into(), "the file is not a socket"),
+        ("client", stale.clone(), "(no server listens on this unix socket)"),
+        ("server", live, "another server is listening on this path"),
+        ("server", file, "the path exists and is not a socket"),
+        ("blocking", stale.clone(), "remove the file, or set replace_stale(true)"),
+    ];
+    for (name, address, why) in cases {
+        let arguments = if name == "blocking" { vec!["--listen", &address] } else { vec![address.as_str()] };
+        let line = run(&mut command(example(name), arguments), "").assert_failed().to_owned();
+        assert!(line.contains(&address) && line.contains(why), "{line}");
+    }
+    let server = Process::start(&mut command(example("server"), [&stale]), Watch::Stdout);
+    assert_eq!(server.line(), format!("listening on {stale}"));
+}
+
+#[test]
+fn options_that_mean_nothing_are_told_in_the_words_of_the_example() {
+    for (name, arguments, what) in [
+        ("daemon", vec!["0", "--grace-period", "x"], "expected a whole number of seconds"),
+        ("websocket", vec!["http://localhost:1234"], "expected ws://HOST:PORT or wss://HOST:PORT"),
+    ] {
+        let output = run(&mut command(example(name), arguments), "");
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(output.stderr.contains(what), "{output:?}");
+    }
+    let mut helps = vec![("daemon", "in the background"), ("blocking", "QUESTION  ")];
+    helps.extend(cfg!(feature = "_services").then_some(("chat", "NICKNAME  ")));
+    for (name, what) in helps {
+        let text = run(&mut command(example(name), ["--help"]), "").text();
+        assert!(text.contains(what), "{name}: {text}");
+    }
+}
+
+#[test]
+fn a_websocket_over_tls_is_told_once_that_the_server_uses_none() {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = format!("localhost:{}", listener.local_addr().unwrap().port());
+    let thread = std::thread::spawn(move || {
+        let mut client = listener.accept().unwrap().0;
+        std::io::Write::write_all(&mut client, b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+        let _ = std::io::Read::read_to_end(&mut client, &mut Vec::new());
+    });
+    let line =
+        run(&mut command(example("websocket"), [&format!("wss://{address}"), "hello"]), "").assert_failed().to_owned();
+    thread.join().unwrap();
+    assert!(line.ends_with(&format!("{address} does not use TLS. Without TLS: ws://{address}")), "{line}");
+}
+
+#[test]
+fn a_certificate_that_cannot_be_made_says_where_its_name_comes_from() {
+    let output = run(command(example("server"), ["127.0.0.1:0"]).env("XDG_DATA_HOME", "/dev/null"), "");
+    let line = output.assert_failed().to_owned();
+    assert!(line.contains("\", named after this host: "), "{line}");
+}

@@ -477,6 +477,23 @@ fn to_child_of(process: &Process, signal: Signal) {
     rustix::process::kill_process(rustix::process::Pid::from_raw(child).unwrap(), signal).unwrap();
 }
 
+/// As a script starts one in the background.
+#[test]
+fn a_signal_that_the_parent_ignores_stays_ignored() {
+    let directory = TempDir::new();
+    let address = directory.address("socket");
+    let mut daemon = command("sh", ["-c", "trap '' INT; exec \"$@\"", "sh"]);
+    daemon.arg(example("daemon")).arg(&address).env("NETWORK_NO_FORK", "1");
+    let mut daemon = Process::start(&mut daemon, Watch::Stderr);
+    daemon.line_with("NETWORK_NO_FORK");
+    let mut client = Client::connect(&address);
+    daemon.signal(Signal::INT);
+    assert_eq!(client.ask("still?"), "You said: still?");
+    daemon.signal(Signal::TERM);
+    let output = daemon.await_end();
+    assert!(output.status.success(), "{output:?}");
+}
+
 /// A daemon in the foreground, of which nobody but its parent knows.
 fn a_supervised_one_stays(mut supervised: Process, address: &str, signal: impl Fn(&Process, Signal)) {
     supervised.line_with("NETWORK_NO_FORK");

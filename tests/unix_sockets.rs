@@ -211,8 +211,9 @@ fn only_what_nobody_answers_on_is_taken_over() {
 
         // Of one that is gone.
         drop(UnixListener::bind(&address).unwrap());
-        refused(Server::builder(), "the path exists; if no other");
+        refused(Server::builder(), "a socket that no server listens on");
         let server = greeter(replace_stale(), &address).unwrap();
+        refused(Server::builder(), "another server is listening");
 
         // Of one that is there.
         refused(replace_stale(), "another server is listening");

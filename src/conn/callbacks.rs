@@ -88,7 +88,7 @@ pub(crate) enum OnDisconnect {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Disconnect {
-    /// The undelivered data: an incomplete line, or all unread data.
+    /// The undelivered data: an incomplete line, a line over the limit with all that came after it, or all unread data.
     pub leftover: Vec<u8>,
     /// The reason.
     pub reason: Reason,

@@ -327,12 +327,8 @@ impl Handshaking<'_> {
         log::debug("handshake").peer(&peer).say(format_args!("{version} with {peer}, {cipher}"));
     }
 
-    /// Returns the operation for messages, with a guess if the peer never answers.
+    /// Returns the operation for messages.
     fn operation(&self) -> Operation {
-        if self.0.session(Session::is_unanswered) == Some(true) {
-            Operation::UnansweredHandshake
-        } else {
-            Operation::Handshake
-        }
+        self.0.session(Session::handshake).unwrap_or(Operation::Handshake)
     }
 }

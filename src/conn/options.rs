@@ -152,8 +152,9 @@ macro_rules! limit_setters {
             self
         }
 
-        /// Sets the longest accepted line, in bytes without its ending. Default: 1 MiB. A longer line ends the
-        /// connection.
+        /// Sets the longest accepted line, in bytes without its ending. Default: 1 MiB. A longer line ends the connection
+        /// with [`Error::LineTooLong`] and, for the peer, a reset. What has been received of it is in
+        /// [`Disconnect::leftover`](crate::Disconnect::leftover).
         pub fn line_limit(mut self, bytes: usize) -> Self {
             self.options.line_limit = bytes;
             self

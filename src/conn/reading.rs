@@ -95,7 +95,12 @@ impl Conn {
     pub(super) fn end_for_caller(&self) -> Error {
         self.status.change(|state| state.read.insert(ReadHalf::CALLER_KNOWS));
         self.wake();
-        self.closed()
+        match self.closed() {
+            Error::Closed { peer } if !self.is_tls() && ends_in_alert(self) => {
+                Error::Tls { peer, problem: ALERT.into() }
+            }
+            error => error,
+        }
     }
 
     /// Returns whether the peer has said all that it had to say. Not if the connection was cut off, nor if it was closed here
@@ -112,6 +117,15 @@ impl Conn {
         self.finish(Reason::Failed(error()), Manner::Reset);
         error()
     }
+}
+
+/// A server that expects TLS ends the handshake that never began with an alert.
+const ALERT: &str = "it expects TLS, and this connection does not use it";
+
+/// Returns whether all that lies unread is one alert of TLS, in the clear.
+fn ends_in_alert(conn: &Conn) -> bool {
+    let unread = conn.io.inbox(Inbox::lend).flatten();
+    unread.is_some_and(|(piece, _)| matches!(piece.as_slice(), [0x15, 3, 0..=4, 0, 2, 1 | 2, _]))
 }
 
 impl Input<'_> {

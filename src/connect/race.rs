@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -16,7 +17,7 @@ use rustix::net::{AddressFamily, sockopt};
 use crate::address::{Address, Endpoint, UnixName};
 use crate::avahi::{Find, SearchEvent, find};
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, Task, TimerKey};
-use crate::error::{Error, Operation, Result};
+use crate::error::{Error, Operation, Result, os_text};
 use crate::log;
 use crate::resolve::{Lookup, Plan, RESOLUTION_DELAY, interleave};
 use crate::sys::{self, Tuning, pass_descriptors, stream_socket};
@@ -342,7 +343,7 @@ impl Race {
                 self.state.borrow_mut().retry = Some(retry);
                 Ok(true)
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(explain(&name, error.into())),
         }
     }
 
@@ -450,4 +451,19 @@ impl Handler for Attempt {
         self.close();
         self.race.abandon();
     }
+}
+
+/// Says more about a path that leads to no server: it may have been meant as something else.
+fn explain(name: &UnixName, error: io::Error) -> io::Error {
+    let UnixName::Path(path) = name else { return error };
+    let is_socket = || std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let text = match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            format!("{} (an address with a slash is the path of a unix socket)", os_text(&error))
+        }
+        io::ErrorKind::ConnectionRefused if !is_socket() => "the file is not a socket".to_owned(),
+        io::ErrorKind::ConnectionRefused => format!("{} (no server listens on this unix socket)", os_text(&error)),
+        _ => return error,
+    };
+    io::Error::new(error.kind(), text)
 }

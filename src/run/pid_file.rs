@@ -45,7 +45,7 @@ impl PidFile {
         let failed =
             |source| Error::Io { operation: Operation::LockPidFile, address: path.display().to_string(), source };
         let path = std::path::absolute(path).map_err(failed)?;
-        let handed = |file: &OwnedFd| File::from(file.try_clone()?).metadata().map(|own| is_at(&own, &path));
+        let handed = |file: &OwnedFd| File::from(file.try_clone()?).metadata().and_then(|own| is_at(&own, &path));
         if let Some(handed) = take_inherited(|one| one.name == PID_FILE && handed(&one.fd).unwrap_or(false)) {
             // It contains the predecessor's ID until this process is ready.
             return Ok(PidFile { path, file: handed.fd.into(), given: Cell::new(true), origin: Origin::here() });
@@ -68,7 +68,7 @@ impl PidFile {
                 }
             }
             // Its owner may have removed it between opening and locking.
-            if !is_at(&file.metadata().map_err(failed)?, &path) {
+            if !file.metadata().and_then(|own| is_at(&own, &path)).map_err(failed)? {
                 continue;
             }
             if !is_new {
@@ -127,10 +127,12 @@ impl PidFile {
         if !self.origin.is_here() || self.given.replace(true) {
             return;
         }
-        // While the file is locked, no other daemon has created one of this name.
-        if self.file.metadata().is_ok_and(|own| is_at(&own, &self.path))
-            && let Err(error) = std::fs::remove_file(&self.path)
-        {
+        let remove = || match is_at(&self.file.metadata()?, &self.path)? {
+            // While the file is locked, no other daemon has created one of this name.
+            true => std::fs::remove_file(&self.path),
+            false => Ok(()),
+        };
+        if let Err(error) = remove() {
             let event = log::warning("pid file").error(&error);
             event.say(format_args!("failed to remove pid file {}: {}", self.path.display(), os_text(&error)));
         }
@@ -143,11 +145,14 @@ impl Drop for PidFile {
     }
 }
 
-/// Returns whether `path` leads to the file.
-fn is_at(own: &Metadata, path: &Path) -> bool {
+/// Returns whether `path` leads to the file. Fails if that cannot be told, as after setuid in a directory of root's.
+fn is_at(own: &Metadata, path: &Path) -> io::Result<bool> {
     // By the call that opened the file: preloaded libraries redirect paths, but not in every call.
-    let there = open_as_it_is(path).and_then(|there| there.metadata());
-    there.is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino()))
+    match open_as_it_is(path).and_then(|there| there.metadata()) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (own.dev(), own.ino())),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 struct Opened {

@@ -269,8 +269,8 @@ impl Shared {
 
     fn stop_listening(&self) {
         // The path goes first, while the socket still answers: another server that starts now sees that it is in use.
-        if let Some(path) = self.path.take() {
-            path.remove();
+        if let Some(Err(error)) = self.path.take().map(|path| path.remove()) {
+            log::warning("close").error(&error).say(format_args!("{error}"));
         }
         for listener in self.listeners.take() {
             listener.close();

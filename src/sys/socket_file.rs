@@ -42,17 +42,29 @@ impl SocketFile {
     }
 
     /// Removes the path if it still leads to the file that we made. In a forked copy of the process nothing is ours.
-    pub(crate) fn remove(&self) {
-        if self.origin.is_here() && self.is_at(&self.path) {
-            let aside = self.aside();
-            match renameat_with(CWD, &self.path, CWD, &aside, RenameFlags::NOREPLACE) {
-                Ok(()) if self.is_at(&aside) => drop(std::fs::remove_file(&aside)),
-                // Another file has just been put in its place: it goes back there.
-                Ok(()) => drop(renameat_with(CWD, &aside, CWD, &self.path, RenameFlags::NOREPLACE)),
-                // The file system does not support this rename.
-                Err(Errno::INVAL | Errno::NOSYS) => drop(std::fs::remove_file(&self.path)),
-                Err(_) => {}
-            }
+    ///
+    /// # Errors
+    /// If the path is left behind, as after setuid. The text says so.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        let failed = |error| {
+            let text = format!("failed to remove unix socket {}: {}", self.path.display(), os_text(&error));
+            io::Error::new(error.kind(), text)
+        };
+        self.try_to_remove().map_err(failed)
+    }
+
+    fn try_to_remove(&self) -> io::Result<()> {
+        if !self.origin.is_here() || !self.is_at(&self.path)? {
+            return Ok(());
+        }
+        let aside = self.aside();
+        match renameat_with(CWD, &self.path, CWD, &aside, RenameFlags::NOREPLACE) {
+            Ok(()) if self.is_at(&aside)? => std::fs::remove_file(&aside),
+            // Another file has just been put in its place: it goes back there.
+            Ok(()) => Ok(renameat_with(CWD, &aside, CWD, &self.path, RenameFlags::NOREPLACE)?),
+            // The file system does not support this rename.
+            Err(Errno::INVAL | Errno::NOSYS) => std::fs::remove_file(&self.path),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -64,9 +76,13 @@ impl SocketFile {
         self.path.with_file_name(name)
     }
 
-    fn is_at(&self, path: &Path) -> bool {
-        let own = rustix::fs::fstat(&self.file);
-        own.is_ok_and(|own| identity(path) == Some((own.st_dev, own.st_ino)))
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let own = rustix::fs::fstat(&self.file)?;
+        match std::fs::symlink_metadata(path) {
+            Ok(there) => Ok((there.dev(), there.ino()) == (own.st_dev, own.st_ino)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sets the file's group and mode, through a handle on exactly that file.
@@ -127,18 +143,12 @@ pub(crate) fn bind_path(path: &Path, how: Making<'_>) -> io::Result<(OwnedFd, So
         }
         bound => bound,
     };
-    let is_socket = || std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    let fd = fd.map_err(|error| match is_taken(&error) {
-        true if is_socket() => {
-            in_use("the path exists; if no other server uses it, remove it or set replace_stale(true)")
-        }
-        true => in_use("the path exists and is not a socket"),
-        false => error,
-    })?;
+    let fd = fd.map_err(|error| if is_taken(&error) { taken(path, &name) } else { error })?;
     let file = SocketFile::new(path)?;
     let rights = if settings.restricts() { file.set_rights(settings) } else { Ok(()) };
     if let Err(error) = rights.and_then(|()| (how.listen)(&fd)) {
-        file.remove();
+        // Of two errors the first is the cause.
+        let _ = file.remove();
         return Err(error);
     }
     Ok((fd, file))
@@ -165,6 +175,23 @@ fn bind(name: &SocketAddrUnix, how: Making<'_>) -> io::Result<OwnedFd> {
 fn is_taken(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::ADDRINUSE.raw_os_error())
 }
+
+/// Says what lies at the path.
+fn taken(path: &Path, name: &SocketAddrUnix) -> io::Error {
+    if !std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        return in_use("the path exists and is not a socket");
+    }
+    match is_answered(name) {
+        Ok(true) => in_use(ANSWERED),
+        Ok(false) => in_use(
+            "the path is a socket that no server listens on, as one leaves behind that was killed; remove the file, or set \
+             replace_stale(true)",
+        ),
+        Err(error) => error,
+    }
+}
+
+const ANSWERED: &str = "another server is listening on this path";
 
 fn in_use(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::AddrInUse, why)
@@ -230,10 +257,9 @@ fn remove_stale(path: &Path, name: &SocketAddrUnix, has_turn: bool) -> io::Resul
         std::thread::sleep(START);
     }
     if is_answered(name)? {
-        return Err(in_use("another server is listening on this path"));
+        return Err(in_use(ANSWERED));
     }
-    stale.remove();
-    Ok(())
+    stale.remove()
 }
 
 /// Returns whether a server listens on that path.
@@ -279,7 +305,7 @@ mod tests {
         let file = SocketFile::new(&beside).unwrap();
         std::fs::rename(&path, &beside).unwrap();
         file.set_rights(FileSettings { mode: Some(0o777), ..FileSettings::default() }).unwrap();
-        file.remove();
+        file.remove().unwrap();
         assert_eq!(std::fs::read(&beside).unwrap(), b"precious");
         assert_ne!(std::fs::metadata(&beside).unwrap().mode() & 0o777, 0o777);
     }

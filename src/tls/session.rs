@@ -13,7 +13,7 @@ use super::server::ServerSetup;
 use super::trust::{ServerVerifier, Trust, carried};
 use super::words::{alert_problem, handshake_problem};
 use crate::certificate::{Fingerprint, PeerCertificate};
-use crate::error::{Error, Printable, Result};
+use crate::error::{Error, Operation, Printable, Result};
 
 /// Data that a session queues for sending, in bytes: plaintext during the handshake, ciphertext after it. [`Session::send`]
 /// accepts no more, which is the back-pressure of a slow peer.
@@ -147,9 +147,13 @@ impl Session {
         matches!(self.tls, Connection::Client(_)) && self.tls.protocol_version().is_none()
     }
 
-    /// Returns whether this is a client, and the server has sent nothing yet.
-    pub(crate) fn is_unanswered(&self) -> bool {
-        matches!(self.tls, Connection::Client(_)) && self.first.is_none()
+    /// Returns the operation that the handshake waits for, with a guess if the peer has sent nothing yet.
+    pub(crate) fn handshake(&self) -> Operation {
+        match (self.first, &self.tls) {
+            (None, Connection::Client(_)) => Operation::UnansweredHandshake,
+            (None, Connection::Server(_)) => Operation::AwaitedHandshake,
+            (Some(_), _) => Operation::Handshake,
+        }
     }
 
     /// Queues a close_notify. Nothing can be sent after it. Receiving continues.
@@ -172,7 +176,9 @@ impl Session {
             Ok(())
         } else if self.is_handshaking() {
             let hint = match self.tls {
-                Connection::Client(_) => "; if the server does not use TLS, connect with tls(false)",
+                Connection::Client(_) => {
+                    "; if the server does not use TLS, connect with tls(false) or to tcp://host:port"
+                }
                 Connection::Server(_) => "",
             };
             Err(Error::Tls { peer, problem: format!("the peer closed the connection during the handshake{hint}") })
@@ -266,7 +272,7 @@ impl Session {
         }
         let problem = match self.tls {
             Connection::Client(_) => {
-                "replied in plaintext instead of TLS; connect with tls(false) to use no encryption"
+                "replied in plaintext instead of TLS; to use no encryption, connect with tls(false) or to tcp://host:port"
             }
             Connection::Server(_) => {
                 "sent plaintext to a TLS server; use TLS in the client or tls(false) in the server"
@@ -302,7 +308,8 @@ impl Session {
                 if self.has_no_version() =>
             {
                 // Echo servers send back the client's own message.
-                let problem = "does not appear to speak TLS; connect with tls(false) to use no encryption";
+                let problem =
+                    "does not appear to speak TLS; to use no encryption, connect with tls(false) or to tcp://host:port";
                 return Error::Plaintext { peer, problem };
             }
             rustls::Error::AlertReceived(alert) => {

@@ -116,8 +116,9 @@ impl Store {
         // A certificate appears after its key and in one step, so the pair can be loaded without the lock. That also allows
         // a complete store on a read-only disk.
         if !exists(&self.certificate_file(name))? {
+            let of_host = if name == host_name() { ", named after this host" } else { "" };
             self.make(name, now)
-                .map_err(|error| in_order_to(&format!("create the TLS certificate {name:?}"), error))?;
+                .map_err(|error| in_order_to(&format!("create the TLS certificate {name:?}{of_host}"), error))?;
         }
         let identity = self.load(name, now)?;
         match self.renew(name, &identity, now) {

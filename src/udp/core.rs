@@ -255,8 +255,8 @@ impl Core {
         let local = self.local();
         self.local.replace(local);
         // The path goes first, while it still leads to a socket: another process that binds it now sees that it is in use.
-        if let Some(file) = self.file.take() {
-            file.remove();
+        if let Some(Err(error)) = self.file.take().map(|file| file.remove()) {
+            log::warning("close").error(&error).say(format_args!("{error}"));
         }
         let Some(fd) = self.let_go() else { return };
         drop(fd);

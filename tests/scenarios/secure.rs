@@ -338,6 +338,32 @@ fn a_server_without_tls_is_found_out() {
 }
 
 #[test]
+fn a_client_without_tls_is_told_that_the_server_expects_it() {
+    on_own_context(|| {
+        let builder = server(Kind::Tls).handshake_timeout(Duration::from_millis(100));
+        let (_server, address) = serve_with(builder, Kind::Tls, |_| Ok(()));
+        let address = address.replace("tls://", "tcp://");
+        // One waits to be greeted, the other begins.
+        for begins in [false, true] {
+            let client = connect(&address);
+            if begins {
+                client.sendline("hello").unwrap();
+            }
+            let outcome = Rc::new(RefCell::new(None));
+            let (place, asked) = (outcome.clone(), client.clone());
+            glib::MainContext::ref_thread_default().spawn_local(async move {
+                place.replace(Some(asked.recv_line_future().await));
+            });
+            until(|| outcome.borrow().is_some());
+            let error = outcome.take().unwrap().unwrap_err();
+            assert!(matches!(&error, Error::Tls { .. }) && error.to_string().contains("expects TLS"), "{error}");
+            let error = client.recv_line().unwrap_err();
+            assert!(error.to_string().contains("expects TLS"), "{error}");
+        }
+    });
+}
+
+#[test]
 fn a_silent_server_runs_into_the_time_limit() {
     on_own_context(|| {
         let (server, _) = serve(Kind::Tcp, |_| Ok(()));

@@ -49,7 +49,10 @@ fn whoever_sends_our_own_words_back_speaks_no_tls() {
         let errors: Vec<_> = pieces.filter_map(|piece| pair.client.receive(piece, &mut Vec::new()).err()).collect();
         let error = errors.first().expect("it is found out");
         assert!(matches!(error, Error::Plaintext { .. }), "{error}");
-        assert!(error.to_string().contains("not appear to speak TLS; connect with tls(false)"), "{error}");
+        assert!(
+            error.to_string().contains("not appear to speak TLS; to use no encryption, connect with tls(false)"),
+            "{error}"
+        );
     }
 }
 
