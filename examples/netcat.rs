@@ -46,7 +46,8 @@ const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Joins standard input and output to a peer.
 #[derive(Parser)]
 struct Args {
-    /// host:port, [IPv6]:port, port, a path with a slash, @name (a unix socket without a path), or service|name
+    /// host:port, [IPv6]:port, port, a path with a slash, @name (a unix socket without a path), service|name, or
+    /// srv:service.domain (SRV records)
     address: String,
     /// Listen, serve the first connection and end with it
     #[arg(short, long)]

@@ -6,6 +6,7 @@ use crate::address::Address;
 use crate::avahi::checks;
 use crate::conn::check_lines;
 use crate::connect::proxy;
+use crate::resolve::check_srv;
 use crate::tls::{check_certificate, check_mixed};
 
 /// Text as an address: it is one, and is shown as it was, or the error quotes it.
@@ -40,6 +41,11 @@ pub fn lines(data: &[u8]) {
 /// Replies of proxies, their URLs and challenges, and lists of exceptions.
 pub fn proxy(data: &[u8]) {
     proxy::checks::any(data);
+}
+
+/// The answers of name servers to questions for SRV records.
+pub fn srv(data: &[u8]) {
+    check_srv(data);
 }
 
 /// Names and types of services, and the expressions that choose them.
@@ -98,6 +104,11 @@ mod tests {
         #[test]
         fn any_proxy(data in bytes(b"\0\x01\x02\x03\x04\x05\x06\x5a\r\n\n :/@%,=\"")) {
             crate::fuzzing::proxy(&data);
+        }
+
+        #[test]
+        fn any_srv(data in bytes(b"\x81\x80\0\0\0\x01\x21\xc0\x0c_a")) {
+            crate::fuzzing::srv(&data);
         }
 
         #[cfg(feature = "_services")]

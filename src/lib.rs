@@ -93,7 +93,8 @@ pub mod names {
         local_address, local_address_v4, local_address_v6, public_address, public_address_async, public_address_future,
     };
     pub use crate::resolve::{
-        Interface, InterfaceAddress, interfaces, lookup, lookup_async, lookup_future, lookup_port, lookup_timeout,
+        Interface, InterfaceAddress, interfaces, lookup, lookup_async, lookup_future, lookup_port, lookup_service,
+        lookup_service_async, lookup_service_future, lookup_timeout,
     };
 }
 

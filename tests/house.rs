@@ -61,7 +61,8 @@ const MODULES: [(&str, &str); 10] = [
     ("mainloop", "Fairness set_fairness set_signal_handling"),
     (
         "names",
-        "Interface InterfaceAddress interfaces local_address local_address_v4 local_address_v6 lookup lookup_async lookup_future lookup_port lookup_timeout \
+        "Interface InterfaceAddress interfaces local_address local_address_v4 local_address_v6 lookup lookup_async lookup_future lookup_port \
+         lookup_service lookup_service_async lookup_service_future lookup_timeout \
          public_address public_address_async public_address_future",
     ),
     ("server", "Account Incoming ServerBuilder ServerThreads ThreadsBuilder WeakServer async_handler"),

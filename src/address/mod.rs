@@ -24,7 +24,7 @@ pub(crate) use file_options::{FileOptions, file_setters};
 #[cfg(feature = "_services")]
 pub(crate) use parse::is_service_type;
 pub(crate) use parse::{parse_authority, parse_listening, parse_port, percent_decode};
-use parse::{parse_target, parse_typed_host};
+use parse::{parse_srv_parts, parse_target, parse_typed_host};
 pub(crate) use schemes::{Scheme, well_known_port};
 
 /// The forms of an address, for error messages.
@@ -42,6 +42,7 @@ pub(crate) const FORMS: &str = "host:port, a port, a path with a slash, @name, o
 /// | `type\|`, `type\|regex` | the first service of type `_type._tcp`: any, or one whose name matches | – |
 /// | `type\|name`, `type\|name\|port` | – | an ephemeral or the given port, published under this name |
 /// | anything with a `/` | the unix socket at this path | a new unix socket at this path |
+/// | `srv:service.domain` | the targets of the SRV records `_service._tcp.domain`, see [`Address::srv`] | – |
 /// | `host:port`, `[address]:port` | this host | this address |
 /// | `port` | this port of localhost | this port of all addresses |
 ///
@@ -76,6 +77,8 @@ pub(crate) enum Target {
     Unix(UnixName),
     /// A service type, and the text after the first `|`.
     Service { kind: String, rest: String },
+    /// SRV records: the service without its underscore, and the domain in its ASCII form, both in lower case.
+    Srv { service: String, domain: String },
 }
 
 /// The name of a unix socket.
@@ -150,6 +153,37 @@ impl Address {
         }
     }
 
+    /// Makes the address of a service by the SRV records of a domain, as XMPP, Minecraft or LDAP have them (RFC 2782).
+    ///
+    /// `Address::srv("xmpp-client", "example.org")` is the address `srv:xmpp-client.example.org`. Connecting looks up
+    /// `_xmpp-client._tcp.example.org` and tries its targets in the order of RFC 2782: by priority, and at random by weight. Each
+    /// target is resolved and raced as a host. If it cannot be connected to, the next one is tried; if it stays silent for 5
+    /// seconds, or its share of the timeout, the next one is tried beside it. At most 16 targets are tried, all within
+    /// [`connect_timeout`](crate::socket::SocketBuilder::connect_timeout).
+    ///
+    /// TLS verifies the **domain**, not the name of the target, since whoever answers for DNS chooses that (RFC 6125). A pin is
+    /// kept for the domain, too. Only for connecting, by TCP.
+    ///
+    /// # Errors
+    /// [`Error::Address`] if the service is no label of letters, digits and hyphens, or the domain is no host name. Connecting
+    /// fails with [`Error::Lookup`] if there are no records, or if they say that the service is not offered.
+    ///
+    /// # Example
+    /// ```
+    /// use network::Address;
+    ///
+    /// let address = Address::srv("xmpp-client", "example.org")?;
+    /// assert_eq!(address, Address::parse("srv:xmpp-client.example.org")?);
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    pub fn srv(service: &str, domain: &str) -> Result<Address> {
+        let text = format!("srv:{service}.{domain}");
+        match parse_srv_parts(service, domain) {
+            Ok(target) => Ok(Address { text, target }),
+            Err(problem) => Err(Error::Address { address: text, problem }),
+        }
+    }
+
     /// Makes an address whose text does not follow the grammar.
     pub(crate) fn of_target(text: String, target: Target) -> Address {
         Address { text, target }
@@ -178,6 +212,8 @@ impl Address {
             },
             Target::Unix(_) => return (self.text.clone(), None),
             Target::Service { kind, rest } => return (format!("{kind}|{rest}"), None),
+            // Whatever the targets are called: only the domain is what the user has asked for (RFC 6125).
+            Target::Srv { service, domain } => return (format!("srv:{service}.{domain}"), Some(domain.clone())),
         };
         let name = match host.parse() {
             // The unspecified address connects to this machine. The rest of 127.0.0.0/8 may belong to other servers.

@@ -14,6 +14,9 @@ pub(super) const UNIX_PATH_MAX: usize = 107;
 /// The longest host name that DNS allows, in bytes.
 const HOST_MAX: usize = 253;
 
+/// The longest part of a host name between dots, in bytes.
+const LABEL_MAX: usize = 63;
+
 pub(super) fn parse_target(text: &str) -> Parsed<Target> {
     if text.is_empty() {
         return Err(format!("empty; expected {FORMS}"));
@@ -34,7 +37,10 @@ pub(super) fn parse_target(text: &str) -> Parsed<Target> {
     match (bar, slash) {
         (Some(bar), slash) if slash.is_none_or(|slash| bar < slash) => parse_service(&text[..bar], &text[bar + 1..]),
         (_, Some(_)) => parse_path(Path::new(text)),
-        _ => parse_inet(text),
+        _ => match split_srv(text) {
+            Some((service, domain)) => parse_srv_parts(service, domain),
+            None => parse_inet(text),
+        },
     }
 }
 
@@ -101,6 +107,40 @@ pub(crate) fn percent_decode(text: &str) -> Parsed<String> {
         decoded.push(byte);
     }
     String::from_utf8(decoded).map_err(|_| "expected percent-encoded UTF-8".into())
+}
+
+/// Splits `srv:service.domain`. Without a dot, `srv` is a host.
+fn split_srv(text: &str) -> Option<(&str, &str)> {
+    let (prefix, name) = text.split_once(':')?;
+    if prefix.eq_ignore_ascii_case("srv") { name.split_once('.') } else { None }
+}
+
+/// Parses the two parts of the name of SRV records.
+pub(super) fn parse_srv_parts(service: &str, domain: &str) -> Parsed<Target> {
+    const EXPECTED: &str = "as in srv:xmpp-client.example.org";
+    let is_label =
+        |label: &str| (1..=LABEL_MAX).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-');
+    let is_service = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if service.starts_with('_') {
+        return Err(format!("expected the service without its underscore, {EXPECTED}"));
+    }
+    // One byte is for the underscore.
+    if !is_label(service) || service.len() >= LABEL_MAX || !service.bytes().all(is_service) {
+        return Err(format!("expected a service of letters, digits and hyphens before the domain, {EXPECTED}"));
+    }
+    if domain.contains([':', '[']) {
+        return Err(format!("expected a domain without a port, which the SRV records have, {EXPECTED}"));
+    }
+    let domain = match parse_host(domain.strip_suffix('.').unwrap_or(domain)) {
+        Ok(Host::Name(name)) => name.to_ascii_lowercase(),
+        Ok(_) => return Err(format!("expected a domain, which has SRV records, got an IP address; {EXPECTED}")),
+        Err(_) if domain.is_empty() => return Err(format!("expected a domain after the service, {EXPECTED}")),
+        Err(problem) => return Err(problem),
+    };
+    if !domain.split('.').all(is_label) || service.len() + domain.len() + "_._tcp.".len() > HOST_MAX {
+        return Err(format!("expected a domain of labels of 1 to {LABEL_MAX} characters, {EXPECTED}"));
+    }
+    Ok(Target::Srv { service: service.to_ascii_lowercase(), domain })
 }
 
 fn parse_service(kind: &str, rest: &str) -> Parsed<Target> {
@@ -182,6 +222,7 @@ pub(super) fn parse_typed_host(text: &str, default_port: u16) -> Parsed<(Host, P
         (text.contains("://"), "a URL"),
         (text.starts_with('@') || text.contains('/'), "a unix socket"),
         (text.contains('|'), "a service"),
+        (split_srv(text).is_some(), "a name of SRV records"),
     ];
     if let Some((_, kind)) = other.iter().find(|(is_it, _)| *is_it) {
         return Err(format!("{EXPECTED}, got {kind}"));

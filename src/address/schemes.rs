@@ -111,7 +111,7 @@ impl Scheme {
             Udp => Some("udp:// is for UdpSocket; expected tcp:// or tls://".into()),
             StartTls(client) => Some(format!(
                 "the scheme stands for plaintext that switches to TLS by a command of the protocol, which takes {client}; \
-                 expected tcp:// for plaintext, or tls:// for TLS from the start"
+                 expected tcp:// for plaintext, with Socket::start_tls later, or tls:// for TLS from the start"
             )),
         }
     }

@@ -47,6 +47,14 @@ fn reads_every_form() {
         reads(&format!("@{name}"), Target::Unix(UnixName::Abstract(name.into())));
     }
     reads("./@x", path("./@x"));
+    let srv = |service: &str, domain: &str| Target::Srv { service: service.into(), domain: domain.into() };
+    reads("srv:xmpp-client.example.org", srv("xmpp-client", "example.org"));
+    reads("SRV:LDAP.Example.ORG.", srv("ldap", "example.org"));
+    reads("srv:x.lan", srv("x", "lan"));
+    reads("srv:x.münchen.test", srv("x", "xn--mnchen-3ya.test"));
+    reads("srv:1234", inet(name("srv"), Port::Number(1234), None));
+    reads("srv:http", inet(name("srv"), named("http"), None));
+    reads("srvs:http.alt", inet(name("srvs"), named("http.alt"), None));
     reads("chat|", Target::Service { kind: "chat".into(), rest: "".into() });
     reads("chat|a/b|c", Target::Service { kind: "chat".into(), rest: "a/b|c".into() });
 }
@@ -162,6 +170,18 @@ fn errors_quote_the_text_and_name_the_problem() {
         ("unix:///run/x", "the path alone, as in /run/app.sock"),
         ("FILE:///run/x", "the path alone"),
         ("http://me@host", "user name"),
+        ("srv:_xmpp.example.org", "without its underscore"),
+        ("srv:.example.org", "letters, digits and hyphens"),
+        ("srv:a b.example.org", "letters, digits and hyphens"),
+        ("srv:-a.example.org", "letters, digits and hyphens"),
+        ("srv:xmpp.", "a domain after the service"),
+        ("srv:xmpp.example.org:5222", "without a port"),
+        ("srv:xmpp.[::1]", "without a port"),
+        ("srv:xmpp.127.0.0.1", "got an IP address"),
+        ("srv:xmpp.a..b", "labels of 1 to 63"),
+        ("srv:xmpp.a b", "invalid character ' '"),
+        (&format!("srv:xmpp.{}", "x".repeat(64)), "labels of 1 to 63"),
+        (&format!("srv:xmpp.{}", "abcdefg.".repeat(31)), "labels of 1 to 63"),
         ("://host", "scheme"),
         ("a b://host", "scheme"),
         ("/run/", "directory"),
@@ -220,6 +240,7 @@ fn what_is_not_a_typed_host_is_an_error_that_says_why() {
         ("./x", "got a unix socket"),
         ("@name", "got a unix socket"),
         ("chat|My room", "got a service"),
+        ("srv:xmpp.example.org", "got a name of SRV records"),
         ("1234", "localhost:1234"),
         ("host:", "expected a port"),
         (":80", "host before"),
@@ -275,6 +296,11 @@ fn every_way_to_write_an_address_has_one_key() {
     assert_eq!(key("Example.ORG.:1234"), "example.org:1234");
     assert_eq!((key("Chat|Room"), key("chat|Room")), ("chat|Room".into(), "chat|Room".into()));
     assert_eq!(key("[2001:DB8::1]:1234"), "[2001:db8::1]:1234");
+    let srv = Address::srv("XMPP-Client", "Example.ORG.").unwrap();
+    assert_eq!(srv.to_string(), "srv:XMPP-Client.Example.ORG.");
+    for address in [srv, Address::parse("srv:xmpp-client.example.org").unwrap()] {
+        assert_eq!(address.peer(0), ("srv:xmpp-client.example.org".into(), Some("example.org".into())));
+    }
     let direct: Address = "[::1]:1234".parse::<SocketAddr>().unwrap().into();
     assert_eq!(direct.peer(1234).0, "localhost:1234");
 }

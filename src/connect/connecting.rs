@@ -28,8 +28,8 @@ fn peer(address: &Address, plan: &Plan) -> PeerName {
     let port = match plan {
         Plan::Direct(addresses) => addresses.first().map_or(0, SocketAddr::port),
         Plan::Lookup(_, port) => *port,
-        // A service is known by its name, not by its port.
-        Plan::Unix(_) | Plan::Service(_) => 0,
+        // Services are known by their names, not by their ports.
+        Plan::Unix(_) | Plan::Service(_) | Plan::Srv(_) => 0,
     };
     let (key, host) = address.peer(port);
     PeerName { key, host }

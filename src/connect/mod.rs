@@ -7,6 +7,7 @@ pub(crate) mod progress;
 pub(crate) mod proxy;
 mod race;
 pub(crate) mod start_tls;
+mod targets;
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use rustix::net::{AddressFamily, sockopt};
 
+use super::targets::Targets;
 use crate::address::{Address, Endpoint, UnixName};
 use crate::avahi::{Find, SearchEvent, find};
 use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, Task, TimerKey};
@@ -84,20 +85,20 @@ enum Candidate {
 
 /// A race under way.
 pub(super) struct Race {
-    engine: Rc<Engine>,
-    address: Address,
-    tuning: Tuning,
+    pub(super) engine: Rc<Engine>,
+    pub(super) address: Address,
+    pub(super) tuning: Tuning,
     before_first_attempt: Cell<Option<Box<dyn FnOnce()>>>,
-    state: RefCell<RaceState>,
+    pub(super) state: RefCell<RaceState>,
 }
 
 #[derive(Default)]
-struct RaceState {
+pub(super) struct RaceState {
     candidates: VecDeque<Candidate>,
     /// With the port to connect to.
     lookup: Option<(Lookup, u16)>,
     /// Wakes the task that polls the lookup.
-    lookup_waker: Option<Waker>,
+    pub(super) lookup_waker: Option<Waker>,
     /// The number of addresses found that have become candidates.
     known: usize,
     resolution_delay: Option<TimerKey>,
@@ -105,6 +106,8 @@ struct RaceState {
     last_was_v6: bool,
     find: Option<Find>,
     attempts: Vec<Rc<Attempt>>,
+    /// Of SRV records.
+    pub(super) targets: Targets,
     /// The most telling error so far.
     error: Option<Error>,
     stagger: Option<TimerKey>,
@@ -149,7 +152,8 @@ impl Race {
         limit: Duration,
         done: RaceDone,
     ) -> Rc<Race> {
-        let state = RefCell::new(RaceState { done: Some(done), ..RaceState::default() });
+        let targets = Targets::within(limit);
+        let state = RefCell::new(RaceState { done: Some(done), targets, ..RaceState::default() });
         let race = Rc::new(Race {
             engine: engine.clone(),
             address: address.clone(),
@@ -196,6 +200,7 @@ impl Race {
                 });
                 self.state.borrow_mut().find = Some(find);
             }
+            Plan::Srv(name) => self.look_up_targets(&name),
             Plan::Lookup(host, port) => {
                 self.state.borrow_mut().lookup = Some((Lookup::start(&host), port));
                 self.engine.spawn(Rc::new(LookupTask(Rc::downgrade(self))));
@@ -203,7 +208,7 @@ impl Race {
         }
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.state.borrow().done.is_none()
     }
 
@@ -347,9 +352,12 @@ impl Race {
         }
     }
 
-    /// Keeps the most telling error: a refused connection means that the host is up.
     fn note(&self, error: io::Error) {
-        let error = Error::from_connect(&self.address, error);
+        self.keep(Error::from_connect(&self.address, error));
+    }
+
+    /// Keeps the most telling error: a refused connection means that the host is up.
+    pub(super) fn keep(&self, error: Error) {
         let mut state = self.state.borrow_mut();
         let tells_more =
             |old: &Error| matches!(old, Error::Unreachable { .. }) && !matches!(error, Error::Unreachable { .. });
@@ -358,12 +366,13 @@ impl Race {
         }
     }
 
-    fn give_up_if_hopeless(self: &Rc<Self>) {
+    pub(super) fn give_up_if_hopeless(self: &Rc<Self>) {
         let error = {
             let mut state = self.state.borrow_mut();
             let hope = state.lookup.is_some()
                 || state.find.is_some()
                 || state.retry.is_some()
+                || state.targets.has_any()
                 || !state.candidates.is_empty()
                 || !state.attempts.is_empty();
             if hope || state.done.is_none() {
@@ -408,7 +417,9 @@ impl Race {
             let Some(done) = state.done.take() else { return };
             (std::mem::take(&mut *state), done)
         };
-        for timer in [state.stagger, state.limit, state.retry, state.resolution_delay].into_iter().flatten() {
+        let of_targets = state.targets.end(self);
+        for timer in [state.stagger, state.limit, state.retry, state.resolution_delay, of_targets].into_iter().flatten()
+        {
             self.engine.cancel_timer(timer);
         }
         drop((state.lookup, state.find));

@@ -135,7 +135,7 @@ pub(crate) async fn look_up(address: &Address, limit: Duration) -> Result<Vec<So
     let (host, port) = match destination(address)? {
         Plan::Direct(addresses) => return Ok(addresses),
         Plan::Lookup(host, port) => (host, port),
-        Plan::Unix(_) | Plan::Service(_) => return Err(address.unfit("expected a host and a port")),
+        Plan::Unix(_) | Plan::Service(_) | Plan::Srv(_) => return Err(address.unfit("expected a host and a port")),
     };
     let engine = Engine::current()?;
     match within(&engine, limit, addresses(&engine, &host)).await {

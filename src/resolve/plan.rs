@@ -17,6 +17,8 @@ pub(crate) enum Plan {
     Service(Query),
     /// Ask the resolver for the addresses of this host.
     Lookup(String, u16),
+    /// Ask the resolver for the SRV records of this name.
+    Srv(String),
 }
 
 /// Plans how to connect to an address.
@@ -25,7 +27,7 @@ pub(crate) fn plan(address: &Address) -> Result<Plan> {
     let is_zero = match &plan {
         Plan::Direct(addresses) => addresses.iter().any(|address| address.port() == 0),
         Plan::Lookup(_, port) => *port == 0,
-        Plan::Unix(_) | Plan::Service(_) => false,
+        Plan::Unix(_) | Plan::Service(_) | Plan::Srv(_) => false,
     };
     if is_zero { Err(address.unfit("cannot connect to port 0")) } else { Ok(plan) }
 }
@@ -36,6 +38,7 @@ pub(crate) fn plan_with_any_port(address: &Address) -> Result<Plan> {
         Target::Unix(name) => Plan::Unix(name.clone()),
         Target::Direct(addresses) => Plan::Direct(addresses.clone()),
         Target::Service { kind, rest } => Plan::Service(Query::new(address, kind, rest)?),
+        Target::Srv { service, domain } => Plan::Srv(format!("_{service}._tcp.{domain}")),
         Target::Inet { host, port, .. } => {
             let port = port_number(address, port)?;
             match host {

@@ -1,4 +1,5 @@
-//! Host names to addresses, by the system's resolver: `/etc/hosts`, DNS, and whatever else nsswitch.conf(5) names.
+//! Host names to addresses, by the system's resolver: `/etc/hosts`, DNS, and whatever else nsswitch.conf(5) names. SRV records by
+//! DNS.
 //!
 //! The resolver blocks, so it is called on threads. None is started before the first lookup of a name, and each ends with its
 //! answer: a process without a lookup under way has none of these threads, and can fork. IPv6 and IPv4 addresses are queried
@@ -14,9 +15,10 @@ use std::task::{Context, Poll, Waker};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
+use super::srv::{self, Srv};
 use crate::engine::{Engine, Sleep};
 use crate::error::os_text;
-use crate::sys::{Family, ResolveError, host_addresses};
+use crate::sys::{Family, ResolveError, host_addresses, srv_answer};
 
 /// The name of each thread, as long as the kernel allows.
 pub(crate) const LOOKUP_THREAD: &str = "network-lookup";
@@ -53,12 +55,27 @@ pub(super) async fn addresses(engine: &Rc<Engine>, host: &str) -> Result<Vec<Soc
     .await
 }
 
+/// A question to the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Addresses(Family),
+    Services,
+}
+
+/// The answer to a question.
+#[derive(Clone, Debug)]
+enum Found {
+    Addresses(Vec<SocketAddr>),
+    Services(Vec<Srv>),
+}
+
 /// The answers of the resolver so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answers {
     found: Vec<SocketAddr>,
+    services: Vec<Srv>,
     failed: Option<ResolveError>,
-    awaited: Vec<Family>,
+    awaited: Vec<Asked>,
 }
 
 impl Answers {
@@ -73,7 +90,7 @@ impl Answers {
 
     /// Returns whether IPv6 addresses, which are preferred, may still arrive.
     pub(crate) fn awaits_v6(&self) -> bool {
-        self.awaited.iter().any(|family| *family != Family::V4)
+        self.awaited.iter().any(|asked| *asked != Asked::Addresses(Family::V4))
     }
 
     /// The addresses, or why there are none.
@@ -85,10 +102,19 @@ impl Answers {
         }
     }
 
-    fn add(&mut self, family: Family, answer: Result<Vec<SocketAddr>, ResolveError>) {
-        self.awaited.retain(|awaited| *awaited != family);
+    /// The SRV records, or why there are none.
+    pub(crate) fn services(self) -> Result<Vec<Srv>, String> {
+        match self.failed {
+            Some(failed) => Err(failed.cause),
+            None => Ok(self.services),
+        }
+    }
+
+    fn add(&mut self, asked: Asked, answer: Result<Found, ResolveError>) {
+        self.awaited.retain(|awaited| *awaited != asked);
         match answer {
-            Ok(found) => {
+            Ok(Found::Services(services)) => self.services = services,
+            Ok(Found::Addresses(found)) => {
                 for address in found {
                     if !self.found.contains(&address) {
                         self.found.push(address);
@@ -109,9 +135,16 @@ pub(crate) struct Lookup {
 }
 
 impl Lookup {
+    /// Asks for the addresses of a host.
     pub(crate) fn start(host: &str) -> Lookup {
         join_ended_threads();
-        resolver().share_or_begin(host)
+        resolver().share_or_begin(Subject::Host, host)
+    }
+
+    /// Asks for SRV records.
+    pub(crate) fn of_services(name: &str) -> Lookup {
+        join_ended_threads();
+        resolver().share_or_begin(Subject::Services, name)
     }
 
     /// Returns the answers so far. Wakes the task when another one arrives.
@@ -137,8 +170,16 @@ impl Drop for Lookup {
     }
 }
 
-/// The lookup of one host name, for all who ask for it at the same time.
+/// The subject of a lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Subject {
+    Host,
+    Services,
+}
+
+/// The lookup of one name, for all who ask for it at the same time.
 struct SharedLookup {
+    subject: Subject,
     name: Box<str>,
     state: Mutex<SharedState>,
 }
@@ -160,7 +201,21 @@ impl SharedLookup {
 #[derive(Clone)]
 struct Question {
     host: Arc<SharedLookup>,
-    family: Family,
+    asked: Asked,
+}
+
+impl Question {
+    /// Asks the system. **Blocks**.
+    fn answer(&self) -> Result<Found, ResolveError> {
+        let name = &self.host.name;
+        match self.asked {
+            Asked::Addresses(family) => host_addresses(name, family).map(Found::Addresses),
+            Asked::Services => {
+                let read = srv::read(&srv_answer(name)?, name);
+                read.map(Found::Services).map_err(|cause| ResolveError { cause, is_answer: true })
+            }
+        }
+    }
 }
 
 /// The threads of this process.
@@ -168,7 +223,7 @@ struct Question {
 struct Resolver {
     process: u32,
     /// Lookups under way.
-    hosts: HashMap<Box<str>, Arc<SharedLookup>>,
+    hosts: HashMap<(Subject, Box<str>), Arc<SharedLookup>>,
     /// Questions that wait for a thread.
     queue: VecDeque<Question>,
     running: HashMap<ThreadId, (JoinHandle<()>, Arc<SharedLookup>)>,
@@ -210,22 +265,27 @@ fn join_threads(ended: Vec<JoinHandle<()>>) {
 
 impl Resolver {
     /// Shares the lookup of this name, or begins one.
-    fn share_or_begin(&mut self, name: &str) -> Lookup {
-        let known = self.hosts.get(name).cloned();
-        let host = known.unwrap_or_else(|| self.begin(name));
+    fn share_or_begin(&mut self, subject: Subject, name: &str) -> Lookup {
+        let known = self.hosts.get(&(subject, name.into())).cloned();
+        let host = known.unwrap_or_else(|| self.begin(subject, name));
         self.last_number += 1;
         host.state().waiting.insert(self.last_number, None);
         Lookup { host, number: self.last_number }
     }
 
-    fn begin(&mut self, name: &str) -> Arc<SharedLookup> {
-        let families: &[Family] =
-            if self.running.len() < SEPARATE { &[Family::V6, Family::V4] } else { &[Family::Both] };
-        let host = Arc::new(SharedLookup { name: name.into(), state: Mutex::default() });
-        host.state().answers.awaited = families.into();
-        self.hosts.insert(name.into(), host.clone());
-        for family in families {
-            self.ask(Question { host: host.clone(), family: *family });
+    fn begin(&mut self, subject: Subject, name: &str) -> Arc<SharedLookup> {
+        let all: &[Asked] = match subject {
+            Subject::Services => &[Asked::Services],
+            Subject::Host if self.running.len() < SEPARATE => {
+                &[Asked::Addresses(Family::V6), Asked::Addresses(Family::V4)]
+            }
+            Subject::Host => &[Asked::Addresses(Family::Both)],
+        };
+        let host = Arc::new(SharedLookup { subject, name: name.into(), state: Mutex::default() });
+        host.state().answers.awaited = all.into();
+        self.hosts.insert((subject, name.into()), host.clone());
+        for asked in all {
+            self.ask(Question { host: host.clone(), asked: *asked });
         }
         host
     }
@@ -247,11 +307,11 @@ impl Resolver {
     }
 
     /// Records an answer. Returns the tasks to wake.
-    fn record(&mut self, question: &Question, answer: Result<Vec<SocketAddr>, ResolveError>) -> Vec<Waker> {
+    fn record(&mut self, question: &Question, answer: Result<Found, ResolveError>) -> Vec<Waker> {
         let mut state = question.host.state();
-        state.answers.add(question.family, answer);
+        state.answers.add(question.asked, answer);
         if state.answers.is_complete() {
-            self.hosts.remove(&question.host.name);
+            self.hosts.remove(&(question.host.subject, question.host.name.clone()));
         }
         state.waiting.values_mut().filter_map(Option::take).collect()
     }
@@ -279,7 +339,7 @@ impl Resolver {
         self.queue.retain(|question| {
             let is_other = !Arc::ptr_eq(&question.host, host);
             if !is_other {
-                state.answers.awaited.retain(|family| *family != question.family);
+                state.answers.awaited.retain(|asked| *asked != question.asked);
             }
             is_other
         });
@@ -291,7 +351,7 @@ impl Resolver {
 
 fn work(mut question: Question) {
     loop {
-        let answer = host_addresses(&question.host.name, question.family);
+        let answer = question.answer();
         let (woken, next) = {
             let mut resolver = lock();
             (resolver.record(&question, answer), resolver.next())
@@ -341,10 +401,11 @@ mod tests {
     }
 
     fn of(answers: [(Family, Result<Vec<SocketAddr>, ResolveError>); 2]) -> Answers {
-        let mut all = Answers { awaited: vec![Family::V6, Family::V4], ..Answers::default() };
+        let awaited = [Family::V6, Family::V4].map(Asked::Addresses).into();
+        let mut all = Answers { awaited, ..Answers::default() };
         for (family, answer) in answers {
             assert!(!all.is_complete());
-            all.add(family, answer);
+            all.add(Asked::Addresses(family), answer.map(Found::Addresses));
         }
         assert!(all.is_complete());
         all

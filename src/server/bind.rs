@@ -40,6 +40,7 @@ pub(super) fn bind(
         }
         Target::Direct(addresses) => Ok((bind_all(addresses, how).map_err(failed)?, None)),
         Target::Inet { scheme: Some(_), .. } => Err(address.unfit(format!("cannot listen on a URL; expected {FORMS}"))),
+        Target::Srv { .. } => Err(address.unfit(format!("cannot listen on SRV records; expected {FORMS}"))),
         Target::Inet { host, port, .. } => {
             Ok((bind_at(address, host.as_ref(), local, port_number(address, port)?, how)?, None))
         }

@@ -12,6 +12,7 @@ mod messages;
 mod options;
 mod polling;
 mod process;
+mod res_query;
 mod resident;
 mod signals;
 mod socket_file;
@@ -33,6 +34,7 @@ pub use options::{Credentials, KeepAlive};
 pub(crate) use options::{Tuning, keep_alive, set_keep_alive, set_tos, set_user_timeout, tos, user_timeout};
 pub(crate) use polling::{INTERRUPTED, poll_for, wait_for};
 pub(crate) use process::{Forked, Origin, exit_now, fork, other_threads};
+pub(crate) use res_query::srv_answer;
 pub(crate) use signals::{Interrupts, interrupts_here, without_sigpipe};
 pub(crate) use socket_file::{FileSettings, Making, SocketFile, bind_abstract, bind_path};
 pub(crate) use sockets::{

@@ -173,6 +173,8 @@ where
     let port = match address.target() {
         Target::Unix(_) => return Err(address.unfit("unix sockets have no TLS, so there is nothing to pin")),
         Target::Service { kind, rest } => return service_key(&address, kind, rest),
+        // Without a port: the records bring it.
+        Target::Srv { .. } => return Ok(address.peer(0).0),
         Target::Direct(several) => match several.as_slice() {
             [one] => one.port(),
             _ => return Err(address.unfit("expected one address: each of several has its own pin")),
@@ -218,6 +220,7 @@ mod tests {
             ("127.0.0.1:1234", "localhost:1234"),
             ("Desk.Example.:1234", "desk.example:1234"),
             ("https://desk.example/x", "desk.example:443"),
+            ("srv:XMPP-Client.Desk.Example.", "srv:xmpp-client.desk.example"),
             ("desk.example:https", "desk.example:443"),
             ("Chat|My room", "chat|My room"),
             ("chat|a (b)", "chat|a (b)"),

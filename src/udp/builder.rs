@@ -224,7 +224,9 @@ fn places(address: &Address) -> Result<Option<Vec<SocketAddr>>> {
             }
             Ok(places)
         }
-        Target::Unix(_) | Target::Service { .. } => Err(address.unfit("expected a port, or an address and a port")),
+        Target::Unix(_) | Target::Service { .. } | Target::Srv { .. } => {
+            Err(address.unfit("expected a port, or an address and a port"))
+        }
     }
 }
 

@@ -95,7 +95,14 @@ const INSIDE: &str = "IN_OWN_NETWORK";
 
 /// The name server, if this is the program that [`run_inside`] has run. Makes the network around it first.
 pub fn inside() -> Option<NameServer> {
-    std::env::var_os(INSIDE)?;
+    enter().then(NameServer::start)
+}
+
+/// Makes the network, without a name server at its address 127.0.0.1, if this is the program that [`run_inside`] has run.
+pub fn enter() -> bool {
+    if std::env::var_os(INSIDE).is_none() {
+        return false;
+    }
     let directory = TempDir::new();
     for (file, text) in [
         ("hosts", "127.0.0.1 listed.test\n127.0.0.1 listed-both.test\n::1 listed-both.test\n"),
@@ -108,7 +115,7 @@ pub fn inside() -> Option<NameServer> {
         assert!(mounted.success(), "{file}");
     }
     assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
-    Some(NameServer::start())
+    true
 }
 
 /// Runs this program once more, in namespaces of its own.

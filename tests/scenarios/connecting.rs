@@ -93,6 +93,14 @@ fn a_scheme_that_cannot_be_kept_says_what_to_write() {
             let error = error.to_string();
             assert!(error.contains("cannot listen on a URL") && error.contains("host:port"), "{error}");
         }
+        let error = Server::builder().tls(false).bind("srv:x.example.org").map(drop).unwrap_err().to_string();
+        assert!(error.contains("cannot listen on SRV records"), "{error}");
+        let socket = network::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for result in
+            [socket.send_to("x", "srv:x.example.org"), network::UdpSocket::bind("srv:x.example.org").map(drop)]
+        {
+            assert!(matches!(result, Err(Error::Address { .. })), "{result:?}");
+        }
     });
 }
 
