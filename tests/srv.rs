@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::{LIMIT, Process, TempDir, Watch, command, example, on_own_context, tool, until};
 use gio::prelude::*;
+use network::socket::Proxy;
 use network::{Address, ClientTls, Error, Result, Server, ServerTls, Socket, names};
 
 /// Far less than the C library waits for a name server (5 s, twice), far more than anything here takes.
@@ -295,6 +296,18 @@ fn the_next_target_is_tried_when_one_is_dead() {
             let text = error.to_string();
             assert!(text.contains("of srv:x.all-dead.test"), "{text}");
         }
+        // Neither without the proxy that is set, nor through it; exceptions need none.
+        let through = || Proxy::url("socks5://127.0.0.1:9");
+        let builder = |proxy| Socket::builder().tls(false).proxy(proxy);
+        let error = builder(through()).connect("srv:x.alias.test").unwrap_err();
+        assert!(matches!(error, Error::Unsupported(_)) && error.to_string().contains("lookup_service"), "{error}");
+        assert!(builder(through().except([".test"])).connect("srv:x.alias.test").is_ok());
+        // The steps are told as of a host.
+        let steps = Rc::new(RefCell::new(Vec::new()));
+        let log = steps.clone();
+        let told = Socket::builder().tls(false).progress_cb(move |step| log.borrow_mut().push(format!("{step:?}")));
+        assert!(await_it(told.connect_future("srv:x.refused.test")).is_ok());
+        assert_eq!(*steps.borrow(), ["LookingUp", "Connecting"]);
     });
 }
 

@@ -88,7 +88,7 @@ pub(super) struct Race {
     pub(super) engine: Rc<Engine>,
     pub(super) address: Address,
     pub(super) tuning: Tuning,
-    before_first_attempt: Cell<Option<Box<dyn FnOnce()>>>,
+    pub(super) before_first_attempt: Cell<Option<Box<dyn FnOnce()>>>,
     pub(super) state: RefCell<RaceState>,
 }
 

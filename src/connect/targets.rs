@@ -127,7 +127,13 @@ impl Race {
             }
         });
         let limit = self.state.borrow().targets.limit;
-        Ok(Race::start(&self.engine, &address, &self.tuning, plan, limit, done))
+        let race = Race::start(&self.engine, &address, &self.tuning, plan, limit, done);
+        let me = Rc::downgrade(self);
+        race.before_first_attempt(move || {
+            let call = me.upgrade().and_then(|me| me.before_first_attempt.take());
+            call.into_iter().for_each(|call| call());
+        });
+        Ok(race)
     }
 
     fn target_ended(self: &Rc<Self>, result: Result<Winner>) {

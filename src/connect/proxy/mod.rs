@@ -247,6 +247,12 @@ impl Proxy {
         }
         let Some(targets) = self.targets(plan) else { return Ok(None) };
         let Some(hops) = self.hops(address, &targets, is_tls)? else { return Ok(None) };
+        if matches!(plan, Plan::Srv(_)) {
+            return Err(Error::Unsupported(format!(
+                "{address}: SRV records are not looked up through a proxy; pass the targets of names::lookup_service to \
+                 connect, or use Proxy::none()"
+            )));
+        }
         let timeout = self.timeout.unwrap_or(TIMEOUT);
         let passage = Passage::new(address, hops, targets, timeout, self.reply_limit.unwrap_or(REPLY_LIMIT));
         passage.check()?;
@@ -257,6 +263,12 @@ impl Proxy {
     fn targets(&self, plan: &Plan) -> Option<Targets> {
         match plan {
             Plan::Unix(_) | Plan::Service(_) => None,
+            // The domain, which decides about exceptions. The targets are not known yet.
+            Plan::Srv(name) => {
+                let domain = name.split_once("._tcp.").map_or(name.as_str(), |(_, domain)| domain);
+                let is_excepted = is_this_machine(domain) || self.exceptions.have_name(domain, 0);
+                (!is_excepted).then(|| Targets::Name(domain.to_owned(), 0))
+            }
             Plan::Lookup(name, port) => {
                 let is_excepted = is_this_machine(name) || self.exceptions.have_name(name, *port);
                 (!is_excepted).then(|| Targets::Name(name.clone(), *port))
