@@ -90,6 +90,8 @@ mod tests {
         ] {
             assert_eq!(proxies(&variables), [tls, http, other], "{variables:?}");
         }
+        let [.., other] = proxies(&[("all_proxy", "\0")]);
+        assert!(other.contains("all_proxy") && other.contains("expected a host"), "{other}");
         let [tls, ..] = proxies(&[("https_proxy", "ftp://user:sesam@x")]);
         assert!(tls.contains("https_proxy") && !tls.contains("sesam"), "{tls}");
     }

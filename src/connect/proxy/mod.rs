@@ -13,6 +13,7 @@ mod passage;
 mod socks4;
 mod socks5;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -120,7 +121,9 @@ impl Proxy {
     }
 
     fn from_environment(source: impl FnOnce(Environment) -> Source) -> Self {
-        let (environment, exceptions) = Environment::read(|name| std::env::var(name).ok());
+        // What is not text is no proxy, and no exception either.
+        let text = |value: OsString| value.into_string().unwrap_or_else(|_| "\0".into());
+        let (environment, exceptions) = Environment::read(|name| std::env::var_os(name).map(text));
         Proxy { exceptions, ..source(environment).into() }
     }
 
