@@ -10,7 +10,7 @@ use super::line_ending::LineRule;
 use super::{Conn, Options, far_end};
 use crate::engine::{Engine, READ_BUFFER};
 use crate::error::{Error, Operation, Result};
-use crate::sys::interrupts_here;
+use crate::sys::{self, interrupts_here};
 
 /// When a blocking call gives up.
 #[derive(Clone, Copy)]
@@ -24,7 +24,7 @@ impl Deadline {
     /// After that time from now on, or never.
     pub(super) fn after(limit: Option<Duration>) -> Self {
         // One that lies further away than time goes is none.
-        let end = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let end = limit.and_then(|limit| sys::now().checked_add(limit));
         Deadline { limit: limit.filter(|_| end.is_some()), end }
     }
 
@@ -38,7 +38,7 @@ impl Deadline {
     }
 
     fn left(self) -> Option<Duration> {
-        self.end.map(|end| end.saturating_duration_since(Instant::now()))
+        self.end.map(|end| end.saturating_duration_since(sys::now()))
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::Conn;
 use super::state::{Linger, LingerFacts, ReadHalf, WriteHalf};
 use crate::engine::{Next, main_depth};
+use crate::sys;
 
 /// Reads in one turn.
 const DISCARDS: usize = 4;
@@ -229,6 +230,6 @@ impl Patience {
     }
 
     fn left(&self) -> Duration {
-        self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()))
+        self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(sys::now()))
     }
 }

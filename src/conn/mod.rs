@@ -51,6 +51,8 @@ mod serving;
 mod setters;
 mod state;
 mod status;
+#[cfg(test)]
+mod tests;
 mod total;
 mod transport;
 pub(crate) mod waiting;

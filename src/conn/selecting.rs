@@ -2,14 +2,12 @@
 //! until then.
 
 use std::io;
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 
 use super::Conn;
 use super::state::Look;
 use crate::engine::READ_BUFFER;
-use crate::sys::poll_for;
 
 impl Conn {
     /// Returns whether a receiving call would return at once, with data, the end, or an error. Of TLS, what has come is
@@ -27,7 +25,7 @@ impl Conn {
                 }
                 continue;
             }
-            match self.poll_input() {
+            match self.transport.readiness() {
                 Ok(flags) if flags.is_empty() => break false,
                 // An error is left for whoever receives.
                 Ok(flags) if self.is_tls() && !flags.intersects(PollFlags::ERR) => {}
@@ -51,14 +49,6 @@ impl Conn {
             self.wake();
         }
         readable
-    }
-
-    /// Returns the readiness of the input just now.
-    fn poll_input(&self) -> io::Result<PollFlags> {
-        let mut fds = Vec::with_capacity(1);
-        self.transport.watch(true, false, &mut fds)?;
-        poll_for(&mut fds, Some(Duration::ZERO))?;
-        Ok(fds.first().map_or(PollFlags::empty(), PollFd::revents))
     }
 
     /// Adds what a poll has to watch until there is something to receive; and for room, if something waits to be sent.

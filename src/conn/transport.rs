@@ -7,20 +7,19 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{FileType, OFlags};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketType, sockopt,
+    SocketType, sockopt,
 };
 
 use crate::address::{Endpoint, endpoint};
-use crate::engine::{Incoming, Received, Registration, receive_alone};
+use crate::engine::{Incoming, Received, Registration};
 use crate::error::count;
 use crate::log;
 use crate::sys::{
-    self, Backlog, Descriptor, Tuning, backlog, interrupts_here, pass_descriptors, passes_descriptors, poll_for,
-    wait_for, without_sigpipe,
+    self, Backlog, Descriptor, Tuning, backlog, pass_descriptors, passes_descriptors, wait_for_either, without_sigpipe,
 };
 
 /// The bytes that a pipe that polls as writable takes without blocking, by POSIX.
@@ -211,7 +210,7 @@ impl Transport {
     pub(crate) fn break_off(&self) {
         if let (Kind::Tcp, Some(fd)) = (self.kind, self.input.open()) {
             // A descriptor that has no such option closes as ever.
-            let _ = sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
+            let _ = sys::reset_on_close(fd);
         }
     }
 
@@ -254,7 +253,7 @@ impl Transport {
     #[inline]
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match (self.bytes_alone.get(), self.input.open()) {
-            (true, Some(fd)) => Ok(rustix::net::recv(fd, buffer, RecvFlags::DONTWAIT)?.0),
+            (true, Some(fd)) => Ok(sys::receive(fd, buffer, RecvFlags::DONTWAIT)?),
             _ => self.receive(buffer, RecvFlags::DONTWAIT),
         }
     }
@@ -282,19 +281,19 @@ impl Transport {
     fn receive(&self, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
         let fd = self.open_input()?;
         if self.bytes_alone.get() {
-            return Ok(rustix::net::recv(fd, buffer, flags)?.0);
+            return Ok(sys::receive(fd, buffer, flags)?);
         }
         if self.kind == Kind::Unix {
             if let Some(passed) = self.passed() {
                 return self.receive_with_descriptors(fd, passed, buffer, flags);
             }
-            return Ok(self.received(receive_alone(fd, buffer, flags))?);
+            return Ok(self.received(sys::receive_alone(fd, buffer, flags))?);
         }
         if matches!(self.kind, Kind::Files { input_blocks: true, .. }) && !is_ready(fd, PollFlags::IN)? {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         loop {
-            match rustix::io::read(fd, &mut *buffer) {
+            match sys::read(fd, &mut *buffer) {
                 Err(rustix::io::Errno::INTR) => {}
                 // What a terminal's master reads when the other side has gone.
                 Err(rustix::io::Errno::IO) if is_character_device(fd) => return Ok(0),
@@ -366,8 +365,7 @@ impl Transport {
             let text = "1 to 253 descriptors go along with at least one byte";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        match rustix::net::sendmsg(self.open_output()?, &[io::IoSlice::new(bytes)], &mut ancillary, flags) {
+        match rustix::net::sendmsg(self.open_output()?, &[io::IoSlice::new(bytes)], &mut ancillary, sys::SEND) {
             Err(rustix::io::Errno::PERM) => {
                 Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer accepts no descriptors"))
             }
@@ -400,7 +398,7 @@ impl Transport {
     #[inline]
     pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match (self.is_socket(), self.input.open()) {
-            (true, Some(fd)) => Ok(rustix::net::send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?),
+            (true, Some(fd)) => Ok(sys::send(fd, bytes)?),
             _ => self.write_file(bytes),
         }
     }
@@ -418,7 +416,7 @@ impl Transport {
         }
         without_sigpipe(|| {
             loop {
-                match rustix::io::write(fd, bytes) {
+                match sys::write(fd, bytes) {
                     Err(rustix::io::Errno::INTR) => {}
                     result => return Ok(result?),
                 }
@@ -428,23 +426,21 @@ impl Transport {
 
     /// As [`Transport::write`], of several pieces. For sockets only.
     pub(crate) fn write_vectored(&self, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        let fd = self.open_output()?;
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        Ok(rustix::net::sendmsg(fd, pieces, &mut rustix::net::SendAncillaryBuffer::default(), flags)?)
+        Ok(sys::send_pieces(self.open_output()?, pieces)?)
     }
 
     /// Looks at the input without taking it.
     pub(crate) fn peek(&self) -> io::Result<Peek> {
         let fd = self.open_input()?;
         if self.is_socket() {
-            return match rustix::net::recv(fd, &mut [0u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-                Ok((0, _)) => Ok(Peek::End),
+            return match sys::receive(fd, &mut [0u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+                Ok(0) => Ok(Peek::End),
                 Ok(_) => Ok(Peek::Data),
                 Err(rustix::io::Errno::AGAIN) => Ok(Peek::Nothing),
                 Err(error) => Err(error.into()),
             };
         }
-        if rustix::io::ioctl_fionread(fd).is_ok_and(|count| count > 0) {
+        if sys::available(fd).is_ok_and(|count| count > 0) {
             return Ok(Peek::Data);
         }
         Ok(if is_ready(fd, PollFlags::IN)? { Peek::End } else { Peek::Nothing })
@@ -454,13 +450,11 @@ impl Transport {
     /// has that closed; the caller has deregistered it.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         match (self.output(), self.kind) {
-            (_, Kind::Tcp | Kind::Unix) => {
-                Ok(rustix::net::shutdown(self.open_output()?, rustix::net::Shutdown::Write)?)
-            }
+            (_, Kind::Tcp | Kind::Unix) => Ok(sys::end_sending(self.open_output()?)?),
             (Some(output), _) => {
                 // A socket may have other descriptors, as where both of a pair are the same one: then closing ends nothing.
                 if let Some(fd) = output.open() {
-                    let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Write);
+                    let _ = sys::end_sending(fd);
                 }
                 output.close();
                 Ok(())
@@ -477,40 +471,39 @@ impl Transport {
     /// Returns whether nothing that was sent can arrive any more. Of a socket whose write half is open.
     pub(crate) fn is_cut(&self) -> bool {
         let Some(fd) = self.input.open() else { return true };
-        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
-        let _ = poll_for(&mut fds, Some(std::time::Duration::ZERO));
-        fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+        let flags = sys::readiness(fd, PollFlags::empty());
+        flags.is_ok_and(|flags| flags.intersects(PollFlags::HUP | PollFlags::ERR))
     }
 
     /// Waits until there is something to read, or room to write, whichever of the two is asked for, or a signal ends
     /// the loop, as [`wait_for`].
     pub(crate) fn wait(&self, read: bool, write: bool, limit: Option<std::time::Duration>) -> io::Result<bool> {
-        if read != write && interrupts_here().is_none() {
-            // As in most scripts: nothing else to watch.
-            let (fd, flags) =
-                if read { (self.open_input()?, PollFlags::IN) } else { (self.open_output()?, PollFlags::OUT) };
-            return poll_for(&mut [PollFd::from_borrowed_fd(fd, flags)], limit);
-        }
-        let mut fds = Vec::with_capacity(3);
-        self.watch(read, write, &mut fds)?;
-        wait_for(fds, limit)
+        let (input, output) = self.sides(read, write)?;
+        wait_for_either(input, output, limit, true)
     }
 
     /// As [`Transport::wait`], whatever signals come: the end of a connection takes its time.
     pub(crate) fn wait_regardless(&self, read: bool, write: bool, limit: std::time::Duration) -> io::Result<bool> {
-        let mut fds = Vec::with_capacity(2);
-        self.watch(read, write, &mut fds)?;
-        poll_for(&mut fds, Some(limit))
+        let (input, output) = self.sides(read, write)?;
+        wait_for_either(input, output, Some(limit), false)
+    }
+
+    /// Where to read from and write to, for whichever is asked for.
+    fn sides(&self, read: bool, write: bool) -> io::Result<(Option<BorrowedFd<'_>>, Option<BorrowedFd<'_>>)> {
+        let input = read.then(|| self.open_input()).transpose()?;
+        Ok((input, write.then(|| self.open_output()).transpose()?))
+    }
+
+    /// Returns the readiness of the input just now.
+    pub(crate) fn readiness(&self) -> io::Result<PollFlags> {
+        Ok(sys::readiness(self.open_input()?, PollFlags::IN)?)
     }
 
     /// Adds what a poll has to watch for that.
     pub(crate) fn watch<'a>(&'a self, read: bool, write: bool, fds: &mut Vec<PollFd<'a>>) -> io::Result<()> {
-        if read {
-            fds.push(PollFd::from_borrowed_fd(self.open_input()?, PollFlags::IN));
-        }
-        if write {
-            fds.push(PollFd::from_borrowed_fd(self.open_output()?, PollFlags::OUT));
-        }
+        let (input, output) = self.sides(read, write)?;
+        fds.extend(input.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        fds.extend(output.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT)));
         Ok(())
     }
 
@@ -546,14 +539,7 @@ fn is_character_device(fd: BorrowedFd<'_>) -> bool {
 }
 
 fn is_ready(fd: BorrowedFd<'_>, what: PollFlags) -> io::Result<bool> {
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut fds = [PollFd::from_borrowed_fd(fd, what)];
-    loop {
-        match poll(&mut fds, Some(&now)) {
-            Err(rustix::io::Errno::INTR) => {}
-            result => return Ok(result? > 0),
-        }
-    }
+    Ok(!sys::readiness(fd, what)?.is_empty())
 }
 
 #[cfg(test)]

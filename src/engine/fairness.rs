@@ -4,6 +4,9 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+#[cfg(test)]
+use crate::sys::script;
+
 /// The way connections share the main context with the rest of the program. Set by
 /// [`set_fairness`](crate::mainloop::set_fairness).
 ///
@@ -65,6 +68,10 @@ const STRIDE_TIME: i64 = 100;
 
 /// Microseconds of GLib's monotonic clock.
 pub(crate) fn now() -> i64 {
+    #[cfg(test)]
+    if let Some(passed) = script::passed() {
+        return super::micros(passed);
+    }
     glib::monotonic_time()
 }
 

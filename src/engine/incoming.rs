@@ -1,11 +1,10 @@
 //! The receive calls that the engine makes itself: messages from streams, and datagrams.
 
-use std::io::IoSliceMut;
 use std::os::fd::BorrowedFd;
 
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, SocketAddrAny};
+use rustix::net::{RecvFlags, SocketAddrAny};
 
-use crate::sys::Beside;
+use crate::sys::{self, Beside};
 
 /// A stream socket to receive from, and the most bytes to take.
 #[derive(Clone, Copy)]
@@ -29,18 +28,10 @@ impl Incoming<'_> {
         let most = self.most.min(buffer.len());
         let buffer = &mut buffer[..most];
         if !self.is_unix {
-            return Ok((rustix::net::recv(self.fd, buffer, RecvFlags::DONTWAIT)?.1, false));
+            return Ok((sys::receive(self.fd, buffer, RecvFlags::DONTWAIT)?, false));
         }
-        receive_alone(self.fd, buffer, RecvFlags::DONTWAIT)
+        sys::receive_alone(self.fd, buffer, RecvFlags::DONTWAIT)
     }
-}
-
-/// Receives bytes from a unix socket. Descriptors that came along are turned away. Returns whether there were any.
-#[inline(always)]
-pub(crate) fn receive_alone(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -> Received {
-    let mut none = RecvAncillaryBuffer::default();
-    let message = rustix::net::recvmsg(fd, &mut [IoSliceMut::new(buffer)], &mut none, flags)?;
-    Ok((message.bytes, message.flags.contains(ReturnFlags::CTRUNC)))
 }
 
 /// A socket to receive datagrams from.

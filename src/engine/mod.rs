@@ -38,7 +38,7 @@ pub use fairness::Fairness;
 pub(crate) use fairness::now;
 pub(crate) use far_end::FarEnd;
 pub(crate) use future::{before, in_background, within};
-pub(crate) use incoming::{Datagram, DatagramSource, Incoming, Received, receive_alone};
+pub(crate) use incoming::{Datagram, DatagramSource, Incoming, Received};
 pub(crate) use log_quota::LogQuota;
 use poller::Poller;
 pub(crate) use private::{block_on, private_context};
@@ -59,7 +59,7 @@ pub(crate) use waiters::{Ticket, WaitQueue, Wakers, Yielding};
 
 use crate::error::{Error, Operation, Result};
 use crate::log;
-use crate::sys::{Ends, Origin, prepare_process};
+use crate::sys::{self, Ends, Origin, prepare_process};
 
 /// Size of the buffer that all reads of a context share, in bytes. Smaller ones cost more calls (16 KiB 1.3 times the
 /// time), larger ones fall out of the cache (256 KiB 1.4 times).
@@ -516,7 +516,7 @@ impl Engine {
             return;
         }
         self.disown();
-        self.ended.set(Some(Instant::now()));
+        self.ended.set(Some(sys::now()));
         forget_owner(self.sources.context_id(), self.thread);
         let keys = self.entries.borrow().keys();
         for key in keys {
@@ -546,13 +546,13 @@ impl Engine {
     /// The start of the time that a connection has to send its rest: the end of the context, or that of all
     /// connections that end together with this one. Else now.
     pub(crate) fn draining_since(&self) -> Instant {
-        self.ended.get().or(self.ending.get()).unwrap_or_else(Instant::now)
+        self.ended.get().or(self.ending.get()).unwrap_or_else(sys::now)
     }
 
     /// Within `end` connections are ended, and the time they have to send their rest counts for all of them together.
     pub(crate) fn end_together(&self, end: impl FnOnce()) {
         let before = self.ending.get();
-        self.ending.set(before.or_else(|| Some(Instant::now())));
+        self.ending.set(before.or_else(|| Some(sys::now())));
         end();
         self.ending.set(before);
     }

@@ -142,6 +142,20 @@ impl Engine {
         }
     }
 
+    /// Tells a readiness that a unit test has made up.
+    #[cfg(test)]
+    pub(crate) fn tell(&self, key: Key, ready: Ready) {
+        self.enqueue(key, ready);
+    }
+
+    /// Returns what is watched for: input, and room.
+    #[cfg(test)]
+    pub(crate) fn watches(&self, key: Key) -> (bool, bool) {
+        let mut entries = self.entries.borrow_mut();
+        let entry = entries.get_mut(key).unwrap();
+        (entry.input.watch.read, entry.output.as_ref().unwrap_or(&entry.input).watch.write)
+    }
+
     /// Calls the handler on the next turn, with no readiness added.
     pub(crate) fn requeue(&self, key: Key) {
         self.enqueue(key, Ready::NONE);

@@ -302,6 +302,20 @@ unsafe fn engine_of<'a>(source: *mut GSource) -> Option<&'a Engine> {
     unsafe { link_of(source).peek().map(|engine| engine.as_ref()) }
 }
 
+/// The time of this iteration of the loop.
+///
+/// # Safety
+/// `source` is one of ours, in the thread that iterates its context.
+#[inline(always)]
+unsafe fn time_of(source: *mut GSource) -> i64 {
+    #[cfg(test)]
+    if crate::sys::script::passed().is_some() {
+        return super::now();
+    }
+    // SAFETY: the source lives, and so does its context.
+    unsafe { ffi::g_source_get_time(source) }
+}
+
 unsafe extern "C" fn prepare(source: *mut GSource, timeout: *mut i32) -> gboolean {
     // SAFETY: GLib calls this with one of our living sources, in the thread that iterates the context, which alone reads
     // or writes the poll record, and with a valid place for the timeout.
@@ -320,13 +334,13 @@ unsafe extern "C" fn prepare(source: *mut GSource, timeout: *mut i32) -> gboolea
             return ffi::GFALSE;
         };
         (*own).poll.events = ffi::G_IO_IN as u16;
-        match engine.prepare(|| ffi::g_source_get_time(source)) {
+        match engine.prepare(|| time_of(source)) {
             Wait::Not => {
                 *timeout = 0;
                 ffi::GTRUE
             }
             Wait::Until(deadline) => {
-                let left = (deadline - ffi::g_source_get_time(source)).max(0);
+                let left = (deadline - time_of(source)).max(0);
                 // Rounded up, or the loop would spin through the last millisecond.
                 *timeout = (left.saturating_add(999) / 1000).min(i64::from(i32::MAX)) as i32;
                 (left == 0).into_glib()
@@ -352,7 +366,7 @@ unsafe extern "C" fn check(source: *mut GSource) -> gboolean {
     // SAFETY: as for `prepare`.
     unsafe {
         let Some(engine) = engine_of(source) else { return ffi::GFALSE };
-        let time = || ffi::g_source_get_time(source);
+        let time = || time_of(source);
         let due = (*source.cast::<EngineSource>()).poll.revents != 0
             || match engine.prepare(time) {
                 Wait::Not => true,

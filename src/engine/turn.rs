@@ -5,10 +5,9 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use rustix::net::SendFlags;
-
 use super::poller::BATCH;
 use super::{DATAGRAMS, Engine, Handler, Key, Next, Pending, READS, Ready, Served, fairness, main_depth};
+use crate::sys;
 
 /// The most connections whose output waits to go out together. More would gain nothing.
 const CORKED: usize = 16;
@@ -98,7 +97,7 @@ impl Engine {
                 handler.flush();
                 continue;
             };
-            let sent = rustix::net::send(fd, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+            let sent = sys::send(fd, &bytes);
             drop(bytes);
             handler.sent(sent);
         }

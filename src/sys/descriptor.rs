@@ -41,6 +41,8 @@ impl Descriptor {
     }
 
     pub(crate) fn close(&self) {
+        #[cfg(test)]
+        super::script::closes(self.fd.get());
         drop(self.take());
     }
 
@@ -94,6 +96,10 @@ pub(crate) struct Backlog {
 
 /// Returns the backlog of a socket, or `None` for any other descriptor.
 pub(crate) fn backlog(fd: BorrowedFd<'_>) -> Option<Backlog> {
+    #[cfg(test)]
+    if let Some(script) = super::script::of(fd) {
+        return Some(script.backlog());
+    }
     /// From `linux/sockios.h`. The libc crate does not have it.
     const SIOCOUTQNSD: libc::Ioctl = 0x894b;
     let count = |request| {

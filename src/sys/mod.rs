@@ -2,6 +2,7 @@
 //! `unsafe` code of the crate is here and in [`engine`](crate::engine).
 
 mod accounts;
+mod calls;
 mod descriptor;
 mod far_end;
 mod getaddrinfo;
@@ -14,6 +15,8 @@ mod polling;
 mod process;
 mod res_query;
 mod resident;
+#[cfg(test)]
+pub(crate) mod script;
 mod signals;
 mod socket_file;
 mod sockets;
@@ -23,6 +26,10 @@ mod successor;
 
 pub use accounts::Account;
 pub(crate) use accounts::peer_ids;
+pub(crate) use calls::{
+    SEND, available, end_sending, now, read, readiness, receive, receive_alone, reset_on_close, send, send_pieces,
+    write,
+};
 pub(crate) use descriptor::{Backlog, Descriptor, backlog, keep_refusals};
 pub(crate) use far_end::Ends;
 pub(crate) use getaddrinfo::{Family, ResolveError, host_addresses, service_port};
@@ -32,7 +39,7 @@ pub(crate) use interfaces::{InterfaceEntry, interface_entries, interface_name, i
 pub(crate) use messages::{Beside, ENDED, send_through};
 pub use options::{Credentials, KeepAlive};
 pub(crate) use options::{Tuning, keep_alive, set_keep_alive, set_tos, set_user_timeout, tos, user_timeout};
-pub(crate) use polling::{INTERRUPTED, poll_for, wait_for};
+pub(crate) use polling::{INTERRUPTED, poll_for, wait_for, wait_for_either};
 pub(crate) use process::{Forked, Origin, exit_now, fork, other_threads};
 pub(crate) use res_query::srv_answer;
 pub(crate) use signals::{Interrupts, interrupts_here, without_sigpipe};

@@ -102,7 +102,8 @@ fn block(text: &str, from: usize) -> usize {
     text.len()
 }
 
-/// A file without comments, strings and test modules, and whether it has unit tests, in itself or in a file for them.
+/// A file without comments, strings and test modules, and whether it has unit tests: in itself, in a file for them
+/// (`x/tests.rs`, or the script `tests/x.rs`), or in `tests.rs`, which is for the directory it lies in.
 struct Code {
     path: PathBuf,
     room: String,
@@ -118,7 +119,13 @@ fn sources() -> Vec<Code> {
     let code = |file: File| {
         let raw = std::fs::read_to_string(source().join(&file.path)).unwrap();
         let mut text = bare(&raw);
-        let mut tested = tests.contains(&file.path.with_extension("").join("tests.rs"));
+        let name = if file.path.ends_with("mod.rs") { Path::new("common.rs") } else { Path::new(file.path.file_name().unwrap()) };
+        let places = [
+            file.path.with_extension("").join("tests.rs"),
+            file.path.with_file_name("tests").join(name),
+            file.path.with_file_name("tests.rs"),
+        ];
+        let mut tested = places.iter().any(|place| tests.contains(place));
         while let Some(at) = text.find("#[cfg(test)]\nmod tests {") {
             let end = block(&text, at);
             text.replace_range(at..end, "");

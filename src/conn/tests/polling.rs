@@ -1,0 +1,345 @@
+//! Futures being polled by hand.
+
+use rustix::io::Errno;
+
+use super::*;
+
+fn ready<R>(poll: Poll<Result<R>>) -> R {
+    match poll {
+        Poll::Ready(result) => result.unwrap(),
+        Poll::Pending => panic!("it is not ready"),
+    }
+}
+
+fn failed<R: std::fmt::Debug>(poll: Poll<Result<R>>) -> String {
+    match poll {
+        Poll::Ready(result) => failure(result),
+        Poll::Pending => panic!("it is not ready"),
+    }
+}
+
+#[test]
+fn one_that_waits_is_woken_and_gets_what_came() {
+    rig(|rig| {
+        for wire in [rig.tcp(), rig.unix(), rig.pair(false)] {
+            let (flag, mut ticket) = (Flag::new(), Ticket::New);
+            assert!(wire.poll_recv(&flag, &mut ticket, 10).is_pending());
+            rig.run();
+            assert!(!flag.woken());
+            wire.comes("hello");
+            assert!(flag.woken());
+            assert_eq!(ready(wire.poll_recv(&flag, &mut ticket, 10)), b"hello");
+            assert_eq!(ticket, Ticket::New, "it has left the queue");
+        }
+    });
+}
+
+#[test]
+fn what_has_come_already_is_taken_without_waiting() {
+    rig(|rig| {
+        let wire = rig.tcp();
+        let (flag, mut ticket) = (Flag::new(), Ticket::New);
+        assert!(wire.poll_line(&flag, &mut ticket).is_pending());
+        wire.comes("one\ntwo\nthr");
+        assert_eq!(ready(wire.poll_line(&flag, &mut ticket)), "one");
+        assert_eq!(ready(wire.poll_line(&flag, &mut ticket)), "two");
+        flag.woken();
+        assert!(wire.poll_line(&flag, &mut ticket).is_pending());
+        wire.comes("ee\n");
+        assert!(flag.woken());
+        assert_eq!(ready(wire.poll_line(&flag, &mut ticket)), "three");
+    });
+}
+
+#[test]
+fn a_read_goes_straight_into_the_callers_memory() {
+    rig(|rig| {
+        let wire = rig.tcp();
+        let (flag, mut buffer) = (Flag::new(), [0; 4]);
+        assert!(wire.conn.poll_read(&flag.context(), &mut buffer).is_pending());
+        wire.comes("abcdef");
+        assert!(flag.woken());
+        let mut got = Vec::new();
+        while got.len() < 6 {
+            let count = ready(wire.conn.poll_read(&flag.context(), &mut buffer));
+            got.extend(&buffer[..count]);
+        }
+        assert_eq!(text(&got), "abcdef");
+        wire.script.brings("x");
+        wire.is(Ready::READ);
+        assert_eq!(ready(wire.conn.poll_read(&flag.context(), &mut buffer)), 1);
+        assert!(wire.conn.poll_read(&flag.context(), &mut buffer).is_pending());
+        wire.ends();
+        assert!(flag.woken());
+        assert_eq!(failed(wire.conn.poll_read(&flag.context(), &mut buffer)), "Closed");
+    });
+}
+
+#[test]
+fn a_read_straight_into_memory_is_told_the_end_and_an_error() {
+    rig(|rig| {
+        let (flag, mut buffer) = (Flag::new(), [0; 4]);
+        let wire = rig.tcp();
+        wire.is(Ready::READ | Ready::HANGUP);
+        wire.script.ends();
+        wire.conn.status.becomes_ready(Ready::READ);
+        assert_eq!(failed(wire.conn.poll_read(&flag.context(), &mut buffer)), "Closed");
+        assert!(wire.conn.has_ended_cleanly());
+        let wire = rig.tcp();
+        wire.script.fails(Errno::CONNRESET);
+        wire.conn.status.becomes_ready(Ready::READ);
+        assert_eq!(failed(wire.conn.poll_read(&flag.context(), &mut buffer)), "Reset");
+        let wire = rig.tcp();
+        wire.conn.status.becomes_ready(Ready::READ);
+        assert!(wire.conn.poll_read(&flag.context(), &mut buffer).is_pending(), "there is nothing");
+    });
+}
+
+#[test]
+fn beside_a_reader_nothing_is_received_unless_it_is_paused() {
+    rig(|rig| {
+        let wire = rig.tcp();
+        wire.reads();
+        let (flag, mut ticket) = (Flag::new(), Ticket::New);
+        assert_eq!(failed(wire.poll_recv(&flag, &mut ticket, 10)), "Unsupported");
+        assert_eq!(failed(wire.conn.poll_read(&flag.context(), &mut [0; 4])), "Unsupported");
+        wire.conn.pause();
+        assert!(wire.poll_recv(&flag, &mut ticket, 10).is_pending());
+        wire.comes("data");
+        assert_eq!(ready(wire.poll_recv(&flag, &mut ticket, 10)), b"data");
+        assert!(wire.poll_recv(&flag, &mut ticket, 10).is_pending());
+        wire.conn.resume();
+        assert!(flag.woken(), "somebody else reads from now on");
+    });
+}
+
+#[test]
+fn data_comes_before_the_end_and_an_incomplete_line_is_left() {
+    rig(|rig| {
+        let wire = rig.tcp();
+        let (flag, mut ticket) = (Flag::new(), Ticket::New);
+        assert!(wire.poll_line(&flag, &mut ticket).is_pending());
+        wire.script.brings("one\nhalf");
+        wire.ends();
+        assert_eq!(ready(wire.poll_line(&flag, &mut ticket)), "one");
+        assert_eq!(failed(wire.poll_line(&flag, &mut ticket)), "Closed");
+        assert_eq!(ready(wire.poll_recv(&flag, &mut Ticket::New, 10)), b"half");
+        assert_eq!(failed(wire.poll_recv(&flag, &mut Ticket::New, 10)), "Closed");
+    });
+}
+
+#[test]
+fn a_line_over_the_limit_is_an_error_and_the_end() {
+    rig(|rig| {
+        let wire = rig.tcp_with(|options| options.line_limit = 4);
+        wire.hears_end();
+        let (flag, mut ticket) = (Flag::new(), Ticket::New);
+        assert!(wire.poll_line(&flag, &mut ticket).is_pending());
+        wire.comes("five5");
+        assert_eq!(failed(wire.poll_line(&flag, &mut ticket)), "LineTooLong");
+        rig.run();
+        assert_eq!(wire.heard(), ["end: LineTooLong, left five5"]);
+    });
+}
+
+#[test]
+fn bytes_that_are_given_back_come_first() {
+    rig(|rig| {
+        let wire = rig.tcp();
+        let (flag, mut ticket) = (Flag::new(), Ticket::New);
+        assert!(wire.poll_recv(&flag, &mut ticket, 10).is_pending());
+        wire.conn.give_back_input(b"first ");
+        rig.run();
+        assert!(flag.woken());
+        wire.comes("then");
+        let mut all = ready(wire.poll_recv(&flag, &mut ticket, 10));
+        all.extend(ready(wire.poll_recv(&flag, &mut ticket, 10)));
+        assert_eq!(text(&all), "first then");
+    });
+}
+
+#[test]
+fn one_that_always_finds_something_yields() {
+    rig(|rig| {
+        let wire = rig.tcp();
+        for _ in 0..6 {
+            wire.script.brings(vec![b'x'; READ_BUFFER]);
+        }
+        wire.is(Ready::READ);
+        let (flag, mut ticket) = (Flag::new(), Ticket::New);
+        let mut bytes = 0;
+        let mut reads = 0;
+        while let Poll::Ready(data) = wire.poll_recv(&flag, &mut ticket, READ_BUFFER) {
+            bytes += data.unwrap().len();
+            reads += 1;
+        }
+        assert_eq!((bytes, reads), (4 * READ_BUFFER, 4), "its share");
+        assert!(!wire.script.is_read_out() && !flag.woken());
+        rig.run();
+        assert!(flag.woken(), "the loop has had its turn");
+        assert_eq!(ready(wire.poll_recv(&flag, &mut ticket, READ_BUFFER)).len(), READ_BUFFER);
+    });
+}
+
+#[test]
+fn one_that_takes_too_long_yields() {
+    rig(|rig| {
+        let wire = rig.tcp();
+        wire.script.brings("line\n".repeat(10_000));
+        wire.is(Ready::READ);
+        let (flag, mut ticket) = (Flag::new(), Ticket::New);
+        let mut lines = 0;
+        while wire.poll_line(&flag, &mut ticket).is_ready() {
+            script::pass(Duration::from_micros(100));
+            lines += 1;
+        }
+        assert!((5..1000).contains(&lines), "{lines} lines of 100 us");
+        rig.run();
+        assert!(flag.woken());
+        assert_eq!(ready(wire.poll_line(&flag, &mut ticket)), "line");
+    });
+}
+
+// ---- TLS ----
+
+#[test]
+fn over_tls_half_a_record_is_nothing() {
+    rig(|rig| {
+        let (wire, mut tls) = rig.sealed(Side::Client);
+        let (flag, mut ticket) = (Flag::new(), Ticket::New);
+        assert!(wire.poll_recv(&flag, &mut ticket, 10).is_pending());
+        let sealed = tls.seals("secret");
+        wire.comes(&sealed[..5]);
+        assert!(wire.poll_recv(&flag, &mut ticket, 10).is_pending());
+        wire.comes(&sealed[5..]);
+        assert!(flag.woken());
+        assert_eq!(ready(wire.poll_recv(&flag, &mut ticket, 10)), b"secret");
+        let mut buffer = [0; 3];
+        wire.comes(tls.seals("more"));
+        assert_eq!(ready(wire.conn.poll_read(&flag.context(), &mut buffer)), 3);
+        assert_eq!(ready(wire.conn.poll_read(&flag.context(), &mut buffer)), 1);
+    });
+}
+
+// ---- output ----
+
+#[test]
+fn a_send_waits_while_the_queue_is_full() {
+    rig(|rig| {
+        let wire = rig.tcp_with(|options| (options.high_water_mark, options.low_water_mark) = (10, 4));
+        wire.script.has_room(0);
+        let (flag, mut ticket) = (Flag::new(), Ticket::New);
+        ready(wire.conn.poll_send(&flag.context(), &mut ticket, b"0123456789"));
+        assert!(wire.conn.is_full());
+        assert!(wire.conn.poll_send(&flag.context(), &mut ticket, b"more").is_pending());
+        wire.script.has_room(5);
+        wire.is(Ready::WRITE);
+        assert!(!flag.woken(), "it has not drained");
+        wire.script.has_room(1);
+        wire.is(Ready::WRITE);
+        assert!(flag.woken() && !wire.conn.is_full());
+        ready(wire.conn.poll_send(&flag.context(), &mut ticket, b"more"));
+        wire.script.has_room(100);
+        wire.is(Ready::WRITE);
+        assert_eq!(wire.written(), "0123456789more");
+    });
+}
+
+#[test]
+fn a_send_that_never_fits_fails_and_one_that_will_fit_waits() {
+    rig(|rig| {
+        let wire = rig.tcp_with(|options| options.send_limit = 10);
+        wire.script.has_room(0);
+        let (flag, mut ticket) = (Flag::new(), Ticket::New);
+        assert_eq!(failed(wire.conn.poll_send(&flag.context(), &mut ticket, b"more than ten")), "QueueFull");
+        ready(wire.conn.poll_send(&flag.context(), &mut ticket, b"seven77"));
+        assert!(wire.conn.poll_send(&flag.context(), &mut ticket, b"four").is_pending());
+        wire.script.has_room(100);
+        wire.is(Ready::WRITE);
+        assert!(flag.woken());
+        ready(wire.conn.poll_send(&flag.context(), &mut ticket, b"four"));
+        assert_eq!(wire.written(), "seven77four");
+    });
+}
+
+#[test]
+fn a_write_takes_what_there_is_room_for() {
+    rig(|rig| {
+        let wire = rig.tcp_with(|options| (options.high_water_mark, options.low_water_mark) = (10, 4));
+        wire.script.has_room(0);
+        let flag = Flag::new();
+        assert_eq!(ready(wire.conn.poll_write(&flag.context(), &[b'x'; 20])), 10);
+        assert!(wire.conn.poll_write(&flag.context(), &[b'x'; 20]).is_pending());
+        wire.script.has_room(100);
+        wire.is(Ready::WRITE);
+        assert!(flag.woken());
+        assert_eq!(ready(wire.conn.poll_write(&flag.context(), b"y")), 1);
+        wire.conn.close();
+        assert_eq!(failed(wire.conn.poll_write(&flag.context(), b"z")), "Closed");
+        assert_eq!(failed(wire.conn.poll_send(&flag.context(), &mut Ticket::New, b"z")), "Closed");
+    });
+}
+
+#[test]
+fn in_a_turn_what_futures_send_goes_out_together() {
+    rig(|rig| {
+        let wire = rig.tcp();
+        let conn = wire.conn.clone();
+        rig.engine.defer(move |_| {
+            let flag = Flag::new();
+            for piece in ["one ", "two ", "three"] {
+                ready(conn.poll_send(&flag.context(), &mut Ticket::New, piece.as_bytes()));
+            }
+            assert_eq!(ready(conn.poll_write(&flag.context(), b"!")), 1);
+        });
+        rig.run();
+        assert_eq!((wire.written(), wire.script.writes()), ("one two three!".into(), 1));
+    });
+}
+
+#[test]
+fn a_flush_waits_for_the_kernel() {
+    rig(|rig| {
+        let wire = rig.tcp();
+        let flag = Flag::new();
+        ready(wire.conn.poll_flush(&flag.context()));
+        wire.script.has_room(2);
+        wire.send("abcd").unwrap();
+        assert!(wire.conn.poll_flush(&flag.context()).is_pending());
+        wire.script.has_room(100);
+        wire.is(Ready::WRITE);
+        assert!(flag.woken());
+        ready(wire.conn.poll_flush(&flag.context()));
+        wire.script.has_room(0);
+        wire.send("lost").unwrap();
+        assert!(wire.conn.poll_flush(&flag.context()).is_pending());
+        wire.script.refuses(Errno::CONNRESET);
+        wire.is(Ready::WRITE);
+        assert!(flag.woken());
+        assert_eq!(failed(wire.conn.poll_flush(&flag.context())), "Reset");
+    });
+}
+
+#[test]
+fn shutting_waits_for_the_queue_and_the_end_of_it() {
+    rig(|rig| {
+        let wire = rig.tcp();
+        let flag = Flag::new();
+        wire.script.has_room(2);
+        wire.send("abcd").unwrap();
+        assert!(wire.conn.poll_shut(&flag.context()).is_pending());
+        assert!(wire.script.calls().is_empty());
+        wire.script.has_room(100);
+        wire.is(Ready::WRITE);
+        assert!(flag.woken());
+        ready(wire.conn.poll_shut(&flag.context()));
+        assert_eq!((wire.written(), wire.script.calls()), ("abcd".into(), vec!["shutdown"]));
+        let lost = rig.tcp();
+        lost.script.has_room(0);
+        lost.send("lost").unwrap();
+        assert!(lost.conn.poll_shut(&flag.context()).is_pending());
+        lost.conn.abort();
+        assert!(flag.woken());
+        assert_eq!(failed(lost.conn.poll_shut(&flag.context())), "Closed");
+    });
+}
