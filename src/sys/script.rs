@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFlags, epoll};
+use rustix::event::PollFlags;
+use rustix::fs::inotify;
 use rustix::io::{Errno, Result};
 use rustix::net::RecvFlags;
 
@@ -53,8 +54,8 @@ pub(crate) struct Script {
 
 /// A descriptor with a script. Nothing is behind it: calls that do not ask the script fail.
 pub(crate) fn scripted(blocks: bool) -> (OwnedFd, Rc<Script>) {
-    // Another queue of events can be watched, and never becomes ready.
-    let fd = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    // It can be watched, and never becomes ready: it has no files to tell of.
+    let fd = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
     rustix::io::ioctl_fionbio(&fd, !blocks).unwrap();
     let script = Rc::new(Script {
         input: RefCell::default(),

@@ -119,7 +119,11 @@ fn sources() -> Vec<Code> {
     let code = |file: File| {
         let raw = std::fs::read_to_string(source().join(&file.path)).unwrap();
         let mut text = bare(&raw);
-        let name = if file.path.ends_with("mod.rs") { Path::new("common.rs") } else { Path::new(file.path.file_name().unwrap()) };
+        let name = if file.path.ends_with("mod.rs") {
+            Path::new("common.rs")
+        } else {
+            Path::new(file.path.file_name().unwrap())
+        };
         let places = [
             file.path.with_extension("").join("tests.rs"),
             file.path.with_file_name("tests").join(name),

@@ -118,9 +118,18 @@ fn the_callbacks_are_dropped_with_the_end() {
         let captured = Rc::new(());
         let held = [captured.clone(), captured.clone(), captured.clone(), captured.clone()];
         let [a, b, c, d] = held;
-        wire.reads_with(move |_, _| Ok(drop(a.clone())));
-        wire.conn.set_on_end(Box::new(move |_| Ok(drop(b))));
-        wire.conn.set_on_drain(Some(Box::new(move |_| Ok(drop(c.clone())))));
+        wire.reads_with(move |_, _| {
+            assert!(Rc::strong_count(&a) > 1);
+            Ok(())
+        });
+        wire.conn.set_on_end(Box::new(move |_| {
+            assert!(Rc::strong_count(&b) > 1);
+            Ok(())
+        }));
+        wire.conn.set_on_drain(Some(Box::new(move |_| {
+            assert!(Rc::strong_count(&c) > 1);
+            Ok(())
+        })));
         wire.conn.set_on_disconnect(Some(Box::new(move |_, _| drop(d))));
         rig.run();
         assert_eq!(Rc::strong_count(&captured), 5);
@@ -202,7 +211,7 @@ impl Roster for List {
     }
 }
 
-/// What all connections of a server have, and what its list and its callback hear.
+/// The state that all connections of a server share, and what its list and its callback hear.
 fn server(callback: bool) -> (Rc<Common>, Rc<List>, Heard) {
     let list = Rc::new(List::default());
     let heard = Heard::default();

@@ -94,3 +94,37 @@ fn what_came_while_a_blocking_call_waited_counts() {
         assert!(wire.conn.is_open());
     });
 }
+
+#[test]
+fn what_is_sent_is_no_sign_of_the_peer() {
+    rig(|rig| {
+        let wire = rig.tcp_with(|options| options.receive_timeout = Some(SECOND));
+        wire.reads().hears_end();
+        rig.pass(ALMOST);
+        wire.comes("answer");
+        rig.pass(ALMOST);
+        wire.send("are you there?").unwrap();
+        rig.pass(Duration::from_millis(200));
+        assert_eq!(wire.heard(), ["data answer", "end: TimedOut"]);
+        assert!(matches!(wire.conn.closed(), Error::TimedOut { operation: Operation::Incoming, .. }));
+    });
+}
+
+#[test]
+fn a_peer_that_is_not_listened_to_is_not_silent() {
+    rig(|rig| {
+        let wire = rig.tcp_with(|options| options.receive_timeout = Some(SECOND));
+        wire.reads().hears_end();
+        wire.conn.pause();
+        rig.pass(5 * SECOND);
+        wire.conn.resume();
+        rig.pass(ALMOST);
+        assert!(wire.conn.is_open());
+        rig.pass(Duration::from_millis(200));
+        assert_eq!(wire.heard(), ["end: TimedOut"]);
+        let wire = rig.tcp_with(|options| options.receive_timeout = Some(SECOND));
+        wire.script.brings("unread");
+        rig.pass(5 * SECOND);
+        assert!(wire.conn.is_open(), "what it said has not been read");
+    });
+}

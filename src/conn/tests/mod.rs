@@ -155,7 +155,7 @@ pub(super) enum Side {
     Client,
 }
 
-/// What a test has heard, in order.
+/// The calls that a test has heard, in order.
 #[derive(Clone, Default)]
 pub(super) struct Heard(Rc<RefCell<Vec<String>>>);
 

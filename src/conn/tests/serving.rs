@@ -41,7 +41,6 @@ fn what_is_sent_in_a_turn_goes_out_together() {
 
 #[test]
 fn the_short_way_and_the_long_way_agree() {
-    /// What comes, event by event.
     fn events(wire: &Wire<'_>) {
         wire.comes("one");
         wire.comes("two\nthree");

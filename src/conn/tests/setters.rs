@@ -12,7 +12,10 @@ fn a_drain_callback_that_replaces_itself_is_gone() {
         wire.conn.set_on_drain(Some(Box::new(move |socket| {
             heard.push("first");
             let heard = heard.clone();
-            socket.conn.set_on_drain(Some(Box::new(move |_| Ok(heard.push("second")))));
+            socket.conn.set_on_drain(Some(Box::new(move |_| {
+                heard.push("second");
+                Ok(())
+            })));
             Ok(())
         })));
         for expected in ["first", "second", "second"] {
@@ -38,9 +41,18 @@ fn what_is_set_after_the_end_is_dropped() {
         wire.conn.close();
         let captured = Rc::new(());
         let [a, b, c] = [captured.clone(), captured.clone(), captured.clone()];
-        wire.reads_with(move |_, _| Ok(drop(a.clone())));
-        wire.conn.set_on_end(Box::new(move |_| Ok(drop(b))));
-        wire.conn.set_on_drain(Some(Box::new(move |_| Ok(drop(c.clone())))));
+        wire.reads_with(move |_, _| {
+            assert!(Rc::strong_count(&a) > 1);
+            Ok(())
+        });
+        wire.conn.set_on_end(Box::new(move |_| {
+            assert!(Rc::strong_count(&b) > 1);
+            Ok(())
+        }));
+        wire.conn.set_on_drain(Some(Box::new(move |_| {
+            assert!(Rc::strong_count(&c) > 1);
+            Ok(())
+        })));
         assert_eq!(Rc::strong_count(&captured), 1);
     });
 }
