@@ -8,11 +8,11 @@ use super::{File, face, files, identifier, source};
 
 /// The most that each figure may be, if it matters. A figure that has fallen takes its limit with it.
 const LIMITS: [(&str, Option<usize>); 18] = [
-    ("methods of the connection object", Some(121)),
+    ("methods of the connection object", Some(120)),
     ("methods of any other type of conn/", Some(60)),
     ("pairs of files in conn/ that call each other", Some(4)),
     ("places that read from the transport, besides the engine's", Some(1)),
-    ("lines of conn/ in files without unit tests, but for comments", Some(4050)),
+    ("lines of conn/ in files without unit tests, but for comments", Some(300)),
     ("rooms", None),
     ("floors", Some(10)),
     ("arrows from room to room", Some(83)),

@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 
 use super::*;
-use crate::fingerprint::Fingerprint;
+use crate::tls::Fingerprint;
 
 #[test]
 fn both_sides_succeed_and_talk() {
