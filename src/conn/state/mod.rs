@@ -351,6 +351,7 @@ impl State {
             && self.delivery.reader != Some(Kind::Raw)
             && !self.wire.intersects(Wire::TLS | Wire::FILES)
             && !self.write.intersects(WriteHalf::DRAIN_DUE | WriteHalf::OUTPUT_GONE)
+            && !self.duties.contains(Duties::UPGRADED)
     }
 
     /// There is nothing to do but to wake the future that waits for input, provided that one does.
@@ -360,6 +361,7 @@ impl State {
             && !self.delivery.has_reader()
             && !self.wire.intersects(Wire::FILES | Wire::ONESHOT)
             && !self.write.intersects(WriteHalf::DRAIN_DUE | WriteHalf::OUTPUT_GONE)
+            && !self.duties.contains(Duties::UPGRADED)
     }
 
     /// A future gets what has come.

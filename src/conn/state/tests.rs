@@ -381,7 +381,7 @@ fn all_states() -> impl Iterator<Item = State> {
             (0..8).flat_map(move |waits| {
                 (0..16).flat_map(move |wire| {
                     [false, true].into_iter().flat_map(move |paused| {
-                        [Duties::empty(), Duties::WATCHES_IDLENESS].into_iter().map(move |duties| {
+                        [Duties::empty(), Duties::WATCHES_IDLENESS, Duties::UPGRADED].into_iter().map(move |duties| {
                             let mut state = State {
                                 phase,
                                 read,

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
+use crate::conn::line_ending::LineEnding;
 
 #[test]
 fn lines_are_whole_however_they_come() {
@@ -227,5 +228,19 @@ fn a_reader_that_was_set_while_data_waits_gets_it() {
         assert!(wire.heard().is_empty(), "not within the call");
         rig.run();
         assert_eq!(wire.heard(), ["data rest"]);
+    });
+}
+
+#[test]
+fn with_crlf_both_bytes_end_a_line_however_they_come() {
+    rig(|rig| {
+        let wire = rig.tcp_with(|options| options.line_ending = LineEnding::CrLf);
+        wire.reads_lines();
+        for piece in ["one\r\ntwo\nthr", "ee\r", "\n\r\nfo\rur", "\r\n"] {
+            wire.comes(piece);
+        }
+        assert_eq!(wire.heard(), ["line one", "line two", "line three", "line ", "line fo\rur"]);
+        wire.conn.send(b"answer", true).unwrap();
+        assert_eq!(wire.written(), "answer\r\n");
     });
 }

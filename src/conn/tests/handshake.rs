@@ -1,303 +1,218 @@
-//! Two sessions in memory shake hands through the script.
+//! A handshake on a connection that is open: what goes before it, what waits for it, and who is told.
 
-use rustix::io::Errno;
+use crate::engine::Handler;
 
 use super::*;
-use crate::tls::Fingerprint;
+
+/// Starts TLS, and hears of it.
+fn starts(wire: &Wire<'_>, session: Session) -> Result {
+    let heard = wire.heard.clone();
+    let done: Shaken = Box::new(move |_, result| match result {
+        Ok(()) => heard.push("upgraded"),
+        Err(error) => heard.push(format!("not upgraded: {}", kind(&error))),
+    });
+    wire.conn.handshaking().start(session, Some(done))
+}
 
 #[test]
-fn both_sides_succeed_and_talk() {
+fn what_was_sent_before_goes_out_before_and_what_is_sent_then_goes_out_after() {
     rig(|rig| {
-        for side in [Side::Server, Side::Client] {
-            let (wire, mut tls) = rig.tls(side, |_| ());
-            assert!(wire.conn.is_shaking() && wire.conn.is_open());
+        for room in [0, 3, 9, 20, usize::MAX] {
+            let wire = rig.tcp();
+            wire.script.has_room(room);
+            wire.send("STARTTLS\n").unwrap();
+            starts(&wire, client_session(&KEYS.client)).unwrap();
+            wire.send("secret").unwrap();
+            wire.script.has_room(usize::MAX);
+            wire.is(Ready::WRITE);
+            let written = wire.script.written();
+            let (plain, hello) = written.split_at(9);
+            assert_eq!(text(plain), "STARTTLS\n");
+            let mut tls = Tls::new(server_session());
+            tls.session.receive(hello, &mut Vec::new()).unwrap();
+            wire.comes(tls.output());
             tls.talk(&wire);
-            assert_eq!((wire.heard(), wire.conn.is_shaking()), (vec!["shaken".into()], false));
-            assert_eq!(wire.conn.session(Session::version).flatten(), Some("TLSv1.3"));
-            assert_eq!(wire.conn.peer_fingerprint().is_some(), matches!(side, Side::Client));
-            wire.reads();
-            wire.comes(tls.seals("question"));
-            wire.send("answer").unwrap();
-            assert_eq!((wire.heard(), tls.got(&wire)), (vec!["data question".into()], "answer".into()));
+            assert_eq!((wire.heard(), text(&tls.got)), (vec!["upgraded".into()], "secret".into()), "room: {room}");
+            assert_eq!((wire.conn.is_tls(), wire.conn.queued()), (true, 0));
         }
     });
 }
 
-#[test]
-fn a_handshake_that_trickles_in_succeeds() {
-    rig(|rig| {
-        let (wire, mut tls) = rig.tls(Side::Server, |_| ());
-        for _ in 0..3 {
-            for byte in tls.output() {
-                wire.comes([byte]);
-            }
-            tls.session.receive(&wire.script.written(), &mut Vec::new()).unwrap();
-        }
-        assert_eq!(wire.heard(), ["shaken"]);
-    });
-}
-
-/// Up to where the client has the last word.
-fn before_the_last(rig: &Rig) -> (Wire<'_>, Tls) {
-    let (wire, mut tls) = rig.tls(Side::Server, |_| ());
-    wire.comes(tls.output());
-    tls.session.receive(&wire.script.written(), &mut Vec::new()).unwrap();
-    assert!(wire.heard().is_empty());
-    (wire, tls)
+/// One that has started TLS as a server, with a reader.
+fn upgrading(rig: &Rig) -> (Wire<'_>, Tls) {
+    let wire = rig.tcp();
+    wire.reads().hears_end();
+    wire.comes("go ahead");
+    starts(&wire, server_session()).unwrap();
+    assert_eq!(wire.heard(), ["data go ahead"]);
+    (wire, Tls::new(client_session(&KEYS.client)))
 }
 
 #[test]
-fn what_comes_with_the_last_of_the_handshake_is_delivered_after_it() {
+fn the_reader_stays_and_gets_what_was_encrypted() {
     rig(|rig| {
-        let (wire, mut tls) = before_the_last(rig);
-        wire.reads();
-        wire.comes([tls.output(), tls.seals("early")].concat());
-        assert_eq!(wire.heard(), ["shaken", "data early"]);
+        let (wire, mut tls) = upgrading(rig);
+        tls.talk(&wire);
+        wire.comes(tls.seals("data"));
+        wire.comes(tls.ends());
+        assert_eq!(wire.heard(), ["upgraded", "data data", "end: closed by the peer"]);
     });
 }
 
 #[test]
-fn an_end_that_comes_with_the_last_of_the_handshake_is_an_end() {
+fn a_blocking_call_and_a_future_wait_for_its_end() {
     rig(|rig| {
-        let (wire, mut tls) = before_the_last(rig);
-        wire.hears_end().reads();
-        wire.comes([tls.output(), tls.ends()].concat());
-        assert_eq!(wire.heard(), ["shaken", "end: closed by the peer"]);
+        let wire = rig.tcp();
+        starts(&wire, server_session()).unwrap();
+        let mut tls = Tls::new(client_session(&KEYS.client));
+        let (flag, mut ticket) = (Flag::new(), Ticket::New);
+        assert!(wire.poll_recv(&flag, &mut ticket, 10).is_pending());
+        tls.talk(&wire);
+        wire.comes(tls.seals("data"));
+        assert!(flag.woken());
+        assert!(matches!(wire.poll_recv(&flag, &mut ticket, 10), Poll::Ready(Ok(data)) if data == b"data"));
+        assert_eq!(wire.heard(), ["upgraded"]);
     });
 }
 
 #[test]
-fn what_is_sent_before_goes_out_after() {
+fn plaintext_that_was_not_delivered_is_refused() {
     rig(|rig| {
-        for side in [Side::Server, Side::Client] {
-            let (wire, mut tls) = rig.tls(side, |_| ());
-            wire.send("early ").unwrap();
-            wire.send("words").unwrap();
-            assert!(wire.conn.queued() > 0);
-            tls.talk(&wire);
-            assert_eq!((text(&tls.got), wire.conn.queued()), ("early words".into(), 0));
-        }
+        let wire = rig.tcp();
+        wire.hears_end();
+        wire.script.brings("go ahead\nevil");
+        assert_eq!(wire.conn.blocking().recv_line().unwrap(), "go ahead");
+        assert_eq!(failure(starts(&wire, client_session(&KEYS.client))), "Plaintext");
+        rig.run();
+        assert_eq!((wire.heard(), wire.phase()), (vec!["end: Plaintext".into()], Phase::Closed));
+        assert!(wire.script.written().is_empty());
     });
 }
 
 #[test]
-fn nothing_is_delivered_before_it_is_done() {
+fn it_starts_once_and_only_while_both_directions_are_open() {
     rig(|rig| {
-        let (wire, mut tls) = rig.tls(Side::Server, |_| ());
-        wire.reads().hears_end();
-        wire.comes(tls.output());
-        let flag = Flag::new();
-        assert!(wire.poll_recv(&flag, &mut Ticket::New, 10).is_ready(), "refused beside a reader");
+        let (wire, mut tls) = upgrading(rig);
+        assert_eq!(failure(wire.conn.handshaking().check_start()), "Unsupported");
+        tls.talk(&wire);
+        assert_eq!(failure(wire.conn.handshaking().check_start()), "Unsupported");
+        let wire = rig.tcp();
+        wire.conn.shutdown_write().unwrap();
+        assert_eq!(failure(wire.conn.handshaking().check_start()), "Closed");
+        let wire = rig.tcp();
+        wire.ends();
+        assert_eq!(failure(wire.conn.handshaking().check_start()), "Closed");
+    });
+}
+
+#[test]
+fn if_it_fails_the_connection_ends_and_what_was_to_be_encrypted_is_lost() {
+    rig(|rig| {
+        let (wire, _) = upgrading(rig);
+        wire.send("secret").unwrap();
+        wire.comes("not TLS at all\n");
+        assert_eq!(wire.heard(), ["not upgraded: Plaintext", "end: Plaintext"]);
+        assert!(!wire.written().contains("secret"));
+        let (wire, _) = upgrading(rig);
+        wire.ends();
+        assert_eq!(wire.heard(), ["not upgraded: Tls", "end: Tls"]);
+    });
+}
+
+#[test]
+fn it_has_its_time() {
+    rig(|rig| {
+        let (wire, _) = upgrading(rig);
+        rig.pass(Duration::from_millis(9900));
         assert!(wire.heard().is_empty());
+        rig.pass(Duration::from_millis(200));
+        assert_eq!(wire.heard(), ["not upgraded: TimedOut", "end: TimedOut"]);
     });
 }
 
 #[test]
-fn plaintext_fails_and_nobody_but_the_handshake_is_told() {
+fn whoever_started_it_is_told_if_the_connection_ends_meanwhile() {
     rig(|rig| {
-        for (side, words) in [(Side::Server, "GET / HTTP/1.1\r\n\r\n"), (Side::Client, "220 welcome\r\n")] {
-            let (wire, _) = rig.tls(side, |_| ());
-            wire.hears_end();
-            wire.comes(words);
-            assert_eq!(wire.heard(), ["not shaken: Plaintext"]);
-            assert!(!wire.conn.is_open());
-            wire.ends();
-            assert_eq!((wire.phase(), wire.heard()), (Phase::Closed, vec![]));
-        }
-    });
-}
-
-fn distrustful() -> Session {
-    let other = Fingerprint::from([7; 32]);
-    client_session(&ClientTls::pinned(other).directory(KEYS._store.path()))
-}
-
-#[test]
-fn a_certificate_that_is_not_trusted_fails_both_sides() {
-    rig(|rig| {
-        let wire = rig.shaking(distrustful(), usize::MAX, |_| ());
-        let mut tls = Tls::new(server_session());
-        tls.talk(&wire);
-        let heard = wire.heard();
-        assert!(heard[0].starts_with("not shaken: ") && heard[0] != "not shaken: Tls" && heard.len() == 1, "{heard:?}");
-        assert!(tls.session.is_handshaking());
-        let (wire, _) = rig.tls(Side::Server, |_| ());
-        let mut tls = Tls::new(distrustful());
-        tls.talk(&wire);
-        assert_eq!(wire.heard(), ["not shaken: Rejected"]);
-    });
-}
-
-#[test]
-fn an_end_or_a_reset_before_it_is_done_fails() {
-    rig(|rig| {
-        for side in [Side::Server, Side::Client] {
-            let (wire, _) = rig.tls(side, |_| ());
-            wire.ends();
-            assert_eq!(wire.heard(), ["not shaken: Tls"]);
-            let (wire, _) = rig.tls(side, |_| ());
-            wire.script.fails(Errno::CONNRESET);
-            wire.is(Ready::READ | Ready::AT_END);
-            assert_eq!(wire.heard(), ["not shaken: Reset"]);
-        }
-    });
-}
-
-#[test]
-fn it_has_its_time_and_no_more() {
-    rig(|rig| {
-        for limit in [1, 10] {
-            let limit = Duration::from_secs(limit);
-            let (wire, _) = rig.tls(Side::Server, |options| options.handshake_timeout = limit);
-            rig.pass(limit - Duration::from_millis(50));
-            assert!(wire.heard().is_empty());
-            rig.pass(Duration::from_millis(50));
-            assert_eq!((wire.heard(), wire.conn.is_open()), (vec!["not shaken: TimedOut".into()], false));
-        }
-        let (wire, _tls) = rig.sealed(Side::Server);
-        rig.pass(Duration::from_secs(11));
-        assert!(wire.heard().is_empty() && wire.conn.is_open(), "that is over");
-    });
-}
-
-#[test]
-fn a_peer_that_never_answers_and_one_that_stops_are_told_apart() {
-    rig(|rig| {
-        let operation = |result: Result| match result {
-            Err(Error::TimedOut { operation, .. }) => operation,
-            other => panic!("{other:?}"),
-        };
-        for answers in [false, true] {
-            let heard = Rc::new(Cell::new(None));
-            let told = heard.clone();
-            let (fd, script) = scripted(false);
-            let transport = Transport::socket(fd, Some(&peer()));
-            let done = Box::new(move |_: &Rc<Conn>, result| told.set(Some(operation(result))));
-            let session = client_session(&KEYS.client);
-            let common = Options::default().into();
-            let conn = Conn::with_session(&rig.engine, transport, common, Some(peer()), session, done).unwrap();
-            let _socket = Socket::from_conn(conn.clone());
-            if answers {
-                script.brings([0x16, 3]);
-                rig.engine.tell(conn.key.get().unwrap(), Ready::READ);
-                rig.run();
-            }
-            conn.handshake_is_late(Duration::from_secs(1));
-            let expected = if answers { Operation::Handshake } else { Operation::UnansweredHandshake };
-            assert_eq!(heard.get(), Some(expected));
-        }
-    });
-}
-
-#[test]
-fn little_room_makes_it_take_longer() {
-    rig(|rig| {
-        for side in [Side::Server, Side::Client] {
-            let (ours, theirs) = match side {
-                Side::Server => (server_session(), client_session(&KEYS.client)),
-                Side::Client => (client_session(&KEYS.client), server_session()),
-            };
-            let mut tls = Tls::new(theirs);
-            let wire = rig.shaking(ours, 10, |_| ());
-            let mut rounds = 0;
-            while wire.heard.0.borrow().is_empty() {
-                tls.talk(&wire);
-                wire.script.has_room(10);
-                if wire.awaits_room() {
-                    wire.is(Ready::WRITE);
-                }
-                rounds += 1;
-                assert!(rounds < 1000);
-            }
-            assert_eq!(wire.heard(), ["shaken"]);
-            assert!(rounds > 10, "{rounds}");
-        }
-    });
-}
-
-#[test]
-fn one_that_is_closed_meanwhile_is_not_told() {
-    rig(|rig| {
-        let (wire, _) = rig.tls(Side::Server, |_| ());
+        let (wire, _) = upgrading(rig);
+        wire.send("secret").unwrap();
         wire.conn.close();
-        rig.pass(Duration::from_secs(20));
-        assert_eq!((wire.heard(), wire.phase()), (vec![], Phase::Closed));
-        let (wire, _) = rig.tls(Side::Client, |_| ());
-        wire.conn.abort();
-        rig.pass(Duration::from_secs(20));
-        assert_eq!((wire.heard(), wire.phase()), (vec![], Phase::Closed));
+        rig.run();
+        assert_eq!(wire.heard(), ["not upgraded: Closed", "end: closed here"]);
+        assert_eq!((wire.phase(), wire.written()), (Phase::Closed, String::new()));
+        let (wire, _) = upgrading(rig);
+        wire.conn.handshaking().cancel();
+        rig.run();
+        let heard = wire.heard();
+        assert!(heard[0].starts_with("not upgraded: ") && heard[1].starts_with("end: "), "{heard:?}");
+        assert!(matches!(wire.conn.closed(), Error::Cancelled { operation: Operation::Handshake, .. }));
+        let (wire, _) = upgrading(rig);
+        Handler::context_ended(wire.conn.clone());
+        rig.run();
+        assert_eq!((wire.heard(), wire.phase()), (vec![], Phase::Closed), "with its context, nobody is told");
     });
 }
 
 #[test]
-fn one_that_nobody_wants_any_more_closes_when_it_is_done() {
+fn while_it_is_held_up_nothing_is_read() {
     rig(|rig| {
-        let (wire, tls) = rig.tls(Side::Server, |_| ());
-        wire.conn.handles.set(0);
-        let mut wire = wire;
-        std::mem::forget(wire.socket.take());
-        let mut tls = tls;
+        let (wire, mut tls) = upgrading(rig);
+        wire.conn.handshaking().hold_up();
+        wire.comes(tls.output());
+        assert!(!wire.script.is_read_out() && wire.script.written().is_empty());
+        wire.conn.handshaking().go_on();
         tls.talk(&wire);
-        assert_eq!((wire.heard(), wire.conn.is_open()), (vec!["shaken".into()], false));
-        tls.talk(&wire);
-        assert!(tls.session.peer_closed());
+        assert_eq!(wire.heard(), ["upgraded"]);
+        let (wire, _) = upgrading(rig);
+        wire.conn.handshaking().hold_up();
+        wire.conn.handshaking().give_up(Error::other("no roots"));
+        rig.run();
+        assert_eq!(wire.heard()[0], "not upgraded: no roots");
     });
 }
 
-// ---- where no loop runs ----
+#[test]
+fn what_is_told_later_comes_before_data_and_before_the_end() {
+    rig(|rig| {
+        for ends in [false, true] {
+            let wire = rig.tcp();
+            wire.reads().hears_end();
+            let heard = wire.heard.clone();
+            wire.conn.handshaking().tell_later(Box::new(move || heard.push("told")));
+            assert!(wire.heard().is_empty(), "not within the call");
+            if ends {
+                wire.conn.abort();
+                rig.run();
+                assert_eq!(wire.heard(), ["told", "end: closed here"]);
+            } else {
+                wire.comes("data");
+                assert_eq!(wire.heard(), ["told", "data data"]);
+            }
+        }
+    });
+}
 
 #[test]
-fn it_can_be_advanced_by_hand() {
+fn a_future_that_gets_what_comes_at_once_does_not_hide_it() {
     rig(|rig| {
-        let (wire, mut tls) = rig.tls(Side::Server, |_| ());
+        let wire = rig.tcp();
+        let mut tls = Tls::new(client_session(&KEYS.client));
+        let (heard, engine, key) = (wire.heard.clone(), rig.engine.clone(), wire.conn.key.get().unwrap());
+        let done: Shaken = Box::new(move |conn, result| {
+            result.unwrap();
+            conn.handshaking().tell_later(Box::new(move || heard.push("told")));
+            // More comes before that is served.
+            engine.tell(key, Ready::READ);
+        });
+        wire.conn.handshaking().start(server_session(), Some(done)).unwrap();
+        let (flag, mut ticket) = (Flag::new(), Ticket::New);
+        assert!(wire.poll_recv(&flag, &mut ticket, 10).is_pending());
+        // Outside of the loop, as a selector does it.
         for _ in 0..2 {
-            let mut fds = Vec::new();
-            wire.conn.watch_handshake(&mut fds).unwrap();
-            assert_eq!(fds.len(), 1, "nothing is held back");
             wire.script.brings(tls.output());
             wire.conn.shake_on();
             tls.session.receive(&wire.script.written(), &mut Vec::new()).unwrap();
         }
-        assert_eq!(wire.heard(), ["shaken"]);
-        let (wire, mut tls) = rig.tls(Side::Server, |_| ());
-        wire.script.has_room(10);
-        wire.script.brings(tls.output());
-        wire.conn.shake_on();
-        let mut fds = Vec::new();
-        wire.conn.watch_handshake(&mut fds).unwrap();
-        assert_eq!(fds.len(), 2, "there is no room for the answer");
-        wire.script.has_room(usize::MAX);
-        wire.conn.shake_on();
-        tls.session.receive(&wire.script.written(), &mut Vec::new()).unwrap();
-        wire.script.brings(tls.output());
-        wire.conn.shake_on();
-        assert_eq!(wire.heard(), ["shaken"]);
-    });
-}
-
-#[test]
-fn it_can_be_waited_for() {
-    rig(|rig| {
-        let (wire, tls) = rig.tls(Side::Server, |_| ());
-        let tls = Rc::new(RefCell::new(tls));
-        for _ in 0..2 {
-            let tls = tls.clone();
-            wire.script.meanwhile(move |script| {
-                tls.borrow_mut().session.receive(&script.written(), &mut Vec::new()).unwrap();
-                script.brings(tls.borrow_mut().output());
-            });
-        }
-        wire.conn.shake_blocking();
-        assert_eq!(wire.heard(), ["shaken"]);
-        let (wire, _) = rig.tls(Side::Server, |_| ());
-        wire.conn.shake_blocking();
-        assert_eq!(
-            (wire.heard(), script::passed() >= Some(Duration::from_secs(10))),
-            (vec!["not shaken: TimedOut".into()], true)
-        );
-        let (wire, _) = rig.tls(Side::Server, |_| ());
-        wire.script.meanwhile(|script| _ = script.fails(Errno::CONNRESET));
-        wire.conn.shake_blocking();
-        assert_eq!(wire.heard(), ["not shaken: Reset"]);
+        rig.run();
+        assert_eq!(wire.heard(), ["told"]);
     });
 }

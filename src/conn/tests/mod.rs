@@ -12,6 +12,7 @@ mod ending;
 mod ends;
 mod handle;
 mod handshake;
+mod handshaking;
 mod idle;
 mod lingering;
 mod options;
@@ -131,7 +132,7 @@ impl Rig {
         let transport = Transport::socket(fd, Some(&peer()));
         let heard = Heard::default();
         let done = heard.clone();
-        let told: crate::conn::handshake::Shaken = Box::new(move |_, result| match result {
+        let told: Shaken = Box::new(move |_, result| match result {
             Ok(()) => done.push("shaken"),
             Err(error) => done.push(format!("not shaken: {}", kind(&error))),
         });
@@ -364,7 +365,7 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     let store = tempfile::tempdir().unwrap();
     let identity = Identity::named_in(store.path(), "server").unwrap();
     let client = ClientTls::pinned(identity.fingerprint()).directory(store.path());
-    Keys { server: ServerTls::from(identity).directory(store.path()).prepare().unwrap(), client, _store: store }
+    Keys { server: ServerTls::from(identity).directory(store.path()).setup().unwrap(), client, _store: store }
 });
 
 fn server_session() -> Session {

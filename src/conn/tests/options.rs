@@ -1,6 +1,7 @@
 //! The options, and the setters that builders share.
 
 use super::*;
+use crate::conn::line_ending::LineEnding;
 use crate::conn::options::limit_setters;
 use crate::sys::KeepAlive;
 
@@ -33,13 +34,14 @@ fn each_setter_sets_its_option() {
         .low_water_mark(12)
         .read_size(13)
         .linger(14 * second)
-        .receive_timeout(15 * second);
+        .receive_timeout(15 * second)
+        .line_ending(LineEnding::CrLf);
     let options = builder.options;
     let seconds = |number| number * second;
     assert_eq!((options.handshake_timeout, options.linger), (seconds(1), seconds(14)));
     assert_eq!((options.timeout, options.idle_timeout), (Some(seconds(2)), Some(seconds(3))));
     assert_eq!((options.tuning.user_timeout, options.tuning.no_delay), (Some(seconds(4)), Some(false)));
-    assert_eq!(options.receive_timeout, Some(seconds(15)));
+    assert_eq!((options.receive_timeout, options.line_ending), (Some(seconds(15)), LineEnding::CrLf));
     assert!(options.tuning.keep_alive.is_some_and(|kept| kept.is_some()));
     assert_eq!((options.tuning.tos, options.tuning.descriptors), (Some(5), 8));
     assert_eq!((options.tuning.recv_buffer, options.tuning.send_buffer), (Some(6), Some(7)));
