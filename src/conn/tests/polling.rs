@@ -229,16 +229,16 @@ fn a_send_waits_while_the_queue_is_full() {
         let wire = rig.tcp_with(|options| (options.high_water_mark, options.low_water_mark) = (10, 4));
         wire.script.has_room(0);
         let (flag, mut ticket) = (Flag::new(), Ticket::New);
-        ready(wire.conn.poll_send(&flag.context(), &mut ticket, b"0123456789"));
+        ready(wire.poll_send(&flag, &mut ticket, b"0123456789"));
         assert!(wire.conn.is_full());
-        assert!(wire.conn.poll_send(&flag.context(), &mut ticket, b"more").is_pending());
+        assert!(wire.poll_send(&flag, &mut ticket, b"more").is_pending());
         wire.script.has_room(5);
         wire.is(Ready::WRITE);
         assert!(!flag.woken(), "it has not drained");
         wire.script.has_room(1);
         wire.is(Ready::WRITE);
         assert!(flag.woken() && !wire.conn.is_full());
-        ready(wire.conn.poll_send(&flag.context(), &mut ticket, b"more"));
+        ready(wire.poll_send(&flag, &mut ticket, b"more"));
         wire.script.has_room(100);
         wire.is(Ready::WRITE);
         assert_eq!(wire.written(), "0123456789more");
@@ -246,19 +246,32 @@ fn a_send_waits_while_the_queue_is_full() {
 }
 
 #[test]
-fn a_send_that_never_fits_fails_and_one_that_will_fit_waits() {
+fn a_send_that_will_fit_waits_and_one_that_never_does_goes_in_pieces() {
     rig(|rig| {
         let wire = rig.tcp_with(|options| options.send_limit = 10);
         wire.script.has_room(0);
         let (flag, mut ticket) = (Flag::new(), Ticket::New);
-        assert_eq!(failed(wire.conn.poll_send(&flag.context(), &mut ticket, b"more than ten")), "QueueFull");
-        ready(wire.conn.poll_send(&flag.context(), &mut ticket, b"seven77"));
-        assert!(wire.conn.poll_send(&flag.context(), &mut ticket, b"four").is_pending());
-        wire.script.has_room(100);
+        ready(wire.poll_send(&flag, &mut ticket, b"seven77"));
+        assert!(wire.poll_send(&flag, &mut ticket, b"four").is_pending());
+        wire.script.has_room(7);
         wire.is(Ready::WRITE);
         assert!(flag.woken());
-        ready(wire.conn.poll_send(&flag.context(), &mut ticket, b"four"));
+        ready(wire.poll_send(&flag, &mut ticket, b"four"));
+        wire.script.has_room(100);
+        wire.is(Ready::WRITE);
         assert_eq!(wire.written(), "seven77four");
+        let mut sent = 0;
+        let more = b"more than ten and more than twenty";
+        wire.script.has_room(0);
+        while wire.conn.poll_send(&flag.context(), &mut ticket, more, &mut sent).is_pending() {
+            assert!(wire.conn.queued() <= 10);
+            wire.script.has_room(10);
+            wire.is(Ready::WRITE);
+            assert!(flag.woken(), "after {sent} bytes");
+        }
+        wire.script.has_room(100);
+        wire.is(Ready::WRITE);
+        assert_eq!((sent, wire.written().as_bytes()), (more.len(), &more[..]));
     });
 }
 
@@ -276,7 +289,7 @@ fn a_write_takes_what_there_is_room_for() {
         assert_eq!(ready(wire.conn.poll_write(&flag.context(), b"y")), 1);
         wire.conn.close();
         assert_eq!(failed(wire.conn.poll_write(&flag.context(), b"z")), "Closed");
-        assert_eq!(failed(wire.conn.poll_send(&flag.context(), &mut Ticket::New, b"z")), "Closed");
+        assert_eq!(failed(wire.poll_send(&flag, &mut Ticket::New, b"z")), "Closed");
     });
 }
 
@@ -288,7 +301,7 @@ fn in_a_turn_what_futures_send_goes_out_together() {
         rig.engine.defer(move |_| {
             let flag = Flag::new();
             for piece in ["one ", "two ", "three"] {
-                ready(conn.poll_send(&flag.context(), &mut Ticket::New, piece.as_bytes()));
+                ready(conn.poll_send(&flag.context(), &mut Ticket::New, piece.as_bytes(), &mut 0));
             }
             assert_eq!(ready(conn.poll_write(&flag.context(), b"!")), 1);
         });

@@ -126,14 +126,14 @@ fn senders_are_woken_one_after_the_other() {
         wire.send("full").unwrap();
         let (one, two) = (Flag::new(), Flag::new());
         let (mut first, mut second) = (Ticket::New, Ticket::New);
-        assert!(wire.conn.poll_send(&one.context(), &mut first, b"1").is_pending());
-        assert!(wire.conn.poll_send(&two.context(), &mut second, b"2").is_pending());
+        assert!(wire.poll_send(&one, &mut first, b"1").is_pending());
+        assert!(wire.poll_send(&two, &mut second, b"2").is_pending());
         wire.script.has_room(100);
         wire.is(Ready::WRITE);
         assert_eq!((one.woken(), two.woken()), (true, false));
         wire.conn.cancel_wait(Interest::Room, &mut first);
         assert!(two.woken(), "the first has lost interest");
-        assert!(wire.conn.poll_send(&two.context(), &mut second, b"2").is_ready());
+        assert!(wire.poll_send(&two, &mut second, b"2").is_ready());
         assert_eq!(wire.written(), "full2");
     });
 }
