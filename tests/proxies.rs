@@ -527,6 +527,25 @@ fn pins_are_those_of_the_target() {
 }
 
 #[test]
+fn tls_that_starts_later_is_verified_by_the_targets_name_too() {
+    on_own_context(|| {
+        let directory = TempDir::new();
+        let own = directory.path("server");
+        let server = Server::builder()
+            .tls(false)
+            .listen("127.0.0.1:0", move |socket| {
+                socket.start_tls_async(ServerTls::new().directory(&own), gio::Cancellable::NONE, |_, _| {});
+                Ok(())
+            })
+            .unwrap();
+        let socket = connect_async(plain(format!("http://127.0.0.1:{}", tunnel(server.port()))), TARGET).unwrap();
+        let tls = ClientTls::new().directory(directory.path("client"));
+        let error = await_it(socket.start_tls_future(tls)).unwrap_err();
+        assert!(matches!(&error, Error::UnknownCertificate { peer, .. } if peer == TARGET), "{error}");
+    });
+}
+
+#[test]
 fn openssl_behind_a_proxy_is_verified_by_the_targets_name() {
     let directory = TempDir::new();
     let mut authority = rcgen::CertificateParams::new([]).unwrap();
