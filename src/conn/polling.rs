@@ -33,47 +33,6 @@ impl Conn {
         Some(taken)
     }
 
-    /// The way of most messages: queued until the loop sleeps. False if there is more to it; nothing is queued then.
-    #[inline]
-    fn send_at_once(&self, bytes: &[u8]) -> bool {
-        let is_queued = !self.status.is(Look::FULL | Look::NO_FAST_SEND | Look::ROOM_AWAITED)
-            && self.engine.futures_in_stride()
-            && self.sends_in_turn()
-            && self.queue_in_turn(bytes, false);
-        if is_queued {
-            self.engine.futures_worked(1);
-        }
-        is_queued
-    }
-
-    /// Returns whether data that a future sends goes out with everything else before the loop sleeps, if there is a
-    /// loop.
-    #[inline]
-    fn sends_in_turn(&self) -> bool {
-        self.engine.in_turn() || main_depth() > 0
-    }
-
-    /// Takes something out of what has come, and reads until there is enough for that; of a plain connection no more
-    /// than `max` bytes at a time.
-    #[inline]
-    pub(crate) fn poll_take<R>(
-        &self,
-        context: &Context<'_>,
-        ticket: &mut Ticket,
-        max: usize,
-        mut take: impl FnMut(&mut Inbox, LineRule) -> Taken<R>,
-    ) -> Poll<Result<R>> {
-        match self.take_at_once(&mut take) {
-            Some(taken) => Poll::Ready(Ok(taken)),
-            None => Polling { conn: self, waker: context.waker() }.read_and_take(ticket, max, take),
-        }
-    }
-
-    /// Reads into the caller's memory.
-    pub(crate) fn poll_read(&self, context: &Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize>> {
-        Polling { conn: self, waker: context.waker() }.read(buffer)
-    }
-
     /// Gives bytes back that were taken: they come first again.
     pub(crate) fn give_back_input(&self, bytes: &[u8]) {
         if !bytes.is_empty() {
@@ -82,43 +41,15 @@ impl Conn {
         }
     }
 
-    /// Queues all of it once there is room, or piece by piece if it exceeds the send limit. `sent` counts what is queued.
+    /// Polls for the future whose context this is.
     #[inline]
-    pub(crate) fn poll_send(
-        &self,
-        context: &Context<'_>,
-        ticket: &mut Ticket,
-        bytes: &[u8],
-        sent: &mut usize,
-    ) -> Poll<Result> {
-        if *sent == 0 && self.send_at_once(bytes) {
-            Poll::Ready(Ok(()))
-        } else {
-            Polling { conn: self, waker: context.waker() }.send_or_wait(ticket, bytes, sent)
-        }
-    }
-
-    /// Queues as much as there is room for.
-    pub(crate) fn poll_write(&self, context: &Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
-        if self.send_at_once(bytes) {
-            return Poll::Ready(Ok(bytes.len()));
-        }
-        Polling { conn: self, waker: context.waker() }.write(bytes)
-    }
-
-    /// Waits until the kernel has taken everything.
-    pub(crate) fn poll_flush(&self, context: &Context<'_>) -> Poll<Result> {
-        Polling { conn: self, waker: context.waker() }.flush()
-    }
-
-    /// Waits until the kernel has taken everything, and the end of it.
-    pub(crate) fn poll_shut(&self, context: &Context<'_>) -> Poll<Result> {
-        Polling { conn: self, waker: context.waker() }.shut()
+    pub(crate) fn polling<'a>(&'a self, context: &'a Context<'_>) -> Polling<'a> {
+        Polling { conn: self, waker: context.waker() }
     }
 }
 
 /// A future that is being polled.
-struct Polling<'a> {
+pub(crate) struct Polling<'a> {
     conn: &'a Conn,
     waker: &'a Waker,
 }
@@ -135,6 +66,21 @@ impl Polling<'_> {
     }
 
     // ---- input ----
+
+    /// Takes something out of what has come, and reads until there is enough for that; of a plain connection no more
+    /// than `max` bytes at a time.
+    #[inline]
+    pub(crate) fn take<R>(
+        &self,
+        ticket: &mut Ticket,
+        max: usize,
+        mut take: impl FnMut(&mut Inbox, LineRule) -> Taken<R>,
+    ) -> Poll<Result<R>> {
+        match self.conn.take_at_once(&mut take) {
+            Some(taken) => Poll::Ready(Ok(taken)),
+            None => self.read_and_take(ticket, max, take),
+        }
+    }
 
     #[inline(never)]
     fn read_and_take<R>(
@@ -206,7 +152,8 @@ impl Polling<'_> {
         }
     }
 
-    fn read(&self, buffer: &mut [u8]) -> Poll<Result<usize>> {
+    /// Reads into the caller's memory.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> Poll<Result<usize>> {
         let conn = self.conn;
         let is_direct = !conn.is_tls() && conn.status.may_read() && !conn.status.has_read_all() && conn.is_open();
         let mut ticket = Ticket::Unordered;
@@ -251,6 +198,36 @@ impl Polling<'_> {
 
     // ---- output ----
 
+    /// The way of most messages: queued until the loop sleeps. False if there is more to it; nothing is queued then.
+    #[inline]
+    fn send_at_once(&self, bytes: &[u8]) -> bool {
+        let is_queued = !self.conn.status.is(Look::FULL | Look::NO_FAST_SEND | Look::ROOM_AWAITED)
+            && self.conn.engine.futures_in_stride()
+            && self.sends_in_turn()
+            && self.conn.queue_in_turn(bytes, false);
+        if is_queued {
+            self.conn.engine.futures_worked(1);
+        }
+        is_queued
+    }
+
+    /// Returns whether data that a future sends goes out with everything else before the loop sleeps, if there is a
+    /// loop.
+    #[inline]
+    fn sends_in_turn(&self) -> bool {
+        self.conn.engine.in_turn() || main_depth() > 0
+    }
+
+    /// Queues all of it once there is room, or piece by piece if it exceeds the send limit. `sent` counts what is queued.
+    #[inline]
+    pub(crate) fn send(&self, ticket: &mut Ticket, bytes: &[u8], sent: &mut usize) -> Poll<Result> {
+        if *sent == 0 && self.send_at_once(bytes) {
+            Poll::Ready(Ok(()))
+        } else {
+            self.send_or_wait(ticket, bytes, sent)
+        }
+    }
+
     #[inline(never)]
     fn send_or_wait(&self, ticket: &mut Ticket, bytes: &[u8], sent: &mut usize) -> Poll<Result> {
         let conn = self.conn;
@@ -270,7 +247,7 @@ impl Polling<'_> {
                 };
                 piece = &rest[..count];
             }
-            let queued = conn.queue_or_write(piece, false, conn.sends_in_turn());
+            let queued = conn.queue_or_write(piece, false, self.sends_in_turn());
             conn.engine.futures_worked(CALL);
             *sent += piece.len();
             if queued.is_err() || piece.len() == rest.len() {
@@ -280,7 +257,11 @@ impl Polling<'_> {
         }
     }
 
-    fn write(&self, bytes: &[u8]) -> Poll<Result<usize>> {
+    /// Queues as much as there is room for.
+    pub(crate) fn write(&self, bytes: &[u8]) -> Poll<Result<usize>> {
+        if self.send_at_once(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let conn = self.conn;
         let mut ticket = Ticket::Unordered;
         let mut count = bytes.len();
@@ -293,12 +274,13 @@ impl Polling<'_> {
             }
             count = count.min(conn.output().room());
         }
-        let sent = conn.queue_or_write(&bytes[..count], false, conn.sends_in_turn());
+        let sent = conn.queue_or_write(&bytes[..count], false, self.sends_in_turn());
         conn.engine.futures_worked(CALL);
         Poll::Ready(sent.map(|()| count))
     }
 
-    fn flush(&self) -> Poll<Result> {
+    /// Waits until the kernel has taken everything.
+    pub(crate) fn flush(&self) -> Poll<Result> {
         let conn = self.conn;
         if conn.is_sending() && !conn.status.get().write.contains(WriteHalf::ARMED) {
             conn.output().send_or_requeue();
@@ -312,7 +294,8 @@ impl Polling<'_> {
         Poll::Pending
     }
 
-    fn shut(&self) -> Poll<Result> {
+    /// Waits until the kernel has taken everything, and the end of it.
+    pub(crate) fn shut(&self) -> Poll<Result> {
         let conn = self.conn;
         if conn.is_open() {
             conn.shutdown_write()?;

@@ -15,7 +15,7 @@ use crate::sys::Ends;
 
 impl Handler for Conn {
     fn ready(self: Rc<Self>, _engine: &Rc<Engine>, ready: Ready) -> Next {
-        if ready == Ready::READ && self.wake_reader() {
+        if ready == Ready::READ && self.waiters().wake_reader() {
             return Next::Idle;
         }
         self.serve(ready, 0)
@@ -27,7 +27,7 @@ impl Handler for Conn {
             None
         } else if self.expects_a_message() {
             self.transport.incoming(READ_BUFFER)
-        } else if self.reads_ahead() {
+        } else if self.waiters().reads_ahead() {
             self.transport.incoming(waiting::AHEAD)
         } else {
             None
@@ -39,7 +39,7 @@ impl Handler for Conn {
         if self.status.is(Look::HAS_READER) {
             self.serve_message(read, buffer)
         } else {
-            self.keep_for_reader(read, buffer);
+            self.waiters().keep_for_reader(read, buffer);
             Served::Done(Next::Idle)
         }
     }

@@ -80,63 +80,12 @@ impl Waiting {
 }
 
 /// The futures that wait on a connection.
-pub(super) struct Waiters<'a>(&'a Conn);
+pub(crate) struct Waiters<'a>(&'a Conn);
 
 impl Conn {
     #[inline]
-    pub(super) fn waiters(&self) -> Waiters<'_> {
+    pub(crate) fn waiters(&self) -> Waiters<'_> {
         Waiters(self)
-    }
-
-    /// The way of most where futures read: there is input, and nothing else to do. False if there is more to it, or if
-    /// nobody waits.
-    pub(super) fn wake_reader(&self) -> bool {
-        let is_awaited = self.waiters().is_awaited(|_| true);
-        if is_awaited {
-            self.status.set_ready(Ready::READ);
-            self.waiters().wake_for_input();
-        }
-        is_awaited
-    }
-
-    /// Returns whether input is to be received before those who wait for it are woken. That is cheap where the engine
-    /// does it, but then there is little room.
-    pub(super) fn reads_ahead(&self) -> bool {
-        !self.is_tls() && self.waiters().is_awaited(|waiting| !waiting.overflows) && !self.io.has_input()
-    }
-
-    /// Keeps what was received ahead for those who wait for it.
-    pub(super) fn keep_for_reader(&self, read: rustix::io::Result<usize>, buffer: &Option<Rc<Vec<u8>>>) {
-        self.status.set_ready(Ready::READ);
-        let count = match (read, buffer) {
-            (Ok(count), Some(buffer)) if count > 0 => {
-                self.io.open().inbox.push(&buffer[..count]);
-                count
-            }
-            // It is told the same again.
-            (Ok(_), _) => AHEAD,
-            (Err(error), _) => {
-                self.input().failed(error.into());
-                return;
-            }
-        };
-        self.input().note_read(count == AHEAD);
-        self.waiters().wake_those(|waiting, awake| {
-            waiting.overflows = count == AHEAD;
-            waiting.input.wake_next(awake);
-        });
-    }
-
-    /// A future is dropped. If it was woken, another has to know, or the loop.
-    #[inline]
-    pub(crate) fn cancel_wait(&self, what: Interest, ticket: &mut Ticket) {
-        if !ticket.is_queued() {
-            return;
-        }
-        self.waiters().leave(what, ticket);
-        if matches!(what, Interest::Input) {
-            self.taken();
-        }
     }
 }
 
@@ -175,6 +124,59 @@ impl Waiters<'_> {
         let mut awake = Wakers::default();
         self.if_any(|waiting| choose(waiting, &mut awake));
         awake.wake();
+    }
+
+    // ---- for the loop ----
+
+    /// The way of most where futures read: there is input, and nothing else to do. False if there is more to it, or if
+    /// nobody waits.
+    pub(super) fn wake_reader(&self) -> bool {
+        let is_awaited = self.is_awaited(|_| true);
+        if is_awaited {
+            self.0.status.set_ready(Ready::READ);
+            self.wake_for_input();
+        }
+        is_awaited
+    }
+
+    /// Returns whether input is to be received before those who wait for it are woken. That is cheap where the engine
+    /// does it, but then there is little room.
+    pub(super) fn reads_ahead(&self) -> bool {
+        !self.0.is_tls() && self.is_awaited(|waiting| !waiting.overflows) && !self.0.io.has_input()
+    }
+
+    /// Keeps what was received ahead for those who wait for it.
+    pub(super) fn keep_for_reader(&self, read: rustix::io::Result<usize>, buffer: &Option<Rc<Vec<u8>>>) {
+        self.0.status.set_ready(Ready::READ);
+        let count = match (read, buffer) {
+            (Ok(count), Some(buffer)) if count > 0 => {
+                self.0.io.open().inbox.push(&buffer[..count]);
+                count
+            }
+            // It is told the same again.
+            (Ok(_), _) => AHEAD,
+            (Err(error), _) => {
+                self.0.input().failed(error.into());
+                return;
+            }
+        };
+        self.0.input().note_read(count == AHEAD);
+        self.wake_those(|waiting, awake| {
+            waiting.overflows = count == AHEAD;
+            waiting.input.wake_next(awake);
+        });
+    }
+
+    /// A future is dropped. If it was woken, another has to know, or the loop.
+    #[inline]
+    pub(crate) fn cancel(&self, what: Interest, ticket: &mut Ticket) {
+        if !ticket.is_queued() {
+            return;
+        }
+        self.leave(what, ticket);
+        if matches!(what, Interest::Input) {
+            self.0.taken();
+        }
     }
 
     // ---- waking ----

@@ -211,7 +211,7 @@ impl Socket {
     /// # Errors
     /// [`Error::Closed`], [`Error::Reset`], or any other error that ended the connection before.
     pub fn flush_future(&self) -> impl Future<Output = Result> {
-        poll_fn(|context| self.conn.poll_flush(context))
+        poll_fn(|context| self.conn.polling(context).flush())
     }
 
     /// Returns a stream of the lines that the peer sends.
@@ -270,13 +270,13 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
         let me = self.get_mut();
-        me.conn.poll_take(context, &mut me.ticket, me.max, &mut me.take)
+        me.conn.polling(context).take(&mut me.ticket, me.max, &mut me.take)
     }
 }
 
 impl<F> Drop for Receiving<'_, F> {
     fn drop(&mut self) {
-        self.conn.cancel_wait(Interest::Input, &mut self.ticket);
+        self.conn.waiters().cancel(Interest::Input, &mut self.ticket);
     }
 }
 
@@ -296,13 +296,13 @@ impl<D: AsRef<[u8]>> Future for Sending<'_, D> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result> {
         let me = self.get_mut();
-        me.conn.poll_send(context, &mut me.ticket, me.data.as_ref(), &mut me.sent)
+        me.conn.polling(context).send(&mut me.ticket, me.data.as_ref(), &mut me.sent)
     }
 }
 
 impl<D> Drop for Sending<'_, D> {
     fn drop(&mut self) {
-        self.conn.cancel_wait(Interest::Room, &mut self.ticket);
+        self.conn.waiters().cancel(Interest::Room, &mut self.ticket);
     }
 }
 
@@ -372,7 +372,7 @@ impl Lines {
     fn wait_for_line(&mut self, context: &Context<'_>) -> Poll<Option<Result>> {
         let Lines { socket, window, .. } = self;
         let take = |inbox: &mut Inbox, rule: LineRule| window.next(inbox, rule);
-        let line = socket.conn.poll_take(context, &mut Ticket::Unordered, CHUNK, take);
+        let line = socket.conn.polling(context).take(&mut Ticket::Unordered, CHUNK, take);
         if line.is_pending() {
             self.window.clear();
         }
@@ -443,9 +443,11 @@ impl Stream for Chunks {
             return Poll::Ready(None);
         }
         let max = self.max;
-        let chunk = self.socket.conn.poll_take(context, &mut Ticket::Unordered, max, |inbox, _| {
-            Ok(inbox.next_chunk(max).map(|piece| piece.into_vec()))
-        });
+        let chunk = self
+            .socket
+            .conn
+            .polling(context)
+            .take(&mut Ticket::Unordered, max, |inbox, _| Ok(inbox.next_chunk(max).map(|piece| piece.into_vec())));
         chunk.map(|chunk| item(chunk, &mut self.ended))
     }
 }
@@ -457,22 +459,22 @@ fn read(socket: &Socket, context: &Context<'_>, buffer: &mut [u8]) -> Poll<io::R
     if buffer.is_empty() {
         return Poll::Ready(Ok(0));
     }
-    socket.conn.poll_read(context, buffer).map(|read| match read {
+    socket.conn.polling(context).read(buffer).map(|read| match read {
         Err(Error::Closed { .. }) => Ok(0),
         other => Ok(other?),
     })
 }
 
 fn write(socket: &Socket, context: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-    socket.conn.poll_write(context, bytes).map_err(io::Error::from)
+    socket.conn.polling(context).write(bytes).map_err(io::Error::from)
 }
 
 fn flush(socket: &Socket, context: &Context<'_>) -> Poll<io::Result<()>> {
-    socket.conn.poll_flush(context).map_err(io::Error::from)
+    socket.conn.polling(context).flush().map_err(io::Error::from)
 }
 
 fn close(socket: &Socket, context: &Context<'_>) -> Poll<io::Result<()>> {
-    socket.conn.poll_shut(context).map_err(io::Error::from)
+    socket.conn.polling(context).shut().map_err(io::Error::from)
 }
 
 /// Reading returns `Ok(0)` at the end of the stream. The peer's half-close ends the connection unless a

@@ -117,7 +117,7 @@ impl AsyncBufRead for ByteStream {
             me.start = 0;
             me.buffer.clear();
             let ByteStream { socket, buffer, .. } = &mut *me;
-            let taken = socket.conn.poll_take(context, &mut Ticket::Unordered, BUFFER, |inbox, _| {
+            let taken = socket.conn.polling(context).take(&mut Ticket::Unordered, BUFFER, |inbox, _| {
                 Ok(inbox.next_chunk(BUFFER).map(|piece| buffer.extend_from_slice(piece.as_slice())))
             });
             if taken.is_pending() {

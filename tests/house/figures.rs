@@ -8,7 +8,7 @@ use super::{File, face, files, identifier, source};
 
 /// The most that each figure may be, if it matters. A figure that has fallen takes its limit with it.
 const LIMITS: [(&str, Option<usize>); 18] = [
-    ("methods of the connection object", Some(120)),
+    ("methods of the connection object", Some(110)),
     ("methods of any other type of conn/", Some(60)),
     ("pairs of files in conn/ that call each other", Some(4)),
     ("places that read from the transport, besides the engine's", Some(1)),

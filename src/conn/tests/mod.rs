@@ -276,17 +276,17 @@ impl Wire<'_> {
 
     /// Polls for data of up to `max` bytes.
     fn poll_recv(&self, flag: &Flag, ticket: &mut Ticket, max: usize) -> Poll<Result<Vec<u8>>> {
-        self.conn.poll_take(&flag.context(), ticket, max, |inbox, _| Ok(inbox.next_chunk(max).map(Piece::into_vec)))
+        self.conn.polling(&flag.context()).take(ticket, max, |inbox, _| Ok(inbox.next_chunk(max).map(Piece::into_vec)))
     }
 
     /// Polls for the bytes to be queued at once.
     fn poll_send(&self, flag: &Flag, ticket: &mut Ticket, bytes: &[u8]) -> Poll<Result> {
-        self.conn.poll_send(&flag.context(), ticket, bytes, &mut 0)
+        self.conn.polling(&flag.context()).send(ticket, bytes, &mut 0)
     }
 
     fn poll_line(&self, flag: &Flag, ticket: &mut Ticket) -> Poll<Result<String>> {
         let take = |inbox: &mut Inbox, limit| Ok(inbox.next_line(limit)?.map(|line| text(line.as_slice())));
-        self.conn.poll_take(&flag.context(), ticket, READ_BUFFER, take)
+        self.conn.polling(&flag.context()).take(ticket, READ_BUFFER, take)
     }
 }
 

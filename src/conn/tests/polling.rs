@@ -56,22 +56,22 @@ fn a_read_goes_straight_into_the_callers_memory() {
     rig(|rig| {
         let wire = rig.tcp();
         let (flag, mut buffer) = (Flag::new(), [0; 4]);
-        assert!(wire.conn.poll_read(&flag.context(), &mut buffer).is_pending());
+        assert!(wire.conn.polling(&flag.context()).read(&mut buffer).is_pending());
         wire.comes("abcdef");
         assert!(flag.woken());
         let mut got = Vec::new();
         while got.len() < 6 {
-            let count = ready(wire.conn.poll_read(&flag.context(), &mut buffer));
+            let count = ready(wire.conn.polling(&flag.context()).read(&mut buffer));
             got.extend(&buffer[..count]);
         }
         assert_eq!(text(&got), "abcdef");
         wire.script.brings("x");
         wire.is(Ready::READ);
-        assert_eq!(ready(wire.conn.poll_read(&flag.context(), &mut buffer)), 1);
-        assert!(wire.conn.poll_read(&flag.context(), &mut buffer).is_pending());
+        assert_eq!(ready(wire.conn.polling(&flag.context()).read(&mut buffer)), 1);
+        assert!(wire.conn.polling(&flag.context()).read(&mut buffer).is_pending());
         wire.ends();
         assert!(flag.woken());
-        assert_eq!(failed(wire.conn.poll_read(&flag.context(), &mut buffer)), "Closed");
+        assert_eq!(failed(wire.conn.polling(&flag.context()).read(&mut buffer)), "Closed");
     });
 }
 
@@ -83,15 +83,15 @@ fn a_read_straight_into_memory_is_told_the_end_and_an_error() {
         wire.is(Ready::READ | Ready::HANGUP);
         wire.script.ends();
         wire.conn.status.becomes_ready(Ready::READ);
-        assert_eq!(failed(wire.conn.poll_read(&flag.context(), &mut buffer)), "Closed");
+        assert_eq!(failed(wire.conn.polling(&flag.context()).read(&mut buffer)), "Closed");
         assert!(wire.conn.has_ended_cleanly());
         let wire = rig.tcp();
         wire.script.fails(Errno::CONNRESET);
         wire.conn.status.becomes_ready(Ready::READ);
-        assert_eq!(failed(wire.conn.poll_read(&flag.context(), &mut buffer)), "Reset");
+        assert_eq!(failed(wire.conn.polling(&flag.context()).read(&mut buffer)), "Reset");
         let wire = rig.tcp();
         wire.conn.status.becomes_ready(Ready::READ);
-        assert!(wire.conn.poll_read(&flag.context(), &mut buffer).is_pending(), "there is nothing");
+        assert!(wire.conn.polling(&flag.context()).read(&mut buffer).is_pending(), "there is nothing");
     });
 }
 
@@ -102,7 +102,7 @@ fn beside_a_reader_nothing_is_received_unless_it_is_paused() {
         wire.reads();
         let (flag, mut ticket) = (Flag::new(), Ticket::New);
         assert_eq!(failed(wire.poll_recv(&flag, &mut ticket, 10)), "Unsupported");
-        assert_eq!(failed(wire.conn.poll_read(&flag.context(), &mut [0; 4])), "Unsupported");
+        assert_eq!(failed(wire.conn.polling(&flag.context()).read(&mut [0; 4])), "Unsupported");
         wire.conn.pause();
         assert!(wire.poll_recv(&flag, &mut ticket, 10).is_pending());
         wire.comes("data");
@@ -216,8 +216,8 @@ fn over_tls_half_a_record_is_nothing() {
         assert_eq!(ready(wire.poll_recv(&flag, &mut ticket, 10)), b"secret");
         let mut buffer = [0; 3];
         wire.comes(tls.seals("more"));
-        assert_eq!(ready(wire.conn.poll_read(&flag.context(), &mut buffer)), 3);
-        assert_eq!(ready(wire.conn.poll_read(&flag.context(), &mut buffer)), 1);
+        assert_eq!(ready(wire.conn.polling(&flag.context()).read(&mut buffer)), 3);
+        assert_eq!(ready(wire.conn.polling(&flag.context()).read(&mut buffer)), 1);
     });
 }
 
@@ -263,7 +263,7 @@ fn a_send_that_will_fit_waits_and_one_that_never_does_goes_in_pieces() {
         let mut sent = 0;
         let more = b"more than ten and more than twenty";
         wire.script.has_room(0);
-        while wire.conn.poll_send(&flag.context(), &mut ticket, more, &mut sent).is_pending() {
+        while wire.conn.polling(&flag.context()).send(&mut ticket, more, &mut sent).is_pending() {
             assert!(wire.conn.queued() <= 10);
             wire.script.has_room(10);
             wire.is(Ready::WRITE);
@@ -281,14 +281,14 @@ fn a_write_takes_what_there_is_room_for() {
         let wire = rig.tcp_with(|options| (options.high_water_mark, options.low_water_mark) = (10, 4));
         wire.script.has_room(0);
         let flag = Flag::new();
-        assert_eq!(ready(wire.conn.poll_write(&flag.context(), &[b'x'; 20])), 10);
-        assert!(wire.conn.poll_write(&flag.context(), &[b'x'; 20]).is_pending());
+        assert_eq!(ready(wire.conn.polling(&flag.context()).write(&[b'x'; 20])), 10);
+        assert!(wire.conn.polling(&flag.context()).write(&[b'x'; 20]).is_pending());
         wire.script.has_room(100);
         wire.is(Ready::WRITE);
         assert!(flag.woken());
-        assert_eq!(ready(wire.conn.poll_write(&flag.context(), b"y")), 1);
+        assert_eq!(ready(wire.conn.polling(&flag.context()).write(b"y")), 1);
         wire.conn.close();
-        assert_eq!(failed(wire.conn.poll_write(&flag.context(), b"z")), "Closed");
+        assert_eq!(failed(wire.conn.polling(&flag.context()).write(b"z")), "Closed");
         assert_eq!(failed(wire.poll_send(&flag, &mut Ticket::New, b"z")), "Closed");
     });
 }
@@ -301,9 +301,9 @@ fn in_a_turn_what_futures_send_goes_out_together() {
         rig.engine.defer(move |_| {
             let flag = Flag::new();
             for piece in ["one ", "two ", "three"] {
-                ready(conn.poll_send(&flag.context(), &mut Ticket::New, piece.as_bytes(), &mut 0));
+                ready(conn.polling(&flag.context()).send(&mut Ticket::New, piece.as_bytes(), &mut 0));
             }
-            assert_eq!(ready(conn.poll_write(&flag.context(), b"!")), 1);
+            assert_eq!(ready(conn.polling(&flag.context()).write(b"!")), 1);
         });
         rig.run();
         assert_eq!((wire.written(), wire.script.writes()), ("one two three!".into(), 1));
@@ -315,21 +315,21 @@ fn a_flush_waits_for_the_kernel() {
     rig(|rig| {
         let wire = rig.tcp();
         let flag = Flag::new();
-        ready(wire.conn.poll_flush(&flag.context()));
+        ready(wire.conn.polling(&flag.context()).flush());
         wire.script.has_room(2);
         wire.send("abcd").unwrap();
-        assert!(wire.conn.poll_flush(&flag.context()).is_pending());
+        assert!(wire.conn.polling(&flag.context()).flush().is_pending());
         wire.script.has_room(100);
         wire.is(Ready::WRITE);
         assert!(flag.woken());
-        ready(wire.conn.poll_flush(&flag.context()));
+        ready(wire.conn.polling(&flag.context()).flush());
         wire.script.has_room(0);
         wire.send("lost").unwrap();
-        assert!(wire.conn.poll_flush(&flag.context()).is_pending());
+        assert!(wire.conn.polling(&flag.context()).flush().is_pending());
         wire.script.refuses(Errno::CONNRESET);
         wire.is(Ready::WRITE);
         assert!(flag.woken());
-        assert_eq!(failed(wire.conn.poll_flush(&flag.context())), "Reset");
+        assert_eq!(failed(wire.conn.polling(&flag.context()).flush()), "Reset");
     });
 }
 
@@ -340,19 +340,19 @@ fn shutting_waits_for_the_queue_and_the_end_of_it() {
         let flag = Flag::new();
         wire.script.has_room(2);
         wire.send("abcd").unwrap();
-        assert!(wire.conn.poll_shut(&flag.context()).is_pending());
+        assert!(wire.conn.polling(&flag.context()).shut().is_pending());
         assert!(wire.script.calls().is_empty());
         wire.script.has_room(100);
         wire.is(Ready::WRITE);
         assert!(flag.woken());
-        ready(wire.conn.poll_shut(&flag.context()));
+        ready(wire.conn.polling(&flag.context()).shut());
         assert_eq!((wire.written(), wire.script.calls()), ("abcd".into(), vec!["shutdown"]));
         let lost = rig.tcp();
         lost.script.has_room(0);
         lost.send("lost").unwrap();
-        assert!(lost.conn.poll_shut(&flag.context()).is_pending());
+        assert!(lost.conn.polling(&flag.context()).shut().is_pending());
         lost.conn.abort();
         assert!(flag.woken());
-        assert_eq!(failed(lost.conn.poll_shut(&flag.context())), "Closed");
+        assert_eq!(failed(lost.conn.polling(&flag.context()).shut()), "Closed");
     });
 }

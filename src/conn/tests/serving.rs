@@ -69,7 +69,7 @@ fn the_short_way_and_the_long_way_agree() {
             let waited = |wire: &Wire<'_>| {
                 let mut ticket = Ticket::New;
                 assert!(wire.poll_recv(&Flag::new(), &mut ticket, 1).is_pending());
-                wire.conn.cancel_wait(crate::conn::waiting::Interest::Input, &mut ticket);
+                wire.conn.waiters().cancel(crate::conn::waiting::Interest::Input, &mut ticket);
             };
             assert_eq!(run(rig.tcp(), &waited), short, "a future has waited");
             assert_eq!(run(rig.unix(), &|_| ()), short, "of a unix socket");

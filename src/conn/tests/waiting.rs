@@ -39,10 +39,10 @@ fn one_that_was_woken_and_goes_passes_it_on() {
         assert!(wire.poll_recv(&two, &mut second, 10).is_pending());
         wire.comes("data");
         assert!(one.woken());
-        wire.conn.cancel_wait(Interest::Input, &mut first);
+        wire.conn.waiters().cancel(Interest::Input, &mut first);
         assert!(two.woken());
         assert!(matches!(wire.poll_recv(&two, &mut second, 10), Poll::Ready(Ok(data)) if data == b"data"));
-        wire.conn.cancel_wait(Interest::Input, &mut first);
+        wire.conn.waiters().cancel(Interest::Input, &mut first);
     });
 }
 
@@ -55,7 +55,7 @@ fn the_last_that_goes_leaves_the_end_to_the_loop() {
         assert!(wire.poll_recv(&flag, &mut ticket, 10).is_pending());
         wire.ends();
         assert!(wire.heard().is_empty() && flag.woken(), "it is for the future to find");
-        wire.conn.cancel_wait(Interest::Input, &mut ticket);
+        wire.conn.waiters().cancel(Interest::Input, &mut ticket);
         rig.run();
         assert_eq!(wire.heard(), ["end: closed by the peer"]);
     });
@@ -112,7 +112,7 @@ fn a_reader_that_is_set_wakes_everybody() {
         wire.reads();
         assert!(flag.woken());
         assert!(matches!(wire.poll_recv(&flag, &mut ticket, 10), Poll::Ready(Err(Error::Unsupported(_)))));
-        wire.conn.cancel_wait(Interest::Input, &mut ticket);
+        wire.conn.waiters().cancel(Interest::Input, &mut ticket);
         wire.comes("data");
         assert_eq!(wire.heard(), ["data data"]);
     });
@@ -131,7 +131,7 @@ fn senders_are_woken_one_after_the_other() {
         wire.script.has_room(100);
         wire.is(Ready::WRITE);
         assert_eq!((one.woken(), two.woken()), (true, false));
-        wire.conn.cancel_wait(Interest::Room, &mut first);
+        wire.conn.waiters().cancel(Interest::Room, &mut first);
         assert!(two.woken(), "the first has lost interest");
         assert!(wire.poll_send(&two, &mut second, b"2").is_ready());
         assert_eq!(wire.written(), "full2");
@@ -173,7 +173,7 @@ fn all_who_flush_are_woken_when_the_queue_is_empty() {
         wire.send("data").unwrap();
         let (one, two) = (Flag::new(), Flag::new());
         for flag in [&one, &two, &two] {
-            assert!(wire.conn.poll_flush(&flag.context()).is_pending());
+            assert!(wire.conn.polling(&flag.context()).flush().is_pending());
         }
         wire.script.has_room(3);
         wire.is(Ready::WRITE);
