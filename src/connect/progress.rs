@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::engine::{Engine, call};
 
-/// A step of connecting, as [`SocketBuilder::progress_cb`](super::SocketBuilder::progress_cb) reports it.
+/// A step of connecting, as [`SocketBuilder::progress_cb`](crate::socket::SocketBuilder::progress_cb) reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConnectProgress {

@@ -519,6 +519,10 @@ fn what_is_no_socket_for_messages_is_refused_with_its_type() {
         let seqpacket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
         rustix::net::bind(&seqpacket, &SocketAddrUnix::new(directory.path("seqpacket")).unwrap()).unwrap();
         rustix::net::listen(&seqpacket, 1).unwrap();
+        let path = directory.address("seqpacket");
+        let _waits = [MessageSocket::connect(&path).unwrap(), MessageSocket::connect(&path).unwrap()];
+        let error = MessageSocket::connect(&path).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "its queue of clients is full: {error}");
         let file = std::fs::File::open("/dev/null").unwrap();
         for (fd, word) in [(stream.into(), "a stream socket"), (seqpacket, "listening"), (file.into(), "non-socket")] {
             match MessageSocket::from_fd(fd) {
@@ -555,7 +559,7 @@ fn a_path_belongs_to_who_made_it() {
         };
         let socket = builder().mode(0o600).bind(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        in_use(builder(), "the path exists");
+        in_use(builder(), "another process is using a socket");
         in_use(builder().replace_stale(true), "another process is using a socket");
         socket.close();
         assert!(!path.exists());
