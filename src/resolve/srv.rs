@@ -7,8 +7,8 @@ pub(crate) const MOST: usize = 16;
 /// The most aliases from the name that was asked for to the records.
 const ALIASES: usize = 16;
 
-/// The longest name in text: 255 bytes in a message are at most as many characters, four times as many with each escaped.
-const NAME_MAX: usize = 255;
+/// The longest name in a message, in bytes, without the root at its end.
+const NAME_MAX: usize = 254;
 
 const CLASS_IN: u16 = 1;
 const TYPE_CNAME: u16 = 5;
