@@ -294,6 +294,13 @@ impl Blocking<'_> {
             let (peer, queued) = (conn.peer_name(), conn.queued());
             return Err(Error::QueueFull { peer, size: bytes.len(), queued, limit, option: "send_limit" });
         }
+        if conn.is_tls() {
+            let text = format!(
+                "cannot pass file descriptors to {}: TLS would not protect what goes with them",
+                conn.peer_name()
+            );
+            return Err(Error::Unsupported(text));
+        }
         let send = || conn.transport.write_with_descriptors(bytes, fds);
         // An error of the descriptors is not one of the connection.
         let is_lasting = |kind| matches!(kind, std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe);

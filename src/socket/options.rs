@@ -176,7 +176,7 @@ impl Socket {
     /// # Errors
     /// - See [`send_some`](Socket::send_some); nothing was sent then. [`Error::QueueFull`] if `data` exceeds the send
     ///   limit.
-    /// - [`Error::Unsupported`] if this is not a unix socket.
+    /// - [`Error::Unsupported`] if this is not a unix socket, or if it uses TLS.
     /// - [`Error::Io`] if `data` is empty, or of the kind `PermissionDenied` if the peer's kernel socket refuses
     ///   descriptors.
     ///

@@ -570,3 +570,20 @@ fn connections_of_one_prepared_value_resume_sessions() {
         assert_eq!(resumed, [false, true]);
     });
 }
+
+#[test]
+fn nothing_goes_past_tls_with_a_descriptor() {
+    on_own_context(|| {
+        let (one, other) = UnixStream::pair().unwrap();
+        let (client, served) = (Socket::from_fd(one).unwrap(), Socket::builder().accept_fds(1).from_fd(other).unwrap());
+        let (one, other) = (start(&client, roles().0), start(&served, roles().1));
+        let during = client.send_fd("in the clear", std::io::stdin()).unwrap_err();
+        result(&one).unwrap();
+        result(&other).unwrap();
+        let after = client.send_fd("in the clear", std::io::stdin()).unwrap_err();
+        for error in [during, after] {
+            assert!(matches!(&error, Error::Unsupported(_)), "{error}");
+        }
+        assert!(client.is_open() && served.take_fds().is_empty());
+    });
+}
