@@ -132,3 +132,8 @@ struct PageOnProxies;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/futures.md")]
 struct PageOnFutures;
+
+/// Compiles the examples of the page of recipes.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/howto.md")]
+struct PageOfRecipes;
