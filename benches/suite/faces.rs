@@ -3,9 +3,9 @@
 use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use network::Socket;
@@ -142,31 +142,38 @@ pub fn run(bench: &mut Bench) -> Result<()> {
 /// Timers that are set and then not needed, as those of timeouts mostly are.
 fn sleeps(bench: &Bench) -> Row {
     const FAR: Duration = Duration::from_secs(3600);
-    const OTHERS: usize = 1_000;
-    let round = |sleep: &dyn Fn() -> Pin<Box<dyn Future<Output = ()>>>, count: u32| {
-        let started = Instant::now();
-        for _ in 0..count {
-            drop(black_box(begun(sleep())));
-        }
-        started.elapsed().as_nanos() as f64 / f64::from(count)
-    };
-    let mut cells = Samples::new();
-    for (kind, count) in [(Kind::Network, 100_000), (Kind::Gio, 10_000)] {
-        let sleep = || -> Pin<Box<dyn Future<Output = ()>>> {
-            if kind == Kind::Network { Box::pin(network::sleep(FAR)) } else { Box::pin(glib::timeout_future(FAR)) }
-        };
-        let measured = glib::MainContext::default().block_on(async {
-            let _others: Vec<_> = (0..OTHERS).map(|_| begun(sleep())).collect();
-            (0..=bench.rounds).map(|_| round(&sleep, count)).skip(1).collect()
-        });
-        cells.insert(kind, measured);
-    }
+    let ours = side_by_side(bench.rounds, 100_000, || network::sleep(FAR));
+    let glibs = side_by_side(bench.rounds, 10_000, || glib::timeout_future(FAR));
     let name = format!("futures: a sleep begun and dropped, beside {OTHERS} others (GIO: GLib's)");
-    Row::new(name, Unit::Nanos, cells, [Goal::at_most(300.0)])
+    Row::new(name, Unit::Nanos, Samples::from([(Kind::Network, ours), (Kind::Gio, glibs)]), [Goal::at_most(300.0)])
 }
 
-/// The same, polled once.
-fn begun(mut future: Pin<Box<dyn Future<Output = ()>>>) -> Pin<Box<dyn Future<Output = ()>>> {
-    assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    future
+const OTHERS: usize = 1_000;
+
+/// CPU nanoseconds for each, round by round.
+fn side_by_side<F: Future<Output = ()>>(rounds: usize, count: u32, sleep: impl Fn() -> F) -> Vec<f64> {
+    let round = || {
+        let started = cpu();
+        for _ in 0..count {
+            begin(pin!(sleep()));
+        }
+        (cpu() - started) / f64::from(count)
+    };
+    glib::MainContext::default().block_on(async {
+        let mut others: Vec<_> = std::iter::repeat_with(|| Box::pin(sleep())).take(OTHERS).collect();
+        others.iter_mut().for_each(|other| begin(other.as_mut()));
+        // The first round warms up.
+        (0..=rounds).map(|_| round()).skip(1).collect()
+    })
+}
+
+/// Polls it once.
+fn begin<F: Future<Output = ()>>(future: Pin<&mut F>) {
+    assert!(black_box(future).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+}
+
+/// Of this thread, in nanoseconds.
+fn cpu() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
 }
