@@ -364,9 +364,15 @@ fn a_reader_set_late_gets_what_came_before_it() {
 #[test]
 fn a_nested_loop_in_a_callback_keeps_the_others_alive() {
     for_each_kind(|kind| {
-        let (server, address) = serve(kind, |socket| {
-            socket.readlines(|socket, line| {
+        let other = Rc::new(RefCell::new(None::<Socket>));
+        let asks = other.clone();
+        let (server, address) = serve(kind, move |socket| {
+            let asks = asks.clone();
+            socket.readlines(move |socket, line| {
                 if line == "nest" {
+                    // Answered by the nested loop, which the answer ends.
+                    let second = asks.take().unwrap();
+                    second.sendline("hello")?;
                     network::fgloop();
                 }
                 socket.sendline(format!("done {line}"))
@@ -375,19 +381,18 @@ fn a_nested_loop_in_a_callback_keeps_the_others_alive() {
         });
         let (first, second) = (connect(&address), connect(&address));
         let (first_lines, second_lines) = (log_lines(&first), log_lines(&second));
-        first.send("nest\nafter\n").unwrap();
-        let turn = second.clone();
         let ender = second_lines.clone();
-        second.sendline("hello").unwrap();
         second.readlines(move |_, line| {
             ender.add(line);
             network::endloop();
             Ok(())
         });
+        other.replace(Some(second.clone()));
+        first.send("nest\nafter\n").unwrap();
         until(|| first_lines.len() == 2);
         assert_eq!(second_lines.all(), ["done hello"]);
         assert_eq!(first_lines.all(), ["done nest", "done after"]);
-        drop((turn, server));
+        drop((second, server));
     });
 }
 
