@@ -1,5 +1,6 @@
 //! Broadcast on all networks of this machine.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::UdpSocket;
@@ -38,7 +39,9 @@ impl UdpSocket {
         };
         let (mut sent, mut failed) = (0, None);
         for interface in interfaces()?.into_iter().filter(is_meant) {
-            for address in interface.addresses.iter().filter_map(|address| address.broadcast) {
+            // An interface may have several addresses in one network.
+            let networks: BTreeSet<_> = interface.addresses.iter().filter_map(|address| address.broadcast).collect();
+            for address in networks {
                 let to = SocketAddr::from((address, port));
                 check_size(data.len(), &to)?;
                 let clothed = clothed(to, self.core.is_v6())?;

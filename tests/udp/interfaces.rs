@@ -63,6 +63,9 @@ fn a_broadcast_goes_out_of_every_interface() {
         return;
     }
     second_network();
+    // A second address makes no second network.
+    let again = "ip address add 198.51.100.2/24 brd + dev wire";
+    assert!(run(std::process::Command::new("sh").args(["-c", again]), "").status.success());
     let other = beyond(
         r#"
 import socket
