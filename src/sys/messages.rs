@@ -24,8 +24,9 @@ pub(crate) const ENDED: Errno = Errno::PIPE;
 
 /// Space for everything that is received beside the bytes that fit into the buffer.
 pub(crate) struct Beside {
-    /// The length of `rest` once it is needed.
+    /// The room in `rest`.
     more: usize,
+    /// The bytes of the last message that did not fit.
     rest: RefCell<Vec<u8>>,
     /// The local address of the last datagram, and the number of its interface.
     arrival: Cell<Option<(IpAddr, u32)>>,
@@ -37,6 +38,9 @@ pub(crate) struct Beside {
 
 impl Beside {
     /// Prepares a socket to receive messages of any kind: up to `more` bytes longer than the buffer, and the end as [`ENDED`].
+    ///
+    /// # Errors
+    /// Also if there is no memory for that many bytes. It is reserved here, where somebody hears of it.
     pub(crate) fn of_messages(fd: BorrowedFd<'_>, more: usize) -> io::Result<Beside> {
         let is_seqpacket = sockopt::socket_type(fd)? == SocketType::SEQPACKET;
         let is_unix = sockopt::socket_domain(fd)? == AddressFamily::UNIX;
@@ -46,7 +50,10 @@ impl Beside {
             set_number(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMP, 1)?;
         }
         let control = if marks_end { space(size_of::<libc::timeval>()) } else { 0 };
-        Ok(Beside { more, rest: RefCell::default(), arrival: Cell::new(None), control, marks_end: is_seqpacket })
+        let mut rest = Vec::new();
+        let no_memory = |_| io::Error::new(io::ErrorKind::OutOfMemory, "no memory for messages of that length");
+        rest.try_reserve_exact(more).map_err(no_memory)?;
+        Ok(Beside { more, rest: RefCell::new(rest), arrival: Cell::new(None), control, marks_end: is_seqpacket })
     }
 
     /// Prepares a UDP socket to tell the local address of each datagram.
@@ -60,7 +67,7 @@ impl Beside {
         Ok(Beside { more: 0, rest: RefCell::default(), arrival: Cell::new(None), control, marks_end: false })
     }
 
-    /// Returns the bytes of the last message that did not fit into the buffer, in a space that is as large as it may be.
+    /// Returns the bytes of the last message that did not fit into the buffer, as far as there was room for them.
     pub(crate) fn rest(&self) -> Ref<'_, [u8]> {
         Ref::map(self.rest.borrow(), Vec::as_slice)
     }
@@ -72,11 +79,10 @@ impl Beside {
     /// Receives a message, if there is one. Its length may exceed the space for it.
     pub(crate) fn receive(&self, fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Option<SocketAddrAny>)> {
         let mut rest = self.rest.borrow_mut();
-        if rest.len() < self.more {
-            *rest = vec![0; self.more];
-        }
-        let space = buffer.len() + rest.len();
-        let mut parts = [part(buffer), part(&mut rest)];
+        rest.clear();
+        let (first, space) = (buffer.len(), buffer.len() + self.more);
+        // Pages that no message reaches are never touched.
+        let mut parts = [part(buffer), libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: self.more }];
         let mut control = Control([MaybeUninit::uninit(); 64]);
         let mut flags = 0;
         let mut told = Told::default();
@@ -104,6 +110,8 @@ impl Beside {
         };
         let (received, from) = named(receive)?;
         let received = usize::try_from(received).unwrap_or(0);
+        // SAFETY: room for `more` bytes has been reserved, and the kernel has filled it this far.
+        unsafe { rest.set_len(received.saturating_sub(first).min(self.more)) };
         self.arrival.set(told.arrival);
         if received == 0 && self.marks_end && !told.has_time {
             return Err(ENDED);
@@ -240,7 +248,7 @@ mod tests {
             drop(sent);
             let before = std::fs::read_dir("/proc/self/fd").unwrap().count();
             assert_eq!(beside.receive(ours.as_fd(), &mut buffer).unwrap().0, 8);
-            assert_eq!((&buffer, &beside.rest()[..3]), (b"with ", b"one".as_slice()));
+            assert_eq!((&buffer, &*beside.rest()), (b"with ", b"one".as_slice()));
             // The pipe's other end is gone: nobody has got it.
             assert_eq!(end.read(&mut [0]).unwrap(), 0);
             assert_eq!(std::fs::read_dir("/proc/self/fd").unwrap().count(), before);

@@ -144,7 +144,7 @@ pub(crate) fn bind_path(path: &Path, how: Making<'_>) -> io::Result<(OwnedFd, So
         bound => bound,
     };
     let fd = fd.map_err(|error| if is_taken(&error) { taken(path, &name) } else { error })?;
-    let file = SocketFile::new(path)?;
+    let file = SocketFile::new(path).inspect_err(|_| remove_unopened(path))?;
     let rights = if settings.restricts() { file.set_rights(settings) } else { Ok(()) };
     if let Err(error) = rights.and_then(|()| (how.listen)(&fd)) {
         // Of two errors the first is the cause.
@@ -152,6 +152,15 @@ pub(crate) fn bind_path(path: &Path, how: Making<'_>) -> io::Result<(OwnedFd, So
         return Err(error);
     }
     Ok((fd, file))
+}
+
+/// Removes a socket that has just been bound and cannot be opened, as when no descriptor is left. Another process's socket
+/// can be there only if that process removed ours first.
+fn remove_unopened(path: &Path) {
+    if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        // Of two errors the first is the cause.
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 /// Makes a socket with an abstract name.

@@ -43,7 +43,7 @@ pub(super) struct Core {
     local: RefCell<Option<Endpoint>>,
     pub(super) peer: RefCell<Option<Endpoint>>,
     /// The path that was made for this socket.
-    file: Cell<Option<SocketFile>>,
+    pub(super) file: Cell<Option<SocketFile>>,
     /// Takes what comes beside a datagram's bytes, if that is wanted.
     pub(super) beside: Option<Beside>,
     pub(super) max_message: usize,
@@ -74,12 +74,11 @@ pub(super) struct Start {
     pub(super) log_rate: u32,
     pub(super) beside: Option<Beside>,
     pub(super) max_message: usize,
-    pub(super) file: Option<SocketFile>,
 }
 
 impl Default for Start {
     fn default() -> Self {
-        Start { is_udp: false, keeps_refusals: false, log_rate: 10, beside: None, max_message: usize::MAX, file: None }
+        Start { is_udp: false, keeps_refusals: false, log_rate: 10, beside: None, max_message: usize::MAX }
     }
 }
 
@@ -97,7 +96,7 @@ impl Core {
             is_seqpacket,
             local: RefCell::default(),
             peer: RefCell::default(),
-            file: Cell::new(how.file),
+            file: Cell::new(None),
             beside: how.beside,
             max_message: how.max_message,
             keeps_refusals: how.keeps_refusals,
@@ -369,9 +368,16 @@ impl Core {
         }
     }
 
-    /// Reports an error of receiving. At the end of a connection, nothing more is read.
+    /// Reports an error of receiving. After the end of a connection, and after an error that would repeat for ever, nothing
+    /// more is read.
     fn receive_failed(self: &Rc<Self>, peer: Option<&Endpoint>, errno: Errno) -> Served {
-        let is_end = self.is_seqpacket && [ENDED, Errno::CONNRESET].contains(&errno);
+        let is_end = match errno {
+            ENDED | Errno::CONNRESET => self.is_seqpacket,
+            Errno::NOTCONN | Errno::ADDRNOTAVAIL | Errno::INVAL | Errno::BADF => true,
+            // Of internet sockets, an ICMP message may have caused it, once.
+            Errno::OPNOTSUPP => !self.is_inet(),
+            _ => false,
+        };
         self.occupied(|| {
             // An end that nobody asks for is no fault.
             if errno != ENDED || self.on_error.is_set() {
@@ -440,5 +446,34 @@ impl Handler for Core {
 
     fn context_ended(self: Rc<Self>) {
         self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::message_socket;
+
+    #[test]
+    fn an_error_that_would_repeat_for_ever_is_told_once() {
+        let context = glib::MainContext::new();
+        let run = context.with_thread_default(|| {
+            // It has no peer, so each receive call fails at once.
+            let fd = message_socket(SocketType::SEQPACKET).unwrap();
+            let core = Core::start(&Engine::current().unwrap(), fd, Start::default()).unwrap();
+            core.add_handle();
+            let told = Rc::new(RefCell::new(Vec::new()));
+            let into = told.clone();
+            core.set_on_error(Some(Box::new(move |_, error| into.borrow_mut().push(error.kind()))));
+            core.set_reader(Some(Box::new(|_, _, _| Ok(()))));
+            // Far more turns than that takes.
+            for _ in 0..100 {
+                context.iteration(false);
+            }
+            assert_eq!(*told.borrow(), [io::ErrorKind::NotConnected]);
+            assert!(core.is_open() && core.datagrams().is_none());
+            core.drop_handle();
+        });
+        run.unwrap();
     }
 }

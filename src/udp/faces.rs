@@ -122,9 +122,12 @@ macro_rules! datagram_methods {
             }
 
             /// Sets a callback for errors while there is a read callback: errors that the read callback returns, and those
-            /// of receiving, such as refusals by the connected peer ([`Error::Refused`]). None of them closes the socket.
-            /// Replaces any previous callback. Without it, errors are logged, at most 10 per second (`error_log_rate` of
-            /// the builder).
+            /// of receiving, such as refusals by the connected peer ([`Error::Refused`]). None of them closes the socket. An
+            /// error that would repeat for ever, as of a socket that has yet to be connected or bound, comes once and removes
+            /// the read callback.
+            ///
+            /// Replaces any previous callback. Without it, errors are logged, at most 10 per second (`error_log_rate` of the
+            /// builder).
             pub fn error_cb(&self, mut callback: impl FnMut(&$socket, Error) + 'static) {
                 self.core.set_on_error(Some(Box::new(move |core, error| {
                     callback(&$socket::from_core(core.clone()), error);

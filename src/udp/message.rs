@@ -124,7 +124,8 @@ impl MessageSocket {
     /// netlink, packet, CAN, ICMP, raw, unix and others. Its blocking mode stays as it is.
     ///
     /// # Errors
-    /// - [`Error::Io`] of kind `InvalidInput` if the socket is of another type, which the message names, or if it listens.
+    /// - [`Error::Io`] of kind `InvalidInput` if the socket is of another type, which the message names, if it listens,
+    ///   or if it is a unix socket of type seqpacket without a connection.
     /// - [`Error::Io`] if the descriptor is not a socket.
     /// - [`Error::WrongThread`].
     pub fn from_fd(fd: impl Into<OwnedFd>) -> Result<MessageSocket> {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use super::core::{Core, Start, at_most};
 use super::faces::common_setters;
@@ -22,6 +22,9 @@ const ERRORS_LOGGED: u32 = 10;
 
 /// Default limit of received messages, in bytes: more than a sender with the kernel's default buffer can send.
 const MAX_MESSAGE: usize = 256 << 10;
+
+/// Largest limit. Linux has no memory for unix messages of much more than 4 MiB.
+const MOST: usize = 64 << 20;
 
 /// The type of a message-oriented socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,9 +87,13 @@ impl MessageBuilder {
 
     /// Limits the length of received messages, in bytes. Default: 256 KiB, more than a sender with the kernel's default buffer
     /// can send. A longer message is [`Error::DatagramTruncated`] with its first bytes; callbacks get it by `error_cb`. The
-    /// socket reserves this much memory beyond 64 KiB, which costs nothing until messages of that length arrive.
+    /// socket reserves this much memory beyond 64 KiB, which costs nothing until messages of that length arrive. Creating it
+    /// fails with [`Error::Io`] of kind `OutOfMemory` if there is none.
+    ///
+    /// More than 64 MiB are as 64 MiB: no unix message is longer than the sender's send buffer, and Linux sends none much
+    /// longer than 4 MiB.
     pub fn max_message(mut self, bytes: usize) -> Self {
-        self.max_message = Some(bytes);
+        self.max_message = Some(bytes.min(MOST));
         self
     }
 
@@ -170,9 +177,11 @@ impl MessageBuilder {
         let wrong = |source: io::Error| Error::Io { operation: Operation::Wrap, address: name.into(), source };
         let kind = sockopt::socket_type(&fd).map_err(|errno| wrong(errno.into()))?;
         let problem = match kind {
-            SocketType::DGRAM | SocketType::SEQPACKET | SocketType::RAW => sockopt::socket_acceptconn(&fd)
-                .unwrap_or(false)
-                .then(|| "it is listening; accept a client first".into()),
+            _ if sockopt::socket_acceptconn(&fd).unwrap_or(false) && kind != SocketType::STREAM => {
+                Some("it is listening; accept a client first".into())
+            }
+            SocketType::SEQPACKET if is_unconnected(&fd) => Some("it is not connected; connect it first".into()),
+            SocketType::DGRAM | SocketType::SEQPACKET | SocketType::RAW => None,
             kind => Some(format!("expected a socket for datagrams, seqpacket or raw; it is {}", name_of(kind))),
         };
         if let Some(problem) = problem {
@@ -194,13 +203,25 @@ impl MessageBuilder {
         let start = || -> io::Result<Rc<Core>> {
             let beside = Beside::of_messages(fd.as_fd(), max_message.saturating_sub(READ_BUFFER))?;
             let log_rate = self.common.log_rate();
-            Core::start(engine, fd, Start { log_rate, beside: Some(beside), max_message, file, ..Start::default() })
+            Core::start(engine, fd, Start { log_rate, beside: Some(beside), max_message, ..Start::default() })
         };
         let failed = |source: io::Error| Error::Io { operation: Operation::SetUp, address: name.into(), source };
-        let socket = MessageSocket::from_core(start().map_err(failed)?);
+        let started = start();
+        if let (Err(_), Some(file)) = (&started, &file) {
+            // Of two errors the first is the cause.
+            let _ = file.remove();
+        }
+        let socket = MessageSocket::from_core(started.map_err(failed)?);
+        socket.core.file.set(file);
         self.common.apply(&socket.core)?;
         Ok(socket)
     }
+}
+
+/// Returns whether it is a unix socket that lacks its connection. Other families have seqpacket sockets without one.
+fn is_unconnected(fd: &OwnedFd) -> bool {
+    let is_unix = sockopt::socket_domain(fd).is_ok_and(|family| family == AddressFamily::UNIX);
+    is_unix && sys::peer_address(fd) == Err(Errno::NOTCONN)
 }
 
 /// Returns the name of a socket type, for messages.

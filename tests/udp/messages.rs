@@ -1,7 +1,7 @@
 //! Unix sockets for messages: paths and names, full receivers, ends, truncation; Python as the peer.
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::rc::Rc;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use network::udp::{MessageBuilder, MessageKind, MessageSocket};
 use network::{Endpoint, Error, Selector};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::common::{LIMIT, Process, TempDir, Watch, beside, noise, on_own_context, party, run, tool, until};
@@ -256,6 +257,67 @@ fn what_is_longer_than_the_limit_is_told_with_its_beginning() {
         let limit = one.send_buffer().unwrap() - 32;
         let outcome = one.send(vec![0; limit + 1]);
         assert!(matches!(outcome, Err(Error::DatagramTooLarge { limit: told, .. }) if told == limit), "{outcome:?}");
+    });
+}
+
+#[test]
+fn no_limit_is_a_limit_like_any_other() {
+    on_own_context(|| {
+        for limit in [usize::MAX, 1 << 46] {
+            let (one, other) = builder().max_message(limit).pair(MessageKind::Datagram).unwrap();
+            let heard = heard(&other);
+            one.set_send_buffer(1 << 20).unwrap();
+            let message = "x".repeat(one.send_buffer().unwrap() - 1000);
+            one.send(&message).unwrap();
+            until(|| heard.borrow().len() == 1);
+            assert_eq!(heard.borrow()[0].len(), message.len());
+            one.send("short").unwrap();
+            other.unread();
+            assert_eq!(other.recv(1 << 20).unwrap(), b"short");
+        }
+    });
+}
+
+/// Runs the calling test once more in a process of its own, whose limits it may set. True in there.
+fn in_own_process(test: &str) -> bool {
+    const INSIDE: &str = "IN_OWN_PROCESS";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = run(command.args([test, "--exact", "--nocapture"]).env(INSIDE, "1"), "");
+    assert!(output.status.success() && output.text().contains("1 passed"), "{}{}", output.text(), output.stderr);
+    false
+}
+
+#[test]
+fn what_fails_after_bind_leaves_no_path() {
+    if !in_own_process("messages::what_fails_after_bind_leaves_no_path") {
+        return;
+    }
+    on_own_context(|| {
+        let directory = TempDir::new();
+        let _first = builder().bind(directory.address("first")).unwrap();
+        let fail = |what, most, builder: MessageBuilder| {
+            let limits = getrlimit(what);
+            setrlimit(what, Rlimit { current: Some(most), ..limits }).unwrap();
+            let bound = builder.bind(directory.address("left"));
+            setrlimit(what, limits).unwrap();
+            let error = bound.unwrap_err();
+            assert!(!directory.path("left").exists(), "{error}");
+            error.to_string()
+        };
+        // There is one descriptor left, for the socket.
+        let next = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
+        let error = fail(Resource::Nofile, u64::try_from(next).unwrap() + 1, builder());
+        assert!(error.contains("files"), "{error}");
+        // No memory of 64 MiB.
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: u64 = pages.split(' ').nth(5).unwrap().parse().unwrap();
+        let size = pages * rustix::param::page_size() as u64;
+        let error = fail(Resource::Data, size + (16 << 20), builder().max_message(usize::MAX));
+        assert!(error.contains("no memory"), "{error}");
+        builder().bind(directory.address("left")).unwrap();
     });
 }
 
@@ -524,7 +586,13 @@ fn what_is_no_socket_for_messages_is_refused_with_its_type() {
         let error = MessageSocket::connect(&path).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "its queue of clients is full: {error}");
         let file = std::fs::File::open("/dev/null").unwrap();
-        for (fd, word) in [(stream.into(), "a stream socket"), (seqpacket, "listening"), (file.into(), "non-socket")] {
+        let alone = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        for (fd, word) in [
+            (stream.into(), "a stream socket"),
+            (seqpacket, "listening"),
+            (alone, "not connected"),
+            (file.into(), "non-socket"),
+        ] {
             match MessageSocket::from_fd(fd) {
                 Err(error @ Error::Io { .. }) => assert!(error.to_string().contains(word), "{error}"),
                 outcome => panic!("{outcome:?}"),
