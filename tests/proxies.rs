@@ -408,6 +408,27 @@ fn addresses_are_tried_in_their_order() {
 }
 
 #[test]
+fn an_address_over_which_the_proxy_hangs_is_not_the_last_one() {
+    on_own_context(|| {
+        let port = proxy(|_, mut stream| {
+            let mut request = [0; 10];
+            stream.read_exact(&mut request[..3]).unwrap();
+            stream.write_all(&[5, 0]).unwrap();
+            stream.read_exact(&mut request).unwrap();
+            if request[4..8] == [192, 0, 2, 2] {
+                stream.write_all(SOCKS5_REPLY).unwrap();
+            }
+            await_close(stream);
+        });
+        let addresses: Vec<SocketAddr> = ["192.0.2.1:1", "192.0.2.2:2"].map(|text| text.parse().unwrap()).into();
+        // Long enough for an answer on a busy machine.
+        let proxy = Proxy::url(format!("socks5://127.0.0.1:{port}")).timeout(Duration::from_secs(2));
+        let socket = plain(proxy).connect(addresses).unwrap();
+        assert_eq!(socket.remote().inet(), Some("192.0.2.2:2".parse().unwrap()));
+    });
+}
+
+#[test]
 fn this_machine_and_exceptions_are_reached_directly() {
     on_own_context(|| {
         // Nothing listens there.
@@ -595,6 +616,11 @@ fn netcat_takes_a_url_or_the_environment() {
         output.assert_clean();
         assert_eq!(output.text(), "hello\n");
     }
+    // What nobody understands in the user's list does not keep the program from its target.
+    let mut netcat_with_list = netcat(&["--verbose", "--tls", "off", "--proxy", "environment", TARGET]);
+    let output = run(netcat_with_list.env("all_proxy", &url).env("no_proxy", "10.*,169.254/16"), "");
+    assert!(output.status.success() && output.text() == "hello\n", "{}", output.stderr);
+    assert_eq!(output.stderr.matches("variable no_proxy: invalid exception \"10.*\"").count(), 1, "{}", output.stderr);
     let output = run(netcat(&["--tls", "off", "--proxy", "http://me:sesam@", TARGET]).env("http_proxy", &url), "");
     let line = output.assert_failed();
     assert!(line.contains("invalid proxy") && !line.contains("sesam"), "{line}");

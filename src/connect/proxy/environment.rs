@@ -42,10 +42,12 @@ impl Environment {
             all: named(&["all_proxy", "ALL_PROXY"]),
         };
         let mut exceptions = Exceptions::default();
-        if let Some(list) = ["no_proxy", "NO_PROXY"].iter().find_map(|name| set(name)) {
-            list.split([',', ' ']).for_each(|entry| exceptions.add(entry));
+        for name in ["no_proxy", "NO_PROXY"] {
+            let Some(list) = set(name) else { continue };
+            exceptions.add_list(&list);
+            exceptions.ignored = exceptions.ignored.map(|problem| format!("variable {name}: {problem}"));
+            break;
         }
-        exceptions.invalid = exceptions.invalid.map(|problem| format!("variable no_proxy: {problem}"));
         (environment, exceptions)
     }
 
@@ -103,7 +105,9 @@ mod tests {
         assert!(exceptions.have_name("x.lan", 1) && exceptions.have_name("a.test", 1));
         assert!(exceptions.have_address([10, 1, 1, 1].into(), 1) && !exceptions.have_name("b.test", 1));
         assert!(read("*").have_name("any", 1));
-        let problem = read("a.test, 10.0.0.0/99").invalid.unwrap();
-        assert!(problem.starts_with("variable no_proxy: invalid exception"), "{problem}");
+        let exceptions = read("10.0.0.0/99, a.test");
+        let problem = exceptions.ignored.as_ref().unwrap();
+        assert!(problem.starts_with("variable NO_PROXY: invalid exception"), "{problem}");
+        assert!(exceptions.invalid.is_none() && exceptions.have_name("a.test", 1));
     }
 }

@@ -8,6 +8,8 @@ pub(super) struct Exceptions {
     all: Vec<Exception>,
     /// The first entry that is none.
     pub(super) invalid: Option<String>,
+    /// The same, of a list that the program did not write.
+    pub(super) ignored: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +39,14 @@ impl Exceptions {
                 self.invalid.get_or_insert_with(|| format!("invalid exception {entry:?}: {problem}"));
             }
         }
+    }
+
+    /// Adds a list of the user's, with commas or spaces between its entries. Those that are invalid there are no error.
+    pub(super) fn add_list(&mut self, list: &str) {
+        let mut entries = Exceptions::default();
+        list.split([',', ' ']).for_each(|entry| entries.add(entry));
+        self.all.append(&mut entries.all);
+        self.ignored = self.ignored.take().or(entries.invalid);
     }
 
     /// Returns whether a host, in its ASCII form, and port are in the list.
@@ -189,5 +199,17 @@ mod tests {
             let problem = list(&["ok.test", entry, "::/999"]).invalid.unwrap();
             assert!(problem.contains(&format!("{entry:?}")), "{problem}");
         }
+    }
+
+    #[test]
+    fn an_entry_that_is_none_is_ignored_in_a_list_of_the_users() {
+        let mut exceptions = list(&["a.test"]);
+        exceptions.add_list("10.*, b.test,169.254/16 c.test");
+        assert_eq!(exceptions.invalid, None);
+        assert!(exceptions.ignored.as_ref().is_some_and(|problem| problem.contains("\"10.*\"")), "{exceptions:?}");
+        assert!(["a.test", "b.test", "c.test"].iter().all(|name| has(&exceptions, name, 1)));
+        assert!(!has(&exceptions, "10.1.1.1", 1) && !has(&exceptions, "169.254.1.1", 1));
+        exceptions.add("10.*");
+        assert!(exceptions.invalid.is_some(), "what the program adds is an error still");
     }
 }

@@ -16,10 +16,12 @@ mod socks5;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::address::{Address, to_canonical};
 use crate::error::{Error, Result};
+use crate::log;
 use crate::resolve::Plan;
 use environment::{Environment, Traffic};
 use except::Exceptions;
@@ -105,7 +107,9 @@ impl Proxy {
     /// without a scheme, it is an HTTP proxy. `no_proxy` or `NO_PROXY` lists exceptions, as for [`except`](Proxy::except), with
     /// commas or spaces between them. An empty variable counts as not set.
     ///
-    /// A malformed variable fails with [`Error::InvalidOption`], which names it, when a connection needs it.
+    /// A malformed variable fails with [`Error::InvalidOption`], which names it, when a connection needs it. Invalid entries of
+    /// `no_proxy`, such as `10.*`, are ignored, as by other programs: their targets are connected to through the proxy. The first
+    /// of them is logged, once per process, as [`Level::Message`](crate::log::Level::Message).
     pub fn environment() -> Self {
         Proxy::from_environment(Source::Environment)
     }
@@ -140,7 +144,7 @@ impl Proxy {
     /// A port after a `:` limits an entry to it; an IPv6 address with a port goes in brackets. The address is compared as the
     /// program gives it: a host name is not resolved to find out whether it is in a network.
     ///
-    /// An invalid entry fails with [`Error::InvalidOption`] when connecting.
+    /// An invalid entry fails with [`Error::InvalidOption`] when a connection would take the proxy.
     pub fn except<I>(mut self, targets: I) -> Self
     where
         I: IntoIterator<Item: AsRef<str>>,
@@ -154,7 +158,8 @@ impl Proxy {
     /// Sets the timeout for the proxy's answer, from when the connection to it is established. Default: 10 s, and at most what
     /// is left of the [timeout for connecting](crate::socket::SocketBuilder::connect_timeout).
     ///
-    /// When it expires, connecting fails with [`Error::TimedOut`].
+    /// When it expires, the next address of the target is tried, if the proxy is asked for addresses; after the last one,
+    /// connecting fails with [`Error::TimedOut`].
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
         self
@@ -245,11 +250,9 @@ impl Proxy {
         if let Source::Url(Err(problem)) = &self.source {
             return Err(Error::InvalidOption(format!("invalid proxy: {problem}")));
         }
-        if let Some(problem) = &self.exceptions.invalid {
-            return Err(Error::InvalidOption(format!("proxy: {problem}")));
-        }
         let Some(targets) = self.targets(plan) else { return Ok(None) };
         let Some(hops) = self.hops(address, &targets, is_tls)? else { return Ok(None) };
+        self.check_exceptions()?;
         if matches!(plan, Plan::Srv(_)) {
             return Err(Error::Unsupported(format!(
                 "{address}: SRV records are not looked up through a proxy; pass the targets of names::lookup_service to \
@@ -260,6 +263,19 @@ impl Proxy {
         let passage = Passage::new(address, hops, targets, timeout, self.reply_limit.unwrap_or(REPLY_LIMIT));
         passage.check()?;
         Ok(Some(passage))
+    }
+
+    /// Fails if the program's exceptions are invalid. Those of the environment are nothing that the program could change: a
+    /// record tells of them, once, since they are the same for all connections.
+    fn check_exceptions(&self) -> Result {
+        static IS_TOLD: AtomicBool = AtomicBool::new(false);
+        if let Some(problem) = &self.exceptions.invalid {
+            return Err(Error::InvalidOption(format!("proxy: {problem}")));
+        }
+        if let Some(problem) = self.exceptions.ignored.as_ref().filter(|_| !IS_TOLD.swap(true, Ordering::Relaxed)) {
+            log::message("proxy").error(problem).say(format_args!("ignored a part of the {problem}"));
+        }
+        Ok(())
     }
 
     /// Returns the targets that are no exceptions. `None` if there are none.
@@ -395,6 +411,38 @@ mod tests {
             let plan = plan(&Address::parse(address).unwrap()).unwrap();
             assert_eq!(proxy.targets(&plan).is_some(), takes_one, "{address}");
         }
+    }
+
+    #[test]
+    fn invalid_exceptions_matter_to_connections_that_take_a_proxy() {
+        let takes_one = |proxy: &Proxy, address: &str| {
+            let address = Address::parse(address).unwrap();
+            let passage = proxy.passage(&address, &plan(&address).unwrap(), false)?;
+            Ok::<_, Error>(passage.is_some())
+        };
+        let from = |variables: &[(&str, &str)]| {
+            let find =
+                |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string());
+            let (environment, exceptions) = Environment::read(find);
+            Proxy { exceptions, ..Source::Environment(environment).into() }
+        };
+        let bad = ("no_proxy", "10.*,169.254/16,.lan");
+        let through = from(&[bad, ("all_proxy", "http://x")]);
+        for (proxy, address, expected) in [
+            (&through, "10.1.2.3:1", true),
+            (&through, "printer.lan:1", false),
+            (&through, "/run/socket", false),
+            (&from(&[bad]), "192.0.2.1:1", false),
+        ] {
+            assert_eq!(takes_one(proxy, address).unwrap(), expected, "{address}");
+        }
+        let programs = through.except(["10.*"]);
+        for address in ["/run/socket", "localhost:1", "127.0.0.1:1", "printer.lan:1"] {
+            assert!(!takes_one(&programs, address).unwrap(), "{address}");
+        }
+        let error = takes_one(&programs, "192.0.2.1:1").unwrap_err().to_string();
+        assert!(error.contains("invalid exception \"10.*\""), "{error}");
+        assert!(!takes_one(&from(&[]).except(["10.*"]), "192.0.2.1:1").unwrap());
     }
 
     #[test]

@@ -169,7 +169,8 @@ impl Passage {
                     return Ok(Winner { fd, service: None, asked: Some(endpoint(&destination)) });
                 }
                 Err(failure) => {
-                    let is_last = !matches!(failure, Failure::Problem(Problem::Target(_)));
+                    // No answer: perhaps the proxy waits for this address. The limit for all of it holds in any case.
+                    let is_last = !matches!(failure, Failure::Problem(Problem::Target(_)) | Failure::Late);
                     failed = Some(failure);
                     if is_last {
                         break;
