@@ -104,19 +104,21 @@ impl File {
     }
 }
 
-fn files() -> Vec<File> {
-    fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
-        for entry in std::fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                walk(&path, found);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push(path);
-            }
+fn rust_files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.append(&mut rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
         }
     }
-    let mut paths = Vec::new();
-    walk(&source(), &mut paths);
+    found
+}
+
+fn files() -> Vec<File> {
+    let paths = rust_files(&source());
     assert!(paths.len() > 10, "the sources are not where they were");
     let read = |path: PathBuf| {
         let text = std::fs::read_to_string(&path).unwrap();
@@ -233,6 +235,28 @@ fn calls_that_name_a_peer_go_through_libc() {
             }
         }
     }
+}
+
+#[test]
+fn what_needs_namespaces_is_told_where_there_are_none() {
+    // There, such tests return early. `./dev test` names them, and the command that runs them.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dev = std::fs::read_to_string(root.join("dev")).unwrap();
+    let line = |part: &str| dev.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{part}"));
+    let (list, command) = (line("tests that need namespaces: "), line("--target-dir target/root"));
+    let mut found = 0;
+    for path in rust_files(&root.join("tests")) {
+        let name = path.strip_prefix(root.join("tests")).unwrap().iter().next().unwrap().to_str().unwrap();
+        let name = name.trim_end_matches(".rs");
+        let text = std::fs::read_to_string(&path).unwrap();
+        if ["common", "house"].contains(&name) || !text.contains("has_namespaces()") {
+            continue;
+        }
+        found += 1;
+        assert!(list.contains(&format!("tests/{name}")), "{name}: {list}");
+        assert!(command.contains(&format!("--test {name}")), "{name}: {command}");
+    }
+    assert!(found > 5, "{found} of them");
 }
 
 /// The names that a module gives to the program, by what it re-exports and what it declares at the beginning of a line.

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use crate::common::{Output, TempDir, run, tool};
+use crate::common::{Output, TempDir, parties, run, tool};
 
 /// Answers by the first label of the name: what for A and AAAA, and after how many milliseconds. No entry: no such name.
 const NAME_SERVER: &str = r#"
@@ -120,9 +120,7 @@ pub fn enter() -> bool {
 
 /// Runs this program once more, in namespaces of its own.
 pub fn run_inside(arguments: &[&str]) -> Output {
-    let mut unshare = tool("/usr/bin/unshare");
-    // Whoever is not root becomes it in there.
-    unshare.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--map-root-user"]);
+    let mut unshare = parties::unshare(&["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     // Process numbers, by which directories are named, are the same in each.
     let place = TempDir::new();
     unshare.arg(std::env::current_exe().unwrap()).args(arguments).env(INSIDE, "1").env("TMPDIR", place.path(""));
