@@ -190,6 +190,16 @@ impl Args {
         }
     }
 
+    /// Returns the domain that the address names, as the server knows it.
+    fn domain(&self) -> &str {
+        let address = self.address.as_str();
+        if let Some((_, domain)) = address.strip_prefix("srv:").and_then(|name| name.split_once('.')) {
+            return domain;
+        }
+        let authority = address.split_once("://").map_or(address, |(_, rest)| rest.split('/').next().unwrap_or(rest));
+        authority.rsplit_once(':').map_or(authority, |(host, _)| host)
+    }
+
     fn greet(&self, peer: &Socket) {
         if let (true, Some(fingerprint)) = (self.verbose, peer.peer_fingerprint()) {
             eprintln!("peer {fingerprint}");
@@ -271,8 +281,7 @@ fn connect(args: &Args) -> network::Result {
     let peer = builder.connect(args.address.as_str()).map_err(|error| args.advise(error))?;
     if let Some(protocol) = args.starttls {
         peer.set_timeout(ASKED);
-        let host = args.address.rsplit_once(':').map_or(args.address.as_str(), |(host, _)| host);
-        protocol.ask(&peer, host)?;
+        protocol.ask(&peer, args.domain())?;
         let settings = match tls {
             Some(Tls::On(settings)) => settings,
             _ => ClientTls::default(),

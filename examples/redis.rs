@@ -27,17 +27,23 @@ fn usage() -> ! {
     std::process::exit(2);
 }
 
-/// Receives a reply and prints it, with its parts indented.
+/// The most levels of a reply: a server could send any number.
+const DEPTH: usize = 8;
+
+/// Receives a reply and prints it, with its parts indented. Text of the server's is escaped: it could control the terminal.
 fn print(server: &Socket, depth: usize) -> Result {
+    if depth > DEPTH {
+        return Err(Error::other(format!("the reply has more than {DEPTH} levels")));
+    }
     let line = server.recv_line()?;
     let indent = "  ".repeat(depth);
     match (line.get(..1), line.get(1..).unwrap_or_default()) {
-        (Some("-"), problem) => return Err(Error::other(problem.to_owned())),
-        (Some("+" | ":"), text) => println!("{indent}{text}"),
+        (Some("-"), problem) => return Err(Error::other(problem.escape_debug().to_string())),
+        (Some("+" | ":"), text) => println!("{indent}{}", text.escape_debug()),
         (Some("$" | "*"), "-1") => println!("{indent}(none)"),
         (Some("$"), length) => {
             let text = server.recv_exact(length.parse()?)?;
-            println!("{indent}{}", String::from_utf8_lossy(&text));
+            println!("{indent}{}", String::from_utf8_lossy(&text).escape_debug());
             server.recv_line()?;
         }
         (Some("*"), count) => {

@@ -26,6 +26,9 @@ fn main() -> Result {
         // A line with a dot alone is the end of the mail.
         let dot = if line.starts_with('.') { "." } else { "" };
         server.send(format!("{dot}{line}\r\n"))?;
+        if server.is_full() {
+            server.flush()?;
+        }
     }
     command(&server, ".", "250")?;
     command(&server, "QUIT", "221")

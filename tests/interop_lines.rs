@@ -39,9 +39,10 @@ fn redis_answers_over_a_path_and_over_tls() {
     redis(&[&path, "SET", "name", value], "").assert_clean();
     let output = redis(&[&path, "GET", "name"], "");
     output.assert_clean();
-    assert_eq!(output.text(), format!("{value}\n"));
+    let shown = value.escape_debug();
+    assert_eq!(output.text(), format!("{shown}\n"));
     assert_eq!(redis(&[&path, "GET", "nothing"], "").text(), "(none)\n");
-    assert_eq!(redis(&[&path, "MGET", "name", "nothing"], "").text(), format!("  {value}\n  (none)\n"));
+    assert_eq!(redis(&[&path, "MGET", "name", "nothing"], "").text(), format!("  {shown}\n  (none)\n"));
     assert!(redis(&[&path, "NONSENSE"], "").assert_failed().contains("unknown command"));
 
     let address = format!("rediss://localhost:{port}");

@@ -276,3 +276,22 @@ fn a_server_that_offers_no_tls_is_told_apart() {
         until(|| server.connections().is_empty());
     });
 }
+
+/// The roots are loaded on a thread, which tells the loop. A blocking call does not wait for that.
+#[test]
+fn a_script_need_not_run_a_loop_for_the_system_roots() {
+    let directory = TempDir::new();
+    let identity = identity(&directory);
+    on_own_context(|| {
+        let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let server = std::thread::spawn(move || {
+            on_own_context(|| Socket::from_fd(other).unwrap().start_tls(ServerTls::from(identity)).is_ok())
+        });
+        let tls = network::ClientTls::system().server_name("localhost");
+        let socket = Socket::builder().tls(tls).from_fd(one).unwrap();
+        let error = socket.recv_line().unwrap_err();
+        assert!(matches!(&error, network::Error::UnknownCertificate { .. }), "{error}");
+        drop(socket);
+        let _ = server.join().unwrap();
+    });
+}

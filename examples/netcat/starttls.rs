@@ -60,12 +60,18 @@ impl Protocol {
     }
 }
 
+/// The longest reply, in bytes.
+const REPLY: usize = 64 << 10;
+
 /// Receives a reply of SMTP or FTP, which ends with the line that has a space behind the number.
 fn reply(server: &Socket) -> Result<String> {
     let mut text = String::new();
     loop {
         let line = server.recv_line()?;
         text += line.trim_end();
+        if text.len() > REPLY {
+            return Err(Error::other("the server's reply does not end"));
+        }
         let is_number = line.get(..3).is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
         // FTP may announce that it takes a while.
         if is_number && line.as_bytes().get(3) != Some(&b'-') && !line.starts_with('1') {

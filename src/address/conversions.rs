@@ -242,7 +242,7 @@ mod tests {
             (Endpoint::Unix(None), true, None),
             (name(b"x"), true, Some("@x")),
             (name(b"/tmp/a|b"), true, Some("@/tmp/a|b")),
-            (name(b"a\0\xff"), true, Some("@a\0\u{fffd}")),
+            (name(b"a\0\xff"), true, Some("@a\\u{0}\u{fffd}")),
             (name(b""), true, None),
             (name(&[b'x'; 108]), true, None),
             (Endpoint::Proxied { host: "::1".into(), port: 80 }, false, Some("[::1]:80")),

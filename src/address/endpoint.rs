@@ -5,6 +5,8 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use crate::error::Printable;
+
 /// The address of one end of a connection.
 ///
 /// An IPv4 peer of a dual-stack listener is shown as IPv4.
@@ -59,9 +61,10 @@ impl fmt::Display for Endpoint {
             Endpoint::Inet(address) => address.fmt(f),
             Endpoint::Proxied { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Endpoint::Proxied { host, port } => write!(f, "{host}:{port}"),
-            Endpoint::Unix(Some(path)) => path.display().fmt(f),
+            // Other users choose these names.
+            Endpoint::Unix(Some(path)) => Printable(&path.to_string_lossy()).fmt(f),
             Endpoint::Unix(None) => f.write_str("a unix socket"),
-            Endpoint::Abstract(name) => write!(f, "@{}", String::from_utf8_lossy(name)),
+            Endpoint::Abstract(name) => write!(f, "@{}", Printable(&String::from_utf8_lossy(name))),
             Endpoint::Descriptor => f.write_str("a file descriptor"),
         }
     }

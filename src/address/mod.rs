@@ -122,7 +122,7 @@ impl Address {
     pub fn parse(text: &str) -> Result<Address> {
         match parse_target(text) {
             Ok(target) => Ok(Address { text: text.into(), target }),
-            Err(problem) => Err(Error::Address { address: text.into(), problem }),
+            Err(problem) => Err(Error::Address { address: without_password(text), problem }),
         }
     }
 
@@ -149,7 +149,7 @@ impl Address {
             Ok((host, port, text)) => {
                 Ok(Address { text, target: Target::Inet { host: Some(host), port, scheme: None } })
             }
-            Err(problem) => Err(Error::Address { address: text.into(), problem }),
+            Err(problem) => Err(Error::Address { address: without_password(text), problem }),
         }
     }
 
@@ -250,5 +250,15 @@ impl fmt::Display for Address {
     /// The address as it was given.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
+    }
+}
+
+/// Returns a text that is no address, for a message: of a URL with a user name and a password, these are left out.
+pub(crate) fn without_password(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    match authority.rsplit_once('@') {
+        Some((user, _)) => format!("{scheme}://…{}", &rest[user.len()..]),
+        None => text.to_owned(),
     }
 }

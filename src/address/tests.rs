@@ -169,7 +169,7 @@ fn errors_quote_the_text_and_name_the_problem() {
         ("foo://host:70/x", "expected host:70,"),
         ("unix:///run/x", "the path alone, as in /run/app.sock"),
         ("FILE:///run/x", "the path alone"),
-        ("http://me@host", "user name"),
+        ("http://…@host", "user name"),
         ("srv:_xmpp.example.org", "without its underscore"),
         ("srv:.example.org", "letters, digits and hyphens"),
         ("srv:a b.example.org", "letters, digits and hyphens"),
@@ -347,5 +347,25 @@ proptest! {
         if let Ok(address) = Address::host(&text, 1234) {
             prop_assert_eq!(Address::parse(&address.to_string()).unwrap(), address);
         }
+    }
+}
+
+#[test]
+fn a_password_in_a_url_is_not_repeated() {
+    for text in ["redis://:secret@host", "http://me:secret@host:80/path", "x://secret@[", "http://a:secret@b@c/d"] {
+        let error = Address::parse(text).unwrap_err().to_string();
+        assert!(!error.contains("secret") && error.contains("://…@"), "{error}");
+        assert!(!Address::host(text, 1).unwrap_err().to_string().contains("secret"), "{text}");
+    }
+    let error = Address::parse("nosuch://host/a@b").unwrap_err().to_string();
+    assert!(error.contains("a@b"), "{error}");
+}
+
+#[test]
+fn names_of_unix_sockets_cannot_write_to_the_terminal() {
+    let name = b"\x1b]0;title\x07\nline";
+    for endpoint in [Endpoint::Abstract(name.as_slice().into()), Endpoint::Unix(Some(OsStr::from_bytes(name).into()))] {
+        let shown = endpoint.to_string();
+        assert!(!shown.contains(char::is_control), "{shown:?}");
     }
 }

@@ -348,14 +348,27 @@ impl Blocking<'_> {
     /// Waits for the end of a handshake that goes on in the background: before, nothing can be received, and nothing that
     /// is sent goes out.
     fn complete_handshake(&self) -> Result {
-        while self.conn.is_shaking() {
+        let Some(conn) = self.conn.strong().filter(|conn| conn.is_shaking()) else { return Ok(()) };
+        let own = conn.if_cold(|cold| cold.handshake.as_ref().map(|handshake| handshake.deadline));
+        let own =
+            own.filter(|own| own.left().is_some_and(|left| self.deadline.left().is_none_or(|limit| left < limit)));
+        loop {
             Engine::flush_here();
-            self.wait_for_peer(true, self.conn.channel().holds_output(), Operation::Handshake)?;
-            if let Some(conn) = self.conn.strong() {
-                conn.shake_on();
+            // What has come in time counts, however late this is called.
+            conn.shake_on();
+            if !conn.is_shaking() {
+                return Ok(());
+            }
+            let holds_output = conn.channel().holds_output();
+            let Some(own) = own else {
+                self.wait_for_peer(true, holds_output, Operation::Handshake)?;
+                continue;
+            };
+            match conn.wait(true, holds_output, own, Operation::Handshake) {
+                Err(Error::TimedOut { limit, .. }) => conn.handshake_is_late(limit),
+                waited => waited?,
             }
         }
-        Ok(())
     }
 
     /// Waits until there is something to read. What is queued goes out meanwhile: the peer may wait for it.

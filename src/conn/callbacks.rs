@@ -10,7 +10,7 @@ pub(crate) type OwnDisconnect = Box<dyn FnOnce(&Socket, Disconnect)>;
 /// The half-close callback.
 pub(crate) type OnEnd = Box<dyn FnOnce(&Socket) -> Result>;
 /// The callback for the end of a handshake on an open connection.
-pub(crate) type OnUpgraded = Box<dyn FnOnce()>;
+pub(crate) type OnUpgraded = Box<dyn FnOnce(&Socket)>;
 /// The drain callback.
 pub(crate) type OnDrain = Box<dyn FnMut(&Socket) -> Result>;
 pub(crate) type SharedDisconnect = Rc<dyn Fn(&Socket, Disconnect)>;

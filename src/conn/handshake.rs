@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::Conn;
+use super::blocking::Deadline;
 use super::handle::Socket;
 use crate::engine::TimerKey;
 use crate::error::{Error, Result};
@@ -14,6 +15,8 @@ pub(crate) type Shaken = Box<dyn FnOnce(&Rc<Conn>, Result)>;
 pub(super) struct Handshake {
     pub(super) done: Option<Shaken>,
     pub(super) timer: TimerKey,
+    /// The same for blocking calls, during which no timer fires.
+    pub(super) deadline: Deadline,
     /// The problem that TLS has found.
     pub(super) failure: Option<Error>,
     /// Of a connection that was open before, which it keeps open.

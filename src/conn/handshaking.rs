@@ -111,6 +111,8 @@ impl Conn {
 
     /// Takes the handshake as far as it goes without waiting, where no loop does that. `done` is called from here.
     pub(crate) fn shake_on(self: &Rc<Self>) {
+        // Whoever calls this keeps the loop from telling that the roots are loaded. They are loaded here then, if need be.
+        self.handshaking().set_held_up(false);
         if self.channel().holds_output() {
             self.output().send();
         }
@@ -150,7 +152,8 @@ impl Handshaking<'_> {
                 me.handshake_is_late(limit);
             }
         });
-        let handshake = Handshake { done, timer, failure: None, upgrade, is_held_up: false };
+        let deadline = Deadline::after(Some(limit));
+        let handshake = Handshake { done, timer, deadline, failure: None, upgrade, is_held_up: false };
         conn.cold(|cold| cold.handshake = Some(handshake));
     }
 
@@ -249,7 +252,8 @@ impl Handshaking<'_> {
         conn.status.change(|state| state.duties.remove(Duties::UPGRADED));
         let Some(tell) = conn.cold(|cold| cold.on_upgraded.take()) else { return };
         conn.status.mark(Look::IN_CALLBACK, true);
-        let result = call(&conn.engine, tell);
+        let socket = Socket::from_conn(conn.clone());
+        let result = call(&conn.engine, || tell(&socket));
         conn.status.mark(Look::IN_CALLBACK, false);
         conn.returned(result.map(Ok));
     }
@@ -259,6 +263,7 @@ impl Handshaking<'_> {
         if self.0.queued() > 0 {
             self.0.output().drop_queue();
             self.0.status.change(|state| state.write.insert(WriteHalf::LOST));
+            self.0.output().tell_flushed(false);
         }
     }
 

@@ -106,7 +106,11 @@ fn look_for_traffic(conn: &Conn) {
     if !conn.is_open() {
         return;
     }
-    let limits = conn.options(Limits::of);
+    let mut limits = conn.options(Limits::of);
+    if conn.status.has_read_all() {
+        // After the peer's half-close nothing more comes.
+        limits.receive = None;
+    }
     if conn.is_shaking() {
         // That has a timeout of its own.
         conn.touch(Traffic::Received);
@@ -124,7 +128,9 @@ fn look_for_traffic(conn: &Conn) {
 
 /// Returns whether the program does not read just now, or has left something unread.
 fn is_not_heard(conn: &Conn) -> bool {
-    conn.is_paused() || matches!(conn.transport.peek(), Ok(Peek::Data))
+    // What has come, and nobody asks for.
+    let is_left = || conn.io.has_input() && !conn.status.delivers() && !conn.status.is(Look::INPUT_AWAITED);
+    conn.is_paused() || is_left() || matches!(conn.transport.peek(), Ok(Peek::Data))
 }
 
 #[cfg(test)]

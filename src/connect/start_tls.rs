@@ -47,11 +47,16 @@ pub(crate) fn in_background(
     let watch = Rc::new(RefCell::new(None::<CancelWatch>));
     let (later, watched) = (callback.clone(), watch.clone());
     let done: Shaken = Box::new(move |conn, result| {
-        drop(watched.take());
+        // Not here: this may be a handler of the cancellable, during which it must not be let go of.
+        let watch = watched.take();
+        conn.engine().defer(move |_| drop(watch));
         if let Some(callback) = later.take() {
             // Until it is called, the connection stays open.
-            let held = Socket::from_conn(conn.clone());
-            conn.handshaking().tell_later(Box::new(move || callback(&held, result)));
+            let held = conn.is_open().then(|| Socket::from_conn(conn.clone()));
+            conn.handshaking().tell_later(Box::new(move |socket| {
+                callback(socket, result);
+                drop(held);
+            }));
         }
     });
     if let Err(error) = start(socket, role, Some(done)) {
@@ -124,7 +129,9 @@ fn start(socket: &Socket, role: &StartTls, done: Option<Shaken>) -> Result {
 fn session(conn: &Rc<Conn>, role: &StartTls) -> Result<(Session, bool)> {
     let remote = conn.remote();
     match &role.0 {
-        Role::Server(settings) => Ok((Session::server(&*settings.setup()?, &remote.to_string())?, false)),
+        Role::Server(settings) => {
+            Ok((Session::server(&*settings.setup()?, &remote.to_string())?.on_open_connection(), false))
+        }
         Role::Client(settings) => {
             settings.check()?;
             if remote.is_unix() && !settings.has_server_name() {
@@ -142,7 +149,7 @@ fn session(conn: &Rc<Conn>, role: &StartTls) -> Result<(Session, bool)> {
                     )));
                 }
             };
-            Ok((Session::client(settings, &peer)?, settings.may_load_roots(&peer)))
+            Ok((Session::client(settings, &peer)?.on_open_connection(), settings.may_load_roots(&peer)))
         }
     }
 }

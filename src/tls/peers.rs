@@ -141,8 +141,12 @@ impl Store {
     /// Deletes the pin of this address. Returns whether there was one.
     pub(super) fn unpin(&self, address: &str) -> Result<bool> {
         let file = self.pin_file(address);
-        if fs::symlink_metadata(&file).is_err() {
-            return self.check_absence(&file).map(|()| false);
+        match fs::symlink_metadata(&file) {
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return self.check_absence(&file).map(|()| false);
+            }
+            Err(error) => return Err(trouble(&file, error)),
         }
         let _lock = self.lock(PIN_PATIENCE)?;
         match fs::remove_file(&file) {

@@ -47,8 +47,8 @@ impl Pin {
 ///
 /// Replaces the address's earlier pin, a damaged one too. The pin counts for all programs of the user that have the
 /// default trust ([`ClientTls::default`](crate::ClientTls::default)) or
-/// [`ClientTls::on_first_use`](crate::ClientTls::on_first_use), also those that are running. No earlier session is resumed after
-/// a change. Open connections continue. It is stored in `peers/` of the user's certificate store, `$XDG_DATA_HOME/network`
+/// [`ClientTls::on_first_use`](crate::ClientTls::on_first_use), also those that are running. No session is resumed that
+/// the new pin would not admit. Open connections continue. It is stored in `peers/` of the user's certificate store, `$XDG_DATA_HOME/network`
 /// (`~/.local/share/network`).
 ///
 /// `address` is what a program connects to; all spellings of an address have one pin. The text after the `|` of a service

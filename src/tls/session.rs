@@ -48,6 +48,8 @@ pub(crate) struct Session {
     first: Option<u8>,
     peer_closed: bool,
     closing: bool,
+    /// The connection was open before. That it begins in plaintext is then no mistake of the settings.
+    is_upgrade: bool,
 }
 
 impl Session {
@@ -73,7 +75,13 @@ impl Session {
     fn new(mut tls: Connection, peer: &str, own: Option<Fingerprint>, judge: Judge) -> Self {
         tls.set_buffer_limit(Some(BOUND));
         let peer = Printable(peer).to_string().into();
-        Session { tls, peer, own, judge, first: None, peer_closed: false, closing: false }
+        Session { tls, peer, own, judge, first: None, peer_closed: false, closing: false, is_upgrade: false }
+    }
+
+    /// The same on a connection that has been open in plaintext.
+    pub(crate) fn on_open_connection(mut self) -> Self {
+        self.is_upgrade = true;
+        self
     }
 
     /// Decrypts received data and appends the plaintext to `plain`. After an error, `plain` contains the data before it.
@@ -176,6 +184,7 @@ impl Session {
             Ok(())
         } else if self.is_handshaking() {
             let hint = match self.tls {
+                _ if self.is_upgrade => "",
                 Connection::Client(_) => {
                     "; if the server does not use TLS, connect with tls(false) or to tcp://host:port"
                 }
@@ -271,6 +280,7 @@ impl Session {
             return Err(Error::Tls { peer, problem: "received data that is not TLS".into() });
         }
         let problem = match self.tls {
+            _ if self.is_upgrade => "sent plaintext where the TLS handshake was to begin",
             Connection::Client(_) => {
                 "replied in plaintext instead of TLS; to use no encryption, connect with tls(false) or to tcp://host:port"
             }
@@ -308,8 +318,12 @@ impl Session {
                 if self.has_no_version() =>
             {
                 // Echo servers send back the client's own message.
-                let problem =
-                    "does not appear to speak TLS; to use no encryption, connect with tls(false) or to tcp://host:port";
+                let problem = match self.is_upgrade {
+                    true => "does not appear to speak TLS",
+                    false => {
+                        "does not appear to speak TLS; to use no encryption, connect with tls(false) or to tcp://host:port"
+                    }
+                };
                 return Error::Plaintext { peer, problem };
             }
             rustls::Error::AlertReceived(alert) => {

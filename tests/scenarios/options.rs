@@ -517,3 +517,28 @@ fn a_descriptor_waits_for_room_and_for_what_was_sent_before() {
         assert_eq!(&end, b"x");
     });
 }
+
+#[test]
+fn what_has_come_and_waits_is_no_silence_and_neither_is_the_peers_half_close() {
+    const LIMIT: Duration = Duration::from_millis(100);
+    for_each_kind(|kind| {
+        let Joined { client, served, server: _server } = join(kind);
+        let ends = log_end(&served);
+        client.send("taken\nwaits\n").unwrap();
+        client.flush().unwrap();
+        assert_eq!(served.recv_line().unwrap(), "taken");
+        served.set_receive_timeout(LIMIT);
+        network::fgloop_for(LIMIT * 5);
+        assert!(served.is_open(), "{:?}", ends.all());
+        assert_eq!(served.recv_line().unwrap(), "waits");
+
+        served.half_close_cb(|_| Ok(()));
+        served.readlines(|_, _| Ok(()));
+        client.shutdown_write().unwrap();
+        network::fgloop_for(LIMIT * 5);
+        assert!(served.is_open(), "the reply may take its time: {:?}", ends.all());
+        let reply = log_lines(&client);
+        served.sendline("reply").unwrap();
+        until(|| reply.len() == 1);
+    });
+}

@@ -587,3 +587,89 @@ fn nothing_goes_past_tls_with_a_descriptor() {
         assert!(client.is_open() && served.take_fds().is_empty());
     });
 }
+
+#[test]
+fn one_that_is_closed_in_a_callback_is_told_and_let_go_of() {
+    on_own_context(|| {
+        for raw in [true, false] {
+            let (one, other) = UnixStream::pair().unwrap();
+            // Descriptors may come, so nothing goes the short way.
+            let socket = Socket::builder().accept_fds(1).from_fd(one).unwrap();
+            let log = Log::<String>::new();
+            let (end, done) = (log.clone(), log.clone());
+            socket.disconnect_cb(move |_, _| end.add("end"));
+            let begin = move |socket: &Socket| {
+                let done = done.clone();
+                socket.start_tls_async(roles().1, Cancellable::NONE, move |_, result| {
+                    assert!(matches!(result, Err(Error::Closed { .. })), "{result:?}");
+                    done.add("done");
+                });
+                socket.close();
+            };
+            if raw {
+                let _none = socket.rawread(move |socket| {
+                    socket.recv(10)?;
+                    begin(socket);
+                    Ok(())
+                });
+            } else {
+                socket.readlines(move |socket, _| {
+                    begin(socket);
+                    Ok(())
+                });
+            }
+            let weak = socket.downgrade();
+            drop(socket);
+            (&other).write_all(b"go\n").unwrap();
+            until(|| log.len() == 2);
+            assert_eq!(log.all(), ["done", "end"], "raw: {raw}");
+            until(|| weak.upgrade().is_none());
+        }
+    });
+}
+
+#[test]
+fn what_a_failed_handshake_has_lost_was_not_flushed() {
+    on_own_context(|| {
+        let (socket, peer) = to_a_stranger();
+        let outcome = start(&socket, roles().0);
+        socket.sendline("secret").unwrap();
+        let flushed = Log::<bool>::new();
+        let log = flushed.clone();
+        socket.flush_async(move |result| log.add(result.is_ok()));
+        (&peer).write_all(b"no such command\r\n").unwrap();
+        let error = result(&outcome).unwrap_err();
+        assert!(error.to_string().ends_with("sent plaintext where the TLS handshake was to begin"), "{error}");
+        until(|| flushed.len() == 1);
+        assert_eq!(flushed.all(), [false]);
+    });
+}
+
+#[test]
+fn a_handler_of_the_cancellable_may_end_the_connection() {
+    on_own_context(|| {
+        let (socket, _peer) = to_a_stranger();
+        let (cancellable, log) = (Cancellable::new(), Log::<String>::new());
+        let ended = socket.clone();
+        cancellable.connect_cancelled_local(move |_| drop(ended.abort()));
+        let done = log.clone();
+        socket
+            .start_tls_async(roles().0, Some(&cancellable), move |_, result| done.add(result.unwrap_err().to_string()));
+        cancellable.cancel();
+        until(|| log.len() == 1);
+        assert!(log.all()[0].contains("closed"), "{:?}", log.all());
+    });
+}
+
+#[test]
+fn a_blocking_call_waits_no_longer_than_the_handshake_may_take() {
+    on_own_context(|| {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let trust = ClientTls::danger_accept_any().server_name("localhost");
+        let builder = Socket::builder().tls(trust).handshake_timeout(Duration::from_millis(50));
+        let socket = builder.from_fd(one).unwrap();
+        let error = socket.recv_line().unwrap_err();
+        assert!(matches!(&error, Error::TimedOut { .. }), "{error}");
+        assert!(!socket.is_open());
+    });
+}

@@ -83,6 +83,7 @@ enum Stage {
     /// Whoever waits was woken, or the end was looked for.
     Noticed(Next),
     Left,
+    Ended,
     Disconnect,
     Linger,
     Rest,
@@ -125,8 +126,10 @@ impl Pass {
                 Stage::Noticed(next) => return self.leave(next),
                 Stage::Left => {
                     let is_over = state.write.contains(WriteHalf::OUTPUT_GONE) && !facts.ready.has(Ready::READ);
-                    (Stage::Disconnect, Step::EndWithoutOutput, is_over)
+                    (Stage::Ended, Step::EndWithoutOutput, is_over)
                 }
+                // It may have ended in a callback of this pass.
+                Stage::Ended => (Stage::Disconnect, Step::TellUpgraded, state.duties.contains(Duties::UPGRADED)),
                 Stage::Disconnect => (Stage::Linger, Step::Disconnect, state.duties.contains(Duties::DISCONNECT)),
                 Stage::Linger => (Stage::Rest, Step::Linger, state.phase == Phase::Lingering),
                 Stage::Rest => return Step::Rest(self.next),

@@ -177,7 +177,7 @@ fn what_is_told_later_comes_before_data_and_before_the_end() {
             let wire = rig.tcp();
             wire.reads().hears_end();
             let heard = wire.heard.clone();
-            wire.conn.handshaking().tell_later(Box::new(move || heard.push("told")));
+            wire.conn.handshaking().tell_later(Box::new(move |_| heard.push("told")));
             assert!(wire.heard().is_empty(), "not within the call");
             if ends {
                 wire.conn.abort();
@@ -199,7 +199,7 @@ fn a_future_that_gets_what_comes_at_once_does_not_hide_it() {
         let (heard, engine, key) = (wire.heard.clone(), rig.engine.clone(), wire.conn.key.get().unwrap());
         let done: Shaken = Box::new(move |conn, result| {
             result.unwrap();
-            conn.handshaking().tell_later(Box::new(move || heard.push("told")));
+            conn.handshaking().tell_later(Box::new(move |_| heard.push("told")));
             // More comes before that is served.
             engine.tell(key, Ready::READ);
         });
