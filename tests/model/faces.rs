@@ -222,6 +222,8 @@ impl World {
         self.spawn(side, false, async move {
             match act {
                 Act::SendFuture(count) => {
+                    // More than that goes in pieces, between which others may send: that has tests of its own.
+                    let count = count.min(world.send_limit);
                     let next = Next(world.clone(), side, count);
                     // Nothing is sent between its last look and this.
                     let sent = socket.send_future(next).await;

@@ -22,6 +22,9 @@ const WRAPPED_LINGER: Duration = Duration::from_secs(1);
 
 const SMALL: usize = 16 << 10;
 
+/// The send limit of programs with a small queue.
+pub const SMALL_LIMIT: usize = 50_000;
+
 pub struct Ground {
     listener: TcpListener,
     tls: Server,
@@ -53,7 +56,7 @@ fn with_settings(settings: Settings) -> SocketBuilder {
         builder = builder.read_size(size);
     }
     if settings.small_queue {
-        builder = builder.send_limit(50_000).high_water_mark(2000).low_water_mark(500);
+        builder = builder.send_limit(SMALL_LIMIT).high_water_mark(2000).low_water_mark(500);
     }
     builder
 }
@@ -182,7 +185,7 @@ impl Ground {
             served.set_read_size(size);
         }
         if settings.small_queue {
-            served.set_send_limit(50_000);
+            served.set_send_limit(SMALL_LIMIT);
             served.set_high_water_mark(2000);
             served.set_low_water_mark(500);
         }

@@ -54,6 +54,8 @@ pub struct World {
     serial: Cell<u32>,
     pub ending: Cell<bool>,
     no_linger: bool,
+    /// What one call can queue at once.
+    pub send_limit: usize,
     pub kind: Kind,
     patience: Duration,
 }
@@ -101,6 +103,7 @@ impl World {
             serial: Cell::new(0),
             ending: Cell::new(false),
             no_linger: program.settings.no_linger,
+            send_limit: if program.settings.small_queue { crate::ground::SMALL_LIMIT } else { usize::MAX },
             kind: program.kind,
             patience,
         };
