@@ -467,12 +467,15 @@ impl Handler for Attempt {
 /// Says more about a path that leads to no server: it may have been meant as something else.
 fn explain(name: &UnixName, error: io::Error) -> io::Error {
     let UnixName::Path(path) = name else { return error };
-    let is_socket = || std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let is_other = || std::fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket());
     let text = match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
             format!("{} (an address with a slash is the path of a unix socket)", os_text(&error))
         }
-        io::ErrorKind::ConnectionRefused if !is_socket() => "the file is not a socket".to_owned(),
+        // A file that is not writable is refused before the system looks at its kind.
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::PermissionDenied if is_other() => {
+            "the file is not a socket".to_owned()
+        }
         io::ErrorKind::ConnectionRefused => format!("{} (no server listens on this unix socket)", os_text(&error)),
         _ => return error,
     };

@@ -428,6 +428,7 @@ fn agree(before: &Told, after: &Told) -> bool {
         Told::Other(_) => 4,
     };
     // An error of the program's own is the reason whatever was known before, and what was known stays so.
-    let covered = *before == Told::Own && matches!(after, Told::Reset | Told::CutOff);
+    let covers = |one: &Told, other: &Told| *one == Told::Own && matches!(other, Told::Reset | Told::CutOff);
+    let covered = covers(before, after) || covers(after, before);
     covered || name(before) == name(after)
 }
