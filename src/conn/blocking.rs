@@ -349,9 +349,11 @@ impl Blocking<'_> {
     /// is sent goes out.
     fn complete_handshake(&self) -> Result {
         let Some(conn) = self.conn.strong().filter(|conn| conn.is_shaking()) else { return Ok(()) };
-        let own = conn.if_cold(|cold| cold.handshake.as_ref().map(|handshake| handshake.deadline));
-        let own =
-            own.filter(|own| own.left().is_some_and(|left| self.deadline.left().is_none_or(|limit| left < limit)));
+        let comes_first = |own: &Deadline| match (own.left(), self.deadline.left()) {
+            (Some(own), Some(limit)) => own < limit,
+            (own, _) => own.is_some(),
+        };
+        let own = conn.handshaking().deadline().filter(comes_first);
         loop {
             Engine::flush_here();
             // What has come in time counts, however late this is called.

@@ -39,8 +39,7 @@ pub(super) fn check(conn: &Conn, read: bool, write: bool) -> Result {
     let failed = |error| Error::from_io(Operation::Wait, conn.peer_name(), error);
     let wait = |limit| conn.transport.wait(read, write, Some(limit)).map_err(failed);
     loop {
-        let ends = conn.transport.socket_fd().and_then(Ends::of);
-        let far_end = ends.map_or(FarEnd::Elsewhere, |ends| Engine::far_end_here(&ends));
+        let far_end = conn.transport.socket_fd().map_or(FarEnd::Elsewhere, Engine::far_end_here);
         if far_end == FarEnd::Elsewhere {
             conn.cold(|cold| cold.elsewhere_at = here);
             return Ok(());

@@ -122,8 +122,7 @@ impl Conn {
 
     /// Waits for the end of the handshake. `done` is called from here.
     pub(crate) fn shake_blocking(self: &Rc<Self>) {
-        let deadline = Deadline::after(Some(self.options(|options| options.handshake_timeout)));
-        while self.is_shaking() {
+        while let Some(deadline) = self.handshaking().deadline() {
             if let Err(error) = self.wait(true, self.channel().holds_output(), deadline, self.handshaking().operation())
             {
                 self.shaken(Err(error));
@@ -220,6 +219,11 @@ impl Handshaking<'_> {
     pub(crate) fn go_on(&self) {
         self.set_held_up(false);
         self.0.wake();
+    }
+
+    /// Returns when the handshake that is going on is late, for blocking calls.
+    pub(super) fn deadline(&self) -> Option<Deadline> {
+        self.0.if_cold(|cold| cold.handshake.as_ref().map(|handshake| handshake.deadline))
     }
 
     fn set_held_up(&self, is_held_up: bool) {

@@ -3,16 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker};
 
 use super::progress::{ConnectProgress, OnProgress, Progress};
 use super::proxy::{Means, Passage, Proxy};
 use super::race::{OPERATION, Race, Winner};
 use crate::address::{Address, Endpoint, Scheme, Target, endpoint};
 use crate::conn::{Common, Conn, Socket, Transport};
-use crate::engine::{Engine, Task};
+use crate::engine::{Engine, Key, UserFuture};
 use crate::error::{Error, Operation, Result};
 use crate::resolve::{Plan, plan, unknown_interface};
 use crate::sys::{self, interface_number};
@@ -175,8 +173,8 @@ pub(super) struct Connecting {
     progress: Progress,
     /// Kept alive by its timer.
     race: RefCell<Weak<Race>>,
-    /// Kept alive by the engine.
-    through: RefCell<Weak<Through>>,
+    /// The task that goes through a proxy.
+    through: Cell<Option<Key>>,
     conn: RefCell<Option<Rc<Conn>>>,
     done: RefCell<Option<Connected>>,
 }
@@ -195,7 +193,7 @@ impl Connecting {
             request,
             progress: progress.clone(),
             race: RefCell::default(),
-            through: RefCell::default(),
+            through: Cell::default(),
             conn: RefCell::new(None),
             done: RefCell::new(Some(done)),
         });
@@ -219,9 +217,7 @@ impl Connecting {
                     let won = passage.connect(&me.engine, means).await;
                     me.connected(won);
                 };
-                let through = Rc::new(Through { way: RefCell::new(Some(Box::pin(way))), waker: RefCell::default() });
-                connecting.through.replace(Rc::downgrade(&through));
-                engine.spawn(through);
+                connecting.through.set(Some(engine.spawn(Rc::new(UserFuture::new(way)))));
             }
         }
         connecting
@@ -287,44 +283,13 @@ impl Connecting {
         if let Some(race) = race.upgrade() {
             race.finish(Err(error()));
         }
-        let through = self.through.take();
-        if let Some(through) = through.upgrade() {
-            through.cancel();
+        if let Some(through) = self.through.take() {
+            self.engine.drop_task(through);
         }
         let conn = self.conn.take();
         if let Some(conn) = conn {
             conn.abort_silently();
         }
         self.finish(Err(error()));
-    }
-}
-
-/// The way through a proxy, polled in the engine's turns.
-struct Through {
-    /// Taken while it is polled.
-    way: RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Through {
-    /// Drops what is under way.
-    fn cancel(&self) {
-        let way = self.way.take();
-        drop(way);
-        // The task ends.
-        let waker = self.waker.take();
-        waker.into_iter().for_each(Waker::wake);
-    }
-}
-
-impl Task for Through {
-    fn poll(&self, _engine: &Rc<Engine>, context: &mut Context<'_>) -> Poll<()> {
-        let Some(mut way) = self.way.take() else { return Poll::Ready(()) };
-        if way.as_mut().poll(context).is_ready() {
-            return Poll::Ready(());
-        }
-        self.way.replace(Some(way));
-        self.waker.replace(Some(context.waker().clone()));
-        Poll::Pending
     }
 }

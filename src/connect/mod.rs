@@ -10,7 +10,7 @@ pub(crate) mod start_tls;
 mod targets;
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -23,7 +23,6 @@ use crate::conn::{Common, Socket};
 use crate::engine::{Engine, FarEnd, block_on, call};
 use crate::error::{Error, Result};
 use crate::log;
-use crate::sys::Ends;
 use crate::tls::{ClientTls, Tls};
 use connecting::{Connecting, Opened, Request, Route};
 use progress::OnProgress;
@@ -67,9 +66,8 @@ pub(crate) fn blocking(
 }
 
 /// Returns whether this thread has the other end of a connection, so that no blocking call may wait for it.
-fn leads_to_this_thread(fd: &OwnedFd) -> bool {
-    let far_end = |ends| Engine::far_end_here(&ends);
-    Ends::of(fd).map_or(FarEnd::Elsewhere, far_end) != FarEnd::Elsewhere
+fn leads_to_this_thread(fd: impl AsFd) -> bool {
+    Engine::far_end_here(fd) != FarEnd::Elsewhere
 }
 
 /// Connects in the background and passes the result to a callback.

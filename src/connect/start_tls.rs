@@ -5,12 +5,11 @@ use std::rc::Rc;
 
 use futures_channel::oneshot;
 
-use super::CancelWatch;
 use super::connecting::load_roots;
+use super::{CancelWatch, leads_to_this_thread};
 use crate::conn::{Conn, Shaken, Socket};
-use crate::engine::{Engine, FarEnd, call};
+use crate::engine::{Engine, call};
 use crate::error::{Error, Operation, Result};
-use crate::sys::Ends;
 use crate::tls::{ClientTls, PeerName, Role, Session, StartTls};
 
 /// Starts TLS and waits for the end of the handshake. **Blocks**.
@@ -18,8 +17,7 @@ pub(crate) fn blocking(socket: &Socket, role: &StartTls) -> Result {
     let conn = socket.conn();
     let session = session(conn, role)?.0;
     conn.handshaking().check_start()?;
-    let ends = Ends::of(conn.transport().lend());
-    if ends.is_some_and(|ends| Engine::far_end_here(&ends) != FarEnd::Elsewhere) {
+    if leads_to_this_thread(conn.transport().lend()) {
         return Err(Error::Unsupported(format!(
             "cannot start TLS with {}: it belongs to this thread, which a blocking TLS handshake would block; use \
              start_tls_async or start_tls_future",

@@ -2,6 +2,7 @@
 //! must not wait for those.
 
 use std::cell::Cell;
+use std::os::fd::AsFd;
 
 use super::Engine;
 use crate::sys::Ends;
@@ -33,13 +34,14 @@ impl Engine {
         REGISTRATIONS.get()
     }
 
-    /// Looks for the far end among all that this thread has.
-    pub(crate) fn far_end_here(ends: &Ends) -> FarEnd {
+    /// Looks for the far end of a connected socket among all that this thread has.
+    pub(crate) fn far_end_here(fd: impl AsFd) -> FarEnd {
+        let Some(ends) = Ends::of(fd) else { return FarEnd::Elsewhere };
         let handlers_of = |engine: &Engine| -> Vec<_> {
             engine.entries.borrow().values().map(|entry| entry.handler.clone()).collect()
         };
         let mut handlers = Engine::all_here().into_iter().flat_map(|engine| handlers_of(&engine));
-        let far_end = handlers.find_map(|handler| Some(handler.far_end(ends)).filter(|it| *it != FarEnd::Elsewhere));
+        let far_end = handlers.find_map(|handler| Some(handler.far_end(&ends)).filter(|it| *it != FarEnd::Elsewhere));
         far_end.unwrap_or(FarEnd::Elsewhere)
     }
 }

@@ -17,7 +17,8 @@ pub(crate) trait Task {
     fn poll(&self, engine: &Rc<Engine>, context: &mut Context<'_>) -> Poll<()>;
 }
 
-/// A future of the program's, for tasks. It may run a nested loop, in which its task is woken again.
+/// A future for tasks: the program's, or one that may call the program. It may run a nested loop, in which its task is woken
+/// again.
 pub(crate) struct UserFuture<F> {
     /// Taken out while it is on the stack.
     future: RefCell<Option<Pin<Box<F>>>>,
@@ -48,6 +49,13 @@ impl<F: Future> UserFuture<F> {
             Some(Poll::Ready(output)) => Poll::Ready(Some(output)),
             None => Poll::Ready(None),
         }
+    }
+}
+
+/// One that nobody waits for is a task by itself.
+impl<F: Future<Output = ()>> Task for UserFuture<F> {
+    fn poll(&self, engine: &Rc<Engine>, context: &mut Context<'_>) -> Poll<()> {
+        UserFuture::poll(self, engine, context).map(drop)
     }
 }
 

@@ -13,9 +13,9 @@ pub struct Interface {
     pub name: String,
     /// The number, which is also the scope of link-local IPv6 addresses.
     pub index: u32,
-    /// Whether the interface is up.
+    /// The interface is up.
     pub is_up: bool,
-    /// Whether it leads to this machine only.
+    /// It leads to this machine only.
     pub is_loopback: bool,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<InterfaceAddress>,

@@ -116,21 +116,9 @@ fn the_callbacks_are_dropped_with_the_end() {
     rig(|rig| {
         let wire = rig.tcp();
         let captured = Rc::new(());
-        let held = [captured.clone(), captured.clone(), captured.clone(), captured.clone()];
-        let [a, b, c, d] = held;
-        wire.reads_with(move |_, _| {
-            assert!(Rc::strong_count(&a) > 1);
-            Ok(())
-        });
-        wire.conn.set_on_end(Box::new(move |_| {
-            assert!(Rc::strong_count(&b) > 1);
-            Ok(())
-        }));
-        wire.conn.set_on_drain(Some(Box::new(move |_| {
-            assert!(Rc::strong_count(&c) > 1);
-            Ok(())
-        })));
-        wire.conn.set_on_disconnect(Some(Box::new(move |_, _| drop(d))));
+        let held = captured.clone();
+        wire.callbacks_hold(&captured);
+        wire.conn.set_on_disconnect(Some(Box::new(move |_, _| drop(held))));
         rig.run();
         assert_eq!(Rc::strong_count(&captured), 5);
         wire.conn.close();

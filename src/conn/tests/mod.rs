@@ -220,6 +220,24 @@ impl Wire<'_> {
         self
     }
 
+    /// Sets a reader, a half-close callback and a drain callback, each of which holds this.
+    fn callbacks_hold(&self, captured: &Rc<()>) -> &Self {
+        let [a, b, c] = [captured.clone(), captured.clone(), captured.clone()];
+        self.reads_with(move |_, _| {
+            assert!(Rc::strong_count(&a) > 1);
+            Ok(())
+        });
+        self.conn.set_on_end(Box::new(move |_| {
+            assert!(Rc::strong_count(&b) > 1);
+            Ok(())
+        }));
+        self.conn.set_on_drain(Some(Box::new(move |_| {
+            assert!(Rc::strong_count(&c) > 1);
+            Ok(())
+        })));
+        self
+    }
+
     fn reads_lines(&self) -> &Self {
         let heard = self.heard.clone();
         self.reads_lines_with(move |_, line| {

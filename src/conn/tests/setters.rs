@@ -40,19 +40,7 @@ fn what_is_set_after_the_end_is_dropped() {
         let wire = rig.tcp();
         wire.conn.close();
         let captured = Rc::new(());
-        let [a, b, c] = [captured.clone(), captured.clone(), captured.clone()];
-        wire.reads_with(move |_, _| {
-            assert!(Rc::strong_count(&a) > 1);
-            Ok(())
-        });
-        wire.conn.set_on_end(Box::new(move |_| {
-            assert!(Rc::strong_count(&b) > 1);
-            Ok(())
-        }));
-        wire.conn.set_on_drain(Some(Box::new(move |_| {
-            assert!(Rc::strong_count(&c) > 1);
-            Ok(())
-        })));
+        wire.callbacks_hold(&captured);
         assert_eq!(Rc::strong_count(&captured), 1);
     });
 }

@@ -237,6 +237,15 @@ enum Targets {
     Addresses(Vec<SocketAddr>),
 }
 
+impl Targets {
+    fn destinations(&self) -> Vec<Destination> {
+        match self {
+            Targets::Name(name, port) => vec![Destination::Name(name.clone(), *port)],
+            Targets::Addresses(addresses) => addresses.iter().copied().map(Destination::Address).collect(),
+        }
+    }
+}
+
 impl Proxy {
     pub(crate) fn is_none(&self) -> bool {
         matches!(self.source, Source::None)

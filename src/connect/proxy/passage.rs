@@ -73,11 +73,7 @@ impl Passage {
         let Hops::Known(ways) = &self.hops else { return Ok(()) };
         for way in ways {
             let Way::Through(hop) = way else { continue };
-            let destinations: Vec<Destination> = match &self.targets {
-                Targets::Name(name, port) => vec![Destination::Name(name.clone(), *port)],
-                Targets::Addresses(addresses) => addresses.iter().copied().map(Destination::Address).collect(),
-            };
-            self.possible(hop, destinations).map_err(|problem| self.error(hop, problem))?;
+            self.possible(hop, self.targets.destinations()).map_err(|problem| self.error(hop, problem))?;
         }
         Ok(())
     }
@@ -148,8 +144,7 @@ impl Passage {
 
     async fn try_one(&self, engine: &Rc<Engine>, means: &Means<'_>, hop: &Hop) -> Result<Winner> {
         let destinations = match &self.targets {
-            Targets::Name(name, port) if !hop.resolves_here() => vec![Destination::Name(name.clone(), *port)],
-            Targets::Name(..) => {
+            Targets::Name(..) if hop.resolves_here() => {
                 let found = look_up(&self.address, means.limit).await?;
                 if found.iter().all(|address| is_own_address(address.ip())) {
                     return self.directly(engine, means).await;
@@ -158,7 +153,7 @@ impl Passage {
                 let found = found.into_iter().filter(|address| !is_own_address(address.ip()));
                 found.map(Destination::Address).collect()
             }
-            Targets::Addresses(addresses) => addresses.iter().copied().map(Destination::Address).collect(),
+            as_they_are => as_they_are.destinations(),
         };
         let mut failed = None;
         for destination in self.possible(hop, destinations).map_err(|failure| self.error(hop, failure))? {
