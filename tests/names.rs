@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket as StdUdpSoc
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use common::{LIMIT, TempDir, on_own_context, until};
+use common::{LIMIT, TempDir, await_it, on_own_context, told, until};
 use gio::prelude::*;
 use name_server::NameServer;
 use network::{ClientTls, Error, Result, Server, ServerTls, Socket, UdpSocket};
@@ -25,28 +25,8 @@ fn in_own_network(test: &str) -> Option<NameServer> {
     if let Some(server) = name_server::inside() {
         return Some(server);
     }
-    if !common::parties::has_namespaces() {
-        return None;
-    }
-    let output = name_server::run_inside(&[test, "--exact", "--nocapture"]);
-    assert!(output.status.success(), "{}{}", output.text(), output.stderr);
-    assert!(output.text().contains("1 passed"), "{}{}", output.text(), output.stderr);
+    name_server::run_again_inside(test);
     None
-}
-
-/// Drives a future on the thread's main context.
-fn await_it<T>(future: impl Future<Output = T>) -> T {
-    glib::MainContext::ref_thread_default().block_on(future)
-}
-
-/// What a call with a callback gives.
-fn told<T: 'static>(start: impl FnOnce(Box<dyn FnOnce(T)>)) -> T {
-    let place = Rc::new(RefCell::new(None));
-    let into = place.clone();
-    start(Box::new(move |result| drop(into.replace(Some(result)))));
-    assert!(place.borrow().is_none(), "not from inside the call");
-    until(|| place.borrow().is_some());
-    place.take().unwrap()
 }
 
 /// The three kinds of lookup.

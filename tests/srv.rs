@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use common::{LIMIT, Process, TempDir, Watch, command, example, on_own_context, tool, until};
+use common::{LIMIT, Process, TempDir, Watch, await_it, command, example, on_own_context, told, tool, until};
 use gio::prelude::*;
 use network::socket::Proxy;
 use network::{Address, ClientTls, Error, Result, Server, ServerTls, Socket, names};
@@ -24,11 +24,7 @@ fn in_own_network(test: &str) -> bool {
     if name_server::enter() {
         return true;
     }
-    if common::parties::has_namespaces() {
-        let output = name_server::run_inside(&[test, "--exact", "--nocapture"]);
-        assert!(output.status.success(), "{}{}", output.text(), output.stderr);
-        assert!(output.text().contains("1 passed"), "{}{}", output.text(), output.stderr);
-    }
+    name_server::run_again_inside(test);
     false
 }
 
@@ -133,21 +129,6 @@ fn faults<S: AsRef<str>>(zone: impl IntoIterator<Item = S>) -> Process {
     let process = Process::start(&mut python, Watch::Stdout);
     process.line_with("ready");
     process
-}
-
-/// Drives a future on the thread's main context.
-fn await_it<T>(future: impl Future<Output = T>) -> T {
-    glib::MainContext::ref_thread_default().block_on(future)
-}
-
-/// What a call with a callback gives.
-fn told<T: 'static>(start: impl FnOnce(Box<dyn FnOnce(T)>)) -> T {
-    let place = Rc::new(RefCell::new(None));
-    let into = place.clone();
-    start(Box::new(move |result| drop(into.replace(Some(result)))));
-    assert!(place.borrow().is_none(), "not from inside the call");
-    until(|| place.borrow().is_some());
-    place.take().unwrap()
 }
 
 /// The three kinds of lookup.

@@ -5,6 +5,7 @@
 
 pub mod parties;
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -372,6 +374,22 @@ pub fn until(what: impl Fn() -> bool) {
     }
     watchdog.destroy();
     assert!(what(), "what was waited for did not happen within {LIMIT:?}");
+}
+
+/// Drives a future on the thread's main context.
+pub fn await_it<T>(future: impl Future<Output = T>) -> T {
+    glib::MainContext::ref_thread_default().block_on(future)
+}
+
+/// What a call with a callback gives.
+#[track_caller]
+pub fn told<T: 'static>(start: impl FnOnce(Box<dyn FnOnce(T)>)) -> T {
+    let place = Rc::new(RefCell::new(None));
+    let into = place.clone();
+    start(Box::new(move |result| drop(into.replace(Some(result)))));
+    assert!(place.borrow().is_none(), "not from inside the call");
+    until(|| place.borrow().is_some());
+    place.take().unwrap()
 }
 
 /// Runs the main loop while `other`, on a thread of its own, waits for processes and the like.

@@ -118,6 +118,15 @@ pub fn enter() -> bool {
     true
 }
 
+/// Runs the calling test once more in namespaces of its own, if there can be any.
+pub fn run_again_inside(test: &str) {
+    if parties::has_namespaces() {
+        let output = run_inside(&[test, "--exact", "--nocapture"]);
+        assert!(output.status.success(), "{}{}", output.text(), output.stderr);
+        assert!(output.text().contains("1 passed"), "{}{}", output.text(), output.stderr);
+    }
+}
+
 /// Runs this program once more, in namespaces of its own.
 pub fn run_inside(arguments: &[&str]) -> Output {
     let mut unshare = parties::unshare(&["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
