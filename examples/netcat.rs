@@ -182,7 +182,8 @@ impl Args {
                  --tls pin:{fingerprint}",
                 peer.escape_debug()
             )),
-            (Error::Plaintext { peer, .. }, _) => {
+            // Whoever asks for STARTTLS does not want the advice to go without: it may be an attack.
+            (Error::Plaintext { peer, .. }, _) if self.starttls.is_none() => {
                 Error::other(format!("{peer} sent plaintext instead of TLS; use --tls off for no encryption"))
             }
             (Error::TlsSettings(_), Some(Mode::Ca(file))) => Error::other(format!("{}: {error}", file.display())),

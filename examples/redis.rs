@@ -11,6 +11,9 @@ fn main() -> Result {
     if command.is_empty() || address.starts_with('-') {
         usage();
     }
+    if address.split_once("://").is_some_and(|(_, rest)| rest.contains('/')) {
+        return Err(Error::other("a database in the URL is not supported"));
+    }
     let builder = Socket::builder().line_ending(LineEnding::CrLf).timeout(Duration::from_secs(60));
     let server = builder.connect(address.as_str())?;
     server.sendline(format!("*{}", command.len()))?;

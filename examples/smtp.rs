@@ -11,6 +11,9 @@ fn main() -> Result {
         eprintln!("usage: smtp SERVER:PORT FROM TO < MAIL");
         std::process::exit(2);
     };
+    if [from, to].iter().any(|address| address.contains(char::is_control)) {
+        return Err(Error::other("FROM and TO must not contain control characters"));
+    }
     let server = Socket::builder().tls(false).timeout(Duration::from_secs(60)).connect(server.as_str())?;
     expect(&server, "220")?;
     command(&server, "EHLO localhost", "250")?;
@@ -21,11 +24,13 @@ fn main() -> Result {
     command(&server, &format!("MAIL FROM:<{from}>"), "250")?;
     command(&server, &format!("RCPT TO:<{to}>"), "250")?;
     command(&server, "DATA", "354")?;
-    for line in std::io::stdin().lock().lines() {
+    // Mail is bytes: which characters they are, its own header says.
+    for line in std::io::stdin().lock().split(b'\n') {
         let line = line?;
+        let line = line.strip_suffix(b"\r").unwrap_or(&line);
         // A line with a dot alone is the end of the mail.
-        let dot = if line.starts_with('.') { "." } else { "" };
-        server.send(format!("{dot}{line}\r\n"))?;
+        let dot: &[u8] = if line.starts_with(b".") { b"." } else { b"" };
+        server.send([dot, line, b"\r\n"].concat())?;
         if server.is_full() {
             server.flush()?;
         }

@@ -46,6 +46,7 @@ fn redis_answers_over_a_path_and_over_tls() {
     assert!(redis(&[&path, "NONSENSE"], "").assert_failed().contains("unknown command"));
 
     let address = format!("rediss://localhost:{port}");
+    assert!(redis(&[&format!("{address}/3"), "PING"], "").assert_failed().contains("database in the URL"));
     assert!(redis(&[&address, "PING"], "").assert_failed().contains("is not trusted"));
     let mut client = command(example("redis"), [&*address, "PING"]);
     let output = run(client.env("XDG_DATA_HOME", directory.path("")), "");

@@ -207,6 +207,13 @@ fn a_mail_goes_out_over_tls() {
     let seen = server.line();
     assert_eq!(seen, r"tls me@example.org ['you@example.org'] b'Subject: a test\r\n\r\n.hidden\r\nlast\r\n'");
 
+    // Bytes that are no text go out as they are, and an address cannot bring a command of its own.
+    let mut latin = command(example("smtp"), arguments);
+    run(latin.env("XDG_DATA_HOME", directory.path("home")), *b"\ncaf\xe9\r\n").assert_clean();
+    assert_eq!(server.line(), r"tls me@example.org ['you@example.org'] b'\r\ncaf\xe9\r\n'");
+    let output = run(&mut command(example("smtp"), [&address, "me@x>\r\nRSET", "you@example.org"]), mail);
+    assert!(output.assert_failed().contains("must not contain control characters"), "{output:?}");
+
     let pin = format!("pin:{}", identity.fingerprint());
     let netcat = ["--starttls", "smtp", "--tls", &pin, &address];
     let mut netcat = Process::start(&mut command(example("netcat"), netcat), Watch::Stdout);
@@ -293,5 +300,28 @@ fn a_script_need_not_run_a_loop_for_the_system_roots() {
         assert!(matches!(&error, network::Error::UnknownCertificate { .. }), "{error}");
         drop(socket);
         let _ = server.join().unwrap();
+    });
+}
+
+#[test]
+fn what_comes_with_the_go_ahead_is_no_reason_to_go_without_tls() {
+    on_own_context(|| {
+        let server = Server::builder().tls(false).address("127.0.0.1").listen(0, |socket: Socket| {
+            socket.send("220 here\r\n")?;
+            socket.readlines(|socket, line| match line.trim_end() {
+                "STARTTLS" => socket.send("220 go ahead\r\n250 injected\r\n"),
+                _ => socket.send("250 STARTTLS\r\n"),
+            });
+            Ok(())
+        });
+        let address = format!("127.0.0.1:{}", server.as_ref().unwrap().port());
+        let netcat = ["--starttls", "smtp", "--tls", "any", &address];
+        let mut client = Process::start(&mut command(example("netcat"), netcat), Watch::Stdout);
+        let output = common::beside(|| client.await_end());
+        let line = output.assert_failed();
+        assert!(
+            line.contains("in plaintext that was to come after the TLS handshake") && !line.contains("--tls"),
+            "{line}"
+        );
     });
 }

@@ -253,12 +253,14 @@ impl fmt::Display for Address {
     }
 }
 
-/// Returns a text that is no address, for a message: of a URL with a user name and a password, these are left out.
+/// Returns a text that is no address, for a message: a user name and a password before the host are left out.
 pub(crate) fn without_password(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let start = text.find("://").map_or(0, |at| at + "://".len());
+    let (before, rest) = text.split_at(start);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     match authority.rsplit_once('@') {
-        Some((user, _)) => format!("{scheme}://…{}", &rest[user.len()..]),
-        None => text.to_owned(),
+        // Without a scheme, an @ alone may begin a name.
+        Some((user, _)) if start > 0 || user.contains(':') => format!("{before}…{}", &rest[user.len()..]),
+        _ => text.to_owned(),
     }
 }
