@@ -1,5 +1,7 @@
 //! The one error type. Pure values: this file knows no descriptor and no main loop.
 
+mod temporary;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +16,8 @@ pub type Result<T = (), E = Error> = std::result::Result<T, E>;
 /// An error: the reason why a call failed or a connection ended.
 ///
 /// Each variant says *when* it happens. The text names the operation, the address or peer and the cause, and says what to
-/// do where that is known. A program that prints it need not add the address.
+/// do where that is known. A program that prints it need not add the address. [`Error::is_temporary`] says whether it can help
+/// to try again.
 ///
 /// Errors convert to and from [`std::io::Error`] and [`glib::Error`], and from the errors of std's parsers, so `?` works in
 /// callbacks. For other errors, use [`Error::other`].
@@ -337,7 +340,7 @@ pub enum Error {
     #[error("{0}")]
     Unsupported(String),
 
-    /// Any other failure of a system call.
+    /// Any other failure of a system call, or the end of the connection during the TLS handshake.
     #[error("{} {address}: {}", operation.failed(), os_text(source))]
     Io {
         /// The operation.
@@ -626,7 +629,11 @@ impl Error {
 
 /// Returns a copy of a system call's error.
 pub(crate) fn again(error: &io::Error) -> io::Error {
-    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+    match error.raw_os_error() {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None if error.get_ref().is_some() => io::Error::new(error.kind(), error.to_string()),
+        None => error.kind().into(),
+    }
 }
 
 impl fmt::Debug for Error {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::idle::Traffic;
 use super::inbox::{Inbox, Mark, Piece, Search, Taken, TooLong};
 use super::line_ending::LineRule;
-use super::{Conn, Options, far_end};
+use super::{Conn, Options, far_end, probing};
 use crate::engine::{Engine, READ_BUFFER};
 use crate::error::{Error, Operation, Result};
 use crate::sys::{self, interrupts_here};
@@ -67,6 +67,9 @@ impl Conn {
         self.remote();
         if let Some(key) = self.key.take() {
             self.engine.deregister(key);
+        }
+        if let Some(fd) = self.transport.socket_fd() {
+            let _ = probing::stop(self, fd);
         }
         let leftover = self.io.take_input();
         let fd = self.transport.take().ok_or_else(|| self.closed())?;

@@ -251,6 +251,7 @@ impl Ending<'_> {
         self.0.output().drop_queue();
         self.0.cancel_timer(|cold| cold.idle_timer.take());
         self.0.cancel_timer(|cold| cold.linger_timer.take());
+        self.0.cancel_timer(|cold| cold.probing.take().map(|probing| probing.timer));
         self.0.cancel_timer(|cold| cold.reset_timer.take());
         self.0.output().tell_flushed(!self.0.status.get().write.contains(WriteHalf::LOST));
         if self.0.status.get().duties.contains(Duties::DISCONNECT) {

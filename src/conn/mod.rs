@@ -19,7 +19,7 @@
 //! | reading; delivering to callbacks | [`reading`]; [`delivering`] |
 //! | sending, the queue, half-close, flushing, back-pressure | [`writing`] |
 //! | how it ends: reason, closing, handles; what is still sent then | [`ending`], [`end`]; [`lingering`] |
-//! | readers, callbacks, options and their setters | [`callbacks`], [`setters`], [`options`], [`idle`] |
+//! | readers, callbacks, options and their setters | [`callbacks`], [`setters`], [`options`], [`idle`], [`probing`] |
 //! | the TLS handshake | [`handshaking`], [`handshake`] |
 //! | futures: who waits, and what a poll does | [`waiting`], [`polling`] |
 //! | blocking calls; selectors | [`blocking`], of connections within one thread [`far_end`]; [`selecting`] |
@@ -44,6 +44,7 @@ mod lingering;
 mod options;
 mod outbox;
 mod polling;
+pub(crate) mod probing;
 mod queues;
 mod reading;
 mod selecting;
@@ -199,6 +200,7 @@ struct Cold {
     linger_timer: Option<TimerKey>,
     reset_timer: Option<TimerKey>,
     idle_timer: Option<TimerKey>,
+    probing: Option<Box<probing::Probing>>,
     flushed: Vec<Flushed>,
     /// The length of the send queue as the server counts it.
     counted: usize,

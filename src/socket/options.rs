@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::net::sockopt;
 
 use super::Socket;
+use crate::conn::probing;
 use crate::error::{Error, Operation, Result};
 use crate::sys::{self, Credentials, KeepAlive, peer_credentials};
 
@@ -15,10 +16,16 @@ use crate::sys::{self, Credentials, KeepAlive, peer_credentials};
 impl Socket {
     /// Enables TCP keep-alive, or disables it with `None` (the default). TCP only.
     ///
+    /// It asks a silent peer. While sent data is on its way, the kernel sends that again instead, and no probe: then only a
+    /// [user timeout](Self::set_user_timeout) ends a connection to a dead peer within minutes.
+    ///
     /// # Errors
     /// [`Error::Io`] for values that the kernel rejects. Otherwise as all options.
     pub fn set_keep_alive(&self, keep_alive: impl Into<Option<KeepAlive>>) -> Result {
-        self.of_tcp("keep-alive", |fd| sys::set_keep_alive(fd, keep_alive.into()))
+        self.of_tcp("keep-alive", |fd| {
+            probing::stop(&self.conn, fd)?;
+            sys::set_keep_alive(fd, keep_alive.into())
+        })
     }
 
     /// Returns the keep-alive settings. `None` if it is disabled. TCP only.
@@ -26,7 +33,7 @@ impl Socket {
     /// # Errors
     /// As all options.
     pub fn keep_alive(&self) -> Result<Option<KeepAlive>> {
-        self.of_tcp("keep-alive", |fd| sys::keep_alive(fd))
+        self.of_tcp("keep-alive", |fd| probing::keep_alive(&self.conn).map_or_else(|| sys::keep_alive(fd), Ok))
     }
 
     /// Limits the time that sent data may stay unacknowledged (`TCP_USER_TIMEOUT`, RFC 5482). Then the connection ends with
@@ -39,7 +46,10 @@ impl Socket {
     /// # Errors
     /// As all options.
     pub fn set_user_timeout(&self, limit: impl Into<Option<Duration>>) -> Result {
-        self.of_tcp("a user timeout", |fd| sys::set_user_timeout(fd, limit.into()))
+        self.of_tcp("a user timeout", |fd| {
+            probing::stop(&self.conn, fd)?;
+            sys::set_user_timeout(fd, limit.into())
+        })
     }
 
     /// Returns the limit of the time that sent data may stay unacknowledged. `None` if it is the kernel's own. TCP only.
@@ -47,7 +57,35 @@ impl Socket {
     /// # Errors
     /// As all options.
     pub fn user_timeout(&self) -> Result<Option<Duration>> {
-        self.of_tcp("a user timeout", |fd| sys::user_timeout(fd))
+        self.of_tcp("a user timeout", |fd| probing::user_timeout(&self.conn).map_or_else(|| sys::user_timeout(fd), Ok))
+    }
+
+    /// Asks the peer's kernel for a sign of life: if none comes, the connection ends after about five seconds with
+    /// [`Error::Io`] of the kind `TimedOut`, or of the last network error. Returns at once. TCP only.
+    ///
+    /// For the moment when a connection is in doubt, as after a change of the network or a suspend. The peer's program does
+    /// not notice. Uses keep-alive every second, five times. The [keep-alive](Self::set_keep_alive) and
+    /// [user timeout](Self::set_user_timeout) of the socket are put back by the main loop within half a second after
+    /// something has come, or after ten seconds; setting one of them ends the probe. Meanwhile both methods that read them
+    /// return what was set.
+    ///
+    /// Has no effect while an earlier probe goes on, nor while sent data is unacknowledged: the kernel then sends that again,
+    /// which asks as well, and the user timeout holds.
+    ///
+    /// # Errors
+    /// As all options.
+    ///
+    /// # Example
+    /// ```
+    /// # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # let address = listener.local_addr()?;
+    /// let socket = network::Socket::builder().tls(false).connect(address)?;
+    /// socket.probe()?;
+    /// assert_eq!(socket.keep_alive()?, None);
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    pub fn probe(&self) -> Result {
+        self.of_tcp("a probe", |fd| probing::start(&self.conn, fd))
     }
 
     /// Sets whether small messages are sent at once (`TCP_NODELAY`), instead of waiting for the acknowledgement of

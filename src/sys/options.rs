@@ -14,7 +14,8 @@ use crate::error::os_text;
 /// Parameters of TCP keep-alive probes. If the peer does not answer them, the connection ends with
 /// [`Error::Io`](crate::Error::Io) of the kind `TimedOut`.
 ///
-/// The kernel does not probe while sent data is unacknowledged. See [`Socket::set_user_timeout`](crate::Socket::set_user_timeout).
+/// The kernel does not probe while sent data is unacknowledged: then only [`Socket::set_user_timeout`](crate::Socket::set_user_timeout)
+/// notices a dead peer. [`Socket::probe`](crate::Socket::probe) asks at once.
 ///
 /// # Example
 /// ```
@@ -152,9 +153,10 @@ fn seconds(time: Duration) -> Duration {
 pub(crate) fn set_keep_alive(fd: impl AsFd, keep_alive: Option<KeepAlive>) -> io::Result<()> {
     let fd = fd.as_fd();
     if let Some(KeepAlive { idle, interval, count }) = keep_alive {
-        named("keep-alive's idle time", sockopt::set_tcp_keepidle(fd, seconds(idle)))?;
         named("keep-alive's interval", sockopt::set_tcp_keepintvl(fd, seconds(interval)))?;
         named("keep-alive's count", sockopt::set_tcp_keepcnt(fd, count))?;
+        // If it is enabled already, this may send the first probe, after which the others count.
+        named("keep-alive's idle time", sockopt::set_tcp_keepidle(fd, seconds(idle)))?;
     }
     named("keep-alive", sockopt::set_socket_keepalive(fd, keep_alive.is_some()))
 }

@@ -47,6 +47,8 @@ pub(crate) struct Script {
     calls: RefCell<Vec<&'static str>>,
     meanwhile: RefCell<VecDeque<Event>>,
     pub(crate) unsent: Cell<usize>,
+    /// A probe is answered.
+    pub(crate) answers: Cell<bool>,
     pub(crate) unacknowledged: Cell<usize>,
     /// Both directions are gone, as a poll tells it.
     pub(crate) is_cut: Cell<bool>,
@@ -67,6 +69,7 @@ pub(crate) fn scripted(blocks: bool) -> (OwnedFd, Rc<Script>) {
         calls: RefCell::default(),
         meanwhile: RefCell::default(),
         unsent: Cell::new(0),
+        answers: Cell::new(false),
         unacknowledged: Cell::new(0),
         is_cut: Cell::new(false),
     });

@@ -58,6 +58,21 @@ fn number(fd: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Re
     if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Returns the number of segments that a TCP connection has received. `None` before Linux 4.2, which does not tell.
+pub(super) fn segments_received(fd: BorrowedFd<'_>) -> Option<u32> {
+    /// The place of `tcpi_segs_in` in `struct tcp_info` of `linux/tcp.h`, counted in words of four bytes. The libc crate
+    /// does not have it for all systems.
+    const PLACE: usize = 35;
+    let mut info = [0_u32; PLACE + 1];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: writes at most `length` bytes into numbers, for which any bits are valid.
+    let result = unsafe {
+        let place = info.as_mut_ptr().cast();
+        libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &raw mut length)
+    };
+    (result == 0 && length as usize == size_of_val(&info)).then(|| info[PLACE])
+}
+
 /// Returns whether the peer of a unix socket can send file descriptors.
 pub(crate) fn passes_descriptors(fd: BorrowedFd<'_>) -> bool {
     number(fd, libc::SOL_SOCKET, SO_PASSRIGHTS).map_or(true, |passes| passes != 0)

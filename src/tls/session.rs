@@ -190,7 +190,10 @@ impl Session {
                 }
                 Connection::Server(_) => "",
             };
-            Err(Error::Tls { peer, problem: format!("the peer closed the connection during the handshake{hint}") })
+            // No word of TLS's: a server that restarts may do so, too.
+            let problem = format!("the peer closed the connection during the handshake{hint}");
+            let source = io::Error::new(io::ErrorKind::UnexpectedEof, problem);
+            Err(Error::Io { operation: Operation::Handshake, address: peer, source })
         } else {
             Err(Error::Truncated { peer })
         }

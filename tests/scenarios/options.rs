@@ -43,8 +43,55 @@ fn tcp_options_are_set_at_any_time_and_read_back() {
 
             let bad = KeepAlive { count: 1000, ..KEEP_ALIVE };
             assert_eq!(client.set_keep_alive(bad).unwrap_err().kind(), ErrorKind::InvalidInput);
+            client.probe().unwrap();
             client.abort();
+            assert!(matches!(client.probe(), Err(Error::Closed { .. })));
             assert!(matches!(client.no_delay(), Err(Error::Closed { .. })));
+        });
+    }
+}
+
+/// Keep-alive, its three numbers, and the user timeout, as the kernel has them.
+fn of_the_kernel(socket: &Socket) -> (bool, Duration, Duration, u32, u32) {
+    use rustix::net::sockopt::*;
+    (
+        socket_keepalive(socket).unwrap(),
+        tcp_keepidle(socket).unwrap(),
+        tcp_keepintvl(socket).unwrap(),
+        tcp_keepcnt(socket).unwrap(),
+        tcp_user_timeout(socket).unwrap(),
+    )
+}
+
+#[test]
+fn a_probe_leaves_a_living_peer_alone_and_the_options_as_they_were() {
+    for kind in [Kind::Tcp, Kind::Tls] {
+        on_own_context(|| {
+            let Joined { client, served, server: _server } = join(kind);
+            let ends = log_end(&client);
+            for (keep_alive, limit) in [(None, None), (Some(KEEP_ALIVE), Some(Duration::from_secs(6)))] {
+                client.set_keep_alive(keep_alive).unwrap();
+                client.set_user_timeout(limit).unwrap();
+                let before = of_the_kernel(&client);
+                for _ in 0..100 {
+                    client.probe().unwrap();
+                }
+                let second = Duration::from_secs(1);
+                assert_eq!(of_the_kernel(&client), (true, second, second, 5, 0));
+                assert_eq!((client.keep_alive().unwrap(), client.user_timeout().unwrap()), (keep_alive, limit));
+                until(|| of_the_kernel(&client) == before);
+            }
+            // What is set meanwhile holds.
+            client.probe().unwrap();
+            client.set_keep_alive(None).unwrap();
+            client.probe().unwrap();
+            client.set_user_timeout(Duration::from_secs(7)).unwrap();
+            let (is_on, .., limit) = of_the_kernel(&client);
+            assert_eq!((is_on, limit), (false, 7000));
+            let lines = log_lines(&served);
+            client.sendline("still here").unwrap();
+            until(|| lines.len() == 1);
+            assert!(ends.all().is_empty());
         });
     }
 }
@@ -95,6 +142,7 @@ fn what_a_kind_of_socket_does_not_have_is_an_error() {
         let Joined { client, server: _server, .. } = join(Kind::Unix);
         assert!(matches!(client.set_keep_alive(None), Err(Error::Unsupported(_))));
         assert!(matches!(client.set_user_timeout(None), Err(Error::Unsupported(_))));
+        assert!(matches!(client.probe(), Err(Error::Unsupported(_))));
         assert!(matches!(client.no_delay(), Err(Error::Unsupported(_))));
         assert!(matches!(client.tos(), Err(Error::Unsupported(_))));
         client.set_send_buffer(30_000).unwrap();

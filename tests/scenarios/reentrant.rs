@@ -97,6 +97,7 @@ static ACTING: &[(&str, Method)] = &[
     ("set_low_water_mark", |s, _| s.set_low_water_mark(1)),
     ("set_keep_alive", |s, _| drop(s.set_keep_alive(None))),
     ("set_user_timeout", |s, _| drop(s.set_user_timeout(None))),
+    ("probe", |s, _| drop(s.probe())),
     ("set_no_delay", |s, _| drop(s.set_no_delay(false))),
     ("set_tos", |s, _| drop(s.set_tos(8))),
     ("set_recv_buffer", |s, _| drop(s.set_recv_buffer(10_000))),

@@ -115,7 +115,7 @@ fn if_it_fails_the_connection_ends_and_what_was_to_be_encrypted_is_lost() {
         assert!(!wire.written().contains("secret"));
         let (wire, _) = upgrading(rig);
         wire.ends();
-        assert_eq!(wire.heard(), ["not upgraded: Tls", "end: Tls"]);
+        assert_eq!(wire.heard(), ["not upgraded: Io UnexpectedEof", "end: Io UnexpectedEof"]);
     });
 }
 

@@ -134,7 +134,7 @@ fn an_end_or_a_reset_before_it_is_done_fails() {
         for side in [Side::Server, Side::Client] {
             let (wire, _) = rig.tls(side, |_| ());
             wire.ends();
-            assert_eq!(wire.heard(), ["not shaken: Tls"]);
+            assert_eq!(wire.heard(), ["not shaken: Io UnexpectedEof"]);
             let (wire, _) = rig.tls(side, |_| ());
             wire.script.fails(Errno::CONNRESET);
             wire.is(Ready::READ | Ready::AT_END);

@@ -17,6 +17,7 @@ mod idle;
 mod lingering;
 mod options;
 mod polling;
+mod probing;
 mod reading;
 mod selecting;
 mod serving;
