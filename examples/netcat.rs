@@ -79,8 +79,8 @@ struct Args {
     /// Accept only clients with a certificate of this fingerprint; may be repeated
     #[arg(long, value_name = "FINGERPRINT", requires = "listen")]
     require_client: Vec<Fingerprint>,
-    /// Connect through a proxy: socks5://, socks5h://, socks4a:// or http://host:port with user:password@ before the host if
-    /// needed, or the one of the environment variables, or else of the desktop's settings
+    /// Connect through a proxy: socks5://, socks5h://, socks4a://, http:// or https://host:port with user:password@ before the
+    /// host if needed, or the one of the environment variables, or else of the desktop's settings
     #[arg(long, value_name = "URL|environment|system", conflicts_with_all = ["listen", "udp", "browse"])]
     proxy: Option<String>,
     /// Print addresses, fingerprints of both sides and rejected clients to standard error

@@ -19,7 +19,7 @@ use crate::address::Endpoint;
 use crate::engine::{Engine, Next, READ_BUFFER, READS, Ready, call};
 use crate::error::{Error, Operation, Result};
 use crate::log::{self, Level};
-use crate::tls::{Fingerprint, PeerName, Session};
+use crate::tls::{PeerName, Session};
 
 impl Conn {
     /// Takes an established connection into the loop and starts the handshake. Nothing is read from it or delivered
@@ -46,10 +46,6 @@ impl Conn {
 
     pub(crate) fn session<R>(&self, ask: impl FnOnce(&Session) -> R) -> Option<R> {
         self.extras.get()?.session.borrow().as_deref().map(|sealed| ask(&sealed.session))
-    }
-
-    pub(crate) fn peer_fingerprint(&self) -> Option<Fingerprint> {
-        self.session(Session::peer_fingerprint).flatten()
     }
 
     /// The handshake is over, one way or the other.
@@ -156,6 +152,31 @@ impl Handshaking<'_> {
         conn.cold(|cold| cold.handshake = Some(handshake));
     }
 
+    // ---- TLS that ends at a proxy ----
+
+    /// Goes on with a session that a proxy and this side have agreed on, and with what came over it for this connection.
+    pub(crate) fn take_over(&self, session: Session, plain: Vec<u8>) {
+        let conn = self.0;
+        if session.peer_closed() {
+            conn.status.read_ended();
+        }
+        conn.extras().session.replace(Some(Sealed::after(0, session)));
+        conn.status.change(|state| state.wire.insert(Wire::TLS));
+        let length = plain.len();
+        conn.io.receive(Rc::new(plain), length);
+        conn.output().send_or_requeue();
+    }
+
+    /// Asks the session with the peer. `None` if it is one with a proxy.
+    pub(crate) fn ask_peer<R>(&self, ask: impl FnOnce(&Session) -> R) -> Option<R> {
+        self.0.session(|session| (!session.is_of_proxy()).then(|| ask(session))).flatten()
+    }
+
+    /// Returns whether TLS protects the connection as far as the peer.
+    pub(crate) fn reaches_peer(&self) -> bool {
+        self.ask_peer(|_| ()).is_some()
+    }
+
     // ---- on a connection that is open ----
 
     /// Returns the peer as the program named it when it connected.
@@ -183,7 +204,11 @@ impl Handshaking<'_> {
     pub(crate) fn check_start(&self) -> Result {
         let conn = self.0;
         if conn.is_tls() {
-            let how = if conn.is_shaking() { "a TLS handshake is in progress" } else { "it uses TLS already" };
+            let how = match self.reaches_peer() {
+                _ if conn.is_shaking() => "a TLS handshake is in progress",
+                true => "it uses TLS already",
+                false => "it passes through an https:// proxy, and TLS within the TLS of the proxy is not supported",
+            };
             return Err(Error::Unsupported(format!(
                 "cannot start TLS on the connection to {}: {how}",
                 conn.peer_name()

@@ -77,7 +77,7 @@ pub(super) struct Request {
 /// The way to an address.
 pub(super) enum Route {
     Direct(Plan),
-    Proxied(Passage),
+    Proxied(Box<Passage>),
 }
 
 /// A connection after the last step. With TLS, the handshake is still under way.
@@ -114,7 +114,7 @@ impl Request {
         let peer = peer(&address, &plan);
         let route = match proxy.passage(&address, &plan, secure.is_some())? {
             None => Route::Direct(plan),
-            Some(passage) => Route::Proxied(passage),
+            Some(passage) => Route::Proxied(Box::new(passage)),
         };
         Ok((Request { address, secure, peer, common }, route))
     }
@@ -132,7 +132,11 @@ impl Request {
         let peer = found_peer(&self.address, &self.peer, won.service.as_deref(), remote.as_ref());
         let Some(settings) = &self.secure else {
             common.set_peer(peer);
-            return Conn::new(engine, transport, common, remote).map(|conn| Opened::Ready(Socket::from_conn(conn)));
+            let conn = Conn::new(engine, transport, common, remote)?;
+            if let Some(tls) = won.tls {
+                conn.handshaking().take_over(tls.session, tls.plain);
+            }
+            return Ok(Opened::Ready(Socket::from_conn(conn)));
         };
         let session = Session::client(settings, &peer)?;
         // The handle is made at once: a connection without a handle closes.
@@ -144,7 +148,7 @@ impl Request {
 }
 
 /// Loads the system roots on a thread, and then calls from the loop.
-pub(super) fn load_roots(engine: &Rc<Engine>, then: impl FnOnce() + 'static) -> std::io::Result<()> {
+pub(in crate::connect) fn load_roots(engine: &Rc<Engine>, then: impl FnOnce() + 'static) -> std::io::Result<()> {
     let thread = Rc::new(Cell::new(None::<std::thread::JoinHandle<()>>));
     let loaded = thread.clone();
     let remote = engine.remote(move |_| {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use rustix::net::{AddressFamily, sockopt};
 
+use super::proxy::ProxyTls;
 use super::targets::Targets;
 use crate::address::{Address, Endpoint, UnixName};
 use crate::avahi::{Find, SearchEvent, find};
@@ -41,6 +42,8 @@ pub(super) struct Winner {
     pub(super) service: Option<Rc<str>>,
     /// The target that a proxy was asked for, if there is one between.
     pub(super) asked: Option<Endpoint>,
+    /// The TLS that ends at the proxy, if its connection uses it.
+    pub(super) tls: Option<ProxyTls>,
 }
 
 /// A race as a future. Dropping it ends the race.
@@ -393,7 +396,7 @@ impl Race {
         } else {
             let event = log::debug("connect").peer(&self.address);
             event.say(format_args!("connected to {}", self.address));
-            self.finish(Ok(Winner { fd, service, asked: None }));
+            self.finish(Ok(Winner { fd, service, asked: None, tls: None }));
         }
     }
 

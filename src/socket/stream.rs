@@ -123,7 +123,7 @@ impl AsyncBufRead for ByteStream {
             if taken.is_pending() {
                 buffer.shrink_to(KEEP);
             }
-            me.was_tls = me.socket.is_tls();
+            me.was_tls = me.socket.conn.is_tls();
             match ready!(taken) {
                 Ok(()) | Err(Error::Closed { .. }) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),

@@ -5,22 +5,23 @@ use crate::error::{Error, Result};
 use crate::tls::{Fingerprint, PeerCertificate, Session, Trust};
 
 impl Socket {
-    /// Returns whether the connection is encrypted.
+    /// Returns whether TLS protects the connection as far as the peer. `false` if it ends at an `https://`
+    /// [proxy](crate::socket::Proxy::url) before.
     pub fn is_tls(&self) -> bool {
-        self.conn.is_tls()
+        self.conn.handshaking().reaches_peer()
     }
 
     /// Returns the SHA-256 fingerprint of the peer's public key. `None` without TLS, and for clients that presented no
     /// certificate.
     pub fn peer_fingerprint(&self) -> Option<Fingerprint> {
-        self.conn.peer_fingerprint()
+        self.conn.handshaking().ask_peer(Session::peer_fingerprint).flatten()
     }
 
     /// Returns the peer's certificate. `None` without TLS, and for clients that presented none.
     ///
     /// A resumed session has that of its full handshake.
     pub fn peer_certificate(&self) -> Option<PeerCertificate> {
-        self.conn.session(Session::peer_certificate).flatten()
+        self.conn.handshaking().ask_peer(Session::peer_certificate).flatten()
     }
 
     /// Returns the peer's public key in DER (SPKI, subject public key info). `None` without TLS, and for clients that presented
@@ -44,7 +45,7 @@ impl Socket {
     /// # Ok::<(), network::Error>(())
     /// ```
     pub fn peer_trust(&self) -> Option<Trust> {
-        self.conn.session(Session::peer_trust).flatten()
+        self.conn.handshaking().ask_peer(Session::peer_trust).flatten()
     }
 
     /// Derives a secret from the keys of this connection, which both peers get alike and nobody else knows (RFC 5705).
@@ -67,27 +68,27 @@ impl Socket {
         let export = |session: &Session| session.export_key(label.as_ref(), context.as_ref(), length);
         let none =
             || Error::Unsupported(format!("the connection to {} does not use TLS: it has no keys", self.remote()));
-        self.conn.session(export).unwrap_or_else(|| Err(none()))
+        self.conn.handshaking().ask_peer(export).unwrap_or_else(|| Err(none()))
     }
 
     /// Returns the negotiated TLS version, as in `TLSv1.3`. `None` without TLS.
     pub fn tls_version(&self) -> Option<&'static str> {
-        self.conn.session(Session::version).flatten()
+        self.conn.handshaking().ask_peer(Session::version).flatten()
     }
 
     /// Returns the registered name of the negotiated cipher suite. `None` without TLS.
     pub fn cipher_suite(&self) -> Option<String> {
-        self.conn.session(Session::cipher_suite).flatten()
+        self.conn.handshaking().ask_peer(Session::cipher_suite).flatten()
     }
 
     /// Returns the negotiated application protocol. `None` without TLS or if none was negotiated.
     pub fn alpn(&self) -> Option<Vec<u8>> {
-        self.conn.session(|session| session.alpn().map(Vec::from)).flatten()
+        self.conn.handshaking().ask_peer(|session| session.alpn().map(Vec::from)).flatten()
     }
 
     /// Returns whether the connection resumed an earlier TLS session with the same server, which costs less than a full
     /// handshake.
     pub fn is_tls_resumed(&self) -> bool {
-        self.conn.session(Session::resumed).unwrap_or(false)
+        self.conn.handshaking().ask_peer(Session::resumed).unwrap_or(false)
     }
 }

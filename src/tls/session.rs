@@ -50,6 +50,8 @@ pub(crate) struct Session {
     closing: bool,
     /// The connection was open before. That it begins in plaintext is then no mistake of the settings.
     is_upgrade: bool,
+    /// The peer is a proxy, and not that of the connection.
+    is_of_proxy: bool,
 }
 
 impl Session {
@@ -75,13 +77,34 @@ impl Session {
     fn new(mut tls: Connection, peer: &str, own: Option<Fingerprint>, judge: Judge) -> Self {
         tls.set_buffer_limit(Some(BOUND));
         let peer = Printable(peer).to_string().into();
-        Session { tls, peer, own, judge, first: None, peer_closed: false, closing: false, is_upgrade: false }
+        Session {
+            tls,
+            peer,
+            own,
+            judge,
+            first: None,
+            peer_closed: false,
+            closing: false,
+            is_upgrade: false,
+            is_of_proxy: false,
+        }
     }
 
     /// The same on a connection that has been open in plaintext.
     pub(crate) fn on_open_connection(mut self) -> Self {
         self.is_upgrade = true;
         self
+    }
+
+    /// The same with a proxy. Errors name it by this URL.
+    pub(crate) fn of_proxy(mut self, url: &str) -> Self {
+        self.peer = Printable(url).to_string().into();
+        self.is_of_proxy = true;
+        self.on_open_connection()
+    }
+
+    pub(crate) fn is_of_proxy(&self) -> bool {
+        self.is_of_proxy
     }
 
     /// Decrypts received data and appends the plaintext to `plain`. After an error, `plain` contains the data before it.

@@ -14,7 +14,7 @@ fn both_sides_succeed_and_talk() {
             tls.talk(&wire);
             assert_eq!((wire.heard(), wire.conn.is_shaking()), (vec!["shaken".into()], false));
             assert_eq!(wire.conn.session(Session::version).flatten(), Some("TLSv1.3"));
-            assert_eq!(wire.conn.peer_fingerprint().is_some(), matches!(side, Side::Client));
+            assert_eq!(wire.conn.session(Session::peer_fingerprint).flatten().is_some(), matches!(side, Side::Client));
             wire.reads();
             wire.comes(tls.seals("question"));
             wire.send("answer").unwrap();

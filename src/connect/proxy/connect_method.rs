@@ -39,7 +39,11 @@ impl Connect {
             self.head.push(*byte);
             let protocol = &b"HTTP/"[..self.head.len().min(5)];
             if !self.head.starts_with(protocol) {
-                return Err(Problem::Proxy("it does not speak HTTP".into()));
+                // The alert of a server that expects TLS.
+                let expects_tls = self.head == [0x15];
+                let problem =
+                    if expects_tls { "it expects TLS; its URL begins with https://" } else { "it does not speak HTTP" };
+                return Err(Problem::Proxy(problem.into()));
             }
             if *byte == b'\n' && (self.head.ends_with(b"\n\r\n") || self.head.ends_with(b"\n\n")) {
                 match self.judge()? {
@@ -141,6 +145,7 @@ mod tests {
             ("HTTP/1.1\r\n\r\n", "invalid status line"),
             ("SSH-2.0-x\r\n", "does not speak HTTP"),
             ("\r\n", "does not speak HTTP"),
+            ("\x15\x03\x03", "it expects TLS; its URL begins with https://"),
             (long.as_str(), "exceeds the limit of 200 bytes"),
         ] {
             let problem = begin(false).take(reply.as_bytes()).unwrap_err().text();

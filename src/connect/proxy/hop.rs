@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use crate::address::{Address, Host, Port, Target, parse_authority, percent_decode};
+use crate::tls::PeerName;
 
 /// The protocol of a proxy server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,17 +17,24 @@ pub(super) enum Protocol {
     Socks4a,
     /// The method CONNECT of HTTP (RFC 9110, section 9.3.6).
     Http,
+    /// The same over TLS.
+    Https,
 }
 
-use Protocol::{Http, Socks4a, Socks5, Socks5Names};
+use Protocol::{Http, Https, Socks4a, Socks5, Socks5Names};
 
 /// Scheme, protocol, default port.
-const SCHEMES: [(&str, Protocol, u16); 4] =
-    [("socks5", Socks5, 1080), ("socks5h", Socks5Names, 1080), ("socks4a", Socks4a, 1080), ("http", Http, 80)];
+const SCHEMES: [(&str, Protocol, u16); 5] = [
+    ("socks5", Socks5, 1080),
+    ("socks5h", Socks5Names, 1080),
+    ("socks4a", Socks4a, 1080),
+    ("http", Http, 80),
+    ("https", Https, 443),
+];
 
 /// The forms of a proxy's URL, for error messages.
-const FORMS: &str = "socks5://, socks5h://, socks4a:// or http://, then host:port, and user:password@ before the host if the \
-                     proxy requires them";
+const FORMS: &str = "socks5://, socks5h://, socks4a://, http:// or https://, then host:port, and user:password@ before the \
+                     host if the proxy requires them";
 
 /// The longest user name and password of SOCKS5 (RFC 1929), in bytes.
 const SOCKS5_MAX: usize = 255;
@@ -107,6 +115,21 @@ impl Hop {
         self.protocol == Socks5
     }
 
+    /// Returns whether the connection to the proxy uses TLS.
+    pub(super) fn is_tls(&self) -> bool {
+        self.protocol == Https
+    }
+
+    /// Returns the proxy as TLS verifies it.
+    pub(super) fn peer(&self) -> PeerName {
+        let port = match self.address.target() {
+            Target::Inet { port: Port::Number(port), .. } => *port,
+            _ => 0,
+        };
+        let (key, host) = self.address.peer(port);
+        PeerName { key, host }
+    }
+
     fn scheme(&self) -> &'static str {
         let own = SCHEMES.iter().find(|(_, protocol, _)| *protocol == self.protocol);
         own.map_or("", |(scheme, _, _)| scheme)
@@ -137,11 +160,6 @@ impl fmt::Display for Destination {
 
 fn unknown_scheme(scheme: &str) -> String {
     match scheme {
-        "https" => {
-            "https://…: TLS to the proxy itself is not supported; write http://host:port. What is sent through the \
-                    proxy is encrypted by the TLS of the connection"
-                .into()
-        }
         "socks" => format!("socks://… leaves the version open; expected {FORMS}"),
         "socks4" => "socks4://…: expected socks4a://, which lets the proxy resolve the host name".into(),
         _ => format!("unknown kind of proxy; expected {FORMS}"),
@@ -184,7 +202,7 @@ fn parse_credentials(protocol: Protocol, text: &str) -> Result<Credentials, Stri
             Err(format!("SOCKS5 can send {SOCKS5_MAX} bytes of a user or password, and one has {longest}"))
         }
         Socks4a if has_password => Err("SOCKS4a sends a user and no password".into()),
-        Http if user.contains(':') => Err("HTTP cannot send a user that contains a colon".into()),
+        Http | Https if user.contains(':') => Err("HTTP cannot send a user that contains a colon".into()),
         _ => Ok(Credentials { user, password }),
     }
 }
@@ -202,6 +220,7 @@ mod tests {
             ("http://a%40b:c%2Fd:e@[::1]:3128", "http://[::1]:3128", Some("a@b"), "c/d:e"),
             ("http://a:b@c@host:1", "http://host:1", Some("a"), "b@c"),
             ("http://user:@host", "http://host:80", Some("user"), ""),
+            ("https://me:x@host", "https://host:443", Some("me"), "x"),
             ("http://münchen.test:8080", "http://xn--mnchen-3ya.test:8080", None, ""),
         ] {
             let hop = Hop::parse(url, None).unwrap();
@@ -222,7 +241,6 @@ mod tests {
             ("ftp://sesam@host", "unknown kind of proxy"),
             ("socks://sesam@host", "leaves the version open"),
             ("socks4://sesam@host", "expected socks4a://"),
-            ("https://user:sesam@host", "write http://"),
             ("socks5://user:sesam", "expected a host, or host:port"),
             ("socks5://", "expected a host"),
             ("socks5://user:ses/am@host", "percent-encoded"),

@@ -8,6 +8,7 @@ mod connect_method;
 mod environment;
 mod except;
 mod hop;
+mod line;
 mod negotiation;
 mod passage;
 mod socks4;
@@ -23,9 +24,12 @@ use crate::address::{Address, to_canonical};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::resolve::Plan;
+use crate::tls::ClientTls;
 use environment::{Environment, Traffic};
 use except::Exceptions;
 use hop::{Destination, Hop};
+pub(super) use line::ProxyTls;
+use passage::Settings;
 pub(super) use passage::{Means, Passage};
 
 /// A proxy to connect through, for [`SocketBuilder::proxy`](crate::socket::SocketBuilder::proxy).
@@ -34,8 +38,8 @@ pub(super) use passage::{Means, Passage};
 /// this machine itself (`localhost`, names below it, loopback addresses) are always connected to without a proxy, and so are the
 /// targets set by [`except`](Proxy::except).
 ///
-/// User names and passwords are sent to the proxy only, unencrypted as these protocols have it. They are never part of an error, a
-/// log record or the output of `Display` and `Debug`.
+/// User names and passwords are sent to the proxy only, except to `https://` proxies unencrypted, as these protocols have it. They
+/// are never part of an error, a log record or the output of `Display` and `Debug`.
 ///
 /// Text converts into a `Proxy` as by [`url`](Proxy::url).
 ///
@@ -54,6 +58,7 @@ pub struct Proxy {
     exceptions: Exceptions,
     timeout: Option<Duration>,
     reply_limit: Option<usize>,
+    tls: Option<ClientTls>,
 }
 
 /// The default time for an answer of a proxy.
@@ -85,10 +90,16 @@ impl Proxy {
     /// | `socks5h` | SOCKS5 | by the proxy | 1080 |
     /// | `socks4a` | SOCKS4a, without IPv6 addresses; the user has no password | by the proxy | 1080 |
     /// | `http` | CONNECT of HTTP/1.1 (RFC 9110, section 9.3.6) | by the proxy | 80 |
+    /// | `https` | the same over TLS with the proxy ([`tls`](Self::tls)); for connections in plaintext only | by the proxy | 443 |
     ///
     /// With `socks5`, the addresses of a host are tried one after the other, IPv6 first. A user and password are percent-encoded
     /// (RFC 3986). An HTTP proxy gets them only if it asks for them, in answer to one challenge: Digest with SHA-256 or MD5
-    /// (RFC 7616), or Basic (RFC 7617). TLS to the proxy itself (`https://`) is not supported.
+    /// (RFC 7616), or Basic (RFC 7617).
+    ///
+    /// The TLS of an `https` proxy ends there: between the proxy and the target, everything is in plaintext. So the connection
+    /// counts as one in plaintext. [`Socket::is_tls`](crate::Socket::is_tls) returns `false`, and there is no certificate of the
+    /// peer. TLS with the target within that of the proxy fails with [`Error::Unsupported`]: when connecting, before the proxy is
+    /// contacted, and by [`Socket::start_tls`](crate::Socket::start_tls).
     ///
     /// A malformed URL fails with [`Error::InvalidOption`] when connecting, before anything is looked up.
     pub fn url(url: impl AsRef<str>) -> Self {
@@ -155,13 +166,33 @@ impl Proxy {
         self
     }
 
-    /// Sets the timeout for the proxy's answer, from when the connection to it is established. Default: 10 s, and at most what
-    /// is left of the [timeout for connecting](crate::socket::SocketBuilder::connect_timeout).
+    /// Sets the timeout for the proxy's answer, and for the TLS handshake with it, from when the connection to it is established.
+    /// Default: 10 s, and at most what is left of the [timeout for connecting](crate::socket::SocketBuilder::connect_timeout).
     ///
     /// When it expires, the next address of the target is tried, if the proxy is asked for addresses; after the last one,
     /// connecting fails with [`Error::TimedOut`].
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
+        self
+    }
+
+    /// Sets whom to trust as an `https` proxy, and the identity to present to it. Default: [`ClientTls::system`], the roots of the
+    /// system for the host name in the proxy's URL.
+    ///
+    /// A proxy of another kind in [`url`](Self::url) fails with [`Error::InvalidOption`] when connecting. Proxies that the
+    /// environment or the system names are verified by these settings if they are `https` proxies.
+    ///
+    /// # Example
+    /// ```no_run
+    /// use network::{ClientTls, Socket, socket::Proxy};
+    ///
+    /// let authority = std::fs::read("/etc/company-ca.pem")?;
+    /// let proxy = Proxy::url("https://user:password@proxy.example").tls(ClientTls::roots(authority));
+    /// let socket = Socket::builder().proxy(proxy).connect("http://example.org")?;
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    pub fn tls(mut self, settings: impl Into<ClientTls>) -> Self {
+        self.tls = Some(settings.into());
         self
     }
 
@@ -259,6 +290,11 @@ impl Proxy {
         if let Source::Url(Err(problem)) = &self.source {
             return Err(Error::InvalidOption(format!("invalid proxy: {problem}")));
         }
+        if let (Source::Url(Ok(hop)), Some(_)) = (&self.source, &self.tls)
+            && !hop.is_tls()
+        {
+            return Err(Error::InvalidOption(format!("proxy {hop}: Proxy::tls is for https:// proxies only")));
+        }
         let Some(targets) = self.targets(plan) else { return Ok(None) };
         let Some(hops) = self.hops(address, &targets, is_tls)? else { return Ok(None) };
         self.check_exceptions()?;
@@ -268,8 +304,12 @@ impl Proxy {
                  connect, or use Proxy::none()"
             )));
         }
-        let timeout = self.timeout.unwrap_or(TIMEOUT);
-        let passage = Passage::new(address, hops, targets, timeout, self.reply_limit.unwrap_or(REPLY_LIMIT));
+        let settings = Settings {
+            timeout: self.timeout.unwrap_or(TIMEOUT),
+            reply_limit: self.reply_limit.unwrap_or(REPLY_LIMIT),
+            tls: self.tls.clone().unwrap_or_else(ClientTls::system),
+        };
+        let passage = Passage { address: address.clone(), hops, targets, is_tls, settings };
         passage.check()?;
         Ok(Some(passage))
     }

@@ -48,7 +48,9 @@ impl Negotiation {
         match hop.protocol {
             Protocol::Socks5 | Protocol::Socks5Names => Negotiation::Socks5(Socks5::new(credentials, destination)),
             Protocol::Socks4a => Negotiation::Socks4(Socks4::new(credentials, destination)),
-            Protocol::Http => Negotiation::Connect(Box::new(Connect::new(credentials, destination, limit))),
+            Protocol::Http | Protocol::Https => {
+                Negotiation::Connect(Box::new(Connect::new(credentials, destination, limit)))
+            }
         }
     }
 

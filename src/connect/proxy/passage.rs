@@ -1,40 +1,45 @@
 //! The way through a proxy: connects to it, has the conversation, and hands over the connection with the target behind it.
 
-use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use futures_channel::oneshot;
 use gio::prelude::*;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
 
+use super::line::{Line, Tunnel, no_tls};
 use super::negotiation::{Negotiation, Problem, Step};
 use super::{Destination, Hop, Hops, Targets, Way, is_own_address, read_resolved};
 use crate::address::{Address, Endpoint};
 use crate::conn::Options;
+use crate::connect::connecting::load_roots;
 use crate::connect::leads_to_this_thread;
 use crate::connect::race::{Racing, Winner};
-use crate::engine::{Engine, Handler, Key, Next, Ready, Registration, within};
+use crate::engine::{Engine, within};
 use crate::error::{Error, Operation, Result, os_text};
 use crate::log;
 use crate::resolve::{look_up, plan};
 use crate::sys::Tuning;
+use crate::tls::{ClientTls, Session};
 
 const OPERATION: Operation = Operation::Proxy;
 
-/// Input is looked at in pieces of this size.
-const PIECE: usize = 1 << 10;
-
 /// The proxies and the target of one connection.
 pub(in crate::connect) struct Passage {
-    address: Address,
-    hops: Hops,
-    targets: Targets,
-    timeout: Duration,
-    reply_limit: usize,
+    pub(super) address: Address,
+    pub(super) hops: Hops,
+    pub(super) targets: Targets,
+    /// TLS follows.
+    pub(super) is_tls: bool,
+    pub(super) settings: Settings,
+}
+
+/// The settings that hold for every proxy of a connection.
+pub(super) struct Settings {
+    pub(super) timeout: Duration,
+    pub(super) reply_limit: usize,
+    /// Of the TLS to the proxy itself.
+    pub(super) tls: ClientTls,
 }
 
 /// The options of a connection that matter on the way.
@@ -64,18 +69,28 @@ impl From<Problem> for Failure {
 }
 
 impl Passage {
-    pub(super) fn new(address: &Address, hops: Hops, targets: Targets, timeout: Duration, reply_limit: usize) -> Self {
-        Passage { address: address.clone(), hops, targets, timeout, reply_limit }
-    }
-
     /// Fails if the proxy is known, and cannot be asked for any of the targets.
     pub(super) fn check(&self) -> Result {
         let Hops::Known(ways) = &self.hops else { return Ok(()) };
         for way in ways {
             let Way::Through(hop) = way else { continue };
+            self.check_tls(hop)?;
             self.possible(hop, self.targets.destinations()).map_err(|problem| self.error(hop, problem))?;
         }
         Ok(())
+    }
+
+    /// Fails if the connection to the proxy uses TLS and cannot.
+    fn check_tls(&self, hop: &Hop) -> Result {
+        match hop.is_tls() {
+            false => Ok(()),
+            true if self.is_tls => Err(Error::Unsupported(format!(
+                "cannot connect to {} through the proxy {hop}: TLS within the TLS of the proxy is not supported; use an \
+                 http:// or socks5h:// proxy, or a target in plaintext",
+                self.address
+            ))),
+            true => self.settings.tls.check(),
+        }
     }
 
     /// Returns the destinations that the proxy can be asked for, or why it can be asked for none of them.
@@ -143,6 +158,7 @@ impl Passage {
     }
 
     async fn try_one(&self, engine: &Rc<Engine>, means: &Means<'_>, hop: &Hop) -> Result<Winner> {
+        self.check_tls(hop)?;
         let destinations = match &self.targets {
             Targets::Name(..) if hop.resolves_here() => {
                 let found = look_up(&self.address, means.limit).await?;
@@ -158,10 +174,10 @@ impl Passage {
         let mut failed = None;
         for destination in self.possible(hop, destinations).map_err(|failure| self.error(hop, failure))? {
             match self.ask(engine, means, hop, &destination).await {
-                Ok(fd) => {
+                Ok(Tunnel { fd, tls }) => {
                     let event = log::debug("connect").peer(&self.address);
                     event.say(format_args!("connected to {} through {hop}", self.address));
-                    return Ok(Winner { fd, service: None, asked: Some(endpoint(&destination)) });
+                    return Ok(Winner { fd, service: None, asked: Some(endpoint(&destination)), tls });
                 }
                 Err(failure) => {
                     // No answer: perhaps the proxy waits for this address. The limit for all of it holds in any case.
@@ -184,18 +200,41 @@ impl Passage {
         means: &Means<'_>,
         hop: &Hop,
         destination: &Destination,
-    ) -> Result<OwnedFd, Failure> {
-        let mut negotiation = Negotiation::new(hop, destination, self.reply_limit);
+    ) -> Result<Tunnel, Failure> {
+        let mut negotiation = Negotiation::new(hop, destination, self.settings.reply_limit);
         loop {
             let reached = self.reach(engine, means, hop).await?;
-            let talk = talk(engine, reached, &mut negotiation);
-            match within(engine, self.timeout, talk).await {
+            let talk = async {
+                let session = self.session(engine, hop).await?;
+                talk(Line::new(engine, reached, session)?, &mut negotiation).await
+            };
+            match within(engine, self.settings.timeout, talk).await {
                 None => return Err(Failure::Late),
                 Some(Err(problem)) => return Err(problem.into()),
-                Some(Ok(Some(fd))) => return Ok(fd),
+                Some(Ok(Some(tunnel))) => return Ok(tunnel),
                 Some(Ok(None)) => {}
             }
         }
+    }
+
+    /// Returns the session of TLS with a proxy that uses it. The system's roots are loaded before it has to judge.
+    async fn session(&self, engine: &Rc<Engine>, hop: &Hop) -> Result<Option<Session>, Problem> {
+        if !hop.is_tls() {
+            return Ok(None);
+        }
+        let (tls, peer) = (&self.settings.tls, hop.peer());
+        if tls.may_load_roots(&peer) {
+            let (loaded, is_loaded) = oneshot::channel();
+            let started = load_roots(engine, move || {
+                // The receiver may have been dropped.
+                let _ = loaded.send(());
+            });
+            started.map_err(|error| Problem::Proxy(format!("cannot load certificates: {}", os_text(&error))))?;
+            // Without them, the handshake fails, and says why.
+            let _ = is_loaded.await;
+        }
+        let session = Session::client(tls, &peer).map_err(no_tls)?;
+        Ok(Some(session.of_proxy(&hop.to_string())))
     }
 
     /// Connects to the proxy itself.
@@ -218,7 +257,7 @@ impl Passage {
             Failure::Problem(problem) => Error::Proxy { proxy, address, problem: problem.text() },
             Failure::Late => {
                 let address = format!("{address} (proxy: {proxy})");
-                Error::TimedOut { operation: OPERATION, address, limit: self.timeout }
+                Error::TimedOut { operation: OPERATION, address, limit: self.settings.timeout }
             }
         }
     }
@@ -245,143 +284,20 @@ fn endpoint(destination: &Destination) -> Endpoint {
 }
 
 /// Talks to the proxy. `None` if it is to be continued on another connection.
-async fn talk(engine: &Rc<Engine>, fd: OwnedFd, negotiation: &mut Negotiation) -> Result<Option<OwnedFd>, Problem> {
-    let line = Line::new(engine, fd).map_err(|error| broken(&error))?;
+async fn talk(mut line: Line, negotiation: &mut Negotiation) -> Result<Option<Tunnel>, Problem> {
     loop {
-        line.send(negotiation.output()).map_err(|error| broken(&error))?;
+        let is_sent = line.send(negotiation.output())?;
         let step = line.receive(negotiation)?;
         match step {
             // What is still to be sent would go to the target.
-            Some(Step::Done) if !negotiation.output().is_empty() => {
+            Some(Step::Done) if !is_sent || !negotiation.output().is_empty() => {
                 return Err(Problem::Proxy("it replied before it was asked".into()));
             }
-            Some(Step::Done) => return Ok(line.into_fd()),
+            Some(Step::Done) => return Ok(line.into_tunnel()),
             Some(Step::Anew) => return Ok(None),
             Some(Step::More) => {}
             None => line.news().await,
         }
-    }
-}
-
-fn broken(error: &io::Error) -> Problem {
-    match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-            Problem::Proxy("it reset the connection before its reply was complete".into())
-        }
-        _ => Problem::Proxy(os_text(error)),
-    }
-}
-
-/// A connection to a proxy, on the loop. Dropping it closes it.
-struct Line {
-    engine: Rc<Engine>,
-    fd: Option<OwnedFd>,
-    watch: Rc<Watch>,
-}
-
-/// Passes the readiness of a line on.
-#[derive(Default)]
-struct Watch {
-    key: Cell<Option<Key>>,
-    /// Something has happened that was not looked at.
-    news: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Line {
-    fn new(engine: &Rc<Engine>, fd: OwnedFd) -> io::Result<Line> {
-        let watch = Rc::new(Watch::default());
-        let line = Line { engine: engine.clone(), fd: Some(fd), watch };
-        let input = std::os::fd::AsFd::as_fd(line.fd()?);
-        let registration = Registration { input, input_blocks: false, output: None, write: true };
-        let key = engine.register(registration, line.watch.clone())?;
-        line.watch.key.set(Some(key));
-        Ok(line)
-    }
-
-    fn fd(&self) -> io::Result<&OwnedFd> {
-        self.fd.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-
-    fn into_fd(mut self) -> Option<OwnedFd> {
-        self.watch.leave(&self.engine);
-        self.fd.take()
-    }
-
-    /// Sends as much as the kernel takes now.
-    fn send(&self, output: &mut Vec<u8>) -> io::Result<()> {
-        while !output.is_empty() {
-            match send(self.fd()?, output, SendFlags::NOSIGNAL) {
-                Ok(count) => drop(output.drain(..count)),
-                Err(rustix::io::Errno::AGAIN) => return Ok(()),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes what belongs to the proxy's reply, and leaves all that is behind it to the kernel. `None` if nothing is there.
-    fn receive(&self, negotiation: &mut Negotiation) -> Result<Option<Step>, Problem> {
-        let mut buffer = [0; PIECE];
-        let look = self.fd().and_then(|fd| Ok(recv(fd, &mut buffer[..], RecvFlags::PEEK)?));
-        let seen = match look {
-            Ok((0, _)) => return Err(Problem::Proxy("it closed the connection before its reply was complete".into())),
-            Ok((seen, _)) => seen,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Some(Step::More)),
-            Err(error) => return Err(broken(&error)),
-        };
-        let (mut taken, step) = negotiation.take(&buffer[..seen])?;
-        while taken > 0 {
-            match self.fd().and_then(|fd| Ok(recv(fd, &mut buffer[..taken], RecvFlags::empty())?)) {
-                Ok((0, _)) => break,
-                Ok((count, _)) => taken -= count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(broken(&error)),
-            }
-        }
-        Ok(Some(step))
-    }
-
-    /// Waits for the next event.
-    async fn news(&self) {
-        poll_fn(|context| self.watch.poll(context)).await;
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        self.watch.leave(&self.engine);
-    }
-}
-
-impl Watch {
-    fn poll(&self, context: &Context<'_>) -> Poll<()> {
-        if self.news.take() {
-            return Poll::Ready(());
-        }
-        self.waker.replace(Some(context.waker().clone()));
-        Poll::Pending
-    }
-
-    fn leave(&self, engine: &Engine) {
-        if let Some(key) = self.key.take() {
-            engine.deregister(key);
-        }
-    }
-}
-
-impl Handler for Watch {
-    fn ready(self: Rc<Self>, _engine: &Rc<Engine>, _ready: Ready) -> Next {
-        self.news.set(true);
-        let waker = self.waker.take();
-        waker.into_iter().for_each(Waker::wake);
-        Next::Idle
-    }
-
-    fn context_ended(self: Rc<Self>) {
-        self.key.take();
     }
 }
 
@@ -401,7 +317,8 @@ mod tests {
         let address = Address::parse("target.test:25").unwrap();
         let limit = Duration::from_secs(20);
         let targets = Targets::Name("target.test".into(), 25);
-        let passage = Passage::new(&address, Hops::Known(ways), targets, limit, 1000);
+        let settings = Settings { timeout: limit, reply_limit: 1000, tls: ClientTls::system() };
+        let passage = Passage { address, hops: Hops::Known(ways), targets, is_tls: false, settings };
         let tuning = Tuning::default();
         block_on(OPERATION, "a test", |engine| async move {
             passage.connect(&engine, Means { tuning: &tuning, limit, blocks: true }).await

@@ -1,13 +1,16 @@
 //! Proxies: the tests' own, which hang, lie, reset and stop midway, and microsocks, dante and tinyproxy. Those of the latter run in
 //! a network namespace, since no proxy is asked for an address of this machine's loopback.
 
+#[path = "../common/mod.rs"]
 mod common;
-#[path = "common/name_server.rs"]
+mod https;
+#[path = "../common/name_server.rs"]
 mod name_server;
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -479,7 +482,6 @@ fn settings_that_cannot_be_kept_are_errors() {
         for (proxy, target, words) in [
             (Proxy::url("socks5://me:sesam@"), TARGET, "expected a host"),
             (Proxy::url("me:sesam@host:1"), TARGET, "expected socks5://"),
-            (Proxy::url("https://me:sesam@host"), "example.org:443", "write http://"),
             (Proxy::url("http://host").except(["10.0.0.0/99"]), TARGET, "invalid exception \"10.0.0.0/99\""),
             (Proxy::url(format!("socks4a://{dead}")), "[2001:db8::1]:1", "SOCKS4a cannot name an IPv6 address"),
             (Proxy::url(format!("http://{dead}")), "[fe80::1%1]:1", "add it to the exceptions"),
@@ -566,19 +568,25 @@ fn tls_that_starts_later_is_verified_by_the_targets_name_too() {
     });
 }
 
-#[test]
-fn openssl_behind_a_proxy_is_verified_by_the_targets_name() {
-    let directory = TempDir::new();
+/// Writes a certificate for a host, and its key, to files. Gives the authority that has issued it, in PEM, and their paths.
+fn certificate(directory: &TempDir, host: &str) -> (String, PathBuf, PathBuf) {
     let mut authority = rcgen::CertificateParams::new([]).unwrap();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let key = rcgen::KeyPair::generate().unwrap();
     let root = authority.self_signed(&key).unwrap().pem();
     let issuer = rcgen::Issuer::new(authority, key);
     let key = rcgen::KeyPair::generate().unwrap();
-    let leaf = rcgen::CertificateParams::new(["target.test".to_string()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let leaf = rcgen::CertificateParams::new([host.to_string()]).unwrap().signed_by(&key, &issuer).unwrap();
     let [cert_file, key_file] = ["cert.pem", "key.pem"].map(|name| directory.path(name));
     std::fs::write(&cert_file, leaf.pem()).unwrap();
     std::fs::write(&key_file, key.serialize_pem()).unwrap();
+    (root, cert_file, key_file)
+}
+
+#[test]
+fn openssl_behind_a_proxy_is_verified_by_the_targets_name() {
+    let directory = TempDir::new();
+    let (root, cert_file, key_file) = certificate(&directory, "target.test");
     let mut server = tool("/usr/bin/openssl");
     server.args(["s_server", "-accept", "0", "-naccept", "10", "-rev", "-cert"]);
     let server = Process::start(server.arg(&cert_file).arg("-key").arg(&key_file), Watch::Stdout);
@@ -675,10 +683,11 @@ fn greeter() -> u16 {
 
 /// Each of these addresses is reached in all three ways through the proxy.
 #[track_caller]
-fn assert_reaches(url: &str, port: u16, hosts: &[&str]) {
+fn assert_reaches(proxy: impl Into<Proxy>, port: u16, hosts: &[&str]) {
+    let proxy = proxy.into();
     for host in hosts {
-        for socket in connect(&plain(url), &format!("{host}:{port}")) {
-            let socket = socket.unwrap_or_else(|error| panic!("{url} {host}: {error}"));
+        for socket in connect(&plain(proxy.clone()), &format!("{host}:{port}")) {
+            let socket = socket.unwrap_or_else(|error| panic!("{proxy} {host}: {error}"));
             assert_eq!(socket.recv_line().unwrap(), "hello");
             socket.sendline("echo").unwrap();
             assert_eq!(socket.recv_line().unwrap(), "echo");
@@ -687,8 +696,8 @@ fn assert_reaches(url: &str, port: u16, hosts: &[&str]) {
 }
 
 #[track_caller]
-fn assert_refuses(url: &str, address: &str, words: &str) {
-    for error in connect(&plain(url), address) {
+fn assert_refuses(proxy: impl Into<Proxy>, address: &str, words: &str) {
+    for error in connect(&plain(proxy), address) {
         let error = error.unwrap_err();
         assert!(matches!(error, Error::Proxy { .. }), "{error}");
         assert!(error.to_string().contains(words) && !error.to_string().contains("sesam"), "{error}");
@@ -738,11 +747,8 @@ fn dante() {
     });
 }
 
-#[test]
-fn tinyproxy() {
-    let Some(_server) = in_own_network("tinyproxy") else { return };
-    let directory = TempDir::new();
-    let port = greeter();
+/// Starts tinyproxy, which connects to this port only and wants a password.
+fn start_tinyproxy(directory: &TempDir, port: u16) -> Process {
     let config = format!(
         "Port 8888\nListen 127.0.0.1\nTimeout 60\nMaxClients 100\nBasicAuth me sesam\nConnectPort {port}\n\
          Allow 127.0.0.1\nLogFile \"{}\"\n",
@@ -751,7 +757,15 @@ fn tinyproxy() {
     std::fs::write(directory.path("tinyproxy.conf"), config).unwrap();
     let mut command = party("tinyproxy");
     command.arg("-d").arg("-c").arg(directory.path("tinyproxy.conf"));
-    let _proxy = start(command, 8888);
+    start(command, 8888)
+}
+
+#[test]
+fn tinyproxy() {
+    let Some(_server) = in_own_network("tinyproxy") else { return };
+    let directory = TempDir::new();
+    let port = greeter();
+    let _proxy = start_tinyproxy(&directory, port);
     on_own_context(|| {
         assert_reaches("http://me:sesam@127.0.0.1:8888", port, &[FAR, "far.test", "[2001:db8::7]"]);
         assert_refuses("http://me:wrong@127.0.0.1:8888", &format!("{FAR}:{port}"), " 401 Unauthorized");
