@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Conn;
 use super::state::{Linger, LingerFacts, ReadHalf, WriteHalf};
-use crate::engine::{Next, main_depth};
+use crate::engine::Next;
 use crate::sys;
 
 /// Reads in one turn.
@@ -26,7 +26,7 @@ impl Conn {
 
     /// Closes without waiting for the peer's end, where no loop runs that would.
     pub(crate) fn close_without_peer(&self) {
-        if self.status.is_lingering() && main_depth() == 0 {
+        if self.status.is_lingering() && !self.engine.has_loop() {
             self.lingering().go_on();
             self.lingering().discard(&mut false);
             self.ending().close_descriptor();
@@ -162,7 +162,7 @@ impl Lingering<'_> {
 
     pub(super) fn drain_without_loop(&self) {
         self.0.engine.disown();
-        if self.0.status.is_lingering() && main_depth() == 0 && !std::thread::panicking() {
+        if self.0.status.is_lingering() && !self.0.engine.has_loop() && !std::thread::panicking() {
             self.drain();
         }
     }

@@ -117,6 +117,9 @@ pub(crate) fn turn<R>(engine: &Rc<Engine>, turn: impl FnOnce() -> R) -> R {
     let outer = engine.enter_loop(Some(depth));
     let done = turn();
     engine.enter_loop(outer);
+    if depth == 0 {
+        engine.sources.loop_returned();
+    }
     if let Some(panic) = engine.take_panic() {
         resume_unwind(panic);
     }

@@ -487,6 +487,11 @@ impl Engine {
         self.loop_depth.replace(depth)
     }
 
+    /// Returns whether a loop runs here, and finishes what is left to it.
+    pub(crate) fn has_loop(&self) -> bool {
+        main_depth() > 0 || self.loop_depth.get().is_some() || self.sources.may_be_iterated()
+    }
+
     /// A callback panicked. Under our own loop the panic is kept until that is back at its caller; no C code can let it
     /// through. Under another's the process ends, as it does for panics in any other GLib callback.
     pub(crate) fn panicked(&self, panic: Box<dyn Any + Send>) {

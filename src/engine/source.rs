@@ -139,6 +139,8 @@ pub(super) struct Sources {
     context: *mut GMainContext,
     main: Cell<*mut GSource>,
     low: Cell<*mut GSource>,
+    /// The context has been iterated, and not by a loop of ours that has returned.
+    iterated: Cell<bool>,
 }
 
 static MAIN: GSourceFuncs = GSourceFuncs {
@@ -169,7 +171,8 @@ static CALLBACK: GSourceCallbackFuncs =
 impl Sources {
     pub(super) fn none(context: &glib::MainContext) -> Self {
         let context: *mut GMainContext = context.to_glib_none().0;
-        Sources { context, main: Cell::new(ptr::null_mut()), low: Cell::new(ptr::null_mut()) }
+        let none = || Cell::new(ptr::null_mut());
+        Sources { context, main: none(), low: none(), iterated: Cell::new(false) }
     }
 
     /// The context, as the key it has in the list of engines. Never followed: the engine does not keep its context.
@@ -213,6 +216,22 @@ impl Sources {
         let source = self.main.get();
         // SAFETY: not null, so the context lives, and the source with it.
         if source.is_null() { 0 } else { unsafe { ffi::g_source_get_priority(source) } }
+    }
+
+    /// Returns whether a loop that is not ours may be running on this thread. GLib does not tell: what it drops between two
+    /// dispatches looks like a call from outside. Whoever runs a loop owns the context. That some own it for longer, as GTK
+    /// does, only means that what is left to the loop may wait for the end of the thread.
+    pub(super) fn may_be_iterated(&self) -> bool {
+        if !self.iterated.get() || self.main.get().is_null() {
+            return false;
+        }
+        // SAFETY: there are sources, so the context lives.
+        unsafe { ffi::g_main_context_is_owner(self.context) != ffi::GFALSE }
+    }
+
+    /// Notes that a loop of ours has returned, and no other runs around it.
+    pub(super) fn loop_returned(&self) {
+        self.iterated.set(false);
     }
 
     /// Forgets the sources: the context may be freed from now on.
@@ -334,6 +353,7 @@ unsafe extern "C" fn prepare(source: *mut GSource, timeout: *mut i32) -> gboolea
             return ffi::GFALSE;
         };
         (*own).poll.events = ffi::G_IO_IN as u16;
+        engine.sources.iterated.set(true);
         match engine.prepare(|| time_of(source)) {
             Wait::Not => {
                 *timeout = 0;

@@ -1,8 +1,10 @@
 //! Nothing is lost at the end of a connection, and nothing waits for ever.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -446,4 +448,121 @@ fn both_ends_may_close_with_more_to_send_than_the_system_takes() {
             assert_eq!(outcomes.all(), [true, true], "{kind:?}");
         });
     }
+}
+
+/// A loop that somebody runs on the thread-default context until something is the case.
+type RunLoop = fn(&dyn Fn() -> bool);
+
+const LOOPS: [(&str, RunLoop); 3] = [
+    ("ours", |done| until(done)),
+    ("GLib's iterations", |done| {
+        let context = glib::MainContext::ref_thread_default();
+        while !done() {
+            context.iteration(true);
+        }
+    }),
+    ("GLib's loop", |done| {
+        let context = glib::MainContext::ref_thread_default();
+        let main_loop = glib::MainLoop::new(Some(&context), false);
+        let quit = main_loop.clone();
+        let tick =
+            glib::source::timeout_source_new(Duration::from_millis(2), None, glib::Priority::DEFAULT, move || {
+                quit.quit();
+                glib::ControlFlow::Continue
+            });
+        tick.attach(Some(&context));
+        while !done() {
+            main_loop.run();
+        }
+        tick.destroy();
+    }),
+];
+
+#[test]
+fn the_last_handle_that_a_source_of_the_programs_own_drops_does_not_hold_up_the_loop() {
+    for (name, run) in LOOPS {
+        for_each_kind(|kind| {
+            eprintln!("{name}");
+            let got = Rc::new(Cell::new(0));
+            let total = got.clone();
+            let (_server, address) = serve(kind, move |served| {
+                let total = total.clone();
+                served.read(move |_, bytes| {
+                    total.set(total.get() + bytes.len());
+                    Ok(())
+                });
+                Ok(())
+            });
+            // The peer is served by the same loop: what waits for it in place waits for all of this time.
+            let socket = try_connect(client(kind).linger(Duration::from_secs(1)), &address).unwrap();
+            socket.send(pattern(BIG)).unwrap();
+            // GLib drops the closure after its call has returned, and is in no dispatch then.
+            once(move || assert!(socket.is_open()));
+            let begun = Instant::now();
+            let all = got.clone();
+            run(&move || all.get() == BIG || begun.elapsed() > Duration::from_secs(10));
+            assert_eq!(got.get(), BIG, "the rest was discarded: the loop could not bring it to the peer");
+        });
+    }
+}
+
+#[test]
+fn after_the_loop_the_last_handle_sends_the_rest_before_it_goes() {
+    for (name, run) in LOOPS {
+        eprintln!("{name}");
+        let (address, begin, thread) = late_reader(Kind::Tcp);
+        let sent = pattern(BIG);
+        on_own_context(|| {
+            let socket = connect(&address);
+            socket.send(&sent).unwrap();
+            run_once(run);
+            begin.send(()).unwrap();
+            drop(socket);
+        });
+        assert!(thread.join().unwrap() == sent);
+    }
+}
+
+#[test]
+fn what_was_left_to_a_loop_that_never_runs_again_is_sent_at_the_end_of_the_thread() {
+    let (address, begin, thread) = late_reader(Kind::Tcp);
+    let sent = pattern(BIG);
+    let all = sent.clone();
+    let owner = std::thread::spawn(move || {
+        let context = glib::MainContext::new();
+        // As the default one, which nothing ends.
+        std::mem::forget(context.clone());
+        context
+            .with_thread_default(|| {
+                let socket = connect(&address);
+                socket.send(&all).unwrap();
+                assert!(socket.queued() > 0, "the kernel takes less than that");
+                context.iteration(false);
+                // The thread owns the context: for all that can be seen, the loop goes on.
+                drop(socket);
+                begin.send(()).unwrap();
+            })
+            .unwrap();
+    });
+    owner.join().unwrap();
+    assert!(thread.join().unwrap() == sent);
+}
+
+/// Has the loop call this once, and drop it.
+fn once(call: impl Fn() + 'static) {
+    // The context is this thread's.
+    let call = glib::thread_guard::ThreadGuard::new(call);
+    let source = glib::source::idle_source_new(None, glib::Priority::DEFAULT, move || {
+        call.get_ref()();
+        glib::ControlFlow::Break
+    });
+    source.attach(Some(&glib::MainContext::ref_thread_default()));
+}
+
+/// Runs the loop for one thing to do.
+fn run_once(run: RunLoop) {
+    let done = Rc::new(Cell::new(false));
+    let flag = done.clone();
+    once(move || flag.set(true));
+    run(&|| done.get());
 }
