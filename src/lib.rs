@@ -31,6 +31,9 @@ mod error;
 #[doc(hidden)]
 #[forbid(unsafe_code)]
 pub mod fuzzing;
+/// Staying connected.
+#[forbid(unsafe_code)]
+pub mod link;
 /// Log records and where they go.
 #[forbid(unsafe_code)]
 pub mod log;

@@ -7,13 +7,18 @@ mod name_server;
 
 use std::io::Read;
 use std::os::unix::net::UnixListener;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::command;
+use network::link::NetworkWatch;
 use network::{Error, Result, Server, Socket};
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some("tasks") {
-        return tasks_go_on_in_the_background(&std::env::args().nth(2).unwrap());
+    match std::env::args().nth(1).as_deref() {
+        Some("tasks") => return tasks_go_on_in_the_background(&std::env::args().nth(2).unwrap()),
+        Some("network") => return the_network_is_watched_in_the_background(&std::env::args().nth(2).unwrap()),
+        _ => {}
     }
     match (name_server::inside(), std::env::args().nth(1).as_deref()) {
         (Some(_server), Some("ended")) => lookups_that_have_ended_leave_no_thread(),
@@ -21,11 +26,14 @@ fn main() {
         (Some(_server), Some("silent")) => a_lookup_without_an_end_is_named(),
         (Some(_), other) => panic!("{other:?}"),
         (None, _) if !common::parties::has_namespaces() => {
-            hear_of_tasks();
+            hear_of("tasks", command(std::env::current_exe().unwrap(), [""; 0]), TOLD_OF_TASKS);
             println!("the others are not run: this user may not have namespaces");
         }
         (None, _) => {
-            hear_of_tasks();
+            hear_of("tasks", command(std::env::current_exe().unwrap(), [""; 0]), TOLD_OF_TASKS);
+            let mut unshare = common::parties::unshare(&["--net"]);
+            unshare.arg(std::env::current_exe().unwrap());
+            hear_of("network", unshare, TOLD_OF_NETWORK);
             for (name, last_words) in [("ended", ""), ("late", ""), ("silent", "named\n")] {
                 let output = name_server::run_inside(&[name]);
                 assert!(output.status.success() && output.text() == last_words, "{name}: {output:?}");
@@ -48,12 +56,14 @@ fn must_go_into_background() {
     assert_ne!(std::process::id(), parent, "in the foreground");
 }
 
+const TOLD_OF_TASKS: &str = "slept, woken by a thread\n";
+const TOLD_OF_NETWORK: &str = "Addresses, 1 thread\n";
+
 /// Starts a process that goes into the background, and hears from there.
-fn hear_of_tasks() {
+fn hear_of(what: &str, mut command: Command, told: &str) {
     let directory = common::TempDir::new();
     let listener = UnixListener::bind(directory.path("heard")).unwrap();
-    let output =
-        common::run(&mut common::command(std::env::current_exe().unwrap(), ["tasks", &directory.address("heard")]), "");
+    let output = common::run(command.args([what, &directory.address("heard")]), "");
     output.assert_clean();
     listener.set_nonblocking(true).unwrap();
     let begun = Instant::now();
@@ -68,8 +78,8 @@ fn hear_of_tasks() {
     heard.set_read_timeout(Some(common::LIMIT)).unwrap();
     let mut text = String::new();
     heard.read_to_string(&mut text).unwrap();
-    assert_eq!(text, "slept, woken by a thread\n");
-    println!("tasks: ok");
+    assert_eq!(text, told);
+    println!("{what}: ok");
 }
 
 fn tasks_go_on_in_the_background(place: &str) {
@@ -96,6 +106,24 @@ fn tasks_go_on_in_the_background(place: &str) {
     });
     drop(task.unwrap());
     network::bgloop().unwrap();
+}
+
+fn the_network_is_watched_in_the_background(place: &str) {
+    let (parent, place) = (std::process::id(), place.to_owned());
+    let watch = NetworkWatch::new(move |change| {
+        assert_ne!(std::process::id(), parent, "in the foreground");
+        let threads = std::fs::read_dir("/proc/self/task").unwrap().count();
+        let socket = Socket::connect(place.as_str()).unwrap();
+        socket.sendline(format!("{change:?}, {threads} thread")).unwrap();
+        socket.flush().unwrap();
+        network::endloop();
+    });
+    let watch = watch.unwrap();
+    glib::source::timeout_add_local_once(Duration::ZERO, move || {
+        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+    });
+    network::bgloop().unwrap();
+    drop(watch);
 }
 
 fn lookups_that_have_ended_leave_no_thread() {

@@ -6,31 +6,16 @@ use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::process::Command;
 
-use common::{LIMIT, Process, Watch, example, tool};
+use common::{LIMIT, Process, Watch, example, without_family};
+use rustix::net::AddressFamily;
 use rustix::process::Signal;
-
-/// Makes `socket(AF_INET6, …)` fail with the error of that number (by seccomp), then becomes the command.
-const WITHOUT_IPV6: &str = r#"
-import ctypes, os, platform, struct, sys
-number = {"x86_64": 41, "aarch64": 198}[platform.machine()]
-error = 0x00050000 | int(sys.argv[1])
-lines = [(0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 16), (0x15, 0, 1, 10), (6, 0, 0, error), (6, 0, 0, 0x7fff0000)]
-code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in lines))
-class Filter(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
-libc = ctypes.CDLL(None, use_errno=True)
-program = Filter(len(lines), ctypes.cast(code, ctypes.c_void_p))
-for call in [(38, 1, 0, 0, 0), (22, 2, ctypes.byref(program), 0, 0)]:
-    assert libc.prctl(*call) == 0, os.strerror(ctypes.get_errno())
-os.execv(sys.argv[2], sys.argv[2:])
-"#;
 
 /// EPERM and EACCES.
 const REFUSALS: [i32; 2] = [1, 13];
 
 fn without_ipv6(error: i32, program: &str, arguments: &[&str]) -> Command {
-    let mut command = tool("/usr/bin/python3");
-    command.args(["-c", WITHOUT_IPV6, &error.to_string()]).arg(example(program)).args(arguments);
+    let mut command = without_family(AddressFamily::INET6, error);
+    command.arg(example(program)).args(arguments);
     command
 }
 

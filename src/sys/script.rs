@@ -19,6 +19,8 @@ thread_local! {
     static SCRIPTS: RefCell<HashMap<RawFd, Rc<Script>>> = RefCell::default();
     /// The clock's start, and how far it has been moved since.
     static CLOCK: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+    /// The time that the machine has been suspended for.
+    static SUSPENDED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
 /// One answer to a read.
@@ -278,6 +280,16 @@ pub(crate) fn pass(time: Duration) {
 /// The time that has passed since the clock was stopped, if it was.
 pub(crate) fn passed() -> Option<Duration> {
     CLOCK.get().map(|(_, passed)| passed)
+}
+
+/// The machine is suspended, which that clock does not count.
+pub(crate) fn suspend(time: Duration) {
+    SUSPENDED.set(SUSPENDED.get() + time);
+}
+
+/// The time that the machine has been suspended for, if the clock was stopped.
+pub(super) fn suspended() -> Option<Duration> {
+    CLOCK.get().map(|_| SUSPENDED.get())
 }
 
 /// The time by that clock.

@@ -65,6 +65,27 @@ pub(super) fn diagnosis_socket() -> Result<OwnedFd> {
     own(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_SOCK_DIAG) })
 }
 
+/// Creates a socket that the kernel sends the changes of links, addresses and routes to. It does not block and is closed on
+/// exec.
+pub(super) fn route_socket() -> Result<OwnedFd> {
+    const GROUPS: c_int = libc::RTMGRP_LINK
+        | libc::RTMGRP_IPV4_IFADDR
+        | libc::RTMGRP_IPV6_IFADDR
+        | libc::RTMGRP_IPV4_ROUTE
+        | libc::RTMGRP_IPV6_ROUTE;
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: takes numbers only.
+    let socket = own(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) })?;
+    // SAFETY: numbers only, of which zeros are valid.
+    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+    address.nl_groups = GROUPS.cast_unsigned();
+    let length = size_of_val(&address) as socklen_t;
+    // SAFETY: an address of that length, and the descriptor is open.
+    done(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
+    Ok(socket)
+}
+
 pub(crate) fn bind(fd: impl AsFd, address: &impl SocketAddrArg) -> Result<()> {
     // SAFETY: `name` gives an address of that length, and the descriptor is open.
     name(address, |place, length| unsafe { libc::bind(fd.as_fd().as_raw_fd(), place, length) }).map(drop)

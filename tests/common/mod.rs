@@ -54,6 +54,29 @@ pub fn tool(path: &str) -> Command {
     command(path, [""; 0])
 }
 
+/// Makes `socket` fail for a family with the error of that number (by seccomp), then becomes the command.
+const WITHOUT_FAMILY: &str = r#"
+import ctypes, os, platform, struct, sys
+number = {"x86_64": 41, "aarch64": 198}[platform.machine()]
+family, error = int(sys.argv[1]), 0x00050000 | int(sys.argv[2])
+lines = [(0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 16), (0x15, 0, 1, family), (6, 0, 0, error), (6, 0, 0, 0x7fff0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in lines))
+class Filter(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+libc = ctypes.CDLL(None, use_errno=True)
+program = Filter(len(lines), ctypes.cast(code, ctypes.c_void_p))
+for call in [(38, 1, 0, 0, 0), (22, 2, ctypes.byref(program), 0, 0)]:
+    assert libc.prctl(*call) == 0, os.strerror(ctypes.get_errno())
+os.execv(sys.argv[3], sys.argv[3:])
+"#;
+
+/// Runs the program that is given as the first argument in a sandbox without that family of sockets.
+pub fn without_family(family: AddressFamily, error: i32) -> Command {
+    let mut command = tool("/usr/bin/python3");
+    command.args(["-c", WITHOUT_FAMILY, &family.as_raw().to_string(), &error.to_string()]);
+    command
+}
+
 /// A daemon that a test needs, or a program from its package. `./dev test` unpacks them.
 pub fn party(name: &str) -> Command {
     command(parties::party(name), [""; 0])
