@@ -115,6 +115,15 @@ pub enum Error {
         peer: String,
     },
 
+    /// A [`Link`](crate::Link) is not connected, and has no queue for what was to be sent.
+    #[error("not connected to {address}{}", of_next(*next))]
+    Down {
+        /// The address as it was given.
+        address: String,
+        /// Time until the next try. `None` while a try goes on, or the link waits for a network or a service.
+        next: Option<Duration>,
+    },
+
     /// The peer reset the connection. Data on its way in either direction is lost.
     #[error("{peer} reset the connection")]
     Reset {
@@ -502,6 +511,20 @@ impl Error {
             Error::Cancelled { operation, address } => {
                 Error::Cancelled { operation: *operation, address: address.clone() }
             }
+            Error::Lookup { address, cause } => Error::Lookup { address: address.clone(), cause: cause.clone() },
+            Error::Refused { address, source } => Error::Refused { address: address.clone(), source: again(source) },
+            Error::Unreachable { address, source } => {
+                Error::Unreachable { address: address.clone(), source: again(source) }
+            }
+            Error::Proxy { proxy, address, problem } => {
+                Error::Proxy { proxy: proxy.clone(), address: address.clone(), problem: problem.clone() }
+            }
+            Error::ServiceNotFound { address, seen } => {
+                Error::ServiceNotFound { address: address.clone(), seen: seen.clone() }
+            }
+            Error::AvahiUnavailable { address, cause } => {
+                Error::AvahiUnavailable { address: address.clone(), cause: cause.clone() }
+            }
             Error::TimedOut { operation, address, limit } => {
                 Error::TimedOut { operation: *operation, address: address.clone(), limit: *limit }
             }
@@ -558,6 +581,7 @@ impl Error {
             Error::NotReady { .. } => "NotReady",
             Error::Cancelled { .. } => "Cancelled",
             Error::Closed { .. } => "Closed",
+            Error::Down { .. } => "Down",
             Error::Reset { .. } => "Reset",
             Error::QueueFull { .. } => "QueueFull",
             Error::DatagramTooLarge { .. } => "DatagramTooLarge",
@@ -597,7 +621,7 @@ impl Error {
             Error::Lookup { .. } | Error::ServiceNotFound { .. } => Kind::NotFound,
             Error::TimedOut { .. } => Kind::TimedOut,
             Error::Cancelled { .. } => Kind::Interrupted,
-            Error::Closed { .. } => Kind::NotConnected,
+            Error::Closed { .. } | Error::Down { .. } => Kind::NotConnected,
             Error::Reset { .. } => Kind::ConnectionReset,
             Error::QueueFull { .. } | Error::NotReady { .. } => Kind::WouldBlock,
             Error::DatagramTooLarge { .. } => Kind::InvalidInput,
@@ -673,6 +697,12 @@ pub(crate) fn os_text(error: &io::Error) -> String {
 
 fn of_file(problem: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
     problem.downcast_ref::<io::Error>().map_or_else(|| problem.to_string(), os_text)
+}
+
+/// Says when there will be another try, in whole seconds.
+fn of_next(next: Option<Duration>) -> String {
+    let seconds = next.map(|next| next.as_secs() + u64::from(next.subsec_nanos() > 0));
+    seconds.map(|seconds| format!(" (next try in {seconds} s)")).unwrap_or_default()
 }
 
 fn of_process(pid: Option<i32>) -> String {
@@ -802,6 +832,14 @@ mod tests {
             let error = Error::from_connect("/x", cause(kind)).to_string();
             assert!(error.starts_with("cannot connect to /x: "), "{error}");
         }
+    }
+
+    #[test]
+    fn the_next_try_is_told_in_whole_seconds() {
+        let down = |next| Error::Down { address: "host:1".into(), next }.to_string();
+        assert_eq!(down(Some(Duration::from_millis(2100))), "not connected to host:1 (next try in 3 s)");
+        assert_eq!(down(Some(Duration::from_secs(2))), "not connected to host:1 (next try in 2 s)");
+        assert_eq!(down(None), "not connected to host:1");
     }
 
     #[test]

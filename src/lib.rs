@@ -31,7 +31,7 @@ mod error;
 #[doc(hidden)]
 #[forbid(unsafe_code)]
 pub mod fuzzing;
-/// Staying connected.
+/// Staying connected: types used with [`Link`], and what they are made of.
 #[forbid(unsafe_code)]
 pub mod link;
 /// Log records and where they go.
@@ -67,6 +67,7 @@ pub use address::{Address, Endpoint};
 pub use conn::Socket;
 pub use conn::callbacks::{Disconnect, Reason};
 pub use error::{Error, Result};
+pub use link::handle::Link;
 pub use run::{bgloop, block_on, endloop, fgloop, fgloop_for, iteration};
 pub use selector::Selector;
 pub use server::handle::Server;
@@ -120,6 +121,11 @@ struct PageOnDaemons;
 #[cfg(all(doctest, feature = "_services"))]
 #[doc = include_str!("../docs/services.md")]
 struct PageOnServices;
+
+/// Compiles the examples of the page on staying connected.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/staying-connected.md")]
+struct PageOnStayingConnected;
 
 /// Compiles the examples of the page on trust.
 #[cfg(doctest)]

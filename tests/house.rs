@@ -30,13 +30,14 @@ const FLOORS: [&str; 20] = [
     "fuzzing",
 ];
 
-/// The root of the crate: a name that a first program writes down, or one of python-network's. At most 32 with the modules.
-const ROOT: [&str; 21] = [
+/// The root of the crate: a name that a first program writes down, or one of python-network's. At most 33 with the modules.
+const ROOT: [&str; 22] = [
     "Address",
     "ClientTls",
     "Disconnect",
     "Endpoint",
     "Error",
+    "Link",
     "Reason",
     "Result",
     "Selector",
@@ -58,7 +59,7 @@ const ROOT: [&str; 21] = [
 /// The public modules and all that each of them has.
 const MODULES: [(&str, &str); 11] = [
     ("daemon", "Daemon hand_over_async notify_systemd on_reload set_grace_period"),
-    ("link", "NetworkChange NetworkWatch"),
+    ("link", "Backoff Down LinkBuilder NetworkChange NetworkWatch State WeakLink"),
     ("log", "Level Record set_log unset_log"),
     ("mainloop", "Fairness set_fairness set_signal_handling"),
     (
@@ -321,7 +322,7 @@ fn the_face_is_what_is_written_here() {
     let (root, modules) = face(&files());
     let wanted: BTreeSet<String> = ROOT.into_iter().chain(MODULES.map(|(name, _)| name)).map(str::to_string).collect();
     assert_eq!(root, wanted, "the names at the root");
-    assert!(root.len() <= 32, "{} names at the root", root.len());
+    assert!(root.len() <= 33, "{} names at the root", root.len());
     let names = |names: &str| names.split_whitespace().map(str::to_string).collect();
     let wanted: BTreeMap<String, BTreeSet<String>> =
         MODULES.iter().map(|(module, listed)| (module.to_string(), names(listed))).collect();

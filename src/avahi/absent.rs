@@ -43,6 +43,18 @@ pub(crate) fn find(
     Find(())
 }
 
+pub(crate) enum News {
+    Seen,
+    Moved,
+    Gone,
+}
+
+pub(crate) struct Presence(());
+
+pub(crate) fn presence(_engine: &Rc<Engine>, _query: Query, _then: impl Fn(&Rc<Engine>, News) + 'static) -> Presence {
+    Presence(())
+}
+
 pub(crate) struct Announcement(());
 
 impl Announcement {

@@ -39,6 +39,10 @@ impl Query {
         };
         query().map_err(|problem: String| address.unfit(problem))
     }
+
+    pub(super) fn into_parts(self) -> (ServiceType, Matcher) {
+        (self.kind, self.matcher)
+    }
 }
 
 /// A report of a search.

@@ -23,6 +23,7 @@ mod daemon;
 mod events;
 mod find;
 mod names;
+mod presence;
 mod publish;
 mod publisher;
 #[cfg(feature = "avahi")]
@@ -42,6 +43,7 @@ pub use browse::{Browser, Event, EventStream, browse, browse_stream, resolve_all
 pub(crate) use events::Announcement;
 pub(crate) use find::{Find, Query, SearchEvent, find};
 pub use names::Txt;
+pub(crate) use presence::{News, Presence, presence};
 pub(crate) use publish::{Publication, Published, announce, unpublished};
 pub use publisher::{Publisher, publish};
 

@@ -92,6 +92,20 @@ pub struct Disconnect {
     pub leftover: Vec<u8>,
     /// The reason.
     pub reason: Reason,
+    /// Number of sent bytes that had not reached the system.
+    pub(crate) unsent: usize,
+}
+
+impl Disconnect {
+    /// Returns a copy, for another callback. An error of the program, which only one can get, is told by its words.
+    pub(crate) fn again(&self) -> Disconnect {
+        let reason = match &self.reason {
+            Reason::Remote => Reason::Remote,
+            Reason::Local => Reason::Local,
+            Reason::Failed(error) => Reason::Failed(error.again().unwrap_or_else(|| Error::other(error.to_string()))),
+        };
+        Disconnect { leftover: self.leftover.clone(), reason, unsent: self.unsent }
+    }
 }
 
 /// The reason why a connection ended.

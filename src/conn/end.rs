@@ -14,6 +14,8 @@ pub(super) struct End {
     is_over: bool,
     /// Whoever started TLS has heard of the failure, so that it need not be logged.
     is_told: bool,
+    /// Number of sent bytes that were dropped.
+    lost: usize,
 }
 
 /// Ranks errors by how much they say about why a connection failed. A peer that goes away with our data unread leaves
@@ -52,6 +54,15 @@ impl End {
         let reason = more.and_then(Error::again).map_or(reason, Reason::Failed);
         self.reason = Some(reason);
         self.is_over = true;
+    }
+
+    /// So many bytes that were sent will never reach the system.
+    pub(super) fn lose(&mut self, count: usize) {
+        self.lost += count;
+    }
+
+    pub(super) fn lost(&self) -> usize {
+        self.lost
     }
 
     pub(super) fn set_told(&mut self, is_told: bool) {

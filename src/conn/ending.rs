@@ -2,13 +2,13 @@
 //! shut down, then the peer's end is awaited with its data discarded: closing with unread input would make the kernel send a
 //! reset and throw away what it had accepted.
 
-use std::rc::Weak;
+use std::rc::{Rc, Weak};
 
-use super::Conn;
 use super::callbacks::{Disconnect, OnDisconnect, Reason};
 use super::handle::Socket;
 use super::handshake::Handshake;
 use super::state::{Duties, Look, Manner, Phase, WriteHalf};
+use super::{Conn, Roster};
 use crate::engine::call;
 use crate::error::{Result, count};
 use crate::log::{self, Level};
@@ -172,19 +172,34 @@ impl Ending<'_> {
     /// Calls the disconnect callback, or logs what it would have been told.
     pub(super) fn tell(&self) {
         self.0.status.change(|state| state.duties.remove(Duties::DISCONNECT));
+        let hears = self.roster().filter(|roster| roster.hears_ends()).zip(self.0.number.get());
+        if hears.is_some() {
+            self.0.number.take();
+        }
         self.leave_roster();
         let callback = self.take_callback();
-        let Some(callback) = callback else { return self.log() };
+        if callback.is_none() && hears.is_none() {
+            return self.log();
+        }
         let Some(reason) = self.0.cold(|cold| cold.end.take_reason()) else { return };
         let Some(me) = self.0.strong() else { return };
-        let end = Disconnect { leftover: self.0.io.take_input(), reason };
-        let socket = Socket::from_conn(me);
-        self.0.status.mark(Look::IN_CALLBACK, true);
-        call(&self.0.engine, || match callback {
-            OnDisconnect::Own(user) => user(&socket, end),
-            OnDisconnect::Shared(user) => user(&socket, end),
-        });
-        self.0.status.mark(Look::IN_CALLBACK, false);
+        let unsent = self.0.cold(|cold| cold.end.lost()) + self.0.output().unsent();
+        let mut end = Disconnect { leftover: self.0.io.take_input(), reason, unsent };
+        if let Some(callback) = callback {
+            let copy = hears.is_some().then(|| end.again());
+            let socket = Socket::from_conn(me);
+            self.0.status.mark(Look::IN_CALLBACK, true);
+            call(&self.0.engine, || match callback {
+                OnDisconnect::Own(user) => user(&socket, end),
+                OnDisconnect::Shared(user) => user(&socket, end),
+            });
+            self.0.status.mark(Look::IN_CALLBACK, false);
+            let Some(copy) = copy else { return };
+            end = copy;
+        }
+        if let Some((roster, number)) = hears {
+            roster.ended(number, end);
+        }
     }
 
     fn log(&self) {
@@ -205,16 +220,19 @@ impl Ending<'_> {
                 let event = log::message("end").peer(&peer).error(&reason);
                 event.say(format_args!("connection{whose} closed: {reason}"));
             };
-            match self.0.common.roster.as_ref().and_then(Weak::upgrade) {
+            match self.roster() {
                 Some(roster) => roster.log_end(&record),
                 None => record(),
             }
         }
     }
 
+    fn roster(&self) -> Option<Rc<dyn Roster>> {
+        self.0.common.roster.as_ref().and_then(Weak::upgrade)
+    }
+
     fn leave_roster(&self) {
-        let roster = self.0.common.roster.as_ref().and_then(Weak::upgrade);
-        if let (Some(number), Some(roster)) = (self.0.number.take(), roster) {
+        if let (Some(number), Some(roster)) = (self.0.number.take(), self.roster()) {
             roster.leave(number);
         }
     }

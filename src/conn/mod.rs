@@ -68,7 +68,7 @@ use crate::address::Endpoint;
 use crate::engine::{Engine, Handler, Key, Ready, TimerKey};
 use crate::error::{Error, Operation, Result};
 use crate::tls::PeerName;
-use callbacks::{OnDrain, OnEnd, OnUpgraded, OwnDisconnect, ReadCallback, SharedDisconnect};
+use callbacks::{Disconnect, OnDrain, OnEnd, OnUpgraded, OwnDisconnect, ReadCallback, SharedDisconnect};
 use channel::{Channel, SessionSlot};
 use end::End;
 pub use handle::{Socket, WeakSocket};
@@ -95,6 +95,16 @@ pub(crate) trait Roster {
 
     /// Logs a record about one that has ended by an error, unless there have been too many: peers can cause them.
     fn log_end(&self, record: &dyn Fn());
+
+    /// Returns whether it is told about the ends, by [`Roster::ended`].
+    fn hears_ends(&self) -> bool {
+        false
+    }
+
+    /// In place of [`Roster::leave`]: one has ended, and its own callback has been called.
+    fn ended(&self, id: NonZeroU64, _: Disconnect) {
+        self.leave(id);
+    }
 }
 
 /// The shared state of all connections of a server. An outgoing connection has one of its own.
@@ -129,6 +139,11 @@ impl Common {
         })
     }
 
+    /// Of an outgoing connection that is listed.
+    pub(crate) fn listed(options: Options, roster: Weak<dyn Roster>) -> Rc<Self> {
+        Rc::new(Common { roster: Some(roster), ..Common::from(options) })
+    }
+
     /// Of an outgoing connection: notes whom the program connected to.
     pub(crate) fn set_peer(&self, peer: PeerName) {
         // Several attempts with the same builder have a value each.
@@ -161,16 +176,22 @@ impl Common {
     }
 }
 
-impl From<Options> for Rc<Common> {
+impl From<Options> for Common {
     fn from(options: Options) -> Self {
-        Rc::new(Common {
+        Common {
             options,
             roster: None,
             total: Total::new(usize::MAX),
             peer: OnceCell::new(),
             on_disconnect: RefCell::default(),
             tellers: Cell::new(0),
-        })
+        }
+    }
+}
+
+impl From<Options> for Rc<Common> {
+    fn from(options: Options) -> Self {
+        Rc::new(options.into())
     }
 }
 

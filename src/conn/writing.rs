@@ -385,9 +385,18 @@ impl Output<'_> {
     }
 
     pub(super) fn drop_queue(&self) {
+        let lost = self.unsent();
+        if lost > 0 {
+            self.0.cold(|cold| cold.end.lose(lost));
+        }
         self.0.io.drop_output();
         self.0.channel().forget_plain();
         self.recount_if_counted();
+    }
+
+    /// Returns the number of bytes that wait for the system to take them.
+    pub(super) fn unsent(&self) -> usize {
+        self.0.queued()
     }
 
     #[inline]

@@ -14,6 +14,7 @@ impl Error {
     /// | `TimedOut`, `Closed`, `Reset`, `Truncated` | yes | the same, also during a TLS handshake |
     /// | `Proxy` | yes | most replies of proxies are about the way to the server |
     /// | `ServiceNotFound`, `AvahiUnavailable` | yes | the service may be announced later, and the daemon started |
+    /// | `Down` | yes | the link connects again |
     /// | `QueueFull`, `NotReady` | yes | the queue drains, and data arrives |
     /// | `InUse`, `AlreadyRunning` | yes | the other process may end |
     /// | `Io` | yes | of the system's other errors most are about what it is short of; not if it calls a value invalid (`InvalidInput`) or unsupported, nor if the program lacks a privilege (`PermissionDenied`), unless that is said while connecting, reading or sending, as by firewalls |
@@ -45,6 +46,7 @@ impl Error {
             | Error::Proxy { .. }
             | Error::ServiceNotFound { .. }
             | Error::AvahiUnavailable { .. }
+            | Error::Down { .. }
             | Error::QueueFull { .. }
             | Error::NotReady { .. }
             | Error::InUse { .. }
@@ -114,6 +116,7 @@ mod tests {
             Error::AvahiUnavailable { address: text(), cause: text() },
             Error::QueueFull { peer: text(), size: 1, queued: 1, limit: 1, option: "send_limit" },
             Error::NotReady { peer: text() },
+            Error::Down { address: text(), next: None },
             Error::InUse { address: text(), source: Errno::ADDRINUSE.into() },
             Error::AlreadyRunning { pid: None, path: "x".into() },
             io(Operation::Read, Errno::TIMEDOUT),

@@ -181,7 +181,6 @@ pub(crate) fn subscribe(engine: &Rc<Engine>, heard: impl Fn(NetworkChange) + 'st
 impl Subscription {
     /// Compares the clocks. To be called when something has happened, or a timer is due: the machine may have been suspended,
     /// and the kernel has not said so yet. If it was, all subscribers hear of that on the next turn.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for links"))]
     pub(crate) fn look(&self) {
         self.shared.look();
     }

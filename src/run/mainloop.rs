@@ -13,6 +13,7 @@ use super::stand_in;
 use super::systemd::{self, Watchdog};
 use crate::engine::{Engine, Fairness, Handler, Iterations, Key, Next, Ready, Registration, TimerKey, turn};
 use crate::error::{Result, count, os_text};
+use crate::link;
 use crate::log;
 use crate::server::{self, Draining};
 use crate::sys::Interrupts;
@@ -213,6 +214,7 @@ pub(super) fn run_for(mut entered: Entered, work: impl Fn() -> Work) -> Option<R
     drop(entered);
     if is_outermost && running.is_interrupted() {
         server::close_all(&engine);
+        link::close_all(&engine);
     }
     Some(running)
 }

@@ -6,6 +6,7 @@ mod hand_over;
 mod log_file;
 mod mainloop;
 mod pid_file;
+mod reconnect;
 mod reload;
 mod stand_in;
 mod systemd;

@@ -2,14 +2,15 @@
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use gio::prelude::*;
 
 use super::{ConnectProgress, Socket};
 use crate::address::Address;
-use crate::conn::{Conn, LineEnding, Options, Transport, limit_setters};
-use crate::connect::{self, progress::OnProgress, proxy::Proxy};
+use crate::conn::{Common, Conn, LineEnding, Options, Roster, Transport, limit_setters};
+use crate::connect::{self, Attempt, Reach, progress::OnProgress, proxy::Proxy};
 use crate::engine::Engine;
 use crate::error::{Error, Operation, Result};
 use crate::sys::KeepAlive;
@@ -175,6 +176,39 @@ impl SocketBuilder {
     {
         connect::future(address.try_into()?, self.options.into(), self.tls.as_ref(), &self.proxy, self.on_progress)?
             .await
+    }
+
+    /// Completes the options of a connection that is to last: what the program has not set.
+    pub(crate) fn lasting(mut self, keep_alive: KeepAlive, user_timeout: Duration) -> Self {
+        self.options.tuning.keep_alive.get_or_insert(Some(keep_alive));
+        self.options.tuning.user_timeout.get_or_insert(user_timeout);
+        self
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(crate) fn options_mut(&mut self) -> &mut Options {
+        &mut self.options
+    }
+
+    /// Checks what can be checked, and says where the address leads.
+    pub(crate) fn check(&self, address: &Address) -> Result<Reach> {
+        connect::check(address, self.options.clone().into(), self.tls.as_ref(), &self.proxy)
+    }
+
+    /// Starts a try. The list hears of the end of the connection if that is entered there.
+    pub(crate) fn attempt(
+        &self,
+        engine: &Rc<Engine>,
+        address: &Address,
+        list: Weak<dyn Roster>,
+        done: impl FnOnce(Result<Socket>) + 'static,
+    ) -> Result<Attempt> {
+        let common = Common::listed(self.options.clone(), list);
+        let (tls, progress) = (self.tls.as_ref(), self.on_progress.clone());
+        connect::attempt(engine, address.clone(), common, tls, &self.proxy, progress, done)
     }
 
     /// Makes a socket from two file descriptors. See [`Socket::wrap`].

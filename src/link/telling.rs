@@ -1,0 +1,81 @@
+//! The calls of the program: each is due on a turn of the loop, and comes after the one before has returned.
+
+use std::rc::Rc;
+
+use super::driver::{Inner, copy};
+use super::handle::{Down, Link};
+use crate::engine::{Called, call};
+use crate::log;
+
+/// Something that the program is to hear.
+pub(super) enum Told {
+    Down(Box<Down>),
+    GaveUp,
+}
+
+impl Inner {
+    pub(super) fn tell(&self, told: Told) {
+        self.told.borrow_mut().push_back(told);
+        self.tell_later();
+    }
+
+    fn tell_later(&self) {
+        if self.is_telling.replace(true) {
+            return;
+        }
+        let me = self.me.clone();
+        self.engine.defer(move |_| {
+            if let Some(me) = me.upgrade() {
+                me.is_telling.set(false);
+                me.tell_all();
+            }
+        });
+    }
+
+    fn tell_all(self: &Rc<Self>) {
+        loop {
+            if self.engine.is_panicking() {
+                return self.tell_later();
+            }
+            if self.callbacks.down.is_busy() || self.callbacks.gave_up.is_busy() {
+                // A nested loop runs in it. The rest comes when it returns.
+                return;
+            }
+            let next = self.told.borrow_mut().pop_front();
+            match next {
+                None => break,
+                Some(Told::Down(down)) => self.tell_down(down),
+                Some(Told::GaveUp) => {
+                    self.tell_gave_up();
+                    self.release();
+                }
+            }
+        }
+        if self.is_held.take() {
+            self.connect();
+        }
+    }
+
+    fn tell_down(self: &Rc<Self>, down: Box<Down>) {
+        let link = Link { inner: self.clone() };
+        if self.callbacks.down.call(&self.engine, |callback| callback(&link, &down)) == Called::Not {
+            let event = log::info("link").peer(&self.address).error(&down.reason);
+            event.say(format_args!("{}: {down}", self.address));
+        }
+        self.last.replace(Some(Box::new(down.reason)));
+    }
+
+    fn tell_gave_up(self: &Rc<Self>) {
+        let last = self.last.take();
+        let error = last.map_or_else(|| self.late(), |last| *last);
+        self.last.replace(Some(Box::new(copy(&error))));
+        let link = Link { inner: self.clone() };
+        match self.callbacks.gave_up.take() {
+            Some(mut callback) => drop(call(&self.engine, || callback(&link, error))),
+            None => {
+                let event = log::message("link").peer(&self.address).error(&error);
+                event.say(format_args!("gave up connecting to {}: {error}", self.address));
+            }
+        }
+    }
+}
