@@ -1,23 +1,37 @@
-//! Lookups, tasks and going into the background, which takes a process with a single thread: so this program has no test
-//! harness.
+//! Lookups, tasks, the network, proxies, published services and going into the background, which takes a process with a single thread: so this
+//! program has no test harness.
 
 mod common;
 #[path = "common/name_server.rs"]
 mod name_server;
+#[cfg(feature = "_services")]
+#[path = "avahi/world.rs"]
+#[allow(dead_code)]
+mod world;
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::command;
 use network::link::NetworkWatch;
-use network::{Error, Result, Server, Socket};
+use network::socket::Proxy;
+use network::{ClientTls, Error, Result, Server, Socket};
 
 fn main() {
-    match std::env::args().nth(1).as_deref() {
-        Some("tasks") => return tasks_go_on_in_the_background(&std::env::args().nth(2).unwrap()),
-        Some("network") => return the_network_is_watched_in_the_background(&std::env::args().nth(2).unwrap()),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["tasks", place] => return tasks_go_on_in_the_background(place),
+        ["network", place] => return the_network_is_watched_in_the_background(place),
+        ["proxies", proxy, secured, root] => {
+            return connections_through_proxies_go_on_in_the_background(proxy, secured, root);
+        }
+        #[cfg(feature = "_services")]
+        ["published"] => return services::see_what_is_published(),
+        #[cfg(feature = "_services")]
+        ["publish", name, moment] => return services::publish_in_the_background(name, moment),
         _ => {}
     }
     match (name_server::inside(), std::env::args().nth(1).as_deref()) {
@@ -27,13 +41,17 @@ fn main() {
         (Some(_), other) => panic!("{other:?}"),
         (None, _) if !common::parties::has_namespaces() => {
             hear_of("tasks", command(std::env::current_exe().unwrap(), [""; 0]), TOLD_OF_TASKS);
+            hear_of_proxies();
             println!("the others are not run: this user may not have namespaces");
         }
         (None, _) => {
             hear_of("tasks", command(std::env::current_exe().unwrap(), [""; 0]), TOLD_OF_TASKS);
+            hear_of_proxies();
             let mut unshare = common::parties::unshare(&["--net"]);
             unshare.arg(std::env::current_exe().unwrap());
             hear_of("network", unshare, TOLD_OF_NETWORK);
+            #[cfg(feature = "_services")]
+            world::enter_own_world(&["published"]);
             for (name, last_words) in [("ended", ""), ("late", ""), ("silent", "named\n")] {
                 let output = name_server::run_inside(&[name]);
                 assert!(output.status.success() && output.text() == last_words, "{name}: {output:?}");
@@ -124,6 +142,111 @@ fn the_network_is_watched_in_the_background(place: &str) {
     });
     network::bgloop().unwrap();
     drop(watch);
+}
+
+/// A proxy that is the target as well: what comes on the first connections is told by a thread.
+fn echo_behind_connect() -> (u16, std::sync::mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let serve = |mut stream: TcpStream, tell: std::sync::mpsc::Sender<String>| {
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(std::result::Result::ok);
+            while lines.next().is_some_and(|line| !line.is_empty()) {}
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhello\n").unwrap();
+            // Whoever reads this has gone, or its test has.
+            lines.for_each(|line| drop(tell.send(line)));
+        };
+        for stream in listener.incoming() {
+            let (stream, tell) = (stream.unwrap(), tell.clone());
+            std::thread::spawn(move || serve(stream, tell));
+        }
+    });
+    (port, told)
+}
+
+/// Starts a process that connects through proxies and goes into the background, and hears from there.
+fn hear_of_proxies() {
+    let directory = common::TempDir::new();
+    let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_string()]).unwrap();
+    let (root, key) = (directory.address("root.pem"), directory.address("key.pem"));
+    std::fs::write(&root, own.cert.pem()).unwrap();
+    std::fs::write(&key, own.signing_key.serialize_pem()).unwrap();
+    let (port, told) = echo_behind_connect();
+    let mut socat = common::tool("/usr/bin/socat");
+    let listen = format!("OPENSSL-LISTEN:0,bind=127.0.0.1,fork,verify=0,cert={root},key={key}");
+    let socat = socat.args(["-d", "-d", &listen, &format!("TCP4:127.0.0.1:{port}")]);
+    let socat = common::Process::start(socat, common::Watch::Stderr);
+    let secured = socat.port("listening on");
+    let arguments = ["proxies", &port.to_string(), &secured.to_string(), &root];
+    common::run(&mut common::command(std::env::current_exe().unwrap(), arguments), "").assert_clean();
+    let mut heard = [told.recv_timeout(common::LIMIT).unwrap(), told.recv_timeout(common::LIMIT).unwrap()];
+    heard.sort();
+    assert_eq!(heard, ["through TLS, in the background", "through a proxy, in the background"]);
+    println!("proxies: ok");
+}
+
+fn connections_through_proxies_go_on_in_the_background(proxy: &str, secured: &str, root: &str) {
+    const TARGET: &str = "target.test:25";
+    let plain = |proxy: Proxy| Socket::builder().tls(false).proxy(proxy);
+    let proxy = Proxy::url(format!("http://127.0.0.1:{proxy}"));
+    let url = format!("https://127.0.0.1:{secured}");
+    let trusted = Proxy::url(&url).tls(ClientTls::roots(std::fs::read(root).unwrap()));
+    let context = glib::MainContext::default();
+    for proxy in [&proxy, &trusted] {
+        plain(proxy.clone()).connect(TARGET).unwrap();
+        context.block_on(plain(proxy.clone()).connect_future(TARGET)).unwrap();
+        assert!(context.block_on(plain(proxy.clone().except(["*"])).connect_future("127.0.0.1:1")).is_err());
+    }
+    // The roots of the system are loaded on a thread.
+    assert!(plain(Proxy::url(&url)).connect(TARGET).is_err());
+    assert!(context.block_on(plain(Proxy::url(&url)).connect_future(TARGET)).is_err());
+    assert!(plain(Proxy::environment()).connect("127.0.0.1:1").is_err());
+    let parent = std::process::id();
+    let both = [plain(proxy).connect(TARGET).unwrap(), plain(trusted).connect(TARGET).unwrap()];
+    let task = network::spawn(async move {
+        while std::process::id() == parent {
+            network::sleep(Duration::from_millis(1)).await;
+        }
+        for (socket, how) in both.iter().zip(["a proxy", "TLS"]) {
+            assert_eq!(socket.recv_line_future().await?, "hello");
+            socket.sendline(format!("through {how}, in the background"))?;
+            socket.flush_future().await?;
+        }
+        network::endloop();
+        Ok(())
+    });
+    drop(task.unwrap());
+    network::bgloop().unwrap();
+}
+
+#[cfg(feature = "_services")]
+mod services {
+    use network::services::publish;
+
+    use crate::world::{HERE, in_own_world};
+
+    /// Starts processes that publish a service and go into the background, and looks for it. Runs in a world of its own.
+    pub fn see_what_is_published() {
+        assert!(in_own_world("published"));
+        let (_bus, _avahi) = (HERE.bus(), HERE.avahi());
+        let me = std::env::current_exe().unwrap();
+        for (name, moment) in [("early", "at once"), ("late", "when it is published")] {
+            let lines = HERE.start(me.to_str().unwrap(), &["publish", name, moment]).all();
+            assert!(lines.is_empty(), "{lines:#?}");
+            let browser = HERE.start("avahi-browse", &["-rp", "_chat._tcp"]);
+            browser.says(&format!("=;lo;IPv4;{name};"));
+        }
+        println!("published: ok");
+    }
+
+    pub fn publish_in_the_background(name: &str, moment: &str) {
+        let service = publish("chat", name, 4321).unwrap();
+        while moment != "at once" && service.name().is_none() {
+            network::iteration(true);
+        }
+        network::bgloop().unwrap();
+    }
 }
 
 fn lookups_that_have_ended_leave_no_thread() {
