@@ -86,7 +86,7 @@ fn serve(args: Args) -> network::Result {
 }
 
 fn read(path: &Path) -> network::Result<String> {
-    std::fs::read_to_string(path).map_err(|error| Error::other(format!("{}: {error}", path.display())))
+    std::fs::read_to_string(path).map_err(|error| Error::other(format!("{}: {}", path.display(), Error::from(error))))
 }
 
 /// Starts this program again, with the same arguments, and hands over to it.

@@ -10,6 +10,8 @@
 mod starttls;
 #[path = "netcat/udp.rs"]
 mod udp;
+#[path = "netcat/words.rs"]
+mod words;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -22,7 +24,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use network::{
-    ClientTls, Disconnect, Error, Reason, Server, ServerTls, Socket,
+    Address, ClientTls, Disconnect, Endpoint, Error, Reason, Server, ServerTls, Socket,
     socket::Proxy,
     tls::{Fingerprint, Identity, Tls},
 };
@@ -36,9 +38,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The first bytes of TLS records: alerts and handshakes.
 const ALERT: u8 = 0x15;
 const HANDSHAKE: u8 = 0x16;
-
-/// The time that a server has for each of its replies before TLS.
-const ASKED: Duration = Duration::from_secs(30);
 
 /// A slow reader gets all the time it needs.
 const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -67,7 +66,8 @@ struct Args {
     /// TLS, and which servers to trust; default: on for TCP, off for unix sockets
     #[arg(long, value_name = "on|off|first-use|any|pin:HEX|ca:FILE")]
     tls: Option<Mode>,
-    /// Begin in plaintext and ask for TLS as clients of this protocol do
+    /// Begin in plaintext and ask for TLS as clients of this protocol do; also by the schemes smtp+starttls://,
+    /// imap+starttls://, xmpp+starttls:// and ftpes://
     #[arg(long, value_name = "PROTOCOL", conflicts_with_all = ["listen", "udp", "browse"])]
     starttls: Option<starttls::Protocol>,
     /// Certificate to present, a PEM file
@@ -83,7 +83,10 @@ struct Args {
     /// host if needed, or the one of the environment variables, or else of the desktop's settings
     #[arg(long, value_name = "URL|environment|system", conflicts_with_all = ["listen", "udp", "browse"])]
     proxy: Option<String>,
-    /// Print addresses, fingerprints of both sides and rejected clients to standard error
+    /// Time for connecting, and for each reply before TLS
+    #[arg(short = 'w', long, value_name = "SECONDS", default_value = "30", conflicts_with_all = ["listen", "udp", "browse"])]
+    timeout: u32,
+    /// Print addresses, whether a proxy is used, fingerprints of both sides and rejected clients to standard error
     #[arg(short, long)]
     verbose: bool,
 }
@@ -122,6 +125,12 @@ impl Args {
                 Some("--cert and --require-client need TLS, and --tls is off")
             }
             Some(Mode::Off) if self.starttls.is_some() => Some("--starttls is for TLS, and --tls is off"),
+            Some(Mode::Off) if self.starttls().is_some() => {
+                Some("the scheme of the address is for TLS, and --tls is off")
+            }
+            _ if self.starttls.is_some() && self.starttls() != self.starttls => {
+                Some("--starttls and the scheme of the address name different protocols")
+            }
             None | Some(Mode::On | Mode::Off) => None,
             Some(_) if self.listen => Some("with --listen, --tls is on or off: the other choices are a client's"),
             Some(_) => None,
@@ -143,7 +152,8 @@ impl Args {
             Some(Mode::Any) => ClientTls::danger_accept_any(),
             Some(Mode::Pin(fingerprint)) => ClientTls::pinned(fingerprint),
             Some(Mode::Ca(file)) => {
-                let pem = std::fs::read(file).map_err(|error| Error::other(format!("{}: {error}", file.display())))?;
+                let failed = |error| Error::other(format!("{}: {}", file.display(), Error::from(error)));
+                let pem = std::fs::read(file).map_err(failed)?;
                 ClientTls::roots(pem)
             }
         };
@@ -183,11 +193,24 @@ impl Args {
                 peer.escape_debug()
             )),
             // Whoever asks for STARTTLS does not want the advice to go without: it may be an attack.
-            (Error::Plaintext { peer, .. }, _) if self.starttls.is_none() => {
+            (Error::Plaintext { peer, .. }, _) if self.starttls().is_none() => {
                 Error::other(format!("{peer} sent plaintext instead of TLS; use --tls off for no encryption"))
             }
             (Error::TlsSettings(_), Some(Mode::Ca(file))) => Error::other(format!("{}: {error}", file.display())),
             _ => error,
+        }
+    }
+
+    /// Returns the protocol to ask for TLS in.
+    fn starttls(&self) -> Option<starttls::Protocol> {
+        starttls::of_url(&self.address).map(|(protocol, ..)| protocol).or(self.starttls)
+    }
+
+    /// Returns the address of the server.
+    fn server(&self) -> network::Result<Address> {
+        match starttls::of_url(&self.address) {
+            Some((_, host, port)) => Address::host(host, port),
+            None => Address::parse(&self.address),
         }
     }
 
@@ -202,6 +225,10 @@ impl Args {
     }
 
     fn greet(&self, peer: &Socket) {
+        if self.verbose && !self.listen {
+            let how = if matches!(peer.remote(), Endpoint::Proxied { .. }) { "through a proxy" } else { "directly" };
+            eprintln!("connected to {} {how}", peer.remote());
+        }
         if let (true, Some(fingerprint)) = (self.verbose, peer.peer_fingerprint()) {
             eprintln!("peer {fingerprint}");
         }
@@ -230,7 +257,7 @@ fn main() -> ExitCode {
         // An error that ends the program is printed at its end. Rejected clients do not end it.
         let text = fields.iter().find(|field| field.key() == "MESSAGE").and_then(|field| field.value_str());
         if let (true, glib::LogLevel::Message | glib::LogLevel::Warning, Some(text)) = (verbose, level, text) {
-            eprintln!("{text}");
+            eprintln!("{}", words::in_options(&text));
         }
         glib::LogWriterOutput::Handled
     });
@@ -248,7 +275,7 @@ fn main() -> ExitCode {
 }
 
 fn fail(why: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("netcat: {}", why.to_string().replace('\n', " "));
+    eprintln!("netcat: {}", words::in_options(&why.to_string()));
     ExitCode::FAILURE
 }
 
@@ -266,9 +293,10 @@ fn tell_places<T: std::fmt::Display>(places: impl IntoIterator<Item = T>) {
 
 fn connect(args: &Args) -> network::Result {
     network::mainloop::set_signal_handling(false);
-    let mut builder = Socket::builder();
+    let limit = Duration::from_secs(args.timeout.into());
+    let mut builder = Socket::builder().connect_timeout(limit);
     let tls = args.client_tls()?;
-    if args.starttls.is_some() {
+    if args.starttls().is_some() {
         builder = builder.tls(false);
     } else if let Some(tls) = &tls {
         builder = builder.tls(tls.clone());
@@ -279,9 +307,9 @@ fn connect(args: &Args) -> network::Result {
         Some("system") => builder.proxy(Proxy::system()),
         Some(url) => builder.proxy(url),
     };
-    let peer = builder.connect(args.address.as_str()).map_err(|error| args.advise(error))?;
-    if let Some(protocol) = args.starttls {
-        peer.set_timeout(ASKED);
+    let peer = builder.connect(args.server()?).map_err(|error| args.advise(error))?;
+    if let Some(protocol) = args.starttls() {
+        peer.set_timeout(limit);
         protocol.ask(&peer, args.domain())?;
         let settings = match tls {
             Some(Tls::On(settings)) => settings,

@@ -7,6 +7,10 @@ use network::{Error, Result, Socket};
 
 fn main() -> Result {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if matches!(arguments.first().map(String::as_str), Some("-h" | "--help")) {
+        println!("{USAGE}");
+        return Ok(());
+    }
     let [address, command @ ..] = &arguments[..] else { usage() };
     if command.is_empty() || address.starts_with('-') {
         usage();
@@ -14,8 +18,21 @@ fn main() -> Result {
     if address.split_once("://").is_some_and(|(_, rest)| rest.contains('/')) {
         return Err(Error::other("a database in the URL is not supported"));
     }
+    ask(address, command).map_err(|error| match &error {
+        // This program has schemes for what the library has calls for.
+        Error::Plaintext { peer, .. } => Error::other(format!("{peer} does not use TLS; redis://HOST is without it")),
+        Error::Tls { peer, problem } if problem.contains("expects TLS") => {
+            Error::other(format!("{peer} expects TLS; rediss://HOST is with it"))
+        }
+        _ => Error::other(
+            error.to_string().replace("connect with tls(false) or to tcp://host:port", "write redis://HOST"),
+        ),
+    })
+}
+
+fn ask(address: &str, command: &[String]) -> Result {
     let builder = Socket::builder().line_ending(LineEnding::CrLf).timeout(Duration::from_secs(60));
-    let server = builder.connect(address.as_str())?;
+    let server = builder.connect(address)?;
     server.sendline(format!("*{}", command.len()))?;
     for argument in command {
         // The length first, so an argument can contain anything.
@@ -25,13 +42,18 @@ fn main() -> Result {
     print(&server, 0)
 }
 
+const USAGE: &str = "usage: redis ADDRESS COMMAND ARGUMENT…, as in: redis redis://localhost GET name";
+
 fn usage() -> ! {
-    eprintln!("usage: redis ADDRESS COMMAND ARGUMENT…, as in: redis redis://localhost GET name");
+    eprintln!("{USAGE}");
     std::process::exit(2);
 }
 
 /// The most levels of a reply: a server could send any number.
 const DEPTH: usize = 8;
+
+/// The longest text and list of a reply, in bytes and parts: Redis has no longer ones by default.
+const LONGEST: usize = 512 << 20;
 
 /// Receives a reply and prints it, with its parts indented. Text of the server's is escaped: it could control the terminal.
 fn print(server: &Socket, depth: usize) -> Result {
@@ -45,16 +67,23 @@ fn print(server: &Socket, depth: usize) -> Result {
         (Some("+" | ":"), text) => println!("{indent}{}", text.escape_debug()),
         (Some("$" | "*"), "-1") => println!("{indent}(none)"),
         (Some("$"), length) => {
-            let text = server.recv_exact(length.parse()?)?;
+            let text = server.recv_exact(read_length(length)?)?;
             println!("{indent}{}", String::from_utf8_lossy(&text).escape_debug());
             server.recv_line()?;
         }
         (Some("*"), count) => {
-            for _ in 0..count.parse::<usize>()? {
+            for _ in 0..read_length(count)? {
                 print(server, depth + 1)?;
             }
         }
         _ => return Err(Error::other(format!("not a reply of Redis: {line:?}"))),
     }
     Ok(())
+}
+
+fn read_length(text: &str) -> Result<usize> {
+    let length = text.parse().ok().filter(|length| *length <= LONGEST);
+    length.ok_or_else(|| {
+        Error::other(format!("not a reply of Redis: a length of {text:?}, and 0 to {LONGEST} are possible"))
+    })
 }

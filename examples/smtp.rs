@@ -3,19 +3,28 @@
 use std::io::BufRead;
 use std::time::Duration;
 
-use network::{ClientTls, Error, Result, Socket};
+use network::{Address, ClientTls, Error, Result, Socket};
+
+const USAGE: &str = "usage: smtp SERVER:PORT FROM TO < MAIL\n\nSERVER:PORT may also be smtp+starttls://SERVER";
 
 fn main() -> Result {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if matches!(arguments.first().map(String::as_str), Some("-h" | "--help")) {
+        println!("{USAGE}");
+        return Ok(());
+    }
     let [server, from, to] = &arguments[..] else {
-        eprintln!("usage: smtp SERVER:PORT FROM TO < MAIL");
+        eprintln!("{USAGE}");
         std::process::exit(2);
     };
     if [from, to].iter().any(|address| address.contains(char::is_control)) {
         return Err(Error::other("FROM and TO must not contain control characters"));
     }
-    let server = Socket::builder().tls(false).timeout(Duration::from_secs(60)).connect(server.as_str())?;
-    expect(&server, "220")?;
+    let server = Socket::builder().tls(false).timeout(Duration::from_secs(60)).connect(address(server)?)?;
+    expect(&server, "220").map_err(|error| match error {
+        Error::TimedOut { .. } => Error::other(format!("{error}; it may expect TLS from the start, as on port 465")),
+        other => other,
+    })?;
     command(&server, "EHLO localhost", "250")?;
     command(&server, "STARTTLS", "220")?;
     // Pins and system roots count for the address above, as they do when TLS is on from the start.
@@ -37,6 +46,16 @@ fn main() -> Result {
     }
     command(&server, ".", "250")?;
     command(&server, "QUIT", "221")
+}
+
+/// Reads the address of a server that begins in plaintext. The library leaves the schemes for that to those who speak the protocol.
+fn address(server: &str) -> Result<Address> {
+    let Some((scheme, host)) = server.split_once("://") else { return Address::parse(server) };
+    match scheme {
+        "smtp" => Address::host(host, 25),
+        "smtp+starttls" | "submission" => Address::host(host, 587),
+        _ => Err(Error::other("expected SERVER:PORT, smtp:// or smtp+starttls://: TLS begins by the command STARTTLS")),
+    }
 }
 
 fn command(server: &Socket, command: &str, wanted: &str) -> Result {

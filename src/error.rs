@@ -331,7 +331,7 @@ pub enum Error {
 
     /// A certificate, private key or pin file is damaged, does not match its counterpart, or cannot be read or written. Such
     /// a file is never overwritten, except for a pin by [`tls::pin`](crate::tls::pin).
-    #[error("{}: {}", path.display(), of_file(problem.as_ref()))]
+    #[error("{}: {}", path.display(), in_plain_words(problem.as_ref()))]
     Identity {
         /// The file or directory.
         path: PathBuf,
@@ -361,7 +361,7 @@ pub enum Error {
     },
 
     /// An error of the program or of another library, returned by a callback.
-    #[error("{0}")]
+    #[error("{}", in_plain_words(.0.as_ref()))]
     Other(Box<dyn std::error::Error + Send + Sync>),
 }
 
@@ -695,7 +695,7 @@ pub(crate) fn os_text(error: &io::Error) -> String {
     }
 }
 
-fn of_file(problem: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
+fn in_plain_words(problem: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
     problem.downcast_ref::<io::Error>().map_or_else(|| problem.to_string(), os_text)
 }
 

@@ -98,7 +98,7 @@ fn the_futures_run_to_their_end() {
 
 fn names() -> Vec<&'static str> {
     let mut names = vec!["server", "client", "blocking", "futures", "private_context", "websocket", "udp_discovery"];
-    names.extend(["daemon", "netcat"]);
+    names.extend(["daemon", "netcat", "redis", "smtp"]);
     names.extend(cfg!(feature = "_services").then_some("chat"));
     names
 }
@@ -107,7 +107,11 @@ fn names() -> Vec<&'static str> {
 fn all_of_them_know_misuse_from_failure() {
     for name in names() {
         // Questions it takes any number of.
-        let one_too_many = if name == "blocking" { &["--listen", "0", "1"][..] } else { &["a", "b", "c", "d"] };
+        let one_too_many = match name {
+            "blocking" => &["--listen", "0", "1"][..],
+            "redis" => &["a"],
+            _ => &["a", "b", "c", "d"],
+        };
         for arguments in [&["--no-such-option"][..], one_too_many] {
             let output = run(&mut command(example(name), arguments), "");
             assert_eq!(output.status.code(), Some(2), "{name} {arguments:?}: {output:?}");

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use common::{Process, TempDir, Watch, command, example, on_own_context, party, run, until};
-use network::{Socket, socket::LineEnding, tls::Identity};
+use network::{Server, Socket, socket::LineEnding, tls::Identity};
 use rustix::process::Signal;
 
 /// A port that was free just now, for servers that cannot be asked for the one they got.
@@ -52,10 +52,35 @@ fn redis_answers_over_a_path_and_over_tls() {
     let output = run(client.env("XDG_DATA_HOME", directory.path("")), "");
     output.assert_clean();
     assert_eq!(output.text(), "PONG\n");
+    // With the scheme of the other kind of server.
+    let output = redis(&[&format!("redis://localhost:{port}"), "PING"], "");
+    assert!(output.assert_failed().contains("expects TLS; rediss://HOST is with it"), "{output:?}");
     drop(identity);
     server.signal(Signal::TERM);
     server.finish().assert_clean();
     assert!(!Path::new(&path).exists());
+}
+
+#[test]
+fn replies_that_no_redis_sends_are_told_at_once() {
+    for (scheme, says, words) in [
+        ("redis", "$99999999999\r\n", "not a reply of Redis: a length of \"99999999999\""),
+        ("redis", "$-7\r\n", "not a reply of Redis: a length of \"-7\""),
+        ("redis", "*-7\r\n", "not a reply of Redis: a length of \"-7\""),
+        ("redis", "HTTP/1.1 400 Bad Request\r\n", "not a reply of Redis"),
+        ("rediss", "-ERR unknown command\r\n", "does not use TLS; redis://HOST is without it"),
+    ] {
+        on_own_context(|| {
+            let server = Server::builder().tls(false).address("127.0.0.1").listen(0, move |socket: Socket| {
+                socket.read(|_, _| Ok(()));
+                socket.send(says)
+            });
+            let address = format!("{scheme}://127.0.0.1:{}", server.as_ref().unwrap().port());
+            let mut client = Process::start(&mut command(example("redis"), [&address, "GET", "x"]), Watch::Stdout);
+            let output = common::beside(|| client.await_end());
+            assert!(output.assert_failed().contains(words), "{says:?}: {output:?}");
+        });
+    }
 }
 
 #[test]

@@ -209,17 +209,54 @@ fn a_mail_goes_out_over_tls() {
 
     // Bytes that are no text go out as they are, and an address cannot bring a command of its own.
     let mut latin = command(example("smtp"), arguments);
-    run(latin.env("XDG_DATA_HOME", directory.path("home")), *b"\ncaf\xe9\r\n").assert_clean();
+    latin.env("XDG_DATA_HOME", directory.path("home"));
+    run(&mut latin, *b"\ncaf\xe9\r\n").assert_clean();
     assert_eq!(server.line(), r"tls me@example.org ['you@example.org'] b'\r\ncaf\xe9\r\n'");
     let output = run(&mut command(example("smtp"), [&address, "me@x>\r\nRSET", "you@example.org"]), mail);
     assert!(output.assert_failed().contains("must not contain control characters"), "{output:?}");
 
+    // A scheme may say the same, and none that says something else is overruled.
+    let [scheme, other] = ["smtp+starttls", "smtps"].map(|scheme| format!("{scheme}://{address}"));
+    let mut named = command(example("smtp"), [&scheme, "me@example.org", "you@example.org"]);
+    run(named.env("XDG_DATA_HOME", directory.path("home")), mail).assert_clean();
+    assert_eq!(server.line(), seen);
+    let output = run(&mut command(example("smtp"), [&other, "me@example.org", "you@example.org"]), mail);
+    assert!(output.assert_failed().contains("TLS begins by the command STARTTLS"), "{output:?}");
+
     let pin = format!("pin:{}", identity.fingerprint());
-    let netcat = ["--starttls", "smtp", "--tls", &pin, &address];
-    let mut netcat = Process::start(&mut command(example("netcat"), netcat), Watch::Stdout);
-    netcat.send("NOOP\r\nQUIT\r\n");
-    assert!(netcat.line().starts_with("250"));
-    assert!(netcat.line().starts_with("221"));
+    for arguments in [&["--starttls", "smtp", "--tls", &pin, &address][..], &["--verbose", "--tls", &pin, &scheme]] {
+        let mut netcat = Process::start(&mut command(example("netcat"), arguments), Watch::Stdout);
+        netcat.send("NOOP\r\nQUIT\r\n");
+        assert!(netcat.line().starts_with("250"));
+        assert!(netcat.line().starts_with("221"));
+        let told = format!("connected to 127.0.0.1:{port} directly\npeer {}", identity.fingerprint());
+        let stderr = netcat.finish().stderr;
+        assert!(
+            arguments[0] != "--verbose"
+                || stderr.contains(&told)
+                || stderr.contains(&told.replace("127.0.0.1", "[::1]")),
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn a_server_of_another_protocol_is_told_at_once() {
+    on_own_context(|| {
+        for (says, words) in
+            [("SSH-2.0-OpenSSH_9.9\r\n", "not a server of this protocol"), ("", "leave --starttls away")]
+        {
+            let server = Server::builder().tls(false).address("127.0.0.1").listen(0, move |socket: Socket| {
+                socket.read(|_, _| Ok(()));
+                socket.send(says)
+            });
+            let address = format!("127.0.0.1:{}", server.as_ref().unwrap().port());
+            let netcat = ["--starttls", "smtp", "--timeout", "1", &address];
+            let mut client = Process::start(&mut command(example("netcat"), netcat), Watch::Stdout);
+            let output = common::beside(|| client.await_end());
+            assert!(output.assert_failed().contains(words), "{output:?}");
+        }
+    });
 }
 
 /// As in KDE Connect: whoever connects is the TLS server.

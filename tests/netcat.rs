@@ -289,6 +289,8 @@ fn mistakes_are_told_in_one_line() {
     let directory = TempDir::new();
     let nowhere = directory.address("nowhere");
     let unlistenable = directory.address("no/such/directory");
+    let stale = directory.address("stale");
+    drop(UnixListener::bind(&stale).unwrap());
     let mistakes: &[&[&str]] = &[
         &[""],
         &[":"],
@@ -309,6 +311,13 @@ fn mistakes_are_told_in_one_line() {
         &["localhost"],
         &["--tls", "on", "/tmp/x"],
         &["--cert", "/no/such", "--key", "/no/such", "--listen", "0"],
+        &["--tls", "off", "https://localhost"],
+        &["--starttls", "smtp", "smtps://localhost"],
+        &["nosuch://localhost:1"],
+        &["ldap+starttls://localhost"],
+        &["--proxy", "http://127.0.0.1:1", "srv:xmpp-client.example.org"],
+        &["--proxy", "http://127.0.0.1:port", "example.org:1"],
+        &["--listen", &stale],
     ];
     let misuses: &[&[&str]] = &[
         &[],
@@ -321,14 +330,46 @@ fn mistakes_are_told_in_one_line() {
         &["--cert", "x", "1"],
         &["--tls", "off", "--cert", "x", "--key", "y", "1"],
         &["--require-client", "12", "--listen", "0"],
+        &["--tls", "off", "smtp+starttls://localhost"],
+        &["--starttls", "imap", "smtp+starttls://localhost"],
+        &["--timeout", "soon", "1"],
         &["--tls", "off", "--require-client", &"0".repeat(64), "--listen", "0"],
     ];
     for case in mistakes.iter().chain(misuses) {
         let output = run(&mut netcat(case.iter().copied()), "");
         let line = if misuses.contains(case) { output.assert_misused() } else { output.assert_failed() };
         assert!(line.starts_with("netcat: "), "{case:?}: {line}");
+        // Nothing of the library's calls, and no number of an error.
+        for part in ["tls(", "(true)", "Tls::", "Proxy::", "names::", "Socket::", "os error"] {
+            assert!(!line.contains(part), "{case:?}: {line}");
+        }
         assert_eq!(output.text(), "", "{case:?}");
         eprintln!("{case:?}: {line}");
+    }
+}
+
+#[path = "../examples/netcat/words.rs"]
+mod words;
+
+#[test]
+fn what_is_reworded_are_the_librarys_words() {
+    fn read_all(directory: &std::path::Path, into: &mut String) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => read_all(&path, into),
+                false => into.push_str(&std::fs::read_to_string(&path).unwrap()),
+            }
+        }
+    }
+    let mut library = String::new();
+    read_all(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut library);
+    // A text that goes on in the next line.
+    let pieces: Vec<&str> = library.split("\\\n").map(str::trim_start).collect();
+    let library = pieces.concat();
+    for (calls, options) in words::WORDS {
+        assert!(library.contains(calls), "{calls:?} is no text of the library's");
+        assert!(!options.contains("::"), "{options:?}");
     }
 }
 
@@ -392,7 +433,7 @@ fn both_sides_tell_who_the_other_is() {
     let client = run(&mut netcat(["-v", "--cert", &files[0], "--key", &files[1], &address]), "hello\n");
     assert!(client.status.success(), "{}", client.stderr);
     assert_eq!(client.text(), "hello\n");
-    assert_eq!(client.stderr, format!("peer {fingerprint}\n"));
+    assert_eq!(client.stderr, format!("connected to {address} directly\npeer {fingerprint}\n"));
     let server = server.finish();
     assert!(server.status.success());
     assert!(server.stderr.ends_with(&format!("\npeer {}\n", me.fingerprint())), "{}", server.stderr);

@@ -2,7 +2,7 @@
 
 use network::{Error, Result, Socket};
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Protocol {
     Smtp,
     Imap,
@@ -10,9 +10,42 @@ pub enum Protocol {
     Ftp,
 }
 
+/// Returns the protocol, the host with or without a port, and the default port of a URL whose scheme stands for plaintext that
+/// switches to TLS.
+pub fn of_url(address: &str) -> Option<(Protocol, &str, u16)> {
+    let (scheme, rest) = address.split_once("://")?;
+    let (protocol, port) = match scheme.to_ascii_lowercase().as_str() {
+        "smtp+starttls" => (Protocol::Smtp, 587),
+        "imap+starttls" => (Protocol::Imap, 143),
+        "xmpp+starttls" => (Protocol::Xmpp, 5222),
+        "ftpes" => (Protocol::Ftp, 21),
+        _ => return None,
+    };
+    Some((protocol, rest.split('/').next().unwrap_or(rest), port))
+}
+
 impl Protocol {
     /// Asks for TLS. The server is ready for the handshake then.
     pub fn ask(self, server: &Socket, host: &str) -> Result {
+        self.talk(server, host).map_err(|error| match error {
+            Error::TimedOut { .. } => Error::other(format!(
+                "{error}, which should reply as a server of {} does; if it expects TLS from the start, leave --starttls away",
+                self.name()
+            )),
+            other => other,
+        })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Protocol::Smtp => "SMTP",
+            Protocol::Imap => "IMAP",
+            Protocol::Xmpp => "XMPP",
+            Protocol::Ftp => "FTP",
+        }
+    }
+
+    fn talk(self, server: &Socket, host: &str) -> Result {
         match self {
             // RFC 3207.
             Protocol::Smtp => {
@@ -73,6 +106,9 @@ fn reply(server: &Socket) -> Result<String> {
             return Err(Error::other("the server's reply does not end"));
         }
         let is_number = line.get(..3).is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+        if !is_number && text.len() == line.trim_end().len() {
+            return Err(Error::other(format!("not a server of this protocol: it says {:?}", line.trim_end())));
+        }
         // FTP may announce that it takes a while.
         if is_number && line.as_bytes().get(3) != Some(&b'-') && !line.starts_with('1') {
             return Ok(text);

@@ -23,12 +23,15 @@ pub(crate) use endpoint::{endpoint, to_canonical};
 pub(crate) use file_options::{FileOptions, file_setters};
 #[cfg(feature = "_services")]
 pub(crate) use parse::is_service_type;
+use parse::{names_user, parse_srv_parts, parse_target, parse_typed_host};
 pub(crate) use parse::{parse_authority, parse_listening, parse_port, percent_decode};
-use parse::{parse_srv_parts, parse_target, parse_typed_host};
 pub(crate) use schemes::{Scheme, well_known_port};
 
 /// The forms of an address, for error messages.
-pub(crate) const FORMS: &str = "host:port, a port, a path with a slash, @name, or service|name";
+pub(crate) const FORMS: &str = "host:port, a port, a path with a slash, @name, service|name, or srv:service.domain";
+
+/// The forms of an address to listen on.
+pub(crate) const LISTENING_FORMS: &str = "host:port, a port, a path with a slash, @name, or service|name";
 
 /// An address to connect to or to listen on.
 ///
@@ -121,7 +124,7 @@ impl Address {
     /// [`Error::Address`], which quotes the text and says what was expected.
     pub fn parse(text: &str) -> Result<Address> {
         match parse_target(text) {
-            Ok(target) => Ok(Address { text: text.into(), target }),
+            Ok(target) => Ok(Address { text: without_empty_port(text), target }),
             Err(problem) => Err(Error::Address { address: without_password(text), problem }),
         }
     }
@@ -247,10 +250,17 @@ fn zone(ip: Ipv6Addr, scope: Option<&str>) -> Option<String> {
 }
 
 impl fmt::Display for Address {
-    /// The address as it was given.
+    /// The address as it was given, without the colon of an empty port in a URL.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+/// Returns the text of a URL without the colon of a port that is empty.
+fn without_empty_port(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    format!("{scheme}://{}{path}", authority.strip_suffix(':').unwrap_or(authority))
 }
 
 /// Returns a text that is no address, for a message: a user name and a password before the host are left out.
@@ -258,7 +268,8 @@ pub(crate) fn without_password(text: &str) -> String {
     let start = text.find("://").map_or(0, |at| at + "://".len());
     let (before, rest) = text.split_at(start);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    match authority.rsplit_once('@') {
+    let secret = if start > 0 && names_user(rest) { rest } else { authority };
+    match secret.rsplit_once('@') {
         // Without a scheme, an @ alone may begin a name.
         Some((user, _)) if start > 0 || user.contains(':') => format!("{before}…{}", &rest[user.len()..]),
         _ => text.to_owned(),

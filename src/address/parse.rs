@@ -52,11 +52,14 @@ fn parse_url(scheme: &str, rest: &str) -> Parsed<Target> {
     if ["unix", "file"].iter().any(|path| scheme.eq_ignore_ascii_case(path)) {
         return Err("expected the path alone, as in /run/app.sock".into());
     }
+    if scheme.eq_ignore_ascii_case("srv") {
+        return Err(format!("expected {SRV_FORM}"));
+    }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.is_empty() {
         return Err("expected a host after ://".into());
     }
-    if authority.contains('@') {
+    if names_user(rest) {
         return Err("user name and password are not supported; expected scheme://host:port".into());
     }
     let (host, port) = split_port(authority)?;
@@ -71,6 +74,15 @@ fn parse_url(scheme: &str, rest: &str) -> Parsed<Target> {
         }
     };
     Ok(Target::Inet { host: Some(parse_url_host(host)?), port, scheme: Some(kind) })
+}
+
+/// Returns whether there is a user or password in what follows the `://` of a URL. A password may contain a slash that should be
+/// percent-encoded: then an `@` comes later, and what seems to be the port is none.
+pub(super) fn names_user(rest: &str) -> bool {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let is_port = |port: &str| port.is_empty() || port.parse::<u16>().is_ok();
+    let is_cut = || !authority.ends_with(']') && authority.rsplit_once(':').is_some_and(|(_, port)| !is_port(port));
+    authority.contains('@') || rest.contains('@') && is_cut()
 }
 
 /// Parses a host with or without a port, as after the `://` of a URL.
@@ -108,6 +120,9 @@ pub(crate) fn percent_decode(text: &str) -> Parsed<String> {
     }
     String::from_utf8(decoded).map_err(|_| "expected percent-encoded UTF-8".into())
 }
+
+/// The form of an address of SRV records.
+const SRV_FORM: &str = "srv:service.domain, as in srv:xmpp-client.example.org";
 
 /// Splits `srv:service.domain`. Without a dot, `srv` is a host.
 fn split_srv(text: &str) -> Option<(&str, &str)> {
@@ -202,6 +217,9 @@ pub(super) fn check_abstract(name: &[u8]) -> Parsed<()> {
 }
 
 fn parse_inet(text: &str) -> Parsed<Target> {
+    if text.eq_ignore_ascii_case("srv:") {
+        return Err(format!("expected a port after the :, or {SRV_FORM}"));
+    }
     let (host, port) = match split_port(text)? {
         (host, Some(port)) => (Some(parse_host(host)?), port),
         (port, None) if port.starts_with('[') || is_address_without_port(port) => {

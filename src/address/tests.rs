@@ -74,7 +74,7 @@ fn urls_bring_their_port_and_their_tls() {
     reads("gemini://host/page", inet(name("host"), port(1965), tls));
     reads("ftpes://host", inet(name("host"), port(21), Some(Scheme::StartTls("an FTP client"))));
     for empty in ["http://host:", "http://host:/", "http://host:?x"] {
-        reads(empty, inet(name("host"), port(80), plain));
+        assert_eq!(Address::parse(empty).unwrap().target, inet(name("host"), port(80), plain));
     }
 }
 
@@ -121,7 +121,7 @@ fn zones_in_urls_are_encoded() {
     let zone = |zone: &str| Some(Host::V6("fe80::1".parse().unwrap(), Some(zone.into())));
     let url = |host| inet(host, Port::Number(80), Some(Scheme::Plain));
     reads("http://[fe80::1%25eth0]/", url(zone("eth0")));
-    reads("http://[fe80::1%25eth0]:/", url(zone("eth0")));
+    assert_eq!(Address::parse("http://[fe80::1%25eth0]:/").unwrap().target, url(zone("eth0")));
     reads("http://[fe80::1%25a%2eb%2Dc]", url(zone("a.b-c")));
     reads("http://[fe80::1%eth0]/", url(zone("eth0")));
     // Outside of URLs there is no encoding.
@@ -132,7 +132,7 @@ fn zones_in_urls_are_encoded() {
 fn errors_quote_the_text_and_name_the_problem() {
     let long = format!("/{}", "x".repeat(UNIX_PATH_MAX));
     for (text, word) in [
-        ("", "empty; expected host:port, a port, a path with a slash, @name, or service|name"),
+        ("", "empty; expected host:port, a port, a path with a slash, @name, service|name, or srv:service.domain"),
         ("@", "a name after the @"),
         (&format!("@{}", "x".repeat(UNIX_PATH_MAX + 1)), "maximum 107"),
         (":", "host before"),
@@ -188,8 +188,8 @@ fn errors_quote_the_text_and_name_the_problem() {
         (long.as_str(), "107"),
     ] {
         let error = Address::parse(text).expect_err(text).to_string();
-        assert!(error.starts_with(&format!("invalid address {text:?}: ")), "{error}");
-        assert!(error.contains(word), "{text}: {error}");
+        let rest = error.strip_prefix(&format!("invalid address {text:?}: ")).expect(&error);
+        assert!(rest.contains(word), "{text}: {error}");
     }
     assert!(Address::try_from(&[][..]).is_err());
 }
@@ -357,6 +357,15 @@ fn a_password_in_a_url_is_not_repeated() {
         assert!(!error.contains("secret") && error.contains("://…@"), "{error}");
         assert!(!Address::host(text, 1).unwrap_err().to_string().contains("secret"), "{text}");
     }
+    for text in ["https://user:secret/more@host", "https://user:7secret?x@host/path", "https://user:99999#secret@host"]
+    {
+        let error = Address::parse(text).unwrap_err().to_string();
+        assert!(!error.contains("secret") && !error.contains("99999") && error.contains("://…@host"), "{error}");
+    }
+    // Here, it is no password.
+    for text in ["https://host/@user", "https://host:80/@user", "https://host:/@user", "ssh://host/a:b@c"] {
+        Address::parse(text).unwrap();
+    }
     for text in ["user:secret@localhost:70", "user:secret@[::1]:70"] {
         assert!(!Address::parse(text).unwrap_err().to_string().contains("secret"), "{text}");
     }
@@ -370,5 +379,25 @@ fn names_of_unix_sockets_cannot_write_to_the_terminal() {
     for endpoint in [Endpoint::Abstract(name.as_slice().into()), Endpoint::Unix(Some(OsStr::from_bytes(name).into()))] {
         let shown = endpoint.to_string();
         assert!(!shown.contains(char::is_control), "{shown:?}");
+    }
+}
+
+#[test]
+fn what_begins_as_an_address_of_srv_records_is_told_its_form() {
+    for text in ["srv://example.org", "SRV://xmpp-client.example.org:5222", "srv:", "Srv:"] {
+        let error = Address::parse(text).unwrap_err().to_string();
+        assert!(error.contains("srv:service.domain, as in srv:xmpp-client.example.org"), "{error}");
+    }
+    assert!(Address::parse("").unwrap_err().to_string().ends_with("service|name, or srv:service.domain"));
+}
+
+#[test]
+fn an_empty_port_is_not_shown() {
+    for (text, shown) in [
+        ("redis://127.0.0.1:", "redis://127.0.0.1"),
+        ("http://[::1]:/a:b", "http://[::1]/a:b"),
+        ("http://host/a:", "http://host/a:"),
+    ] {
+        assert_eq!(Address::parse(text).unwrap().to_string(), shown);
     }
 }

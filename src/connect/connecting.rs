@@ -33,7 +33,8 @@ fn peer(address: &Address, plan: &Plan) -> PeerName {
     PeerName { key, host }
 }
 
-/// Decides on TLS: by the caller's choice, else by the scheme of the address, else it is on except for unix sockets.
+/// Decides on TLS: by the caller's choice, else by the scheme of the address, else it is on except for unix sockets. A scheme with
+/// TLS is not overruled: it may come from another person than `tls(false)` does.
 fn secure(address: &Address, plan: &Plan, choice: Option<&Tls<ClientTls>>) -> Result<Option<ClientTls>> {
     if matches!(plan, Plan::Unix(_)) {
         return match choice {
@@ -42,6 +43,12 @@ fn secure(address: &Address, plan: &Plan, choice: Option<&Tls<ClientTls>>) -> Re
         };
     }
     let settings = match (choice, address.target()) {
+        (Some(Tls::Off), Target::Inet { scheme: Some(Scheme::Tls), .. }) => {
+            return Err(Error::InvalidOption(format!(
+                "{address}: the scheme stands for TLS from the start, and tls(false) turns it off; expected host:port, or the \
+                 scheme of a protocol without TLS, such as tcp://"
+            )));
+        }
         (Some(Tls::Off), _) | (None, Target::Inet { scheme: Some(Scheme::Plain), .. }) => return Ok(None),
         (Some(Tls::On(settings)), _) => settings.clone(),
         (None, _) => ClientTls::default(),

@@ -8,7 +8,7 @@ use rustix::net::{AddressFamily, sockopt};
 
 use super::adopt::{adopt_inet, adopt_unix};
 use super::listening::{ListenOptions, Listening};
-use crate::address::{Address, FORMS, Host, Target, UnixName, endpoint, parse_listening};
+use crate::address::{Address, Host, LISTENING_FORMS, Target, UnixName, endpoint, parse_listening};
 use crate::avahi::Announcement;
 use crate::error::{Error, Result};
 use crate::resolve::{local_addresses, port_number};
@@ -39,8 +39,10 @@ pub(super) fn bind(
             Ok((vec![listening], file))
         }
         Target::Direct(addresses) => Ok((bind_all(addresses, how).map_err(failed)?, None)),
-        Target::Inet { scheme: Some(_), .. } => Err(address.unfit(format!("cannot listen on a URL; expected {FORMS}"))),
-        Target::Srv { .. } => Err(address.unfit(format!("cannot listen on SRV records; expected {FORMS}"))),
+        Target::Inet { scheme: Some(_), .. } => {
+            Err(address.unfit(format!("cannot listen on a URL; expected {LISTENING_FORMS}")))
+        }
+        Target::Srv { .. } => Err(address.unfit(format!("cannot listen on SRV records; expected {LISTENING_FORMS}"))),
         Target::Inet { host, port, .. } => {
             Ok((bind_at(address, host.as_ref(), local, port_number(address, port)?, how)?, None))
         }

@@ -57,7 +57,8 @@ impl SocketBuilder {
     /// Configures TLS.
     ///
     /// `false` disables it, `true` uses the default trust, and [`ClientTls`] gives full control. Without this call, TLS
-    /// is on for TCP and off for unix sockets, and the scheme of a URL decides. `wrap` and `from_fd` use TLS only if it is
+    /// is on for TCP and off for unix sockets, and the scheme of a URL decides. With `false`, a URL whose scheme stands for TLS,
+    /// such as `https://`, fails with [`Error::InvalidOption`]. `wrap` and `from_fd` use TLS only if it is
     /// switched on here, with a [`ClientTls`] that says whom to trust.
     pub fn tls(mut self, tls: impl Into<Tls<ClientTls>>) -> Self {
         self.tls = Some(tls.into());

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::panic::Location;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -18,9 +19,9 @@ use crate::log;
 /// be used on any thread. It must not block. It is polled for the first time by the loop, not by this call.
 ///
 /// Dropping the returned [`Task`] detaches it, so a call that ignores it starts a task in the background. An error that the
-/// future returns goes to whoever awaits the [`Task`]; if nobody does, it is [logged](crate::log). A panic is treated as
-/// in any callback: it propagates from [`fgloop`](crate::fgloop), and ends the process under a foreign main loop. The future is
-/// dropped when it completes, on [`abort`](Task::abort), and when the main context ends.
+/// future returns goes to whoever awaits the [`Task`]; if nobody does, it is [logged](crate::log) with the
+/// place of this call. A panic is treated as in any callback: it propagates from [`fgloop`](crate::fgloop), and ends the process
+/// under a foreign main loop. The future is dropped when it completes, on [`abort`](Task::abort), and when the main context ends.
 ///
 /// No thread is started, so [`bgloop`](crate::bgloop) can follow; the tasks go on in the child.
 ///
@@ -43,9 +44,10 @@ use crate::log;
 /// reports.abort();
 /// # Ok::<(), network::Error>(())
 /// ```
+#[track_caller]
 pub fn spawn(future: impl Future<Output = Result> + 'static) -> Result<Task> {
     let engine = Engine::current()?;
-    let outcome = Rc::<Outcome>::default();
+    let outcome = Rc::new(Outcome { state: RefCell::default(), place: Location::caller() });
     let key = engine.spawn(Rc::new(Spawned { future: UserFuture::new(future), outcome: outcome.clone() }));
     Ok(Task { engine, key, outcome })
 }
@@ -86,7 +88,7 @@ impl Task {
 
     /// Returns whether the future has completed or been dropped.
     pub fn is_finished(&self) -> bool {
-        !matches!(*self.outcome.0.borrow(), State::Runs { .. })
+        !matches!(*self.outcome.state.borrow(), State::Runs { .. })
     }
 }
 
@@ -136,8 +138,11 @@ impl<F> Drop for Spawned<F> {
 }
 
 /// The result of a task on its way to whoever awaits it.
-#[derive(Default)]
-struct Outcome(RefCell<State>);
+struct Outcome {
+    state: RefCell<State>,
+    /// The call of `spawn`, which is all that is known of a task.
+    place: &'static Location<'static>,
+}
 
 enum State {
     Runs {
@@ -160,7 +165,7 @@ impl Default for State {
 impl Outcome {
     /// The future has completed, or is dropped. The first time counts.
     fn settle(&self, result: Option<Result>) {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state.borrow_mut();
         match &mut *state {
             State::Runs { waker } => {
                 let waker = waker.take();
@@ -171,14 +176,14 @@ impl Outcome {
             State::Detached => {
                 *state = State::Taken;
                 drop(state);
-                complain(result);
+                self.complain(result);
             }
             State::Done(_) | State::Taken => {}
         }
     }
 
     fn poll(&self, waker: &Waker) -> Poll<Result> {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state.borrow_mut();
         if let State::Runs { waker: known } = &mut *state {
             let is_known = known.as_ref().is_some_and(|known| known.will_wake(waker));
             let old = if is_known { None } else { known.replace(waker.clone()) };
@@ -193,21 +198,21 @@ impl Outcome {
         Poll::Ready(result)
     }
 
+    /// Nobody is there for an error.
+    fn complain(&self, result: Option<Result>) {
+        if let Some(Err(error)) = result {
+            log::message("task").error(&error).say(format_args!("task spawned at {} failed: {error}", self.place));
+        }
+    }
+
     /// Nobody awaits the task any more.
     fn detach(&self) {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state.borrow_mut();
         let next = if matches!(*state, State::Runs { .. }) { State::Detached } else { State::Taken };
         let old = std::mem::replace(&mut *state, next);
         drop(state);
         if let State::Done(result) = old {
-            complain(result);
+            self.complain(result);
         }
-    }
-}
-
-/// Nobody is there for an error.
-fn complain(result: Option<Result>) {
-    if let Some(Err(error)) = result {
-        log::message("task").error(&error).say(format_args!("task failed: {error}"));
     }
 }

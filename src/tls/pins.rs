@@ -145,7 +145,8 @@ where
 /// While the files are read: one for each pin.
 ///
 /// # Errors
-/// [`Error::Identity`], which names the file, if a pin cannot be read. Connections to its address fail with the same error.
+/// [`Error::Identity`] if the directory cannot be read. A pin that is damaged or cannot be read is left out. Connections to its
+/// address fail with that error, which names the file; [`unpin`] deletes it.
 pub fn pins() -> Result<Vec<Pin>> {
     list(&Store::of_user()?)
 }

@@ -16,7 +16,7 @@ use super::identity::{Identity, RENEW_BEFORE};
 use super::pem::{read_certificates, read_key};
 use super::private_key::signer;
 use crate::certificate::Fingerprint;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, os_text};
 
 /// Time to wait for the lock. A certificate is created before a program serves anyone, and a busy disk may take long. For a
 /// pin, a window may be waiting.
@@ -277,7 +277,7 @@ impl Lock {
         let draft = self.draft(path);
         let written = write_draft(&draft, contents, mode).and_then(|()| publish(&draft)).map_err(|error| {
             let _ = fs::remove_file(&draft); // it may have filled the disk
-            trouble(path, io::Error::new(error.kind(), format!("cannot write the file: {error}")))
+            trouble(path, io::Error::new(error.kind(), format!("cannot write the file: {}", os_text(&error))))
         })?;
         // A power failure must not lose the name. Some file systems do not sync directories, but then the data is safe.
         if let Some(directory) = path.parent().and_then(|directory| File::open(directory).ok()) {
@@ -368,7 +368,7 @@ pub(super) fn check_name(name: &str) -> Result {
 pub(super) fn in_order_to(purpose: &str, error: Error) -> Error {
     match error {
         Error::Identity { path, problem } => match problem.downcast::<io::Error>() {
-            Ok(cause) => trouble(&path, io::Error::new(cause.kind(), format!("cannot {purpose}: {cause}"))),
+            Ok(cause) => trouble(&path, io::Error::new(cause.kind(), format!("cannot {purpose}: {}", os_text(&cause)))),
             Err(problem) => Error::Identity { path, problem },
         },
         other => other,

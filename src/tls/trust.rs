@@ -24,7 +24,7 @@ use super::provider;
 use super::store::{Evidence, Store, in_order_to, make_directory};
 use super::words::{certificate_problem, plain};
 use crate::certificate::{Fingerprint, PeerCertificate};
-use crate::error::{Error, Printable, Result};
+use crate::error::{Error, Printable, Result, os_text};
 
 /// The reason why a peer was trusted, returned by [`Socket::peer_trust`](crate::Socket::peer_trust), or why an address is
 /// pinned, returned by [`Pin::trust`](super::Pin::trust).
@@ -463,13 +463,17 @@ pub(crate) fn load_system_roots() -> Result<(), String> {
 static ROOTS: OnceLock<Result<Arc<WebPkiServerVerifier>, String>> = OnceLock::new();
 
 fn system_roots() -> &'static Result<Arc<WebPkiServerVerifier>, String> {
+    let in_words = |error: &rustls_native_certs::Error| match &error.kind {
+        rustls_native_certs::ErrorKind::Io { inner, path } => format!("{}: {}", path.display(), os_text(inner)),
+        _ => error.to_string(),
+    };
     ROOTS.get_or_init(|| {
         let found = rustls_native_certs::load_native_certs();
         let mut store = RootCertStore::empty();
         // Some are always too old or odd to be parsed. The others count nevertheless.
         store.add_parsable_certificates(found.certs);
         if store.is_empty() {
-            let cause = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
+            let cause = found.errors.first().map(|error| format!(" ({})", in_words(error))).unwrap_or_default();
             return Err(format!("no root certificates are installed on this system{cause}"));
         }
         webpki(store)

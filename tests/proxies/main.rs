@@ -483,6 +483,7 @@ fn settings_that_cannot_be_kept_are_errors() {
             (Proxy::url("socks5://me:sesam@"), TARGET, "expected a host"),
             (Proxy::url("me:sesam@host:1"), TARGET, "expected socks5://"),
             (Proxy::url("http://host").except(["10.0.0.0/99"]), TARGET, "invalid exception \"10.0.0.0/99\""),
+            (Proxy::url("http://host:port"), TARGET, "invalid proxy: http://…: expected a port from 1 to 65535"),
             (Proxy::url(format!("socks4a://{dead}")), "[2001:db8::1]:1", "SOCKS4a cannot name an IPv6 address"),
             (Proxy::url(format!("http://{dead}")), "[fe80::1%1]:1", "add it to the exceptions"),
         ] {
@@ -717,6 +718,13 @@ fn microsocks() {
         assert_reaches("socks5h://me:sesam@127.0.0.1", port, &[FAR, "[2001:db8::7]", "far.test", "both.test"]);
         // A name that is resolved here, and is this machine.
         assert_reaches("socks5://nobody@127.0.0.1:1", port, &["listed.test"]);
+        // A name that the proxy may know, and this machine does not.
+        let error = plain("socks5://127.0.0.1").connect("unknown.test:1").unwrap_err();
+        assert!(matches!(error, Error::Lookup { .. }), "{error}");
+        assert!(
+            error.to_string().ends_with("; with socks5h://127.0.0.1:1080, the proxy resolves host names"),
+            "{error}"
+        );
         assert_refuses("socks5h://me:wrong@127.0.0.1", "far.test:1", "rejects the user or password");
         assert_refuses("socks5h://127.0.0.1", "far.test:1", "requires a user and password");
         assert_refuses("socks5h://me:sesam@127.0.0.1", &format!("far.test:{dead}"), "connection refused");

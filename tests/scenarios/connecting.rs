@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use gio::prelude::*;
 use network::{Address, Error, Server, Socket};
 
-use crate::common::black_hole;
+use crate::common::{await_it, black_hole};
 use crate::util::*;
 
 /// A port where nobody listens.
@@ -364,5 +364,23 @@ fn the_progress_is_told_in_order_and_nothing_after_the_result() {
         builder.connect_async(&*address, Some(&cancellable), move |result| done.add(result.unwrap_err().to_string()));
         until(|| log.len() == 1);
         assert!(log.all()[0].contains("cancelled"), "{:?}", log.all());
+    });
+}
+
+#[test]
+fn a_scheme_that_stands_for_tls_is_not_overruled() {
+    on_own_context(|| {
+        let server = Server::builder().tls(false).address("127.0.0.1").listen(0, |_| Ok(())).unwrap();
+        for scheme in ["https", "SMTPS", "tls"] {
+            let address = format!("{scheme}://127.0.0.1:{}", server.port());
+            for error in [
+                Socket::builder().tls(false).connect(&address).unwrap_err(),
+                await_it(Socket::builder().tls(false).connect_future(&address)).unwrap_err(),
+            ] {
+                assert!(matches!(error, Error::InvalidOption(_)), "{error}");
+                assert!(error.to_string().contains("stands for TLS from the start"), "{error}");
+            }
+        }
+        await_it(Socket::builder().tls(false).connect_future(format!("http://127.0.0.1:{}", server.port()))).unwrap();
     });
 }

@@ -90,7 +90,7 @@ impl Hop {
         };
         let credentials = credentials.map(|text| parse_credentials(*protocol, text)).transpose();
         let credentials = credentials.map_err(|problem| wrong(&problem))?;
-        let address = parse_address(authority, *port).ok_or_else(|| wrong("expected a host, or host:port"))?;
+        let address = parse_address(authority, *port).map_err(wrong)?;
         Ok(Hop { protocol: *protocol, address, credentials })
     }
 
@@ -166,12 +166,19 @@ fn unknown_scheme(scheme: &str) -> String {
     }
 }
 
-fn parse_address(authority: &str, default: u16) -> Option<Address> {
-    let (host, port) = parse_authority(authority).ok()?;
+/// Parses a host with or without a port. Neither is part of the error: it may be a password.
+fn parse_address(authority: &str, default: u16) -> Result<Address, &'static str> {
+    const PORT: &str = "expected a port from 1 to 65535 after the host";
+    let has_host = |(host, _): (&str, &str)| parse_authority(host).is_ok_and(|(_, port)| port.is_none());
+    let (host, port) =
+        parse_authority(authority).map_err(|_| match authority.rsplit_once(':').is_some_and(has_host) {
+            true => PORT,
+            false => "expected a host, or host:port",
+        })?;
     let port = match port {
         None => default,
         Some(Port::Number(port)) if port > 0 => port,
-        Some(_) => return None,
+        Some(_) => return Err(PORT),
     };
     let name = match &host {
         Host::Name(name) => name.clone(),
@@ -180,7 +187,7 @@ fn parse_address(authority: &str, default: u16) -> Option<Address> {
         Host::V6(ip, Some(zone)) => format!("[{ip}%{zone}]"),
     };
     let target = Target::Inet { host: Some(host), port: Port::Number(port), scheme: None };
-    Some(Address::of_target(format!("{name}:{port}"), target))
+    Ok(Address::of_target(format!("{name}:{port}"), target))
 }
 
 fn parse_credentials(protocol: Protocol, text: &str) -> Result<Credentials, String> {
@@ -241,15 +248,18 @@ mod tests {
             ("ftp://sesam@host", "unknown kind of proxy"),
             ("socks://sesam@host", "leaves the version open"),
             ("socks4://sesam@host", "expected socks4a://"),
-            ("socks5://user:sesam", "expected a host, or host:port"),
+            ("socks5://user:sesam", "expected a port from 1 to 65535"),
+            ("socks5://host:99999", "expected a port from 1 to 65535"),
+            ("socks5://[::1]:x", "expected a port from 1 to 65535"),
+            ("socks5://::1:sesam", "expected a host, or host:port"),
             ("socks5://", "expected a host"),
             ("socks5://user:ses/am@host", "percent-encoded"),
             ("socks5://user:sesam@host/path", "nothing after"),
             ("socks5://user:sesam%0d@host", "control characters"),
             ("socks5://user:sesam%@host", "percent-encoded"),
             ("socks5://:sesam@host", "expected a user"),
-            ("socks5://user:sesam@host:0", "host:port"),
-            ("socks5://user:sesam@host:sesam", "host:port"),
+            ("socks5://user:sesam@host:0", "expected a port"),
+            ("socks5://user:sesam@host:sesam", "expected a port"),
             ("socks4a://user:sesam@host", "no password"),
             ("http://us%3Aer:sesam@host", "colon"),
             (long.as_str(), "255 bytes"),

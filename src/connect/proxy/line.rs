@@ -194,6 +194,7 @@ pub(super) fn no_tls(error: Error) -> Problem {
     Problem::Proxy(match error {
         Error::Plaintext { .. } => "it does not speak TLS; without TLS, its URL begins with http://".into(),
         Error::Tls { problem, .. } => format!("TLS error: {problem}"),
+        Error::Io { source, .. } => os_text(&source),
         Error::Rejected { problem, .. } => format!("it rejected the TLS handshake: {problem}"),
         Error::UnknownCertificate { .. } => format!("{error} (Proxy::tls sets whom to trust)"),
         other => other.to_string(),

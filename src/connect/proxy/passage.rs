@@ -161,7 +161,7 @@ impl Passage {
         self.check_tls(hop)?;
         let destinations = match &self.targets {
             Targets::Name(..) if hop.resolves_here() => {
-                let found = look_up(&self.address, means.limit).await?;
+                let found = look_up(&self.address, means.limit).await.map_err(|error| ask_there(error, hop))?;
                 if found.iter().all(|address| is_own_address(address.ip())) {
                     return self.directly(engine, means).await;
                 }
@@ -271,6 +271,17 @@ fn reason(error: Error) -> String {
         }
         Error::Lookup { cause, .. } => format!("cannot resolve the host of the proxy: {cause}"),
         other => other.to_string(),
+    }
+}
+
+/// The host of the target is unknown here. The proxy may know it.
+fn ask_there(error: Error, hop: &Hop) -> Error {
+    match error {
+        Error::Lookup { address, cause } => {
+            let there = hop.to_string().replacen("socks5://", "socks5h://", 1);
+            Error::Lookup { address, cause: format!("{cause}; with {there}, the proxy resolves host names") }
+        }
+        other => other,
     }
 }
 

@@ -80,6 +80,11 @@ fn every_reason_of_trust_is_told_for_resumed_sessions_too() {
     let listed: Vec<_> = listed.iter().map(|pin| (pin.address(), pin.fingerprint(), pin.trust())).collect();
     let key = other.identity().fingerprint();
     assert_eq!(listed, [("first.example:1", Some(key), Trust::Pin), ("own.example:1", None, Trust::Own)]);
+    // A file that is no pin hides no other.
+    std::fs::write(user.home.path().join("peers/broken.example:1"), "?\n").unwrap();
+    let listed = pins_in(user.home.path()).unwrap();
+    assert_eq!(listed.iter().map(|pin| pin.address()).collect::<Vec<_>>(), ["first.example:1", "own.example:1"]);
+    assert!(unpin_in(user.home.path(), "broken.example:1").unwrap());
 }
 
 fn fs_read(identity: &Identity) -> Vec<u8> {
