@@ -257,7 +257,7 @@ fn main() -> ExitCode {
         // An error that ends the program is printed at its end. Rejected clients do not end it.
         let text = fields.iter().find(|field| field.key() == "MESSAGE").and_then(|field| field.value_str());
         if let (true, glib::LogLevel::Message | glib::LogLevel::Warning, Some(text)) = (verbose, level, text) {
-            eprintln!("{}", words::in_options(&text));
+            eprintln!("{}", words::in_options(text));
         }
         glib::LogWriterOutput::Handled
     });

@@ -21,8 +21,8 @@ fn main() -> Result {
     ask(address, command).map_err(|error| match &error {
         // This program has schemes for what the library has calls for.
         Error::Plaintext { peer, .. } => Error::other(format!("{peer} does not use TLS; redis://HOST is without it")),
-        Error::Tls { peer, problem } if problem.contains("expects TLS") => {
-            Error::other(format!("{peer} expects TLS; rediss://HOST is with it"))
+        Error::Closed { .. } | Error::Reset { .. } | Error::Tls { .. } if !address.starts_with("rediss:") => {
+            Error::other(format!("{error}; if the server expects TLS, write rediss://HOST"))
         }
         _ => Error::other(
             error.to_string().replace("connect with tls(false) or to tcp://host:port", "write redis://HOST"),

@@ -6,7 +6,7 @@ mod common;
 mod name_server;
 #[cfg(feature = "_services")]
 #[path = "avahi/world.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, clippy::duplicate_mod)]
 mod world;
 
 use std::io::{BufRead, BufReader, Read, Write};

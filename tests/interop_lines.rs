@@ -54,7 +54,7 @@ fn redis_answers_over_a_path_and_over_tls() {
     assert_eq!(output.text(), "PONG\n");
     // With the scheme of the other kind of server.
     let output = redis(&[&format!("redis://localhost:{port}"), "PING"], "");
-    assert!(output.assert_failed().contains("expects TLS; rediss://HOST is with it"), "{output:?}");
+    assert!(output.assert_failed().contains("if the server expects TLS, write rediss://HOST"), "{output:?}");
     drop(identity);
     server.signal(Signal::TERM);
     server.finish().assert_clean();
