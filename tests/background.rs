@@ -1,5 +1,5 @@
-//! Lookups, tasks, the network, proxies, published services and going into the background, which takes a process with a single thread: so this
-//! program has no test harness.
+//! Lookups, tasks, the network, proxies, published services and going into the background, which takes a process with a single
+//! thread: so this program has no test harness.
 
 mod common;
 #[path = "common/name_server.rs"]
