@@ -96,8 +96,8 @@ fn relay(to: u16, most: Arc<AtomicUsize>, then: Then) -> (u16, Receiver<()>, Arc
         let mut piece = [0; 4096];
         while let Ok(count @ 1..) = server.read(&mut piece) {
             let count = count.min(left);
-            let _ = client.write_all(&piece[..count]);
             counter.fetch_add(count, Ordering::SeqCst);
+            let _ = client.write_all(&piece[..count]);
             left -= count;
             if left == 0 {
                 match then {
@@ -334,22 +334,17 @@ fn an_end_without_that_of_tls_is_told_with_the_proxys_name() {
     on_own_context(|| {
         let secured = Secured::new(greeting());
         let total = length_of_answers(&secured);
-        // What is between is cut with the next bytes.
-        let (port, ..) = relay(secured.port, Arc::new(total.into()), Then::Cut);
+        // The greeting comes, and what is sent back later does not. A signature may be some bytes longer than that before.
+        let (port, ..) = relay(secured.port, Arc::new((total + 20).into()), Then::Cut);
         let socket = connect_async(plain(secured.proxy_at(port)), TARGET).unwrap();
-        let mut came = String::new();
-        let end = loop {
-            match await_it(socket.recv_line_future()) {
-                Ok(line) => came.push_str(&line),
-                Err(error) => break error,
-            }
-        };
+        assert_eq!(await_it(socket.recv_line_future()).unwrap(), "220 hello");
+        socket.send([b'x'; 1000]).unwrap();
+        let end = await_it(socket.recv_line_future()).unwrap_err();
         assert!(matches!(end, Error::Truncated { .. }), "{end}");
         assert!(
             end.to_string().contains(&format!("the connection to https://127.0.0.1:{port} was truncated")),
             "{end}"
         );
-        assert!("220 hello".starts_with(&came), "{came}");
     });
 }
 
