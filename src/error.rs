@@ -189,6 +189,28 @@ pub enum Error {
         limit: usize,
     },
 
+    /// The peer sent a frame whose message exceeds the line limit. The preceding frames were delivered.
+    #[error("frame{} from {peer} exceeds the limit of {}", of_size(*size), bytes(*limit))]
+    FrameTooLong {
+        /// The peer.
+        peer: String,
+        /// The announced length of the message, in bytes. `None` if its length is not announced, or exceeds 64 bits. A very
+        /// large one often means that the peer uses another framing, or another protocol.
+        size: Option<u64>,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+
+    /// The peer sent something that is not a frame, after the preceding frames were delivered. Or a message that was to be sent
+    /// does not fit into a frame, and nothing of it was queued.
+    #[error("frame error with {peer}: {problem}")]
+    Frame {
+        /// The peer.
+        peer: String,
+        /// The problem.
+        problem: String,
+    },
+
     /// The peer sent more than the caller's limit. No data is lost: it can be received by other calls.
     #[error("data from {peer} exceeds the limit of {}", bytes(*limit))]
     LimitExceeded {
@@ -492,6 +514,10 @@ impl Error {
             Error::Rejected { peer, problem } => Error::Rejected { peer: peer.clone(), problem: problem.clone() },
             Error::Tls { peer, problem } => Error::Tls { peer: peer.clone(), problem: problem.clone() },
             Error::LineTooLong { peer, limit } => Error::LineTooLong { peer: peer.clone(), limit: *limit },
+            Error::FrameTooLong { peer, size, limit } => {
+                Error::FrameTooLong { peer: peer.clone(), size: *size, limit: *limit }
+            }
+            Error::Frame { peer, problem } => Error::Frame { peer: peer.clone(), problem: problem.clone() },
             Error::Plaintext { peer, problem } => Error::Plaintext { peer: peer.clone(), problem },
             Error::UnknownCertificate { peer, fingerprint, certificate, problem } => Error::UnknownCertificate {
                 peer: peer.clone(),
@@ -587,6 +613,8 @@ impl Error {
             Error::DatagramTooLarge { .. } => "DatagramTooLarge",
             Error::DatagramTruncated { .. } => "DatagramTruncated",
             Error::LineTooLong { .. } => "LineTooLong",
+            Error::FrameTooLong { .. } => "FrameTooLong",
+            Error::Frame { .. } => "Frame",
             Error::LimitExceeded { .. } => "LimitExceeded",
             Error::InUse { .. } => "InUse",
             Error::ServiceNotFound { .. } => "ServiceNotFound",
@@ -625,9 +653,8 @@ impl Error {
             Error::Reset { .. } => Kind::ConnectionReset,
             Error::QueueFull { .. } | Error::NotReady { .. } => Kind::WouldBlock,
             Error::DatagramTooLarge { .. } => Kind::InvalidInput,
-            Error::LineTooLong { .. } | Error::DatagramTruncated { .. } | Error::LimitExceeded { .. } => {
-                Kind::InvalidData
-            }
+            Error::LineTooLong { .. } | Error::FrameTooLong { .. } | Error::Frame { .. } => Kind::InvalidData,
+            Error::DatagramTruncated { .. } | Error::LimitExceeded { .. } => Kind::InvalidData,
             Error::Unsupported(_) => Kind::Unsupported,
             Error::Refused { source, .. }
             | Error::Unreachable { source, .. }
@@ -673,6 +700,10 @@ pub(crate) fn count(number: usize, what: &str) -> String {
 
 fn bytes(number: usize) -> String {
     count(number, "byte")
+}
+
+fn of_size(size: Option<u64>) -> String {
+    size.map(|size| format!(" of {size} byte{}", if size == 1 { "" } else { "s" })).unwrap_or_default()
 }
 
 /// Returns a duration for people: "30 s", "1.5 s", "50 ms".

@@ -4,7 +4,7 @@
 use crate::address::{Address, without_password};
 #[cfg(feature = "_services")]
 use crate::avahi::checks;
-use crate::conn::check_lines;
+use crate::conn::{check_frames, check_lines};
 use crate::connect::proxy;
 use crate::resolve::check_srv;
 use crate::tls::{check_certificate, check_mixed};
@@ -36,6 +36,11 @@ pub fn tls(data: &[u8]) {
 /// Received bytes, cut into lines.
 pub fn lines(data: &[u8]) {
     check_lines(data);
+}
+
+/// Received bytes, cut into frames.
+pub fn frames(data: &[u8]) {
+    check_frames(data);
 }
 
 /// Replies of proxies, their URLs and challenges, and lists of exceptions.
@@ -99,6 +104,11 @@ mod tests {
         #[test]
         fn any_lines(data in bytes(b"\n\n\r")) {
             crate::fuzzing::lines(&data);
+        }
+
+        #[test]
+        fn any_frames(data in bytes(b"\0\x01\x02\x05\x80\r\n\n0125:,")) {
+            crate::fuzzing::frames(&data);
         }
 
         #[test]

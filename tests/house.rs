@@ -75,7 +75,7 @@ const MODULES: [(&str, &str); 11] = [
     ),
     (
         "socket",
-        "ByteStream Chunks ConnectProgress Credentials KeepAlive LineEnding Lines Operation Proxy Reader Selectable SocketBuilder \
+        "ByteStream Chunks ConnectProgress Credentials Frames Framing KeepAlive LineEnding Lines Operation Proxy Reader Selectable SocketBuilder \
          WeakSocket",
     ),
     ("task", "Task"),

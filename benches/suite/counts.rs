@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::Result;
-use crate::load::{LINE, Load, chunk};
+use crate::load::{LINE, Load, chunk, frames};
 use crate::process::{Kind, Served};
 use crate::report::{Goal, Row, Unit};
 use crate::scenarios::{Bench, Samples};
@@ -45,6 +45,15 @@ fn echoes(load: &mut Load, count: u64) -> Result<u64> {
     load.echo(false, |done| done >= count)
 }
 
+/// Sends so many blocks of messages; how many messages those were.
+fn stream(load: &mut Load, blocks: u64, messages: &[u8]) -> Result<u64> {
+    let mut bytes = 0;
+    for _ in 0..blocks {
+        bytes += load.send_block(messages)?;
+    }
+    Ok(bytes / LINE as u64)
+}
+
 fn instructions(bench: &mut Bench) -> Result<()> {
     let file = temporary("callgrind");
     let out = format!("--callgrind-out-file={}", file.display());
@@ -61,13 +70,7 @@ fn instructions(bench: &mut Bench) -> Result<()> {
         bench.add(Row::new(format!("user instructions per echo, {connections} conn."), Unit::Count, cells, goals));
     }
     let lines = chunk(true);
-    let stream = |load: &mut Load, blocks: u64| {
-        let mut bytes = 0;
-        for _ in 0..blocks {
-            bytes += load.send_block(&lines)?;
-        }
-        Ok(bytes / LINE as u64)
-    };
+    let stream = |load: &mut Load, blocks| stream(load, blocks, &lines);
     let mut cells = Samples::new();
     for kind in [Kind::Raw, Kind::Network, Kind::Tokio, Kind::PerFd] {
         if let Some(count) = per_operation(kind, "text", 1, (1, 2), &tool, &stream, &total)? {
@@ -105,6 +108,13 @@ pub fn of_an_echo() -> Result<()> {
     for (name, task) in [("lines", "serve-replies"), ("lent-lines", "serve-lent-replies")] {
         let count = per_operation(Kind::Network, task, 1, (10, 50), &tool, &replies, &total)?;
         println!("{name} {:.0}", count.ok_or("no such server")?);
+    }
+    for (name, task, data) in
+        [("text-in", "text", &lines), ("lines-in", "lines", &lines), ("frames-in", "frames", &frames())]
+    {
+        let stream = |load: &mut Load, blocks| stream(load, blocks, data);
+        let count = per_operation(Kind::Network, task, 1, (1, 2), &tool, &stream, &total)?;
+        println!("{name} {:.1}", count.ok_or("no such server")?);
     }
     let _ = std::fs::remove_file(&file);
     Ok(())

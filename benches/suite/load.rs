@@ -182,6 +182,13 @@ pub fn chunk(lines: bool) -> Vec<u8> {
     line.iter().copied().cycle().take(LINE * LINES).collect()
 }
 
+/// Messages with their length in front, as long as lines together with it.
+pub fn frames() -> Vec<u8> {
+    let mut frame = [b'x'; LINE];
+    frame[..4].copy_from_slice(&(LINE as u32 - 4).to_be_bytes());
+    frame.iter().copied().cycle().take(LINE * LINES).collect()
+}
+
 // ---- idle connections ----
 
 /// Connections that are open and silent. In a process of their own, which has descriptors of its own.

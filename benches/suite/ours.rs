@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use glib::ControlFlow;
-use network::{Server, Socket, UdpSocket, mainloop::Fairness};
+use network::{Server, Socket, UdpSocket, mainloop::Fairness, socket::Framing};
 
 use crate::fairness::Watch;
 use crate::load::{BACKLOG, BLOCK, REPLY};
@@ -81,6 +81,10 @@ pub fn listen(address: &str, task: &str, count: impl Fn(usize) + Clone + 'static
             "lines" => socket.readlines_bytes(move |socket, line| {
                 black_box(line);
                 if passes(&mut seen, line.len() + 1) { socket.send(b".") } else { Ok(()) }
+            }),
+            "frames" => socket.readframes(Framing::length32(), move |socket, message| {
+                black_box(message);
+                if passes(&mut seen, message.len() + 4) { socket.send(b".") } else { Ok(()) }
             }),
             "replies" => socket.readlines(|socket, line| {
                 black_box(line);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::Result;
-use crate::load::{Idle, LINE, Load, chunk, repeat};
+use crate::load::{Idle, LINE, Load, chunk, frames, repeat};
 use crate::process::{Kind, Served};
 use crate::report::{Goal, Report, Row, Unit};
 
@@ -285,6 +285,14 @@ pub fn lines(bench: &mut Bench) -> Result<()> {
     let lines = Traffic::In { lines: true };
     compare(bench, "line of 80 B in, as bytes", ("lines", lines), &BYTE_LINES, None, 1, goals(1.05))?;
     compare(bench, "line of 80 B in, as text (raw: bytes)", ("text", lines), &SERVERS, None, 1, goals(1.5))?;
+    let mut sides = sides_of(&[Kind::Raw, Kind::Tokio], "lines", None, 1)?;
+    sides.extend(sides_of(&[Kind::Network, Kind::Fgloop], "frames", None, 1)?);
+    let (bytes, messages, time) = (chunk(true), frames(), bench.time);
+    let outcome = bench.measure(&mut sides, |served, load| {
+        let data = if matches!(served.kind, Kind::Raw | Kind::Tokio) { &bytes } else { &messages };
+        Ok(repeat(time, || load.send_block(data))? as f64 / LINE as f64)
+    })?;
+    bench.add(outcome.row("frame of 80 B in (raw, tokio: lines as bytes)", []));
     let goals = [Goal::not_above(Kind::Tokio)];
     compare(bench, "line of 80 B in, a reply each", ("replies", Traffic::Replies), &SERVERS, None, 1, goals)
 }

@@ -4,6 +4,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::framing::Framing;
 use super::idle::Traffic;
 use super::inbox::{Inbox, Mark, Piece, Search, Taken, TooLong};
 use super::line_ending::LineRule;
@@ -109,7 +110,7 @@ impl Blocking<'_> {
                     return Ok(taken);
                 }
                 Ok(None) => self.receive(max)?,
-                Err(TooLong) => return Err(self.conn.refuse_line(rule.limit)),
+                Err(TooLong) => return Err(self.conn.refuse(TooLong, rule.limit)),
             }
         }
     }
@@ -124,6 +125,16 @@ impl Blocking<'_> {
     pub(crate) fn recv_line(&self) -> Result<String> {
         let line = self.take(READ_BUFFER, |inbox, rule| inbox.next_line(rule))?;
         Ok(String::from_utf8_lossy(line.as_slice()).into_owned())
+    }
+
+    /// Waits for a whole frame and returns its message.
+    pub(crate) fn recv_frame(&self, framing: Framing) -> Result<Vec<u8>> {
+        framing.check()?;
+        let take = |inbox: &mut Inbox, rule: LineRule| {
+            Ok(inbox.next_frame(framing, rule.limit).map_err(|refusal| (refusal, rule.limit)).transpose())
+        };
+        let message = self.take(READ_BUFFER, take)?;
+        Ok(message.map_err(|(refusal, limit)| self.conn.refuse(refusal, limit))?.into_vec())
     }
 
     /// Waits for data and puts it where the caller wants it.

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::framing::Framing;
 use super::handle::Socket;
 pub(crate) use super::state::Kind;
 use crate::error::{Error, Result};
@@ -15,9 +16,13 @@ pub(crate) type OnUpgraded = Box<dyn FnOnce(&Socket)>;
 pub(crate) type OnDrain = Box<dyn FnMut(&Socket) -> Result>;
 pub(crate) type SharedDisconnect = Rc<dyn Fn(&Socket, Disconnect)>;
 
-/// The read callback. Of its three methods, only the one of its [`Kind`] is called.
+/// The read callback. Of `data`, `line` and `ready`, only the one of its [`Kind`] is called.
 pub(crate) trait ReadCallback {
     fn kind(&self) -> Kind;
+
+    fn framing(&self) -> Option<Framing> {
+        None
+    }
 
     fn data(&mut self, _: &Socket, _: &[u8]) -> Result {
         Ok(())
@@ -88,7 +93,7 @@ pub(crate) enum OnDisconnect {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Disconnect {
-    /// The undelivered data: an incomplete line, a line over the limit with all that came after it, or all unread data.
+    /// The undelivered data: an incomplete line or frame, one that was refused with all that came after it, or all unread data.
     pub leftover: Vec<u8>,
     /// The reason.
     pub reason: Reason,

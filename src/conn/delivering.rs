@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use super::callbacks::{Kind, ReadCallback, Reason, with_text};
+use super::frames::each_frame;
+use super::framing::Refusal;
 use super::handle::Socket;
-use super::inbox::TooLong;
 use super::lines::each_line;
 use super::state::{Delivered, Look, Manner};
 use super::{Conn, Options};
@@ -84,14 +85,18 @@ impl<'a> Delivering<'a> {
         if conn.is_open() { Delivered::Raw } else { enough.unwrap_or(Delivered::Stop) }
     }
 
-    /// Delivers many short lines, or one piece. Returns how far that came, if it is to be all for now.
+    /// Delivers many short lines or frames, or one piece. Returns how far that came, if it is to be all for now.
     fn piece(&mut self, kind: Kind) -> Option<Delivered> {
         let Delivering { conn, reader: Some(user), socket } = self else { return Some(Delivered::Stop) };
         let rule = conn.options(Options::line_rule);
+        let framing = if kind == Kind::Frames { user.framing() } else { None };
         // Most lines go this way, with one passage through the door for all of a batch.
         let lines = call(&conn.engine, || match kind {
             Kind::Lines => each_line(&conn.io, rule, |line: &str| enough(conn, user.line(socket, line))),
             Kind::ByteLines => each_line(&conn.io, rule, |line: &[u8]| enough(conn, user.data(socket, line))),
+            Kind::Frames => framing.and_then(|framing| {
+                each_frame(&conn.io, framing, rule.limit, |message| enough(conn, user.data(socket, message)))
+            }),
             Kind::Data | Kind::Raw => None,
         });
         match lines {
@@ -101,15 +106,16 @@ impl<'a> Delivering<'a> {
         }
         // Read anew: a callback may have changed them.
         let (rule, read_size) = conn.options(|options| (options.line_rule(), options.read_size));
-        let piece = match kind {
-            Kind::Data => conn.io.inbox(|inbox| Ok(inbox.next_chunk(read_size))),
-            _ => conn.io.inbox(|inbox| inbox.next_line(rule)),
-        };
+        let piece = conn.io.inbox(|inbox| match (kind, framing) {
+            (Kind::Data, _) => Ok(inbox.next_chunk(read_size)),
+            (_, Some(framing)) => inbox.next_frame(framing, rule.limit),
+            _ => inbox.next_line(rule).map_err(Refusal::from),
+        });
         let piece = match piece.unwrap_or(Ok(None)) {
             Ok(Some(piece)) => piece,
             Ok(None) => return Some(Delivered::All),
-            Err(TooLong) => {
-                conn.refuse_line(rule.limit);
+            Err(refusal) => {
+                conn.refuse(refusal, rule.limit);
                 return Some(Delivered::Stop);
             }
         };

@@ -1,10 +1,12 @@
-//! The received and undelivered data: cut into lines or chunks, never losing a byte. Pure: no descriptor,
+//! The received and undelivered data: cut into lines, frames or chunks, never losing a byte. Pure: no descriptor,
 //! no main loop.
 
 use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::cutting::{Cut, Halves};
+use super::framing::{Framing, Refusal};
 use super::line_ending::LineRule;
 
 /// Up to this many bytes are copied out of the shared buffer rather than keeping it.
@@ -22,8 +24,10 @@ const KEEP: usize = 4 << 10;
 #[derive(Default)]
 pub(crate) struct Inbox {
     carry: Vec<u8>,
-    /// So many bytes of `carry` are known to hold no newline.
+    /// So many bytes of `carry` are known not to hold the end of what was sought.
     searched: usize,
+    /// That was frames. `None`: lines.
+    sought: Option<Framing>,
     batch: Option<Batch>,
     /// All bytes that there have ever been, round and round.
     pushed: usize,
@@ -136,6 +140,12 @@ impl Front {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TooLong;
 
+impl From<TooLong> for Refusal {
+    fn from(_: TooLong) -> Self {
+        Refusal::LineTooLong
+    }
+}
+
 /// The bytes that were taken. `None`: not all of it has come yet.
 pub(crate) type Taken<R> = Result<Option<R>, TooLong>;
 
@@ -163,7 +173,7 @@ impl Inbox {
     /// Returns whether it contains only the beginning of a line, which has been searched.
     #[inline]
     pub(crate) fn is_partial_line(&self) -> bool {
-        self.batch.is_none() && self.searched == self.carry.len()
+        self.batch.is_none() && self.searched == self.carry.len() && self.sought.is_none()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -197,28 +207,32 @@ impl Inbox {
     }
 
     /// The next line, without its ending.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn next_line(&mut self, rule: LineRule) -> Taken<Piece> {
         self.recall();
-        if !self.carry.is_empty() {
-            return self.next_line_from_carry(rule);
+        if self.batch.is_none() && self.carry.is_empty() {
+            return Ok(None);
         }
-        let Some(batch) = &mut self.batch else { return Ok(None) };
-        match memchr::memchr(b'\n', &batch.bytes[batch.start..batch.end]) {
-            Some(end) => {
-                let length = rule.check_bytes(&batch.bytes[batch.start..batch.start + end])?;
-                let line = batch.start..batch.start + length;
-                batch.start += end + 1;
-                if batch.start == batch.end {
-                    let batch = self.batch.take().map(|batch| batch.bytes);
-                    return Ok(batch.map(|bytes| Piece::Shared(bytes, line)));
-                }
-                Ok(Some(Piece::Shared(batch.bytes.clone(), line)))
-            }
+        match rule.cut(self.halves(), self.searched_for(None))? {
+            Some(cut) => Ok(Some(self.take_cut(cut))),
             None => {
-                rule.check_bytes(&batch.bytes[batch.start..batch.end])?;
-                self.carry_batch();
-                self.searched = self.carry.len();
+                self.carry_unfinished(None, None);
+                Ok(None)
+            }
+        }
+    }
+
+    /// The next message, without what frames it.
+    #[inline(never)]
+    pub(crate) fn next_frame(&mut self, framing: Framing, limit: usize) -> Result<Option<Piece>, Refusal> {
+        self.recall();
+        if self.batch.is_none() && self.carry.is_empty() {
+            return Ok(None);
+        }
+        match framing.cut(limit, self.halves(), self.searched_for(Some(framing)))? {
+            Some(cut) => Ok(Some(self.take_cut(cut))),
+            None => {
+                self.carry_unfinished(Some(framing), framing.expected(limit, self.halves()));
                 Ok(None)
             }
         }
@@ -239,44 +253,71 @@ impl Inbox {
         Ok(self.next_line(rule)?.map(|line| read(line.as_slice())))
     }
 
-    fn next_line_from_carry(&mut self, rule: LineRule) -> Taken<Piece> {
-        if let Some(at) = memchr::memchr(b'\n', &self.carry[self.searched..]) {
-            let end = self.searched + at;
-            let length = rule.check_bytes(&self.carry[..end])?;
-            if end + 1 < self.carry.len() {
-                // More than one line has been carried over.
-                self.unite();
-                return self.next_line(rule);
+    #[inline]
+    fn halves(&self) -> Halves<'_> {
+        let fresh = self.batch.as_ref().map_or(&[][..], |batch| &batch.bytes[batch.start..batch.end]);
+        Halves { carried: &self.carry, fresh }
+    }
+
+    /// Returns how many bytes are known not to hold the end of such a frame, or of a line.
+    #[inline]
+    fn searched_for(&self, sought: Option<Framing>) -> usize {
+        if self.sought == sought { self.searched } else { 0 }
+    }
+
+    /// Other bytes come first now.
+    fn search_anew(&mut self) {
+        self.searched = 0;
+        self.sought = None;
+    }
+
+    /// Carries all there is over: it has been searched, and is the beginning of a line or frame. Of how many bytes, where that is
+    /// known: memory is taken for no more.
+    fn carry_unfinished(&mut self, sought: Option<Framing>, expected: Option<usize>) {
+        if let (Some(expected), Some(batch)) = (expected, &self.batch) {
+            let (length, fresh) = (self.carry.len(), batch.end - batch.start);
+            if self.carry.capacity() < length + fresh {
+                self.carry.reserve_exact(expected.saturating_sub(length).min(length.max(fresh)).max(fresh));
             }
-            self.searched = 0;
-            let mut line = std::mem::take(&mut self.carry);
-            line.truncate(length);
-            return Ok(Some(Piece::Owned(line)));
         }
+        self.carry_batch();
         self.searched = self.carry.len();
-        let Some(batch) = &self.batch else {
-            return rule.check_bytes(&self.carry).map(|_| None);
-        };
-        let fresh = &batch.bytes[batch.start..batch.end];
-        let check =
-            |more: &[u8]| rule.check(self.carry.len() + more.len(), || more.last().or(self.carry.last()).copied());
-        match memchr::memchr(b'\n', fresh) {
-            Some(end) => {
-                let length = check(&fresh[..end])?;
-                let mut line = std::mem::take(&mut self.carry);
-                self.searched = 0;
-                line.extend_from_slice(&fresh[..end]);
-                line.truncate(length);
-                self.advance(end + 1);
-                Ok(Some(Piece::Owned(line)))
-            }
-            None => {
-                check(fresh)?;
-                self.carry_batch();
-                self.searched = self.carry.len();
-                Ok(None)
-            }
+        self.sought = sought;
+    }
+
+    /// Takes what was cut.
+    #[inline]
+    fn take_cut(&mut self, cut: Cut) -> Piece {
+        if self.carry.is_empty() {
+            return self.take_cut_of_batch(cut);
         }
+        if cut.whole < self.carry.len() {
+            // More than one has been carried over.
+            self.unite();
+            return self.take_cut_of_batch(cut);
+        }
+        let mut bytes = std::mem::take(&mut self.carry);
+        self.search_anew();
+        let missing = cut.whole - bytes.len();
+        if let Some(batch) = self.batch.as_ref().filter(|_| missing > 0) {
+            bytes.reserve_exact(missing);
+            bytes.extend_from_slice(&batch.bytes[batch.start..batch.start + missing]);
+            self.advance(missing);
+        }
+        bytes.truncate(cut.end);
+        if cut.start == 0 { Piece::Owned(bytes) } else { Piece::Shared(Rc::new(bytes), cut.start..cut.end) }
+    }
+
+    #[inline]
+    fn take_cut_of_batch(&mut self, cut: Cut) -> Piece {
+        let Some(batch) = &mut self.batch else { return Piece::Owned(Vec::new()) };
+        let range = batch.start + cut.start..batch.start + cut.end;
+        batch.start += cut.whole;
+        if batch.start < batch.end {
+            return Piece::Shared(batch.bytes.clone(), range);
+        }
+        let bytes = self.batch.take().map(|batch| batch.bytes);
+        Piece::Shared(bytes.unwrap_or_default(), range)
     }
 
     /// Leases the batch out, if nothing was carried over from before it.
@@ -345,7 +386,7 @@ impl Inbox {
         self.recall();
         let max = max.max(1);
         if !self.carry.is_empty() {
-            self.searched = 0;
+            self.search_anew();
             if self.carry.len() <= max {
                 return Some(Piece::Owned(std::mem::take(&mut self.carry)));
             }
@@ -368,7 +409,7 @@ impl Inbox {
         self.recall();
         if !self.carry.is_empty() {
             self.carry_batch();
-            self.searched = 0;
+            self.search_anew();
             let bytes = std::mem::take(&mut self.carry);
             let end = bytes.len();
             self.batch = Some(Batch::new(Rc::new(bytes), end));
@@ -455,7 +496,7 @@ impl Inbox {
     /// Puts bytes back before all others.
     pub(crate) fn push_front(&mut self, bytes: &[u8]) {
         self.recall();
-        self.searched = 0;
+        self.search_anew();
         self.serial = 0;
         self.carry.splice(..0, bytes.iter().copied());
     }
@@ -463,7 +504,7 @@ impl Inbox {
     /// Everything there is.
     pub(crate) fn take_all(&mut self) -> Vec<u8> {
         self.carry_batch();
-        self.searched = 0;
+        self.search_anew();
         std::mem::take(&mut self.carry)
     }
 
@@ -474,6 +515,12 @@ impl Inbox {
         if self.batch.as_ref().is_some_and(|batch| batch.end - batch.start <= COPY) {
             self.carry_batch();
         }
+    }
+
+    /// Returns how much memory is taken for what was carried over.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn memory(&self) -> usize {
+        self.carry.capacity()
     }
 
     fn carry_batch(&mut self) {

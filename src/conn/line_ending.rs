@@ -1,5 +1,6 @@
 //! Line endings, and the rule by which received data is cut into lines.
 
+use super::cutting::{Cut, Halves};
 use super::inbox::TooLong;
 
 /// The ending of lines, for sending and receiving.
@@ -48,6 +49,16 @@ impl LineRule {
             LineEnding::CrLf => length - usize::from(last() == Some(b'\r')),
         };
         if length > self.limit { Err(TooLong) } else { Ok(length) }
+    }
+
+    /// Returns where the first line of these bytes lies. `None`: it has not ended yet. The first `searched` bytes of them are known
+    /// to hold no newline.
+    #[inline]
+    pub(super) fn cut(self, bytes: Halves<'_>, searched: usize) -> Result<Option<Cut>, TooLong> {
+        let newline = bytes.find(b'\n', searched);
+        let length = newline.unwrap_or(bytes.len());
+        let end = self.check(length, || bytes.at(length.checked_sub(1)?))?;
+        Ok(newline.map(|newline| Cut { start: 0, end, whole: newline + 1 }))
     }
 
     /// As [`LineRule::check`], for bytes that lie together.

@@ -24,15 +24,19 @@
 //! | futures: who waits, and what a poll does | [`waiting`], [`polling`] |
 //! | blocking calls; selectors | [`blocking`], of connections within one thread [`far_end`]; [`selecting`] |
 //! | bytes: received, to be sent, cut into lines | [`inbox`], [`outbox`], [`lines`], [`line_ending`], [`queues`] |
+//! | the same, cut into frames | [`frames`], [`framing`], [`cutting`] |
 //! | sockets, pipes, TLS on them | [`transport`], [`channel`] |
 
 mod blocking;
 pub(crate) mod callbacks;
 mod channel;
+mod cutting;
 mod delivering;
 mod end;
 mod ending;
 mod far_end;
+mod frames;
+mod framing;
 mod handle;
 mod handshake;
 mod handshaking;
@@ -71,6 +75,10 @@ use crate::tls::PeerName;
 use callbacks::{Disconnect, OnDrain, OnEnd, OnUpgraded, OwnDisconnect, ReadCallback, SharedDisconnect};
 use channel::{Channel, SessionSlot};
 use end::End;
+pub use framing::Framing;
+pub(crate) use framing::Refusal;
+#[cfg(any(test, fuzzing))]
+pub(crate) use framing::checks::check_frames;
 pub use handle::{Socket, WeakSocket};
 pub(crate) use handshake::Shaken;
 #[cfg(any(test, fuzzing))]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::line_ending::{LineEnding, LineRule};
+use super::writing::GATHER;
 use crate::sys::Tuning;
 
 /// The options of a connection. All that a server accepts share one value until one of them changes its own.
@@ -54,6 +55,12 @@ impl Default for Options {
 }
 
 impl Options {
+    /// In a turn less than this is queued without further ado.
+    #[inline]
+    pub(super) fn most_in_turn(&self) -> usize {
+        GATHER.min(self.send_limit).min(self.high_water_mark)
+    }
+
     #[inline]
     pub(crate) fn line_rule(&self) -> LineRule {
         LineRule { limit: self.line_limit, ending: self.line_ending }

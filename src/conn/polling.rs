@@ -107,7 +107,7 @@ impl Polling<'_> {
             match taken {
                 Ok(Some(taken)) => break Poll::Ready(Ok(taken)),
                 Ok(None) => {}
-                Err(TooLong) => break Poll::Ready(Err(conn.refuse_line(rule.limit))),
+                Err(TooLong) => break Poll::Ready(Err(conn.refuse(TooLong, rule.limit))),
             }
             conn.input().give_back(&mut held);
             if !conn.is_open() || conn.status.has_read_all() {

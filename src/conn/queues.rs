@@ -135,6 +135,20 @@ impl Queues {
         true
     }
 
+    /// Adds these to what is to be sent, one after the other, unless that came to so many bytes or more.
+    #[inline]
+    pub(super) fn push_parts(&self, parts: [&[u8]; 3], bound: usize) -> bool {
+        let mut slot = self.get();
+        let queued = slot.as_ref().map_or(0, |io| io.outbox.len());
+        let size: usize = parts.iter().map(|part| part.len()).sum();
+        if queued.saturating_add(size) >= bound {
+            return false;
+        }
+        let outbox = &mut slot.get_or_insert_with(spare).outbox;
+        parts.iter().for_each(|part| outbox.push(part));
+        true
+    }
+
     /// Returns the send queue, unless it is empty or longer than `most` bytes.
     #[inline]
     pub(super) fn outgoing(&self, most: usize) -> Option<Ref<'_, [u8]>> {
@@ -272,6 +286,15 @@ mod tests {
         assert!(!queues.push(b"", Some(LineEnding::CrLf), 3), "two bytes more come to the bound");
         assert!(queues.push(b"", Some(LineEnding::CrLf), usize::MAX));
         assert_eq!(queues.queued(), 3);
+    }
+
+    #[test]
+    fn parts_are_queued_together_or_not_at_all() {
+        let queues = Queues::default();
+        assert!(!queues.push_parts([b"ab", b"", b"c"], 3), "they come to the bound");
+        assert!(queues.get().is_none());
+        assert!(queues.push_parts([b"ab", b"", b"c"], 4));
+        assert_eq!(queues.outgoing(9).as_deref(), Some(&b"abc"[..]));
     }
 
     #[test]

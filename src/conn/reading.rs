@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::Conn;
 use super::callbacks::Reason;
+use super::framing::Refusal;
 use super::handle::Socket;
 use super::idle::Traffic;
 use super::inbox::Inbox;
@@ -110,10 +111,19 @@ impl Conn {
         was_read && self.if_cold(|cold| Some(cold.end.is_clean())).unwrap_or(true)
     }
 
-    /// A line over the limit is the end of the connection, and must not look to the peer as if all were well. Returns the error
-    /// for whoever asked.
-    pub(super) fn refuse_line(&self, limit: usize) -> Error {
-        let error = || Error::LineTooLong { peer: self.peer_name(), limit };
+    /// A line or frame that is refused is the end of the connection, and must not look to the peer as if all were well. Returns
+    /// the error for whoever asked.
+    pub(crate) fn refuse(&self, refusal: impl Into<Refusal>, limit: usize) -> Error {
+        let refusal = refusal.into();
+        let error = || {
+            let peer = self.peer_name();
+            match refusal {
+                Refusal::LineTooLong => Error::LineTooLong { peer, limit },
+                Refusal::TooLong(size) => Error::FrameTooLong { peer, size, limit },
+                Refusal::Misused(_) => Error::InvalidOption(refusal.to_string()),
+                _ => Error::Frame { peer, problem: refusal.to_string() },
+            }
+        };
         self.finish(Reason::Failed(error()), Manner::Reset);
         error()
     }

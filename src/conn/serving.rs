@@ -90,7 +90,7 @@ impl Conn {
     fn expects_a_message(&self) -> bool {
         !self.status.is(Look::SLOW_READ)
             && !self.status.ready().has(Ready::AT_END)
-            && if self.status.is(Look::READS_DATA) { !self.io.has_input() } else { self.io.has_no_line() }
+            && if self.status.is(Look::READS_LINES) { self.io.has_no_line() } else { !self.io.has_input() }
     }
 
     /// The way of most messages: one read, one call, one write, of which the engine does the first and the last.

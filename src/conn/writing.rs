@@ -51,10 +51,7 @@ impl Conn {
         if self.status.is(Look::NO_FAST_SEND) {
             return false;
         }
-        let (bound, ending) = self.options(|options| {
-            let bound = GATHER.min(options.send_limit).min(options.high_water_mark);
-            (bound, newline.then_some(options.line_ending))
-        });
+        let (bound, ending) = self.options(|options| (options.most_in_turn(), newline.then_some(options.line_ending)));
         let is_queued = self.io.push(bytes, ending, bound);
         if is_queued {
             self.cork();

@@ -22,7 +22,7 @@ impl Error {
     /// | `Tls`, `Plaintext` | no | the peer speaks another protocol, or is attacked |
     /// | `Address`, `InvalidOption`, `TlsSettings`, `Identity`, `Unsupported` | no | the program, its settings or its files must change |
     /// | `WrongThread`, `OtherThreads` | no | the program must change |
-    /// | `LineTooLong`, `LimitExceeded`, `DatagramTooLarge`, `DatagramTruncated` | no | a limit is too low, or the data is wrong |
+    /// | `LineTooLong`, `FrameTooLong`, `Frame`, `LimitExceeded`, `DatagramTooLarge`, `DatagramTruncated` | no | a limit is too low, or the data is wrong |
     /// | `Cancelled` | no | the program wanted it |
     /// | `Other` | no | only the program knows |
     ///
@@ -65,6 +65,8 @@ impl Error {
             | Error::WrongThread
             | Error::OtherThreads { .. }
             | Error::LineTooLong { .. }
+            | Error::FrameTooLong { .. }
+            | Error::Frame { .. }
             | Error::LimitExceeded { .. }
             | Error::DatagramTooLarge { .. }
             | Error::DatagramTruncated { .. }
@@ -146,6 +148,8 @@ mod tests {
             Error::WrongThread,
             Error::OtherThreads { others: 1, names: text() },
             Error::LineTooLong { peer: text(), limit: 1 },
+            Error::FrameTooLong { peer: text(), size: Some(2), limit: 1 },
+            Error::Frame { peer: text(), problem: text() },
             Error::LimitExceeded { peer: text(), limit: 1 },
             Error::DatagramTooLarge { peer: text(), size: 2, limit: 1 },
             Error::DatagramTruncated { peer: text(), size: 2, limit: 1, data: Box::default() },

@@ -16,7 +16,7 @@ use crate::engine::Ticket;
 use crate::error::{Error, Result};
 
 /// The most that one future takes of the received data, and the most that it reads at a time.
-const CHUNK: usize = 64 << 10;
+pub(super) const CHUNK: usize = 64 << 10;
 
 /// # Futures
 ///
@@ -246,14 +246,14 @@ fn next_line(inbox: &mut Inbox, rule: LineRule) -> Taken<String> {
 }
 
 /// A future that waits for input.
-struct Receiving<'a, F> {
+pub(super) struct Receiving<'a, F> {
     conn: &'a Conn,
     ticket: Ticket,
     max: usize,
     take: F,
 }
 
-fn receive<R, F>(conn: &Conn, max: usize, take: F) -> Receiving<'_, F>
+pub(super) fn receive<R, F>(conn: &Conn, max: usize, take: F) -> Receiving<'_, F>
 where
     F: FnMut(&mut Inbox, LineRule) -> Taken<R>,
 {
@@ -307,7 +307,7 @@ impl<D> Drop for Sending<'_, D> {
 }
 
 /// Converts a result into an item of a stream, which ends once, without an error for the end of the connection.
-fn item<R>(received: Result<R>, ended: &mut bool) -> Option<Result<R>> {
+pub(super) fn item<R>(received: Result<R>, ended: &mut bool) -> Option<Result<R>> {
     *ended = received.is_err();
     match received {
         Err(Error::Closed { .. }) => None,

@@ -81,11 +81,13 @@ pub enum Face {
     Read,
     Readlines,
     ReadlinesBytes,
+    Readframes,
     Rawread,
     Unread,
     Recv,
     RecvInto,
     RecvLine,
+    RecvFrame,
     RecvExact,
     RecvUntil,
     RecvToEnd,
@@ -94,7 +96,9 @@ pub enum Face {
     RecvFuture,
     RecvExactFuture,
     RecvLineFuture,
+    RecvFrameFuture,
     Lines,
+    Frames,
     Chunks,
     AsyncRead,
     Stream,
@@ -132,9 +136,15 @@ impl Face {
         )
     }
 
+    /// A callback that gets what comes.
+    pub fn reads(self) -> bool {
+        use Face::*;
+        matches!(self, Read | Readlines | ReadlinesBytes | Readframes | Rawread)
+    }
+
     pub fn is_callback(self) -> bool {
         use Face::*;
-        matches!(self, Read | Readlines | ReadlinesBytes | Rawread | EndCb | DisconnectCb | DrainCb | FlushAsync)
+        self.reads() || matches!(self, EndCb | DisconnectCb | DrainCb | FlushAsync)
     }
 }
 

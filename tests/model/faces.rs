@@ -6,11 +6,15 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use futures_util::{AsyncBufReadExt, AsyncReadExt, AsyncWrite};
+use network::socket::Framing;
 use network::{Error, Reason, Socket};
 
 use crate::model::{Event, Face, Side, Told, content};
 use crate::program::{Act, TO_THE_END};
 use crate::world::{SCRIPTED, World};
+
+/// The lines as frames.
+const LINES: Framing = Framing::until(b'\n');
 
 /// More than anything that is ever sent.
 const ALL: usize = 64 << 20;
@@ -24,7 +28,7 @@ fn told(error: &Error) -> Option<Told> {
         Error::Closed { .. } => Some(Told::Closed),
         Error::Reset { .. } => Some(Told::Reset),
         Error::Truncated { .. } => Some(Told::CutOff),
-        Error::LineTooLong { .. } => Some(Told::TooLong),
+        Error::LineTooLong { .. } | Error::FrameTooLong { .. } => Some(Told::TooLong),
         Error::Other(error) if error.to_string() == SCRIPTED => Some(Told::Own),
         other => Some(Told::Other(other.to_string())),
     }
@@ -97,6 +101,7 @@ impl World {
         match act {
             Act::Send(_)
             | Act::Sendline
+            | Act::Sendframe
             | Act::SendSome(_)
             | Act::StdWrite(_)
             | Act::Flush
@@ -109,6 +114,7 @@ impl World {
             Act::Read
             | Act::Readlines
             | Act::ReadlinesBytes
+            | Act::Readframes
             | Act::Rawread(_)
             | Act::Unread
             | Act::Pause
@@ -118,6 +124,7 @@ impl World {
             Act::Recv(_)
             | Act::RecvInto(_)
             | Act::RecvLine
+            | Act::RecvFrame
             | Act::RecvExact(_)
             | Act::RecvUntil
             | Act::RecvToEnd
@@ -126,7 +133,9 @@ impl World {
             Act::RecvFuture(_)
             | Act::RecvExactFuture(_)
             | Act::RecvLineFuture
+            | Act::RecvFrameFuture
             | Act::Lines(_)
+            | Act::Frames(_)
             | Act::Chunks(_)
             | Act::AsyncRead(_)
             | Act::Stream(_) => self.wait(side, act),
@@ -151,11 +160,14 @@ impl World {
                 let sent = self.call(side, |socket| socket.send(bytes));
                 self.sent(side, Face::Send, bytes.len(), sent);
             }
-            Act::Sendline => {
+            Act::Sendline | Act::Sendframe => {
                 let rest = self.next(side, 10_000);
                 let Some(end) = rest.iter().position(|byte| *byte == b'\n') else { return };
                 let line = std::str::from_utf8(&rest[..end]).unwrap();
-                let sent = self.call(side, |socket| socket.sendline(line));
+                let sent = self.call(side, |socket| match act {
+                    Act::Sendframe => socket.sendframe(LINES, line),
+                    _ => socket.sendline(line),
+                });
                 self.sent(side, Face::Send, end + 1, sent);
             }
             Act::SendSome(count) => {
@@ -261,7 +273,7 @@ impl World {
     fn subscribe(self: &Rc<Self>, side: Side, act: Act) {
         let serial = self.next_serial();
         let end = self.end(side);
-        if matches!(act, Act::Read | Act::Readlines | Act::ReadlinesBytes | Act::Rawread(_)) && self.is_open(side) {
+        if !matches!(act, Act::Unread | Act::Pause | Act::Resume) && self.is_open(side) {
             end.reader.set(serial);
             self.see(side, &Event::Reader);
         }
@@ -288,6 +300,14 @@ impl World {
                     socket.readlines_bytes(move |_, line| {
                         let seen = || world.got_line(side, Face::ReadlinesBytes, line);
                         world.called(side, Face::ReadlinesBytes, is_set(&world), seen)
+                    });
+                });
+            }
+            Act::Readframes => {
+                self.call(side, |socket| {
+                    socket.readframes(LINES, move |_, line| {
+                        let seen = || world.got_line(side, Face::Readframes, line);
+                        world.called(side, Face::Readframes, is_set(&world), seen)
                     });
                 });
             }
@@ -400,6 +420,10 @@ impl World {
                 let line = self.call(side, Socket::recv_line);
                 return self.asked_for_line(side, Face::RecvLine, line.map(|line| line.map(String::into_bytes)));
             }
+            Act::RecvFrame => {
+                let line = self.call(side, |socket| socket.recv_frame(LINES));
+                return self.asked_for_line(side, Face::RecvFrame, line);
+            }
             Act::RecvUntil => {
                 let line = self.call(side, |socket| socket.recv_until("\n"));
                 return self.asked_for_line(side, Face::RecvUntil, line);
@@ -466,7 +490,7 @@ impl World {
         }
         let Some(socket) = self.call(side, Socket::clone) else { return };
         let world = self.clone();
-        let reads = matches!(act, Act::Lines(TO_THE_END) | Act::Chunks(TO_THE_END));
+        let reads = matches!(act, Act::Lines(TO_THE_END) | Act::Frames(TO_THE_END) | Act::Chunks(TO_THE_END));
         self.spawn(side, reads, async move {
             match act {
                 Act::RecvFuture(count) => {
@@ -481,6 +505,11 @@ impl World {
                     let line = socket.recv_line_future().await.map(String::into_bytes);
                     world.asked_for_line(side, Face::RecvLineFuture, Some(line));
                 }
+                Act::RecvFrameFuture => {
+                    let line = socket.recv_frame_future(LINES).await;
+                    world.asked_for_line(side, Face::RecvFrameFuture, Some(line));
+                }
+                Act::Frames(count) => world.wait_for_frames(side, socket, count).await,
                 Act::Lines(count) => world.wait_for_lines(side, socket, count).await,
                 Act::Chunks(count) => world.wait_for_chunks(side, socket, count).await,
                 Act::AsyncRead(count) => {
@@ -510,6 +539,22 @@ impl World {
                 Some(Ok(line)) => self.got_line(side, Face::Lines, line.as_bytes()),
                 Some(Err(error)) => return self.tell(side, Face::Lines, told(&error)),
                 None => return self.tell(side, Face::Lines, Some(Told::Closed)),
+            }
+        }
+    }
+
+    async fn wait_for_frames(&self, side: Side, socket: Socket, count: usize) {
+        let mut frames = socket.frames(LINES);
+        drop(socket);
+        for turn in 0..count {
+            let next = match turn % 2 {
+                0 => frames.next().await,
+                _ => frames.next_slice().await.map(|frame| frame.map(<[u8]>::to_vec)),
+            };
+            match next {
+                Some(Ok(line)) => self.got_line(side, Face::Frames, &line),
+                Some(Err(error)) => return self.tell(side, Face::Frames, told(&error)),
+                None => return self.tell(side, Face::Frames, Some(Told::Closed)),
             }
         }
     }

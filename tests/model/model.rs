@@ -187,7 +187,6 @@ impl Model {
     }
 
     fn note(&mut self, side: Side, event: &Event<'_>) {
-        use Face::{Rawread, Read, Readlines, ReadlinesBytes};
         if let Event::Got(face, bytes) = event {
             if let Some((who, by, count)) = &mut self.merging
                 && (*who, *by) == (side, *face)
@@ -199,7 +198,7 @@ impl Model {
             self.merging = Some((side, *face, bytes.len()));
             return;
         }
-        if matches!(event, Event::Called { face: Read | Readlines | ReadlinesBytes | Rawread, .. }) {
+        if matches!(event, Event::Called { face, .. } if face.reads()) {
             return;
         }
         self.end_merging();

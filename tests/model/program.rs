@@ -75,6 +75,8 @@ pub enum Answer {
 pub enum Act {
     Send(usize),
     Sendline,
+    /// The same line, as a frame that ends with a newline.
+    Sendframe,
     SendSome(usize),
     StdWrite(usize),
     Flush,
@@ -88,6 +90,7 @@ pub enum Act {
     Read,
     Readlines,
     ReadlinesBytes,
+    Readframes,
     /// Its callback receives so many bytes.
     Rawread(usize),
     Unread,
@@ -97,6 +100,7 @@ pub enum Act {
     Recv(usize),
     RecvInto(usize),
     RecvLine,
+    RecvFrame,
     RecvExact(usize),
     RecvUntil,
     RecvToEnd,
@@ -107,8 +111,10 @@ pub enum Act {
     RecvFuture(usize),
     RecvExactFuture(usize),
     RecvLineFuture,
+    RecvFrameFuture,
     /// So many of them.
     Lines(usize),
+    Frames(usize),
     Chunks(usize),
     AsyncRead(usize),
     /// A stream, from which so many bytes are read; the rest goes back.
@@ -362,7 +368,8 @@ impl Generator {
         let amount = self.amount();
         match self.random.below(20) {
             0..=7 => Act::Send(amount),
-            8..=10 => Act::Sendline,
+            8 | 9 => Act::Sendline,
+            10 => Act::Sendframe,
             11 => Act::SendSome(amount),
             12 => Act::StdWrite(amount),
             13 => Act::Flush,
@@ -376,7 +383,14 @@ impl Generator {
 
     fn reader(&mut self) -> Act {
         let few = self.few();
-        self.random.pick(&[Act::Read, Act::Read, Act::Readlines, Act::ReadlinesBytes, Act::Rawread(few)])
+        self.random.pick(&[
+            Act::Read,
+            Act::Read,
+            Act::Readlines,
+            Act::ReadlinesBytes,
+            Act::Readframes,
+            Act::Rawread(few),
+        ])
     }
 
     fn asking(&mut self) -> Act {
@@ -386,6 +400,7 @@ impl Generator {
             Act::Recv(few),
             Act::RecvInto(few),
             Act::RecvLine,
+            Act::RecvFrame,
             Act::RecvExact(few),
             Act::RecvUntil,
             Act::RecvToEnd,
@@ -401,7 +416,9 @@ impl Generator {
             Act::RecvFuture(few),
             Act::RecvExactFuture(few),
             Act::RecvLineFuture,
+            Act::RecvFrameFuture,
             Act::Lines(count),
+            Act::Frames(count),
             Act::Chunks(count),
             Act::AsyncRead(few),
             Act::Stream(few),

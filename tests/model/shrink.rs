@@ -98,14 +98,15 @@ fn smaller(act: Act) -> Vec<Act> {
     };
     match act {
         Act::Send(count) => less(count, &Act::Send),
-        Act::Sendline => vec![Act::Send(1)],
+        Act::Sendline | Act::Sendframe => vec![Act::Send(1)],
         Act::SendSome(count) => less(count, &Act::SendSome),
         Act::StdWrite(count) => less(count, &Act::StdWrite),
         Act::SendFuture(count) => less(count, &Act::SendFuture),
         Act::AsyncWrite(count) => less(count, &Act::AsyncWrite),
-        Act::Readlines | Act::ReadlinesBytes | Act::Rawread(_) => vec![Act::Read],
+        Act::Readlines | Act::ReadlinesBytes | Act::Readframes | Act::Rawread(_) => vec![Act::Read],
         Act::Recv(count) => less(count, &Act::Recv),
-        Act::RecvInto(_) | Act::RecvLine | Act::RecvUntil | Act::StdRead(_) | Act::BufRead(_) => vec![Act::Recv(1)],
+        Act::RecvInto(_) | Act::RecvLine | Act::RecvFrame | Act::RecvUntil => vec![Act::Recv(1)],
+        Act::StdRead(_) | Act::BufRead(_) => vec![Act::Recv(1)],
         Act::RecvExact(count) => less(count, &Act::RecvExact),
         Act::RecvFuture(count) => less(count, &Act::RecvFuture),
         Act::RecvExactFuture(count) => less(count, &Act::RecvExactFuture),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::conn::LineEnding;
+use crate::conn::framing::checks::{First, first, framings};
 use proptest::prelude::*;
 
 fn feed(inbox: &mut Inbox, bytes: &[u8]) {
@@ -139,6 +140,8 @@ enum Step {
     TakeAndGiveBack,
     Settle,
     Take(usize),
+    /// One of the framings, by its place.
+    Frame(usize),
     Until(Vec<u8>),
     Lend(usize),
     /// Lends, has others take some, then takes of what was lent.
@@ -154,6 +157,7 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Step::TakeAndGiveBack),
         Just(Step::Settle),
         (0usize..30).prop_map(Step::Take),
+        (0usize..framings(b'a').len()).prop_map(Step::Frame),
         proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'a')], 1..3).prop_map(Step::Until),
         (0usize..30).prop_map(Step::Lend),
         (0usize..20, 0usize..20).prop_map(|(lose, skip)| Step::LendAndLose(lose, skip)),
@@ -197,6 +201,18 @@ proptest! {
                     }
                     None => prop_assert!(inbox.len() < count),
                 },
+                Step::Frame(which) => {
+                    let framing = framings(b'a')[which];
+                    let found = first(framing, 1 << 40, &fed[seen.len()..]);
+                    match (inbox.next_frame(framing, 1 << 40), found) {
+                        (Ok(Some(message)), First::Whole(wanted, whole)) => {
+                            prop_assert_eq!(message.as_slice(), wanted);
+                            seen.extend_from_slice(&fed[seen.len()..][..whole]);
+                        }
+                        (Ok(None), First::Part) | (Err(_), First::TooLong | First::Wrong) => {}
+                        (next, found) => prop_assert!(false, "{:?}: {found:?}, {}", framing, next.is_ok()),
+                    }
+                }
                 Step::Until(what) => {
                     let rest = &fed[seen.len()..];
                     let expected = rest.windows(what.len()).position(|window| window == what);

@@ -9,6 +9,8 @@ pub(crate) enum Kind {
     Lines,
     /// Lines, as bytes: the same call as data.
     ByteLines,
+    /// Frames: the same call as data.
+    Frames,
     /// Word that there is something.
     Raw,
 }

@@ -152,6 +152,8 @@ bitflags::bitflags! {
         /// Queued data does not just go out.
         const NO_FAST_FLUSH = 1 << 22;
 
+        const READS_LINES = 1 << 23;
+
         /// A message goes the long way.
         const SLOW_READ = Self::NO_FAST_READ.bits() | Self::IN_CALLBACK.bits() | Self::AWAITED.bits();
         /// So does waking a future. And one must wait: [`Look::INPUT_AWAITED`].
@@ -327,6 +329,7 @@ impl State {
         let bits = bit(Look::ENDED, !self.is_open())
             | bit(Look::HAS_READER, self.delivery.has_reader())
             | bit(Look::READS_DATA, self.delivery.reader == Some(Kind::Data))
+            | bit(Look::READS_LINES, matches!(self.delivery.reader, Some(Kind::Lines | Kind::ByteLines)))
             | bit(Look::PAUSED, self.delivery.is_paused())
             | bit(Look::TLS, self.wire.contains(Wire::TLS))
             | bit(Look::WATCHES_IDLENESS, self.duties.contains(Duties::WATCHES_IDLENESS))

@@ -10,6 +10,7 @@ mod common;
 mod delivering;
 mod ending;
 mod ends;
+mod frames;
 mod handle;
 mod handshake;
 mod handshaking;
