@@ -132,23 +132,19 @@ pub enum Error {
     },
 
     /// The send queue would have exceeded the send limit, or those of the server's connections together would have
-    /// exceeded the total. Nothing of the call was queued.
-    #[error(
-        "send queue to {peer} is full: {} do not fit beside {queued} already queued (limit: {}); send less at a time or \
-         raise {option}",
-        bytes(*size),
-        bytes(*limit)
-    )]
+    /// exceeded the total. Nothing of the call was queued. Or more [`Calls`](crate::link::Calls) would have been pending than
+    /// may be.
+    #[error("{}", of_queue(peer, *size, *queued, *limit, option))]
     QueueFull {
-        /// The peer.
+        /// The peer. Empty for calls.
         peer: String,
-        /// Size of the rejected data, in bytes.
+        /// Size of the rejected data, in bytes. 1 for calls.
         size: usize,
-        /// Length of the send queue, or of all of them, in bytes.
+        /// Length of the send queue, or of all of them, in bytes. For calls, how many are pending.
         queued: usize,
-        /// The limit, in bytes.
+        /// The limit, in bytes. For calls, how many may be pending.
         limit: usize,
-        /// The option that sets the limit: `send_limit`, or `total_send_limit` of a server.
+        /// The option that sets the limit: `send_limit`, `total_send_limit` of a server, or `Calls::set_limit`.
         option: &'static str,
     },
 
@@ -561,6 +557,11 @@ impl Error {
         })
     }
 
+    /// Returns a copy for another caller; where [`Error::again`] has none, an error with the same text.
+    pub(crate) fn copy(&self) -> Error {
+        self.again().unwrap_or_else(|| Error::other(self.to_string()))
+    }
+
     /// Converts a failed system call on an established connection into the matching variant.
     pub(crate) fn from_io(operation: Operation, peer: impl ToString, source: io::Error) -> Self {
         let peer = peer.to_string();
@@ -700,6 +701,21 @@ pub(crate) fn count(number: usize, what: &str) -> String {
 
 fn bytes(number: usize) -> String {
     count(number, "byte")
+}
+
+/// Returns the message for a full queue: of bytes to a peer, or, without one, of calls.
+fn of_queue(peer: &str, size: usize, queued: usize, limit: usize, option: &str) -> String {
+    if peer.is_empty() {
+        return format!(
+            "too many calls: {queued} are pending, and the limit is {limit}; wait for answers or raise {option}"
+        );
+    }
+    format!(
+        "send queue to {peer} is full: {} do not fit beside {queued} already queued (limit: {}); send less at a time or raise \
+         {option}",
+        bytes(size),
+        bytes(limit)
+    )
 }
 
 fn of_size(size: Option<u64>) -> String {

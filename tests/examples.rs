@@ -96,6 +96,29 @@ fn the_futures_run_to_their_end() {
     assert!(lines[3].ends_with(" has gone; 2 lines so far"), "{text}");
 }
 
+#[test]
+fn both_sides_of_json_rpc_ask_and_their_answers_come_in_any_order() {
+    let output = run(&mut command(example("jsonrpc"), [""; 0]), "");
+    output.assert_clean();
+    let text = output.text();
+    let mut lines: Vec<&str> = text.lines().collect();
+    assert_eq!(
+        lines.last().copied(),
+        Some(r#"{"id":1,"jsonrpc":"2.0","result":"slept for 300 ms"}"#),
+        "it was asked first"
+    );
+    lines.sort();
+    assert_eq!(
+        lines,
+        [
+            r#"{"error":{"code":-32601,"message":"no such method"},"id":3,"jsonrpc":"2.0"}"#,
+            r#"{"id":1,"jsonrpc":"2.0","result":"slept for 200 ms"}"#,
+            r#"{"id":1,"jsonrpc":"2.0","result":"slept for 300 ms"}"#,
+            r#"{"id":2,"jsonrpc":"2.0","result":"slept for 100 ms"}"#,
+        ]
+    );
+}
+
 fn names() -> Vec<&'static str> {
     let mut names = vec!["server", "client", "blocking", "futures", "private_context", "websocket", "udp_discovery"];
     names.extend(["daemon", "netcat", "redis", "smtp"]);

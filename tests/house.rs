@@ -59,7 +59,7 @@ const ROOT: [&str; 22] = [
 /// The public modules and all that each of them has.
 const MODULES: [(&str, &str); 11] = [
     ("daemon", "Daemon hand_over_async notify_systemd on_reload set_grace_period"),
-    ("link", "Backoff Down LinkBuilder NetworkChange NetworkWatch State WeakLink"),
+    ("link", "Answer Backoff Calls Down LinkBuilder NetworkChange NetworkWatch State WeakLink"),
     ("log", "Level Record set_log unset_log"),
     ("mainloop", "Fairness set_fairness set_signal_handling"),
     (

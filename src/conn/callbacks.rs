@@ -107,7 +107,7 @@ impl Disconnect {
         let reason = match &self.reason {
             Reason::Remote => Reason::Remote,
             Reason::Local => Reason::Local,
-            Reason::Failed(error) => Reason::Failed(error.again().unwrap_or_else(|| Error::other(error.to_string()))),
+            Reason::Failed(error) => Reason::Failed(error.copy()),
         };
         Disconnect { leftover: self.leftover.clone(), reason, unsent: self.unsent }
     }

@@ -418,6 +418,13 @@ impl Engine {
         self.timers.borrow_mut().add_exact(fairness::now(), micros(delay), Pending::Call(Box::new(call)))
     }
 
+    /// Returns the time by the loop's clock, which the timers of [`Engine::after`] go by.
+    pub(crate) fn loop_time(&self) -> Duration {
+        let timers = self.timers.borrow();
+        timers.look_anew(fairness::now());
+        Duration::from_micros(timers.looked().try_into().unwrap_or(0))
+    }
+
     pub(crate) fn cancel_timer(&self, key: TimerKey) {
         let call = self.timers.borrow_mut().cancel(key);
         drop(call);

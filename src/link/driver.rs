@@ -78,11 +78,6 @@ pub(crate) fn close_all(engine: &Rc<Engine>) {
     }
 }
 
-/// Returns a copy of an error. One of the program, which only one can get, is told by its words.
-pub(super) fn copy(error: &Error) -> Error {
-    error.again().unwrap_or_else(|| Error::other(error.to_string()))
-}
-
 /// The end of a try, or of a connection.
 struct End {
     reason: Error,
@@ -440,7 +435,7 @@ impl Inner {
         if self.phase() != Phase::Over {
             return self.open().map(Ok);
         }
-        let reason = self.last.borrow().as_deref().map(copy);
+        let reason = self.last.borrow().as_deref().map(Error::copy);
         Some(Err(reason.unwrap_or_else(|| Error::Closed { peer: self.address.to_string() })))
     }
 

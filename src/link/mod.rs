@@ -8,10 +8,12 @@
 // | calls of the program | `telling` |
 // | data that waits | `queue` |
 // | changes of the network | `watch` |
+// | requests that wait for their answers | `calls` |
 // | the handle, and what the program sees of it; options | `handle`; `builder` |
 
 mod backoff;
 mod builder;
+mod calls;
 mod driver;
 pub(crate) mod handle;
 mod machine;
@@ -21,6 +23,7 @@ pub(crate) mod watch;
 
 pub use backoff::Backoff;
 pub use builder::LinkBuilder;
+pub use calls::{Answer, Calls};
 pub(crate) use driver::close_all;
 pub use handle::{Down, State, WeakLink};
 pub use watch::{NetworkChange, NetworkWatch};

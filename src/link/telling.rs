@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::driver::{Inner, copy};
+use super::driver::Inner;
 use super::handle::{Down, Link};
 use crate::engine::{Called, call};
 use crate::log;
@@ -68,7 +68,7 @@ impl Inner {
     fn tell_gave_up(self: &Rc<Self>) {
         let last = self.last.take();
         let error = last.map_or_else(|| self.late(), |last| *last);
-        self.last.replace(Some(Box::new(copy(&error))));
+        self.last.replace(Some(Box::new(error.copy())));
         let link = Link { inner: self.clone() };
         match self.callbacks.gave_up.take() {
             Some(mut callback) => drop(call(&self.engine, || callback(&link, error))),
