@@ -119,6 +119,40 @@ fn links_addresses_and_routes_are_noticed() {
 }
 
 #[test]
+fn what_is_renewed_has_not_changed() {
+    if !is_inside("what_is_renewed_has_not_changed") {
+        return;
+    }
+    on_own_context(|| {
+        ip("link add name near type veth peer name far");
+        ip("link set near up");
+        ip("link set far up");
+        ip("addr add 192.0.2.1/24 dev near valid_lft 1000 preferred_lft 1000");
+        ip("addr add 2001:db8::1/64 dev near nodad valid_lft 1000 preferred_lft 1000");
+        let (_watch, changes) = watch();
+        // The kernel looks for others with the addresses that it has chosen itself.
+        network::fgloop_for(Duration::from_secs(3));
+        settle(&changes);
+        // As a router does every few minutes.
+        for what in [
+            "addr change 192.0.2.1/24 dev near valid_lft 2000 preferred_lft 2000",
+            "addr change 2001:db8::1/64 dev near valid_lft 2000 preferred_lft 2000",
+            "link set near alias outside",
+        ] {
+            ip(what);
+            network::fgloop_for(Duration::from_millis(600));
+            assert!(changes.borrow().is_empty(), "{what}");
+        }
+        // A carrier that was lost for a moment is a change.
+        ip("link set far down");
+        ip("link set far up");
+        until(|| !changes.borrow().is_empty());
+        settle(&changes);
+        is_noticed(&changes, "addr del 192.0.2.1/24 dev near");
+    });
+}
+
+#[test]
 fn a_burst_is_one_change_and_one_that_overflows_is_noticed_as_well() {
     if !is_inside("a_burst_is_one_change_and_one_that_overflows_is_noticed_as_well") {
         return;

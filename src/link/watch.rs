@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::engine::{CallbackSlot, Engine, Handler, Key, Next, Ready, Registration, TimerKey, call};
 use crate::error::{Result, os_text};
 use crate::log;
-use crate::sys::{self, Descriptor};
+use crate::sys::{self, Descriptor, RouteChange};
 
 /// Time for the other changes that come along with one: a link that comes up brings addresses and routes.
 const GATHER: Duration = Duration::from_millis(250);
@@ -35,7 +35,8 @@ const MESSAGES: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NetworkChange {
-    /// A network interface, an address or a route of this machine has appeared, changed or disappeared.
+    /// A network interface, an address or a route of this machine has appeared, changed or disappeared. An address whose
+    /// lifetime is renewed has not changed.
     Addresses,
     /// The machine was suspended for this time, and runs again.
     Resumed(Duration),
@@ -194,6 +195,8 @@ struct Shared {
     clock: RefCell<Option<Rc<Source>>>,
     /// The time suspended by the last look.
     suspended: Cell<Option<Duration>>,
+    /// The interfaces and addresses by the last look.
+    state: Cell<Option<u64>>,
     gathering: Cell<Option<TimerKey>>,
     told_at: Cell<Option<Instant>>,
 }
@@ -215,6 +218,7 @@ impl Shared {
                     routes: RefCell::default(),
                     clock: RefCell::default(),
                     suspended: Cell::new(sys::time_suspended()),
+                    state: Cell::new(None),
                     gathering: Cell::new(None),
                     told_at: Cell::new(None),
                 });
@@ -234,11 +238,22 @@ impl Shared {
             place.replace(Some(source));
             Ok::<_, io::Error>(())
         };
-        if let Err(error) = open(&self.routes, Kind::Routes) {
-            warn(&error);
+        let was_open = self.routes.borrow().is_some();
+        match open(&self.routes, Kind::Routes) {
+            Ok(()) if was_open => {}
+            Ok(()) => self.state.set(sys::network_state()),
+            Err(error) => warn(&error),
         }
         // Without it, suspends are noticed by whoever looks.
         let _ = open(&self.clock, Kind::Clock);
+    }
+
+    /// A link or an address is other than before, if anything is.
+    fn may_have_changed(&self) {
+        let now = sys::network_state();
+        if self.state.replace(now) != now || now.is_none() {
+            self.changed();
+        }
     }
 
     /// A link, an address or a route has changed.
@@ -253,6 +268,7 @@ impl Shared {
             if let Some(me) = me.upgrade() {
                 me.gathering.set(None);
                 me.told_at.set(Some(sys::now()));
+                me.state.set(sys::network_state());
                 me.tell(NetworkChange::Addresses);
             }
         });
@@ -347,18 +363,29 @@ impl Source {
     /// Takes the kernel's messages.
     fn take(&self, shared: &Shared) -> Next {
         let Some(fd) = self.fd.open() else { return Next::Idle };
-        for taken in 0..MESSAGES {
+        let mut change = None;
+        let mut next = Next::Hot;
+        for _ in 0..MESSAGES {
             match sys::take_route_change(fd) {
-                Ok(true) if taken == 0 => shared.changed(),
-                Ok(true) => {}
-                Ok(false) => return Next::Idle,
+                Ok(Some(taken)) if change != Some(RouteChange::Certain) => change = Some(taken),
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    next = Next::Idle;
+                    break;
+                }
                 Err(error) => {
                     warn(&error);
-                    return Next::Idle;
+                    next = Next::Idle;
+                    break;
                 }
             }
         }
-        Next::Hot
+        match change {
+            Some(RouteChange::Certain) => shared.changed(),
+            Some(RouteChange::Possible) => shared.may_have_changed(),
+            None => {}
+        }
+        next
     }
 }
 

@@ -56,7 +56,7 @@ pub fn interfaces() -> Result<Vec<Interface>> {
         source,
     })?;
     let mut all: Vec<Interface> = Vec::new();
-    for InterfaceEntry { name, is_up, is_loopback, address, broadcast } in entries {
+    for InterfaceEntry { name, is_up, is_loopback, address, broadcast, .. } in entries {
         let address = address.map(|(ip, prefix)| InterfaceAddress { ip, prefix, broadcast });
         match all.iter_mut().find(|known| known.name == name) {
             Some(known) => known.addresses.extend(address),

@@ -1,5 +1,6 @@
 //! Changes of the network and of the clock, as the kernel tells them: that there were some, and nothing of their contents.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,18 +22,42 @@ pub(crate) fn route_changes() -> io::Result<OwnedFd> {
     Ok(route_socket()?)
 }
 
-/// Takes one message from such a socket. The kernel drops some when there are too many, which it tells by an error: that is
-/// a message, too. `false` if there is none.
-pub(crate) fn take_route_change(fd: BorrowedFd<'_>) -> io::Result<bool> {
+/// A message of such a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RouteChange {
+    /// Something is other than before.
+    Certain,
+    /// A link or an address may be other than before, or the same: routers renew addresses every few minutes, and radios tell of
+    /// each scan.
+    Possible,
+}
+
+/// Takes one message from such a socket, if there is one. The kernel drops some when there are too many, which it tells by an
+/// error: that is a message, too.
+pub(crate) fn take_route_change(fd: BorrowedFd<'_>) -> io::Result<Option<RouteChange>> {
+    // The header: the length, the type, and what is no matter here (netlink(7)). The rest of the message is dropped.
+    let mut header = [0; 16];
     loop {
-        // The rest of the message is dropped.
-        match super::receive(fd, &mut [0; 16], RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
-            Ok(_) | Err(Errno::NOBUFS) => return Ok(true),
-            Err(Errno::AGAIN) => return Ok(false),
+        match super::receive(fd, &mut header, RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
+            Ok(_) => {
+                let kind = u16::from_ne_bytes([header[4], header[5]]);
+                let is_possible = [libc::RTM_NEWLINK, libc::RTM_NEWADDR].contains(&kind);
+                return Ok(Some(if is_possible { RouteChange::Possible } else { RouteChange::Certain }));
+            }
+            Err(Errno::NOBUFS) => return Ok(Some(RouteChange::Certain)),
+            Err(Errno::AGAIN) => return Ok(None),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Returns a number for the interfaces with their flags and addresses, which is another when they are. `None` if the system
+/// does not tell.
+pub(crate) fn network_state() -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    interface_entries().ok()?.hash(&mut hasher);
+    Some(hasher.finish())
 }
 
 /// Returns a descriptor that becomes readable when the time of day is set, as after a suspend (timerfd_create(2)).
@@ -101,7 +126,7 @@ mod tests {
     fn without_changes_there_is_nothing_to_take() {
         let (routes, clock) = (route_changes().unwrap(), clock_changes().unwrap());
         // Other programs may change the network meanwhile, but not without end.
-        assert!((0..1000).any(|_| !take_route_change(routes.as_fd()).unwrap()));
+        assert!((0..1000).any(|_| take_route_change(routes.as_fd()).unwrap().is_none()));
         assert!(!take_clock_change(clock.as_fd()));
     }
 

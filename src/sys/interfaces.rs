@@ -10,12 +10,14 @@ use rustix::net::AddressFamily;
 use super::sockets::{bind, connect, datagram_socket, local_address};
 
 /// One entry of the system's list. An interface has one for its link, and one for each address.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct InterfaceEntry {
     /// Without the label of an IPv4 address.
     pub(crate) name: String,
     pub(crate) is_up: bool,
     pub(crate) is_loopback: bool,
+    /// All flags, such as that for a carrier.
+    pub(crate) flags: u32,
     /// The address, and the length of its network prefix in bits.
     pub(crate) address: Option<(IpAddr, u8)>,
     pub(crate) broadcast: Option<Ipv4Addr>,
@@ -73,6 +75,7 @@ fn read(entry: &libc::ifaddrs) -> InterfaceEntry {
         name: name.split(':').next().unwrap_or_default().to_owned(),
         is_up: has(libc::IFF_UP),
         is_loopback: has(libc::IFF_LOOPBACK),
+        flags: entry.ifa_flags,
         address,
         broadcast,
     }

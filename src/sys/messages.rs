@@ -246,12 +246,10 @@ mod tests {
             let (mut end, sent) = std::io::pipe().unwrap();
             send_fd(&theirs, b"with one", sent.as_fd());
             drop(sent);
-            let before = std::fs::read_dir("/proc/self/fd").unwrap().count();
             assert_eq!(beside.receive(ours.as_fd(), &mut buffer).unwrap().0, 8);
             assert_eq!((&buffer, &*beside.rest()), (b"with ", b"one".as_slice()));
             // The pipe's other end is gone: nobody has got it.
             assert_eq!(end.read(&mut [0]).unwrap(), 0);
-            assert_eq!(std::fs::read_dir("/proc/self/fd").unwrap().count(), before);
             for (data, length) in [(b"".as_slice(), 0), (&[1; 40], 40)] {
                 rustix::net::send(&theirs, data, SendFlags::empty()).unwrap();
                 assert_eq!(beside.receive(ours.as_fd(), &mut buffer).unwrap().0, length);

@@ -34,7 +34,9 @@ pub(crate) use calls::{
 };
 #[expect(unused_imports, reason = "for links")]
 pub(crate) use changes::address_is_here;
-pub(crate) use changes::{clock_changes, route_changes, take_clock_change, take_route_change, time_suspended};
+pub(crate) use changes::{
+    RouteChange, clock_changes, network_state, route_changes, take_clock_change, take_route_change, time_suspended,
+};
 pub(crate) use descriptor::{Backlog, Descriptor, backlog, keep_refusals};
 pub(crate) use far_end::Ends;
 pub(crate) use getaddrinfo::{Family, ResolveError, host_addresses, service_port};
