@@ -16,14 +16,15 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::command;
-use network::link::NetworkWatch;
+use network::link::{NetworkWatch, State};
 use network::socket::Proxy;
-use network::{ClientTls, Error, Result, Server, Socket};
+use network::{ClientTls, Error, Link, Result, Server, Socket};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tasks", place] => return tasks_go_on_in_the_background(place),
+        ["links", place] => return links_go_on_in_the_background(place),
         ["network", place] => return the_network_is_watched_in_the_background(place),
         ["proxies", proxy, secured, root] => {
             return connections_through_proxies_go_on_in_the_background(proxy, secured, root);
@@ -47,9 +48,11 @@ fn main() {
         (None, _) => {
             hear_of("tasks", command(std::env::current_exe().unwrap(), [""; 0]), TOLD_OF_TASKS);
             hear_of_proxies();
-            let mut unshare = common::parties::unshare(&["--net"]);
-            unshare.arg(std::env::current_exe().unwrap());
-            hear_of("network", unshare, TOLD_OF_NETWORK);
+            for (what, told) in [("network", TOLD_OF_NETWORK), ("links", TOLD_OF_LINKS)] {
+                let mut unshare = common::parties::unshare(&["--net"]);
+                unshare.arg(std::env::current_exe().unwrap());
+                hear_of(what, unshare, told);
+            }
             #[cfg(feature = "_services")]
             world::enter_own_world(&["published"]);
             for (name, last_words) in [("ended", ""), ("late", ""), ("silent", "named\n")] {
@@ -76,6 +79,7 @@ fn must_go_into_background() {
 
 const TOLD_OF_TASKS: &str = "slept, woken by a thread\n";
 const TOLD_OF_NETWORK: &str = "Addresses, 1 thread\n";
+const TOLD_OF_LINKS: &str = "in the foreground, 1 thread\nin the background, 1 thread\n";
 
 /// Starts a process that goes into the background, and hears from there.
 fn hear_of(what: &str, mut command: Command, told: &str) {
@@ -247,6 +251,30 @@ mod services {
         }
         network::bgloop().unwrap();
     }
+}
+
+fn links_go_on_in_the_background(place: &str) {
+    let say = |socket: &Socket, place: &str| {
+        let threads = std::fs::read_dir("/proc/self/task").unwrap().count();
+        socket.sendline(format!("in the {place}, {threads} thread"))
+    };
+    let link = Link::new(place, move |socket| say(socket, "foreground")).unwrap();
+    let offline = Link::new("192.0.2.1:4000", |_| Ok(())).unwrap();
+    while link.socket().is_none() || !matches!(offline.state(), State::Offline) {
+        network::fgloop_for(Duration::from_millis(1));
+    }
+    let parent = std::process::id();
+    glib::source::timeout_add_local_once(Duration::ZERO, move || {
+        assert_ne!(std::process::id(), parent, "in the foreground");
+        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        // The loopback is no way out.
+        network::fgloop_for(Duration::from_millis(600));
+        assert!(matches!(offline.state(), State::Offline));
+        say(&link.socket().unwrap(), "background").unwrap();
+        link.close();
+        network::endloop();
+    });
+    network::bgloop().unwrap();
 }
 
 fn lookups_that_have_ended_leave_no_thread() {
