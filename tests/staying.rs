@@ -17,7 +17,7 @@ use network::{ClientTls, Error, Link, Socket};
 use rustix::net::{AddressFamily, sockopt};
 use rustix::process::Signal;
 
-const CASES: [(&str, fn()); 20] = [
+const CASES: [(&str, fn()); 21] = [
     ("python_is_killed", || restarts(&Python, Signal::KILL)),
     ("python_is_ended", || restarts(&Python, Signal::TERM)),
     ("mosquitto_is_killed", || restarts(&Mosquitto, Signal::KILL)),
@@ -26,6 +26,7 @@ const CASES: [(&str, fn()); 20] = [
     ("redis_is_ended", || restarts(&Redis, Signal::TERM)),
     ("own_link_goes_down_and_up", own_link_goes_down_and_up),
     ("own_address_is_exchanged", own_address_is_exchanged),
+    ("own_address_is_only_verified", own_address_is_only_verified),
     ("far_link_goes_down_and_up", far_link_goes_down_and_up),
     ("black_hole_while_idle", black_hole_while_idle),
     ("black_hole_with_data_on_the_way", || black_hole_with_data_on_the_way(None, secs(62))),
@@ -361,10 +362,8 @@ struct Python;
 
 const ECHO: &str = r#"
 import socket, sys, threading
-listener = socket.socket()
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-listener.bind(("", int(sys.argv[1])))
-listener.listen()
+family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+listener = socket.create_server(("", int(sys.argv[1])), family=family, dualstack_ipv6=family == socket.AF_INET6)
 print("listening", flush=True)
 def serve(peer):
     with peer, peer.makefile("rwb", 0) as stream:
@@ -501,6 +500,23 @@ fn own_address_is_exchanged() {
     check("noticed", begun.elapsed(), ms(500));
     until(LIMIT, || story.ups() == 2);
     check("up", story.last_up() - begun, ms(1500));
+}
+
+/// An address of IPv6 that was renewed cannot be used until the kernel has looked for others that have it. It is not gone.
+fn own_address_is_only_verified() {
+    let (far, _server) = cable();
+    if !common::has_ipv6() {
+        return;
+    }
+    far.ip("addr add 2001:db8::2/64 dev far nodad");
+    ip("addr add 2001:db8::1/64 dev near nodad");
+    let story = Story::default();
+    let link = story.start(story.builder(), &format!("[2001:db8::2]:{PORT}"));
+    settle();
+    ip("addr del 2001:db8::1/64 dev near");
+    ip("addr add 2001:db8::1/64 dev near");
+    network::fgloop_for(secs(8));
+    assert!(matches!(link.state(), State::Up) && story.ends() == 0);
 }
 
 fn far_link_goes_down_and_up() {
@@ -723,8 +739,8 @@ fn this_process_is_stopped() {
     let link = story.start(story.builder().heartbeat(secs(2), |socket| socket.sendline("PING")), FAR);
     let mut stop = Command::new("sh");
     stop.args(["-c", "kill -STOP $PPID; sleep 20; kill -CONT $PPID"]);
-    let mut stop = stop.spawn().unwrap();
     let begun = Instant::now();
+    let mut stop = stop.spawn().unwrap();
     until(secs(60), || begun.elapsed() > secs(20));
     network::fgloop_for(secs(14));
     assert!(stop.wait().unwrap().success());

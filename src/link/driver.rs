@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::net::UdpSocket;
 use std::num::NonZeroU64;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -342,17 +341,17 @@ impl Inner {
     /// The connection is suspect.
     fn check(&self) {
         let Some(socket) = self.socket.borrow().clone() else { return };
-        let Endpoint::Inet(mut own) = socket.local() else { return };
-        own.set_port(0);
-        match UdpSocket::bind(own) {
-            Err(source) if source.kind() == io::ErrorKind::AddrNotAvailable => {
-                let address = self.address.to_string();
-                socket.conn().was_served(Err(Error::Unreachable { address, source }));
-                socket.abort();
-            }
+        let Endpoint::Inet(own) = socket.local() else { return };
+        if sys::address_is_here(own) {
             // What cannot be asked is left to keep-alive.
-            _ => drop(socket.probe()),
+            drop(socket.probe());
+            return;
         }
+        let gone = format!("this machine no longer has the address {}", own.ip());
+        let source = io::Error::new(io::ErrorKind::AddrNotAvailable, gone);
+        let address = self.address.to_string();
+        socket.conn().was_served(Err(Error::Unreachable { address, source }));
+        socket.abort();
     }
 
     fn beat(&self) {

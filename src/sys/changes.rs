@@ -95,7 +95,6 @@ pub(crate) fn time_suspended() -> Option<Duration> {
 
 /// Returns whether an address is one of this machine's. Connections from one that is gone are told nothing about that, and
 /// stay open for hours.
-#[cfg_attr(not(test), expect(dead_code, reason = "for links"))]
 pub(crate) fn address_is_here(address: SocketAddr) -> bool {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let mut own = address;

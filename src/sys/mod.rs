@@ -32,10 +32,9 @@ pub(crate) use calls::{
     SEND, available, end_sending, now, read, readiness, receive, receive_alone, reset_on_close, send, send_pieces,
     write,
 };
-#[expect(unused_imports, reason = "for links")]
-pub(crate) use changes::address_is_here;
 pub(crate) use changes::{
-    RouteChange, clock_changes, network_state, route_changes, take_clock_change, take_route_change, time_suspended,
+    RouteChange, address_is_here, clock_changes, network_state, route_changes, take_clock_change, take_route_change,
+    time_suspended,
 };
 pub(crate) use descriptor::{Backlog, Descriptor, backlog, keep_refusals};
 pub(crate) use far_end::Ends;
