@@ -1,15 +1,22 @@
-//! STARTTLS with others: `openssl s_client` in four protocols, Python's smtplib, imaplib and ftplib as clients, aiosmtpd as the
-//! server.
+//! STARTTLS with others: `openssl s_client` in four protocols, Python's smtplib, imaplib and ftplib as clients, aiosmtpd and
+//! Dovecot as servers.
 
 mod common;
+#[path = "common/name_server.rs"]
+mod name_server;
 
 use std::cell::RefCell;
+use std::net::TcpStream;
 use std::process::Command;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
-use common::{Process, TempDir, Watch, command, example, on_own_context, run, tool, until};
+use common::{
+    LIMIT, Process, TempDir, Watch, await_it, command, example, on_own_context, party, run, told, tool, until,
+};
 use gio::Cancellable;
-use network::{Server, ServerTls, Socket, tls::Identity};
+use network::socket::LineEnding;
+use network::{ClientTls, Server, ServerTls, Socket, tls::Identity};
 
 fn python(script: &str, arguments: &[&str]) -> Command {
     let mut python = tool("/usr/bin/python3");
@@ -238,6 +245,94 @@ fn a_mail_goes_out_over_tls() {
             "{stderr}"
         );
     }
+}
+
+/// A port of the network that a test has for itself.
+const IMAP: u16 = 1430;
+
+/// Starts Dovecot, which serves that port.
+fn dovecot(directory: &TempDir, identity: &Identity) -> Process {
+    common::parties::install_unpacked();
+    name_server::set_account("tester", 1000, directory);
+    let [home, run, certificate, key] =
+        ["home", "run", "certs/localhost.pem", "private/localhost.key"].map(|name| directory.address(name));
+    assert!(identity.certificate_file().is_some_and(|file| file.ends_with("certs/localhost.pem")));
+    let config = format!(
+        "protocols = imap\nbase_dir = {run}\nstate_dir = {run}\nlog_path = /dev/stderr\n\
+         ssl = required\nssl_cert = <{certificate}\nssl_key = <{key}\n\
+         default_internal_user = tester\ndefault_internal_group = tester\ndefault_login_user = tester\n\
+         service anvil {{\n chroot =\n}}\n\
+         service imap-login {{\n chroot =\n inet_listener imap {{\n address = 127.0.0.1\n port = {IMAP}\n }}\n\
+         inet_listener imaps {{\n port = 0\n }}\n}}\n\
+         mail_location = maildir:{home}\npassdb {{\n driver = static\n args = password=sesam\n}}\n\
+         userdb {{\n driver = static\n args = uid=1000 gid=1000 home={home}\n}}\n"
+    );
+    let file = directory.path("dovecot.conf");
+    std::fs::write(&file, config).unwrap();
+    // It is there, or this says what is missing.
+    party("dovecot");
+    // As an ordinary user: to change to others takes ids that a namespace may not have.
+    let mut command = tool("/usr/bin/unshare");
+    command.args(["--user", "--map-user=1000", "--map-group=1000", "/usr/sbin/dovecot", "-F", "-c"]).arg(&file);
+    let server = Process::start(&mut command, Watch::Stderr);
+    let late = Instant::now() + LIMIT;
+    while TcpStream::connect(("127.0.0.1", IMAP)).is_err() {
+        assert!(Instant::now() < late, "Dovecot does not listen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    server
+}
+
+/// Receives the lines of a reply up to the one that this tag begins.
+fn tagged(socket: &Socket, tag: &str) -> String {
+    loop {
+        let line = socket.recv_line().unwrap();
+        if line.starts_with(tag) {
+            return line;
+        }
+    }
+}
+
+#[test]
+fn dovecot_takes_starttls() {
+    if std::env::var_os("NETWORK_NO_USER_NAMESPACES").is_some() {
+        return;
+    }
+    if !name_server::enter() {
+        return name_server::run_again_inside("dovecot_takes_starttls");
+    }
+    let directory = TempDir::new();
+    let identity = identity(&directory);
+    let _server = dovecot(&directory, &identity);
+    let tls = ClientTls::pinned(identity.fingerprint());
+    on_own_context(|| {
+        for face in 0..3 {
+            let builder = Socket::builder().tls(false).line_ending(LineEnding::CrLf).timeout(LIMIT);
+            let socket = builder.connect(format!("imap://localhost:{IMAP}")).unwrap();
+            assert!(socket.recv_line().unwrap().contains("STARTTLS"));
+            socket.sendline("a STARTTLS").unwrap();
+            assert!(tagged(&socket, "a ").starts_with("a OK"));
+            match face {
+                0 => socket.start_tls(tls.clone()).unwrap(),
+                1 => told(|done| socket.start_tls_async(tls.clone(), Cancellable::NONE, |_, result| done(result)))
+                    .unwrap(),
+                _ => await_it(socket.start_tls_future(tls.clone())).unwrap(),
+            }
+            assert_eq!(socket.tls_version(), Some("TLSv1.3"));
+            for command in ["b LOGIN me sesam", "c SELECT INBOX", "d LOGOUT"] {
+                socket.sendline(command).unwrap();
+                let reply = tagged(&socket, &command[..2]);
+                assert!(reply.starts_with(&format!("{}OK", &command[..2])), "{reply}");
+            }
+            let error = socket.recv_line().unwrap_err();
+            assert!(matches!(error, network::Error::Closed { .. }), "{error}");
+        }
+    });
+    let pin = format!("pin:{}", identity.fingerprint());
+    let url = format!("imap+starttls://localhost:{IMAP}");
+    let output = run(&mut command(example("netcat"), ["--tls", &pin, &url]), "a LOGOUT\r\n");
+    output.assert_clean();
+    assert!(output.text().contains("a OK"), "{output:?}");
 }
 
 #[test]

@@ -35,9 +35,9 @@ impl Socket {
     /// # Errors
     /// - [`Error::Plaintext`](crate::Error::Plaintext) if data had been received and not delivered, or if the peer does not
     ///   speak TLS.
-    /// - [`Error::Unsupported`](crate::Error::Unsupported) if the connection uses TLS already, if a handshake is in progress,
-    ///   if the peer belongs to the same thread, or for the client's role on a unix socket without
-    ///   [`server_name`](crate::ClientTls::server_name).
+    /// - [`Error::Unsupported`](crate::Error::Unsupported) if the connection uses TLS already, if it passes through an `https://`
+    ///   [proxy](crate::socket::Proxy::url), if a handshake is in progress, if the peer belongs to the same thread, or for the
+    ///   client's role on a unix socket without [`server_name`](crate::ClientTls::server_name).
     /// - [`Error::TlsSettings`](crate::Error::TlsSettings) or [`Error::Identity`](crate::Error::Identity) if the settings are
     ///   unusable. The connection goes on in plaintext after these and the ones before.
     /// - [`Error::Closed`](crate::Error::Closed) if the connection, or one direction of it, has ended.

@@ -118,6 +118,19 @@ pub fn enter() -> bool {
     true
 }
 
+/// Adds an account to those of the network, or replaces it. The directory is the account's.
+pub fn set_account(name: &str, id: u32, directory: &TempDir) {
+    let account = format!("{name}:x:{id}:{id}::{}:/bin/sh", directory.address(""));
+    for (file, line) in [("passwd", account), ("group", format!("{name}:x:{id}:"))] {
+        let system = Path::new("/etc").join(file);
+        let text = std::fs::read_to_string(&system).unwrap();
+        let others = text.lines().filter(|line| line.split(':').next() != Some(name));
+        let own = directory.path(file);
+        std::fs::write(&own, others.chain([line.as_str()]).collect::<Vec<_>>().join("\n") + "\n").unwrap();
+        assert!(Command::new("mount").arg("--bind").args([own, system]).status().unwrap().success(), "{file}");
+    }
+}
+
 /// Runs the calling test once more in namespaces of its own, if there can be any.
 pub fn run_again_inside(test: &str) {
     if parties::has_namespaces() {

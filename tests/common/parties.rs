@@ -7,16 +7,28 @@ use std::process::Command;
 /// The directories that are searched for daemons: `target/parties`, into which `./dev test` unpacks those that are not
 /// installed, then `PATH`.
 pub fn search_path() -> OsString {
-    let unpacked = std::env::var_os("NETWORK_PARTIES").map(PathBuf::from).or_else(|| {
-        // Not started by ./dev. This program is somewhere below `target`.
-        let own = std::env::current_exe().unwrap();
-        own.ancestors().map(|directory| directory.join("parties")).find(|parties| parties.is_dir())
-    });
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let unpacked = unpacked.map(|parties| parties.join("bin"));
+    let unpacked = unpacked().map(|parties| parties.join("bin"));
     // Daemons are often in directories that are not in the PATH of ordinary users.
     let places = unpacked.into_iter().chain(std::env::split_paths(&path)).chain(["/usr/sbin".into(), "/sbin".into()]);
     std::env::join_paths(places).unwrap()
+}
+
+fn unpacked() -> Option<PathBuf> {
+    std::env::var_os("NETWORK_PARTIES").map(PathBuf::from).or_else(|| {
+        // Not started by ./dev. This program is somewhere below `target`.
+        let own = std::env::current_exe().unwrap();
+        own.ancestors().map(|directory| directory.join("parties")).find(|parties| parties.is_dir())
+    })
+}
+
+/// In a mount namespace: puts the unpacked daemons where they would be if they were installed. Some know no other place.
+#[allow(dead_code)]
+pub fn install_unpacked() {
+    let Some(root) = unpacked().and_then(|parties| parties.join("root/usr").canonicalize().ok()) else { return };
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "overlay", "overlay", "-o", &format!("lowerdir={}:/usr", root.display()), "/usr"]);
+    assert!(mount.status().unwrap().success(), "{mount:?}");
 }
 
 /// Returns the path of a daemon, or of a program from its package.

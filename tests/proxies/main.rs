@@ -1,4 +1,4 @@
-//! Proxies: the tests' own, which hang, lie, reset and stop midway, and microsocks, dante and tinyproxy. Those of the latter run in
+//! Proxies: the tests' own, which hang, lie, reset and stop midway, and microsocks, dante, tinyproxy and OpenSSH. Those of the latter run in
 //! a network namespace, since no proxy is asked for an address of this machine's loopback.
 
 #[path = "../common/mod.rs"]
@@ -6,6 +6,7 @@ mod common;
 mod https;
 #[path = "../common/name_server.rs"]
 mod name_server;
+mod ssh;
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -18,7 +19,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use common::{LIMIT, Process, TempDir, Watch, command, example, on_own_context, party, run, tool, until};
+use common::{LIMIT, Process, TempDir, Watch, command, example, on_own_context, parties, party, run, tool, until};
 use gio::prelude::*;
 use network::socket::{Operation, Proxy, SocketBuilder};
 use network::{Address, ClientTls, Endpoint, Error, Result, Server, ServerTls, Socket};

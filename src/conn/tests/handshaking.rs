@@ -301,3 +301,52 @@ fn it_can_be_waited_for() {
         assert_eq!(wire.heard(), ["not shaken: Reset"]);
     });
 }
+
+// ---- TLS that ends at a proxy ----
+
+/// A connection over a session that is agreed on already, with what has come over it, and the other side.
+fn taken_over<'a>(rig: &'a Rig, plain: &[u8], ends: bool) -> (Wire<'a>, Tls) {
+    let (mut ours, mut tls) =
+        (client_session(&KEYS.client).of_proxy("https://proxy.test:443"), Tls::new(server_session()));
+    for _ in 0..3 {
+        let mut output = Vec::new();
+        ours.take_output(&mut output);
+        tls.session.receive(&output, &mut tls.got).unwrap();
+        ours.receive(&tls.output(), &mut Vec::new()).unwrap();
+    }
+    assert!(!ours.is_handshaking() && !tls.session.is_handshaking());
+    if ends {
+        ours.receive(&tls.ends(), &mut Vec::new()).unwrap();
+    }
+    let wire = rig.tcp();
+    wire.conn.handshaking().take_over(ours, plain.to_vec());
+    (wire, tls)
+}
+
+#[test]
+fn a_session_with_a_proxy_is_gone_on_with() {
+    rig(|rig| {
+        let (wire, mut tls) = taken_over(rig, b"early", false);
+        assert!(wire.conn.is_tls() && wire.conn.is_open() && !wire.conn.is_shaking());
+        assert!(!wire.conn.handshaking().reaches_peer(), "the proxy is not the peer");
+        wire.reads().hears_end();
+        rig.run();
+        wire.comes(tls.seals("more"));
+        wire.send("answer").unwrap();
+        assert_eq!((wire.heard(), tls.got(&wire)), (vec!["data early".into(), "data more".into()], "answer".into()));
+        let problem = wire.conn.handshaking().check_start().unwrap_err().to_string();
+        assert!(problem.contains("TLS within the TLS of the proxy"), "{problem}");
+        wire.ends();
+        assert_eq!(wire.heard(), ["end: Truncated"]);
+    });
+}
+
+#[test]
+fn what_came_before_the_end_of_a_session_with_a_proxy_is_delivered() {
+    rig(|rig| {
+        let (wire, _tls) = taken_over(rig, b"all", true);
+        wire.reads().hears_end();
+        rig.run();
+        assert_eq!(wire.heard(), ["data all", "end: closed by the peer"]);
+    });
+}

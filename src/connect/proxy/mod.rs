@@ -501,6 +501,7 @@ mod tests {
             ("socks://proxy:1080", Some("socks5h://proxy:1080")),
             ("socks5://proxy", Some("socks5h://proxy:1080")),
             ("http://proxy:3128", Some("http://proxy:3128")),
+            ("https://proxy", Some("https://proxy:443")),
             ("socks4://proxy:1080", None),
             ("", None),
         ] {
