@@ -17,7 +17,7 @@ use network::{ClientTls, Error, Link, Socket};
 use rustix::net::{AddressFamily, sockopt};
 use rustix::process::Signal;
 
-const CASES: [(&str, fn()); 21] = [
+const CASES: [(&str, fn()); 23] = [
     ("python_is_killed", || restarts(&Python, Signal::KILL)),
     ("python_is_ended", || restarts(&Python, Signal::TERM)),
     ("mosquitto_is_killed", || restarts(&Mosquitto, Signal::KILL)),
@@ -39,6 +39,8 @@ const CASES: [(&str, fn()); 21] = [
     ("this_process_is_stopped", this_process_is_stopped),
     ("unanswered_probe", unanswered_probe),
     ("idle_link_sleeps", idle_link_sleeps),
+    ("offline_at_first", offline_at_first),
+    ("everything_comes_and_goes", everything_comes_and_goes),
 ];
 
 /// Run by another case alone, in a sandbox.
@@ -731,6 +733,85 @@ fn idle_link_sleeps() {
         assert!(wakeups <= 2, "the end of that time is one");
     }
     assert!(matches!(link.state(), State::Up) && story.ends() == 0);
+}
+
+fn offline_at_first() {
+    ip("link set lo up");
+    let far = Elsewhere::new();
+    let story = Story::default();
+    let link = story.builder().start(FAR, story.up(b"")).unwrap();
+    until(LIMIT, || matches!(link.state(), State::Offline));
+    network::fgloop_for(secs(3));
+    ip("link add name near type veth peer name far");
+    far.takes("far");
+    network::fgloop_for(secs(2));
+    assert!(matches!(link.state(), State::Offline) && story.0.borrow().is_empty(), "nothing is tried");
+    let mut server = far.place(&Python.command());
+    let _server = Process::start(&mut server, Watch::Stdout);
+    far.ip("addr add 192.0.2.2/24 dev far");
+    far.ip("link set far up");
+    ip("link set near up");
+    settle();
+    let begun = Instant::now();
+    ip("addr add 192.0.2.1/24 dev near");
+    until(LIMIT, || story.ups() == 1);
+    check("up", begun.elapsed(), ms(1500));
+}
+
+fn everything_comes_and_goes() {
+    let (far, mut server) = cable();
+    let story = Story::default();
+    let link = story.start(story.builder().heartbeat(secs(2), |socket| socket.sendline("PING")), FAR);
+    let start = |far: &Elsewhere| {
+        let process = Process::start(&mut far.place(&Python.command()), Watch::Stdout);
+        process.line_with(Python.ready());
+        process
+    };
+    let dice = common::noise(80, 15);
+    for roll in dice.chunks(2) {
+        match roll[0] % 6 {
+            0 => ip("link set near down"),
+            1 => ip("link set near up"),
+            2 => far.ip("link set far down"),
+            3 => far.ip("link set far up"),
+            4 => {
+                let way = |what| format!("addr {what} 192.0.2.1/24 dev near");
+                ip(&way(if roll[1] % 2 == 0 { "replace" } else { "flush" }).replace("flush 192.0.2.1/24", "flush"));
+            }
+            _ => {
+                drop(server);
+                server = start(&far);
+            }
+        }
+        network::fgloop_for(ms(u64::from(roll[1]) * 6));
+    }
+    ip("addr replace 192.0.2.1/24 dev near");
+    ip("link set near up");
+    let begun = Instant::now();
+    far.ip("link set far up");
+    // A connection that is dead by now may not have been found so yet.
+    network::fgloop_for(secs(8));
+    let took = until(secs(60), || matches!(link.state(), State::Up));
+    println!("{} ups, {} ends, {} failed tries", story.ups(), story.ends(), story.failures());
+    check("up in the end", secs(8) + took, secs(12));
+    println!("up {:?} after it was all there", story.last_up().saturating_duration_since(begun));
+    network::fgloop_for(secs(14));
+    assert!(matches!(link.state(), State::Up));
+    let mut is_up = false;
+    for told in &*story.0.borrow() {
+        let becomes_up = match told {
+            Told::Up(_) => true,
+            Told::Down { was_up, next, .. } => {
+                assert_eq!(*was_up, is_up, "each end is told once, and each try that failed");
+                assert!(next.is_none_or(|next| next <= secs(30)));
+                false
+            }
+            Told::GaveUp(error) => panic!("{error}"),
+        };
+        assert!(!(is_up && becomes_up), "two connections at a time");
+        is_up = becomes_up;
+    }
+    assert_eq!(story.ups(), story.ends() + 1);
 }
 
 fn this_process_is_stopped() {
