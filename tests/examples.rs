@@ -34,6 +34,32 @@ fn the_server_and_its_client_talk() {
 }
 
 #[test]
+fn the_ticker_survives_its_server() {
+    let directory = TempDir::new();
+    let address = directory.address("socket");
+    let ticker = Process::start(&mut command(example("ticker"), [&address]), Watch::Stdout);
+    let refused = ticker.line();
+    assert!(refused.starts_with(&format!("cannot connect to {address}: ")), "{refused}");
+    assert!(refused.contains("; next try in "), "{refused}");
+    for _ in 0..2 {
+        let server = Process::start(&mut command(example("server"), [&address]), Watch::Stdout);
+        ticker.line_with(&format!("connected to {address}"));
+        assert_eq!(ticker.line(), "the server said: Welcome to this server!");
+        assert!(server.line_with("data received: tick ").len() > 20);
+        assert_eq!(ticker.line(), "the server said: This is a reply.");
+        server.signal(Signal::KILL);
+        let ended = ticker.line_with("; next try in ");
+        assert!(ended.contains(&address), "{ended}");
+    }
+    ticker.signal(Signal::TERM);
+    ticker.finish().assert_clean();
+    let limited = run(&mut command(example("ticker"), ["--attempts", "2", &address]), "");
+    assert!(limited.status.success(), "{limited:?}");
+    assert_eq!(limited.text().lines().count(), 2);
+    assert!(limited.stderr.starts_with("giving up: cannot connect to "), "{limited:?}");
+}
+
+#[test]
 fn a_script_asks_another_one() {
     let directory = TempDir::new();
     for unix in [false, true] {

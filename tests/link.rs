@@ -772,3 +772,78 @@ fn a_script_connects_again_when_a_blocking_call_fails() {
         assert!(link.reconnect().is_err());
     });
 }
+
+// ---- many ----
+
+#[test]
+fn two_hundred_links_come_back_within_seconds() {
+    on_own_context(|| {
+        let (tell_ports, ports) = std::sync::mpsc::channel();
+        let (restart, restarts) = std::sync::mpsc::channel::<()>();
+        // The server has a thread of its own, as it would have a process.
+        let server = std::thread::spawn(move || {
+            on_own_context(|| {
+                let serve =
+                    |port: u16| Server::builder().tls(false).address("127.0.0.1").listen(port, |_| Ok(())).unwrap();
+                let server = serve(0);
+                tell_ports.send(server.port()).unwrap();
+                let port = server.port();
+                let again = |server| {
+                    while restarts.try_recv().is_err() {
+                        network::fgloop_for(ms(5));
+                    }
+                    kill(server);
+                };
+                again(server);
+                again(serve(port));
+            });
+        });
+        let address = format!("tcp://127.0.0.1:{}", ports.recv().unwrap());
+        let links: Vec<Link> = (0..200).map(|_| Link::new(&*address, |_| Ok(())).unwrap()).collect();
+        let all_up = || links.iter().all(|link| link.state() == State::Up);
+        until(all_up);
+        let started = Instant::now();
+        restart.send(()).unwrap();
+        until(|| links.iter().any(|link| link.state() != State::Up));
+        until(all_up);
+        let took = started.elapsed();
+        println!("all back after {took:?}");
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        drop(links);
+        restart.send(()).unwrap();
+        server.join().unwrap();
+    });
+}
+
+#[test]
+fn a_signal_that_ends_the_loop_closes_it() {
+    const INSIDE: &str = "NETWORK_TEST_SIGNAL";
+    if let Ok(path) = std::env::var(INSIDE) {
+        let notes = Notes::default();
+        let link = quick(&notes).start(&*path, |socket| {
+            socket.send(noise(1 << 20, 3))?;
+            kill_process(rustix::process::getpid());
+            Ok(())
+        });
+        let link = link.unwrap();
+        network::fgloop();
+        assert_eq!(link.state(), State::Over);
+        network::fgloop_for(ms(20));
+        assert!(notes.all().is_empty());
+        return;
+    }
+    let directory = TempDir::new();
+    let path = directory.address("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let name = "a_signal_that_ends_the_loop_closes_it";
+    let mut inside = command(std::env::current_exe().unwrap(), [name, "--exact", "--nocapture"]);
+    let process = Process::start(inside.env(INSIDE, &path), Watch::Stdout);
+    let mut received = Vec::new();
+    listener.accept().unwrap().0.read_to_end(&mut received).unwrap();
+    assert!(received == noise(1 << 20, 3), "what was sent goes out: {}", received.len());
+    assert!(process.finish().status.success());
+}
+
+fn kill_process(pid: rustix::process::Pid) {
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+}

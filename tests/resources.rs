@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use gio::prelude::*;
-use network::{Server, Socket};
+use network::{Link, Server, Socket};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 static ALONE: Mutex<()> = Mutex::new(());
@@ -451,5 +451,70 @@ fn starting_tls_leaves_nothing_behind() {
             until(|| done.get() > count);
         }
         until(|| open_descriptors() <= before);
+    });
+}
+
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * rustix::param::page_size()
+}
+
+#[test]
+fn links_leave_nothing_behind_however_often_they_connect() {
+    alone(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s").to_str().unwrap().to_owned();
+        // It accepts, and drops.
+        let server = Server::builder().linger(Duration::ZERO).listen(&*path, |socket| {
+            socket.sendline("hello")?;
+            socket.close();
+            Ok(())
+        });
+        let server = server.unwrap();
+        let micro = Duration::from_micros(1);
+        let (ups, downs) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let link = |refuses: bool| {
+            let (ups, downs, grammar) = (ups.clone(), downs.clone(), Cell::new(true));
+            Link::builder()
+                .delays(micro, micro)
+                .queue(100)
+                .down_cb(move |link, told| {
+                    downs.set(downs.get() + 1);
+                    // It is kept for the next one.
+                    link.sendline("x").or_else(|error| if told.attempt > 9 { Ok(()) } else { Err(error) }).unwrap();
+                })
+                .start(&*path, move |socket| {
+                    ups.set(ups.get() + 1);
+                    grammar.set(!grammar.get());
+                    socket.readlines(|_, _| Ok(()));
+                    if refuses && grammar.get() { Err(network::Error::other("not this one")) } else { Ok(()) }
+                })
+                .unwrap()
+        };
+        let rounds = |count: u32| {
+            let kept = (link(false), link(true));
+            let end = ups.get() + count;
+            while ups.get() < end {
+                until(|| ups.get() >= end);
+                // Many links that live for a moment, each in another state.
+                for turns in 0..4 {
+                    let short = link(turns % 2 == 0);
+                    for _ in 0..turns {
+                        network::iteration(false);
+                    }
+                    short.retry_now();
+                    drop(short);
+                }
+            }
+            drop(kept);
+            until(|| server.connections().is_empty());
+        };
+        rounds(1000);
+        let (before, memory) = (open_descriptors(), resident());
+        rounds(10_000);
+        until(|| open_descriptors() <= before);
+        let grown = resident().saturating_sub(memory);
+        assert!(grown < 1 << 20, "{grown} bytes more");
+        assert!(downs.get() >= 10_000);
     });
 }

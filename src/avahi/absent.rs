@@ -47,6 +47,7 @@ pub(crate) enum News {
     Seen,
     Moved,
     Gone,
+    Unavailable(String),
 }
 
 pub(crate) struct Presence(());

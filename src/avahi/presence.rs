@@ -9,14 +9,16 @@ use super::tracker::{Change, Tracker};
 use crate::engine::Engine;
 
 /// A change among the services that match.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum News {
     /// One has appeared.
     Seen,
     /// One has another host or port.
     Moved,
-    /// The last one has gone, or the daemon.
+    /// The last one has gone.
     Gone,
+    /// The daemon cannot be asked, for this reason.
+    Unavailable(String),
 }
 
 /// A handle to the browsing. Dropping it ends that.
@@ -27,7 +29,7 @@ pub(crate) struct Presence {
 /// Starts browsing in the next loop iteration. `then` is not called from within this function.
 pub(crate) fn presence(engine: &Rc<Engine>, query: Query, then: impl Fn(&Rc<Engine>, News) + 'static) -> Presence {
     let (kind, matcher) = query.into_parts();
-    let (tracker, known) = (Rc::new(OnceCell::<Rc<Tracker>>::new()), Cell::new(0_usize));
+    let (tracker, known, is_down) = (Rc::new(OnceCell::<Rc<Tracker>>::new()), Cell::new(0_usize), Cell::new(false));
     let own = Rc::downgrade(&tracker);
     let started = Tracker::start(engine, kind, matcher, true, move |engine| {
         while let Some(own) = own.upgrade()
@@ -37,6 +39,12 @@ pub(crate) fn presence(engine: &Rc<Engine>, query: Query, then: impl Fn(&Rc<Engi
             if let Some(news) = news(tracker, &change, &known) {
                 then(engine, news);
             }
+        }
+        let status = own.upgrade().and_then(|own| own.get().and_then(|tracker| tracker.status()));
+        let cause = status.and_then(Result::err);
+        let was_down = is_down.replace(cause.is_some());
+        if let Some(cause) = cause.filter(|_| !was_down) {
+            then(engine, News::Unavailable(cause));
         }
     });
     let _ = tracker.set(started);

@@ -15,11 +15,16 @@ pub(super) struct Sealed {
     pub(super) session: Session,
     /// So many bytes at the front of the send queue were queued before there was a session.
     plain: usize,
+    /// So many bytes of plaintext are in the session, in records that the kernel has not taken to their ends.
+    held: usize,
 }
+
+/// The plaintext of a record, but for the last one of a write.
+const RECORD: usize = 16 << 10;
 
 impl Sealed {
     pub(super) fn after(plain: usize, session: Session) -> Box<Self> {
-        Box::new(Sealed { session, plain })
+        Box::new(Sealed { session, plain, held: 0 })
     }
 
     fn holds_output(&self) -> bool {
@@ -43,19 +48,33 @@ pub(super) struct Decrypted {
     pub(super) has_answers: bool,
 }
 
-/// The sink that the session writes to.
-struct Sink<'a>(&'a Transport);
+/// The sink that the session writes to, a record in each slice.
+struct Sink<'a> {
+    transport: &'a Transport,
+    /// The records that the kernel has taken to their ends.
+    records: usize,
+}
 
 impl io::Write for Sink<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
+        let count = self.transport.write(bytes)?;
+        self.records += usize::from(count == bytes.len());
+        Ok(count)
     }
 
     fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        if self.0.is_socket() {
-            return self.0.write_vectored(slices);
+        if self.transport.is_socket() {
+            let count = self.transport.write_vectored(slices)?;
+            let mut left = count;
+            let is_taken = |slice: &&io::IoSlice<'_>| {
+                let taken = slice.len() <= left;
+                left = left.saturating_sub(slice.len());
+                taken
+            };
+            self.records += slices.iter().take_while(is_taken).count();
+            return Ok(count);
         }
-        slices.iter().find(|slice| !slice.is_empty()).map_or(Ok(0), |slice| self.0.write(slice))
+        slices.iter().find(|slice| !slice.is_empty()).map_or(Ok(0), |slice| self.write(slice))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -86,6 +105,7 @@ impl Channel<'_> {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             let count = sealed.session.send(bytes);
+            sealed.held = count;
             match self.write_all_of(sealed) {
                 // It is in the session now, which will be asked to write before anything else.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && count > 0 => Ok(count),
@@ -102,8 +122,12 @@ impl Channel<'_> {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         while sealed.session.wants_write() {
-            sealed.session.write_output(&mut Sink(self.transport))?;
+            let mut sink = Sink { transport: self.transport, records: 0 };
+            let written = sealed.session.write_output(&mut sink);
+            sealed.held = sealed.held.saturating_sub(sink.records * RECORD);
+            written?;
         }
+        sealed.held = 0;
         Ok(())
     }
 
@@ -119,9 +143,14 @@ impl Channel<'_> {
         self.with(|sealed| sealed.holds_output()).unwrap_or(false)
     }
 
+    /// Returns the number of bytes in the session whose records the kernel has not taken.
+    pub(super) fn held(&self) -> usize {
+        self.with(|sealed| sealed.held).unwrap_or(0)
+    }
+
     /// The send queue has been dropped, and the plaintext with it.
     pub(super) fn forget_plain(&self) {
-        self.with(|sealed| sealed.plain = 0);
+        self.with(|sealed| (sealed.plain, sealed.held) = (0, 0));
     }
 
     /// Queues TLS's close_notify.

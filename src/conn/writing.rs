@@ -391,9 +391,9 @@ impl Output<'_> {
         self.recount_if_counted();
     }
 
-    /// Returns the number of bytes that wait for the system to take them.
+    /// Returns the number of bytes that wait for the system to take them, with those whose records it has not taken.
     pub(super) fn unsent(&self) -> usize {
-        self.0.queued()
+        self.0.queued() + self.0.channel().held()
     }
 
     #[inline]

@@ -3,6 +3,7 @@
 //! behind.
 
 mod connecting;
+mod dialer;
 pub(crate) mod progress;
 pub(crate) mod proxy;
 mod race;
@@ -19,14 +20,13 @@ use futures_channel::oneshot;
 use gio::prelude::*;
 
 use crate::address::Address;
-use crate::avahi::Query;
 use crate::conn::{Common, Socket};
 use crate::engine::{Engine, FarEnd, block_on, call};
 use crate::error::{Error, Result};
 use crate::log;
-use crate::resolve::{Plan, plan};
 use crate::tls::{ClientTls, Tls};
 use connecting::{Connecting, Opened, Request, Route};
+pub(crate) use dialer::{Attempt, Dialer, Reach};
 use progress::OnProgress;
 use proxy::{Means, Proxy};
 use race::{OPERATION, Racing};
@@ -135,59 +135,6 @@ impl Drop for CancelWatch {
         }
         self.engine.forget_remote(self.token);
     }
-}
-
-/// Starts a try, whose result `done` gets from the main loop.
-///
-/// # Errors
-/// Those that are known at once; `done` is dropped.
-pub(crate) fn attempt(
-    engine: &Rc<Engine>,
-    address: Address,
-    common: Rc<Common>,
-    tls: Option<&Tls<ClientTls>>,
-    proxy: &Proxy,
-    progress: OnProgress,
-    done: impl FnOnce(Result<Socket>) + 'static,
-) -> Result<Attempt> {
-    let (request, route) = Request::new(address, common, tls, proxy)?;
-    let done = Box::new(move |_: &Rc<Engine>, result| done(result));
-    Ok(Attempt(Connecting::start(engine, request, route, progress, done)))
-}
-
-/// A try. Dropping it cancels: then its result is [`Error::Cancelled`].
-pub(crate) struct Attempt(Rc<Connecting>);
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
-
-/// The place of a target.
-pub(crate) enum Reach {
-    /// On this machine, whatever its network does.
-    Here,
-    /// Wherever Avahi says.
-    Service(Query),
-    /// On the network.
-    Away,
-}
-
-/// Checks the options of a connection as far as that is possible now, and says where it leads.
-pub(crate) fn check(
-    address: &Address,
-    common: Rc<Common>,
-    tls: Option<&Tls<ClientTls>>,
-    proxy: &Proxy,
-) -> Result<Reach> {
-    Request::new(address.clone(), common, tls, proxy)?;
-    Ok(match plan(address)? {
-        Plan::Unix(_) => Reach::Here,
-        Plan::Direct(addresses) if addresses.iter().all(|address| address.ip().is_loopback()) => Reach::Here,
-        Plan::Service(query) => Reach::Service(query),
-        Plan::Direct(_) | Plan::Lookup(..) | Plan::Srv(_) => Reach::Away,
-    })
 }
 
 /// Connects in the background.

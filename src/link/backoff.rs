@@ -45,6 +45,14 @@ impl Backoff {
         self.next = None;
     }
 
+    /// Returns the next wait.
+    pub(super) fn draw(&mut self) -> Duration {
+        let longest = self.next.unwrap_or(self.first).min(self.most);
+        let shortest = if self.next.is_none() { Duration::ZERO } else { longest / 2 };
+        self.next = Some(longest.saturating_mul(2));
+        self.dice.between(shortest, longest)
+    }
+
     /// Returns a random time up to this one.
     pub(super) fn up_to(&mut self, most: Duration) -> Duration {
         self.dice.between(Duration::ZERO, most)
@@ -55,10 +63,7 @@ impl Iterator for Backoff {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let longest = self.next.unwrap_or(self.first).min(self.most);
-        let shortest = if self.next.is_none() { Duration::ZERO } else { longest / 2 };
-        self.next = Some(longest.saturating_mul(2));
-        Some(self.dice.between(shortest, longest))
+        Some(self.draw())
     }
 }
 

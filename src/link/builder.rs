@@ -55,6 +55,8 @@ const USER_TIMEOUT: Duration = Duration::from_secs(60);
 #[must_use]
 pub struct LinkBuilder {
     socket: SocketBuilder,
+    /// The first wait and the longest.
+    delays: (Duration, Duration),
     settings: Settings,
     queue: usize,
     callbacks: Callbacks,
@@ -64,9 +66,8 @@ impl LinkBuilder {
     pub(super) fn new() -> LinkBuilder {
         LinkBuilder {
             socket: Socket::builder(),
+            delays: (Duration::from_secs(1), Duration::from_secs(30)),
             settings: Settings {
-                first: Duration::from_secs(1),
-                most: Duration::from_secs(30),
                 stable_after: Duration::from_secs(10),
                 give_up_after: None,
                 attempts: None,
@@ -93,7 +94,7 @@ impl LinkBuilder {
     /// A first wait between zero and one second spreads the clients of a server that restarts. Thirty seconds is what a person
     /// waits before clicking.
     pub fn delays(mut self, first: Duration, most: Duration) -> LinkBuilder {
-        (self.settings.first, self.settings.most) = (first, most);
+        self.delays = (first, most);
         self
     }
 
@@ -171,26 +172,25 @@ impl LinkBuilder {
         A: TryInto<Address>,
         Error: From<A::Error>,
     {
-        check(&self.settings)?;
+        check(self.delays, &self.settings)?;
         let address = address.try_into()?;
         let engine = Engine::current()?;
         let mut socket = self.socket;
-        let reach = socket.check(&address)?;
         if !matches!(address.target(), Target::Unix(_)) {
             socket = socket.lasting(keep_alive(), USER_TIMEOUT);
         }
         if let Some(every) = self.settings.heartbeat {
-            let silence = every.saturating_add(ANSWER);
-            let own = &mut socket.options_mut().receive_timeout;
-            *own = Some(own.map_or(silence, |own| own.min(silence)));
+            socket = socket.receive_timeout_at_most(every.saturating_add(ANSWER));
         }
+        let dialer = socket.into_dialer();
+        let reach = dialer.check(&address)?;
         self.settings.is_remote = !matches!(reach, Reach::Here);
         self.settings.is_service = matches!(reach, Reach::Service(_));
         self.callbacks.up = CallbackSlot::from(Some(Box::new(up) as _));
-        let backoff = Backoff::new(self.settings.first, self.settings.most);
+        let backoff = Backoff::new(self.delays.0, self.delays.1);
         let has_address = NetworkWatch::has_network();
         let machine = Machine::new(self.settings, backoff, has_address, sys::now());
-        let inner = Inner::new(&engine, address, socket, machine, self.queue, self.callbacks);
+        let inner = Inner::new(&engine, address, dialer, machine, self.queue, self.callbacks);
         Inner::start(&inner, reach);
         Ok(Link { inner })
     }
@@ -202,13 +202,12 @@ impl fmt::Debug for LinkBuilder {
     }
 }
 
-fn check(settings: &Settings) -> Result {
-    let Settings { first, most, .. } = settings;
+fn check((first, most): (Duration, Duration), settings: &Settings) -> Result {
     let is_zero = |limit: Option<Duration>| limit.is_some_and(|limit| limit.is_zero());
     let problem = if first.is_zero() || most.is_zero() {
         "the delays of a link must be longer than zero".into()
     } else if first > most {
-        format!("the first delay of a link, {}, is longer than the longest, {}", in_words(*first), in_words(*most))
+        format!("the first delay of a link, {}, is longer than the longest, {}", in_words(first), in_words(most))
     } else if is_zero(settings.heartbeat) {
         "the interval of a heartbeat must be longer than zero".into()
     } else if is_zero(settings.give_up_after) {

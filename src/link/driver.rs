@@ -18,10 +18,10 @@ use crate::address::{Address, Endpoint};
 use crate::avahi::{News, Presence, presence};
 use crate::conn::callbacks::{Disconnect, Reason};
 use crate::conn::{Roster, Socket};
-use crate::connect::{Attempt, Reach};
+use crate::connect::{Attempt, Dialer, Reach};
 use crate::engine::{CallbackSlot, Called, Engine, Key, TimerKey};
 use crate::error::{Error, Operation, Result};
-use crate::socket::SocketBuilder;
+use crate::log;
 use crate::sys;
 
 type OnUp = dyn FnMut(&Socket) -> Result;
@@ -40,29 +40,45 @@ pub(super) struct Inner {
     pub(super) me: Weak<Inner>,
     pub(super) engine: Rc<Engine>,
     pub(super) address: Address,
-    builder: SocketBuilder,
+    dialer: Dialer,
     machine: RefCell<Machine>,
     pub(super) callbacks: Callbacks,
-    /// Counts the tries: what comes of an earlier one is of no interest.
+    /// Counts the tries: the result of an earlier one is of no interest.
     number: Cell<u64>,
-    attempt: RefCell<Option<Attempt>>,
     socket: RefCell<Option<Socket>>,
     timer: Cell<Option<TimerKey>>,
     /// Hears of changes of the network, if the target is reached by that.
     subscription: RefCell<Option<Subscription>>,
     /// Browses for a service.
     presence: RefCell<Option<Presence>>,
-    queue: RefCell<Queue>,
     queue_limit: usize,
-    /// Calls of the program that are due.
-    pub(super) told: RefCell<VecDeque<Told>>,
-    pub(super) is_telling: Cell<bool>,
-    /// A try that waits until the program has heard of the one before.
-    pub(super) is_held: Cell<bool>,
-    /// The reason of the last failure.
-    pub(super) last: RefCell<Option<Box<Error>>>,
-    waiting: RefCell<Vec<oneshot::Sender<()>>>,
     detached: Cell<Option<Key>>,
+    cold: RefCell<Option<Box<Cold>>>,
+}
+
+/// State that is needed while there is no connection.
+#[derive(Default)]
+pub(super) struct Cold {
+    attempt: Option<Attempt>,
+    /// A try that waits until the program has heard of the one before.
+    pub(super) is_held: bool,
+    queue: Queue,
+    /// Calls of the program that are due.
+    pub(super) told: VecDeque<Told>,
+    pub(super) is_telling: bool,
+    /// The reason of the last failure.
+    pub(super) last: Option<Error>,
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+impl Cold {
+    fn is_at_rest(&self) -> bool {
+        self.attempt.is_none()
+            && self.queue.is_empty()
+            && self.told.is_empty()
+            && !self.is_telling
+            && self.waiting.is_empty()
+    }
 }
 
 thread_local! {
@@ -94,7 +110,7 @@ impl Inner {
     pub(super) fn new(
         engine: &Rc<Engine>,
         address: Address,
-        builder: SocketBuilder,
+        dialer: Dialer,
         machine: Machine,
         queue_limit: usize,
         callbacks: Callbacks,
@@ -103,23 +119,17 @@ impl Inner {
             me: me.clone(),
             engine: engine.clone(),
             address,
-            builder,
+            dialer,
             machine: RefCell::new(machine),
             callbacks,
             number: Cell::new(0),
-            attempt: RefCell::default(),
             socket: RefCell::default(),
             timer: Cell::default(),
             subscription: RefCell::default(),
             presence: RefCell::default(),
-            queue: RefCell::default(),
             queue_limit,
-            told: RefCell::default(),
-            is_telling: Cell::default(),
-            is_held: Cell::default(),
-            last: RefCell::default(),
-            waiting: RefCell::default(),
             detached: Cell::default(),
+            cold: RefCell::default(),
         });
         LINKS.with(|links| {
             let mut links = links.borrow_mut();
@@ -158,14 +168,23 @@ impl Inner {
         let Reach::Service(query) = reach else { return };
         let me = self.me.clone();
         self.presence.replace(Some(presence(&self.engine, query, move |_, news| {
-            if let Some(me) = me.upgrade() {
-                me.kick(match news {
-                    News::Seen => Kick::Seen,
-                    News::Moved => Kick::Moved,
-                    News::Gone => Kick::Gone,
-                });
+            let Some(me) = me.upgrade() else { return };
+            match news {
+                News::Seen => me.kick(Kick::Seen),
+                News::Moved => me.kick(Kick::Moved),
+                News::Gone => me.kick(Kick::Gone),
+                News::Unavailable(cause) => me.has_no_avahi(cause),
             }
         })));
+    }
+
+    /// The link waits for the daemon, as for the service.
+    fn has_no_avahi(&self, cause: String) {
+        let error = Error::AvahiUnavailable { address: self.address.to_string(), cause };
+        let event = log::message("link").peer(&self.address).error(&error);
+        event.say(format_args!("{error}; waiting for it"));
+        let before = self.cold(|cold| cold.last.replace(error));
+        drop(before);
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -174,6 +193,10 @@ impl Inner {
 
     pub(super) fn kick(&self, kick: Kick) {
         self.happened(Event::Kick(kick), None);
+    }
+
+    pub(super) fn cold<R>(&self, change: impl FnOnce(&mut Cold) -> R) -> R {
+        change(self.cold.borrow_mut().get_or_insert_default())
     }
 
     /// Something has happened; with the end that it is, if it is one.
@@ -198,17 +221,17 @@ impl Inner {
             }
         }
         self.set_timer();
-        if self.phase() == Phase::Over {
-            self.wake();
-        }
     }
 
     // ---- tries ----
 
     /// Starts a try. The program is to have heard of the one before.
     pub(super) fn connect(&self) {
-        if !self.told.borrow().is_empty() {
-            self.is_held.set(true);
+        let must_wait = self.cold(|cold| {
+            cold.is_held = !cold.told.is_empty();
+            cold.is_held
+        });
+        if must_wait {
             return;
         }
         let number = self.number.get() + 1;
@@ -220,8 +243,8 @@ impl Inner {
             }
         };
         let list: Weak<dyn Roster> = self.me.clone();
-        match self.builder.attempt(&self.engine, &self.address, list, done) {
-            Ok(attempt) => drop(self.attempt.replace(Some(attempt))),
+        match self.dialer.attempt(&self.engine, &self.address, list, done) {
+            Ok(attempt) => drop(self.cold(|cold| cold.attempt.replace(attempt))),
             Err(error) => {
                 // They were fit to be used at the start: it is the machine that has changed.
                 let me = self.me.clone();
@@ -235,14 +258,16 @@ impl Inner {
     }
 
     fn cancel(&self) {
-        self.is_held.set(false);
         self.number.set(self.number.get() + 1);
-        let attempt = self.attempt.take();
+        let attempt = self.cold(|cold| {
+            cold.is_held = false;
+            cold.attempt.take()
+        });
         drop(attempt);
     }
 
     fn tried(&self, result: Result<Socket>) {
-        let attempt = self.attempt.take();
+        let attempt = self.cold(|cold| cold.attempt.take());
         drop(attempt);
         match result {
             Ok(socket) => self.introduce(socket),
@@ -277,6 +302,7 @@ impl Inner {
             self.happened(Event::Taken, None);
             self.send_queue();
             self.wake();
+            self.rest();
         }
     }
 
@@ -288,7 +314,8 @@ impl Inner {
             None => End::from(closed()),
             Some(Disconnect { leftover, reason, unsent }) => {
                 let is_own = matches!(reason, Reason::Local | Reason::Failed(Error::Other(_)));
-                if unsent > 0 && !is_own {
+                let is_silent = matches!(reason, Reason::Failed(Error::TimedOut { .. }));
+                if is_silent || (unsent > 0 && !is_own) {
                     // Nobody reads it, and what is said to be unsent must not arrive.
                     socket.abort();
                 }
@@ -375,7 +402,7 @@ impl Inner {
     // ---- sending ----
 
     pub(super) fn send(&self, data: &[u8], is_line: bool) -> Result {
-        let has_queue = !self.queue.borrow().is_empty();
+        let has_queue = self.cold.borrow().as_ref().is_some_and(|cold| !cold.queue.is_empty());
         if let Some(socket) = self.open().filter(|_| !has_queue) {
             match socket.conn().send(data, is_line) {
                 // It has ended, which the program is about to hear.
@@ -390,9 +417,8 @@ impl Inner {
         if self.queue_limit == 0 {
             return Err(Error::Down { address: address(), next: self.next_try() });
         }
-        let ending = if is_line { self.builder.options().line_ending.as_str() } else { "" };
-        let limit = self.queue_limit;
-        self.queue.borrow_mut().push(data, ending, limit, &self.address)
+        let ending = if is_line { self.dialer.options(|options| options.line_ending.as_str()) } else { "" };
+        self.cold(|cold| cold.queue.push(data, ending, self.queue_limit, &self.address))
     }
 
     fn next_try(&self) -> Option<Duration> {
@@ -405,25 +431,34 @@ impl Inner {
     /// Passes on what was sent while there was no connection, as far as it fits.
     fn send_queue(&self) {
         let Some(socket) = self.open() else { return };
-        let mut queue = self.queue.take();
+        let mut queue = self.cold(|cold| std::mem::take(&mut cold.queue));
         let passed = queue.pass_on(|call| socket.conn().send(call, false));
-        queue.append(self.queue.take());
-        self.queue.replace(queue);
+        self.cold(|cold| {
+            queue.append(std::mem::take(&mut cold.queue));
+            cold.queue = queue;
+        });
         if matches!(passed, Err(Error::QueueFull { .. })) {
             let me = self.me.clone();
             socket.conn().when_flushed(Box::new(move |_, _| {
                 if let Some(me) = me.upgrade() {
                     me.send_queue();
+                    me.rest();
                 }
             }));
         }
+    }
+
+    /// While it is up, there is mostly nothing to keep beside the connection.
+    fn rest(&self) {
+        let cold = self.cold.borrow_mut().take_if(|cold| cold.is_at_rest());
+        drop(cold);
     }
 
     // ---- the end ----
 
     /// Calls a future that waits for the link to be up, or over.
     pub(super) fn wake(&self) {
-        for sender in self.waiting.take() {
+        for sender in self.cold(|cold| std::mem::take(&mut cold.waiting)) {
             // The future may have been dropped.
             let _ = sender.send(());
         }
@@ -434,15 +469,21 @@ impl Inner {
         if self.phase() != Phase::Over {
             return self.open().map(Ok);
         }
-        let reason = self.last.borrow().as_deref().map(Error::copy);
+        let cold = self.cold.borrow();
+        if cold.as_ref().is_some_and(|cold| !cold.told.is_empty()) && !self.engine.has_ended() {
+            // The program hears of that first.
+            return None;
+        }
+        let reason = cold.as_ref().and_then(|cold| cold.last.as_ref().map(Error::copy));
         Some(Err(reason.unwrap_or_else(|| Error::Closed { peer: self.address.to_string() })))
     }
 
     pub(super) fn when_settled(&self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
-        let mut waiting = self.waiting.borrow_mut();
-        waiting.retain(|sender| !sender.is_canceled());
-        waiting.push(sender);
+        self.cold(|cold| {
+            cold.waiting.retain(|sender| !sender.is_canceled());
+            cold.waiting.push(sender);
+        });
         receiver
     }
 
@@ -458,8 +499,9 @@ impl Inner {
         if let Some(socket) = &socket {
             socket.close();
         }
-        let told = (self.told.take(), self.last.take());
-        drop((socket, told));
+        self.wake();
+        let cold = self.cold.take();
+        drop((socket, cold));
         self.release();
     }
 
@@ -468,7 +510,7 @@ impl Inner {
         let Callbacks { up, beat, down, gave_up } = &self.callbacks;
         let callbacks = (up.take(), beat.take(), down.take(), gave_up.take());
         let watches = (self.subscription.take(), self.presence.take());
-        let queue = self.queue.take();
+        let queue = self.cold(|cold| std::mem::take(&mut cold.queue));
         drop((callbacks, watches, queue));
         if let Some(key) = self.detached.take() {
             // It may hold the last handle.

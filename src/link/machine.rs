@@ -28,8 +28,6 @@ const AFTER_MOVE: Duration = Duration::from_millis(100);
 /// The options that matter here.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
-    pub(super) first: Duration,
-    pub(super) most: Duration,
     pub(super) stable_after: Duration,
     pub(super) give_up_after: Option<Duration>,
     pub(super) attempts: Option<u32>,
@@ -256,7 +254,7 @@ impl Machine {
             out.extend([Action::Down(fall), Action::GiveUp]);
             return;
         }
-        let wait = self.backoff.next().unwrap_or(self.settings.most);
+        let wait = self.backoff.draw();
         let wait = if has_moved { wait.min(self.backoff.up_to(AFTER_MOVE)) } else { wait };
         if let Some(obstacle) = self.obstacle() {
             self.phase = obstacle;

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::driver::Inner;
 use super::handle::{Down, Link};
+use super::machine::Phase;
 use crate::engine::{Called, call};
 use crate::log;
 
@@ -15,18 +16,18 @@ pub(super) enum Told {
 
 impl Inner {
     pub(super) fn tell(&self, told: Told) {
-        self.told.borrow_mut().push_back(told);
+        self.cold(|cold| cold.told.push_back(told));
         self.tell_later();
     }
 
     fn tell_later(&self) {
-        if self.is_telling.replace(true) {
+        if self.cold(|cold| std::mem::replace(&mut cold.is_telling, true)) {
             return;
         }
         let me = self.me.clone();
         self.engine.defer(move |_| {
             if let Some(me) = me.upgrade() {
-                me.is_telling.set(false);
+                me.cold(|cold| cold.is_telling = false);
                 me.tell_all();
             }
         });
@@ -41,17 +42,18 @@ impl Inner {
                 // A nested loop runs in it. The rest comes when it returns.
                 return;
             }
-            let next = self.told.borrow_mut().pop_front();
+            let next = self.cold(|cold| cold.told.pop_front());
             match next {
                 None => break,
                 Some(Told::Down(down)) => self.tell_down(down),
                 Some(Told::GaveUp) => {
                     self.tell_gave_up();
+                    self.wake();
                     self.release();
                 }
             }
         }
-        if self.is_held.take() {
+        if self.cold(|cold| std::mem::take(&mut cold.is_held)) {
             self.connect();
         }
     }
@@ -62,13 +64,17 @@ impl Inner {
             let event = log::info("link").peer(&self.address).error(&down.reason);
             event.say(format_args!("{}: {down}", self.address));
         }
-        self.last.replace(Some(Box::new(down.reason)));
+        let is_closed = self.phase() == Phase::Over && self.cold(|cold| cold.told.is_empty());
+        if !is_closed {
+            let before = self.cold(|cold| cold.last.replace(down.reason));
+            drop(before);
+        }
     }
 
     fn tell_gave_up(self: &Rc<Self>) {
-        let last = self.last.take();
-        let error = last.map_or_else(|| self.late(), |last| *last);
-        self.last.replace(Some(Box::new(error.copy())));
+        let last = self.cold(|cold| cold.last.take());
+        let error = last.unwrap_or_else(|| self.late());
+        self.cold(|cold| cold.last = Some(error.copy()));
         let link = Link { inner: self.clone() };
         match self.callbacks.gave_up.take() {
             Some(mut callback) => drop(call(&self.engine, || callback(&link, error))),

@@ -2,15 +2,14 @@
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use gio::prelude::*;
 
 use super::{ConnectProgress, Socket};
 use crate::address::Address;
-use crate::conn::{Common, Conn, LineEnding, Options, Roster, Transport, limit_setters};
-use crate::connect::{self, Attempt, Reach, progress::OnProgress, proxy::Proxy};
+use crate::conn::{Conn, LineEnding, Options, Transport, limit_setters};
+use crate::connect::{self, Dialer, progress::OnProgress, proxy::Proxy};
 use crate::engine::Engine;
 use crate::error::{Error, Operation, Result};
 use crate::sys::KeepAlive;
@@ -186,30 +185,15 @@ impl SocketBuilder {
         self
     }
 
-    pub(crate) fn options(&self) -> &Options {
-        &self.options
+    /// Completes the receive timeout: it is not to be longer.
+    pub(crate) fn receive_timeout_at_most(mut self, limit: Duration) -> Self {
+        let own = &mut self.options.receive_timeout;
+        *own = Some(own.map_or(limit, |own| own.min(limit)));
+        self
     }
 
-    pub(crate) fn options_mut(&mut self) -> &mut Options {
-        &mut self.options
-    }
-
-    /// Checks what can be checked, and says where the address leads.
-    pub(crate) fn check(&self, address: &Address) -> Result<Reach> {
-        connect::check(address, self.options.clone().into(), self.tls.as_ref(), &self.proxy)
-    }
-
-    /// Starts a try. The list hears of the end of the connection if that is entered there.
-    pub(crate) fn attempt(
-        &self,
-        engine: &Rc<Engine>,
-        address: &Address,
-        list: Weak<dyn Roster>,
-        done: impl FnOnce(Result<Socket>) + 'static,
-    ) -> Result<Attempt> {
-        let common = Common::listed(self.options.clone(), list);
-        let (tls, progress) = (self.tls.as_ref(), self.on_progress.clone());
-        connect::attempt(engine, address.clone(), common, tls, &self.proxy, progress, done)
+    pub(crate) fn into_dialer(self) -> Dialer {
+        Dialer::new(self.options, self.tls, self.proxy, self.on_progress)
     }
 
     /// Makes a socket from two file descriptors. See [`Socket::wrap`].

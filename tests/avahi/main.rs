@@ -3,6 +3,7 @@
 
 #![cfg(feature = "_services")]
 
+mod links;
 mod publishing;
 mod sandbox;
 mod world;

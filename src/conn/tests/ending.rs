@@ -361,3 +361,120 @@ fn with_its_context_tls_still_says_its_end() {
         assert_eq!((wire.phase(), wire.written()), (Phase::Closed, String::new()), "not before the handshake");
     });
 }
+
+// ---- a link's ----
+
+/// A list that hears of ends in place of [`Roster::leave`].
+#[derive(Default)]
+struct Hearer(Heard);
+
+impl Roster for Hearer {
+    fn leave(&self, id: NonZeroU64) {
+        self.0.push(format!("leaves {id}"));
+    }
+
+    fn give_up(&self, _: NonZeroU64) {}
+
+    fn log_end(&self, _: &dyn Fn()) {
+        self.0.push("logged");
+    }
+
+    fn hears_ends(&self) -> bool {
+        true
+    }
+
+    fn ended(&self, id: NonZeroU64, end: Disconnect) {
+        self.0.push(format!("{id} {}, {} unsent", told(&end), end.unsent));
+    }
+}
+
+fn heard_by_list(rig: &Rig, room: usize, act: impl FnOnce(&mut Wire<'_>)) -> Vec<String> {
+    let list = Rc::new(Hearer::default());
+    let roster: Rc<dyn Roster> = list.clone();
+    let mut wire = rig.wire(Some(peer()), Common::listed(Options::default(), Rc::downgrade(&roster)));
+    wire.script.has_room(room);
+    wire.conn.join_roster(NonZeroU64::MIN);
+    act(&mut wire);
+    rig.run();
+    list.0.0.take()
+}
+
+#[test]
+fn a_list_hears_how_it_ended_after_the_connections_own_callback() {
+    rig(|rig| {
+        let heard = heard_by_list(rig, 0, |wire| {
+            wire.reads_lines().hears_end();
+            wire.comes("half");
+            wire.ends();
+            assert_eq!(wire.heard(), ["end: closed by the peer, left half"]);
+        });
+        assert_eq!(heard, ["1 end: closed by the peer, left half, 0 unsent"]);
+        // An error that nobody can copy is told by its words.
+        let heard = heard_by_list(rig, 0, |wire| {
+            wire.reads_with(|_, _| Err(Error::other("the program's own"))).hears_end();
+            wire.comes("x");
+        });
+        assert_eq!(heard, ["1 end: the program's own, 0 unsent"]);
+    });
+}
+
+#[test]
+fn an_end_that_a_list_hears_of_is_not_logged() {
+    rig(|rig| {
+        let heard = heard_by_list(rig, 0, |wire| {
+            wire.script.fails(Errno::CONNRESET);
+            wire.is(Ready::READ | Ready::AT_END);
+        });
+        assert_eq!(heard, ["1 end: Reset, 0 unsent"]);
+    });
+}
+
+#[test]
+fn a_list_hears_of_an_end_without_a_word() {
+    rig(|rig| {
+        assert_eq!(heard_by_list(rig, 0, |wire| wire.conn.abort_silently()), ["leaves 1"]);
+        assert_eq!(heard_by_list(rig, 0, |wire| wire.socket = None), ["leaves 1"]);
+    });
+}
+
+#[test]
+fn what_did_not_reach_the_system_is_counted() {
+    rig(|rig| {
+        let send = |wire: &mut Wire<'_>| wire.send([7; 100]).unwrap();
+        let heard = heard_by_list(rig, 30, |wire| {
+            send(wire);
+            wire.conn.abort();
+        });
+        assert_eq!(heard, ["1 end: closed here, 70 unsent"]);
+        // By a write that fails, after which the queue is gone.
+        let heard = heard_by_list(rig, 30, |wire| {
+            send(wire);
+            wire.script.refuses(Errno::CONNRESET).fails(Errno::CONNRESET);
+            wire.is(Ready::WRITE);
+        });
+        assert_eq!(heard, ["1 end: Reset, 70 unsent"]);
+        let heard = heard_by_list(rig, 30, |wire| {
+            send(wire);
+            wire.ends();
+        });
+        assert_eq!(heard, ["1 end: closed by the peer, 70 unsent"]);
+    });
+}
+
+#[test]
+fn of_tls_the_bytes_are_counted_whose_records_did_not_reach_the_system() {
+    rig(|rig| {
+        // The first record, of 16 KiB, with its head and tag, and some of the second.
+        for (room, unsent) in [(0, 60_000), (16_000, 60_000), (16_406, 43_616), (20_000, 43_616), (40_000, 27_232)] {
+            let (mut wire, mut tls) = rig.sealed(Side::Client);
+            tls.talk(&wire);
+            wire.script.has_room(room);
+            wire.send(vec![7; 60_000]).unwrap();
+            rig.run();
+            assert_eq!(wire.conn.output().unsent(), unsent, "with room for {room}");
+            wire.conn.abort();
+            rig.run();
+            wire.socket = None;
+        }
+    });
+}

@@ -9,8 +9,6 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn settings() -> Settings {
     Settings {
-        first: SECOND,
-        most: 30 * SECOND,
         stable_after: 10 * SECOND,
         give_up_after: None,
         attempts: None,
@@ -37,7 +35,7 @@ struct World {
 impl World {
     fn new(settings: Settings, seed: u64) -> World {
         let now = Instant::now();
-        let backoff = Backoff::with(settings.first, settings.most, Dice::seeded(seed));
+        let backoff = Backoff::with(SECOND, 30 * SECOND, Dice::seeded(seed));
         World {
             machine: Machine::new(settings, backoff, true, now),
             start: now,
