@@ -18,7 +18,7 @@ const BOUNDS: [(&str, &str, f64); 10] = [
     ("lent-lines", "510 to 600", 800.0),
     ("text-in", "219 to 225", 300.0),
     ("lines-in", "168 to 177", 230.0),
-    ("frames-in", "120 to 177", 230.0),
+    ("frames-in", "117 to 119", 180.0),
 ];
 
 const TRIES: usize = 3;

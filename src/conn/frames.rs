@@ -1,7 +1,6 @@
 //! Frames between a connection and its inbox: the inner loop of their delivery, the read callback, and sending.
 
 use super::callbacks::{Kind, ReadCallback};
-use super::cutting::Halves;
 use super::framing::{Framing, Refusal};
 use super::handle::Socket;
 use super::inbox::Inbox;
@@ -25,7 +24,7 @@ pub(super) fn each_frame<R>(
     let mut rest = lease.bytes();
     let mut start = 0;
     loop {
-        let cut = framing.cut(limit, Halves::from(rest), 0).ok()??;
+        let cut = framing.cut_whole(limit, rest)?;
         if !lease.take(start..start + cut.whole) {
             return None;
         }

@@ -216,24 +216,26 @@ impl Framing {
         }
     }
 
+    /// Returns where the first frame of these bytes lies, if it is whole and right. The short way for most frames.
+    #[inline(always)]
+    pub(super) fn cut_whole(self, limit: usize, bytes: &[u8]) -> Option<Cut> {
+        let Form::Length { width, little_endian, counts_itself } = self.0 else {
+            return self.cut(limit, Halves::from(bytes), 0).ok()?;
+        };
+        let number = number(width, little_endian, Halves::from(bytes))?;
+        let start = width as usize;
+        let length = number.checked_sub(own_length(width, counts_itself))?;
+        let end = within(limit, start, length).ok().filter(|end| *end <= bytes.len())?;
+        Some(Cut { start, end, whole: end })
+    }
+
     /// Returns where the message begins, and its length.
-    #[inline]
     fn announced(self, bytes: Halves<'_>) -> Result<Option<(usize, u64)>, Refusal> {
         let Form::Length { width, little_endian, counts_itself } = self.0 else { return varint(bytes) };
-        let number = match (width, little_endian) {
-            (Width::One, _) => bytes.first().map(u8::from_be_bytes).map(u64::from),
-            (Width::Two, false) => bytes.first().map(u16::from_be_bytes).map(u64::from),
-            (Width::Two, true) => bytes.first().map(u16::from_le_bytes).map(u64::from),
-            (Width::Four, false) => bytes.first().map(u32::from_be_bytes).map(u64::from),
-            (Width::Four, true) => bytes.first().map(u32::from_le_bytes).map(u64::from),
-            (Width::Eight, false) => bytes.first().map(u64::from_be_bytes),
-            (Width::Eight, true) => bytes.first().map(u64::from_le_bytes),
-        };
-        let Some(number) = number else { return Ok(None) };
+        let Some(number) = number(width, little_endian, bytes) else { return Ok(None) };
         let start = width as usize;
-        let own = if counts_itself { start as u64 } else { 0 };
-        let length = number.checked_sub(own).ok_or(Refusal::ShortLength(number, start))?;
-        Ok(Some((start, length)))
+        let length = number.checked_sub(own_length(width, counts_itself));
+        Ok(Some((start, length.ok_or(Refusal::ShortLength(number, start))?)))
     }
 
     /// Returns how many bytes the first frame has of which some have come, if it announces that.
@@ -246,6 +248,25 @@ impl Framing {
         let comma = usize::from(self.0 == Form::Netstring);
         Some(within(limit, start, length).ok()?.saturating_add(comma))
     }
+}
+
+#[inline(always)]
+fn number(width: Width, little_endian: bool, bytes: Halves<'_>) -> Option<u64> {
+    match (width, little_endian) {
+        (Width::One, _) => bytes.first().map(u8::from_be_bytes).map(u64::from),
+        (Width::Two, false) => bytes.first().map(u16::from_be_bytes).map(u64::from),
+        (Width::Two, true) => bytes.first().map(u16::from_le_bytes).map(u64::from),
+        (Width::Four, false) => bytes.first().map(u32::from_be_bytes).map(u64::from),
+        (Width::Four, true) => bytes.first().map(u32::from_le_bytes).map(u64::from),
+        (Width::Eight, false) => bytes.first().map(u64::from_be_bytes),
+        (Width::Eight, true) => bytes.first().map(u64::from_le_bytes),
+    }
+}
+
+/// So much of a length is for itself.
+#[inline(always)]
+fn own_length(width: Width, counts_itself: bool) -> u64 {
+    if counts_itself { width as u64 } else { 0 }
 }
 
 /// Returns the end of a message of this length, unless it is too long.
@@ -361,8 +382,8 @@ impl Framing {
     pub(super) fn wrap(self, message: &[u8]) -> Result<Framed<'_>, String> {
         match self.0 {
             Form::Length { width, little_endian, counts_itself } => {
+                let own = own_length(width, counts_itself);
                 let width = width as usize;
-                let own = if counts_itself { width as u64 } else { 0 };
                 let number = message.len() as u64 + own;
                 if width < 8 && number >> (8 * width) > 0 {
                     let most = (1u64 << (8 * width)) - 1 - own;

@@ -103,7 +103,16 @@ impl Piece {
 
     pub(crate) fn into_vec(self) -> Vec<u8> {
         match self {
-            Piece::Shared(bytes, range) => bytes[range].to_vec(),
+            Piece::Shared(bytes, range) => match Rc::try_unwrap(bytes) {
+                // It is nobody else's, and most of it is asked for: a long message that was carried over.
+                Ok(mut own) if range.len() > own.capacity() / 2 => {
+                    own.truncate(range.end);
+                    own.drain(..range.start);
+                    own
+                }
+                Ok(own) => own[range].to_vec(),
+                Err(shared) => shared[range].to_vec(),
+            },
             Piece::Owned(bytes) => bytes,
         }
     }

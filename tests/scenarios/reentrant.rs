@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use futures_util::stream::Stream;
 use glib::clone::Downgrade;
+use network::socket::Framing;
 use network::{Result, Socket};
 
 use crate::util::*;
@@ -33,6 +34,9 @@ impl Trace {
         self.0.calls.borrow_mut().push(name);
     }
 }
+
+/// The lines as frames.
+const LINES: Framing = Framing::until(b'\n');
 
 type Method = fn(&Socket, &Trace);
 
@@ -61,6 +65,8 @@ static ACTING: &[(&str, Method)] = &[
     ("read", |s, t| s.read(noting!(t, "data", |_, _|))),
     ("readlines", |s, t| s.readlines(noting!(t, "line", |_, _|))),
     ("readlines_bytes", |s, t| s.readlines_bytes(noting!(t, "line", |_, _|))),
+    ("readframes", |s, t| s.readframes(LINES, noting!(t, "frame", |_, _|))),
+    ("readframes, misused", |s, t| s.readframes(LINES.counts_itself(), noting!(t, "frame", |_, _|))),
     ("rawread", |s, t| {
         let trace = t.clone();
         drop(s.rawread(move |socket| {
@@ -81,6 +87,7 @@ static ACTING: &[(&str, Method)] = &[
     ("send", |s, _| drop(s.send("data\n"))),
     ("send much", |s, _| drop(s.send(vec![0; 3 << 20]))),
     ("sendline", |s, _| drop(s.sendline("line"))),
+    ("sendframe", |s, _| drop(s.sendframe(LINES, "line"))),
     ("flush_async", |s, _| s.flush_async(drop)),
     ("shutdown_write", |s, _| drop(s.shutdown_write())),
     ("close", |s, _| drop(s.close())),
@@ -117,6 +124,8 @@ static BLOCKING: &[(&str, Method)] = &[
     ("recv", |s, _| drop(s.recv(10))),
     ("recv_into", |s, _| drop(s.recv_into(&mut [0; 10]))),
     ("recv_line", |s, _| drop(s.recv_line())),
+    ("recv_frame", |s, _| drop(s.recv_frame(LINES))),
+    ("recv_frame, malformed", |s, _| drop(s.recv_frame(Framing::netstring()))),
     ("recv_exact", |s, _| drop(s.recv_exact(3))),
     ("recv_exact_into", |s, _| drop(s.recv_exact_into(&mut [0; 3]))),
     ("recv_until", |s, _| drop(s.recv_until("\n"))),
@@ -141,15 +150,19 @@ static AWAITED: &[(&str, Method)] = &[
     ("recv_future", |s, _| poll(s.recv_future(10))),
     ("recv_into_future", |s, _| poll(s.recv_into_future(&mut [0; 10]))),
     ("recv_line_future", |s, _| poll(s.recv_line_future())),
+    ("recv_frame_future", |s, _| poll(s.recv_frame_future(LINES))),
     ("recv_exact_future", |s, _| poll(s.recv_exact_future(3))),
     ("recv_exact_into_future", |s, _| poll(s.recv_exact_into_future(&mut [0; 3]))),
     ("recv_until_future", |s, _| poll(s.recv_until_future("\n"))),
     ("recv_to_end_future", |s, _| poll(s.recv_to_end_future(1000))),
     ("send_future", |s, _| poll(s.send_future("data\n"))),
     ("sendline_future", |s, _| poll(s.sendline_future("line"))),
+    ("sendframe_future", |s, _| poll(s.sendframe_future(LINES, "line"))),
     ("flush_future", |s, _| poll(s.flush_future())),
     ("lines", |s, _| poll(s.lines().next())),
     ("next_str", |s, _| poll(s.lines().next_str())),
+    ("frames", |s, _| poll(s.frames(LINES).next())),
+    ("next_slice", |s, _| poll(s.frames(LINES).next_slice())),
     ("chunks", |s, _| poll(s.chunks(10).next())),
     ("Stream::poll_next", |s, _| {
         let mut lines = s.lines();
@@ -212,6 +225,7 @@ enum Place {
     Read,
     Lines,
     ByteLines,
+    Frames,
     Raw,
     HalfClose,
     Drain,
@@ -222,10 +236,11 @@ enum Place {
     Connected,
 }
 
-const PLACES: [Place; 11] = [
+const PLACES: [Place; 12] = [
     Place::Read,
     Place::Lines,
     Place::ByteLines,
+    Place::Frames,
     Place::Raw,
     Place::HalfClose,
     Place::Drain,
@@ -317,6 +332,7 @@ fn provoke(place: Place, Ends { subject, other, .. }: &Ends, call: &Call) {
         Place::Read => subject.read(move |socket, _| call.make(socket)),
         Place::Lines => subject.readlines(move |socket, _| call.make(socket)),
         Place::ByteLines => subject.readlines_bytes(move |socket, _| call.make(socket)),
+        Place::Frames => subject.readframes(LINES, move |socket, _| call.make(socket)),
         Place::Raw => drop(subject.rawread(move |socket| {
             call.make(socket)?;
             at_once(socket);
@@ -336,7 +352,7 @@ fn provoke(place: Place, Ends { subject, other, .. }: &Ends, call: &Call) {
         Place::OnClient | Place::ServersDisconnect | Place::Connected => {}
     }
     match place {
-        Place::Read | Place::Lines | Place::ByteLines | Place::Raw => {
+        Place::Read | Place::Lines | Place::ByteLines | Place::Frames | Place::Raw => {
             other.send("one\ntwo\nthree\nfour").unwrap();
         }
         Place::HalfClose => other.shutdown_write().unwrap(),

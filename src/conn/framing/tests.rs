@@ -33,6 +33,7 @@ fn cut(framing: Framing, limit: usize, bytes: &[u8]) -> Result<Option<Cut>, Refu
         let halves = Halves { carried: &bytes[..at], fresh: &bytes[at..] };
         assert_eq!(framing.cut(limit, halves, 0), whole, "{framing:?}, {bytes:?} at {at}");
     }
+    assert_eq!(framing.cut_whole(limit, bytes), whole.ok().flatten(), "{framing:?}, {bytes:?}");
     whole
 }
 
@@ -115,6 +116,7 @@ fn what_has_not_come_yet_is_awaited() {
         for length in 0..bytes.len() {
             assert_eq!(cut(framing, 5, &bytes[..length]), Ok(None), "{framing:?}, {length}");
         }
+        assert_eq!(cut(framing, 5, &bytes).unwrap().map(|cut| cut.whole), Some(bytes.len()));
         let expected = framing.expected(5, Halves::from(&bytes[..bytes.len() - 1]));
         let is_delimited = matches!(framing.0, Form::Until(_) | Form::CrLf);
         assert_eq!(expected, (!is_delimited).then_some(bytes.len()), "{framing:?}");

@@ -113,6 +113,20 @@ fn lines_of(bytes: &[u8], split: usize, limit: usize) -> (Vec<String>, bool) {
 }
 
 #[test]
+fn a_piece_takes_little_more_memory_than_it_has_bytes() {
+    for (length, range) in [(1000, 0..600), (1000, 400..1000), (1000, 3..999), (1000, 10..20), (1000, 0..0)] {
+        let bytes: Vec<u8> = (0..length).map(|at| at as u8).collect();
+        let expected = bytes[range.clone()].to_vec();
+        let shared = Rc::new(bytes);
+        for piece in [Piece::Shared(shared.clone(), range.clone()), Piece::Shared(shared, range.clone())] {
+            let own = piece.into_vec();
+            assert_eq!(own, expected);
+            assert!(own.capacity() <= 2 * range.len(), "{} for {range:?}", own.capacity());
+        }
+    }
+}
+
+#[test]
 fn chunks_respect_their_size() {
     let mut inbox = Inbox::default();
     feed(&mut inbox, b"abc");
