@@ -1,5 +1,7 @@
 //! The one error type. Pure values: this file knows no descriptor and no main loop.
 
+#[cfg(feature = "ftp")]
+pub(crate) mod ftp;
 mod temporary;
 
 use std::fmt;
@@ -78,6 +80,16 @@ pub enum Error {
         address: String,
         /// The problem: the meaning of a SOCKS reply, the status line of an HTTP proxy, or the system's message.
         problem: String,
+    },
+
+    /// An FTP server refuses, or does not keep to its protocol; or the local file of a transfer cannot be used.
+    #[cfg(feature = "ftp")]
+    #[error("{peer}: {response}")]
+    Ftp {
+        /// The address of the server.
+        peer: String,
+        /// The reply, or what stands for one.
+        response: Box<ftp::Response>,
     },
 
     /// A timeout expired before the operation was done.
@@ -469,6 +481,8 @@ operations! {
     Signal: "handling", "cannot handle";
     /// Starting a thread.
     Start: "starting", "cannot start";
+    /// Transferring a file.
+    Transfer: "exchanging files with", "cannot exchange files with";
     /// Waiting for traffic in either direction (idle timeout).
     Traffic: "waiting for traffic with", "cannot wait for traffic with";
     /// Waiting for the answer to a TLS handshake of a peer that has sent nothing at all.
@@ -604,6 +618,8 @@ impl Error {
             Error::Refused { .. } => "Refused",
             Error::Unreachable { .. } => "Unreachable",
             Error::Proxy { .. } => "Proxy",
+            #[cfg(feature = "ftp")]
+            Error::Ftp { .. } => "Ftp",
             Error::TimedOut { .. } => "TimedOut",
             Error::NotReady { .. } => "NotReady",
             Error::Cancelled { .. } => "Cancelled",
@@ -648,6 +664,8 @@ impl Error {
         match self {
             Error::Address { .. } | Error::InvalidOption(_) => Kind::InvalidInput,
             Error::Lookup { .. } | Error::ServiceNotFound { .. } => Kind::NotFound,
+            #[cfg(feature = "ftp")]
+            Error::Ftp { response, .. } => response.kind(),
             Error::TimedOut { .. } => Kind::TimedOut,
             Error::Cancelled { .. } => Kind::Interrupted,
             Error::Closed { .. } | Error::Down { .. } => Kind::NotConnected,

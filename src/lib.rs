@@ -27,6 +27,10 @@ mod connect;
 mod engine;
 #[forbid(unsafe_code)]
 mod error;
+/// A client for FTP (RFC 959), in plaintext or over TLS (RFC 4217).
+#[cfg(feature = "ftp")]
+#[forbid(unsafe_code)]
+pub mod ftp;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 #[forbid(unsafe_code)]

@@ -130,14 +130,14 @@ fn session(conn: &Rc<Conn>, role: &StartTls) -> Result<(Session, bool)> {
         Role::Server(settings) => {
             Ok((Session::server(&*settings.setup()?, &remote.to_string())?.on_open_connection(), false))
         }
-        Role::Client(settings) => {
+        Role::Client(settings, named) => {
             settings.check()?;
             if remote.is_unix() && !settings.has_server_name() {
                 return Err(Error::Unsupported(format!(
                     "TLS on the unix socket {remote} is used only with a name to verify: call ClientTls::server_name"
                 )));
             }
-            let peer = match conn.handshaking().named_peer() {
+            let peer = match named.clone().or_else(|| conn.handshaking().named_peer()) {
                 Some(peer) => peer,
                 None if settings.names_trust() => PeerName { key: remote.to_string(), host: None },
                 None => {

@@ -13,6 +13,7 @@ impl Error {
     /// | `Lookup` | yes | without a network no name is found |
     /// | `TimedOut`, `Closed`, `Reset`, `Truncated` | yes | the same, also during a TLS handshake |
     /// | `Proxy` | yes | most replies of proxies are about the way to the server |
+    /// | `Ftp` | by its status | servers say by 4xx that they may do it later; nothing else helps by itself |
     /// | `ServiceNotFound`, `AvahiUnavailable` | yes | the service may be announced later, and the daemon started |
     /// | `Down` | yes | the link connects again |
     /// | `QueueFull`, `NotReady` | yes | the queue drains, and data arrives |
@@ -51,6 +52,8 @@ impl Error {
             | Error::NotReady { .. }
             | Error::InUse { .. }
             | Error::AlreadyRunning { .. } => true,
+            #[cfg(feature = "ftp")]
+            Error::Ftp { response, .. } => response.is_temporary(),
             Error::Io { operation, source, .. } => is_of_the_moment(*operation, source.kind()),
             Error::UnknownCertificate { .. }
             | Error::CertificateChanged { .. }
@@ -95,6 +98,12 @@ mod tests {
 
     fn io(operation: Operation, source: impl Into<io::Error>) -> Error {
         Error::Io { operation, address: "x".into(), source: source.into() }
+    }
+
+    #[cfg(feature = "ftp")]
+    fn ftp(status: u16) -> Error {
+        let response = super::super::ftp::Response::new(super::super::ftp::Status(status), "x");
+        Error::Ftp { peer: "x".into(), response: Box::new(response) }
     }
 
     #[test]
@@ -156,6 +165,10 @@ mod tests {
             Error::Cancelled { operation, address: text() },
             Error::other("x"),
         ];
+        #[cfg(feature = "ftp")]
+        let temporary = temporary.into_iter().chain([ftp(450)]).collect::<Vec<_>>();
+        #[cfg(feature = "ftp")]
+        let for_good = for_good.into_iter().chain([ftp(550), ftp(1000), ftp(1003)]).collect::<Vec<_>>();
         for error in &temporary {
             assert!(error.is_temporary(), "{error:?}");
         }
@@ -165,8 +178,10 @@ mod tests {
         // None is missing here.
         let mut seen: Vec<_> = temporary.iter().chain(&for_good).map(Error::name).collect();
         seen.sort();
+        seen.dedup();
         let names = include_str!("../error.rs").split("fn name(").nth(1).unwrap().split("\n    }\n").next().unwrap();
         let mut names: Vec<_> = names.split("=> \"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+        names.retain(|name| cfg!(feature = "ftp") || *name != "Ftp");
         names.sort();
         assert_eq!(seen, names);
     }

@@ -1,6 +1,6 @@
 //! The role that a connection takes when TLS starts on it later.
 
-use super::{ClientTls, Fingerprint, Identity, ServerTls};
+use super::{ClientTls, Fingerprint, Identity, PeerName, ServerTls};
 
 /// The argument of [`Socket::start_tls`](crate::Socket::start_tls): the role of this side, and its settings.
 ///
@@ -9,16 +9,25 @@ use super::{ClientTls, Fingerprint, Identity, ServerTls};
 #[derive(Clone, Debug)]
 pub struct StartTls(pub(crate) Role);
 
+impl StartTls {
+    /// The role of the client, which verifies this peer, whoever the connection leads to.
+    #[cfg(feature = "ftp")]
+    pub(crate) fn with(settings: ClientTls, peer: PeerName) -> Self {
+        StartTls(Role::Client(settings, Some(peer)))
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Role {
-    Client(ClientTls),
+    /// With the peer to verify, if it is not the one that the program named when it connected.
+    Client(ClientTls, Option<PeerName>),
     Server(ServerTls),
 }
 
 impl From<ClientTls> for StartTls {
     /// The role of the client, which verifies the peer.
     fn from(settings: ClientTls) -> Self {
-        StartTls(Role::Client(settings))
+        StartTls(Role::Client(settings, None))
     }
 }
 

@@ -1,0 +1,176 @@
+//! The two ways to wait: blocking calls, and futures on the main loop. Everything above is written once, as futures; with blocking calls they
+//! never wait.
+
+use std::io;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Operation, Result};
+use crate::socket::SocketBuilder;
+use crate::tls::StartTls;
+use crate::{Address, Server, Socket};
+
+/// The most that is read of a data connection at once.
+const PIECE: usize = 64 << 10;
+
+/// How to wait. Each limit is one for silence; `None` waits for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    Blocks,
+    Polls,
+}
+
+/// Runs a future whose [`Manner`] blocks, so that it never waits.
+pub(super) fn now<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(Error::other("a blocking call of the FTP client had to wait for the main loop")),
+    }
+}
+
+impl Manner {
+    pub(super) async fn connect(self, builder: SocketBuilder, address: Address) -> Result<Socket> {
+        match self {
+            Manner::Blocks => builder.connect(address),
+            Manner::Polls => builder.connect_future(address).await,
+        }
+    }
+
+    pub(super) async fn start_tls(self, socket: &Socket, role: StartTls) -> Result {
+        match self {
+            Manner::Blocks => socket.start_tls(role),
+            Manner::Polls => socket.start_tls_future(role).await,
+        }
+    }
+
+    /// Receives a line, without its `\n`.
+    pub(super) async fn line(self, socket: &Socket, limit: Option<Duration>) -> Result<Vec<u8>> {
+        match self {
+            Manner::Blocks => {
+                socket.set_timeout(limit);
+                socket.recv_until("\n")
+            }
+            Manner::Polls => limited(socket, Operation::Read, limit, socket.recv_until_future("\n")).await,
+        }
+    }
+
+    /// Receives a piece. `None` at the end.
+    pub(super) async fn receive(self, socket: &Socket, limit: Option<Duration>) -> Result<Option<Vec<u8>>> {
+        let received = match self {
+            Manner::Blocks => {
+                socket.set_timeout(limit);
+                socket.recv(PIECE)
+            }
+            Manner::Polls => limited(socket, Operation::Read, limit, socket.recv_future(PIECE)).await,
+        };
+        match received {
+            Ok(piece) => Ok(Some(piece)),
+            Err(Error::Closed { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends, and waits as long as the peer takes some of what was queued before within each limit.
+    pub(super) async fn send(self, socket: &Socket, bytes: &[u8], limit: Option<Duration>) -> Result {
+        match self {
+            Manner::Blocks => {
+                socket.set_timeout(limit);
+                let mut rest = bytes;
+                while !rest.is_empty() {
+                    let count = socket.send_some(rest)?;
+                    rest = rest.get(count..).unwrap_or_default();
+                }
+                Ok(())
+            }
+            Manner::Polls => loop {
+                let before = socket.queued();
+                match limited(socket, Operation::Send, limit, socket.send_future(bytes)).await {
+                    Err(Error::TimedOut { .. }) if socket.queued() < before => {}
+                    other => return other,
+                }
+            },
+        }
+    }
+
+    /// Waits until the kernel has everything.
+    pub(super) async fn flush(self, socket: &Socket, limit: Option<Duration>) -> Result {
+        loop {
+            let before = socket.queued();
+            let flushed = match self {
+                Manner::Blocks => {
+                    socket.set_timeout(limit);
+                    socket.flush()
+                }
+                Manner::Polls => limited(socket, Operation::Send, limit, socket.flush_future()).await,
+            };
+            match flushed {
+                Err(Error::TimedOut { .. }) if socket.queued() < before => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Waits for that peer to connect. Whoever else does is dropped.
+    pub(super) async fn accept(self, server: &Server, peer: IpAddr, limit: Duration) -> Result<Socket> {
+        let until = Instant::now() + limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let late = || Error::TimedOut {
+                operation: Operation::Accept,
+                address: "the data connection of FTP in active mode".into(),
+                limit,
+            };
+            if left.is_zero() {
+                return Err(late());
+            }
+            let accepted = match self {
+                Manner::Blocks => {
+                    server.set_accept_timeout(left);
+                    server.accept()
+                }
+                Manner::Polls => crate::timeout(left, server.accept_future()).await.and_then(|accepted| accepted),
+            };
+            let socket = match accepted {
+                Err(Error::TimedOut { .. } | Error::NotReady { .. }) => return Err(late()),
+                other => other?,
+            };
+            if socket.remote().inet().is_some_and(|found| found.ip() == peer) {
+                return Ok(socket);
+            }
+            socket.abort();
+        }
+    }
+
+    /// Has the disk take everything of a file. On the main loop, a thread of its own waits for that, and ends then.
+    pub(super) async fn sync(self, file: std::fs::File) -> io::Result<()> {
+        match self {
+            Manner::Blocks => file.sync_all(),
+            Manner::Polls => {
+                let (sender, receiver) = futures_channel::oneshot::channel();
+                let thread = std::thread::Builder::new().name("ftp-sync".into()).spawn(move || {
+                    // The future may have been dropped.
+                    let _ = sender.send(file.sync_all());
+                })?;
+                let synced = receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()));
+                // It has nothing more to do, and must be gone before `bgloop`.
+                let _ = thread.join();
+                synced
+            }
+        }
+    }
+}
+
+async fn limited<T>(
+    socket: &Socket,
+    operation: Operation,
+    limit: Option<Duration>,
+    future: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let Some(limit) = limit else { return future.await };
+    match crate::timeout(limit, future).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::TimedOut { operation, address: socket.remote().to_string(), limit }),
+    }
+}
