@@ -6,6 +6,8 @@ use crate::address::{Address, without_password};
 use crate::avahi::checks;
 use crate::conn::{check_frames, check_lines};
 use crate::connect::proxy;
+#[cfg(feature = "ftp")]
+use crate::ftp;
 use crate::resolve::check_srv;
 use crate::tls::{check_certificate, check_mixed};
 
@@ -46,6 +48,16 @@ pub fn frames(data: &[u8]) {
 /// Replies of proxies, their URLs and challenges, and lists of exceptions.
 pub fn proxy(data: &[u8]) {
     proxy::checks::any(data);
+}
+
+/// Replies of FTP servers, what stands in their text, and lines of listings.
+#[cfg(feature = "ftp")]
+pub fn ftp(data: &[u8]) {
+    ftp::check_replies(data);
+    for line in data.split(|byte| *byte == b'\n') {
+        ftp::check_words(line);
+        ftp::check_listing(line);
+    }
 }
 
 /// The answers of name servers to questions for SRV records.

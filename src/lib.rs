@@ -141,6 +141,11 @@ struct PageOnTrust;
 #[doc = include_str!("../docs/proxies.md")]
 struct PageOnProxies;
 
+/// Compiles the examples of the page on FTP.
+#[cfg(all(doctest, feature = "ftp"))]
+#[doc = include_str!("../docs/ftp.md")]
+struct PageOnFtp;
+
 /// Compiles the examples of the page on futures.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/futures.md")]

@@ -362,6 +362,10 @@ pub(crate) fn parse_port(port: &str) -> Parsed<Port> {
     }
     let letters = |b: u8| b.is_ascii_alphanumeric() || b"-_.+*".contains(&b);
     if !port.bytes().all(letters) || port.starts_with(['-', '+', '.']) {
+        if port.contains('@') {
+            // It may be the end of a password, which is not repeated.
+            return Err("expected a host and a port, without user and password".into());
+        }
         return Err(format!("expected a port, a number up to 65535 or a name such as http, got {port:?}"));
     }
     Ok(Port::Name(port.into()))

@@ -366,7 +366,8 @@ fn a_password_in_a_url_is_not_repeated() {
     for text in ["https://host/@user", "https://host:80/@user", "https://host:/@user", "ssh://host/a:b@c"] {
         Address::parse(text).unwrap();
     }
-    for text in ["user:secret@localhost:70", "user:secret@[::1]:70"] {
+    for text in ["user:secret@localhost:70", "user:secret@[::1]:70", "user:secret@localhost"] {
+        assert!(!Address::host(text, 1).unwrap_err().to_string().contains("secret"), "{text}");
         assert!(!Address::parse(text).unwrap_err().to_string().contains("secret"), "{text}");
     }
     let error = Address::parse("nosuch://host/a@b").unwrap_err().to_string();

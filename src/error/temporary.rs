@@ -102,7 +102,7 @@ mod tests {
 
     #[cfg(feature = "ftp")]
     fn ftp(status: u16) -> Error {
-        let response = super::super::ftp::Response::new(super::super::ftp::Status(status), "x");
+        let response = crate::error::ftp::Response::new(crate::error::ftp::Status(status), "x");
         Error::Ftp { peer: "x".into(), response: Box::new(response) }
     }
 

@@ -8,11 +8,12 @@ use gio::prelude::*;
 use super::client::Client;
 use super::manner::{Manner, now};
 use super::session::{Session, Settings};
+use crate::address::{Address, without_password};
+use crate::conn::Socket;
 use crate::engine::in_background;
 use crate::error::{Error, Operation, Result};
-use crate::socket::Proxy;
+use crate::socket::{KeepAlive, Proxy};
 use crate::tls::{ClientTls, Tls};
-use crate::{Address, Socket};
 
 /// The port of FTP, and of FTP with TLS from the beginning.
 const PORT: u16 = 21;
@@ -178,7 +179,7 @@ impl Builder {
             .line_limit(super::reply::LONGEST_LINE);
         let control = manner.connect(socket, address.clone()).await?;
         // The session may be idle for long, and a transfer takes its time.
-        let _ = control.set_keep_alive(crate::socket::KeepAlive::default());
+        let _ = control.set_keep_alive(KeepAlive::default());
         let settings = Settings {
             tls,
             is_implicit: security == Security::Implicit,
@@ -208,7 +209,7 @@ impl Builder {
                 let (_, security) = known.ok_or_else(|| {
                     let problem =
                         "expected ftp://, ftpes:// (TLS by AUTH TLS), ftps:// (TLS from the beginning), or no scheme";
-                    Error::Address { address: crate::address::without_password(text), problem: problem.into() }
+                    Error::Address { address: without_password(text), problem: problem.into() }
                 })?;
                 Some(*security)
             }
@@ -224,7 +225,7 @@ impl Builder {
             || is_off && security != Security::Plaintext
             || wants_tls && security == Security::Plaintext
         {
-            let address = crate::address::without_password(text);
+            let address = without_password(text);
             return Err(Error::InvalidOption(format!(
                 "{address} and the builder differ on TLS: it would be {security:?} by one of them"
             )));

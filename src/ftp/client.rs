@@ -15,7 +15,7 @@ use super::manner::{Manner, now};
 use super::reader::Reader;
 use super::session::Session;
 use super::transfer::Transfer;
-use crate::Socket;
+use crate::conn::Socket;
 use crate::error::Result;
 use crate::error::ftp::Response;
 

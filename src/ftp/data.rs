@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use super::manner::Manner;
 use super::session::Session;
 use super::words;
-use crate::address::Endpoint;
+use crate::address::{Address, Endpoint};
+use crate::conn::Socket;
 use crate::error::ftp::Status;
 use crate::error::{Error, Result};
+use crate::server::handle::Server;
 use crate::tls::StartTls;
-use crate::{Address, Server, Socket};
 
 /// A data connection that is agreed on.
 enum Way {
@@ -27,7 +28,7 @@ pub(super) struct Start<'a> {
 }
 
 impl Session {
-    /// Has the server begin a transfer. Returns its data connection, which [`Session::data`] holds as well. A refusal is
+    /// Starts a transfer. Returns its data connection, which [`Session::data`] holds as well. A refusal is
     /// [`Error::Ftp`], and ends nothing.
     pub(super) async fn start_transfer(&self, manner: Manner, start: Start<'_>) -> Result<Socket> {
         // Before anything is opened: an argument may be invalid.

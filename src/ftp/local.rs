@@ -45,7 +45,7 @@ pub(super) fn destination(remote: &[u8], local: &Path) -> Vec<u8> {
     remote
 }
 
-/// What is known of the remote file.
+/// The remote file, as far as the server tells.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Remote {
     pub(super) size: Option<u64>,
@@ -174,7 +174,11 @@ mod tests {
     }
 
     fn finish(partial: Partial) {
-        super::super::manner::now(async { Ok(partial.finish(Manner::Blocks).await.unwrap()) }).unwrap();
+        let finished = async {
+            partial.finish(Manner::Blocks).await.unwrap();
+            Ok(())
+        };
+        crate::ftp::manner::now(finished).unwrap();
     }
 
     #[test]

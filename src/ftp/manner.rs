@@ -7,15 +7,18 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::address::Address;
+use crate::conn::Socket;
+use crate::engine::{Sleep, before};
 use crate::error::{Error, Operation, Result};
+use crate::server::handle::Server;
 use crate::socket::SocketBuilder;
 use crate::tls::StartTls;
-use crate::{Address, Server, Socket};
 
 /// The most that is read of a data connection at once.
 const PIECE: usize = 64 << 10;
 
-/// How to wait. Each limit is one for silence; `None` waits for ever.
+/// The way to wait. Each limit is one for silence; `None` waits for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
     Blocks,
@@ -130,7 +133,9 @@ impl Manner {
                     server.set_accept_timeout(left);
                     server.accept()
                 }
-                Manner::Polls => crate::timeout(left, server.accept_future()).await.and_then(|accepted| accepted),
+                Manner::Polls => {
+                    before(Sleep::limit(left), server.accept_future()).await.unwrap_or_else(|| Err(late()))
+                }
             };
             let socket = match accepted {
                 Err(Error::TimedOut { .. } | Error::NotReady { .. }) => return Err(late()),
@@ -143,7 +148,7 @@ impl Manner {
         }
     }
 
-    /// Has the disk take everything of a file. On the main loop, a thread of its own waits for that, and ends then.
+    /// Waits until the disk has everything of a file. On the main loop, a thread of its own waits for that, and ends then.
     pub(super) async fn sync(self, file: std::fs::File) -> io::Result<()> {
         match self {
             Manner::Blocks => file.sync_all(),
@@ -169,8 +174,6 @@ async fn limited<T>(
     future: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     let Some(limit) = limit else { return future.await };
-    match crate::timeout(limit, future).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::TimedOut { operation, address: socket.remote().to_string(), limit }),
-    }
+    let late = || Err(Error::TimedOut { operation, address: socket.remote().to_string(), limit });
+    before(Sleep::limit(limit), future).await.unwrap_or_else(late)
 }

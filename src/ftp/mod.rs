@@ -42,7 +42,7 @@ pub use transfer::{Progress, Transfer};
 #[cfg(any(test, fuzzing))]
 pub(crate) use words::check as check_words;
 
-/// How the bytes of a file are sent (RFC 959, section 3.1.1).
+/// The representation of a file on the way (RFC 959, section 3.1.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Mode {

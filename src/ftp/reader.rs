@@ -15,7 +15,7 @@ use super::session::Session;
 use super::transfer::InUse;
 use super::turns::Turn;
 use super::words;
-use crate::Socket;
+use crate::conn::Socket;
 use crate::error::{Error, Result};
 
 /// A remote file that is being received, as a byte stream for futures-io. Returned by

@@ -8,15 +8,16 @@ use super::manner::Manner;
 use super::reply::{Malformed, Replies, Reply};
 use super::turns::{Turn, Turns};
 use super::{Mode, words};
+use crate::address::Address;
+use crate::conn::Socket;
 use crate::error::ftp::{Response, Status};
 use crate::error::{Error, Result};
 use crate::socket::Proxy;
 use crate::tls::{ClientTls, PeerName};
-use crate::{Address, Socket};
 
-/// What holds for all of a session.
+/// The settings of a session.
 pub(super) struct Settings {
-    /// Whom to trust. `None`: plaintext.
+    /// `None`: plaintext.
     pub(super) tls: Option<ClientTls>,
     /// TLS begins before the greeting.
     pub(super) is_implicit: bool,
@@ -31,7 +32,7 @@ pub(super) struct Settings {
     pub(super) listing_limit: usize,
 }
 
-/// What an operation that was given up has left behind: replies that are still to come.
+/// The replies that are still to come for an operation that was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Left {
     Nothing,

@@ -163,10 +163,10 @@ mod tests {
 
     #[test]
     fn the_year_turns_at_new_year() {
-        let at = |text| year(of_digits(text).unwrap());
+        let at = |text: String| year(of_digits(&text).unwrap());
         for year in [1970, 1971, 1999, 2000, 2023, 2024, 2026, 2100] {
-            assert_eq!(at(&format!("{year}0101000000")), year);
-            assert_eq!(at(&format!("{year}1231235959")), year);
+            assert_eq!(at(format!("{year}0101000000")), year);
+            assert_eq!(at(format!("{year}1231235959")), year);
         }
     }
 

@@ -13,14 +13,14 @@ use super::local::{self, Original, Partial, Remote};
 use super::manner::{Manner, now};
 use super::session::Session;
 use super::{Mode, words};
-use crate::Socket;
+use crate::conn::Socket;
 use crate::error::ftp::{Response, Status};
 use crate::error::{Error, Operation, Result};
 
 /// The most that is read of a local file at once.
 const PIECE: usize = 64 << 10;
 
-/// How far a transfer is.
+/// The progress of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
@@ -397,7 +397,7 @@ impl Session {
         Ok(reply)
     }
 
-    /// What was sent may have failed; then the transfer ends.
+    /// Ends the transfer if sending has failed.
     async fn sent(&self, manner: Manner, sent: Result) -> Result {
         match sent {
             Ok(()) if self.is_aborted.get() => Err(self.aborted(manner).await?),

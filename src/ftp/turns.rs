@@ -96,8 +96,6 @@ impl Drop for Waiting {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
-
     use super::*;
 
     fn poll(future: &mut Pin<Box<Waiting>>) -> Option<Turn> {
@@ -141,7 +139,7 @@ mod tests {
         drop(second);
         assert!(poll(&mut third).is_some());
         // Never polled.
-        drop(pin!(turns.wait()));
+        drop(turns.wait());
         assert!(turns.take().is_some());
     }
 }
