@@ -1,0 +1,69 @@
+//! The examples, against a real server.
+
+use super::common::{Output, TempDir, command, example, run};
+use super::servers::{Tls, pyftpdlib, vsftpd};
+
+fn ftp(arguments: &[&str]) -> Output {
+    run(&mut command(example("ftp"), arguments), "")
+}
+
+#[test]
+fn files_are_listed_fetched_and_put() {
+    let (served, local) = (vsftpd(Tls::None, "127.0.0.1"), TempDir::new());
+    let url = |path: &str| format!("{}/{}{path}", served.address(), served.home);
+    let listed = ftp(&["ls", &url("/")]);
+    listed.assert_clean();
+    assert!(listed.text().contains("hello.txt") && listed.text().contains("Directory"), "{}", listed.text());
+    ftp(&["get", &url("/hello.txt"), &local.address("")]).assert_clean();
+    assert_eq!(std::fs::read_to_string(local.path("hello.txt")).unwrap(), "hello\nworld\n");
+    ftp(&["put", &local.address("hello.txt"), &url("/up/")]).assert_clean();
+    assert_eq!(std::fs::read_to_string(served.path("hello.txt")).unwrap(), "hello\nworld\n");
+    let refused = ftp(&["get", &url("/nosuch"), &local.address("")]);
+    assert!(refused.assert_failed().contains("550"), "{refused:?}");
+    // Without TLS there, and without being told to do without.
+    let refused = ftp(&["ls", &url("/").replace("ftp://", "ftpes://")]);
+    assert!(refused.assert_failed().contains("ftp://"), "{refused:?}");
+}
+
+#[test]
+fn passwords_come_from_the_environment() {
+    let served = pyftpdlib(Tls::None);
+    let url = format!("ftp://{}@{}/hello.txt", served.user, served.host());
+    let local = TempDir::new();
+    let get = |password| {
+        let mut get = command(example("ftp"), ["get", &url, &local.address("")]);
+        run(get.env("FTP_PASSWORD", password), "")
+    };
+    assert!(get("wrong").assert_failed().contains("530"));
+    get(served.password).assert_clean();
+}
+
+#[test]
+fn a_directory_is_mirrored_and_only_what_is_new_again() {
+    let (served, local) = (vsftpd(Tls::None, "127.0.0.1"), TempDir::new());
+    std::fs::write(served.path("one"), "1").unwrap();
+    let mirror = || {
+        let to = local.address("copy");
+        let output =
+            run(&mut command(example("ftp_mirror"), [served.address().as_str(), served.home.as_str(), &to]), "");
+        output.assert_clean();
+        output.text()
+    };
+    assert_eq!(mirror().lines().count(), 2);
+    assert_eq!(std::fs::read_to_string(local.path("copy/up/one")).unwrap(), "1");
+    assert_eq!(mirror(), "");
+    std::fs::write(served.path("two"), "2").unwrap();
+    assert!(mirror().ends_with("up/two\n"));
+}
+
+#[test]
+fn wrong_arguments_are_explained() {
+    for arguments in [&[][..], &["ls"], &["fetch", "x"]] {
+        let output = ftp(arguments);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(output.stderr.starts_with("usage: "), "{}", output.stderr);
+    }
+    let help = ftp(&["--help"]);
+    help.assert_clean();
+    assert!(help.text().starts_with("usage: "));
+}
