@@ -3,9 +3,11 @@
 //! At the end of its input it half-closes and waits for the end of the peer's data. If the peer ends first, it keeps sending
 //! until its input ends or pauses for half a second. Exit status: 0 after a clean end, 2 for invalid options, 1 otherwise,
 //! with one line that says why.
-//! `--udp` exchanges datagrams instead, see `netcat/udp.rs`.
+//! `--udp` exchanges datagrams instead, see `netcat/udp.rs`; `--reconnect` survives the peer, see `netcat/reconnect.rs`.
 //! SIGINT and SIGTERM kill a client, as other tools; a listener ends cleanly.
 
+#[path = "netcat/reconnect.rs"]
+mod reconnect;
 #[path = "netcat/starttls.rs"]
 mod starttls;
 #[path = "netcat/udp.rs"]
@@ -86,6 +88,9 @@ struct Args {
     /// Time for connecting, and for each reply before TLS
     #[arg(short = 'w', long, value_name = "SECONDS", default_value = "30", conflicts_with_all = ["listen", "udp", "browse"])]
     timeout: u32,
+    /// Connect again, as often as needed, until the input ends
+    #[arg(short, long, conflicts_with_all = ["listen", "udp", "browse", "starttls"])]
+    reconnect: bool,
     /// Print addresses, whether a proxy is used, fingerprints of both sides and rejected clients to standard error
     #[arg(short, long)]
     verbose: bool,
@@ -131,6 +136,7 @@ impl Args {
             _ if self.starttls.is_some() && self.starttls() != self.starttls => {
                 Some("--starttls and the scheme of the address name different protocols")
             }
+            _ if self.reconnect && self.starttls().is_some() => Some("--reconnect and STARTTLS do not go together"),
             None | Some(Mode::On | Mode::Off) => None,
             Some(_) if self.listen => Some("with --listen, --tls is on or off: the other choices are a client's"),
             Some(_) => None,
@@ -266,7 +272,7 @@ fn main() -> ExitCode {
         (_, true) if args.udp => udp::listen(&args.address, args.echo, args.verbose),
         (_, true) => listen(args),
         _ if args.udp => udp::connect(&args.address),
-        _ => connect(&args),
+        _ => connect(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -291,7 +297,7 @@ fn tell_places<T: std::fmt::Display>(places: impl IntoIterator<Item = T>) {
     }
 }
 
-fn connect(args: &Args) -> network::Result {
+fn connect(args: Args) -> network::Result {
     network::mainloop::set_signal_handling(false);
     let limit = Duration::from_secs(args.timeout.into());
     let mut builder = Socket::builder().connect_timeout(limit);
@@ -307,6 +313,13 @@ fn connect(args: &Args) -> network::Result {
         Some("system") => builder.proxy(Proxy::system()),
         Some(url) => builder.proxy(url),
     };
+    if args.reconnect {
+        let address = args.server()?;
+        let args = Rc::new(args);
+        let greeting = args.clone();
+        return reconnect::connect(builder, address, move |peer| greeting.greet(peer))
+            .map_err(|error| args.advise(error));
+    }
     let peer = builder.connect(args.server()?).map_err(|error| args.advise(error))?;
     if let Some(protocol) = args.starttls() {
         peer.set_timeout(limit);

@@ -479,6 +479,63 @@ fn what_was_received_and_not_delivered_is_told() {
     });
 }
 
+#[test]
+fn a_connection_that_the_program_closes_or_takes_away_is_replaced() {
+    on_own_context(|| {
+        let (directory, notes) = (TempDir::new(), Notes::default());
+        let path = directory.address("s");
+        let server = echo(&path);
+        let reasons = notes.clone();
+        let link = Link::builder()
+            .delays(ms(1), ms(5))
+            .down_cb(move |_, down| reasons.add(format!("{:?}", down.reason).split(':').next().unwrap()))
+            .start(&*path, noting(&notes))
+            .unwrap();
+        let ends: [fn(Socket); 4] = [
+            |socket| drop(socket.close()),
+            |socket| drop(socket.abort()),
+            |socket| drop(socket.into_fd().unwrap()),
+            |socket| {
+                let _ = socket.shutdown_write();
+            },
+        ];
+        for (index, end) in ends.into_iter().enumerate() {
+            until(|| link.state() == State::Up);
+            end(link.socket().unwrap());
+            until(|| notes.count("Closed") == index + 1);
+        }
+        until(|| link.state() == State::Up);
+        assert_eq!(notes.count("up"), 5);
+        drop(server);
+    });
+}
+
+#[test]
+fn a_socket_s_own_callback_may_close_or_drop_the_link() {
+    on_own_context(|| {
+        for drops in [false, true] {
+            let (directory, notes) = (TempDir::new(), Notes::default());
+            let path = directory.address("s");
+            let _server = echo(&path);
+            let place = Rc::new(RefCell::new(None));
+            place.replace(Some(quick(&notes).start(&*path, noting(&notes)).unwrap()));
+            until(|| notes.count("up") == 1);
+            let (own, link) = (notes.clone(), place.clone());
+            let socket = place.borrow().as_ref().unwrap().socket().unwrap();
+            socket.disconnect_cb(move |_, _| {
+                own.add("own");
+                let link: Link = link.take().unwrap();
+                if drops { drop(link) } else { link.close() }
+            });
+            socket.sendline("go").unwrap();
+            drop(socket);
+            until(|| notes.count("own") == 1);
+            network::fgloop_for(ms(20));
+            assert_eq!(notes.all(), ["up", "own"]);
+        }
+    });
+}
+
 // ---- settings ----
 
 #[test]

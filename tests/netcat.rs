@@ -248,6 +248,48 @@ fn a_reset_is_told_in_one_line() {
 }
 
 #[test]
+fn reconnect_survives_the_peer_and_ends_with_its_input() {
+    let directory = TempDir::new();
+    let path = directory.address("socket");
+    let mut client = Process::start(&mut netcat(["--reconnect", &path]), Watch::Stdout);
+    for round in ["first", "second"] {
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut peer = listener.accept().unwrap().0;
+        drop(listener);
+        std::fs::remove_file(&path).unwrap();
+        client.send(format!("question {round}\n"));
+        let mut heard = vec![0; "question \n".len() + round.len()];
+        peer.read_exact(&mut heard).unwrap();
+        assert_eq!(heard, format!("question {round}\n").as_bytes());
+        peer.write_all(format!("answer {round}\n").as_bytes()).unwrap();
+        assert_eq!(client.line(), format!("answer {round}"));
+    }
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut peer = listener.accept().unwrap().0;
+    client.end_input();
+    let mut rest = Vec::new();
+    peer.read_to_end(&mut rest).unwrap();
+    assert!(rest.is_empty());
+    peer.write_all(b"the last word\n").unwrap();
+    drop(peer);
+    let output = client.await_end();
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.text().ends_with("the last word\n"));
+    assert!(output.stderr.lines().all(|line| line.starts_with("netcat: ")) && output.stderr.contains("next try in"));
+    // All of the input goes to the first connection, also if it has ended before.
+    let listener = UnixListener::bind(directory.path("other")).unwrap();
+    let mut client = Process::start(&mut netcat(["--reconnect", &directory.address("other")]), Watch::Stdout);
+    client.send("all\n");
+    client.end_input();
+    let mut heard = String::new();
+    listener.accept().unwrap().0.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "all\n");
+    client.await_end().assert_clean();
+    let misused = run(&mut netcat(["--reconnect", "--listen", "0"]), "");
+    misused.assert_misused();
+}
+
+#[test]
 fn keep_serves_one_after_the_other() {
     let directory = TempDir::new();
     let address = directory.address("socket");
