@@ -7,6 +7,7 @@ mod accepting;
 mod awaiting;
 mod blocking;
 mod callbacks;
+mod calls;
 mod cancelling;
 mod closing;
 mod connecting;
