@@ -124,7 +124,8 @@ impl Address {
     /// [`Error::Address`], which quotes the text and says what was expected.
     pub fn parse(text: &str) -> Result<Address> {
         match parse_target(text) {
-            Ok(target) => Ok(Address { text: without_empty_port(text), target }),
+            Ok(target @ Target::Inet { scheme: Some(_), .. }) => Ok(Address { text: without_empty_port(text), target }),
+            Ok(target) => Ok(Address { text: text.into(), target }),
             Err(problem) => Err(Error::Address { address: without_password(text), problem }),
         }
     }

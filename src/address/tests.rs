@@ -398,6 +398,8 @@ fn an_empty_port_is_not_shown() {
         ("redis://127.0.0.1:", "redis://127.0.0.1"),
         ("http://[::1]:/a:b", "http://[::1]/a:b"),
         ("http://host/a:", "http://host/a:"),
+        // A path.
+        ("a//b://c:", "a//b://c:"),
     ] {
         assert_eq!(Address::parse(text).unwrap().to_string(), shown);
     }
