@@ -320,6 +320,41 @@ fn it_ends_with_its_main_context() {
     assert_eq!(notes.all(), before);
 }
 
+#[test]
+fn futures_wait_for_a_connection_or_for_the_end_of_all_tries() {
+    on_own_context(|| {
+        let (directory, notes) = (TempDir::new(), Notes::default());
+        let path = directory.address("s");
+        let waits_for = |link: &Link| network::block_on(link.up_future()).unwrap();
+        let link = quick(&notes).attempts(2).start(&*path, noting(&notes)).unwrap();
+        assert!(matches!(waits_for(&link), Err(Error::Refused { .. })));
+        assert_eq!(notes.all(), ["failed", "failed", "gave up"], "the program hears of it first");
+        // By a close, and by the last handle.
+        for drops in [false, true] {
+            let link = quick(&notes).start(&*path, noting(&notes)).unwrap();
+            let future = link.up_future();
+            let closes = network::spawn(async move {
+                if !drops {
+                    link.close();
+                }
+                drop(link);
+                Ok(())
+            });
+            assert!(matches!(network::block_on(future).unwrap(), Err(Error::Closed { .. })));
+            drop(closes);
+        }
+        // Many that are given up leave nothing behind, and the last one gets what it waits for.
+        let link = quick(&notes).start(&*path, noting(&notes)).unwrap();
+        for _ in 0..100 {
+            let waited = network::block_on(network::timeout(Duration::ZERO, link.up_future())).unwrap();
+            assert!(matches!(waited, Err(Error::TimedOut { .. })));
+        }
+        let _server = echo(&path);
+        assert_eq!(waits_for(&link).unwrap(), link.socket().unwrap());
+        assert_eq!(waits_for(&link).unwrap(), link.socket().unwrap());
+    });
+}
+
 // ---- sending ----
 
 #[test]

@@ -141,11 +141,20 @@ impl Inner {
 
     /// Starts on the next turn of the loop: until then nothing is opened, and no thread started.
     pub(super) fn start(&self, reach: Reach) {
-        let me = self.me.clone();
-        self.engine.defer(move |_| {
-            if let Some(me) = me.upgrade().filter(|me| me.phase() != Phase::Over) {
+        self.later(move |me| {
+            if me.phase() != Phase::Over {
                 me.subscribe(reach);
                 me.happened(Event::Start, None);
+            }
+        });
+    }
+
+    /// Calls on the next turn of the loop, unless there is no handle by then.
+    pub(super) fn later(&self, call: impl FnOnce(&Rc<Inner>) + 'static) {
+        let me = self.me.clone();
+        self.engine.defer(move |_| {
+            if let Some(me) = me.upgrade() {
+                call(&me);
             }
         });
     }
@@ -247,9 +256,8 @@ impl Inner {
             Ok(attempt) => drop(self.cold(|cold| cold.attempt.replace(attempt))),
             Err(error) => {
                 // They were fit to be used at the start: it is the machine that has changed.
-                let me = self.me.clone();
-                self.engine.defer(move |_| {
-                    if let Some(me) = me.upgrade().filter(|me| me.number.get() == number) {
+                self.later(move |me| {
+                    if me.number.get() == number {
                         me.happened(Event::Failed { for_good: false }, Some(error.into()));
                     }
                 });

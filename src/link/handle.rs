@@ -22,7 +22,8 @@ use crate::error::{Error, Result, in_words};
 /// connection closes, and that counts as a failed try.
 ///
 /// Cloning returns another handle to the same link. When the last handle is dropped, the link closes without a callback. Call
-/// [`detach`](Link::detach) to keep it without a handle. A link belongs to the thread-default main context in which it was created.
+/// [`detach`](Link::detach) to keep it without a handle. SIGINT or SIGTERM that ends the [loop](crate::fgloop) closes it, too. A link
+/// belongs to the thread-default main context in which it was created.
 ///
 /// # Callbacks
 /// Callbacks run only from the main loop, never inside a method call, in this order:
@@ -45,7 +46,7 @@ use crate::error::{Error, Result, in_words};
 /// address or a service of this machine.
 ///
 /// An error for which another try is of no use, such as [`Error::CertificateChanged`], ends the link at once: see
-/// [`Error::is_temporary`]. An error that `up` returns does not.
+/// [`Error::is_temporary`]. An error that `up` returns does not, nor does the end of a connection that was up.
 ///
 /// A [service](crate::Address) is looked up for each connection. While nobody has its name, the link waits for Avahi's word
 /// ([`State::Searching`]) and tries nothing. If the service moves while it is connected, that connection stays as long as it works.

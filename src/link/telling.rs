@@ -24,12 +24,9 @@ impl Inner {
         if self.cold(|cold| std::mem::replace(&mut cold.is_telling, true)) {
             return;
         }
-        let me = self.me.clone();
-        self.engine.defer(move |_| {
-            if let Some(me) = me.upgrade() {
-                me.cold(|cold| cold.is_telling = false);
-                me.tell_all();
-            }
+        self.later(|me| {
+            me.cold(|cold| cold.is_telling = false);
+            me.tell_all();
         });
     }
 

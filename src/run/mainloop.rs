@@ -51,8 +51,8 @@ impl Running {
 
 /// Runs the main loop until [`endloop`] is called or SIGINT or SIGTERM arrives.
 ///
-/// A signal also closes the servers of this context, which removes the paths of unix sockets. Their connections get the
-/// [grace period](crate::daemon::set_grace_period) first, if one is set. A second signal ends the loop at once and aborts
+/// A signal also closes the servers and the [links](crate::Link) of this context, which removes the paths of unix sockets. The
+/// connections of servers get the [grace period](crate::daemon::set_grace_period) first, if one is set. A second signal ends the loop at once and aborts
 /// the remaining connections. Signals that the program handles or ignores are left alone, see [`set_signal_handling`]; one
 /// that is blocked in every thread causes a warning. A signal to a forked child ends the child only. Loops may be nested.
 ///

@@ -6,6 +6,9 @@ use crate::conn::Socket;
 use crate::error::Result;
 use crate::link::handle::Link;
 
+/// The loop notices and tells an end in fewer turns.
+const TURNS: u32 = 16;
+
 impl Link {
     /// Waits until there is a connection, and returns it: at once if there is one.
     ///
@@ -34,8 +37,8 @@ impl Link {
     /// # Ok::<(), network::Error>(())
     /// ```
     pub fn reconnect(&self) -> Result<Socket> {
-        // Whoever has heard of an end by a blocking call is ahead of the loop.
-        while iteration(false) {}
+        // Whoever has heard of an end by a blocking call is ahead of the loop, which is not to go on for ever.
+        let _rest = (0..TURNS).find(|_| !iteration(false));
         block_on(self.up_future())?
     }
 }
