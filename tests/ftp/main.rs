@@ -3,6 +3,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod examples;
+#[path = "../common/name_server.rs"]
+mod name_server;
+mod proxied;
 mod scripted;
 mod servers;
 

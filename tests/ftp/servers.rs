@@ -95,7 +95,7 @@ fn free_port(ip: &str) -> u16 {
 }
 
 /// Waits until it accepts connections: it does not say.
-fn await_start(ip: &str, port: u16) {
+pub fn await_start(ip: &str, port: u16) {
     let late = Instant::now() + LIMIT;
     while TcpStream::connect((ip, port)).is_err() {
         assert!(Instant::now() < late, "the server does not accept connections");
@@ -111,7 +111,7 @@ fn certify(directory: &TempDir) {
         "-subj",
         "/CN=server",
         "-addext",
-        "subjectAltName=IP:127.0.0.1,IP:::1",
+        "subjectAltName=IP:127.0.0.1,IP:::1,IP:10.9.8.7",
         "-out",
         &cert,
         "-keyout",
