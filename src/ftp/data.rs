@@ -65,6 +65,7 @@ impl Session {
         };
         match opened.await {
             Ok(data) => Ok(data),
+            Err(_) if self.is_aborted.get() => Err(self.aborted(manner).await?),
             Err(error) => {
                 self.end_transfer(manner).await?;
                 Err(error)

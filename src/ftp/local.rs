@@ -93,6 +93,12 @@ impl Partial {
         }
     }
 
+    /// Removes it: nothing has been written.
+    pub(super) fn remove(self) {
+        // It is empty, and in nobody's way if it stays.
+        let _ = std::fs::remove_file(&self.path);
+    }
+
     /// Puts it in the place of the target, once the disk has all of it.
     pub(super) async fn finish(self, manner: Manner) -> Result<(), Response> {
         let Partial { file, path, target, .. } = self;

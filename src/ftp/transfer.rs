@@ -255,7 +255,13 @@ impl Session {
         report.progress.total = known.size;
         let _in_use = InUse(self);
         let start = Start { name: "RETR", argument: Some(remote), offset };
-        let data = self.start_transfer(manner, start).await?;
+        let data = match self.start_transfer(manner, start).await {
+            Ok(data) => data,
+            Err(error) => {
+                sink.discard(offset);
+                return Err(error);
+            }
+        };
         let mut ascii = (mode == Mode::Ascii).then(FromNetwork::default);
         let mut done = offset;
         loop {
@@ -436,6 +442,14 @@ impl Sink {
             Sink::Writer(writer) => {
                 writer.write_all(bytes).map_err(|error| local::refusal("write to", Path::new("the writer"), &error))
             }
+        }
+    }
+
+    /// Leaves nothing behind of a download that has not begun.
+    fn discard(self, offset: u64) {
+        match self {
+            Sink::File(partial) if offset == 0 => partial.remove(),
+            Sink::File(_) | Sink::Writer(_) => {}
         }
     }
 

@@ -134,6 +134,7 @@ fn session_by(face: usize, facts: &servers::Facts, served: &Served) {
     by!(face, client, delete_directory | delete_directory_async | delete_directory_future(quoted)).unwrap();
     let refused = send(face, client.download("nosuch", local.path("x"))).unwrap_err();
     assert_eq!(refused.ftp_status(), Status::FILE_UNAVAILABLE, "{refused}");
+    assert!(!local.path("x").exists() && !local.path("x.part").exists(), "nothing is left of what has not begun");
     let response = by!(face, client, command | command_async | command_future("SITE", Some("NOSUCH"))).unwrap();
     assert!(!response.ok());
     by!(face, client, disconnect | disconnect_async | disconnect_future()).unwrap();
