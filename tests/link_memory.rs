@@ -40,7 +40,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What each of many takes.
+/// The memory that each of many takes.
 fn bytes_each<T>(make: impl Fn() -> T, is_ready: impl Fn(&T) -> bool) -> isize {
     const COUNT: isize = 256;
     let mut all = Vec::with_capacity(COUNT as usize);

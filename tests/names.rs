@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket as StdUdpSoc
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use common::{LIMIT, TempDir, await_it, on_own_context, told, until};
+use common::{LIMIT, TempDir, await_it, on_own_context, told, until, until_on_threads};
 use gio::prelude::*;
 use name_server::NameServer;
 use network::{ClientTls, Error, Result, Server, ServerTls, Socket, UdpSocket};
@@ -78,16 +78,6 @@ fn threads() -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
     tasks.map(|task| name(task.unwrap()).trim().to_string()).collect()
-}
-
-/// Runs the main loop until something is the case that changes on other threads.
-fn until_on_threads(what: impl Fn() -> bool) {
-    let late = Instant::now() + LIMIT;
-    while !what() {
-        assert!(Instant::now() < late, "what was waited for did not happen within {LIMIT:?}");
-        network::iteration(false);
-        std::thread::yield_now();
-    }
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn settle() {
     drop(watch);
 }
 
-/// What a link has called, in order.
+/// The callbacks of a link, in order.
 #[derive(Clone, Default)]
 struct Story(Rc<RefCell<Vec<Told>>>);
 
@@ -341,7 +341,7 @@ trait Party {
     /// The server, on [`PORT`].
     fn command(&self) -> Command;
 
-    /// What it says when it listens.
+    /// The words by which it tells that it listens.
     fn ready(&self) -> &'static str;
 
     fn watch(&self) -> Watch {

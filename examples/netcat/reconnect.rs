@@ -9,7 +9,7 @@ use network::{Address, Link, Socket, socket::SocketBuilder};
 
 use super::pump;
 
-/// What is typed while there is no connection waits in the terminal, and what was on its way to one that ends is lost.
+/// Input typed while there is no connection waits in the terminal; data on its way to one that ends is lost.
 pub fn connect(builder: SocketBuilder, address: Address, greet: impl Fn(&Socket) + 'static) -> network::Result {
     let (input, output) = (io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?);
     let terminal = Socket::wrap(input, output)?;

@@ -1,4 +1,4 @@
-//! What the library's errors say of its calls, in terms of this program's options.
+//! Translates what the library's errors say of its calls into this program's options.
 
 /// Words of the library's, and what a user of this program does in their place.
 pub const WORDS: [(&str, &str); 14] = [

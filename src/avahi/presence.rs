@@ -1,4 +1,4 @@
-//! Whether somebody has the name of a service, and whether it has moved.
+//! The presence of a service: somebody has the name, nobody has it any more, or it has moved.
 
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! What lines and frames are cut from, and where they are cut. Pure values.
+//! The cutting of lines and frames: the bytes, and the place to cut at. Pure values.
 
 /// The bytes to cut from: those carried over, then those of the batch.
 #[derive(Clone, Copy)]

@@ -106,14 +106,12 @@ impl Session {
     operation!(size(session, manner, path) -> u64 {
         session.set_mode(manner, Mode::Binary).await?;
         let reply = session.command(manner, "SIZE", Some(&path)).await?;
-        let size = std::str::from_utf8(&reply.text).ok().and_then(|text| text.trim().parse().ok());
-        size.ok_or_else(|| session.invalid(format!("no size in {:?}", reply.response.message)))
+        words::size(&reply.text).ok_or_else(|| session.invalid(format!("no size in {:?}", reply.response.message)))
     });
 
     operation!(modified(session, manner, path) -> SystemTime {
         let reply = session.command(manner, "MDTM", Some(&path)).await?;
-        let time = std::str::from_utf8(&reply.text).ok().and_then(|text| super::time::of_digits(text.trim()));
-        time.ok_or_else(|| session.invalid(format!("no time in {:?}", reply.response.message)))
+        words::time(&reply.text).ok_or_else(|| session.invalid(format!("no time in {:?}", reply.response.message)))
     });
 
     operation!(feature_lines(session, manner) -> Vec<String> {

@@ -233,7 +233,7 @@ fn unix(line: &[u8], now: SystemTime) -> Option<Entry> {
     })?;
     let name = line.get(name_at + 1..)?;
     let name = match kind {
-        Kind::Link => find(name, b" -> ").map_or(name, |arrow| &name[..arrow]),
+        Kind::Link => memchr::memmem::find(name, b" -> ").map_or(name, |arrow| &name[..arrow]),
         _ => name,
     };
     let mut entry = Entry::new(line, name, kind);
@@ -241,10 +241,6 @@ fn unix(line: &[u8], now: SystemTime) -> Option<Entry> {
     entry.modified = Some(modified);
     entry.permissions = Some(permissions.to_owned());
     (!name.is_empty()).then_some(entry)
-}
-
-fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
-    text.windows(wanted.len()).position(|window| window == wanted)
 }
 
 /// Returns the time, and how many words it took: `Jan 31 12:34`, `Jan 31 2024`, `2024-01-31 12:34`.

@@ -5,27 +5,24 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// A day of the Gregorian calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Day {
-    pub(super) year: i64,
-    pub(super) month: u32,
-    pub(super) day: u32,
+    pub(super) year: i32,
+    pub(super) month: i32,
+    pub(super) day: i32,
 }
 
 const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 
 /// Returns the number of a month by its English name, as listings shorten it.
-pub(super) fn month(name: &str) -> Option<u32> {
+pub(super) fn month(name: &str) -> Option<i32> {
     let index = MONTHS.iter().position(|month| month.eq_ignore_ascii_case(name))?;
-    u32::try_from(index + 1).ok()
+    i32::try_from(index + 1).ok()
 }
 
 /// Returns the year of a time.
-pub(super) fn year(time: SystemTime) -> i64 {
-    let days = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
-    let days = i64::try_from(days).unwrap_or(0);
-    // At most a day off at the turn of the year, which is found out below.
-    let guess = 1970 + days * 400 / 146_097;
-    let begins = |year: i64| Day { year, month: 1, day: 1 }.number();
-    [guess + 1, guess].into_iter().find(|year| begins(*year) <= days).unwrap_or(guess - 1)
+pub(super) fn year(time: SystemTime) -> i32 {
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let time = i64::try_from(seconds).ok().and_then(|seconds| glib::DateTime::from_unix_utc(seconds).ok());
+    time.map_or(1970, |time| time.year())
 }
 
 impl Day {
@@ -35,7 +32,7 @@ impl Day {
         let (year, month, day) = (parts.next()?, parts.next()?, parts.next()?);
         let is_iso = parts.next().is_none() && year.len() == 4 && month.len() == 2 && day.len() == 2;
         is_iso.then_some(())?;
-        Some(Day { year: digits(year)?, month: digits(month)?.try_into().ok()?, day: digits(day)?.try_into().ok()? })
+        Some(Day { year: digits(year)?, month: digits(month)?, day: digits(day)? })
     }
 
     /// Parses `01-31-24` and `01-31-2024`.
@@ -53,30 +50,7 @@ impl Day {
             },
             _ => return None,
         };
-        Some(Day { year, month: month.try_into().ok()?, day: day.try_into().ok()? })
-    }
-
-    /// Returns the number of days since 1970-01-01.
-    fn number(self) -> i64 {
-        // Years begin in March, so that the day that some of them have more is the last.
-        let month = i64::from(self.month);
-        let year = if month <= 2 { self.year - 1 } else { self.year };
-        let month_from_march = (month + 9) % 12;
-        let day_of_year = (153 * month_from_march + 2) / 5 + i64::from(self.day) - 1;
-        let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-        year * 365 + leap_days + day_of_year - 719_468
-    }
-
-    fn exists(self) -> bool {
-        let is_leap = self.year % 4 == 0 && (self.year % 100 != 0 || self.year % 400 == 0);
-        let days = match self.month {
-            2 if is_leap => 29,
-            2 => 28,
-            4 | 6 | 9 | 11 => 30,
-            1..=12 => 31,
-            _ => return false,
-        };
-        (1..=days).contains(&self.day) && (0..=9999).contains(&self.year)
+        Some(Day { year, month, day })
     }
 
     /// Returns the time so many minutes after its beginning. `None` if there is no such day.
@@ -85,16 +59,14 @@ impl Day {
     }
 
     fn after(self, time: Duration) -> Option<SystemTime> {
-        if !self.exists() {
-            return None;
-        }
-        let days = Duration::from_secs(self.number().unsigned_abs() * 86_400);
-        let midnight = if self.number() < 0 { UNIX_EPOCH.checked_sub(days) } else { UNIX_EPOCH.checked_add(days) };
+        let midnight = glib::DateTime::from_utc(self.year, self.month, self.day, 0, 0, 0.0).ok()?.to_unix();
+        let apart = Duration::from_secs(midnight.unsigned_abs());
+        let midnight = if midnight < 0 { UNIX_EPOCH.checked_sub(apart) } else { UNIX_EPOCH.checked_add(apart) };
         midnight?.checked_add(time)
     }
 }
 
-fn digits(text: &str) -> Option<i64> {
+fn digits(text: &str) -> Option<i32> {
     let is_number = !text.is_empty() && text.len() <= 4 && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| is_number)
 }
@@ -106,14 +78,13 @@ pub(super) fn of_digits(text: &str) -> Option<SystemTime> {
         return None;
     }
     let part = |from: usize, to: usize| digits(&whole[from..to]);
-    let small = |from: usize, to: usize| part(from, to).and_then(|number| u32::try_from(number).ok());
-    let day = Day { year: part(0, 4)?, month: small(4, 6)?, day: small(6, 8)? };
-    let (hours, minutes, seconds) = (small(8, 10)?, small(10, 12)?, small(12, 14)?);
+    let day = Day { year: part(0, 4)?, month: part(4, 6)?, day: part(6, 8)? };
+    let (hours, minutes, seconds) = (part(8, 10)?, part(10, 12)?, part(12, 14)?);
     if hours > 23 || minutes > 59 || seconds > 60 {
         return None;
     }
     let nanoseconds = format!("{fraction:0<9.9}").parse().ok()?;
-    let seconds = u64::from((hours * 60 + minutes) * 60 + seconds);
+    let seconds = u64::try_from((hours * 60 + minutes) * 60 + seconds).ok()?;
     day.after(Duration::new(seconds, nanoseconds))
 }
 
@@ -173,10 +144,9 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn days_follow_each_other(number in 0i64..100_000) {
-            // The calendar of GLib is another party.
             let date = glib::DateTime::from_unix_utc(number * 86_400).unwrap();
-            let day = Day { year: date.year().into(), month: date.month() as u32, day: date.day_of_month() as u32 };
-            proptest::prop_assert_eq!(day.number(), number);
+            let day = Day { year: date.year(), month: date.month(), day: date.day_of_month() };
+            proptest::prop_assert_eq!(day.at(0).map(seconds), Some(number * 86_400));
         }
     }
 }

@@ -229,12 +229,12 @@ impl Session {
         resume: bool,
         report: &mut Report,
     ) -> Result<Response> {
-        let path = match &to {
-            Target::File(local) => Some(local::target(local, remote).map_err(|refused| self.error(refused))?),
+        let to = match to {
+            Target::File(local) => Target::File(local::target(&local, remote).map_err(|refused| self.error(refused))?),
             Target::Writer(_) if resume => {
                 return Err(Error::InvalidOption("resume(true) is for upload and download of files".into()));
             }
-            Target::Writer(_) => None,
+            writer => writer,
         };
         self.set_mode(manner, mode).await?;
         let mut known = Remote::default();
@@ -244,10 +244,10 @@ impl Session {
         if resume {
             known.modified = self.modified_now(manner, remote).await?;
         }
-        let (mut sink, offset) = match (to, path) {
-            (Target::Writer(writer), _) => (Sink::Writer(writer), 0),
-            (Target::File(_), path) => {
-                let opened = Partial::open(path.unwrap_or_default(), resume, known);
+        let (mut sink, offset) = match to {
+            Target::Writer(writer) => (Sink::Writer(writer), 0),
+            Target::File(path) => {
+                let opened = Partial::open(path, resume, known);
                 let (partial, offset) = opened.map_err(|refused| self.error(refused))?;
                 (Sink::File(partial), offset)
             }
@@ -417,15 +417,13 @@ impl Session {
     /// Returns the size of a file in bytes. `None` if the server does not tell.
     pub(super) async fn size_now(&self, manner: Manner, remote: &[u8]) -> Result<Option<u64>> {
         let reply = self.ask(manner, "SIZE", Some(remote)).await?;
-        let text = std::str::from_utf8(&reply.text).unwrap_or_default();
-        Ok(text.trim().parse().ok().filter(|_| reply.status() == Status::FILE_STATUS))
+        Ok(words::size(&reply.text).filter(|_| reply.status() == Status::FILE_STATUS))
     }
 
     /// Returns the time of the last change of a file. `None` if the server does not tell.
     pub(super) async fn modified_now(&self, manner: Manner, remote: &[u8]) -> Result<Option<std::time::SystemTime>> {
         let reply = self.ask(manner, "MDTM", Some(remote)).await?;
-        let text = std::str::from_utf8(&reply.text).unwrap_or_default();
-        Ok(super::time::of_digits(text.trim()).filter(|_| reply.status() == Status::FILE_STATUS))
+        Ok(words::time(&reply.text).filter(|_| reply.status() == Status::FILE_STATUS))
     }
 }
 

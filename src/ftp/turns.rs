@@ -1,45 +1,42 @@
 //! One command after the other: who waits for the session, in the order of the calls.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
+
+use crate::engine::{Ticket, WaitQueue, Wakers};
 
 #[derive(Default)]
 pub(super) struct Turns {
     is_taken: Cell<bool>,
-    waiting: RefCell<VecDeque<Rc<Place>>>,
-}
-
-#[derive(Default)]
-struct Place {
-    is_called: Cell<bool>,
-    waker: Cell<Option<Waker>>,
+    queue: RefCell<WaitQueue>,
 }
 
 impl Turns {
-    /// Takes the turn if nobody has it.
+    /// Takes the turn if nobody has it or waits for it.
     pub(super) fn take(self: &Rc<Self>) -> Option<Turn> {
-        (!self.is_taken.replace(true)).then(|| Turn(self.clone()))
+        self.take_with(&Ticket::New)
     }
 
     /// Waits for the turn.
     pub(super) fn wait(self: &Rc<Self>) -> Waiting {
-        Waiting { turns: self.clone(), place: None }
+        Waiting { turns: self.clone(), ticket: Ticket::New }
+    }
+
+    fn take_with(self: &Rc<Self>, ticket: &Ticket) -> Option<Turn> {
+        let is_next = !self.is_taken.get() && self.queue.borrow().is_first(ticket);
+        is_next.then(|| {
+            self.is_taken.set(true);
+            Turn(self.clone())
+        })
     }
 
     fn pass_on(&self) {
-        let next = self.waiting.borrow_mut().pop_front();
-        match next {
-            None => self.is_taken.set(false),
-            Some(place) => {
-                place.is_called.set(true);
-                if let Some(waker) = place.waker.take() {
-                    waker.wake();
-                }
-            }
-        }
+        self.is_taken.set(false);
+        let mut awake = Wakers::default();
+        self.queue.borrow_mut().wake_next(&mut awake);
+        awake.wake();
     }
 }
 
@@ -55,7 +52,17 @@ impl Drop for Turn {
 /// Somebody who waits, from the first poll on.
 pub(super) struct Waiting {
     turns: Rc<Turns>,
-    place: Option<Rc<Place>>,
+    ticket: Ticket,
+}
+
+impl Waiting {
+    /// Gives the place up. The one behind may be next now.
+    fn leave(&mut self) {
+        let mut awake = Wakers::default();
+        let waker = self.turns.queue.borrow_mut().leave(&mut self.ticket, &mut awake);
+        drop(waker);
+        awake.wake();
+    }
 }
 
 impl Future for Waiting {
@@ -63,39 +70,26 @@ impl Future for Waiting {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Turn> {
         let me = &mut *self;
-        let place = match &me.place {
-            Some(place) => place,
-            None => match me.turns.take() {
-                Some(turn) => return Poll::Ready(turn),
-                None => {
-                    let place = me.place.insert(Rc::default());
-                    me.turns.waiting.borrow_mut().push_back(place.clone());
-                    place
-                }
-            },
-        };
-        if place.is_called.get() {
-            me.place = None;
-            return Poll::Ready(Turn(me.turns.clone()));
+        if let Some(turn) = me.turns.take_with(&me.ticket) {
+            me.leave();
+            return Poll::Ready(turn);
         }
-        place.waker.set(Some(context.waker().clone()));
+        let before = me.turns.queue.borrow_mut().wait(&mut me.ticket, context.waker());
+        drop(before);
         Poll::Pending
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let Some(place) = self.place.take() else { return };
-        if place.is_called.get() {
-            self.turns.pass_on();
-        } else {
-            self.turns.waiting.borrow_mut().retain(|other| !Rc::ptr_eq(other, &place));
-        }
+        self.leave();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
 
     fn poll(future: &mut Pin<Box<Waiting>>) -> Option<Turn> {

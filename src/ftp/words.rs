@@ -1,7 +1,9 @@
 //! Arguments of commands, and what replies say in their text. Pure.
 
 use std::net::IpAddr;
+use std::time::SystemTime;
 
+use super::time;
 use crate::error::{Error, Result};
 
 /// Returns whether a byte would end the argument, or stand for something else: CR, LF, NUL, and 0xFF, which begins a command of
@@ -101,6 +103,16 @@ pub(super) fn active(ip: IpAddr, port: u16) -> (&'static str, String) {
         }
         IpAddr::V6(v6) => ("EPRT", format!("|2|{v6}|{port}|")),
     }
+}
+
+/// Returns the number in the text of a reply to SIZE.
+pub(super) fn size(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.trim().parse().ok()
+}
+
+/// Returns the time in the text of a reply to MDTM.
+pub(super) fn time(text: &[u8]) -> Option<SystemTime> {
+    time::of_digits(std::str::from_utf8(text).ok()?.trim())
 }
 
 /// Returns the features in the reply to FEAT (RFC 2389): each of its lines but the first and the last.

@@ -170,7 +170,7 @@ pub(crate) struct Subscription {
 type Heard = dyn Fn(NetworkChange);
 
 /// Calls `heard` for each change of the network and each resume, from the loop, and never from within a call of this module.
-/// What links and programs share: there is one for each engine, which lives as long as anybody is subscribed.
+/// The watch that links and programs share: one for each engine, which lives as long as anybody is subscribed.
 pub(crate) fn subscribe(engine: &Rc<Engine>, heard: impl Fn(NetworkChange) + 'static) -> Subscription {
     let shared = Shared::of(engine);
     shared.open();

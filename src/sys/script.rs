@@ -277,6 +277,18 @@ pub(crate) fn pass(time: Duration) {
     CLOCK.set(Some((start, passed + time)));
 }
 
+/// Moves the clock step by step, and runs the loop after each: a longer step would count as one in which it was held up.
+pub(crate) fn pass_running(time: Duration, run: impl Fn()) {
+    const STEP: Duration = Duration::from_millis(50);
+    let mut left = time;
+    while !left.is_zero() {
+        let step = left.min(STEP);
+        pass(step);
+        run();
+        left -= step;
+    }
+}
+
 /// The time that has passed since the clock was stopped, if it was.
 pub(crate) fn passed() -> Option<Duration> {
     CLOCK.get().map(|(_, passed)| passed)

@@ -399,12 +399,23 @@ pub fn until(what: impl Fn() -> bool) {
     assert!(what(), "what was waited for did not happen within {LIMIT:?}");
 }
 
+/// Runs the main loop until something is the case that changes on other threads.
+#[track_caller]
+pub fn until_on_threads(what: impl Fn() -> bool) {
+    let late = Instant::now() + LIMIT;
+    while !what() {
+        assert!(Instant::now() < late, "what was waited for did not happen within {LIMIT:?}");
+        network::iteration(false);
+        std::thread::yield_now();
+    }
+}
+
 /// Drives a future on the thread's main context.
 pub fn await_it<T>(future: impl Future<Output = T>) -> T {
     glib::MainContext::ref_thread_default().block_on(future)
 }
 
-/// What a call with a callback gives.
+/// Returns the result that a call passes to its callback.
 #[track_caller]
 pub fn told<T: 'static>(start: impl FnOnce(Box<dyn FnOnce(T)>)) -> T {
     let place = Rc::new(RefCell::new(None));

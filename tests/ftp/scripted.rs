@@ -12,7 +12,7 @@ use network::{ClientTls, Error};
 
 use super::common::{LIMIT, TempDir, await_it, on_own_context};
 
-/// What a server does when a command comes.
+/// The action of a server when a command comes.
 type Answer = Box<dyn FnMut(&str, &mut TcpStream) -> bool + Send>;
 
 /// A server for one session: greets, and answers each command until the answer is false. Returns its port, and the

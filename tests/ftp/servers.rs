@@ -10,7 +10,7 @@ use network::ftp::{self, Builder};
 
 use super::common::{LIMIT, Process, TempDir, Watch, party, tool};
 
-/// How a server secures connections.
+/// The security of connections.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Tls {
     None,
@@ -33,7 +33,7 @@ pub struct Served {
     ip: &'static str,
 }
 
-/// What differs between the servers.
+/// The differences between the servers.
 pub struct Facts {
     pub name: &'static str,
     pub has_mlsd: bool,

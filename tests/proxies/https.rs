@@ -71,7 +71,7 @@ fn greeting() -> u16 {
     })
 }
 
-/// What a relay does when it has let as much through as it should.
+/// The action of a relay when it has let as much through as it should.
 #[derive(Clone, Copy)]
 enum Then {
     Cut,

@@ -19,7 +19,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use common::{LIMIT, Process, TempDir, Watch, command, example, on_own_context, parties, party, run, tool, until};
+use common::{
+    LIMIT, Process, TempDir, Watch, await_it, command, example, on_own_context, parties, party, run, tool, until,
+    until_on_threads,
+};
 use gio::prelude::*;
 use network::socket::{Operation, Proxy, SocketBuilder};
 use network::{Address, ClientTls, Endpoint, Error, Result, Server, ServerTls, Socket};
@@ -106,21 +109,6 @@ fn read_head(stream: &TcpStream) -> String {
 
 fn plain(proxy: impl Into<Proxy>) -> SocketBuilder {
     Socket::builder().tls(false).proxy(proxy)
-}
-
-fn await_it<T>(future: impl Future<Output = T>) -> T {
-    glib::MainContext::ref_thread_default().block_on(future)
-}
-
-/// Runs the loop until something is the case that changes on other threads.
-#[track_caller]
-fn until_on_threads(what: impl Fn() -> bool) {
-    let late = Instant::now() + LIMIT;
-    while !what() {
-        assert!(Instant::now() < late, "what was waited for did not happen within {LIMIT:?}");
-        network::iteration(false);
-        std::thread::yield_now();
-    }
 }
 
 fn connect_async(builder: SocketBuilder, address: &str) -> Result<Socket> {

@@ -13,7 +13,7 @@ use crate::util::*;
 const COUNT: u64 = 10_000;
 const MESSAGES: Framing = Framing::varint();
 
-/// What becomes of a call.
+/// The outcome of a call.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Fate {
     Answered,
@@ -61,7 +61,7 @@ fn serve(socket: &Socket) {
     });
 }
 
-/// How each call has ended, and in which order.
+/// The end of each call, in order.
 type Ends = Rc<RefCell<Vec<(u64, &'static str)>>>;
 
 fn begin(calls: &Calls<u64>, link: &Link, ends: &Ends) {

@@ -69,16 +69,8 @@ impl Rig {
 
     /// Lets time pass, in which the loop runs.
     fn pass(&self, time: Duration) {
-        // A longer step would count as one in which the loop was held up.
-        const STEP: Duration = Duration::from_millis(50);
         self.run();
-        let mut left = time;
-        while !left.is_zero() {
-            let step = left.min(STEP);
-            script::pass(step);
-            self.run();
-            left -= step;
-        }
+        script::pass_running(time, || self.run());
     }
 
     /// A TCP connection.

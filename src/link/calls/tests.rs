@@ -38,14 +38,7 @@ impl Rig {
 
     /// Lets time pass, in which the loop runs.
     fn pass(&self, time: Duration) {
-        const STEP: Duration = Duration::from_millis(50);
-        let mut left = time;
-        while !left.is_zero() {
-            let step = left.min(STEP);
-            script::pass(step);
-            self.run();
-            left -= step;
-        }
+        script::pass_running(time, || self.run());
     }
 
     fn begin(&self, timeout: impl Into<Option<Duration>>) -> (u64, Answer<String>) {
