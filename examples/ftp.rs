@@ -11,7 +11,7 @@ usage: ftp ls URL
        ftp put FILE URL          a URL that ends in / gets the name of the file
 
 URL: ftp://[USER@]HOST[:PORT]/PATH is plaintext, ftpes:// uses TLS by AUTH TLS, ftps:// TLS from the start.
-The path begins in the user's home directory. Without USER, the login is anonymous; the password is read from FTP_PASSWORD.";
+The path is taken as it is written, and begins in the user's home directory. Without USER, the login is anonymous; the password is read from FTP_PASSWORD.";
 
 fn main() -> Result {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,6 +35,9 @@ fn open(url: &str) -> Result<(Client, String)> {
         url.split_once("://").ok_or_else(|| Error::other("URL must begin with ftp://, ftpes:// or ftps://"))?;
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     let (user, host) = host.rsplit_once('@').map_or((None, host), |(user, host)| (Some(user), host));
+    if user.is_some_and(|user| user.contains(':')) {
+        return Err(Error::other("the password is read from FTP_PASSWORD, not from the URL, which others can see"));
+    }
     let client = Client::connect(format!("{scheme}://{host}"))?;
     match user {
         None => client.login_anonymous()?,

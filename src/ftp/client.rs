@@ -120,7 +120,8 @@ impl Client {
 
     /// Prepares the download of a file. A `local` that is a directory or ends in `/` gets the name of the remote file.
     ///
-    /// Until it is complete, the file is called `NAME.part`. It takes the place of an older one then. A download that fails
+    /// Until it is complete, the file is called `NAME.part`, and one of that name is overwritten. It takes the place of an older
+    /// file then, or of the file that a link leads to; anything else there, as a device, is an error. A download that fails
     /// leaves the partial file, for [`resume`](Transfer::resume).
     ///
     /// # Example: With a progress bar, on the main loop

@@ -22,17 +22,30 @@ fn is_directory(path: &Path) -> bool {
     path.as_os_str().as_bytes().ends_with(b"/") || path.is_dir()
 }
 
-/// Returns the path to download to: one that is a directory gets the name of the remote file.
+/// Returns the path to download to: one that is a directory gets the name of the remote file, and a link leads to its file.
+/// A download takes the place of that: anything but a file is left alone.
 pub(super) fn target(local: &Path, remote: &[u8]) -> Result<PathBuf, Response> {
-    if !is_directory(local) {
-        return Ok(local.to_owned());
+    let path = if is_directory(local) { within(local, remote)? } else { local.to_owned() };
+    let Ok(found) = path.symlink_metadata() else { return Ok(path) };
+    if found.is_file() {
+        return Ok(path);
     }
+    match path.canonicalize() {
+        Ok(file) if file.is_file() => Ok(file),
+        _ => {
+            let text = format!("cannot write to {}: it is not a regular file", path.display());
+            Err(Response::new(Status::INVALID_FILE, text))
+        }
+    }
+}
+
+fn within(directory: &Path, remote: &[u8]) -> Result<PathBuf, Response> {
     match last_part(remote).as_bytes() {
         b"" | b"." | b".." => Err(Response::new(
             Status::INVALID_FILE,
-            format!("{:?} has no file name to use in {}", String::from_utf8_lossy(remote), local.display()),
+            format!("{:?} has no file name to use in {}", String::from_utf8_lossy(remote), directory.display()),
         )),
-        name => Ok(local.join(OsStr::from_bytes(name))),
+        name => Ok(directory.join(OsStr::from_bytes(name))),
     }
 }
 
@@ -230,6 +243,35 @@ mod tests {
             assert_eq!(open(resume, remote).unwrap().1, 0, "{remote:?}");
             assert_eq!(std::fs::read(&part).unwrap(), b"");
         }
+    }
+
+    #[test]
+    fn what_stands_at_the_target_and_is_no_file_is_not_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        std::fs::write(path("file"), "old").unwrap();
+        for (to, name) in
+            [("socket", "to-socket"), ("file", "to-file"), ("nothing", "to-nothing"), (".", "to-directory")]
+        {
+            std::os::unix::fs::symlink(to, path(name)).unwrap();
+        }
+        for name in ["socket", "to-socket", "to-nothing"] {
+            let refused = target(&path(name), b"x").unwrap_err();
+            assert_eq!(refused.status, Status::INVALID_FILE);
+            assert!(
+                refused.message.contains(name) && refused.message.contains("not a regular file"),
+                "{}",
+                refused.message
+            );
+        }
+        let real = directory.path().canonicalize().unwrap();
+        // The file that a link leads to is replaced, not the link.
+        assert_eq!(target(&path("to-file"), b"x").unwrap(), real.join("file"));
+        assert_eq!(target(&path("to-directory"), b"new").unwrap(), path("to-directory").join("new"));
+        assert_eq!(target(&path("file"), b"x").unwrap(), path("file"));
+        // The name that a directory gives is looked at as well.
+        assert!(target(directory.path(), b"pub/socket").is_err());
     }
 
     #[test]

@@ -36,6 +36,9 @@ fn passwords_come_from_the_environment() {
     };
     assert!(get("wrong").assert_failed().contains("530"));
     get(served.password).assert_clean();
+    // In a URL, it would be sent as part of the name, and end up in logs.
+    let refused = ftp(&["get", &url.replace("joe@", "joe:secret@"), &local.address("")]);
+    assert!(refused.assert_failed().contains("FTP_PASSWORD") && !refused.stderr.contains("secret"), "{refused:?}");
 }
 
 #[test]
@@ -54,6 +57,28 @@ fn a_directory_is_mirrored_and_only_what_is_new_again() {
     assert_eq!(mirror(), "");
     std::fs::write(served.path("two"), "2").unwrap();
     assert!(mirror().ends_with("up/two\n"));
+}
+
+#[test]
+fn a_mirror_names_what_it_cannot_copy_and_goes_on() {
+    let (served, local) = (pyftpdlib(Tls::None), TempDir::new());
+    let mirror = |directory: &str| {
+        let address = format!("ftp://{}@{}", served.user, served.host());
+        let mut mirror = command(example("ftp_mirror"), [&address, directory, &local.address("copy")]);
+        run(mirror.env("FTP_PASSWORD", served.password), "")
+    };
+    // A directory that is not there, and one within itself.
+    assert!(mirror("/nosuch").assert_failed().contains("550"));
+    assert!(!local.path("copy").exists());
+    std::fs::write(served.path("too-much"), "refused").unwrap();
+    std::fs::write(served.path("z"), "last").unwrap();
+    let output = mirror("/up");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stderr.contains("too-much: ") && output.stderr.contains("1 not copied"), "{output:?}");
+    assert_eq!(std::fs::read_to_string(local.path("copy/z")).unwrap(), "last");
+    std::os::unix::fs::symlink("..", served.path("loop")).unwrap();
+    let output = mirror("/up");
+    assert!(output.stderr.contains("too deep"), "{output:?}");
 }
 
 #[test]
