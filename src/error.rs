@@ -92,6 +92,41 @@ pub enum Error {
         response: Box<ftp::Response>,
     },
 
+    /// A message of HTTP breaks the protocol, or a rule that this crate sets against misuse.
+    #[cfg(feature = "http")]
+    #[error("{peer}: {problem}")]
+    Http {
+        /// The address of the peer, or the URL.
+        peer: String,
+        /// The problem.
+        problem: String,
+    },
+
+    /// An HTTP server answers with a status of 400 or above, and the program asked for that to be an error:
+    /// [`error_for_status`](crate::http::Response::error_for_status).
+    #[cfg(feature = "http")]
+    #[error("{url}: {status}")]
+    Status {
+        /// The status.
+        status: ::http::StatusCode,
+        /// The URL, after redirects.
+        url: Box<str>,
+        /// The beginning of the body, at most 1 KiB.
+        body: Box<str>,
+    },
+
+    /// A WebSocket connection is closed for a reason other than a normal end, or its handshake is refused.
+    #[cfg(feature = "websocket")]
+    #[error("{peer}: {reason} ({code})")]
+    WebSocket {
+        /// The address of the peer, or the URL.
+        peer: Box<str>,
+        /// The close code (RFC 6455, section 7.4.1), or the HTTP status of a refused handshake.
+        code: u16,
+        /// The peer's reason, or the problem.
+        reason: Box<str>,
+    },
+
     /// A timeout expired before the operation was done.
     #[error("timed out after {} while {operation} {address}", in_words(*limit))]
     TimedOut {
@@ -620,6 +655,12 @@ impl Error {
             Error::Proxy { .. } => "Proxy",
             #[cfg(feature = "ftp")]
             Error::Ftp { .. } => "Ftp",
+            #[cfg(feature = "http")]
+            Error::Http { .. } => "Http",
+            #[cfg(feature = "http")]
+            Error::Status { .. } => "Status",
+            #[cfg(feature = "websocket")]
+            Error::WebSocket { .. } => "WebSocket",
             Error::TimedOut { .. } => "TimedOut",
             Error::NotReady { .. } => "NotReady",
             Error::Cancelled { .. } => "Cancelled",
@@ -666,6 +707,17 @@ impl Error {
             Error::Lookup { .. } | Error::ServiceNotFound { .. } => Kind::NotFound,
             #[cfg(feature = "ftp")]
             Error::Ftp { response, .. } => response.kind(),
+            #[cfg(feature = "http")]
+            Error::Http { .. } => Kind::InvalidData,
+            #[cfg(feature = "http")]
+            Error::Status { status, .. } => match status.as_u16() {
+                401 | 403 | 407 => Kind::PermissionDenied,
+                404 | 410 => Kind::NotFound,
+                408 | 504 => Kind::TimedOut,
+                _ => Kind::Other,
+            },
+            #[cfg(feature = "websocket")]
+            Error::WebSocket { .. } => Kind::InvalidData,
             Error::TimedOut { .. } => Kind::TimedOut,
             Error::Cancelled { .. } => Kind::Interrupted,
             Error::Closed { .. } | Error::Down { .. } => Kind::NotConnected,

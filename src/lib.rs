@@ -35,6 +35,10 @@ pub mod ftp;
 #[doc(hidden)]
 #[forbid(unsafe_code)]
 pub mod fuzzing;
+/// HTTP/1.1 (RFC 9110, RFC 9112): a client and a server.
+#[cfg(feature = "http")]
+#[forbid(unsafe_code)]
+pub mod http;
 /// Staying connected: types used with [`Link`], and what they are made of.
 #[forbid(unsafe_code)]
 pub mod link;

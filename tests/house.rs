@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// From the bottom up. A module may use those before it. A new one gets its place here.
-const FLOORS: [&str; 21] = [
+const FLOORS: [&str; 23] = [
     "log",
     "certificate",
     "error",
@@ -27,6 +27,8 @@ const FLOORS: [&str; 21] = [
     "public_address",
     "link",
     "ftp",
+    "http",
+    "websocket",
     "run",
     "fuzzing",
 ];

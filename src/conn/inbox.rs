@@ -413,6 +413,16 @@ impl Inbox {
         Some(Piece::Shared(batch.bytes.clone(), range))
     }
 
+    /// Lends up to `max` bytes as they lie there, and takes as many of them as `read` says. `None` if there are none.
+    pub(crate) fn lend_next(&mut self, max: usize, read: impl FnOnce(&[u8]) -> usize) -> Option<usize> {
+        self.unite();
+        let batch = self.batch.as_ref()?;
+        let piece = &batch.bytes[batch.start..batch.end.min(batch.start.saturating_add(max))];
+        let count = read(piece).min(piece.len());
+        self.advance(count);
+        Some(count)
+    }
+
     /// Makes a batch of all there is: to take parts of it costs no moving about of the rest.
     fn unite(&mut self) {
         self.recall();

@@ -14,6 +14,9 @@ impl Error {
     /// | `TimedOut`, `Closed`, `Reset`, `Truncated` | yes | the same, also during a TLS handshake |
     /// | `Proxy` | yes | most replies of proxies are about the way to the server |
     /// | `Ftp` | by its status | servers say by 4xx that they may do it later; nothing else helps by itself |
+    /// | `Http` | no | the peer does not keep to the protocol |
+    /// | `Status` | 408, 429, and 500 or above but for 501 and 505 | the server is busy, or at fault |
+    /// | `WebSocket` | if the peer goes away or is at fault: 1001, 1005, 1006, 1011 to 1014, and the statuses above | other codes say that this side is at fault |
     /// | `ServiceNotFound`, `AvahiUnavailable` | yes | the service may be announced later, and the daemon started |
     /// | `Down` | yes | the link connects again |
     /// | `QueueFull`, `NotReady` | yes | the queue drains, and data arrives |
@@ -54,6 +57,14 @@ impl Error {
             | Error::AlreadyRunning { .. } => true,
             #[cfg(feature = "ftp")]
             Error::Ftp { response, .. } => response.is_temporary(),
+            #[cfg(feature = "http")]
+            Error::Http { .. } => false,
+            #[cfg(feature = "http")]
+            Error::Status { status, .. } => {
+                matches!(status.as_u16(), 408 | 429) || status.is_server_error() && !matches!(status.as_u16(), 501 | 505)
+            }
+            #[cfg(feature = "websocket")]
+            Error::WebSocket { code, .. } => matches!(code, 408 | 429 | 500 | 502..=504 | 1001 | 1005 | 1006 | 1011..=1014),
             Error::Io { operation, source, .. } => is_of_the_moment(*operation, source.kind()),
             Error::UnknownCertificate { .. }
             | Error::CertificateChanged { .. }
@@ -169,6 +180,24 @@ mod tests {
         let temporary = temporary.into_iter().chain([ftp(450)]).collect::<Vec<_>>();
         #[cfg(feature = "ftp")]
         let for_good = for_good.into_iter().chain([ftp(550), ftp(1000), ftp(1003)]).collect::<Vec<_>>();
+        #[cfg(feature = "http")]
+        let status = |status| {
+            let status = ::http::StatusCode::from_u16(status).unwrap();
+            Error::Status { status, url: "x".into(), body: "".into() }
+        };
+        #[cfg(feature = "http")]
+        let temporary = temporary.into_iter().chain([status(429), status(503)]).collect::<Vec<_>>();
+        #[cfg(feature = "http")]
+        let for_good = for_good
+            .into_iter()
+            .chain([status(404), status(501), Error::Http { peer: text(), problem: text() }])
+            .collect::<Vec<_>>();
+        #[cfg(feature = "websocket")]
+        let websocket = |code| Error::WebSocket { peer: "x".into(), code, reason: "x".into() };
+        #[cfg(feature = "websocket")]
+        let temporary = temporary.into_iter().chain([websocket(1001), websocket(503)]).collect::<Vec<_>>();
+        #[cfg(feature = "websocket")]
+        let for_good = for_good.into_iter().chain([websocket(1002), websocket(403)]).collect::<Vec<_>>();
         for error in &temporary {
             assert!(error.is_temporary(), "{error:?}");
         }
@@ -181,7 +210,12 @@ mod tests {
         seen.dedup();
         let names = include_str!("../error.rs").split("fn name(").nth(1).unwrap().split("\n    }\n").next().unwrap();
         let mut names: Vec<_> = names.split("=> \"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
-        names.retain(|name| cfg!(feature = "ftp") || *name != "Ftp");
+        names.retain(|name| match *name {
+            "Ftp" => cfg!(feature = "ftp"),
+            "Http" | "Status" => cfg!(feature = "http"),
+            "WebSocket" => cfg!(feature = "websocket"),
+            _ => true,
+        });
         names.sort();
         assert_eq!(seen, names);
     }

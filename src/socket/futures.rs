@@ -171,6 +171,49 @@ impl Socket {
         }
     }
 
+    /// Lends up to `max` bytes of received data to `read` as soon as data is available, and takes as many of them as `read` returns.
+    ///
+    /// For adapters to other libraries' traits: the data is copied once, from the receive buffer to where it is needed. What
+    /// `read` does not take is received by the next call. `read` is called at most once, and not if this returns `Pending` or an
+    /// error. Returns how many bytes were taken. Like the futures-io traits, it is served after all receiving futures. A `max` of 0
+    /// counts as 1.
+    ///
+    /// # Errors
+    /// See [`recv_future`](Socket::recv_future).
+    ///
+    /// # Example: Read into memory of a foreign type
+    /// ```
+    /// # let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    /// # let socket = network::Socket::from_fd(ours)?;
+    /// # std::io::Write::write_all(&mut &theirs, b"Hello, world")?;
+    /// # glib::MainContext::default().block_on(async move {
+    /// let mut word = Vec::with_capacity(5);
+    /// let taken = std::future::poll_fn(|context| {
+    ///     socket.poll_recv_with(context, word.capacity(), |piece| {
+    ///         word.extend_from_slice(piece);
+    ///         piece.len()
+    ///     })
+    /// });
+    /// assert_eq!(taken.await?, 5);
+    /// assert_eq!(word, b"Hello");
+    /// # Ok::<(), network::Error>(())
+    /// # })?;
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    pub fn poll_recv_with(
+        &self,
+        context: &mut Context<'_>,
+        max: usize,
+        read: impl FnOnce(&[u8]) -> usize,
+    ) -> Poll<Result<usize>> {
+        let max = max.clamp(1, CHUNK);
+        let mut read = Some(read);
+        let lend = |inbox: &mut Inbox, _: LineRule| {
+            Ok(inbox.lend_next(max, |piece| read.take().map_or(0, |read| read(piece))))
+        };
+        self.conn.polling(context).take(&mut Ticket::Unordered, max, lend)
+    }
+
     /// Waits until the connection is not [full](Socket::is_full), then queues all of `data` as [`send`](Socket::send) does.
     ///
     /// A loop that awaits this keeps the send queue short, however slowly the peer reads.

@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 use futures_io::{AsyncBufRead, AsyncRead, AsyncWrite};
 
 use super::Socket;
-use crate::engine::Ticket;
 use crate::error::Error;
 
 /// The most that is read into the buffer at once.
@@ -117,15 +116,16 @@ impl AsyncBufRead for ByteStream {
             me.start = 0;
             me.buffer.clear();
             let ByteStream { socket, buffer, .. } = &mut *me;
-            let taken = socket.conn.polling(context).take(&mut Ticket::Unordered, BUFFER, |inbox, _| {
-                Ok(inbox.next_chunk(BUFFER).map(|piece| buffer.extend_from_slice(piece.as_slice())))
+            let taken = socket.poll_recv_with(context, BUFFER, |piece| {
+                buffer.extend_from_slice(piece);
+                piece.len()
             });
             if taken.is_pending() {
                 buffer.shrink_to(KEEP);
             }
             me.was_tls = me.socket.conn.is_tls();
             match ready!(taken) {
-                Ok(()) | Err(Error::Closed { .. }) => {}
+                Ok(_) | Err(Error::Closed { .. }) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         }

@@ -158,6 +158,8 @@ enum Step {
     Frame(usize),
     Until(Vec<u8>),
     Lend(usize),
+    /// Lends so many of the next bytes at most, of which so many are taken.
+    LendNext(usize, usize),
     /// Lends, has others take some, then takes of what was lent.
     LendAndLose(usize, usize),
 }
@@ -174,6 +176,7 @@ fn step() -> impl Strategy<Value = Step> {
         (0usize..framings(b'a').len()).prop_map(Step::Frame),
         proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'a')], 1..3).prop_map(Step::Until),
         (0usize..30).prop_map(Step::Lend),
+        (1usize..20, 0usize..20).prop_map(|(max, take)| Step::LendNext(max, take)),
         (0usize..20, 0usize..20).prop_map(|(lose, skip)| Step::LendAndLose(lose, skip)),
     ]
 }
@@ -243,6 +246,15 @@ proptest! {
                         inbox.skip(mark, count);
                         seen.extend(&piece.as_slice()[..count]);
                     }
+                }
+                Step::LendNext(max, take) => {
+                    let rest = &fed[seen.len()..];
+                    let taken = inbox.lend_next(max, |piece| {
+                        assert_eq!(piece, &rest[..rest.len().min(max)]);
+                        take.min(piece.len())
+                    });
+                    prop_assert_eq!(taken, (!rest.is_empty()).then(|| take.min(max).min(rest.len())));
+                    seen.extend(&fed[seen.len()..][..taken.unwrap_or(0)]);
                 }
                 Step::LendAndLose(lose, skip) => {
                     if let Some((piece, mark)) = inbox.lend() {

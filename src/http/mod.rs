@@ -1,0 +1,3 @@
+//! HTTP by hyper over this crate's own connections. Uses public names of the floors below only.
+
+mod io;
