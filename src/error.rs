@@ -506,8 +506,12 @@ operations! {
     PublicAddress: "asking for the public address at", "cannot get the public address from";
     /// Reading from a connection.
     Read: "reading from", "cannot read from";
+    /// Reading a file.
+    ReadFile: "reading the file", "cannot read the file";
     /// Receiving a datagram.
     Receive: "receiving from", "cannot receive from";
+    /// Waiting for the end of a request and its response.
+    Request: "waiting for the end of a request to", "cannot make a request to";
     /// Sending.
     Send: "sending to", "cannot send to";
     /// Setting up what everything else uses.
@@ -529,6 +533,8 @@ operations! {
     Watch: "watching", "cannot watch";
     /// Making a socket from a file descriptor.
     Wrap: "wrapping", "cannot wrap";
+    /// Writing a file.
+    WriteFile: "writing the file", "cannot write the file";
     /// Writing a pid file.
     WritePidFile: "writing the pid file", "cannot write the pid file";
 }

@@ -61,10 +61,13 @@ impl Error {
             Error::Http { .. } => false,
             #[cfg(feature = "http")]
             Error::Status { status, .. } => {
-                matches!(status.as_u16(), 408 | 429) || status.is_server_error() && !matches!(status.as_u16(), 501 | 505)
+                matches!(status.as_u16(), 408 | 429)
+                    || status.is_server_error() && !matches!(status.as_u16(), 501 | 505)
             }
             #[cfg(feature = "websocket")]
-            Error::WebSocket { code, .. } => matches!(code, 408 | 429 | 500 | 502..=504 | 1001 | 1005 | 1006 | 1011..=1014),
+            Error::WebSocket { code, .. } => {
+                matches!(code, 408 | 429 | 500 | 502..=504 | 1001 | 1005 | 1006 | 1011..=1014)
+            }
             Error::Io { operation, source, .. } => is_of_the_moment(*operation, source.kind()),
             Error::UnknownCertificate { .. }
             | Error::CertificateChanged { .. }

@@ -2,38 +2,80 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use futures_io::AsyncWrite;
 use hyper::rt::{Read, ReadBufCursor, Write};
 
 use crate::conn::Socket;
-use crate::error::Error;
+use crate::error::{Error, Result};
+
+/// Looks at what passes.
+pub(super) trait Watch {
+    /// That has come. Returns how much of it hyper gets now, at least one byte; the rest comes again.
+    ///
+    /// # Errors
+    /// The connection is to end: [`failed`](Watch::failed) gets the error.
+    fn received(&self, bytes: &[u8]) -> Result<usize>;
+
+    /// So many bytes were queued to be sent.
+    fn sent(&self, count: usize);
+
+    /// The connection has failed. hyper's errors do not tell by what.
+    fn failed(&self, error: Error);
+}
 
 /// A connection for hyper: bytes are copied once, from the receive buffer to hyper's.
 #[derive(Debug)]
-pub(super) struct Io(pub(super) Socket);
+pub(super) struct Io<W> {
+    pub(super) socket: Socket,
+    pub(super) watch: Rc<W>,
+}
 
-impl Read for Io {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, mut buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+impl<W: Watch> Io<W> {
+    fn fail(&self, error: Error) -> io::Error {
+        let kind = error.kind();
+        self.watch.failed(error);
+        kind.into()
+    }
+}
+
+impl<W: Watch> Read for Io<W> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         let room = buffer.remaining();
         if room == 0 {
             return Poll::Ready(Ok(()));
         }
-        let taken = self.0.poll_recv_with(context, room, |piece| {
-            buffer.put_slice(piece);
-            piece.len()
+        let mut refused = None;
+        let taken = self.socket.poll_recv_with(context, room, |piece| match self.watch.received(piece) {
+            Ok(count) => {
+                let piece = &piece[..count.clamp(1, piece.len())];
+                buffer.put_slice(piece);
+                piece.len()
+            }
+            Err(error) => {
+                refused = Some(error);
+                0
+            }
         });
-        Poll::Ready(match ready!(taken) {
-            Ok(_) | Err(Error::Closed { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
+        Poll::Ready(match (ready!(taken), refused) {
+            (Ok(_), Some(error)) | (Err(error), _) if !matches!(error, Error::Closed { .. }) => Err(self.fail(error)),
+            _ => Ok(()),
         })
     }
 }
 
-impl Write for Io {
+impl<W: Watch> Write for Io<W> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
+        let written = ready!(Pin::new(&mut self.socket).poll_write(context, bytes));
+        let written = written.map_err(|error| self.fail(error.into()))?;
+        self.watch.sent(written);
+        Poll::Ready(Ok(written))
     }
 
     /// One piece after the other: they are queued, and go out together.
@@ -44,7 +86,7 @@ impl Write for Io {
     ) -> Poll<io::Result<usize>> {
         let mut written = 0;
         for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-            match Pin::new(&mut self.0).poll_write(context, piece) {
+            match self.as_mut().poll_write(context, piece) {
                 Poll::Ready(Ok(count)) => {
                     written += count;
                     if count < piece.len() {
@@ -64,10 +106,10 @@ impl Write for Io {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
+        Pin::new(&mut self.socket).poll_flush(context).map_err(|error| self.fail(error.into()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_close(context)
+        Pin::new(&mut self.socket).poll_close(context)
     }
 }
