@@ -1,8 +1,11 @@
 //! The one error type. Pure values: this file knows no descriptor and no main loop.
 
+mod convert;
 #[cfg(feature = "ftp")]
 pub(crate) mod ftp;
+mod operation;
 mod temporary;
+mod text;
 
 use std::fmt;
 use std::io;
@@ -11,6 +14,9 @@ use std::time::Duration;
 
 use crate::certificate::{Fingerprint, PeerCertificate};
 pub(crate) use crate::log::Printable;
+pub use operation::Operation;
+use text::{bytes, in_plain_words, of_next, of_pin, of_process, of_queue, of_seen, of_size};
+pub(crate) use text::{count, in_words, os_text};
 
 /// The result of the fallible calls of this crate.
 pub type Result<T = (), E = Error> = std::result::Result<T, E>;
@@ -430,121 +436,6 @@ pub enum Error {
     Other(Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Declares [`Operation`], with both phrasings of each variant.
-macro_rules! operations {
-    ($($(#[$doc:meta])* $name:ident: $doing:literal, $failed:literal;)*) => {
-        /// The operation during which an [`Error`] occurred.
-        ///
-        /// Displayed as it reads before an address, as in "connecting to".
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum Operation {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl Operation {
-            /// Returns the phrase for "timed out while … address".
-            fn doing(self) -> &'static str {
-                match self {
-                    $(Operation::$name => $doing,)*
-                }
-            }
-
-            /// Returns the phrase that begins a message about a failure.
-            fn failed(self) -> &'static str {
-                match self {
-                    $(Operation::$name => $failed,)*
-                }
-            }
-        }
-    };
-}
-
-operations! {
-    /// Accepting a client.
-    Accept: "waiting for a client of", "cannot accept a client of";
-    /// Resolving a user or group name.
-    Account: "looking up the account", "cannot look up the account";
-    /// Waiting for a client that has sent nothing at all to begin the TLS handshake.
-    AwaitedHandshake: "waiting for a TLS handshake (a client without TLS never begins one) with",
-        "cannot complete the TLS handshake with";
-    /// Forking into the background.
-    Background: "forking into", "cannot fork into";
-    /// Browsing for services.
-    Browse: "browsing for", "cannot browse for";
-    /// Connecting.
-    Connect: "connecting to", "cannot connect to";
-    /// Handing sockets over to a successor.
-    HandOver: "handing over to", "cannot hand over to";
-    /// Performing the TLS handshake.
-    Handshake: "performing the TLS handshake with", "cannot complete the TLS handshake with";
-    /// Waiting for data of a silent peer (receive timeout).
-    Incoming: "waiting to receive anything from", "cannot wait to receive anything from";
-    /// Listing network interfaces.
-    Interfaces: "listing", "cannot list";
-    /// Joining a multicast group.
-    Join: "joining", "cannot join";
-    /// Leaving a multicast group.
-    Leave: "leaving", "cannot leave";
-    /// Listening, or binding a UDP socket.
-    Listen: "listening on", "cannot listen on";
-    /// Loading certificates.
-    LoadCertificates: "loading certificates for", "cannot load certificates for";
-    /// Locking a pid file.
-    LockPidFile: "locking the pid file", "cannot lock the pid file";
-    /// Resolving a host name.
-    Lookup: "resolving", "cannot resolve";
-    /// Notifying the service manager.
-    Notify: "notifying", "cannot notify";
-    /// Opening a log file.
-    OpenLogFile: "opening the log file", "cannot open the log file";
-    /// Reading or changing a socket option.
-    Option: "accessing an option of", "cannot access an option of";
-    /// Waiting for a proxy to connect.
-    Proxy: "connecting through a proxy to", "cannot connect through a proxy to";
-    /// Asking for the public address.
-    PublicAddress: "asking for the public address at", "cannot get the public address from";
-    /// Reading from a connection.
-    Read: "reading from", "cannot read from";
-    /// Reading a file.
-    ReadFile: "reading the file", "cannot read the file";
-    /// Receiving a datagram.
-    Receive: "receiving from", "cannot receive from";
-    /// Waiting for the end of a request and its response.
-    Request: "waiting for the end of a request to", "cannot make a request to";
-    /// Sending.
-    Send: "sending to", "cannot send to";
-    /// Setting up what everything else uses.
-    SetUp: "setting up", "cannot set up";
-    /// Handling a signal.
-    Signal: "handling", "cannot handle";
-    /// Starting a thread.
-    Start: "starting", "cannot start";
-    /// Transferring a file.
-    Transfer: "exchanging files with", "cannot exchange files with";
-    /// Waiting for traffic in either direction (idle timeout).
-    Traffic: "waiting for traffic with", "cannot wait for traffic with";
-    /// Waiting for the answer to a TLS handshake of a peer that has sent nothing at all.
-    UnansweredHandshake: "waiting for a TLS handshake (a server without TLS never answers) with",
-        "cannot complete the TLS handshake with";
-    /// Waiting for data, a future or a task.
-    Wait: "waiting for", "cannot wait for";
-    /// Adding a file descriptor to the main loop.
-    Watch: "watching", "cannot watch";
-    /// Making a socket from a file descriptor.
-    Wrap: "wrapping", "cannot wrap";
-    /// Writing a file.
-    WriteFile: "writing the file", "cannot write the file";
-    /// Writing a pid file.
-    WritePidFile: "writing the pid file", "cannot write the pid file";
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.doing())
-    }
-}
-
 impl Error {
     /// Wraps any error or message, so that a callback can close its connection with it.
     ///
@@ -767,160 +658,6 @@ pub(crate) fn again(error: &io::Error) -> io::Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {self}", self.name())
-    }
-}
-
-/// Returns a number with its noun: "1 connection", "2 connections".
-pub(crate) fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-fn bytes(number: usize) -> String {
-    count(number, "byte")
-}
-
-/// Returns the message for a full queue: of bytes to a peer, or, without one, of calls.
-fn of_queue(peer: &str, size: usize, queued: usize, limit: usize, option: &str) -> String {
-    if peer.is_empty() {
-        return format!(
-            "too many calls: {queued} are pending, and the limit is {limit}; wait for answers or raise {option}"
-        );
-    }
-    format!(
-        "send queue to {peer} is full: {} do not fit beside {queued} already queued (limit: {}); send less at a time or raise \
-         {option}",
-        bytes(size),
-        bytes(limit)
-    )
-}
-
-fn of_size(size: Option<u64>) -> String {
-    size.map(|size| format!(" of {size} byte{}", if size == 1 { "" } else { "s" })).unwrap_or_default()
-}
-
-/// Returns a duration for people: "30 s", "1.5 s", "50 ms".
-pub(crate) fn in_words(duration: Duration) -> String {
-    let (number, unit) = match duration {
-        short if short < Duration::from_millis(1) && !short.is_zero() => (short.as_secs_f64() * 1e6, "µs"),
-        short if short < Duration::from_secs(1) && !short.is_zero() => (short.as_secs_f64() * 1e3, "ms"),
-        long => (long.as_secs_f64(), "s"),
-    };
-    let number = format!("{number:.3}");
-    format!("{} {unit}", number.trim_end_matches('0').trim_end_matches('.'))
-}
-
-/// Returns the text of a system call's error without its number.
-pub(crate) fn os_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    match error.raw_os_error() {
-        Some(number) => text.trim_end_matches(&format!(" (os error {number})")).to_owned(),
-        None => text,
-    }
-}
-
-fn in_plain_words(problem: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
-    problem.downcast_ref::<io::Error>().map_or_else(|| problem.to_string(), os_text)
-}
-
-/// Says when there will be another try, in whole seconds.
-fn of_next(next: Option<Duration>) -> String {
-    let seconds = next.map(|next| next.as_secs() + u64::from(next.subsec_nanos() > 0));
-    seconds.map(|seconds| format!(" (next try in {seconds} s)")).unwrap_or_default()
-}
-
-fn of_process(pid: Option<i32>) -> String {
-    pid.map(|pid| format!(" as process {pid}")).unwrap_or_default()
-}
-
-/// Returns the message for a key that is not the pinned one. A stored pin speaks of a change; a pin that was passed in may
-/// as well be mistyped.
-fn of_pin(peer: &str, pin: &Fingerprint, shown: &PeerCertificate, file: Option<&Path>) -> String {
-    let (peer, key, certificate) = (Printable(peer), shown.fingerprint(), shown.certificate_fingerprint());
-    match file {
-        Some(file) => format!(
-            "THE KEY OF {peer} HAS CHANGED: pinned {pin}, presented {key} (certificate: {certificate}). Either the server \
-             has a new key, or the connection is being intercepted. If the owner of the server confirms the new key, write \
-             its fingerprint into {}, or delete that file",
-            file.display()
-        ),
-        None => format!(
-            "{peer} does not have the pinned key: expected {pin}, presented {key} (certificate: {certificate}). Either the \
-             pin is wrong or outdated, or the connection is being intercepted. If the owner of the server confirms this \
-             key, pass it to ClientTls::pinned"
-        ),
-    }
-}
-
-/// Names from the network, quoted: they may contain anything.
-fn of_seen(seen: &[String]) -> String {
-    if seen.is_empty() {
-        return "no service of this type was found".into();
-    }
-    let names: Vec<String> = seen.iter().map(|name| format!("{name:?}")).collect();
-    format!("services of this type: {}", names.join(", "))
-}
-
-/// Errors of std that a callback meets while it parses what came. They become [`Error::Other`].
-macro_rules! from_foreign {
-    ($($error:ty),*) => {
-        $(
-            impl From<$error> for Error {
-                fn from(error: $error) -> Self {
-                    Error::Other(error.into())
-                }
-            }
-        )*
-    };
-}
-
-from_foreign!(
-    glib::Error,
-    std::net::AddrParseError,
-    std::num::ParseFloatError,
-    std::num::ParseIntError,
-    std::str::Utf8Error,
-    std::string::FromUtf8Error
-);
-
-impl From<io::Error> for Error {
-    /// Returns the original [`Error`] if the [`io::Error`] was made from one.
-    fn from(error: io::Error) -> Self {
-        match error.downcast::<Error>() {
-            Ok(own) => own,
-            Err(foreign) => Error::Other(foreign.into()),
-        }
-    }
-}
-
-impl From<Error> for io::Error {
-    fn from(error: Error) -> Self {
-        io::Error::new(error.kind(), error)
-    }
-}
-
-impl From<Error> for glib::Error {
-    fn from(error: Error) -> Self {
-        use gio::IOErrorEnum as Code;
-        use io::ErrorKind as Kind;
-        let code = match error.kind() {
-            _ if matches!(error, Error::Proxy { .. }) => Code::ProxyFailed,
-            Kind::InvalidInput => Code::InvalidArgument,
-            Kind::NotFound => Code::NotFound,
-            Kind::TimedOut => Code::TimedOut,
-            Kind::Interrupted => Code::Cancelled,
-            Kind::NotConnected => Code::Closed,
-            Kind::ConnectionReset => Code::BrokenPipe,
-            Kind::WouldBlock => Code::WouldBlock,
-            Kind::InvalidData => Code::InvalidData,
-            Kind::Unsupported => Code::NotSupported,
-            Kind::ConnectionRefused => Code::ConnectionRefused,
-            Kind::HostUnreachable => Code::HostUnreachable,
-            Kind::NetworkUnreachable => Code::NetworkUnreachable,
-            Kind::AddrInUse => Code::AddressInUse,
-            Kind::PermissionDenied => Code::PermissionDenied,
-            _ => Code::Failed,
-        };
-        glib::Error::new(code, &error.to_string())
     }
 }
 
