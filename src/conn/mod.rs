@@ -127,6 +127,12 @@ pub(crate) struct Common {
     /// The server, and those connections whose end is told to its callback. It goes with the last of them: a connection
     /// that has ended may live on in what the callback holds.
     tellers: Cell<usize>,
+    /// The server has stopped.
+    #[cfg(feature = "http")]
+    stopped: Cell<bool>,
+    /// Protocols above that are told when it does. They call no code of the program's.
+    #[cfg(feature = "http")]
+    on_stop: RefCell<Vec<Rc<dyn Fn()>>>,
 }
 
 impl Common {
@@ -144,6 +150,10 @@ impl Common {
             peer: OnceCell::new(),
             on_disconnect: RefCell::new(on_disconnect),
             tellers: Cell::new(1),
+            #[cfg(feature = "http")]
+            stopped: Cell::new(false),
+            #[cfg(feature = "http")]
+            on_stop: RefCell::default(),
         })
     }
 
@@ -165,6 +175,15 @@ impl Common {
 
     fn has_on_disconnect(&self) -> bool {
         self.on_disconnect.borrow().is_some()
+    }
+
+    /// The server accepts no more clients.
+    pub(crate) fn stop(&self) {
+        #[cfg(feature = "http")]
+        if !self.stopped.replace(true) {
+            let told = self.on_stop.take();
+            told.iter().for_each(|told| told());
+        }
     }
 
     /// Sets or removes the callback, for the connections that are open as well.
@@ -193,6 +212,10 @@ impl From<Options> for Common {
             peer: OnceCell::new(),
             on_disconnect: RefCell::default(),
             tellers: Cell::new(0),
+            #[cfg(feature = "http")]
+            stopped: Cell::new(false),
+            #[cfg(feature = "http")]
+            on_stop: RefCell::default(),
         }
     }
 }
@@ -316,6 +339,17 @@ impl Conn {
 
     pub(crate) fn engine(&self) -> &Rc<Engine> {
         &self.engine
+    }
+
+    /// Calls `told` when the server of this connection stops accepting clients, or now if it has. It must call no code of the
+    /// program's.
+    #[cfg(feature = "http")]
+    pub(crate) fn when_server_stops(&self, told: Rc<dyn Fn()>) {
+        if self.common.stopped.get() {
+            told();
+        } else {
+            self.common.on_stop.borrow_mut().push(told);
+        }
     }
 
     pub(crate) fn transport(&self) -> &Transport {

@@ -37,6 +37,13 @@ impl Conn {
         }
     }
 
+    /// The peer's half-close is the end of the connection again.
+    #[cfg(feature = "http")]
+    pub(crate) fn unset_on_end(&self) {
+        let old = self.cold(|cold| cold.on_end.take());
+        drop(old);
+    }
+
     pub(crate) fn set_on_drain(&self, callback: Option<OnDrain>) {
         if self.is_open() {
             let old = self.cold(|cold| {

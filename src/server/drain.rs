@@ -44,6 +44,7 @@ pub(crate) fn drain_all(engine: &Rc<Engine>) -> Draining {
         let publication = server.publication.take();
         drop(publication);
         server.stop_listening();
+        server.common.stop();
         if let Some(asked) = &server.asked {
             asked.wake();
         }

@@ -259,6 +259,7 @@ impl Shared {
         self.rejections.flush();
         self.failures.flush();
         self.draining.set(false);
+        self.common.stop();
         let on_client = self.on_client.take();
         let detached = self.detached.take();
         drop((on_client, detached));
