@@ -33,7 +33,7 @@ const FLOORS: [&str; 23] = [
     "fuzzing",
 ];
 
-/// The root of the crate: a name that a first program writes down, or one of python-network's. At most 34 with the modules.
+/// The root of the crate: a name that a first program writes down, or one of python-network's. At most 36 with the modules.
 const ROOT: [&str; 22] = [
     "Address",
     "ClientTls",
@@ -60,12 +60,13 @@ const ROOT: [&str; 22] = [
 ];
 
 /// The public modules and all that each of them has.
-const MODULES: [(&str, &str); 12] = [
+const MODULES: [(&str, &str); 13] = [
     ("daemon", "Daemon hand_over_async notify_systemd on_reload set_grace_period"),
     (
         "ftp",
         "Builder Client DirectoryResponse Entry Kind ListingResponse Mode Name Progress Reader Response Security Status Transfer",
     ),
+    ("http", "Access Reply Request Routes Server ServerBuilder"),
     ("link", "Answer Backoff Calls Down LinkBuilder NetworkChange NetworkWatch State WeakLink"),
     ("log", "Level Record set_log unset_log"),
     ("mainloop", "Fairness set_fairness set_signal_handling"),
@@ -329,7 +330,7 @@ fn the_face_is_what_is_written_here() {
     let (root, modules) = face(&files());
     let wanted: BTreeSet<String> = ROOT.into_iter().chain(MODULES.map(|(name, _)| name)).map(str::to_string).collect();
     assert_eq!(root, wanted, "the names at the root");
-    assert!(root.len() <= 34, "{} names at the root", root.len());
+    assert!(root.len() <= 36, "{} names at the root", root.len());
     let names = |names: &str| names.split_whitespace().map(str::to_string).collect();
     let wanted: BTreeMap<String, BTreeSet<String>> =
         MODULES.iter().map(|(module, listed)| (module.to_string(), names(listed))).collect();

@@ -76,9 +76,20 @@ mod tests {
             ("@name", "@name", false, "unix:@name"),
         ] {
             let place = place(text).unwrap();
-            assert_eq!((place.address.to_string().as_str(), place.is_tls, place.url(7).as_str()), (address, is_tls, url));
+            assert_eq!(
+                (place.address.to_string().as_str(), place.is_tls, place.url(7).as_str()),
+                (address, is_tls, url)
+            );
         }
-        for text in ["8080", "localhost:8080", "ftp://localhost:1", "http://x:1/path", "http://x:1/?q", "http://u@x:1/", "srv:http.x.org"] {
+        for text in [
+            "8080",
+            "localhost:8080",
+            "ftp://localhost:1",
+            "http://x:1/path",
+            "http://x:1/?q",
+            "http://u@x:1/",
+            "srv:http.x.org",
+        ] {
             assert!(matches!(place(text), Err(Error::Address { .. })), "{text}");
         }
         let error = place("8080").err().unwrap().to_string();

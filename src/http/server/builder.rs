@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::Method;
 
+use super::Server;
 use super::access::{Access, OnAccess};
 use super::address::Place;
 use super::connection::on_client;
@@ -14,7 +15,6 @@ use super::reply::Reply;
 use super::request::Request;
 use super::routes::{Async, Plain, Routes};
 use super::settings::Settings;
-use super::Server;
 use crate::address::Address;
 use crate::error::{Error, Result};
 use crate::server::ServerBuilder as ListenerBuilder;

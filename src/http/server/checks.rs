@@ -84,10 +84,20 @@ mod tests {
     #[test]
     fn hosts_of_a_loopback_server() {
         let mut settings = Settings::default();
-        for own in ["localhost", "LOCALHOST:80", "127.0.0.1", "127.8.9.1:8080", "[::1]", "[::1]:80", "app.localhost:1"] {
+        for own in ["localhost", "LOCALHOST:80", "127.0.0.1", "127.8.9.1:8080", "[::1]", "[::1]:80", "app.localhost:1"]
+        {
             assert!(check_host(Some(own), true, &settings), "{own}");
         }
-        for foreign in ["", "example.org", "localhost.example.org", "127.0.0.1.example.org", "10.0.0.1", "[::2]", "notlocalhost", "::1:x"] {
+        for foreign in [
+            "",
+            "example.org",
+            "localhost.example.org",
+            "127.0.0.1.example.org",
+            "10.0.0.1",
+            "[::2]",
+            "notlocalhost",
+            "::1:x",
+        ] {
             assert!(!check_host(Some(foreign), true, &settings), "{foreign}");
             assert!(check_host(Some(foreign), false, &settings), "{foreign}");
         }
@@ -115,7 +125,14 @@ mod tests {
         for origin in ["http://desk.example:8080", "https://DESK.example:8080", "https://app.example"] {
             assert!(check(&Method::POST, &[("origin", origin)]), "{origin}");
         }
-        for origin in ["null", "", "http://desk.example", "http://desk.example:8081", "https://evil.example", "ftp://desk.example:8080"] {
+        for origin in [
+            "null",
+            "",
+            "http://desk.example",
+            "http://desk.example:8081",
+            "https://evil.example",
+            "ftp://desk.example:8080",
+        ] {
             assert!(!check(&Method::POST, &[("origin", origin)]), "{origin}");
             assert!(!check(&Method::GET, &[("origin", origin), ("upgrade", "websocket")]), "{origin}");
             assert!(check(&Method::GET, &[("origin", origin)]), "{origin}");

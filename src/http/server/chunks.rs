@@ -137,9 +137,25 @@ mod tests {
     #[test]
     fn what_other_servers_read_differently_is_broken() {
         for body in [
-            "\r\n", " 5\r\nhello\r\n", "5 \r\nhello\r\n", "+5\r\nhello\r\n", "0x5\r\nhello\r\n", "5\nhello\n", "5\r\nhello\n",
-            "5\r\nhelloX", "5\r\nhello\r\r", "5\rX", "5;a\nhello\r\n", "0\r\n\n", "0\r\nx: y\n", "0\r\n\rX", "g\r\n", ";\r\n",
-            "10000000000000000\r\n", "00000000000000000\r\n", "0\r\nx: y\r\r",
+            "\r\n",
+            " 5\r\nhello\r\n",
+            "5 \r\nhello\r\n",
+            "+5\r\nhello\r\n",
+            "0x5\r\nhello\r\n",
+            "5\nhello\n",
+            "5\r\nhello\n",
+            "5\r\nhelloX",
+            "5\r\nhello\r\r",
+            "5\rX",
+            "5;a\nhello\r\n",
+            "0\r\n\n",
+            "0\r\nx: y\n",
+            "0\r\n\rX",
+            "g\r\n",
+            ";\r\n",
+            "10000000000000000\r\n",
+            "00000000000000000\r\n",
+            "0\r\nx: y\r\r",
         ] {
             assert_eq!(follow(body.as_bytes()), Progress::Broken, "{body:?}");
         }

@@ -41,7 +41,7 @@ pub(super) fn start(core: &Rc<Core>, socket: Socket) {
     });
 }
 
-/// How the work on a connection ends.
+/// The end of the work on a connection.
 enum End {
     Done,
     Late(Limit),
@@ -135,9 +135,11 @@ impl Visit {
     /// Reads unwanted data away. Returns whether hyper has to look anew, because that is over.
     fn poll_discard(&self, context: &mut Context<'_>) -> bool {
         let Some(mut discard) = self.discard.take() else { return false };
-        let is_late = self.deadlines.read.get().is_some_and(|deadline| {
-            deadline.of == Limit::Discard && deadline.at <= self.engine.loop_time()
-        });
+        let is_late = self
+            .deadlines
+            .read
+            .get()
+            .is_some_and(|deadline| deadline.of == Limit::Discard && deadline.at <= self.engine.loop_time());
         if !is_late && discard.poll(context).is_pending() {
             self.discard.replace(Some(discard));
             return false;

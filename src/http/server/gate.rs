@@ -247,7 +247,7 @@ pub(super) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// What passes the gate next.
+/// The part of a message that passes the gate next.
 #[derive(Debug, Default)]
 pub(super) enum Passing {
     /// A head, of which nothing or only a part has come.

@@ -191,7 +191,11 @@ impl GuardedIo {
 }
 
 impl Read for GuardedIo {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, mut buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         let me = self.get_mut();
         if buffer.remaining() == 0 {
             return Poll::Ready(Ok(()));
@@ -245,7 +249,7 @@ impl Write for GuardedIo {
         true
     }
 
-    /// What is queued goes out by itself, at the end of the turn at the latest; hyper need not wait for that.
+    /// The send queue goes out by itself, at the end of the turn at the latest; hyper need not wait for that.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

@@ -43,7 +43,7 @@ pub use routes::Routes;
 ///
 /// It runs on the thread-default main context, on a [listener](crate::Server) of this crate. Handlers are called from the loop, and
 /// must not block. A handler that returns an error, or panics, sends 500 without the error's text; the text is [logged](crate::log).
-/// What clients may send is limited; every limit is an option of [`Server::builder`].
+/// All that clients may send is limited; every limit is an option of [`Server::builder`].
 ///
 /// Cloning returns another handle to the same server. When the last handle is dropped, the server stops listening, replies that are
 /// being made are still sent, and idle connections close. Call [`detach`](Server::detach) to keep it without a handle.

@@ -127,7 +127,7 @@ impl Reply {
 
     /// Makes the reply 101 to a request that asks for another protocol, and passes the connection on when it has been sent.
     ///
-    /// What the client has sent behind its request is received from the socket first. If the request does not ask for this protocol in
+    /// Data that the client has sent behind its request is received from the socket first. If the request does not ask for this protocol in
     /// its `Upgrade` field, it is answered with 426 instead, and `then` is dropped.
     pub fn upgrade(protocol: &'static str, then: impl FnOnce(Socket) + 'static) -> Reply {
         let mut reply = Reply::status(200);
@@ -188,7 +188,8 @@ impl Reply {
 
     /// Returns whether the status allows a body.
     pub(super) fn may_have_body(&self, method: &Method) -> bool {
-        let is_bare = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&self.status) || self.status.as_u16() < 200;
+        let is_bare =
+            [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&self.status) || self.status.as_u16() < 200;
         !is_bare && method != Method::HEAD
     }
 }

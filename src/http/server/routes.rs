@@ -18,6 +18,7 @@ pub(super) trait Handler {
 }
 
 /// The result of a handler.
+#[allow(clippy::large_enum_variant, reason = "it is taken apart where it is returned")]
 pub(super) enum Answer {
     Now(Result<Reply>),
     Later(Pin<Box<dyn Future<Output = Result<Reply>>>>),
@@ -178,7 +179,8 @@ impl Routes {
 
 /// The value of `Allow`.
 fn allow(routes: &[&Route]) -> String {
-    let mut methods: BTreeSet<&str> = routes.iter().filter_map(|route| route.method.as_ref()).map(Method::as_str).collect();
+    let mut methods: BTreeSet<&str> =
+        routes.iter().filter_map(|route| route.method.as_ref()).map(Method::as_str).collect();
     if methods.contains("GET") {
         methods.insert("HEAD");
     }
@@ -200,12 +202,11 @@ mod tests {
     fn routes() -> Routes {
         let empty = |_: &Request| Ok(Reply::status(204));
         let later = async |_: Request| Ok(Reply::status(204));
-        Routes::new()
-            .get("/", empty)
-            .get("/a/*", empty)
-            .post("/a/b", later)
-            .any("/a/b/*", empty)
-            .on(Method::PUT, "/a/b", later)
+        Routes::new().get("/", empty).get("/a/*", empty).post("/a/b", later).any("/a/b/*", empty).on(
+            Method::PUT,
+            "/a/b",
+            later,
+        )
     }
 
     /// The place of the handler found, or the methods.

@@ -36,7 +36,7 @@ impl hyper::service::Service<http::Request<Incoming>> for Service {
         let visit = &self.0;
         visit.body_status.set(None);
         visit.requests.set(visit.requests.get() + 1);
-        let exchange = Box::new(Exchanging::new(visit.clone(), &request));
+        let exchange = Exchanging::new(visit.clone(), &request);
         if let Some(refusal) = visit.refusal.take() {
             return Serving::Now(Some(exchange.refuse(refusal)));
         }
@@ -48,9 +48,10 @@ impl hyper::service::Service<http::Request<Incoming>> for Service {
 }
 
 /// A request that is being served.
+#[allow(clippy::large_enum_variant, reason = "hyper keeps one for each connection, in a box of its own")]
 pub(super) enum Serving {
     Now(Option<Response>),
-    Later(UserFuture<Pin<Box<dyn Future<Output = Result<Reply>>>>>, Option<Box<Exchanging>>),
+    Later(UserFuture<Pin<Box<dyn Future<Output = Result<Reply>>>>>, Option<Exchanging>),
 }
 
 impl Future for Serving {
@@ -72,7 +73,7 @@ impl Future for Serving {
     }
 }
 
-/// What is known of a request once its handler has it.
+/// The facts of a request that are kept while its handler has it.
 pub(super) struct Exchanging {
     visit: Rc<Visit>,
     method: Method,
@@ -101,7 +102,7 @@ impl Exchanging {
     }
 
     /// The reply to a request that hyper has not seen.
-    fn refuse(mut self: Box<Self>, refusal: Refusal) -> Response {
+    fn refuse(mut self, refusal: Refusal) -> Response {
         self.target.clear();
         let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST);
         let mut reply = Reply::text(format!("{}{}\n", phrase(status), refusal.reason)).with_status(refusal.status);
@@ -133,7 +134,10 @@ impl Exchanging {
             let host = host.unwrap_or_default();
             let error = Error::Http {
                 peer: visit.remote.to_string(),
-                problem: format!("asked for the host {:?}; a server on loopback behind a proxy has to name its hosts by .hosts(…)", host),
+                problem: format!(
+                    "asked for the host {:?}; a server on loopback behind a proxy has to name its hosts by .hosts(…)",
+                    host
+                ),
             };
             visit.core.failed(&visit.engine, &"refused a request", &error);
             return refuse(421, "this server does not serve that host");
@@ -147,7 +151,7 @@ impl Exchanging {
         Ok(request)
     }
 
-    fn serve(self: Box<Self>, request: Request) -> Serving {
+    fn serve(self, request: Request) -> Serving {
         let handler = match self.visit.core.routes.find(request.method(), request.path()) {
             Found::Handler(handler) => handler,
             Found::Nothing => {
@@ -169,7 +173,7 @@ impl Exchanging {
     }
 
     /// The handler has returned, or panicked.
-    fn end(self: Box<Self>, result: Option<Result<Reply>>) -> Response {
+    fn end(self, result: Option<Result<Reply>>) -> Response {
         let reply = match result {
             Some(Ok(reply)) => match &reply.problem {
                 None => reply,
@@ -196,11 +200,11 @@ impl Exchanging {
         self.visit.core.failed(&self.visit.engine, &request, error);
     }
 
-    fn finish(self: Box<Self>, mut reply: Reply) -> Response {
+    fn finish(self, mut reply: Reply) -> Response {
         if let Some((protocol, upgrade)) = reply.upgrade.take() {
             reply = self.switch(reply, protocol, upgrade);
         }
-        let Exchanging { visit, method, target, version, started, is_long, .. } = *self;
+        let Exchanging { visit, method, target, version, started, is_long, .. } = self;
         let is_last = visit.core.is_stopping() || visit.requests.get() >= visit.core.settings.requests_per_connection;
         if (is_last || is_long) && reply.status != StatusCode::SWITCHING_PROTOCOLS {
             reply = closing(reply);
@@ -241,7 +245,8 @@ impl Exchanging {
     /// Switches protocols, if the request asks for that.
     fn switch(&self, mut reply: Reply, protocol: HeaderValue, upgrade: super::visit::Upgrade) -> Reply {
         let is_protocol = |asked: &[u8]| asked.trim_ascii().eq_ignore_ascii_case(protocol.as_bytes());
-        let is_asked = self.upgrade.as_ref().is_some_and(|asked| asked.as_bytes().split(|byte| *byte == b',').any(is_protocol));
+        let is_asked =
+            self.upgrade.as_ref().is_some_and(|asked| asked.as_bytes().split(|byte| *byte == b',').any(is_protocol));
         reply.headers.insert(header::UPGRADE, protocol);
         reply.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         if is_asked {

@@ -50,12 +50,19 @@ mod tests {
 
     #[test]
     fn paths_are_decoded_once() {
-        for (encoded, decoded) in
-            [("/", "/"), ("/a%20b", "/a b"), ("/%2525", "/%25"), ("/%c3%a4", "/ä"), ("/a+b", "/a+b"), ("/a/..b/c..", "/a/..b/c..")]
-        {
+        for (encoded, decoded) in [
+            ("/", "/"),
+            ("/a%20b", "/a b"),
+            ("/%2525", "/%25"),
+            ("/%c3%a4", "/ä"),
+            ("/a+b", "/a+b"),
+            ("/a/..b/c..", "/a/..b/c.."),
+        ] {
             assert_eq!(path(encoded).as_deref(), Ok(decoded), "{encoded}");
         }
-        for encoded in ["/%", "/%2", "/%zz", "/%ff", "/%00", "/..", "/../x", "/a/%2e%2e/x", "/a%2f..%2fx", "/a/..%5cx", "/%+1"] {
+        for encoded in
+            ["/%", "/%2", "/%zz", "/%ff", "/%00", "/..", "/../x", "/a/%2e%2e/x", "/a%2f..%2fx", "/a/..%5cx", "/%+1"]
+        {
             assert!(path(encoded).is_err(), "{encoded}");
         }
         // Decoded once: this is no climbing.
@@ -66,13 +73,10 @@ mod tests {
     fn pairs_of_queries() {
         let all = |text| pairs(text).collect::<Vec<_>>();
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-        assert_eq!(all("a=1&b=x+y%21&&c&=d&a=2"), [
-            pair("a", "1"),
-            pair("b", "x y!"),
-            pair("c", ""),
-            pair("", "d"),
-            pair("a", "2")
-        ]);
+        assert_eq!(
+            all("a=1&b=x+y%21&&c&=d&a=2"),
+            [pair("a", "1"), pair("b", "x y!"), pair("c", ""), pair("", "d"), pair("a", "2")]
+        );
         assert_eq!(all("a=%zz&b=%ff"), [pair("a", "%zz"), pair("b", "%ff")]);
         assert_eq!(all(""), []);
     }

@@ -5,9 +5,9 @@ use std::rc::{Rc, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
+use super::core::Core;
 use super::discard::Discard;
 use super::gate::Refusal;
-use super::core::Core;
 use crate::address::Endpoint;
 use crate::conn::Socket;
 use crate::engine::Engine;
@@ -27,7 +27,7 @@ pub(super) struct Visit {
     /// The status for a body that broke a rule, if the handler fails over that.
     pub(super) body_status: Cell<Option<u16>>,
     pub(super) discard: RefCell<Option<Discard>>,
-    /// What to do with the connection once the reply that switches protocols is out.
+    /// Takes the connection once the reply that switches protocols is out.
     pub(super) upgrade: RefCell<Option<Upgrade>>,
     pub(super) requests: Cell<u32>,
     pub(super) deadlines: Deadlines,
