@@ -8,6 +8,8 @@ use crate::conn::{check_frames, check_lines};
 use crate::connect::proxy;
 #[cfg(feature = "ftp")]
 use crate::ftp;
+#[cfg(feature = "http")]
+use crate::http;
 use crate::resolve::check_srv;
 use crate::tls::{check_certificate, check_mixed};
 
@@ -60,6 +62,12 @@ pub fn ftp(data: &[u8]) {
         ftp::check_words(line);
         ftp::check_listing(line);
     }
+}
+
+/// Heads of messages, cookies, challenges and URLs of HTTP.
+#[cfg(feature = "http")]
+pub fn http(data: &[u8]) {
+    http::checks::any(data);
 }
 
 /// The answers of name servers to questions for SRV records.
@@ -128,6 +136,12 @@ mod tests {
         #[test]
         fn any_proxy(data in bytes(b"\0\x01\x02\x03\x04\x05\x06\x5a\r\n\n :/@%,=\"")) {
             crate::fuzzing::proxy(&data);
+        }
+
+        #[cfg(feature = "http")]
+        #[test]
+        fn any_http(data in bytes(b"\r\n\n\r\n: ;=,\"/.?#%@[]HTP1a")) {
+            crate::fuzzing::http(&data);
         }
 
         #[test]

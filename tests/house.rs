@@ -66,7 +66,11 @@ const MODULES: [(&str, &str); 13] = [
         "ftp",
         "Builder Client DirectoryResponse Entry Kind ListingResponse Mode Name Progress Reader Response Security Status Transfer",
     ),
-    ("http", "Access Reply Request Routes Server ServerBuilder"),
+    (
+        "http",
+        "Access Client ClientBuilder Cookies HeaderMap HeaderName HeaderValue Lines LogEntry Method Multipart Progress Reply Request \
+         RequestBuilder Response Routes Server ServerBuilder StatusCode Version encode get get_async get_future",
+    ),
     ("link", "Answer Backoff Calls Down LinkBuilder NetworkChange NetworkWatch State WeakLink"),
     ("log", "Level Record set_log unset_log"),
     ("mainloop", "Fairness set_fairness set_signal_handling"),

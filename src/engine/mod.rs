@@ -41,6 +41,8 @@ pub(crate) use future::{before, in_background, within};
 pub(crate) use incoming::{Datagram, DatagramSource, Incoming, Received};
 pub(crate) use log_quota::LogQuota;
 use poller::Poller;
+#[cfg(feature = "http")]
+pub(crate) use private::block_on_context;
 pub(crate) use private::{block_on, private_context};
 pub(crate) use registry::Registration;
 use registry::{Entry, borrow};

@@ -44,9 +44,20 @@ pub(crate) fn block_on<T, F: Future<Output = Result<T>>>(
     address: &str,
     start: impl FnOnce(Rc<Engine>) -> F,
 ) -> Result<T> {
-    Engine::flush_here();
     let failed = |source| Error::Io { operation, address: address.into(), source };
     let context = private_context().map_err(failed)?;
+    block_on_context(&context, operation, address, start)
+}
+
+/// The same on a private main context that the caller keeps.
+pub(crate) fn block_on_context<T, F: Future<Output = Result<T>>>(
+    context: &glib::MainContext,
+    operation: Operation,
+    address: &str,
+    start: impl FnOnce(Rc<Engine>) -> F,
+) -> Result<T> {
+    Engine::flush_here();
+    let failed = |source| Error::Io { operation, address: address.into(), source };
     let outcome = context.with_thread_default(|| {
         let engine = Engine::current()?;
         let mut interrupted = Interruption::watch(&engine);

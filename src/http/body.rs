@@ -71,8 +71,14 @@ impl Outgoing {
     }
 
     /// Makes an empty one.
+    #[allow(dead_code, reason = "for the server, which is still to come")]
     pub(super) fn empty() -> Self {
         Outgoing::new(Content::Bytes(Bytes::new()), None, None)
+    }
+
+    /// Returns the content and its length, of one of which nothing was sent.
+    pub(super) fn into_content(self) -> (Content, Option<u64>) {
+        (self.content, self.left)
     }
 
     fn end(&mut self) {
@@ -102,31 +108,28 @@ impl Outgoing {
                     piece => return Poll::Ready(Ok(piece.unwrap_or_default().into())),
                 }
             },
-            Content::File(open) => {
-                let most = self.left.map_or(PIECE, |left| usize::try_from(left).unwrap_or(PIECE).min(PIECE));
-                let failed = |source| {
-                    let address = open.path.display().to_string();
-                    Error::Io { operation: Operation::ReadFile, address, source }
-                };
-                Poll::Ready(read(&mut open.file, most).map_err(failed))
-            }
+            Content::File(open) => Poll::Ready(read_piece(open, self.left.unwrap_or(u64::MAX)).map(Bytes::from)),
         }
     }
 }
 
-fn read(file: &mut File, most: usize) -> io::Result<Bytes> {
-    let mut piece = vec![0; most];
+/// Reads the next piece of a file, of which so much is left.
+pub(super) fn read_piece(open: &mut OpenFile, left: u64) -> Result<Vec<u8>> {
+    let mut piece = vec![0; usize::try_from(left).unwrap_or(PIECE).min(PIECE)];
     let mut count = 0;
-    while count < most {
-        match file.read(&mut piece[count..]) {
+    while count < piece.len() {
+        match open.file.read(&mut piece[count..]) {
             Ok(0) => break,
             Ok(more) => count += more,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(source) => {
+                let address = open.path.display().to_string();
+                return Err(Error::Io { operation: Operation::ReadFile, address, source });
+            }
         }
     }
     piece.truncate(count);
-    Ok(piece.into())
+    Ok(piece)
 }
 
 impl Body for Outgoing {

@@ -1,18 +1,52 @@
-//! HTTP by hyper over this crate's own connections.
+// The public documentation of the module is in lib.rs. HTTP is spoken by hyper, over this crate's own connections. From the
+// bottom up:
 //
 // | file | content |
 // |---|---|
-// | head | pure: the checks of heads that hyper does not make |
+// | url, head, redirect, cookies, auth, decode, multipart | pure: what stands in heads, and codings |
 // | body | bodies on their way out |
 // | io | a socket as hyper reads and writes it |
+// | traffic, connection, connect, pool | the client's connections |
+// | exchange, stream | from a request to the end of its response |
+// | response, reading, download | what becomes of the body |
+// | log, request, builder, client | the face of the client |
 // | server | the server, with rules of its own on what comes |
 
-#[allow(dead_code, reason = "for the client, which is still to come")]
+mod auth;
 mod body;
-#[allow(dead_code, reason = "for the client, which is still to come")]
+mod builder;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod checks;
+mod client;
+mod connect;
+mod connection;
+mod cookies;
+#[cfg(feature = "gzip")]
+mod decode;
+mod download;
+mod exchange;
 mod head;
-#[allow(dead_code, reason = "for the client, which is still to come")]
 mod io;
+mod log;
+mod multipart;
+mod pool;
+mod reading;
+mod redirect;
+mod request;
+mod response;
 mod server;
+mod stream;
+mod traffic;
+mod url;
 
+pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+pub use builder::ClientBuilder;
+pub use client::{Client, get, get_async, get_future};
+pub use cookies::Cookies;
+pub use log::LogEntry;
+pub use multipart::Multipart;
+pub use reading::Lines;
+pub use request::{Progress, RequestBuilder};
+pub use response::Response;
 pub use server::{Access, Reply, Request, Routes, Server, ServerBuilder};
+pub use url::encode;

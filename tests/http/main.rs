@@ -1,5 +1,8 @@
-//! HTTP against real clients and servers, and against peers that break the rules.
+//! HTTP: the client and the server against real servers, clients and proxies, and against peers of the tests' own that lie, hang and
+//! stop midway.
 
+mod client;
 #[path = "../common/mod.rs"]
 mod common;
+mod scripted;
 mod server;

@@ -1,4 +1,4 @@
-//! Answers to a proxy's challenge: Basic (RFC 7617) and Digest (RFC 7616).
+//! Answers to the challenge of a proxy, or of an HTTP server: Basic (RFC 7617) and Digest (RFC 7616).
 
 use glib::ChecksumType;
 
@@ -9,8 +9,8 @@ use crate::log::Printable;
 const NAMED: usize = 8;
 
 /// A challenge: its scheme and parameters.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Challenge {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Challenge {
     scheme: String,
     parameters: Vec<(String, String)>,
 }
@@ -32,16 +32,12 @@ impl Challenge {
 /// The schemes that were offered, if none is known.
 pub(super) fn answer(fields: &str, credentials: &Credentials, target: &str) -> Result<String, String> {
     let challenges: Vec<Challenge> = fields.lines().filter_map(value).flat_map(challenges).collect();
-    let digests = || challenges.iter().filter(|challenge| challenge.is("Digest"));
-    let strongest = [Hash::Sha256, Hash::Md5]
-        .into_iter()
-        .find_map(|hash| digests().find_map(|challenge| Digest::read(challenge).filter(|digest| digest.hash == hash)));
-    if let Some(digest) = strongest {
+    let Credentials { user, password } = credentials;
+    if let Some((_, digest)) = strongest(&challenges) {
         let nonce = client_nonce().ok_or("no random numbers from the system")?;
-        return Ok(digest.answer(credentials, target, &nonce));
+        return Ok(digest.answer(user, password, &Asked { method: "CONNECT", target, count: 1, nonce: &nonce }));
     }
     if challenges.iter().any(|challenge| challenge.is("Basic")) {
-        let Credentials { user, password } = credentials;
         return Ok(format!("Basic {}", glib::base64_encode(format!("{user}:{password}").as_bytes())));
     }
     let offered: Vec<&str> = challenges.iter().take(NAMED).map(|challenge| challenge.scheme.as_str()).collect();
@@ -49,6 +45,38 @@ pub(super) fn answer(fields: &str, credentials: &Credentials, target: &str) -> R
         "it offers no authentication that is known here, which is Basic and Digest with MD5 or SHA-256; it offers: {}",
         Printable(&offered.join(", "))
     ))
+}
+
+/// Returns the strongest challenge of Digest that can be answered.
+fn strongest(challenges: &[Challenge]) -> Option<(&Challenge, Digest<'_>)> {
+    let digests = || challenges.iter().filter(|challenge| challenge.is("Digest"));
+    let read = |challenge, hash| {
+        let digest = Digest::read(challenge).filter(|digest| digest.hash == hash);
+        digest.map(|digest| (challenge, digest))
+    };
+    [Hash::Sha256, Hash::Md5].into_iter().find_map(|hash| digests().find_map(|challenge| read(challenge, hash)))
+}
+
+/// Returns the strongest challenge of Digest in the values of `WWW-Authenticate`.
+#[cfg(feature = "http")]
+pub(crate) fn digest<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<Challenge> {
+    let challenges: Vec<Challenge> = values.into_iter().flat_map(challenges).collect();
+    strongest(&challenges).map(|(challenge, _)| challenge.clone())
+}
+
+#[cfg(feature = "http")]
+impl Challenge {
+    /// Returns the value of `Authorization` for a request, which is the `count`th with this challenge. `None` if the system has no
+    /// random numbers.
+    pub(crate) fn answer(&self, user: &str, password: &str, method: &str, target: &str, count: u32) -> Option<String> {
+        let nonce = client_nonce()?;
+        Some(Digest::read(self)?.answer(user, password, &Asked { method, target, count, nonce: &nonce }))
+    }
+
+    /// Returns whether the credentials were right and the nonce too old.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.get("stale").is_some_and(|stale| stale.eq_ignore_ascii_case("true"))
+    }
 }
 
 /// Returns the value of a line `Proxy-Authenticate: …`.
@@ -115,6 +143,14 @@ enum Hash {
     Sha256,
 }
 
+/// A request that is to be answered for.
+struct Asked<'a> {
+    method: &'a str,
+    target: &'a str,
+    count: u32,
+    nonce: &'a str,
+}
+
 /// A challenge of Digest that can be answered.
 struct Digest<'a> {
     hash: Hash,
@@ -156,16 +192,16 @@ impl<'a> Digest<'a> {
         })
     }
 
-    fn answer(&self, credentials: &Credentials, target: &str, client_nonce: &str) -> String {
-        let Credentials { user, password } = credentials;
+    fn answer(&self, user: &str, password: &str, asked: &Asked<'_>) -> String {
+        let Asked { method, target, count, nonce: client_nonce } = asked;
         let Digest { realm, nonce, .. } = self;
         let mut secret = self.digest(&format!("{user}:{realm}:{password}"));
         if self.is_session {
             secret = self.digest(&format!("{secret}:{nonce}:{client_nonce}"));
         }
-        let request = self.digest(&format!("CONNECT:{target}"));
+        let request = self.digest(&format!("{method}:{target}"));
         let response = match self.has_quality {
-            true => self.digest(&format!("{secret}:{nonce}:00000001:{client_nonce}:auth:{request}")),
+            true => self.digest(&format!("{secret}:{nonce}:{count:08x}:{client_nonce}:auth:{request}")),
             false => self.digest(&format!("{secret}:{nonce}:{request}")),
         };
         let mut answer = format!(
@@ -182,7 +218,7 @@ impl<'a> Digest<'a> {
             answer += &format!(", opaque={}", quote(opaque));
         }
         if self.has_quality {
-            answer += ", qop=auth, nc=00000001";
+            answer += &format!(", qop=auth, nc={count:08x}");
         }
         if self.has_quality || self.is_session {
             answer += &format!(", cnonce={}", quote(client_nonce));
@@ -249,6 +285,7 @@ mod tests {
         let nonce = "7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v";
         let opaque = "FQhe/qaU925kfnzjCev0ciny7QMkPqMAFRtzCUYo5tdS";
         let client_nonce = "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ";
+        let asked = Asked { method: "CONNECT", target: "target.test:443", count: 1, nonce: client_nonce };
         for (algorithm, qop, response) in EXPECTED {
             let fields = format!(
                 "Digest realm=\"http-auth@example.org\", qop=\"{qop}\", algorithm={algorithm}, nonce=\"{nonce}\", \
@@ -256,7 +293,7 @@ mod tests {
             )
             .replace("qop=\"\", ", "");
             let list = challenges(&fields);
-            let answer = Digest::read(&list[0]).unwrap().answer(&credentials(), "target.test:443", client_nonce);
+            let answer = Digest::read(&list[0]).unwrap().answer("Mufasa", "Circle of Life", &asked);
             assert!(answer.contains(&format!("response=\"{response}\"")), "{algorithm} {qop}: {answer}");
             assert!(answer.contains(&format!("opaque=\"{opaque}\"")) && !answer.contains("Circle"), "{answer}");
         }

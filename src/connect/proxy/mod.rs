@@ -1,7 +1,7 @@
 //! Proxies: which one a connection takes, if any, and the way through it. [`passage`] does the input and output; all other files
 //! are values that know neither a descriptor nor a main loop.
 
-mod challenge;
+pub(crate) mod challenge;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod checks;
 mod connect_method;

@@ -1,0 +1,191 @@
+//! Downloads to files. One grows beside its target, and takes its place when it is complete.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::future::poll_fn;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use ::http::{HeaderValue, StatusCode, header};
+
+use super::request::RequestBuilder;
+use super::response::Response;
+use crate::error::{Error, Operation, Result};
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
+    let address = path.display().to_string();
+    move |source| Error::Io { operation: Operation::WriteFile, address: address.clone(), source }
+}
+
+/// Downloads to a file.
+pub(super) async fn run(request: RequestBuilder, path: PathBuf, blocks: bool) -> Result<Response> {
+    let target = target(path)?;
+    let part = part_of(&target);
+    let begun = if request.resume { begun(&part).map_err(failed(&part))? } else { None };
+    let again = request.copy();
+    let mut request = request;
+    let asked = begun.filter(|_| !request.headers.contains_key(header::RANGE));
+    if let Some(Begun { length, modified }) = asked {
+        request.headers.insert(header::RANGE, value(&format!("bytes={length}-")));
+        request.headers.insert(header::IF_RANGE, value(&httpdate::fmt_http_date(modified)));
+    }
+    let mut response = request.run(blocks).await?;
+    let mut offset = 0;
+    if let Some(Begun { length, .. }) = asked {
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT if content_range(&response).is_some_and(|(first, _)| first == Some(length)) => {
+                offset = length;
+            }
+            // All of it is there.
+            StatusCode::RANGE_NOT_SATISFIABLE if content_range(&response) == Some((None, Some(length))) => {
+                let file = OpenOptions::new().write(true).open(&part).map_err(failed(&part))?;
+                finish(file, &part, &target, blocks).await.map_err(failed(&target))?;
+                return Ok(response);
+            }
+            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+                let problem = "resume(true) needs a request whose body can be sent again";
+                let again = again.ok_or_else(|| Error::InvalidOption(problem.into()))?;
+                response = again.run(blocks).await?;
+            }
+            _ => {}
+        }
+    }
+    response = response.error_for_status()?;
+    let mut file = open(&part, offset).map_err(failed(&part))?;
+    let modified = modified(&response);
+    let total = response.content_length().map(|length| offset + length);
+    response.count_from(offset, total);
+    while let Some(piece) = poll_fn(|context| response.poll_chunk(context)).await {
+        let piece = piece?;
+        let written = file.write_all(&piece).and_then(|()| mark(&file, modified));
+        written.map_err(failed(&part))?;
+    }
+    finish(file, &part, &target, blocks).await.map_err(failed(&target))?;
+    Ok(response)
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// A link leads to its file. Anything but a file is left alone.
+fn target(path: PathBuf) -> Result<PathBuf> {
+    let Ok(found) = path.symlink_metadata() else { return Ok(path) };
+    if found.is_file() {
+        return Ok(path);
+    }
+    match path.canonicalize() {
+        Ok(file) if file.is_file() => Ok(file),
+        _ => Err(failed(&path)(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))),
+    }
+}
+
+fn part_of(target: &Path) -> PathBuf {
+    let mut name = OsString::from(target);
+    name.push(".part");
+    name.into()
+}
+
+/// A download that was interrupted.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    length: u64,
+    /// The time of the last change of the file at the server: the partial file has it.
+    modified: SystemTime,
+}
+
+fn no_link() -> i32 {
+    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0)
+}
+
+fn begun(part: &Path) -> io::Result<Option<Begun>> {
+    let file = match OpenOptions::new().write(true).custom_flags(no_link()).open(part) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let found = file.metadata()?;
+    let is_fit = found.is_file() && found.len() > 0;
+    Ok(if is_fit { Some(Begun { length: found.len(), modified: found.modified()? }) } else { None })
+}
+
+/// Opens the partial file to go on there, or anew.
+fn open(part: &Path, offset: u64) -> io::Result<File> {
+    if offset > 0 {
+        let mut file = OpenOptions::new().write(true).custom_flags(no_link()).open(part)?;
+        file.set_len(offset)?;
+        file.seek(SeekFrom::Start(offset))?;
+        return Ok(file);
+    }
+    match std::fs::remove_file(part) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => OpenOptions::new().write(true).create_new(true).open(part),
+    }
+}
+
+/// Returns the time of the last change, by which the download may continue.
+fn modified(response: &Response) -> Option<SystemTime> {
+    httpdate::parse_http_date(response.header("last-modified")?).ok()
+}
+
+/// Gives the partial file the time of the one at the server. One without has a time that no server tells: its first second.
+fn mark(file: &File, modified: Option<SystemTime>) -> io::Result<()> {
+    file.set_modified(modified.unwrap_or(SystemTime::UNIX_EPOCH))
+}
+
+/// Reads `Content-Range: bytes 5-9/10` or `bytes */10`: the first byte and the whole length.
+fn content_range(response: &Response) -> Option<(Option<u64>, Option<u64>)> {
+    read_range(response.header("content-range")?)
+}
+
+fn read_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
+    let (range, total) = text.trim().strip_prefix("bytes")?.trim().split_once('/')?;
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    let first = range.split_once('-').and_then(|(first, _)| number(first));
+    (first.is_some() || range.trim() == "*").then(|| (first, number(total)))
+}
+
+/// Puts the file in the place of the target, once the disk has all of it.
+async fn finish(file: File, part: &Path, target: &Path, blocks: bool) -> io::Result<()> {
+    if blocks {
+        file.sync_all()?;
+    } else {
+        sync(file).await?;
+    }
+    std::fs::rename(part, target)
+}
+
+/// Waits until the disk has everything. A thread waits for that, and ends then.
+async fn sync(file: File) -> io::Result<()> {
+    let (sender, receiver) = futures_channel::oneshot::channel();
+    let thread = std::thread::Builder::new().name("http-sync".into()).spawn(move || {
+        // The future may have been dropped.
+        let _ = sender.send(file.sync_all());
+    })?;
+    let synced = receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()));
+    // It has nothing more to do, and must be gone before `bgloop`.
+    let _ = thread.join();
+    synced
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read() {
+        for (text, expected) in [
+            ("bytes 5-9/10", Some((Some(5), Some(10)))),
+            ("bytes 5-9/*", Some((Some(5), None))),
+            ("bytes */10", Some((None, Some(10)))),
+            ("bytes x-9/10", None),
+            ("lines 5-9/10", None),
+            ("bytes 5-9", None),
+            ("", None),
+        ] {
+            assert_eq!(read_range(text), expected, "{text}");
+        }
+    }
+}
