@@ -53,6 +53,8 @@ impl Connection {
     pub(super) async fn start(engine: &Rc<Engine>, socket: Socket, peer: String, limits: HeadLimits) -> Result<Self> {
         let traffic = Traffic::new(peer, limits);
         let weak = socket.downgrade();
+        // Whoever waits for a response is told how the connection has ended. Without anybody that is no news.
+        socket.disconnect_cb(|_, _| {});
         let io = Io { socket, watch: traffic.clone() };
         let shaken = http1::Builder::new()
             .max_headers(limits.fields)
@@ -73,6 +75,7 @@ impl Connection {
                 drop(parts.io.socket.abort());
             } else if watch.is_upgraded() {
                 // What came after the head is the beginning of the other protocol.
+                parts.io.socket.unset_disconnect_cb();
                 parts.io.socket.conn().give_back_input(&parts.read_buf);
                 end.socket.replace(Some(parts.io.socket.clone()));
             }

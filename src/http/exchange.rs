@@ -170,9 +170,10 @@ impl Exchanging {
                 lease.set_connection(Connection::start(&engine, socket, origin.to_string(), head).await?);
             }
             let Some(connection) = lease.connection() else { return Err(Error::other("no connection")) };
+            connection.traffic.begin(self.method == Method::CONNECT);
             let (request, expects, to_send) = self.request(unsent.take(), connection)?;
             let has_credentials = request.headers().contains_key(header::AUTHORIZATION);
-            connection.traffic.begin(self.method == Method::CONNECT, expects, self.on_sent(to_send));
+            connection.traffic.watch_body(expects, self.on_sent(to_send));
             match self.await_head(connection, request).await {
                 Ok(response) => return Ok(Answer { response, lease, has_credentials }),
                 Err(failed) => {
@@ -314,14 +315,17 @@ impl Exchanging {
         };
         let traffic = &connection.traffic;
         let queued = || connection.socket().map_or(0, |socket| socket.queued());
+        let mut wait = limit;
         loop {
-            let earlier = (traffic.moved(), queued());
-            if let Some(sent) = before(Sleep::start(self.pool.engine(), limit), sending.as_mut()).await {
+            let earlier = queued();
+            if let Some(sent) = before(Sleep::start(self.pool.engine(), wait), sending.as_mut()).await {
                 return sent;
             }
-            // It may be the program that does not go on with the body.
+            // What was queued goes out without another call. Or it may be the program that does not go on with the body.
             let is_ours = !traffic.is_sent() && queued() == 0;
-            if (traffic.moved(), queued()) == earlier && !is_ours {
+            let still = if queued() != earlier || is_ours { Duration::ZERO } else { traffic.moved().elapsed() };
+            wait = limit.saturating_sub(still);
+            if wait.is_zero() {
                 let address = self.url().to_string();
                 return Err(Failed {
                     error: Error::TimedOut { operation: Operation::Traffic, address, limit },

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::body::Sending;
 use super::head::{Kind, Scan};
@@ -50,8 +50,8 @@ pub(super) struct Traffic {
     interim: Cell<u32>,
     /// Why the connection or the body has failed. The first error is the cause.
     fault: RefCell<Option<Error>>,
-    /// Grows with every byte, either way.
-    moved: Cell<u64>,
+    /// When something came or went last.
+    moved: Cell<Instant>,
     /// Something of the response has come.
     is_answered: Cell<bool>,
     gate: Gate,
@@ -70,7 +70,7 @@ impl Traffic {
             is_connect: Cell::new(false),
             interim: Cell::new(0),
             fault: RefCell::default(),
-            moved: Cell::new(0),
+            moved: Cell::new(Instant::now()),
             is_answered: Cell::new(false),
             gate: Gate::default(),
             sent: Cell::new(0),
@@ -79,14 +79,19 @@ impl Traffic {
         })
     }
 
-    /// A request is to be sent. Its body waits for "100 Continue" if `expects` says so. `on_sent` is called as it goes out.
-    pub(super) fn begin(&self, is_connect: bool, expects: bool, on_sent: Option<OnSent>) {
+    /// A request is to be made and sent.
+    pub(super) fn begin(&self, is_connect: bool) {
         self.place.set(Place::Head);
+        self.moved.set(Instant::now());
         self.is_connect.set(is_connect);
         self.interim.set(0);
         self.is_answered.set(false);
         self.sent.set(0);
         self.is_sent.set(false);
+    }
+
+    /// The body of the request waits for "100 Continue" if `expects` says so. `on_sent` is called as it goes out.
+    pub(super) fn watch_body(&self, expects: bool, on_sent: Option<OnSent>) {
         self.gate.shut(expects);
         let old = self.on_sent.replace(on_sent);
         drop(old);
@@ -103,8 +108,8 @@ impl Traffic {
         &self.peer
     }
 
-    /// Returns a number that differs from an earlier one if something has moved meanwhile.
-    pub(super) fn moved(&self) -> u64 {
+    /// Returns when something came or went last.
+    pub(super) fn moved(&self) -> Instant {
         self.moved.get()
     }
 
@@ -154,7 +159,7 @@ impl Traffic {
 
 impl Watch for Traffic {
     fn received(&self, bytes: &[u8]) -> Result<usize> {
-        self.moved.set(self.moved.get() + bytes.len() as u64);
+        self.moved.set(Instant::now());
         match self.place.get() {
             Place::Idle => return Err(self.http("something came that nobody has asked for")),
             Place::Head => {
@@ -166,8 +171,8 @@ impl Watch for Traffic {
         Ok(bytes.len())
     }
 
-    fn sent(&self, count: usize) {
-        self.moved.set(self.moved.get() + count as u64);
+    fn sent(&self, _: usize) {
+        self.moved.set(Instant::now());
     }
 
     fn failed(&self, error: Error) {
@@ -247,14 +252,14 @@ mod tests {
     fn interim_responses_are_counted() {
         for (count, is_fine) in [(INTERIM, true), (INTERIM + 1, false)] {
             let traffic = Traffic::new("x".into(), LIMITS);
-            traffic.begin(false, false, None);
+            traffic.begin(false);
             let many =
                 "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n".repeat(count as usize) + "HTTP/1.1 200 OK\r\n\r\nbo\ndy";
             assert_eq!(traffic.received(many.as_bytes()).is_ok(), is_fine);
             // What comes in pieces is the same.
-            traffic.begin(false, false, None);
+            traffic.begin(false);
             let traffic = Traffic::new("x".into(), LIMITS);
-            traffic.begin(false, false, None);
+            traffic.begin(false);
             let pieces: Result<Vec<_>> = many.as_bytes().chunks(7).map(|piece| traffic.received(piece)).collect();
             assert_eq!(pieces.is_ok(), is_fine);
         }
@@ -264,7 +269,7 @@ mod tests {
     fn nothing_comes_unasked() {
         let traffic = Traffic::new("x".into(), LIMITS);
         assert!(traffic.received(b"H").is_err());
-        traffic.begin(false, false, None);
+        traffic.begin(false);
         assert!(traffic.received(b"H").is_ok() && traffic.is_answered());
         traffic.end();
         assert!(traffic.received(b"H").is_err());
@@ -274,7 +279,8 @@ mod tests {
     fn the_gate_opens_by_100() {
         let traffic = Traffic::new("x".into(), LIMITS);
         let mut context = Context::from_waker(Waker::noop());
-        traffic.begin(false, true, None);
+        traffic.begin(false);
+        traffic.watch_body(true, None);
         glib::MainContext::new()
             .with_thread_default(|| {
                 assert!(traffic.poll_start(&mut context).is_pending());
