@@ -68,8 +68,8 @@ const MODULES: [(&str, &str); 13] = [
     ),
     (
         "http",
-        "Access Client ClientBuilder Cookies HeaderMap HeaderName HeaderValue Lines LogEntry Method Multipart Progress Reply Request \
-         RequestBuilder Response Routes Server ServerBuilder StatusCode Version encode get get_async get_future",
+        "Access Client ClientBuilder Cookies Exchange HeaderMap HeaderName HeaderValue Lines LogEntry Method Multipart Part Progress Reply Request \
+         RequestBuilder Requests Response Routes Server ServerBuilder StatusCode ThreadsBuilder Version encode get get_async get_future",
     ),
     ("link", "Answer Backoff Calls Down LinkBuilder NetworkChange NetworkWatch State WeakLink"),
     ("log", "Level Record set_log unset_log"),

@@ -12,7 +12,7 @@ use std::task::Poll;
 use futures_channel::oneshot;
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{Engine, Handler, Next, Ready, Registration};
+use super::{Engine, Handler, Key, Next, Ready, Registration};
 use crate::error::{Error, Operation, Result};
 use crate::sys::{INTERRUPTED, interrupts_here};
 
@@ -60,12 +60,14 @@ pub(crate) fn block_on_context<T, F: Future<Output = Result<T>>>(
     let failed = |source| Error::Io { operation, address: address.into(), source };
     let outcome = context.with_thread_default(|| {
         let engine = Engine::current()?;
-        let mut interrupted = Interruption::watch(&engine);
-        let mut future = pin!(start(engine));
-        context.block_on(poll_fn(|context| match Pin::new(&mut interrupted).poll(context) {
+        let (mut interrupted, key) = Interruption::watch(&engine);
+        let mut future = pin!(start(engine.clone()));
+        let outcome = context.block_on(poll_fn(|context| match Pin::new(&mut interrupted).poll(context) {
             Poll::Ready(Ok(source)) => Poll::Ready(Err(failed(source))),
             _ => future.as_mut().poll(context),
-        }))
+        }));
+        key.into_iter().for_each(|key| engine.deregister(key));
+        outcome
     });
     outcome.map_err(|_| Error::WrongThread)?
 }
@@ -79,16 +81,17 @@ struct Interruption {
 
 impl Interruption {
     /// Sends the error of an interrupted call if the signal arrives.
-    fn watch(engine: &Rc<Engine>) -> oneshot::Receiver<io::Error> {
+    fn watch(engine: &Rc<Engine>) -> (oneshot::Receiver<io::Error>, Option<Key>) {
         let (tell, told) = oneshot::channel();
+        let mut key = None;
         if let Some(fd) = interrupts_here() {
             let interruption = Rc::new(Interruption { tell: Cell::new(Some(tell)), fd });
             let input = interruption.fd.as_fd();
             let registration = Registration { input, input_blocks: false, output: None, write: false };
             // If that fails, the call is not ended early.
-            let _ = engine.register(registration, interruption.clone());
+            key = engine.register(registration, interruption.clone()).ok();
         }
-        told
+        (told, key)
     }
 }
 

@@ -48,5 +48,5 @@ pub use multipart::Multipart;
 pub use reading::Lines;
 pub use request::{Progress, RequestBuilder};
 pub use response::Response;
-pub use server::{Access, Reply, Request, Routes, Server, ServerBuilder};
+pub use server::{Access, Exchange, Part, Reply, Request, Requests, Routes, Server, ServerBuilder, ThreadsBuilder};
 pub use url::encode;

@@ -283,7 +283,13 @@ impl ServerBuilder {
     }
 
     pub(super) fn start(self, address: Address, on_client: Option<Box<OnClient>>) -> Result<Server> {
-        let engine = Engine::current()?;
+        // An error of this thread's comes before anything is bound.
+        let _ = Engine::current()?;
+        self.prepare(address)?.start(on_client)
+    }
+
+    /// Binds, and leaves it to the caller to start the server.
+    pub(crate) fn prepare(self, address: Address) -> Result<Prepared> {
         let setup = self.prepare_tls(&address)?;
         let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
         let file = self.file_settings(&address)?;
@@ -291,7 +297,8 @@ impl ServerBuilder {
         let how = ListenOptions { backlog, tuning: &self.options.tuning, file };
         let allowed = self.allowed.resolve()?;
         let (sockets, path) = bind(&address, &self.address, how)?;
-        self.serve_on(&engine, Ready { address, sockets, path, setup, allowed, announcement }, on_client)
+        let ready = Ready { address, sockets, path, setup, allowed, announcement };
+        Ok(Prepared { builder: self, ready })
     }
 
     /// Serves on sockets that listen already. Without `on_client`, clients are accepted on request.
@@ -301,9 +308,8 @@ impl ServerBuilder {
         ready: Ready,
         on_client: Option<Box<OnClient>>,
     ) -> Result<Server> {
+        let port = ready.port();
         let Ready { address, sockets, path, setup, allowed, announcement } = ready;
-        let port = sockets.first().and_then(|listening| sys::local_address(&listening.fd).ok());
-        let port = port.and_then(|local| endpoint(local).port()).unwrap_or(0);
         let (options, on_disconnect) = (self.options, self.on_disconnect);
         let name = server_name(&address, port);
         let limits = self.limits;
@@ -353,6 +359,25 @@ impl ServerBuilder {
     }
 }
 
+/// A server that listens and is not started.
+pub(crate) struct Prepared {
+    builder: ServerBuilder,
+    ready: Ready,
+}
+
+impl Prepared {
+    /// Starts it on the thread-default main context.
+    pub(crate) fn start(self, on_client: Option<Box<OnClient>>) -> Result<Server> {
+        self.builder.serve_on(&Engine::current()?, self.ready, on_client)
+    }
+
+    /// Returns its port, or 0 for a unix socket.
+    #[cfg(feature = "http")]
+    pub(crate) fn port(&self) -> u16 {
+        self.ready.port()
+    }
+}
+
 /// Everything that had to be looked up, loaded or bound before a server starts.
 pub(super) struct Ready {
     pub(super) address: Address,
@@ -361,6 +386,13 @@ pub(super) struct Ready {
     pub(super) setup: Option<Arc<ServerSetup>>,
     pub(super) allowed: Option<Allowed>,
     pub(super) announcement: Option<Announcement>,
+}
+
+impl Ready {
+    fn port(&self) -> u16 {
+        let local = self.sockets.first().and_then(|listening| sys::local_address(&listening.fd).ok());
+        local.and_then(|local| endpoint(local).port()).unwrap_or(0)
+    }
 }
 
 fn rejections(name: String, per_second: u32) -> Rc<LogQuota> {

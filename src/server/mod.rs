@@ -42,6 +42,8 @@ use crate::sys::{self, SocketFile};
 use crate::tls::{Fingerprint, ServerSetup, Session};
 use accept::Asked;
 use access::Allowed;
+#[cfg(feature = "http")]
+pub(crate) use builder::Prepared;
 pub use builder::ServerBuilder;
 pub(crate) use drain::{Draining, drain_all, give_paths, listening};
 pub(crate) use handle::Server;
@@ -54,7 +56,7 @@ pub use serve::async_handler;
 use share::Share;
 pub use threads::{ServerThreads, ThreadsBuilder};
 
-type OnClient = dyn FnMut(Socket) -> Result;
+pub(crate) type OnClient = dyn FnMut(Socket) -> Result;
 type OnPublished = Rc<dyn Fn(&Server, &str)>;
 
 /// One of a server's connections.

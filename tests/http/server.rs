@@ -1,7 +1,12 @@
 //! The server with real clients.
 
+mod handlers;
+mod limits;
+mod one_by_one;
 mod raw;
+mod replies;
 mod rules;
+mod upgrades;
 
 use network::http::{Reply, Request, Server};
 

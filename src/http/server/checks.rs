@@ -1,6 +1,6 @@
 //! Who may ask: the rules on `Host`, `Origin` and `Sec-Fetch-Site`. Pure functions.
 
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use http::header::{HeaderMap, ORIGIN, UPGRADE};
 use http::{Method, StatusCode};
@@ -18,11 +18,13 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
 /// Returns whether a host, with or without a port, names this machine and cannot be made to name it by whoever controls a domain.
 fn is_local(authority: &str) -> bool {
     let host = split_port(authority).0;
-    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let is_name = |name: &str| name.eq_ignore_ascii_case("localhost");
     is_name(host)
         || host.rsplit_once('.').is_some_and(|(_, last)| is_name(last))
-        || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        || match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(address) => address.parse::<Ipv6Addr>().is_ok_and(|address| address.is_loopback()),
+            None => host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback()),
+        }
 }
 
 /// Returns whether a host is one of the listed ones, which may have a port or not.

@@ -11,6 +11,7 @@ use hyper::server::conn::http1;
 use super::core::Core;
 use super::io::GuardedIo;
 use super::service::Service;
+use super::settings::DISCARD_TIME;
 use super::visit::{Deadline, Limit, Visit};
 use crate::conn::Socket;
 use crate::engine::{Sleep, UserFuture};
@@ -48,7 +49,17 @@ enum End {
     Upgrade,
 }
 
+/// Tells those who wait for replies that none will come any more.
+struct Finish(Rc<Visit>);
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
+}
+
 async fn serve(visit: Rc<Visit>) {
+    let _finish = Finish(visit.clone());
     let head = visit.core.settings.head;
     let io = GuardedIo::new(visit.clone());
     let mut connection = http1::Builder::new()
@@ -76,6 +87,9 @@ async fn serve(visit: Rc<Visit>) {
     match end {
         End::Done => {
             drop(connection);
+            if visit.is_overlong.get() {
+                visit.socket.set_linger(DISCARD_TIME);
+            }
             visit.socket.close();
         }
         // Its queue would not go out either.
@@ -144,6 +158,7 @@ impl Visit {
             self.discard.replace(Some(discard));
             return false;
         }
+        self.is_overlong.set(discard.is_overlong());
         self.got_input();
         true
     }

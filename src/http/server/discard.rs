@@ -16,8 +16,13 @@ pub(super) struct Discard {
 impl Discard {
     /// `None` if it is too much: the connection cannot be used again then.
     pub(super) fn start(body: Incoming) -> Option<Self> {
-        let is_short = body.size_hint().exact().is_none_or(|size| size <= DISCARD);
-        (is_short && !body.is_end_stream()).then_some(Discard { body, left: DISCARD })
+        let is_short = body.size_hint().lower() <= DISCARD;
+        is_short.then_some(Discard { body, left: DISCARD })
+    }
+
+    /// Returns whether it turned out to be too much.
+    pub(super) fn is_overlong(&self) -> bool {
+        !self.body.is_end_stream()
     }
 
     /// Ready when there is nothing more to read, or it turns out to be too much.

@@ -17,13 +17,16 @@ mod discard;
 mod file;
 mod gate;
 mod io;
+mod multipart;
 mod outgoing;
 mod reply;
 mod request;
+mod requests;
 mod routes;
 mod service;
 mod settings;
 mod target;
+mod threads;
 mod visit;
 
 use std::fmt;
@@ -35,9 +38,12 @@ use crate::server::handle::Server as Listener;
 pub use access::Access;
 use address::Place;
 pub use builder::ServerBuilder;
+pub use multipart::Part;
 pub use reply::Reply;
 pub use request::Request;
+pub use requests::{Exchange, Requests};
 pub use routes::Routes;
+pub use threads::ThreadsBuilder;
 
 /// An HTTP server (RFC 9110, RFC 9112) for a program's own pages: HTTP/1.1 and 1.0, over TCP, TLS or a unix socket.
 ///

@@ -106,6 +106,7 @@ impl Body for Outgoing {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
+        self.visit.replied();
         if let Some(mut access) = self.access.take() {
             access.finish(self.sent, self.is_end_stream());
             self.visit.core.tell(&self.visit.engine, &access);

@@ -9,10 +9,12 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HeaderMap};
 use http::{Method, Uri, Version};
 use hyper::body::{Body, Bytes, Incoming};
 
+use super::multipart::{self, Part};
 use super::target;
 use super::visit::Visit;
 use crate::address::Endpoint;
-use crate::error::{Error, Result};
+use crate::engine::block_on_context;
+use crate::error::{Error, Operation, Result};
 
 /// A request that came to a [`Server`](crate::http::Server).
 ///
@@ -28,6 +30,8 @@ pub struct Request {
     version: Version,
     headers: HeaderMap,
     body: RequestBody,
+    /// The main context that serves it, if that runs in blocking calls alone.
+    pub(super) private: Option<glib::MainContext>,
 }
 
 impl Request {
@@ -46,6 +50,7 @@ impl Request {
             version: parts.version,
             headers: parts.headers,
             body: RequestBody { incoming, visit: visit.clone(), limit, taken: 0, rest: Bytes::new(), unasked: expects },
+            private: None,
         })
     }
 
@@ -69,7 +74,7 @@ impl Request {
         target::pairs(self.query_text()?).find(|(name, _)| name == key).map(|(_, value)| value)
     }
 
-    /// Returns the query as it came, without the `?`.
+    /// Returns the query as it came, without its question mark.
     pub fn query_text(&self) -> Option<&str> {
         self.uri.query()
     }
@@ -184,6 +189,39 @@ impl Request {
         let bytes = self.bytes_future().await?;
         serde_json::from_slice(&bytes)
             .map_err(|error| self.body.malformed(&format!("the body is not the JSON expected: {error}")))
+    }
+
+    /// Receives the whole body and returns the parts of an HTML form with files (`multipart/form-data`, RFC 7578), in order. All of them
+    /// are in memory, so [`set_body_limit`](Request::set_body_limit) has to allow for the largest file.
+    ///
+    /// # Errors
+    /// See [`chunk_future`](Request::chunk_future). Also [`Error::Http`] if the body is of another type, malformed, or has more than
+    /// 1000 parts, which sends 415 or 400.
+    pub async fn multipart_future(&mut self) -> Result<Vec<Part>> {
+        let Some(boundary) = self.header(CONTENT_TYPE.as_str()).and_then(multipart::boundary) else {
+            return Err(self.body.blame(415, "the body is no form with parts"));
+        };
+        let bytes = self.bytes_future().await?;
+        multipart::parts(&bytes, &boundary).map_err(|problem| self.body.malformed(problem))
+    }
+
+    /// Receives the whole body of a request from [`Requests::next`](crate::http::Requests::next), or what is left of it.
+    ///
+    /// # Blocking
+    /// Until the body has come, it has made no progress for the [body timeout](crate::http::ServerBuilder::body_timeout), or the
+    /// client has gone away.
+    ///
+    /// # Errors
+    /// See [`chunk_future`](Request::chunk_future). [`Error::Unsupported`] for any other request: await
+    /// [`bytes_future`](Request::bytes_future) there.
+    pub fn bytes(&mut self) -> Result<Vec<u8>> {
+        let Some(context) = self.private.clone() else {
+            return Err(Error::Unsupported(
+                "only a request from Requests::next has a loop of its own; await bytes_future".into(),
+            ));
+        };
+        let name = self.visit().remote.to_string();
+        block_on_context(&context, Operation::Read, &name, |_| self.bytes_future())
     }
 
     /// Receives the whole body and returns the pairs of an HTML form (`application/x-www-form-urlencoded`), in order.

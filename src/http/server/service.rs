@@ -95,7 +95,7 @@ impl Exchanging {
             target: request.uri().path_and_query().map(|target| target.as_str().to_owned()).unwrap_or_default(),
             version: request.version(),
             started: logs.then(Instant::now),
-            upgrade: request.headers().get(header::UPGRADE).cloned(),
+            upgrade: request.headers().get(header::UPGRADE).filter(|_| asks_for_upgrade(request)).cloned(),
             is_long: request.body().size_hint().lower() > super::settings::DISCARD,
             visit,
         }
@@ -135,7 +135,7 @@ impl Exchanging {
             let error = Error::Http {
                 peer: visit.remote.to_string(),
                 problem: format!(
-                    "asked for the host {:?}; a server on loopback behind a proxy has to name its hosts by .hosts(…)",
+                    "asked for the host {:?}; a server on loopback behind a proxy has to name its hosts by hosts()",
                     host
                 ),
             };
@@ -258,6 +258,13 @@ impl Exchanging {
     }
 }
 
+/// Returns whether the `Upgrade` field of a request counts (RFC 9110, section 7.8).
+fn asks_for_upgrade(request: &http::Request<Incoming>) -> bool {
+    let mut fields = request.headers().get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
+    let is_upgrade = |option: &[u8]| option.trim_ascii().eq_ignore_ascii_case(b"upgrade");
+    request.version() == http::Version::HTTP_11 && fields.any(|field| field.split(|byte| *byte == b',').any(is_upgrade))
+}
+
 /// A reply that says no more than its status.
 fn plain(status: StatusCode) -> Reply {
     Reply::text(phrase(status)).with_status(status.as_u16())
@@ -272,7 +279,9 @@ fn closing(mut reply: Reply) -> Reply {
 impl Visit {
     /// Takes over a body that its handler has not read to the end.
     pub(super) fn discard_body(&self, body: Incoming) {
-        self.discard.replace(Discard::start(body));
+        let discard = Discard::start(body);
+        self.is_overlong.set(discard.is_none());
+        self.discard.replace(discard);
         self.wake();
     }
 }

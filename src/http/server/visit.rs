@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::core::Core;
@@ -10,8 +10,8 @@ use super::discard::Discard;
 use super::gate::Refusal;
 use crate::address::Endpoint;
 use crate::conn::Socket;
-use crate::engine::Engine;
-use crate::error::Error;
+use crate::engine::{Engine, Wakers};
+use crate::error::{Error, Result};
 
 /// The shared state of one connection.
 pub(super) struct Visit {
@@ -27,9 +27,17 @@ pub(super) struct Visit {
     /// The status for a body that broke a rule, if the handler fails over that.
     pub(super) body_status: Cell<Option<u16>>,
     pub(super) discard: RefCell<Option<Discard>>,
+    /// More comes than anybody wants.
+    pub(super) is_overlong: Cell<bool>,
     /// Takes the connection once the reply that switches protocols is out.
     pub(super) upgrade: RefCell<Option<Upgrade>>,
     pub(super) requests: Cell<u32>,
+    /// Replies that hyper has the whole of, or will never have.
+    replies: Cell<u32>,
+    /// The task is over.
+    is_over: Cell<bool>,
+    /// Those who wait for the next reply to go out.
+    senders: RefCell<Wakers>,
     pub(super) deadlines: Deadlines,
     /// Of the connection's task.
     waker: RefCell<Option<Waker>>,
@@ -54,7 +62,7 @@ pub(super) struct Deadline {
     pub(super) of: Limit,
 }
 
-/// Whose time it is that runs out.
+/// The cause of a limit in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Limit {
     /// Between two requests.
@@ -81,7 +89,11 @@ impl Visit {
             body_status: Cell::new(None),
             discard: RefCell::new(None),
             upgrade: RefCell::new(None),
+            is_overlong: Cell::new(false),
             requests: Cell::new(0),
+            replies: Cell::new(0),
+            is_over: Cell::new(false),
+            senders: RefCell::default(),
             deadlines: Deadlines::default(),
             waker: RefCell::new(None),
         })
@@ -100,6 +112,27 @@ impl Visit {
             drop(known);
             drop(old);
         }
+    }
+
+    /// A reply is done with.
+    pub(super) fn replied(&self) {
+        self.replies.set(self.replies.get() + 1);
+        self.senders.take().wake();
+    }
+
+    /// The connection is done with.
+    pub(super) fn finish(&self) {
+        self.is_over.set(true);
+        self.senders.take().wake();
+    }
+
+    /// Ready when every request has its reply, or none will get one any more.
+    pub(super) fn poll_sent(&self, context: &Context<'_>) -> Poll<Result> {
+        if self.is_over.get() || self.replies.get() >= self.requests.get() {
+            return Poll::Ready(Ok(()));
+        }
+        self.senders.borrow_mut().add_once(context.waker());
+        Poll::Pending
     }
 
     fn deadline(&self, of: Limit) -> Option<Deadline> {
