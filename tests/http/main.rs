@@ -4,7 +4,12 @@
 mod client;
 #[path = "../common/mod.rs"]
 mod common;
+mod given_up;
 mod hostile;
 mod manners;
+#[path = "../common/name_server.rs"]
+mod name_server;
+mod nginx;
+mod proxied;
 mod scripted;
 mod server;

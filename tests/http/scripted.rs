@@ -125,7 +125,12 @@ pub struct Server {
 
 impl Server {
     pub fn new(serve: impl Fn(Peer) + Send + Sync + 'static) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Server::on("127.0.0.1", serve)
+    }
+
+    /// One at another address.
+    pub fn on(ip: &str, serve: impl Fn(Peer) + Send + Sync + 'static) -> Server {
+        let listener = TcpListener::bind((ip, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = Server { port, accepted: Arc::default(), seen: Arc::default() };
         let (accepted, seen) = (server.accepted.clone(), server.seen.clone());
