@@ -455,6 +455,10 @@ impl Error {
             Error::Truncated { peer } => Error::Truncated { peer: peer.clone() },
             Error::Rejected { peer, problem } => Error::Rejected { peer: peer.clone(), problem: problem.clone() },
             Error::Tls { peer, problem } => Error::Tls { peer: peer.clone(), problem: problem.clone() },
+            #[cfg(feature = "websocket")]
+            Error::WebSocket { peer, code, reason } => {
+                Error::WebSocket { peer: peer.clone(), code: *code, reason: reason.clone() }
+            }
             Error::LineTooLong { peer, limit } => Error::LineTooLong { peer: peer.clone(), limit: *limit },
             Error::FrameTooLong { peer, size, limit } => {
                 Error::FrameTooLong { peer: peer.clone(), size: *size, limit: *limit }

@@ -70,6 +70,10 @@ pub mod tls;
 /// Types used with [`UdpSocket`], and sockets for other kinds of messages.
 #[forbid(unsafe_code)]
 pub mod udp;
+/// WebSocket (RFC 6455): a client and a server.
+#[cfg(feature = "websocket")]
+#[forbid(unsafe_code)]
+pub mod websocket;
 
 pub use address::{Address, Endpoint};
 pub use conn::Socket;

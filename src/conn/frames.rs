@@ -1,12 +1,11 @@
 //! Frames between a connection and its inbox: the inner loop of their delivery, the read callback, and sending.
 
+use super::Conn;
 use super::callbacks::{Kind, ReadCallback};
 use super::framing::{Framing, Refusal};
 use super::handle::Socket;
 use super::inbox::Inbox;
 use super::queues::Queues;
-use super::state::Look;
-use super::{Conn, Options};
 use crate::error::{Error, Result};
 
 /// Calls `each` with the whole messages that lie in the batch until it says that this is enough. As
@@ -70,15 +69,7 @@ impl Framing {
     /// Queues a message, framed.
     pub(crate) fn send(self, conn: &Conn, message: &[u8]) -> Result {
         let framed = self.check().and_then(|()| self.wrap(message).map_err(|problem| refused(conn, problem)))?;
-        let in_turn = conn.engine.in_turn();
-        if in_turn && !conn.status.is(Look::NO_FAST_SEND) {
-            let bound = conn.options(Options::most_in_turn);
-            if conn.io.push_parts(framed.parts(), bound) {
-                conn.cork();
-                return Ok(());
-            }
-        }
-        conn.queue_or_write(&framed.parts().concat(), false, in_turn)
+        conn.send_parts(framed.parts())
     }
 
     /// Returns a message, framed.

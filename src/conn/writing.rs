@@ -59,6 +59,19 @@ impl Conn {
         is_queued
     }
 
+    /// Queues these, one after the other, as if they were one.
+    pub(crate) fn send_parts(&self, parts: [&[u8]; 3]) -> Result {
+        let in_turn = self.engine.in_turn();
+        if in_turn && !self.status.is(Look::NO_FAST_SEND) {
+            let bound = self.options(Options::most_in_turn);
+            if self.io.push_parts(parts, bound) {
+                self.cork();
+                return Ok(());
+            }
+        }
+        self.queue_or_write(&parts.concat(), false, in_turn)
+    }
+
     /// Queues all of it, or writes it if there is no turn whose end it could wait for.
     #[inline(never)]
     pub(super) fn queue_or_write(&self, bytes: &[u8], newline: bool, in_turn: bool) -> Result {
