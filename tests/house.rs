@@ -96,6 +96,7 @@ const MODULES: [(&str, &str); 13] = [
         "Fingerprint FingerprintError Identity PeerCertificate Pin StartTls Tls Trust pin pin_in pins pins_in unpin unpin_in",
     ),
     ("udp", "Arrival Destination MessageBuilder MessageKind MessageSocket UdpBuilder WeakMessageSocket WeakUdpSocket"),
+    ("websocket", "Close Code Disconnect Message Messages OwnedMessage ToMessage WeakWebSocket WebSocket"),
 ];
 
 /// The only rooms with `unsafe` code.

@@ -12,7 +12,7 @@ use crate::engine::{TimerKey, call};
 use crate::error::{Error, Operation, Printable, Result};
 use crate::log;
 
-/// What is known about the end.
+/// The known facts about the end.
 #[derive(Default)]
 pub(super) struct End {
     /// From the end until it is told.
@@ -30,7 +30,7 @@ pub(super) struct End {
     queued: usize,
 }
 
-/// What tungstenite makes of a close code that must not be sent.
+/// The reason that tungstenite puts in place of one with a close code that must not be sent.
 const INVALID_CODE: &str = "Protocol violation";
 
 impl Core {

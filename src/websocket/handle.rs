@@ -4,6 +4,9 @@ use std::fmt;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use gio::prelude::*;
+
+use super::builder::Builder;
 use super::close::{Close, Code, Disconnect};
 use super::message::{Message, OwnedMessage, ToMessage};
 use super::session::Core;
@@ -55,6 +58,57 @@ impl WebSocket {
     /// Takes over a connection on which the handshake is done.
     pub(crate) fn over(socket: Socket, is_server: bool, protocol: Option<&str>) -> Self {
         WebSocket::new(Core::start(socket, is_server, protocol))
+    }
+
+    /// Connects to a server: `ws://host/path`, or `wss://host/path` for TLS.
+    ///
+    /// The timeout is 30 seconds for connecting, and 10 more for the handshake. Both are options of [`builder`](Self::builder).
+    ///
+    /// # Blocking
+    /// Until connected. No callback runs meanwhile.
+    ///
+    /// # Errors
+    /// - [`Error::Address`](crate::Error::Address) if the URL is invalid.
+    /// - Those of [`Socket::connect`].
+    /// - [`Error::WebSocket`](crate::Error::WebSocket) with the status of HTTP if the server does not accept a WebSocket there. A
+    ///   redirect is not followed.
+    /// - [`Error::Http`](crate::Error::Http) if it does not speak HTTP.
+    /// - [`Error::TimedOut`](crate::Error::TimedOut).
+    ///
+    /// # Example: Ask, and print the answer
+    /// ```no_run
+    /// use network::websocket::WebSocket;
+    ///
+    /// let ws = WebSocket::connect("wss://example.org/chat")?;
+    /// ws.send("Hello")?;
+    /// println!("{}", ws.recv()?);
+    /// # Ok::<(), network::Error>(())
+    /// ```
+    pub fn connect(url: impl AsRef<str>) -> Result<WebSocket> {
+        WebSocket::builder().connect(url)
+    }
+
+    /// Connects in the background and passes the result to a callback, which runs once, in a later loop iteration. Cancelling
+    /// `cancellable` completes it with [`Error::Cancelled`](crate::Error::Cancelled).
+    pub fn connect_async(
+        url: impl AsRef<str>,
+        cancellable: Option<&impl IsA<gio::Cancellable>>,
+        callback: impl FnOnce(Result<WebSocket>) + 'static,
+    ) {
+        WebSocket::builder().connect_async(url, cancellable, callback);
+    }
+
+    /// Connects in the background. Dropping the future cancels.
+    ///
+    /// # Errors
+    /// See [`connect`](Self::connect).
+    pub fn connect_future(url: impl AsRef<str>) -> impl Future<Output = Result<WebSocket>> + 'static {
+        WebSocket::builder().connect_future(url)
+    }
+
+    /// Returns a builder, which sets the request, trust, a proxy and limits before it connects.
+    pub fn builder() -> Builder {
+        Builder::new()
     }
 
     /// Returns a handle that does not keep the connection open.

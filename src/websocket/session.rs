@@ -27,7 +27,7 @@ const LINGER: Duration = Duration::from_secs(5);
 /// A message longer than this one has memory apart, which is to be given back before the next is read.
 const LONG: usize = 4096;
 
-/// What is received at a time by a blocking call.
+/// The most that a blocking call receives at a time.
 const PIECE: usize = 64 << 10;
 
 pub(super) type OnMessage = dyn FnMut(&WebSocket, Message<'_>) -> Result;

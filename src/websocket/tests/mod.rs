@@ -141,7 +141,7 @@ fn unframe(bytes: &[u8], is_masked: bool) -> ((u8, Vec<u8>), usize) {
     ((bytes[0], payload), at + length)
 }
 
-/// What the callbacks of a connection were told.
+/// Notes of the callbacks of a connection.
 #[derive(Clone, Default)]
 pub(super) struct Heard(Rc<RefCell<Vec<String>>>);
 

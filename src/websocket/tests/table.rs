@@ -14,7 +14,7 @@ struct Case {
     /// The peer's frames.
     frames: Vec<(u8, Vec<u8>)>,
     heard: Vec<String>,
-    /// What the peer gets.
+    /// The frames that the peer gets.
     answers: Vec<(u8, Vec<u8>)>,
 }
 
