@@ -60,7 +60,7 @@ const ROOT: [&str; 22] = [
 ];
 
 /// The public modules and all that each of them has.
-const MODULES: [(&str, &str); 13] = [
+const MODULES: [(&str, &str); 14] = [
     ("daemon", "Daemon hand_over_async notify_systemd on_reload set_grace_period"),
     (
         "ftp",
@@ -96,7 +96,10 @@ const MODULES: [(&str, &str); 13] = [
         "Fingerprint FingerprintError Identity PeerCertificate Pin StartTls Tls Trust pin pin_in pins pins_in unpin unpin_in",
     ),
     ("udp", "Arrival Destination MessageBuilder MessageKind MessageSocket UdpBuilder WeakMessageSocket WeakUdpSocket"),
-    ("websocket", "Close Code Disconnect Message Messages OwnedMessage ToMessage WeakWebSocket WebSocket"),
+    (
+        "websocket",
+        "Close Code Disconnect Message Messages OwnedMessage Server ServerBuilder ToMessage WeakWebSocket WebSocket",
+    ),
 ];
 
 /// The only rooms with `unsafe` code.

@@ -2,12 +2,16 @@
 //! a call, what has come stays in the inbox for the next one.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
+#[cfg(feature = "http")]
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::framing::Framing;
 use super::idle::Traffic;
 use super::inbox::{Inbox, Mark, Piece, Search, Taken, TooLong};
 use super::line_ending::LineRule;
+#[cfg(feature = "http")]
+use super::{Common, Transport};
 use super::{Conn, Options, far_end, probing};
 use crate::engine::{Engine, READ_BUFFER};
 use crate::error::{Error, Operation, Result};
@@ -65,16 +69,7 @@ impl Conn {
             return Err(Error::Unsupported(format!("cannot convert a TLS connection ({peer}) into a file descriptor")));
         }
         self.blocking().flush()?;
-        self.remote();
-        if let Some(key) = self.key.take() {
-            self.engine.deregister(key);
-        }
-        if let Some(fd) = self.transport.socket_fd() {
-            let _ = probing::stop(self, fd);
-        }
-        let leftover = self.io.take_input();
-        let fd = self.transport.take().ok_or_else(|| self.closed())?;
-        self.abort_silently();
+        let (fd, leftover) = self.blocking().take_apart()?;
         let _ = rustix::io::ioctl_fionbio(&fd, false);
         Ok((fd, leftover))
     }
@@ -97,6 +92,49 @@ pub(crate) struct Blocking<'a> {
 }
 
 impl Blocking<'_> {
+    // ---- to other hands ----
+
+    /// Lets go of the descriptor, and of what was received and not delivered. Nobody hears of that.
+    fn take_apart(&self) -> Result<(OwnedFd, Vec<u8>)> {
+        let conn = self.conn;
+        conn.remote();
+        if let Some(key) = conn.key.take() {
+            conn.engine.deregister(key);
+        }
+        if let Some(fd) = conn.transport.socket_fd() {
+            let _ = probing::stop(conn, fd);
+        }
+        let leftover = conn.io.take_input();
+        let fd = conn.transport.take().ok_or_else(|| conn.closed())?;
+        conn.abort_silently();
+        Ok((fd, leftover))
+    }
+
+    /// Moves the connection, with its session and what was received and not delivered, to another main context of this thread:
+    /// from the private one on which a blocking call has made it to the caller's. The callbacks stay behind, and are dropped.
+    ///
+    /// # Errors
+    /// The error of a connection that has ended or has no socket, or of registering it there.
+    #[cfg(feature = "http")]
+    pub(crate) fn move_to(&self, engine: &Rc<Engine>) -> Result<Rc<Conn>> {
+        let conn = self.conn;
+        if !conn.is_open() || !conn.transport.is_socket() {
+            return Err(conn.closed());
+        }
+        self.flush()?;
+        let (remote, options) = (conn.remote(), conn.options(Clone::clone));
+        let session = conn.extras.get().and_then(|extras| extras.session.take());
+        let (fd, leftover) = self.take_apart()?;
+        let common = Rc::<Common>::from(options);
+        conn.common.peer.get().into_iter().for_each(|peer| common.set_peer(peer.clone()));
+        let moved = Conn::new(engine, Transport::socket(fd, Some(&remote)), common, Some(remote))?;
+        match session {
+            Some(sealed) => moved.handshaking().take_over(sealed.session, leftover),
+            None => moved.give_back_input(&leftover),
+        }
+        Ok(moved)
+    }
+
     // ---- receiving ----
 
     /// Takes what `take` finds in the inbox once there is enough for that.

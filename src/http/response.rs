@@ -459,7 +459,7 @@ impl Response {
     /// caller's main context.
     ///
     /// # Errors
-    /// [`Error::Http`] if the response is another one. [`Error::Unsupported`] with TLS after a blocking call.
+    /// [`Error::Http`] if the response is another one.
     pub fn upgrade(&self) -> Result<Socket> {
         let Some(socket) = self.inner.upgraded.take() else {
             let problem = format!("the status is {}, so the connection is still one of HTTP", self.status());
@@ -468,16 +468,8 @@ impl Response {
         if self.inner.private.is_none() {
             return Ok(socket);
         }
-        if socket.is_tls() {
-            return Err(Error::Unsupported(format!(
-                "{}: the connection of a blocking call cannot be moved to the main loop with TLS; use send_future or send_async",
-                self.url()
-            )));
-        }
-        let (fd, rest) = socket.into_fd()?;
-        let socket = Socket::from_fd(fd)?;
-        socket.conn().give_back_input(&rest);
-        Ok(socket)
+        let moved = socket.conn().blocking().move_to(&Engine::current()?)?;
+        Ok(Socket::from_conn(moved))
     }
 
     // ---- inside ----

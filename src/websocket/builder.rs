@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use gio::prelude::*;
+use http::StatusCode;
 use http::header::{
     CONNECTION, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 
 use super::handle::WebSocket;
-use super::handshake::{VERSION, check_response, is_protocol, new_key};
+use super::handshake::{VERSION, check_protocols, check_response, new_key};
+use super::limits::{Limits, limit_setters};
 use crate::address::{Address, without_password};
 use crate::engine::in_background;
 use crate::error::{Error, Operation, Printable, Result};
-use crate::http::{Client, RequestBuilder, Response, StatusCode};
+use crate::http::{Client, RequestBuilder, Response};
 use crate::socket::Proxy;
 use crate::tls::ClientTls;
 
@@ -49,11 +51,7 @@ pub struct Builder {
     connect_to: Option<Address>,
     connect_timeout: Duration,
     handshake_timeout: Duration,
-    message_limit: Option<usize>,
-    ping_interval: Option<Option<Duration>>,
-    pong_timeout: Option<Duration>,
-    send_limit: Option<usize>,
-    linger: Option<Duration>,
+    limits: Limits,
     problem: Option<String>,
 }
 
@@ -67,11 +65,7 @@ impl Builder {
             connect_to: None,
             connect_timeout: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(10),
-            message_limit: None,
-            ping_interval: None,
-            pong_timeout: None,
-            send_limit: None,
-            linger: None,
+            limits: Limits::default(),
             problem: None,
         }
     }
@@ -143,35 +137,7 @@ impl Builder {
         self
     }
 
-    /// See [`WebSocket::set_message_limit`]. Default: 1 MiB.
-    pub fn message_limit(mut self, bytes: usize) -> Self {
-        self.message_limit = Some(bytes);
-        self
-    }
-
-    /// See [`WebSocket::set_ping_interval`]. Default: 30 s.
-    pub fn ping_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
-        self.ping_interval = Some(interval.into());
-        self
-    }
-
-    /// See [`WebSocket::set_pong_timeout`]. Default: 20 s.
-    pub fn pong_timeout(mut self, limit: Duration) -> Self {
-        self.pong_timeout = Some(limit);
-        self
-    }
-
-    /// See [`WebSocket::set_send_limit`]. Default: 16 MiB.
-    pub fn send_limit(mut self, bytes: usize) -> Self {
-        self.send_limit = Some(bytes);
-        self
-    }
-
-    /// See [`WebSocket::set_linger`]. Default: 5 s.
-    pub fn linger(mut self, limit: Duration) -> Self {
-        self.linger = Some(limit);
-        self
-    }
+    limit_setters!();
 
     // ---- connecting ----
 
@@ -245,23 +211,12 @@ impl Builder {
         if let Some(problem) = &self.problem {
             return Err(Error::InvalidOption(problem.clone()));
         }
-        if let Some(name) = self.protocols.iter().find(|name| !is_protocol(name)) {
-            let name = Printable(name);
-            return Err(Error::InvalidOption(format!("\"{name}\" is not the name of a sub-protocol: expected a token")));
-        }
+        check_protocols(&self.protocols)?;
         let limits = [("connect_timeout", self.connect_timeout), ("handshake_timeout", self.handshake_timeout)];
         match limits.into_iter().find(|(_, limit)| limit.is_zero()) {
             Some((name, _)) => Err(Error::InvalidOption(format!("{name} of a WebSocket must not be zero"))),
             None => Ok(()),
         }
-    }
-
-    fn apply(&self, ws: &WebSocket) {
-        self.message_limit.into_iter().for_each(|bytes| ws.set_message_limit(bytes));
-        self.ping_interval.into_iter().for_each(|interval| ws.set_ping_interval(interval));
-        self.pong_timeout.into_iter().for_each(|limit| ws.set_pong_timeout(limit));
-        self.send_limit.into_iter().for_each(|bytes| ws.set_send_limit(bytes));
-        self.linger.into_iter().for_each(|limit| ws.set_linger(limit));
     }
 }
 
@@ -293,7 +248,7 @@ impl Check {
         match check_response(response.headers(), &self.key, &self.builder.protocols) {
             Ok(protocol) => {
                 let ws = WebSocket::over(socket, false, protocol.as_deref());
-                self.builder.apply(&ws);
+                self.builder.limits.apply(&ws);
                 Ok(ws)
             }
             Err(problem) => {

@@ -371,6 +371,11 @@ pub struct WeakWebSocket {
 }
 
 impl WeakWebSocket {
+    /// Returns whether anything of the connection is left.
+    pub(super) fn is_alive(&self) -> bool {
+        self.core.strong_count() > 0
+    }
+
     /// Returns a handle, or `None` if nothing keeps the connection open any more.
     pub fn upgrade(&self) -> Option<WebSocket> {
         let core = self.core.upgrade()?;

@@ -56,8 +56,18 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
     value.to_str().map(|value| Some(value.trim())).map_err(|_| format!("its field {name} is invalid"))
 }
 
+/// Fails if one of these is not the name of a sub-protocol.
+pub(super) fn check_protocols(names: &[String]) -> Result {
+    match names.iter().find(|name| !is_protocol(name)) {
+        Some(name) => {
+            Err(Error::InvalidOption(format!("{name:?} is not the name of a sub-protocol: expected a token")))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Returns whether this can be the name of a sub-protocol: a token.
-pub(super) fn is_protocol(name: &str) -> bool {
+fn is_protocol(name: &str) -> bool {
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !name.is_empty() && name.bytes().all(is_letter)
 }
@@ -96,7 +106,7 @@ pub(super) fn check_request(
         return refuse(StatusCode::BAD_REQUEST, "the field Connection does not name the upgrade");
     }
     if single(headers, &SEC_WEBSOCKET_VERSION) != Ok(Some(VERSION)) {
-        return refuse(StatusCode::UPGRADE_REQUIRED, "expected version 13 of WebSocket");
+        return refuse(StatusCode::BAD_REQUEST, "expected version 13 of WebSocket");
     }
     let key = match single(headers, &SEC_WEBSOCKET_KEY) {
         Ok(Some(key)) if key.len() == KEY_TEXT && is_key(key) => key,
@@ -171,7 +181,10 @@ mod tests {
         };
         for (own, chosen) in [(&[][..], None), (&["x"][..], None), (&["c", "b"][..], Some("b")), (&["B"][..], None)] {
             let accepted = check(&good, own).unwrap();
-            assert_eq!((accepted.accept.as_str(), accepted.protocol.as_deref()), ("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", chosen));
+            assert_eq!(
+                (accepted.accept.as_str(), accepted.protocol.as_deref()),
+                ("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", chosen)
+            );
         }
         let with = |name: &str, value: Option<&'static str>| {
             let kept = good.iter().filter(|(known, _)| *known != name).copied();
@@ -183,8 +196,8 @@ mod tests {
             ("upgrade", Some("h2c"), 426),
             ("connection", None, 400),
             ("connection", Some("close"), 400),
-            ("sec-websocket-version", None, 426),
-            ("sec-websocket-version", Some("8"), 426),
+            ("sec-websocket-version", None, 400),
+            ("sec-websocket-version", Some("8"), 400),
             ("sec-websocket-key", None, 400),
             ("sec-websocket-key", Some("short"), 400),
             ("sec-websocket-key", Some("dGhlIHNhbXBsZSBub25jZSEh"), 400),

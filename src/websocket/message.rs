@@ -152,7 +152,8 @@ mod tests {
             message.to_message().to_owned()
         }
         let text = OwnedMessage::Text("a".into());
-        for message in [sent("a"), sent("a".to_string()), sent(&"a".to_string()), sent(&text), sent(text.as_message())]
+        for message in
+            [sent("a"), sent("a".to_string()), sent(Box::<str>::from("a")), sent(&text), sent(text.as_message())]
         {
             assert_eq!(message, text);
         }

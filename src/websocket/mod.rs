@@ -15,21 +15,28 @@
 //! | reading, delivering, sending | [`session`] |
 //! | how it ends | [`ending`], [`close`] |
 //! | pings and pongs | [`keeping_alive`] |
+//! | the opening handshake: its rules, the client's, the server's | [`handshake`], [`builder`], [`server`] |
 //! | the faces | [`handle`], [`futures`] |
 
+mod builder;
 mod close;
 mod codec;
 mod ending;
 mod frame;
 mod futures;
 mod handle;
+mod handshake;
 mod keeping_alive;
+mod limits;
 mod message;
+mod server;
 mod session;
 #[cfg(test)]
 mod tests;
 
+pub use builder::Builder;
 pub use close::{Close, Code, Disconnect};
 pub use futures::Messages;
 pub use handle::{WeakWebSocket, WebSocket};
 pub use message::{Message, OwnedMessage, ToMessage};
+pub use server::{Server, ServerBuilder};

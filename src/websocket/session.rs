@@ -506,7 +506,7 @@ impl Core {
         }
     }
 
-    fn callback_failed(&self, error: Error) {
+    pub(super) fn callback_failed(&self, error: Error) {
         self.fail(Code::INTERNAL, "", error);
     }
 

@@ -291,3 +291,32 @@ fn a_descriptor_is_handed_over_with_what_was_received() {
         assert_eq!(failure(rig.pair(false).conn.take_descriptor()), "Closed");
     });
 }
+
+#[cfg(feature = "http")]
+#[test]
+fn a_connection_moves_to_another_context_with_what_it_has_received() {
+    let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let private = glib::MainContext::new();
+    let made = private.with_thread_default(|| Socket::from_fd(ours).unwrap()).unwrap();
+    made.set_send_limit(77);
+    std::io::Write::write_all(&mut theirs, b"hello, world").unwrap();
+    assert_eq!(made.recv(5).unwrap(), b"hello");
+    made.send("queued").unwrap();
+    let own = glib::MainContext::new();
+    let moved = own.with_thread_default(|| {
+        let engine = Engine::current().unwrap();
+        let moved = Socket::from_conn(made.conn().blocking().move_to(&engine).unwrap());
+        assert!(Rc::ptr_eq(moved.conn().engine(), &engine));
+        moved
+    });
+    let moved = moved.unwrap();
+    assert!(!made.is_open());
+    assert!(made.conn().blocking().move_to(moved.conn().engine()).is_err(), "it is closed");
+    drop((made, private));
+    assert_eq!(moved.recv_exact(7).unwrap(), b", world");
+    moved.send("sent").unwrap();
+    assert!(matches!(moved.send([0; 100]), Err(Error::QueueFull { limit: 77, .. })));
+    let mut got = [0; 10];
+    std::io::Read::read_exact(&mut theirs, &mut got).unwrap();
+    assert_eq!(&got, b"queuedsent");
+}

@@ -185,8 +185,8 @@ fn what_captured_the_connection_goes_with_its_end() {
             let (ws, mut peer) = rig.pair(is_server);
             let weak = ws.downgrade();
             let (one, two, three) = (ws.clone(), ws.clone(), ws.clone());
-            ws.read(move |_, _| Ok(drop(one.clone())));
-            ws.drain_cb(move |_| Ok(drop(two.clone())));
+            ws.read(move |_, _| one.flush());
+            ws.drain_cb(move |_| two.flush());
             ws.disconnect_cb(move |_, _| drop(three));
             drop(ws);
             rig.run();
