@@ -146,7 +146,7 @@ fn both_sides_of_json_rpc_ask_and_their_answers_come_in_any_order() {
 }
 
 fn names() -> Vec<&'static str> {
-    let mut names = vec!["server", "client", "blocking", "futures", "private_context", "websocket", "udp_discovery"];
+    let mut names = vec!["server", "client", "blocking", "futures", "private_context", "udp_discovery"];
     names.extend(["daemon", "netcat", "redis", "smtp"]);
     names.extend(cfg!(feature = "_services").then_some("chat"));
     names
@@ -238,10 +238,8 @@ fn paths_that_lead_to_no_server_say_why() {
 
 #[test]
 fn options_that_mean_nothing_are_told_in_the_words_of_the_example() {
-    for (name, arguments, what) in [
-        ("daemon", vec!["0", "--grace-period", "x"], "expected a whole number of seconds"),
-        ("websocket", vec!["http://localhost:1234"], "expected ws://HOST:PORT or wss://HOST:PORT"),
-    ] {
+    for (name, arguments, what) in [("daemon", vec!["0", "--grace-period", "x"], "expected a whole number of seconds")]
+    {
         let output = run(&mut command(example(name), arguments), "");
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         assert!(output.stderr.contains(what), "{output:?}");
@@ -252,21 +250,6 @@ fn options_that_mean_nothing_are_told_in_the_words_of_the_example() {
         let text = run(&mut command(example(name), ["--help"]), "").text();
         assert!(text.contains(what), "{name}: {text}");
     }
-}
-
-#[test]
-fn a_websocket_over_tls_is_told_once_that_the_server_uses_none() {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let address = format!("localhost:{}", listener.local_addr().unwrap().port());
-    let thread = std::thread::spawn(move || {
-        let mut client = listener.accept().unwrap().0;
-        std::io::Write::write_all(&mut client, b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
-        let _ = std::io::Read::read_to_end(&mut client, &mut Vec::new());
-    });
-    let line =
-        run(&mut command(example("websocket"), [&format!("wss://{address}"), "hello"]), "").assert_failed().to_owned();
-    thread.join().unwrap();
-    assert!(line.ends_with(&format!("{address} does not use TLS. Without TLS: ws://{address}")), "{line}");
 }
 
 #[test]

@@ -82,7 +82,8 @@ impl Builder {
     pub fn header(mut self, name: impl AsRef<str>, value: impl AsRef<[u8]>) -> Self {
         let name = name.as_ref();
         if OWN.iter().any(|own| own.as_str().eq_ignore_ascii_case(name)) {
-            self.problem.get_or_insert_with(|| format!("the header field {name} belongs to the handshake of a WebSocket"));
+            self.problem
+                .get_or_insert_with(|| format!("the header field {name} belongs to the handshake of a WebSocket"));
         }
         self.headers.push((name.to_owned(), value.as_ref().to_owned()));
         self

@@ -9,26 +9,32 @@ import asyncio, ssl, sys, websockets
 
 async def talk(peer):
     print("protocol", peer.subprotocol, peer.path, peer.request_headers.get("X-Test"), flush = True)
-    async for message in peer:
-        if message == "pieces":
-            await peer.send(iter(["one ", "two ", "thr\u00eb"]))
-        elif message == "ping":
-            await (await peer.ping("x" * 125))
-            await peer.send("pong came")
-        elif message == "close":
-            await peer.close(4001, "as you wish")
-        elif message == "vanish":
-            peer.transport.abort()
-        else:
-            await peer.send(message.upper() if isinstance(message, str) else message[::-1])
+    try:
+        async for message in peer:
+            await answer(peer, message)
+    except websockets.ConnectionClosedError:
+        pass
     print("closed with", peer.close_code, peer.close_reason, flush = True)
+
+async def answer(peer, message):
+    if message == "pieces":
+        await peer.send(iter(["one ", "two ", "thr\u00eb"]))
+    elif message == "ping":
+        await (await peer.ping("x" * 125))
+        await peer.send("pong came")
+    elif message == "close":
+        await peer.close(4001, "as you wish")
+    elif message == "vanish":
+        peer.transport.abort()
+    else:
+        await peer.send(message.upper() if isinstance(message, str) else message[::-1])
 
 async def main():
     context = None
     if len(sys.argv) > 2:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(sys.argv[1], sys.argv[2])
-    async with websockets.serve(talk, "", 0, ssl = context, max_size = 1 << 24, subprotocols = ["chat.v2"]) as server:
+    async with websockets.serve(talk, "127.0.0.1", 0, ssl = context, max_size = 1 << 24, subprotocols = ["chat.v2"]) as server:
         print("listening on", server.sockets[0].getsockname()[1], flush = True)
         await asyncio.get_running_loop().run_in_executor(None, input)
 
