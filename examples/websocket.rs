@@ -21,7 +21,7 @@ struct Members {
 
 impl Members {
     /// Sends a text to all members, and removes those that are too slow or have gone.
-    fn tell(&self, text: &str) {
+    fn tell(&self, text: &str) -> network::Result {
         self.web.borrow_mut().retain(|ws| {
             if ws.is_full() {
                 let _ = ws.close(Code::POLICY, "too slow");
@@ -29,6 +29,7 @@ impl Members {
             ws.is_open() && ws.send(text).is_ok()
         });
         self.lines.borrow_mut().retain(|socket| !socket.is_full() && socket.sendline(text).is_ok());
+        Ok(())
     }
 }
 
@@ -43,7 +44,7 @@ fn serve(web: &str, line: &str) -> network::Result {
     let web = websocket::Server::new(address.as_str(), move |ws| {
         let members = all.clone();
         ws.read(move |_, message| match message.text() {
-            Some(text) => Ok(members.tell(text)),
+            Some(text) => members.tell(text),
             None => Err(Error::other("bytes, and this is a chat")),
         });
         ws.disconnect_cb(|ws, end| println!("{} has gone: {}", ws.socket().remote(), end.reason));
@@ -55,7 +56,7 @@ fn serve(web: &str, line: &str) -> network::Result {
     let lines = Server::builder().tls(false).address("127.0.0.1").listen(line, move |socket| {
         members.lines.borrow_mut().push(socket.clone());
         let members = members.clone();
-        socket.readlines(move |_, line| Ok(members.tell(line)));
+        socket.readlines(move |_, line| members.tell(line));
         Ok(())
     })?;
     println!("lines on {}", places(&lines));

@@ -98,7 +98,7 @@ const MODULES: [(&str, &str); 14] = [
     ("udp", "Arrival Destination MessageBuilder MessageKind MessageSocket UdpBuilder WeakMessageSocket WeakUdpSocket"),
     (
         "websocket",
-        "Close Code Disconnect Message Messages OwnedMessage Server ServerBuilder ToMessage WeakWebSocket WebSocket",
+        "Builder Close Code Disconnect Message Messages OwnedMessage Server ServerBuilder ToMessage WeakWebSocket WebSocket",
     ),
 ];
 

@@ -194,7 +194,7 @@ impl Core {
         self.keep(rest);
     }
 
-    /// What could not be taken in waits, and the connection with it.
+    /// Keeps the bytes that could not be taken in, and pauses the connection.
     fn keep(&self, rest: &[u8]) {
         if self.phase.get() == Phase::Ended {
             return;
