@@ -20,7 +20,7 @@ use super::request::{Payload, Report, RequestBuilder};
 use super::response::{Origin, Response};
 use super::stream::Stream;
 use super::traffic::OnSent;
-use super::url::Url;
+use super::url::{self, Url};
 use crate::engine::{Sleep, before};
 use crate::error::{Error, Operation, Result};
 
@@ -117,7 +117,7 @@ impl Exchanging {
             let started = Instant::now();
             let deadline = self.deadline;
             let url = self.url().clone();
-            let answered = deadline.keep(&url, self.ask()).await;
+            let answered = deadline.keep(&url, pin!(self.ask())).await;
             self.log(started, &answered);
             let answer = answered?;
             if let Some(cookies) = &self.settings().cookies {
@@ -164,10 +164,9 @@ impl Exchanging {
             let origin = self.url().origin.clone();
             let mut lease = self.pool.lease(&origin, is_fresh).await;
             if lease.connection().is_none() {
-                let socket = connect(self.settings(), &origin, self.blocks).await?;
-                let engine = self.pool.engine().clone();
-                let head = self.settings().head;
-                lease.set_connection(Connection::start(&engine, socket, origin.to_string(), head).await?);
+                // Boxed, since most requests find a connection: this future would be most of theirs.
+                let connection = Box::pin(self.connect(&origin)).await?;
+                lease.set_connection(connection);
             }
             let Some(connection) = lease.connection() else { return Err(Error::other("no connection")) };
             connection.traffic.begin(self.method == Method::CONNECT);
@@ -188,6 +187,11 @@ impl Exchanging {
                 }
             }
         }
+    }
+
+    async fn connect(&self, origin: &url::Origin) -> Result<Connection> {
+        let socket = connect(self.settings(), origin, self.blocks).await?;
+        Connection::start(self.pool.engine(), socket, origin.to_string(), self.settings().head).await
     }
 
     fn on_sent(&self, to_send: Option<u64>) -> Option<OnSent> {
