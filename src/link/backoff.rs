@@ -4,6 +4,9 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
+/// So many times the first wait a server takes to restart.
+const RESTART: u32 = 5;
+
 /// The waits between tries to connect, as [`Link`](crate::Link) draws them. Endless.
 ///
 /// The first is random between zero and `first`. The n-th is random between half and all of `first` · 2ⁿ⁻¹, or of `most` if that is
@@ -43,6 +46,16 @@ impl Backoff {
     /// Begins with the first wait again.
     pub(super) fn restart(&mut self) {
         self.next = None;
+    }
+
+    /// Returns whether a connection that ended so long ago may just be that of a server that restarts.
+    pub(super) fn is_restart(&self, ended: Duration) -> bool {
+        ended < self.first.saturating_mul(RESTART)
+    }
+
+    /// Keeps the next wait as short as the second.
+    pub(super) fn hold(&mut self) {
+        self.next = self.next.map(|next| next.min(self.first.saturating_mul(2)));
     }
 
     /// Returns the next wait.

@@ -92,7 +92,8 @@ impl LinkBuilder {
     /// Sets the waits between tries: the first, and the longest. Default: 1 s and 30 s. See [`Backoff`].
     ///
     /// A first wait between zero and one second spreads the clients of a server that restarts. Thirty seconds is what a person
-    /// waits before clicking.
+    /// waits before clicking. For a time of 5 · `first` after the end of a connection, no wait after a failed try is longer than
+    /// 2 · `first`: most servers that go are soon back.
     pub fn delays(mut self, first: Duration, most: Duration) -> LinkBuilder {
         self.delays = (first, most);
         self

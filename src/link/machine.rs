@@ -128,6 +128,8 @@ pub(super) struct Machine {
     tries: u32,
     /// Since when there has been no connection that lasted.
     down_since: Instant,
+    /// When the last connection ended that was up.
+    ended: Option<Instant>,
     has_address: bool,
     /// Somebody has the name of the service.
     is_there: bool,
@@ -146,6 +148,7 @@ impl Machine {
             backoff,
             tries: 0,
             down_since: now,
+            ended: None,
             has_address,
             is_there: false,
             has_moved: false,
@@ -244,6 +247,11 @@ impl Machine {
             self.down_since = now;
         } else {
             self.tries = self.tries.saturating_add(1);
+        }
+        if was_up.is_some() {
+            self.ended = Some(now);
+        } else if self.ended.is_some_and(|ended| self.backoff.is_restart(now - ended)) {
+            self.backoff.hold();
         }
         self.beat = None;
         let has_moved = std::mem::take(&mut self.has_moved);

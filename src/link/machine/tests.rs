@@ -1,5 +1,7 @@
 //! Every row of the table of states, and any order of events, with a clock that the test moves.
 
+mod waits;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -149,21 +151,6 @@ fn connects_at_once() {
     assert_eq!((world.machine.phase(), world.machine.timer()), (Phase::Connecting, None));
     assert_eq!(world.tell(Event::Start), [Action::Connect]);
     assert_eq!(world.machine.phase(), Phase::Connecting);
-}
-
-#[test]
-fn waits_longer_after_each_failure() {
-    let mut world = World::started(settings());
-    for (attempt, (least, most)) in
-        [(0, 1), (1, 2), (2, 4), (4, 8), (8, 16), (15, 30), (15, 30)].into_iter().enumerate()
-    {
-        let fall = world.fall(FAILED);
-        assert_eq!((fall.was_up, fall.attempt), (None, attempt as u32 + 1));
-        assert_eq!(fall.next, Some(world.wait()));
-        assert!(world.wait() >= least * SECOND && world.wait() <= most * SECOND, "{:?}", world.wait());
-        assert_eq!(world.timer(), [Action::Connect]);
-        assert_eq!(world.machine.phase(), Phase::Connecting);
-    }
 }
 
 #[test]
@@ -525,38 +512,6 @@ fn a_server_that_is_away_is_asked_every_fifteen_to_thirty_seconds() {
             let wait = *pair[1] - *pair[0];
             assert!(wait >= 15 * SECOND && wait <= 30 * SECOND, "{wait:?}");
         }
-    }
-}
-
-#[test]
-fn a_server_that_accepts_and_drops_is_not_stormed() {
-    for seed in 0..1000 {
-        let mut world = World::new(settings(), seed);
-        world.tell(Event::Start);
-        while world.now < world.start + 60 * SECOND {
-            world.connect();
-            world.fall(Event::Ended);
-            world.timer();
-        }
-        let count = world.connects.iter().filter(|time| **time < world.start + 60 * SECOND).count();
-        assert!(count <= 8, "{count} in a minute with the seed {seed}");
-    }
-}
-
-#[test]
-fn two_hundred_links_do_not_come_back_at_once() {
-    let first_wait = |seed| {
-        let mut world = World::new(settings(), seed);
-        world.tell(Event::Start);
-        world.connect();
-        world.now += 60 * SECOND;
-        world.fall(Event::Ended);
-        world.wait()
-    };
-    let waits: Vec<Duration> = (0..200).map(first_wait).collect();
-    for wait in &waits {
-        let together = waits.iter().filter(|other| **other >= *wait && **other < *wait + Duration::from_millis(100));
-        assert!(together.count() <= 40);
     }
 }
 
