@@ -6,6 +6,7 @@
 //!   `wss://` the connection uses TLS.
 
 use std::cell::RefCell;
+use std::io::Write;
 use std::rc::Rc;
 
 use network::websocket::{self, Code, WebSocket};
@@ -47,11 +48,11 @@ fn serve(web: &str, line: &str) -> network::Result {
             Some(text) => members.tell(text),
             None => Err(Error::other("bytes, and this is a chat")),
         });
-        ws.disconnect_cb(|ws, end| println!("{} has gone: {}", ws.socket().remote(), end.reason));
+        ws.disconnect_cb(|ws, end| say(format_args!("{} has gone: {}", ws.socket().remote(), end.reason)));
         all.web.borrow_mut().push(ws);
         Ok(())
     })?;
-    println!("websockets on {}", places(web.http().listener()));
+    say(format_args!("websockets on {}", places(web.http().listener())));
 
     let lines = Server::builder().tls(false).address("127.0.0.1").listen(line, move |socket| {
         members.lines.borrow_mut().push(socket.clone());
@@ -59,7 +60,7 @@ fn serve(web: &str, line: &str) -> network::Result {
         socket.readlines(move |_, line| members.tell(line));
         Ok(())
     })?;
-    println!("lines on {}", places(&lines));
+    say(format_args!("lines on {}", places(&lines)));
     network::fgloop();
     Ok(())
 }
@@ -74,7 +75,7 @@ fn ask(url: &str, texts: &[String]) -> network::Result {
     })?;
     for text in texts {
         ws.send(text)?;
-        println!("{}", ws.recv()?);
+        say(ws.recv()?);
     }
     ws.close(Code::NORMAL, "")
 }
@@ -83,7 +84,7 @@ fn main() -> network::Result {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["-h" | "--help", ..] => {
-            println!("usage: {USAGE}");
+            say(format_args!("usage: {USAGE}"));
             Ok(())
         }
         [url, ..] if url.starts_with("ws://") || url.starts_with("wss://") => ask(url, &arguments[1..]),
@@ -98,5 +99,12 @@ fn main() -> network::Result {
             eprintln!("usage: {USAGE}");
             std::process::exit(2);
         }
+    }
+}
+
+/// Prints a line. Once nobody reads any more, this program ends.
+fn say(line: impl std::fmt::Display) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(1);
     }
 }

@@ -9,14 +9,11 @@ use std::time::{Duration, Instant};
 
 use crate::address::Address;
 use crate::conn::Socket;
-use crate::engine::{Sleep, before};
+use crate::engine::{Sleep, before, sync_on_thread};
 use crate::error::{Error, Operation, Result};
 use crate::server::handle::Server;
 use crate::socket::SocketBuilder;
 use crate::tls::StartTls;
-
-/// The most that is read of a data connection at once.
-const PIECE: usize = 64 << 10;
 
 /// The way to wait. Each limit is one for silence; `None` waits for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,17 +56,22 @@ impl Manner {
         }
     }
 
-    /// Receives a piece. `None` at the end.
-    pub(super) async fn receive(self, socket: &Socket, limit: Option<Duration>) -> Result<Option<Vec<u8>>> {
+    /// Receives into a buffer. `None` at the end.
+    pub(super) async fn receive(
+        self,
+        socket: &Socket,
+        buffer: &mut [u8],
+        limit: Option<Duration>,
+    ) -> Result<Option<usize>> {
         let received = match self {
             Manner::Blocks => {
                 socket.set_timeout(limit);
-                socket.recv(PIECE)
+                socket.recv_into(buffer)
             }
-            Manner::Polls => limited(socket, Operation::Read, limit, socket.recv_future(PIECE)).await,
+            Manner::Polls => limited(socket, Operation::Read, limit, socket.recv_into_future(buffer)).await,
         };
         match received {
-            Ok(piece) => Ok(Some(piece)),
+            Ok(count) => Ok(Some(count)),
             Err(Error::Closed { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -148,20 +150,17 @@ impl Manner {
         }
     }
 
-    /// Waits until the disk has everything of a file. On the main loop, a thread of its own waits for that, and ends then.
+    /// Waits until the disk has everything of a file. On the main loop, another thread waits for that.
     pub(super) async fn sync(self, file: std::fs::File) -> io::Result<()> {
         match self {
             Manner::Blocks => file.sync_all(),
             Manner::Polls => {
                 let (sender, receiver) = futures_channel::oneshot::channel();
-                let thread = std::thread::Builder::new().name("ftp-sync".into()).spawn(move || {
+                sync_on_thread(file, move |synced| {
                     // The future may have been dropped.
-                    let _ = sender.send(file.sync_all());
+                    let _ = sender.send(synced);
                 })?;
-                let synced = receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()));
-                // It has nothing more to do, and must be gone before `bgloop`.
-                let _ = thread.join();
-                synced
+                receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
             }
         }
     }
