@@ -149,16 +149,8 @@ fn both_sides_of_json_rpc_ask_and_their_answers_come_in_any_order() {
 }
 
 fn names() -> Vec<&'static str> {
-    let mut names = vec![
-        "jsonrpc",
-        "ticker",
-        "server",
-        "client",
-        "blocking",
-        "futures",
-        "private_context",
-        "udp_discovery",
-    ];
+    let mut names =
+        vec!["jsonrpc", "ticker", "server", "client", "blocking", "futures", "private_context", "udp_discovery"];
     names.extend(["daemon", "netcat", "redis", "smtp"]);
     names.extend(cfg!(feature = "_services").then_some("chat"));
     names

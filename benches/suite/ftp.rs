@@ -2,21 +2,20 @@
 //! session, and measures its own CPU time. They read and write files in memory where the system has a place for that, so that no disk is
 //! measured.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use network::ClientTls;
 use network::ftp::{Builder, Client};
 
 use crate::Result;
-use crate::process::{Kind, place};
-use crate::report::{Goal, Row, Unit};
-use crate::scenarios::{Bench, Samples};
+use crate::clients::{Daemon, Running, certify, cpu, measure, party};
+use crate::process::Kind;
+use crate::report::Goal;
+use crate::scenarios::Bench;
 
 const BIG: usize = 16 << 20;
 /// The peers have the same number.
@@ -125,60 +124,11 @@ pub fn bare(url: &str, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Of all threads of this process, in nanoseconds.
-fn cpu() -> i64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    time.tv_sec * 1_000_000_000 + time.tv_nsec
-}
-
-// ---- the others ----
-
-/// A client in a process of its own.
-struct Running {
-    kind: Kind,
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Running {
-    /// `None` if that kind is not there.
-    fn start(kind: Kind, served: &Served) -> Result<Option<Running>> {
-        let Some(program) = kind.command() else { return Ok(None) };
-        let directory = served.directory.path().join(kind.name());
-        fs::create_dir_all(&directory)?;
-        fs::write(directory.join("big"), vec![7; BIG])?;
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).args(program).arg(served.url(kind)).arg(&directory);
-        command.args(&served.ca).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn()?;
-        let (input, output) =
-            (child.stdin.take().ok_or("no input")?, BufReader::new(child.stdout.take().ok_or("no output")?));
-        Ok(Some(Running { kind, child, input, output }))
-    }
-
-    /// CPU milliseconds of a task.
-    fn run(&mut self, task: &str) -> Result<f64> {
-        writeln!(self.input, "{task}")?;
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        let nanoseconds: f64 = line.trim().parse().map_err(|_| format!("{} failed", self.kind.name()))?;
-        Ok(nanoseconds / 1e6)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 // ---- the server ----
 
 struct Served {
     directory: tempfile::TempDir,
-    child: Child,
+    _daemon: Daemon,
     port: u16,
     ca: Option<PathBuf>,
 }
@@ -223,20 +173,8 @@ impl Served {
             ca = Some(pem);
         }
         fs::write(path("vsftpd.conf"), settings)?;
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(program).arg(path("vsftpd.conf"));
-        place(false);
-        let child = command.stdout(Stdio::null()).spawn();
-        place(true);
-        let served = Served { child: child?, port, ca, directory };
-        let late = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if Instant::now() > late {
-                return Err("vsftpd does not accept connections".into());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(served)
+        let daemon = Daemon::start(Command::new(program).arg(path("vsftpd.conf")), port)?;
+        Ok(Served { _daemon: daemon, port, ca, directory })
     }
 
     /// As that client writes it.
@@ -247,38 +185,10 @@ impl Served {
     }
 }
 
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn certify(both: &Path, certificate: &Path) -> Result<()> {
-    let mut openssl = Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]);
-    openssl.args(["-subj", "/CN=server", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout"]).arg(both);
-    openssl.arg("-out").arg(certificate).stderr(Stdio::null());
-    if !openssl.status()?.success() {
-        return Err("openssl made no certificate".into());
-    }
-    let all = [fs::read(both)?, fs::read(certificate)?].concat();
-    fs::write(both, all)?;
-    Ok(())
-}
-
-/// vsftpd as `./dev bench` unpacks it, or as it is installed.
-fn vsftpd() -> Option<PathBuf> {
-    let unpacked = std::env::var_os("NETWORK_PARTIES").map(|parties| PathBuf::from(parties).join("bin"));
-    let path: OsString = std::env::var_os("PATH").unwrap_or_default();
-    let places = unpacked.into_iter().chain(std::env::split_paths(&path)).chain(["/usr/sbin".into()]);
-    places.map(|place| place.join("vsftpd")).find(|program| program.is_file())
-}
-
 // ---- the table ----
 
 pub fn run(bench: &mut Bench) -> Result<()> {
-    let Some(program) = vsftpd() else {
+    let Some(program) = party("vsftpd") else {
         eprintln!("without vsftpd: ./dev bench unpacks it");
         return Ok(());
     };
@@ -306,30 +216,12 @@ pub fn run(bench: &mut Bench) -> Result<()> {
 
 fn clients(served: &Served) -> Result<Vec<Running>> {
     let kinds = CLIENTS.into_iter().filter(|kind| *kind != Kind::Raw || served.ca.is_none());
-    let started = kinds.map(|kind| Running::start(kind, served));
-    started.filter_map(std::result::Result::transpose).collect()
-}
-
-/// CPU milliseconds of each client, in rounds that take turns.
-fn measure(
-    bench: &Bench,
-    clients: &mut [Running],
-    task: &str,
-    name: &str,
-    goals: impl IntoIterator<Item = Goal>,
-) -> Result<Row> {
-    let mut times = Samples::new();
-    // The first round warms up.
-    for round in 0..=bench.rounds {
-        for index in 0..clients.len() {
-            // Forwards and backwards by turns: none always comes after the same other.
-            let index = if round % 2 == 0 { index } else { clients.len() - 1 - index };
-            let client = &mut clients[index];
-            let time = client.run(task)?;
-            if round > 0 {
-                times.entry(client.kind).or_default().push(time);
-            }
-        }
-    }
-    Ok(Row::new(name, Unit::Millis, times, goals))
+    let start = |kind: Kind| {
+        let directory = served.directory.path().join(kind.name());
+        fs::create_dir_all(&directory)?;
+        fs::write(directory.join("big"), vec![7; BIG])?;
+        let arguments = [served.url(kind).into(), directory.into_os_string()].into_iter();
+        Running::start(kind, kind.command(), arguments.chain(served.ca.clone().map(Into::into)))
+    };
+    kinds.map(start).filter_map(Result::transpose).collect()
 }

@@ -7,12 +7,16 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(any(feature = "ftp", feature = "http"))]
+mod clients;
 mod counts;
 mod datagrams;
 mod faces;
 mod fairness;
 #[cfg(feature = "ftp")]
 mod ftp;
+#[cfg(feature = "http")]
+mod http;
 mod in_glib;
 mod load;
 mod ours;
@@ -50,6 +54,8 @@ const GROUPS: &[Group] = &[
     ("fairness", fairness::run),
     #[cfg(feature = "ftp")]
     ("ftp", ftp::run),
+    #[cfg(feature = "http")]
+    ("http", http::run),
 ];
 
 fn main() -> Result<()> {
@@ -67,6 +73,10 @@ fn main() -> Result<()> {
         #[cfg(feature = "ftp")]
         ["serve", kind @ ("network" | "blocking"), url, directory, ref more @ ..] if url.starts_with("ftp") => {
             ftp::client(kind, url, Path::new(directory), more.first().copied())
+        }
+        #[cfg(feature = "http")]
+        ["serve", "network", url, ref more @ ..] if url.starts_with("http:") || url.starts_with("https:") => {
+            http::client(url, more.first().copied())
         }
         ["serve", kind, task, address, ref more @ ..] => {
             let kind = Kind::named(kind).ok_or("no such server")?;

@@ -9,6 +9,8 @@ use glib::ControlFlow;
 use network::{Server, Socket, UdpSocket, mainloop::Fairness, socket::Framing};
 
 use crate::fairness::Watch;
+#[cfg(feature = "http")]
+use crate::http;
 use crate::load::{BACKLOG, BLOCK, REPLY};
 use crate::process::{Kind, announce};
 use crate::raw::passes;
@@ -28,6 +30,12 @@ pub fn serve(kind: Kind, task: &str, address: &str, more: Option<&str>) -> Resul
     let _others = if task == "foreign" { foreign()? } else { Vec::new() };
     if task == "blocking" {
         return faces::blocking();
+    }
+    #[cfg(feature = "http")]
+    if let "http" | "websocket" = task {
+        let (_server, port) = http::serve(task)?;
+        announce(port, 0);
+        return run(kind);
     }
     // What is dropped ends.
     let (mut server, mut datagrams) = (None, None);

@@ -41,16 +41,31 @@ pub enum Kind {
     Python,
     /// This library by blocking calls.
     Blocking,
-    /// The FTP client of libcurl, in C.
+    /// The clients of libcurl, in C.
     Libcurl,
     /// The FTP client of Python's standard library.
     Ftplib,
+    /// hyper's HTTP connection on tokio, without a client around it.
+    Hyper,
+    /// The HTTP client of hyper-util, on tokio.
+    HyperUtil,
+    /// The HTTP client of libsoup, on GLib's main loop, in C.
+    Libsoup,
+}
+
+/// A peer's program. None if it is not there: `./dev bench` builds the peers and says where they are.
+pub fn peer(name: &str) -> Option<Vec<OsString>> {
+    let path = Path::new(&std::env::var_os("NETWORK_PEERS")?).join(name);
+    path.exists().then(|| vec![path.into_os_string()])
 }
 
 impl Kind {
-    pub const ALL: [Kind; 13] = {
+    pub const ALL: [Kind; 16] = {
         use Kind::*;
-        [Raw, Libc, InGlib, Network, Fgloop, Unfair, Blocking, Tokio, PerFd, Gio, Python, Libcurl, Ftplib]
+        [
+            Raw, Libc, InGlib, Network, Fgloop, Unfair, Blocking, Tokio, PerFd, Gio, Python, Libcurl, Ftplib, Hyper,
+            HyperUtil, Libsoup,
+        ]
     };
 
     /// As it is called on the command line.
@@ -69,6 +84,9 @@ impl Kind {
             Kind::Blocking => "blocking",
             Kind::Libcurl => "libcurl",
             Kind::Ftplib => "ftplib",
+            Kind::Hyper => "hyper",
+            Kind::HyperUtil => "hyper-util",
+            Kind::Libsoup => "libsoup",
         }
     }
 
@@ -76,17 +94,19 @@ impl Kind {
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// Its program and first arguments. None if it is not there: `./dev bench` builds the peers and says where they are.
+    /// Its program and first arguments. None if it is not there.
     pub fn command(self) -> Option<Vec<OsString>> {
-        let peer = |name: &str| {
-            let path = Path::new(&std::env::var_os("NETWORK_PEERS")?).join(name);
-            path.exists().then(|| vec![path.into_os_string()])
+        let with = |program: Option<Vec<OsString>>, client: &str| {
+            program.map(|program| [program, vec!["client".into(), client.into()]].concat())
         };
         match self {
             Kind::Tokio => peer("tokio-peer"),
             Kind::PerFd => peer("per_fd"),
             Kind::Gio => peer("gio"),
             Kind::Libcurl => peer("libcurl"),
+            Kind::Libsoup => peer("libsoup"),
+            Kind::Hyper => with(peer("tokio-peer"), "conn"),
+            Kind::HyperUtil => with(peer("tokio-peer"), "legacy"),
             Kind::Ftplib => {
                 let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/python_ftp.py");
                 Path::new("/usr/bin/python3").exists().then(|| vec!["/usr/bin/python3".into(), script.into()])

@@ -25,7 +25,7 @@ enum Limit {
     /// By more than the noise.
     NotAbove(Kind),
     /// So many times what the other has in the same round.
-    #[cfg_attr(not(feature = "ftp"), allow(dead_code))]
+    #[cfg_attr(not(any(feature = "ftp", feature = "http")), allow(dead_code))]
     Times(f64, Kind),
 }
 
@@ -48,7 +48,7 @@ impl Goal {
         Goal { of: Kind::Network, limit: Limit::NotAbove(other) }
     }
 
-    #[cfg_attr(not(feature = "ftp"), allow(dead_code))]
+    #[cfg_attr(not(any(feature = "ftp", feature = "http")), allow(dead_code))]
     pub fn times(limit: f64, other: Kind) -> Goal {
         Goal { of: Kind::Network, limit: Limit::Times(limit, other) }
     }
@@ -99,6 +99,13 @@ impl Row {
     /// How much of its time the servers had to wait for their CPU, in percent.
     pub fn waited(self, percent: f64) -> Row {
         Row { waited: Some(percent), ..self }
+    }
+
+    /// Milliseconds for so many operations become nanoseconds for each.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    pub fn each(mut self, count: usize) -> Row {
+        self.cells.values_mut().flatten().for_each(|time| *time *= 1e6 / count as f64);
+        Row { unit: Unit::Nanos, ..self }
     }
 
     fn number(&self, value: f64) -> String {
@@ -175,6 +182,9 @@ fn header(kind: Kind) -> &'static str {
         Kind::Blocking => "blocking",
         Kind::Libcurl => "libcurl",
         Kind::Ftplib => "ftplib",
+        Kind::Hyper => "hyper",
+        Kind::HyperUtil => "hyper-util",
+        Kind::Libsoup => "libsoup",
     }
 }
 
@@ -194,6 +204,9 @@ rounds, ± half the distance between the quartiles. Smaller is better, but for r
 - `unfair`, in the rows on floods: this library with its fairness turned off.
 - `blocking`, `libcurl` and `ftplib`, in the rows on FTP: this library by blocking calls, and the clients of curl and of Python's standard
   library. These rows are CPU milliseconds of the clients, by files in memory; vsftpd serves them all.
+- `hyper`, `hyper-util` and `libsoup`, in the rows on HTTP: hyper's connection alone and the client around it, both on tokio, and the client
+  of GNOME. These rows are CPU time of the clients for each request; nginx serves them all. For the servers of HTTP and WebSocket, `tokio` is
+  hyper and tungstenite.
 - `goals` are those of `network` unless they name another column. `≤ tokio` is missed if three of four rounds
   say so by more than 1 %.
 - Bulk and lines over one connection: a server that is faster than the load sleeps and wakes more often, which can cost the raw
@@ -363,6 +376,7 @@ impl Report {
 fn colour(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Raw | Kind::Libc | Kind::InGlib | Kind::Unfair | Kind::Blocking | Kind::Libcurl | Kind::Ftplib => None,
+        Kind::Hyper | Kind::HyperUtil | Kind::Libsoup => None,
         Kind::Network => Some("#0550ae"),
         Kind::Fgloop => Some("#54aeff"),
         Kind::Tokio => Some("#d4730b"),

@@ -1,8 +1,13 @@
 //! The servers of the benches on tokio, with its current-thread runtime: `tokio-peer TASK ADDRESS [DIRECTORY]`.
 //! The address is `tcp` or the path of a unix socket; with a directory, TLS with the certificate in it.
 //!
+//! `tokio-peer client KIND URL` is a client of HTTP instead: see `http.rs`.
+//!
 //! Written as tokio is at its best: data is read when the socket is ready, into one buffer for all connections, so an idle
 //! one holds none; lines come from a `BufReader`, and replies are gathered as long as whole lines are in it.
+
+mod http;
+mod websocket;
 
 use std::cell::RefCell;
 use std::hint::black_box;
@@ -29,10 +34,13 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let set = tokio::task::LocalSet::new();
     let task = &*arguments[0].clone().leak();
     match &arguments[1..] {
+        [kind, url] if task == "client" => set.block_on(&runtime, http::client(kind, url)),
+        [_] if task == "http" => set.block_on(&runtime, http::serve()),
+        [_] if task == "websocket" => set.block_on(&runtime, websocket::serve()),
         [_] if task.starts_with("udp") => set.block_on(&runtime, udp(task)),
         [address] if address == "tcp" => set.block_on(&runtime, tcp(task)),
         [address] => set.block_on(&runtime, unix(task, address)),

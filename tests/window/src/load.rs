@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gio::prelude::*;
+use network::http::Client;
 use network::{ClientTls, Server, Socket, server::ServerBuilder};
 
 use crate::common::{TempDir, black_hole};
@@ -222,6 +223,36 @@ impl Load {
         load
     }
 
+    /// A download of HTTP that does not end, to a file.
+    pub fn download() -> Load {
+        let mut load = Load::default();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        load.threads.push(std::thread::spawn(move || {
+            let (mut peer, _) = listener.accept().unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                peer.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            let chunk = vec![b'd'; CHUNK];
+            let mut sent = peer.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 1_u64 << 40).as_bytes());
+            while sent.is_ok() {
+                sent = peer.write_all(&chunk);
+            }
+        }));
+        let (directory, done, waiting) = (TempDir::new(), load.done.clone(), load.waiting.clone());
+        waiting.set(1);
+        let request = Client::new().get(url).progress(move |progress| done.set(progress.received));
+        request.download_async(directory.path("file"), Some(&load.cancel), move |result| {
+            assert!(matches!(result, Err(network::Error::Cancelled { .. })), "{:?}", result.err());
+            waiting.set(0);
+            drop(directory);
+        });
+        load
+    }
+
     fn connect(&mut self, server: &Server, count: u32) {
         let clients = (0..count).map(|_| TcpStream::connect(("127.0.0.1", server.port())).unwrap());
         self.clients = clients.collect();
@@ -246,14 +277,14 @@ impl Load {
         let connections: Vec<_> = connections.collect();
         // Who waits to be accepted waits no longer.
         self.server.iter().for_each(Server::close);
-        for thread in self.threads {
-            thread.join().unwrap();
-        }
         for socket in &connections {
             socket.abort();
         }
         while self.waiting.get() > 0 || connections.iter().any(Socket::is_open) {
             glib::MainContext::default().iteration(true);
+        }
+        for thread in self.threads {
+            thread.join().unwrap();
         }
         done
     }

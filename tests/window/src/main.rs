@@ -65,9 +65,10 @@ struct Scenario {
     least: u64,
 }
 
-const SCENARIOS: [Scenario; 8] = [
+const SCENARIOS: [Scenario; 9] = [
     Scenario { name: "bulk", load: Load::bulk, unit: "bytes", least: 10 << 20 },
     Scenario { name: "bulk over TLS", load: Load::secret_bulk, unit: "bytes", least: 1 << 20 },
+    Scenario { name: "a download by HTTP", load: Load::download, unit: "bytes", least: 10 << 20 },
     Scenario { name: "lines of 80 bytes", load: Load::lines, unit: "lines", least: 10_000 },
     Scenario {
         name: "lines, served by a callback that awaits",
