@@ -11,6 +11,8 @@ mod counts;
 mod datagrams;
 mod faces;
 mod fairness;
+#[cfg(feature = "ftp")]
+mod ftp;
 mod in_glib;
 mod load;
 mod ours;
@@ -33,7 +35,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 type Group = (&'static str, fn(&mut Bench) -> Result<()>);
 
-const GROUPS: [Group; 12] = [
+const GROUPS: &[Group] = &[
     ("echo", scenarios::echo),
     ("bulk", scenarios::bulk),
     ("lines", scenarios::lines),
@@ -46,6 +48,8 @@ const GROUPS: [Group; 12] = [
     ("counts", counts::run),
     ("threads", threads::run),
     ("fairness", fairness::run),
+    #[cfg(feature = "ftp")]
+    ("ftp", ftp::run),
 ];
 
 fn main() -> Result<()> {
@@ -53,11 +57,17 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let descriptors = raise_limits();
     match arguments[..] {
+        #[cfg(feature = "ftp")]
+        ["serve", "raw", url, directory] if url.starts_with("ftp") => ftp::bare(url, Path::new(directory)),
         ["serve", "raw", "tls", _, directory] => tls::bare(Path::new(directory)),
         ["serve", "network", "threads", _, count] => threads::serve(count.parse()?),
         ["serve", "raw", task, address] => raw::serve(task, address, false),
         ["serve", "libc", "echo", address] => raw::serve("echo-by-libc", address, false),
         ["serve", "in-glib", task, address] => raw::serve(task, address, true),
+        #[cfg(feature = "ftp")]
+        ["serve", kind @ ("network" | "blocking"), url, directory, ref more @ ..] if url.starts_with("ftp") => {
+            ftp::client(kind, url, Path::new(directory), more.first().copied())
+        }
         ["serve", kind, task, address, ref more @ ..] => {
             let kind = Kind::named(kind).ok_or("no such server")?;
             ours::serve(kind, task, address, more.first().copied())

@@ -39,12 +39,18 @@ pub enum Kind {
     Gio,
     /// Debian's python3-network.
     Python,
+    /// This library by blocking calls.
+    Blocking,
+    /// The FTP client of libcurl, in C.
+    Libcurl,
+    /// The FTP client of Python's standard library.
+    Ftplib,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 10] = {
+    pub const ALL: [Kind; 13] = {
         use Kind::*;
-        [Raw, Libc, InGlib, Network, Fgloop, Unfair, Tokio, PerFd, Gio, Python]
+        [Raw, Libc, InGlib, Network, Fgloop, Unfair, Blocking, Tokio, PerFd, Gio, Python, Libcurl, Ftplib]
     };
 
     /// As it is called on the command line.
@@ -60,6 +66,9 @@ impl Kind {
             Kind::PerFd => "per-fd",
             Kind::Gio => "gio",
             Kind::Python => "python",
+            Kind::Blocking => "blocking",
+            Kind::Libcurl => "libcurl",
+            Kind::Ftplib => "ftplib",
         }
     }
 
@@ -77,6 +86,11 @@ impl Kind {
             Kind::Tokio => peer("tokio-peer"),
             Kind::PerFd => peer("per_fd"),
             Kind::Gio => peer("gio"),
+            Kind::Libcurl => peer("libcurl"),
+            Kind::Ftplib => {
+                let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/python_ftp.py");
+                Path::new("/usr/bin/python3").exists().then(|| vec!["/usr/bin/python3".into(), script.into()])
+            }
             Kind::Python => {
                 if !Path::new("/usr/lib/python3/dist-packages/network.py").exists() {
                     return None;

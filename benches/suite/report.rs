@@ -24,6 +24,8 @@ enum Limit {
     AtLeast(f64),
     /// By more than the noise.
     NotAbove(Kind),
+    /// So many times what the other has in the same round.
+    Times(f64, Kind),
 }
 
 /// What a figure is to be.
@@ -45,6 +47,10 @@ impl Goal {
         Goal { of: Kind::Network, limit: Limit::NotAbove(other) }
     }
 
+    pub fn times(limit: f64, other: Kind) -> Goal {
+        Goal { of: Kind::Network, limit: Limit::Times(limit, other) }
+    }
+
     pub fn of(self, kind: Kind) -> Goal {
         Goal { of: kind, ..self }
     }
@@ -55,13 +61,16 @@ impl Goal {
         // What is read as equal is equal.
         let shown = |value: f64| row.number(value).parse().unwrap_or(value);
         let middle = shown(median(cells));
+        let ratios = |other: Kind| -> Option<Vec<f64>> {
+            Some(cells.iter().zip(row.cells.get(&other)?).map(|(own, other)| own / other).collect())
+        };
         let (words, met) = match self.limit {
             Limit::AtMost(limit) => (format!("≤ {}", row.number(limit)), middle <= limit),
             Limit::AtLeast(limit) => (format!("≥ {}", row.number(limit)), middle >= limit),
-            Limit::NotAbove(other) => {
-                let ratios: Vec<f64> =
-                    cells.iter().zip(row.cells.get(&other)?).map(|(own, other)| own / other).collect();
-                (format!("≤ {}", header(other)), quartiles(&ratios).0 <= NOISE)
+            Limit::NotAbove(other) => (format!("≤ {}", header(other)), quartiles(&ratios(other)?).0 <= NOISE),
+            Limit::Times(limit, other) => {
+                let ratio = median(&ratios(other)?);
+                (format!("{ratio:.2} × {}, ≤ {limit:.2}", header(other)), ratio <= limit)
             }
         };
         let whose = if self.of == Kind::Network { String::new() } else { format!("{}: ", header(self.of)) };
@@ -161,6 +170,9 @@ fn header(kind: Kind) -> &'static str {
         Kind::PerFd => "fd sources",
         Kind::Gio => "GIO",
         Kind::Python => "python",
+        Kind::Blocking => "blocking",
+        Kind::Libcurl => "libcurl",
+        Kind::Ftplib => "ftplib",
     }
 }
 
@@ -178,6 +190,8 @@ rounds, ± half the distance between the quartiles. Smaller is better, but for r
 - `tokio`: current-thread runtime. `fd sources`: GLib's main loop with a source for each descriptor, in C. `GIO`: GSocketService
   and its asynchronous streams, in C. `python`: Debian's python3-network.
 - `unfair`, in the rows on floods: this library with its fairness turned off.
+- `blocking`, `libcurl` and `ftplib`, in the rows on FTP: this library by blocking calls, and the clients of curl and of Python's standard
+  library. These rows are CPU milliseconds of the clients, by files in memory; vsftpd serves them all.
 - `goals` are those of `network` unless they name another column. `≤ tokio` is missed if three of four rounds
   say so by more than 1 %.
 - Bulk and lines over one connection: a server that is faster than the load sleeps and wakes more often, which can cost the raw
@@ -346,7 +360,7 @@ impl Report {
 /// None for what has no point in the plot.
 fn colour(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::Raw | Kind::Libc | Kind::InGlib | Kind::Unfair => None,
+        Kind::Raw | Kind::Libc | Kind::InGlib | Kind::Unfair | Kind::Blocking | Kind::Libcurl | Kind::Ftplib => None,
         Kind::Network => Some("#0550ae"),
         Kind::Fgloop => Some("#54aeff"),
         Kind::Tokio => Some("#d4730b"),

@@ -17,6 +17,8 @@ mod remote;
 mod slab;
 mod sleep;
 mod source;
+#[cfg(feature = "ftp")]
+mod syncing;
 mod tasks;
 mod timers;
 mod turn;
@@ -51,6 +53,8 @@ use sleep::Alarm;
 pub(crate) use sleep::Sleep;
 pub(crate) use source::main_depth;
 use source::{Link, Sources};
+#[cfg(feature = "ftp")]
+pub(crate) use syncing::{end_sync_threads, sync_on_thread};
 use tasks::Tasks;
 pub(crate) use tasks::{Task, UserFuture};
 pub(crate) use timers::TimerKey;

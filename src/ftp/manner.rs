@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::address::Address;
 use crate::conn::Socket;
-use crate::engine::{Sleep, before};
+use crate::engine::{Sleep, before, sync_on_thread};
 use crate::error::{Error, Operation, Result};
 use crate::server::handle::Server;
 use crate::socket::SocketBuilder;
@@ -148,20 +148,17 @@ impl Manner {
         }
     }
 
-    /// Waits until the disk has everything of a file. On the main loop, a thread of its own waits for that, and ends then.
+    /// Waits until the disk has everything of a file. On the main loop, another thread waits for that.
     pub(super) async fn sync(self, file: std::fs::File) -> io::Result<()> {
         match self {
             Manner::Blocks => file.sync_all(),
             Manner::Polls => {
                 let (sender, receiver) = futures_channel::oneshot::channel();
-                let thread = std::thread::Builder::new().name("ftp-sync".into()).spawn(move || {
+                sync_on_thread(file, move |synced| {
                     // The future may have been dropped.
-                    let _ = sender.send(file.sync_all());
+                    let _ = sender.send(synced);
                 })?;
-                let synced = receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()));
-                // It has nothing more to do, and must be gone before `bgloop`.
-                let _ = thread.join();
-                synced
+                receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
             }
         }
     }

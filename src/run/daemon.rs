@@ -129,6 +129,8 @@ impl Daemon {
             return Ok(());
         }
         end_threads();
+        #[cfg(feature = "ftp")]
+        crate::engine::end_sync_threads();
         let lookups = wait_for_lookups(LOOKUPS);
         let others = other_threads().map_err(failed)?;
         if !others.is_empty() {

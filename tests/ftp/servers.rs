@@ -69,11 +69,7 @@ impl Served {
 
     /// A builder that trusts its certificate.
     pub fn builder(&self) -> Builder {
-        let builder = ftp::Client::builder();
-        if self.tls == Tls::None {
-            return builder;
-        }
-        builder.tls(ClientTls::roots(std::fs::read(self.directory.path("cert.pem")).unwrap()))
+        trusting(&self.directory, self.tls)
     }
 
     /// A session, logged in, where files may be written.
@@ -90,6 +86,15 @@ impl Served {
     }
 }
 
+/// A builder that trusts the certificate in a directory.
+pub fn trusting(directory: &TempDir, tls: Tls) -> Builder {
+    let builder = ftp::Client::builder();
+    if tls == Tls::None {
+        return builder;
+    }
+    builder.tls(ClientTls::roots(std::fs::read(directory.path("cert.pem")).unwrap()))
+}
+
 fn free_port(ip: &str) -> u16 {
     TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap().port()
 }
@@ -103,7 +108,8 @@ pub fn await_start(ip: &str, port: u16) {
     }
 }
 
-fn certify(directory: &TempDir) {
+/// Makes a certificate: `cert.pem`, and with its key `both.pem`.
+pub fn certify(directory: &TempDir) {
     let (cert, key) = (directory.address("cert.pem"), directory.address("key.pem"));
     let mut openssl = tool("/usr/bin/openssl");
     openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]);
