@@ -4,6 +4,7 @@
 //! `cargo run --example blocking -- --listen 1234`, then `cargo run --example blocking -- localhost:1234 6x7 2x21`.
 
 use std::io::BufRead;
+use std::io::Write;
 use std::time::Duration;
 
 use network::{Error, Result, Server, Socket};
@@ -25,7 +26,7 @@ fn main() -> Result {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["-h" | "--help", ..] => {
-            println!("usage: {USAGE}\n{HELP}");
+            say(format_args!("usage: {USAGE}\n{HELP}"));
             Ok(())
         }
         ["--listen", address] => serve(address),
@@ -42,9 +43,9 @@ fn ask(address: &str, questions: &[&str]) -> Result {
     for question in questions {
         server.sendline(question)?;
         match server.recv_line() {
-            Ok(answer) => println!("{question} is {answer}"),
+            Ok(answer) => say(format_args!("{question} is {answer}")),
             // No data is lost: another `recv_line` would continue where this one stopped.
-            Err(Error::TimedOut { .. }) => println!("{question} is too difficult"),
+            Err(Error::TimedOut { .. }) => say(format_args!("{question} is too difficult")),
             Err(error) => return Err(error),
         }
     }
@@ -57,7 +58,7 @@ fn ask(address: &str, questions: &[&str]) -> Result {
 fn serve(address: &str) -> Result {
     let server = Server::builder().timeout(PATIENCE).bind(address)?;
     for place in server.local() {
-        println!("listening on {place}");
+        say(format_args!("listening on {place}"));
     }
     loop {
         let client = server.accept()?;
@@ -82,4 +83,11 @@ fn product(question: &str) -> Option<String> {
     let (one, other) = question.split_once('x')?;
     let product = one.trim().parse::<u64>().ok()?.checked_mul(other.trim().parse().ok()?)?;
     Some(product.to_string())
+}
+
+/// Prints a line. Once nobody reads any more, this program ends.
+fn say(line: impl std::fmt::Display) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(1);
+    }
 }

@@ -1,5 +1,7 @@
 //! A client for `examples/server.rs` with blocking calls, as a script would use them.
 
+use std::io::Write;
+
 use clap::Parser;
 use network::{ClientTls, Error, Result, Socket, tls::Fingerprint};
 
@@ -21,9 +23,9 @@ fn main() -> Result {
         builder = builder.tls(ClientTls::pinned(fingerprint));
     }
     let client = builder.connect(args.address).map_err(advise)?;
-    println!("The server said: {}", client.recv_line()?);
+    say(format_args!("The server said: {}", client.recv_line()?));
     client.sendline("This is data.")?;
-    println!("The server replied: {}", client.recv_line()?);
+    say(format_args!("The server replied: {}", client.recv_line()?));
     Ok(())
 }
 
@@ -39,5 +41,12 @@ fn advise(error: Error) -> Error {
              the connection is being intercepted"
         )),
         error => error,
+    }
+}
+
+/// Prints a line. Once nobody reads any more, this program ends.
+fn say(line: impl std::fmt::Display) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(1);
     }
 }

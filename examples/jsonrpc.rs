@@ -1,5 +1,6 @@
 //! JSON-RPC 2.0 over lines, on `link::Calls`: `cargo run --example jsonrpc`. Both sides ask, and answers come in any order.
 
+use std::io::Write;
 use std::time::Duration;
 
 use network::link::{Answer, Calls};
@@ -26,7 +27,7 @@ fn serve(socket: &Socket) -> Result<Calls<Value>> {
         let message: Value = serde_json::from_str(line).map_err(Error::other)?;
         match (message["method"].is_string(), message["id"].as_u64()) {
             (true, _) if !message["id"].is_null() => drop(network::spawn(answer(socket.clone(), message))?),
-            (false, Some(id)) if !replies.finish(id, message) => println!("the reply to {id} is late"),
+            (false, Some(id)) if !replies.finish(id, message) => say(format_args!("the reply to {id} is late")),
             _ => {} // Done, or a notification.
         }
         Ok(())
@@ -42,10 +43,21 @@ fn call(socket: &Socket, calls: &Calls<Value>, method: &str, param: u64) -> Resu
 }
 
 fn show(reply: Result<Value>) {
-    println!("{}", reply.unwrap_or_else(|error| json!({ "lost": error.to_string() })));
+    say(reply.unwrap_or_else(|error| json!({ "lost": error.to_string() })));
 }
 
 fn main() -> Result {
+    match std::env::args().nth(1).as_deref() {
+        None => {}
+        Some("-h" | "--help") => {
+            say("usage: jsonrpc\n\nShows both sides of a connection calling each other.");
+            return Ok(());
+        }
+        Some(_) => {
+            eprintln!("usage: jsonrpc");
+            std::process::exit(2);
+        }
+    }
     network::block_on(async {
         let ask_back = |socket| call(&socket, &serve(&socket)?, "sleep", 200).map(|answer| answer.then(show));
         let server = Server::new("localhost:0", ask_back)?;
@@ -57,4 +69,11 @@ fn main() -> Result {
         show(slow.await);
         Ok(())
     })?
+}
+
+/// Prints a line. Once nobody reads any more, this program ends.
+fn say(line: impl std::fmt::Display) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(1);
+    }
 }

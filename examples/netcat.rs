@@ -18,6 +18,7 @@ mod words;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -351,15 +352,15 @@ fn browse(kind: &str) -> network::Result {
     let _browse = network::services::browse(kind, |event| match event {
         Event::Added(service) | Event::Changed(service) => {
             let addresses: Vec<_> = service.addresses.iter().map(ToString::to_string).collect();
-            println!("+ {:?} {:?} {}", service.name, service.host, addresses.join(" "));
+            say(format_args!("+ {:?} {:?} {}", service.name, service.host, addresses.join(" ")));
         }
-        Event::Removed(service) => println!("- {:?}", service.name),
-        Event::AllForNow => println!("all for now"),
+        Event::Removed(service) => say(format_args!("- {:?}", service.name)),
+        Event::AllForNow => say("all for now"),
         Event::Unavailable(error) => {
-            println!("down");
+            say("down");
             eprintln!("netcat: {error}; still trying");
         }
-        Event::Available => println!("up"),
+        Event::Available => say("up"),
         _ => {}
     })?;
     network::fgloop();
@@ -592,4 +593,11 @@ fn pump(from: &Socket, to: &Socket, moved: Moved) {
         }
         Ok(())
     });
+}
+
+/// Prints a line. Once nobody reads any more, this program ends.
+fn say(line: impl std::fmt::Display) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(1);
+    }
 }

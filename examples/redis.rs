@@ -1,5 +1,6 @@
 //! Sends a command to a Redis server and prints the reply: `redis redis://localhost SET name value`. `rediss://` is TLS.
 
+use std::io::Write;
 use std::time::Duration;
 
 use network::socket::LineEnding;
@@ -8,15 +9,21 @@ use network::{Error, Result, Socket};
 fn main() -> Result {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if matches!(arguments.first().map(String::as_str), Some("-h" | "--help")) {
-        println!("{USAGE}");
+        say(USAGE);
         return Ok(());
     }
     let [address, command @ ..] = &arguments[..] else { usage() };
     if command.is_empty() || address.starts_with('-') {
         usage();
     }
-    if address.split_once("://").is_some_and(|(_, rest)| rest.contains('/')) {
-        return Err(Error::other("a database in the URL is not supported"));
+    match address.split_once("://") {
+        Some(("redis" | "rediss", rest)) if rest.contains('/') => {
+            return Err(Error::other("a database in the URL is not supported"));
+        }
+        None | Some(("redis" | "rediss", _)) => {}
+        Some((scheme, _)) => {
+            return Err(Error::other(format!("{scheme}:// is not Redis: write redis://HOST or rediss://HOST")));
+        }
     }
     ask(address, command).map_err(|error| match &error {
         // This program has schemes for what the library has calls for.
@@ -55,7 +62,7 @@ const DEPTH: usize = 8;
 /// The longest text and list of a reply, in bytes and parts: Redis has no longer ones by default.
 const LONGEST: usize = 512 << 20;
 
-/// Receives a reply and prints it, with its parts indented. Text of the server's is escaped: it could control the terminal.
+/// Receives a reply and prints it, with its parts indented.
 fn print(server: &Socket, depth: usize) -> Result {
     if depth > DEPTH {
         return Err(Error::other(format!("the reply has more than {DEPTH} levels")));
@@ -63,12 +70,12 @@ fn print(server: &Socket, depth: usize) -> Result {
     let line = server.recv_line()?;
     let indent = "  ".repeat(depth);
     match (line.get(..1), line.get(1..).unwrap_or_default()) {
-        (Some("-"), problem) => return Err(Error::other(problem.escape_debug().to_string())),
-        (Some("+" | ":"), text) => println!("{indent}{}", text.escape_debug()),
-        (Some("$" | "*"), "-1") => println!("{indent}(none)"),
+        (Some("-"), problem) => return Err(Error::other(printable(problem))),
+        (Some("+" | ":"), text) => say(format_args!("{indent}{}", printable(text))),
+        (Some("$" | "*"), "-1") => say(format_args!("{indent}(none)")),
         (Some("$"), length) => {
             let text = server.recv_exact(read_length(length)?)?;
-            println!("{indent}{}", String::from_utf8_lossy(&text).escape_debug());
+            say(format_args!("{indent}{}", printable(&String::from_utf8_lossy(&text))));
             server.recv_line()?;
         }
         (Some("*"), count) => {
@@ -76,9 +83,14 @@ fn print(server: &Socket, depth: usize) -> Result {
                 print(server, depth + 1)?;
             }
         }
-        _ => return Err(Error::other(format!("not a reply of Redis: {line:?}"))),
+        _ => return Err(Error::other(format!("not a reply of Redis: {}", printable(&line)))),
     }
     Ok(())
+}
+
+/// Text of the server's: it could control the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_debug().to_string() } else { c.into() }).collect()
 }
 
 fn read_length(text: &str) -> Result<usize> {
@@ -86,4 +98,11 @@ fn read_length(text: &str) -> Result<usize> {
     length.ok_or_else(|| {
         Error::other(format!("not a reply of Redis: a length of {text:?}, and 0 to {LONGEST} are possible"))
     })
+}
+
+/// Prints a line. Once nobody reads any more, this program ends.
+fn say(line: impl std::fmt::Display) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(1);
+    }
 }

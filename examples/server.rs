@@ -1,5 +1,7 @@
 //! A line server: `cargo run --example server`, then `cargo run --example client`. Both take an address.
 
+use std::io::Write;
+
 use clap::Parser;
 
 /// A line server.
@@ -14,21 +16,28 @@ fn main() -> network::Result {
     let args = Args::parse();
     // The path of a server that was killed is replaced, that of one that runs is not.
     let server = network::Server::builder().replace_stale(true).listen(args.address, |socket| {
-        println!("{} is here", socket.remote());
+        say(format_args!("{} is here", socket.remote()));
         socket.sendline("Welcome to this server!")?;
         socket.readlines(|socket, line| {
-            println!("data received: {line}");
+            say(format_args!("data received: {line}"));
             socket.sendline("This is a reply.")
         });
-        socket.disconnect_cb(|socket, end| println!("{}: {}", socket.remote(), end.reason));
+        socket.disconnect_cb(|socket, end| say(format_args!("{}: {}", socket.remote(), end.reason)));
         Ok(())
     })?;
     if let Some(fingerprint) = server.fingerprint() {
-        println!("fingerprint {fingerprint}");
+        say(format_args!("fingerprint {fingerprint}"));
     }
     for place in server.local() {
-        println!("listening on {place}");
+        say(format_args!("listening on {place}"));
     }
     network::fgloop();
     Ok(())
+}
+
+/// Prints a line. Once nobody reads any more, this program ends.
+fn say(line: impl std::fmt::Display) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(1);
+    }
 }

@@ -70,7 +70,15 @@ fn expect(server: &Socket, wanted: &str) -> Result {
         match line.strip_prefix(wanted) {
             Some(rest) if rest.starts_with('-') => {}
             Some(_) => return Ok(()),
-            None => return Err(Error::other(format!("expected {wanted}, but the server said {:?}", line.trim_end()))),
+            None => {
+                let said = printable(line.trim_end());
+                return Err(Error::other(format!("expected {wanted}, but the server said \"{said}\"")));
+            }
         }
     }
+}
+
+/// Text of the server's: it could control the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_debug().to_string() } else { c.into() }).collect()
 }

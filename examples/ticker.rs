@@ -2,6 +2,9 @@
 //! close the lid. It sends a line every second, and prints a line for each change of its connection.
 
 use std::cell::Cell;
+use std::io::Write;
+use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -22,24 +25,32 @@ struct Args {
     attempts: Option<u32>,
 }
 
-fn main() -> Result {
+fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    let mut builder = Link::builder().down_cb(|_, down| println!("{down}"));
+    let mut builder = Link::builder().down_cb(|link, down| {
+        // The last one is told by the other callback.
+        if down.next.is_some() || link.state() != State::Over {
+            say(down);
+        }
+    });
     if let Some(fingerprint) = args.fingerprint {
         builder = builder.socket(Socket::builder().tls(ClientTls::pinned(fingerprint)));
     }
     if let Some(most) = args.attempts {
         builder = builder.attempts(most);
     }
+    let gave_up = Rc::new(Cell::new(false));
+    let over = gave_up.clone();
     let link = builder
-        .gave_up_cb(|_, error| {
+        .gave_up_cb(move |_, error| {
             eprintln!("giving up: {error}");
+            over.set(true);
             network::endloop();
         })
         .start(args.address, |socket| {
-            println!("connected to {}", socket.remote());
+            say(format_args!("connected to {}", socket.remote()));
             socket.readlines(|_, line| {
-                println!("the server said: {line}");
+                say(format_args!("the server said: {line}"));
                 Ok(())
             });
             Ok(())
@@ -48,7 +59,7 @@ fn main() -> Result {
     network::fgloop();
     // It is over without a word if a signal has ended the loop.
     link.close();
-    Ok(())
+    Ok(if gave_up.get() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 async fn tick(link: Link) -> Result {
@@ -57,8 +68,8 @@ async fn tick(link: Link) -> Result {
         let state = link.state();
         match shown.replace(state) {
             before if before == state => {}
-            _ if state == State::Offline => println!("waiting for a network"),
-            _ if state == State::Searching => println!("waiting for the service"),
+            _ if state == State::Offline => say("waiting for a network"),
+            _ if state == State::Searching => say("waiting for the service"),
             _ => {}
         }
         // While there is no connection, this is refused, and nobody misses it: the next one comes in a second.
@@ -68,4 +79,11 @@ async fn tick(link: Link) -> Result {
         sleep(Duration::from_secs(1)).await;
     }
     Ok(())
+}
+
+/// Prints a line. Once nobody reads any more, this program ends.
+fn say(line: impl std::fmt::Display) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(1);
+    }
 }

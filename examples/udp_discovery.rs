@@ -6,6 +6,7 @@
 //! The question goes to all networks of this machine. Other addresses are asked by name (`udp_discovery ask
 //! 198.51.100.255:4242`). To 255.255.255.255, the kernel sends by one interface only, that of the default route.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use network::{Error, UdpSocket};
@@ -21,7 +22,7 @@ fn main() -> network::Result {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["-h" | "--help", ..] => {
-            println!("usage: {USAGE}");
+            say(format_args!("usage: {USAGE}"));
             Ok(())
         }
         [] => ask(&[]),
@@ -40,10 +41,10 @@ fn serve(name: &str, address: &str) -> network::Result {
     let name = name.to_owned();
     // Several of them may run on one machine.
     let socket = UdpSocket::builder().reuse_address(true).bind(address)?;
-    println!("listening on {}", socket.local());
+    say(format_args!("listening on {}", socket.local()));
     socket.read(move |socket, data, from| {
         if data == QUESTION.as_bytes() {
-            println!("{from} asks");
+            say(format_args!("{from} asks"));
             socket.send_to(&name, from)?;
         }
         Ok(())
@@ -71,7 +72,7 @@ fn ask(addresses: &[&str]) -> network::Result {
         socket.set_timeout(end.saturating_duration_since(Instant::now()));
         match socket.recv_from(1000) {
             Ok((name, from)) => {
-                println!("{from} is {:?}", String::from_utf8_lossy(&name));
+                say(format_args!("{from} is {:?}", String::from_utf8_lossy(&name)));
                 answers += 1;
             }
             Err(Error::TimedOut { .. } | Error::NotReady { .. }) if answers > 0 => return Ok(()),
@@ -83,5 +84,12 @@ fn ask(addresses: &[&str]) -> network::Result {
             Err(Error::DatagramTruncated { .. }) => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Prints a line. Once nobody reads any more, this program ends.
+fn say(line: impl std::fmt::Display) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(1);
     }
 }

@@ -7,6 +7,7 @@
 //!   connection uses this crate's TLS.
 
 use std::cell::RefCell;
+use std::io::Write;
 use std::rc::Rc;
 
 use async_tungstenite::tungstenite::Message;
@@ -77,7 +78,7 @@ fn serve(web: &str, line: &str) -> network::Result {
     let builder = || Server::builder().tls(false).address("127.0.0.1");
 
     let web = builder().bind(web)?;
-    println!("websockets on {}", places(&web));
+    say(format_args!("websockets on {}", places(&web)));
     let all = members.clone();
     glib::spawn_future_local(async move {
         let mut incoming = web.incoming();
@@ -86,8 +87,8 @@ fn serve(web: &str, line: &str) -> network::Result {
             let (remote, members) = (client.remote(), all.clone());
             glib::spawn_future_local(async move {
                 match talk(client, members).await {
-                    Ok(()) => println!("{remote} has gone"),
-                    Err(error) => println!("{remote}: {error}"),
+                    Ok(()) => say(format_args!("{remote} has gone")),
+                    Err(error) => say(format_args!("{remote}: {error}")),
                 }
             });
         }
@@ -103,7 +104,7 @@ fn serve(web: &str, line: &str) -> network::Result {
         });
         Ok(())
     })?;
-    println!("lines on {}", places(&lines));
+    say(format_args!("lines on {}", places(&lines)));
     network::fgloop();
     Ok(())
 }
@@ -119,8 +120,8 @@ async fn ask(url: String, texts: Vec<String>) -> network::Result {
         peer.send(Message::text(text)).await.map_err(Error::other)?;
         let answer = peer.next().await.transpose().map_err(Error::other)?;
         match answer.ok_or_else(|| Error::other("the server sent no reply"))? {
-            Message::Text(text) => println!("{text}"),
-            other => println!("binary, bytes: {}", other.len()),
+            Message::Text(text) => say(text),
+            other => say(format_args!("binary, bytes: {}", other.len())),
         }
     }
     let bye = CloseFrame { code: CloseCode::Normal, reason: "".into() };
@@ -131,7 +132,7 @@ fn main() -> network::Result {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["-h" | "--help", ..] => {
-            println!("usage: {USAGE}");
+            say(format_args!("usage: {USAGE}"));
             Ok(())
         }
         [url, ..] if url.starts_with("ws://") || url.starts_with("wss://") => {
@@ -148,5 +149,12 @@ fn main() -> network::Result {
             eprintln!("usage: {USAGE}");
             std::process::exit(2);
         }
+    }
+}
+
+/// Prints a line. Once nobody reads any more, this program ends.
+fn say(line: impl std::fmt::Display) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(1);
     }
 }

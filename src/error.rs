@@ -84,7 +84,7 @@ pub enum Error {
 
     /// An FTP server refuses, or does not keep to its protocol; or the local file of a transfer cannot be used.
     #[cfg(feature = "ftp")]
-    #[error("{peer}: {response}")]
+    #[error("{}", ftp::shown(peer, response))]
     Ftp {
         /// The address of the server.
         peer: String,

@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Process, TempDir, Watch, command, example, run};
+use std::io::{Read, Write};
+
+use common::{Process, TempDir, Watch, command, example, run, run_unheard};
 use rustix::process::Signal;
 
 #[test]
@@ -54,8 +56,9 @@ fn the_ticker_survives_its_server() {
     ticker.signal(Signal::TERM);
     ticker.finish().assert_clean();
     let limited = run(&mut command(example("ticker"), ["--attempts", "2", &address]), "");
-    assert!(limited.status.success(), "{limited:?}");
-    assert_eq!(limited.text().lines().count(), 2);
+    assert_eq!(limited.status.code(), Some(1), "{limited:?}");
+    // The last error is told once.
+    assert_eq!(limited.text().lines().count(), 1);
     assert!(limited.stderr.starts_with("giving up: cannot connect to "), "{limited:?}");
 }
 
@@ -146,7 +149,17 @@ fn both_sides_of_json_rpc_ask_and_their_answers_come_in_any_order() {
 }
 
 fn names() -> Vec<&'static str> {
-    let mut names = vec!["server", "client", "blocking", "futures", "private_context", "websocket", "udp_discovery"];
+    let mut names = vec![
+        "jsonrpc",
+        "ticker",
+        "server",
+        "client",
+        "blocking",
+        "futures",
+        "private_context",
+        "websocket",
+        "udp_discovery",
+    ];
     names.extend(["daemon", "netcat", "redis", "smtp"]);
     names.extend(cfg!(feature = "_services").then_some("chat"));
     names
@@ -167,6 +180,49 @@ fn all_of_them_know_misuse_from_failure() {
             assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{name} {arguments:?}: {output:?}");
         }
     }
+}
+
+/// A server of Redis that gives one client that answer to everything. Returns its port.
+fn redis_saying(answer: &'static str) -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut question = [0; 1000];
+        assert!(client.read(&mut question).unwrap() > 0);
+        client.write_all(answer.as_bytes()).unwrap();
+        // Until it has gone.
+        let _ = client.read_to_end(&mut Vec::new());
+    });
+    port
+}
+
+#[test]
+fn whoever_is_not_read_any_more_ends_quietly() {
+    let directory = TempDir::new();
+    let redis = format!("redis://127.0.0.1:{}", redis_saying("+OK\r\n"));
+    let nobody = directory.address("nobody");
+    for (name, arguments) in
+        [("jsonrpc", vec![]), ("ticker", vec![nobody.as_str()]), ("redis", vec![&redis, "PING"]), ("server", vec!["0"])]
+    {
+        let output = run_unheard(&mut command(example(name), arguments));
+        assert_eq!((output.status.code(), output.stderr.as_str()), (Some(1), ""), "{name}");
+    }
+}
+
+#[test]
+fn texts_of_a_server_are_shown_without_control_characters_and_otherwise_as_they_are() {
+    let ask = |answer, command_line: &[&str]| {
+        let url = format!("redis://127.0.0.1:{}", redis_saying(answer));
+        run(command(example("redis"), [&url]).args(command_line), "")
+    };
+    let output = ask("-ERR unknown command 'NOSUCH', \u{1b}[2J\r\n", &["NOSUCH"]);
+    assert!(output.assert_failed().contains("unknown command 'NOSUCH', \\u{1b}[2J"), "{output:?}");
+    let output = ask("$6\r\nit's \"\r\n", &["GET", "x"]);
+    output.assert_clean();
+    assert_eq!(output.text(), "it's \"\n");
+    let output = run(&mut command(example("redis"), ["https://localhost", "PING"]), "");
+    assert!(output.assert_failed().contains("write redis://HOST or rediss://HOST"), "{output:?}");
 }
 
 #[test]

@@ -285,6 +285,14 @@ fn reconnect_survives_the_peer_and_ends_with_its_input() {
     listener.accept().unwrap().0.read_to_string(&mut heard).unwrap();
     assert_eq!(heard, "all\n");
     client.await_end().assert_clean();
+    // Without any, there is nothing to connect for.
+    let nobody = run(&mut netcat(["--reconnect", &directory.address("nobody")]), "");
+    assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
+    assert!(
+        nobody
+            .stderr
+            .ends_with(&format!("the input has ended without a connection to {}\n", directory.address("nobody")))
+    );
     let misused = run(&mut netcat(["--reconnect", "--listen", "0"]), "");
     misused.assert_misused();
 }

@@ -25,6 +25,7 @@ enum Limit {
     /// By more than the noise.
     NotAbove(Kind),
     /// So many times what the other has in the same round.
+    #[cfg_attr(not(feature = "ftp"), allow(dead_code))]
     Times(f64, Kind),
 }
 
@@ -47,6 +48,7 @@ impl Goal {
         Goal { of: Kind::Network, limit: Limit::NotAbove(other) }
     }
 
+    #[cfg_attr(not(feature = "ftp"), allow(dead_code))]
     pub fn times(limit: f64, other: Kind) -> Goal {
         Goal { of: Kind::Network, limit: Limit::Times(limit, other) }
     }

@@ -178,7 +178,19 @@ impl Response {
 
 impl fmt::Display for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.status.0, super::Printable(&self.message))
+        match self.status {
+            // No server says these numbers.
+            Status(1000..) => super::Printable(&self.message).fmt(f),
+            Status(number) => write!(f, "{number} {}", super::Printable(&self.message)),
+        }
+    }
+}
+
+/// Shows an error of the server, or of the local file, with which the server has nothing to do.
+pub(super) fn shown(peer: &str, response: &Response) -> String {
+    match response.status {
+        Status::INVALID_FILE => response.to_string(),
+        _ => format!("{peer}: {response}"),
     }
 }
 
@@ -213,6 +225,17 @@ mod tests {
         assert!(!response.to_string().contains('\x1b'), "{response}");
         assert!(response.to_string().starts_with("550 no"));
         assert!(!response.ok() && Response::new(Status(350), "").ok());
+    }
+
+    #[test]
+    fn numbers_that_no_server_says_are_not_printed() {
+        let error = |status, text: &str| {
+            let response = Box::new(Response::new(status, text));
+            Error::Ftp { peer: "h:21".into(), response }.to_string()
+        };
+        assert_eq!(error(Status::FILE_UNAVAILABLE, "no"), "h:21: 550 no");
+        assert_eq!(error(Status::INVALID_RESPONSE, "no port in \"x\""), "h:21: no port in \"x\"");
+        assert_eq!(error(Status::INVALID_FILE, "cannot read x: gone"), "cannot read x: gone");
     }
 
     #[test]

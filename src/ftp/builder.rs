@@ -8,16 +8,12 @@ use gio::prelude::*;
 use super::client::Client;
 use super::manner::{Manner, now};
 use super::session::{Session, Settings};
-use crate::address::{Address, without_password};
+use crate::address::{Address, well_known_port, without_password};
 use crate::conn::Socket;
 use crate::engine::in_background;
 use crate::error::{Error, Operation, Result};
 use crate::socket::{KeepAlive, Proxy};
 use crate::tls::{ClientTls, Tls};
-
-/// The port of FTP, and of FTP with TLS from the beginning.
-const PORT: u16 = 21;
-const PORT_OF_TLS: u16 = 990;
 
 /// When TLS begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -230,7 +226,8 @@ impl Builder {
                 "{address} and the builder differ on TLS: it would be {security:?} by one of them"
             )));
         }
-        let default_port = if security == Security::Implicit { PORT_OF_TLS } else { PORT };
+        let service = if security == Security::Implicit { "ftps" } else { "ftp" };
+        let default_port = well_known_port(service).unwrap_or_default();
         let host = parts.map_or(text, |(_, rest)| rest.strip_suffix('/').unwrap_or(rest));
         Ok((Address::host(host, default_port)?, security))
     }

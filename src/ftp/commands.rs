@@ -161,14 +161,17 @@ impl Session {
         let _in_use = InUse(self);
         let data = self.start_transfer(manner, Start { name, argument, offset: 0 }).await?;
         let mut text = Vec::new();
-        while let Some(piece) = self.receive(manner, &data, false).await? {
+        let mut buffer = self.take_buffer();
+        while let Some(count) = self.receive(manner, &data, &mut buffer, false).await? {
+            let piece = &buffer[..count];
             let limit = self.settings.listing_limit;
             if text.len() + piece.len() > limit {
                 self.end_transfer(manner).await?;
                 return Err(Error::LimitExceeded { peer: self.peer_text(), limit });
             }
-            text.extend_from_slice(&piece);
+            text.extend_from_slice(piece);
         }
+        self.return_buffer(buffer);
         let response = self.finish_transfer(manner, &data).await?;
         Ok((text, response))
     }

@@ -94,8 +94,9 @@ impl Partial {
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Response> {
-        let written = self.file.write_all(bytes).and_then(|()| self.mark());
-        written.map_err(|error| refusal("write to", &self.path, &error))
+        let written = self.file.write_all(bytes);
+        // Also if the disk is full: it goes on from there.
+        written.and(self.mark()).map_err(|error| refusal("write to", &self.path, &error))
     }
 
     /// Gives it the time of the remote file, by which it is recognized when the download continues.

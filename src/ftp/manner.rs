@@ -15,9 +15,6 @@ use crate::server::handle::Server;
 use crate::socket::SocketBuilder;
 use crate::tls::StartTls;
 
-/// The most that is read of a data connection at once.
-const PIECE: usize = 64 << 10;
-
 /// The way to wait. Each limit is one for silence; `None` waits for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
@@ -59,17 +56,22 @@ impl Manner {
         }
     }
 
-    /// Receives a piece. `None` at the end.
-    pub(super) async fn receive(self, socket: &Socket, limit: Option<Duration>) -> Result<Option<Vec<u8>>> {
+    /// Receives into a buffer. `None` at the end.
+    pub(super) async fn receive(
+        self,
+        socket: &Socket,
+        buffer: &mut [u8],
+        limit: Option<Duration>,
+    ) -> Result<Option<usize>> {
         let received = match self {
             Manner::Blocks => {
                 socket.set_timeout(limit);
-                socket.recv(PIECE)
+                socket.recv_into(buffer)
             }
-            Manner::Polls => limited(socket, Operation::Read, limit, socket.recv_future(PIECE)).await,
+            Manner::Polls => limited(socket, Operation::Read, limit, socket.recv_into_future(buffer)).await,
         };
         match received {
-            Ok(piece) => Ok(Some(piece)),
+            Ok(count) => Ok(Some(count)),
             Err(Error::Closed { .. }) => Ok(None),
             Err(error) => Err(error),
         }

@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 use crate::socket::Proxy;
 use crate::tls::{ClientTls, PeerName};
 
+/// The most that is read at once of a data connection, or of a local file.
+const PIECE: usize = 64 << 10;
+
 /// The settings of a session.
 pub(super) struct Settings {
     /// `None`: plaintext.
@@ -58,6 +61,8 @@ pub(super) struct Session {
     mode: Cell<Option<Mode>>,
     /// The server knows no EPSV.
     pub(super) is_epsv_refused: Cell<bool>,
+    /// The buffer of transfers, between two of them.
+    buffer: Cell<Vec<u8>>,
     /// The data connection of the transfer that goes on.
     pub(super) data: RefCell<Option<Socket>>,
     /// The transfer that goes on is to end.
@@ -79,6 +84,7 @@ impl Session {
             features: RefCell::new(None),
             mode: Cell::new(None),
             is_epsv_refused: Cell::new(false),
+            buffer: Cell::default(),
             data: RefCell::new(None),
             is_aborted: Cell::new(false),
         })
@@ -98,6 +104,18 @@ impl Session {
 
     pub(super) fn greeting(&self) -> Response {
         self.greeting.borrow().clone().unwrap_or_else(|| Response::new(Status::INVALID_RESPONSE, ""))
+    }
+
+    /// Takes the buffer of transfers.
+    pub(super) fn take_buffer(&self) -> Vec<u8> {
+        let mut buffer = self.buffer.take();
+        buffer.resize(PIECE, 0);
+        buffer
+    }
+
+    /// Returns the buffer for the next transfer.
+    pub(super) fn return_buffer(&self, buffer: Vec<u8>) {
+        self.buffer.set(buffer);
     }
 
     // ---- the turn ----
@@ -249,8 +267,8 @@ impl Session {
         let reply = self.ask(manner, "AUTH", Some(b"TLS")).await?;
         if reply.status() != Status(234) {
             return Err(Error::Unsupported(format!(
-                "the FTP server {} does not offer TLS ({}); connect with ftps:// if it expects TLS from the beginning, or \
-                 with ftp:// or tls(false) to use plaintext",
+                "the FTP server {} does not offer TLS: its reply to AUTH TLS is \"{}\"; connect with ftps:// if it expects \
+                 TLS from the beginning, or with ftp:// to use plaintext",
                 self.address, reply.response
             )));
         }

@@ -17,9 +17,6 @@ use crate::conn::Socket;
 use crate::error::ftp::{Response, Status};
 use crate::error::{Error, Operation, Result};
 
-/// The most that is read of a local file at once.
-const PIECE: usize = 64 << 10;
-
 /// The progress of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -264,21 +261,21 @@ impl Session {
         };
         let mut ascii = (mode == Mode::Ascii).then(FromNetwork::default);
         let mut done = offset;
+        let mut buffer = self.take_buffer();
         loop {
             // The size was told over the control connection: what is complete by that cannot have been cut off.
             let is_complete = mode == Mode::Binary && known.size == Some(done);
-            let Some(piece) = self.receive(manner, &data, is_complete).await? else { break };
-            let piece = match &mut ascii {
-                Some(converter) => converter.convert(&piece),
-                None => piece,
+            let Some(count) = self.receive(manner, &data, &mut buffer, is_complete).await? else { break };
+            let piece = &buffer[..count];
+            done += match &mut ascii {
+                Some(converter) => self.keep(manner, &mut sink, &converter.convert(piece)).await?,
+                None => self.keep(manner, &mut sink, piece).await?,
             };
-            self.keep(manner, &mut sink, &piece).await?;
-            done += piece.len() as u64;
             report.tell(done);
         }
+        self.return_buffer(buffer);
         let rest = ascii.as_mut().map_or(&b""[..], FromNetwork::end);
-        self.keep(manner, &mut sink, rest).await?;
-        done += rest.len() as u64;
+        done += self.keep(manner, &mut sink, rest).await?;
         let reply = self.finish_transfer(manner, &data).await?;
         if let Some(size) = known.size.filter(|size| *size != done) {
             return Err(self.invalid(format!("{done} bytes came of a file that has {size}")));
@@ -288,19 +285,25 @@ impl Session {
         Ok(reply)
     }
 
-    /// Writes a piece to where it belongs. If that fails, the transfer ends.
-    async fn keep(&self, manner: Manner, sink: &mut Sink, piece: &[u8]) -> Result {
+    /// Writes a piece to where it belongs, and returns its length. If that fails, the transfer ends.
+    async fn keep(&self, manner: Manner, sink: &mut Sink, piece: &[u8]) -> Result<u64> {
         if let Err(refused) = sink.write(piece) {
             self.end_transfer(manner).await?;
             return Err(self.error(refused));
         }
-        Ok(())
+        Ok(piece.len() as u64)
     }
 
     /// Receives a piece of a data connection. If that fails, the transfer ends: with what the server says of it, if it does.
     /// An end without a close_notify is one only after all of it.
-    pub(super) async fn receive(&self, manner: Manner, data: &Socket, is_complete: bool) -> Result<Option<Vec<u8>>> {
-        let received = manner.receive(data, self.settings.data_timeout).await;
+    pub(super) async fn receive(
+        &self,
+        manner: Manner,
+        data: &Socket,
+        buffer: &mut [u8],
+        is_complete: bool,
+    ) -> Result<Option<usize>> {
+        let received = manner.receive(data, buffer, self.settings.data_timeout).await;
         match received {
             Err(Error::Truncated { .. }) if is_complete && !self.is_aborted.get() => Ok(None),
             Ok(_) if self.is_aborted.get() => Err(self.aborted(manner).await?),
@@ -368,7 +371,7 @@ impl Session {
         let _in_use = InUse(self);
         let data = self.start_transfer(manner, start).await?;
         let mut ascii = (mode == Mode::Ascii).then(ToNetwork::default);
-        let mut buffer = vec![0; PIECE];
+        let mut buffer = self.take_buffer();
         loop {
             let count = match original.read(&mut buffer) {
                 Ok(0) => break,
@@ -397,7 +400,8 @@ impl Session {
         let flushed = manner.flush(&data, self.settings.data_timeout).await.and_then(|()| data.shutdown_write());
         self.sent(manner, flushed).await?;
         // To the end: some servers take what follows for a fault otherwise. What the end is like, the reply tells.
-        while let Ok(Some(_)) = manner.receive(&data, self.settings.data_timeout).await {}
+        while let Ok(Some(_)) = manner.receive(&data, &mut buffer, self.settings.data_timeout).await {}
+        self.return_buffer(buffer);
         let reply = self.finish_transfer(manner, &data).await?;
         report.tell(done);
         Ok(reply)

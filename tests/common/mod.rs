@@ -364,6 +364,14 @@ pub fn run(command: &mut Command, input: impl Into<Vec<u8>>) -> Output {
     process.await_end()
 }
 
+/// Runs a command to its end whose standard output nobody reads, without input.
+#[track_caller]
+pub fn run_unheard(command: &mut Command) -> Output {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    Process::start_with_error_alone(command.stdin(Stdio::null()).stdout(writer)).await_end()
+}
+
 /// A command with arguments, in one expression.
 pub fn command<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: impl IntoIterator<Item = A>) -> Command {
     let mut command = parties::without_proxies(Command::new(program));

@@ -1,6 +1,6 @@
 //! The examples, against a real server.
 
-use super::common::{Output, TempDir, command, example, run};
+use super::common::{Output, TempDir, command, example, run, run_unheard};
 use super::servers::{Tls, pyftpdlib, vsftpd};
 
 fn ftp(arguments: &[&str]) -> Output {
@@ -83,12 +83,71 @@ fn a_mirror_names_what_it_cannot_copy_and_goes_on() {
 
 #[test]
 fn wrong_arguments_are_explained() {
-    for arguments in [&[][..], &["ls"], &["fetch", "x"]] {
+    for arguments in [&[][..], &["ls"], &["fetch", "x"], &["ls", "ftp://x", "--timeout", "x"]] {
         let output = ftp(arguments);
         assert_eq!(output.status.code(), Some(2));
-        assert!(output.stderr.starts_with("usage: "), "{}", output.stderr);
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{output:?}");
     }
-    let help = ftp(&["--help"]);
-    help.assert_clean();
-    assert!(help.text().starts_with("usage: "));
+    for name in ["ftp", "ftp_mirror"] {
+        let help = run(&mut command(example(name), ["--help"]), "");
+        help.assert_clean();
+        for part in ["ftpes://", "FTP_PASSWORD", "--timeout"] {
+            assert!(help.text().contains(part), "{name}: {}", help.text());
+        }
+    }
+}
+
+#[test]
+fn a_url_may_have_any_byte_in_its_path() {
+    let (served, local) = (pyftpdlib(Tls::None), TempDir::new());
+    std::fs::write(served.path("50 % #1?"), "content").unwrap();
+    let get = |path: &str| {
+        let url = format!("ftp://j%6fe@{}/up/{path}", served.host());
+        run(command(example("ftp"), ["get", &url, &local.address("to")]).env("FTP_PASSWORD", served.password), "")
+    };
+    get("50%20%25%20%231%3f").assert_clean();
+    assert_eq!(std::fs::read_to_string(local.path("to")).unwrap(), "content");
+    for wrong in ["50%", "50%2", "50%+1", "50%zz"] {
+        assert!(get(wrong).assert_failed().contains("two of 0-9 and A-F"), "{wrong}");
+    }
+    assert!(get("50%0a").assert_failed().contains("0x0a"));
+}
+
+#[test]
+fn whoever_is_not_read_any_more_ends_quietly() {
+    let (served, local) = (vsftpd(Tls::None, "127.0.0.1"), TempDir::new());
+    let address = served.address();
+    let url = format!("{address}/{}/", served.home);
+    let copy = local.address("copy");
+    for (name, arguments) in [("ftp", vec!["ls", url.as_str()]), ("ftp_mirror", vec![&address, &served.home, &copy])] {
+        let output = run_unheard(&mut command(example(name), arguments));
+        assert_eq!((output.status.code(), output.stderr.as_str()), (Some(1), ""), "{name}");
+    }
+}
+
+#[test]
+fn a_server_that_is_silent_is_given_up() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("ftp://{}", silent.local_addr().unwrap());
+    for (name, arguments) in [
+        ("ftp", vec!["ls", address.as_str(), "--timeout", "1"]),
+        ("ftp_mirror", vec!["--timeout", "1", &address, ".", "/nosuch"]),
+    ] {
+        let output = run(&mut command(example(name), arguments), "");
+        assert!(output.assert_failed().contains("timed out after 1 s"), "{output:?}");
+    }
+}
+
+#[test]
+fn who_is_trusted_can_be_told_by_an_option() {
+    let served = pyftpdlib(Tls::Explicit);
+    let url = format!("ftpes://{}@{}/", served.user, served.host());
+    let list = |arguments: &[&str]| {
+        run(command(example("ftp"), ["ls", &url]).args(arguments).env("FTP_PASSWORD", served.password), "")
+    };
+    let told = list(&[]);
+    let line = told.assert_failed();
+    assert!(line.contains("--pin") && !line.contains("ClientTls"), "{line}");
+    let fingerprint = line.split(|c: char| !c.is_ascii_hexdigit()).find(|word| word.len() == 64).unwrap();
+    list(&["--pin", fingerprint]).assert_clean();
 }

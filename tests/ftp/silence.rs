@@ -94,8 +94,13 @@ fn silent(point: &'static str) -> Answer {
     })
 }
 
-/// Everything that a client can ask for. The source is longer than what the kernel keeps for a peer that does not read.
-async fn everything(client: &Client) -> Result {
+/// What is uploaded. For a peer that does not read it is longer than what the kernel keeps.
+fn source(point: &str) -> Cursor<Vec<u8>> {
+    Cursor::new(vec![0; if point == "reading of STOR" { 32 << 20 } else { 1000 }])
+}
+
+/// Everything that a client can ask for.
+async fn everything(client: &Client, point: &str) -> Result {
     client.login_future("u", "p").await?;
     client.keep_alive_future().await?;
     client.working_directory_future().await?;
@@ -110,11 +115,11 @@ async fn everything(client: &Client) -> Result {
     client.command_future("SITE", Some("x")).await?;
     client.download_to("x", std::io::sink()).send_future().await?;
     client.list_future("").await?;
-    client.upload_from(Cursor::new(vec![0; 32 << 20]), None, "x").send_future().await?;
+    client.upload_from(source(point), None, "x").send_future().await?;
     client.disconnect_future().await.map(drop)
 }
 
-fn everything_blocking(client: &Client) -> Result {
+fn everything_blocking(client: &Client, point: &str) -> Result {
     client.login("u", "p")?;
     client.keep_alive()?;
     client.working_directory()?;
@@ -129,7 +134,7 @@ fn everything_blocking(client: &Client) -> Result {
     client.command("SITE", Some("x"))?;
     client.download_to("x", std::io::sink()).send()?;
     client.list("")?;
-    client.upload_from(Cursor::new(vec![0; 32 << 20]), None, "x").send()?;
+    client.upload_from(source(point), None, "x").send()?;
     client.disconnect().map(drop)
 }
 
@@ -146,9 +151,9 @@ fn run(point: &'static str, blocking: bool) {
         };
         let address = format!("127.0.0.1:{port}");
         let result = if blocking {
-            builder.connect(&address).and_then(|client| everything_blocking(&client))
+            builder.connect(&address).and_then(|client| everything_blocking(&client, point))
         } else {
-            await_it(async { everything(&builder.connect_future(&address).await?).await })
+            await_it(async { everything(&builder.connect_future(&address).await?, point).await })
         };
         assert!(matches!(result, Err(Error::TimedOut { .. })), "{point}: {result:?}");
     });
