@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use network::ftp::{Client, Status};
 use network::{ClientTls, Error};
 
-use super::common::{LIMIT, TempDir, await_it, on_own_context};
+use super::common::{LIMIT, TempDir, await_it, noise, on_own_context};
 
 /// The action of a server when a command comes.
 pub type Answer = Box<dyn FnMut(&str, &mut TcpStream) -> bool + Send>;
@@ -201,6 +201,56 @@ fn what_a_server_says_of_a_transfer_counts() {
         });
         thread.join().unwrap();
     }
+}
+
+#[test]
+fn a_download_that_was_reset_goes_on_where_it_was() {
+    const ALL: usize = 1 << 20;
+    let content = noise(ALL, 13);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let data_port = listener.local_addr().unwrap().port();
+    let (progress, halfway) = std::sync::mpsc::channel();
+    let (sent, mut data, mut offset, mut is_first) = (content.clone(), None, 0, true);
+    let answer = move |command: &str, stream: &mut TcpStream| match command.split_once(' ').unwrap_or((command, "")) {
+        ("EPSV", _) => {
+            let said = says(stream, &format!("229 (|||{data_port}|)\r\n"));
+            data = listener.accept().ok();
+            said
+        }
+        ("SIZE", _) => says(stream, &format!("213 {ALL}\r\n")),
+        ("MDTM", _) => says(stream, "213 20200101000000\r\n"),
+        ("REST", number) => {
+            offset = number.parse().unwrap();
+            says(stream, "350 x\r\n")
+        }
+        ("RETR", _) => {
+            let (mut connection, _) = data.take().unwrap();
+            let _ = says(stream, "150 x\r\n");
+            if std::mem::take(&mut is_first) {
+                connection.write_all(&sent[..ALL / 2]).unwrap();
+                // What has not been read yet would be lost with it.
+                while halfway.recv().unwrap() < ALL as u64 / 2 {}
+                rustix::net::sockopt::set_socket_linger(&connection, Some(Duration::ZERO)).unwrap();
+                drop(connection);
+                return says(stream, "426 cut\r\n");
+            }
+            connection.write_all(&sent[offset..]).unwrap();
+            drop(connection);
+            says(stream, "226 x\r\n")
+        }
+        _ => says(stream, usual(command)),
+    };
+    let (port, thread) = server(b"220 x\r\n", Box::new(answer));
+    on_own_context(|| {
+        let (client, local) = (plain(port).unwrap(), TempDir::new());
+        let download = || client.download("x", local.path("to")).resume(true);
+        let cut = download().progress(move |now| progress.send(now.done).unwrap()).send().unwrap_err();
+        assert_eq!(cut.ftp_status(), Status::TRANSFER_ABORTED, "{cut}");
+        assert_eq!(std::fs::metadata(local.path("to.part")).unwrap().len(), ALL as u64 / 2);
+        download().send().unwrap();
+        assert!(std::fs::read(local.path("to")).unwrap() == content);
+    });
+    assert!(thread.join().unwrap().contains(&format!("REST {}", ALL / 2)));
 }
 
 #[test]
