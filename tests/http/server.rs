@@ -1,7 +1,9 @@
 //! The server with real clients.
 
+mod behind;
 mod handlers;
 mod limits;
+mod memory;
 mod one_by_one;
 mod raw;
 mod replies;
