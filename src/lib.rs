@@ -154,6 +154,11 @@ struct PageOnProxies;
 #[doc = include_str!("../docs/ftp.md")]
 struct PageOnFtp;
 
+/// Compiles the examples of the page on the HTTP server.
+#[cfg(all(doctest, feature = "http"))]
+#[doc = include_str!("../docs/http-server.md")]
+struct PageOnHttpServer;
+
 /// Compiles the examples of the page on futures.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/futures.md")]

@@ -5,6 +5,7 @@ mod handlers;
 mod limits;
 mod memory;
 mod one_by_one;
+mod programs;
 mod raw;
 mod replies;
 mod rules;

@@ -183,6 +183,7 @@ impl Visit {
     /// A body broke a rule: if the handler fails over it, this is why.
     pub(super) fn blame_body(&self, status: u16, error: Error) -> Error {
         self.body_status.set(Some(status));
+        self.is_overlong.set(true);
         error
     }
 }

@@ -9,6 +9,9 @@ use network::http::{Reply, Request, Server};
 use super::raw::Raw;
 use crate::common::{beside, on_own_context, run, until};
 
+/// A client with its name, and the memory that its limit allows, in KiB.
+type Script = (&'static str, u64, fn(u16));
+
 /// A value of /proc/self/status, in KiB.
 fn status(name: &str) -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -52,8 +55,7 @@ fn alone() {
         });
         until(|| server.listener().connections().is_empty());
         let before = descriptors();
-        // Each script with the memory that its limit allows, in KiB.
-        let scripts: [(&str, u64, fn(u16)); 6] = [
+        let scripts: [Script; 6] = [
             ("an endless head", 32, |port| {
                 let mut raw = Raw::connect(port);
                 raw.send("GET / HTTP/1.1\r\n");
