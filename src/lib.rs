@@ -154,6 +154,11 @@ struct PageOnProxies;
 #[doc = include_str!("../docs/ftp.md")]
 struct PageOnFtp;
 
+/// Compiles the examples of the page on HTTP.
+#[cfg(all(doctest, feature = "http"))]
+#[doc = include_str!("../docs/http.md")]
+struct PageOnHttp;
+
 /// Compiles the examples of the page on the HTTP server.
 #[cfg(all(doctest, feature = "http"))]
 #[doc = include_str!("../docs/http-server.md")]

@@ -1,6 +1,6 @@
 //! The examples of the client, against servers of the tests' own.
 
-use super::common::{Output, Process, TempDir, Watch, command, example, run};
+use super::common::{Output, TempDir, command, example, run};
 use super::scripted::{Server, response};
 
 fn fetch(arguments: &[&str]) -> Output {
@@ -42,6 +42,8 @@ fn fetch_knows_ftp() {
 #[cfg(feature = "json")]
 #[test]
 fn post_sends_json_and_reloads_its_token() {
+    use super::common::{Process, Watch};
+
     let directory = TempDir::new();
     std::fs::write(directory.path("token"), "one\n").unwrap();
     let server = Server::answering(|request| {
