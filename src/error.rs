@@ -3,6 +3,8 @@
 mod convert;
 #[cfg(feature = "ftp")]
 pub(crate) mod ftp;
+#[cfg(feature = "http")]
+mod http;
 mod operation;
 mod temporary;
 mod text;

@@ -154,6 +154,16 @@ struct PageOnProxies;
 #[doc = include_str!("../docs/ftp.md")]
 struct PageOnFtp;
 
+/// Compiles the examples of the page on HTTP.
+#[cfg(all(doctest, feature = "http"))]
+#[doc = include_str!("../docs/http.md")]
+struct PageOnHttp;
+
+/// Compiles the examples of the page on the HTTP server.
+#[cfg(all(doctest, feature = "http"))]
+#[doc = include_str!("../docs/http-server.md")]
+struct PageOnHttpServer;
+
 /// Compiles the examples of the page on futures.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/futures.md")]

@@ -5,7 +5,7 @@ use std::fmt;
 /// Declares [`Operation`], with both phrasings of each variant.
 macro_rules! operations {
     ($($(#[$doc:meta])* $name:ident: $doing:literal, $failed:literal;)*) => {
-        /// The operation during which an [`Error`] occurred.
+        /// The operation during which an [`Error`](crate::Error) occurred.
         ///
         /// Displayed as it reads before an address, as in "connecting to".
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

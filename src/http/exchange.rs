@@ -162,6 +162,11 @@ impl Exchanging {
         let mut is_fresh = false;
         loop {
             let origin = self.url().origin.clone();
+            if self.blocks || !is_idempotent {
+                // A turn of the loop tells which kept connections the server has closed meanwhile. Of the private one this is
+                // the first since the last request, and what is not idempotent had better not meet such a connection.
+                Sleep::new(Duration::ZERO).await;
+            }
             let mut lease = self.pool.lease(&origin, is_fresh).await;
             if lease.connection().is_none() {
                 // Boxed, since most requests find a connection: this future would be most of theirs.

@@ -47,6 +47,7 @@ fn counting(open: &Arc<AtomicUsize>) -> Server {
                 }
             }
         }
+        drop(peer);
         open.fetch_sub(1, Ordering::SeqCst);
     })
 }
@@ -101,8 +102,17 @@ fn dropping_at_any_poll_leaves_no_connection() {
                 until_on_threads(|| open.load(Ordering::SeqCst) == 0);
                 (is_done, seen.get())
             });
-            let now = descriptors();
-            assert!(now <= *before.get_or_insert(now), "{now} descriptors after {seen} polls of request {number}");
+            // A file that is being written to the disk is closed after that, on a thread.
+            let most = *before.get_or_insert_with(descriptors);
+            let late = std::time::Instant::now() + super::common::LIMIT;
+            while descriptors() > most {
+                assert!(
+                    std::time::Instant::now() < late,
+                    "{} descriptors after {seen} polls of {number}",
+                    descriptors()
+                );
+                std::thread::yield_now();
+            }
             if is_done {
                 break;
             }
@@ -198,7 +208,7 @@ fn nothing_starts_a_thread() {
 }
 
 #[test]
-fn nine_thousand_requests_and_resets_among_them() {
+fn many_requests_and_resets_among_them() {
     on_own_context(|| {
         // Every 50th connection is reset when it gets its second request.
         let server = Server::new(|mut peer| {
@@ -232,4 +242,67 @@ fn nine_thousand_requests_and_resets_among_them() {
         let posted = server.seen().iter().filter(|request| request.contains(" /99 ")).count();
         assert_eq!(posted, 2, "once more, and not for ever");
     });
+}
+
+#[test]
+fn a_panic_in_a_callback_comes_out_of_the_loop() {
+    on_own_context(|| {
+        let open = Arc::new(AtomicUsize::new(0));
+        let server = counting(&open);
+        let client = plain().build();
+        let request = || client.get(server.url("/second"));
+        for kind in 0..4 {
+            let panics = |_: &network::http::Response, _: &[u8]| -> network::Result { panic!("on purpose") };
+            match kind {
+                0 => request().send_async(gio::Cancellable::NONE, |_| panic!("on purpose")),
+                1 => request().send_async(gio::Cancellable::NONE, move |response| response.unwrap().read(panics)),
+                2 => request().progress(|_| panic!("on purpose")).send_async(gio::Cancellable::NONE, |_| {}),
+                _ => request().send_async(gio::Cancellable::NONE, |response| {
+                    let response = response.unwrap();
+                    response.read(|_, _| Ok(()));
+                    response.finished_cb(|_, _| panic!("on purpose"));
+                }),
+            }
+            let loops = std::panic::AssertUnwindSafe(|| network::fgloop_for(super::common::LIMIT));
+            let panic = std::panic::catch_unwind(loops).unwrap_err();
+            assert_eq!(panic.downcast_ref::<&str>(), Some(&"on purpose"), "{kind}");
+        }
+        // It goes on.
+        await_it(async { request().send_future().await?.bytes_future().await }).unwrap();
+        drop(client);
+        until_on_threads(|| open.load(Ordering::SeqCst) == 0);
+    });
+}
+
+#[test]
+fn one_client_on_two_main_contexts() {
+    let server = Server::answering(|_| response("200 OK", "", "x"));
+    let client = plain().build();
+    let ask = || await_it(async { client.get(server.url("/")).send_future().await?.bytes_future().await }).unwrap();
+    for _ in 0..2 {
+        on_own_context(|| {
+            let outer = glib::MainContext::ref_thread_default();
+            ask();
+            on_own_context(|| {
+                ask();
+                outer.with_thread_default(ask).unwrap();
+                ask();
+            });
+        });
+    }
+    assert_eq!(server.accepted(), 4, "each context has its own connections, which end with it");
+}
+
+#[test]
+fn a_thread_ends_with_its_shared_client() {
+    let server = Server::answering(|_| response("200 OK", "", "x"));
+    let url = server.url("/");
+    let thread = std::thread::spawn(move || {
+        on_own_context(|| {
+            let first = network::http::get(&url).unwrap();
+            let second = await_it(network::http::get_future(&url)).unwrap();
+            (first.bytes().unwrap(), await_it(second.bytes_future()).unwrap())
+        })
+    });
+    assert_eq!(thread.join().unwrap(), (b"x".to_vec(), b"x".to_vec()));
 }

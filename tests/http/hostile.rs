@@ -423,3 +423,60 @@ fn bad_options_are_told_before_anything_is_sent() {
         assert!(plain().base("x").is_err());
     });
 }
+
+#[test]
+fn a_connection_that_was_closed_meanwhile_is_not_used() {
+    // The server closes each connection after its response, without saying so.
+    for blocks in [false, true] {
+        on_own_context(|| {
+            let server = Server::new(|mut peer| {
+                peer.request().unwrap();
+                peer.ok("x");
+                peer.end();
+            });
+            let client = plain().build();
+            for _ in 0..3 {
+                let request = client.post(server.url("/")).body("y");
+                let body = if blocks { request.send().and_then(|it| it.bytes()) } else { await_it(whole(request)) };
+                assert_eq!(body.unwrap(), b"x");
+                // The loop does not run meanwhile.
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+    }
+}
+
+#[test]
+fn tls_that_is_cut_off_cuts_off_the_body() {
+    use super::common::{Process, TempDir, Watch, run, tool};
+
+    let directory = TempDir::new();
+    let make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=x -addext subjectAltName=IP:127.0.0.1 -out cert -keyout key";
+    assert!(run(tool("/usr/bin/openssl").args(make.split(' ')).current_dir(directory.path("")), "").status.success());
+    let roots = std::fs::read(directory.path("cert")).unwrap();
+    for (head, expected) in [("", "truncated"), ("Content-Length: 2\r\n", "ok"), ("Content-Length: 3\r\n", "truncated")]
+    {
+        let port = super::nginx::free_port();
+        let mut openssl = tool("/usr/bin/openssl");
+        openssl.args(["s_server", "-cert", "cert", "-key", "key", "-accept", &format!("127.0.0.1:{port}")]);
+        let mut server = Process::start(openssl.current_dir(directory.path("")), Watch::Stdout);
+        server.line_with("ACCEPT");
+        on_own_context(|| {
+            let client = plain().tls(network::ClientTls::roots(&roots)).build();
+            let result = await_it(async {
+                let sending = client.get(format!("https://127.0.0.1:{port}/")).send_future();
+                let answering = async {
+                    network::sleep(Duration::from_millis(100)).await;
+                    server.send(format!("HTTP/1.1 200 OK\r\n{head}\r\nhi"));
+                };
+                let (response, ()) = futures_util::future::join(sending, answering).await;
+                let response = response?;
+                let first = response.chunk_future().await?.unwrap();
+                server.signal(rustix::process::Signal::KILL);
+                Ok([first, response.bytes_future().await?].concat())
+            });
+            let is_truncated = matches!(result, Err(Error::Truncated { .. }));
+            assert_eq!(if is_truncated { "truncated" } else { word(&result) }, expected, "{head:?}: {result:?}");
+        });
+    }
+}

@@ -4,6 +4,7 @@
 mod client;
 #[path = "../common/mod.rs"]
 mod common;
+mod examples;
 mod given_up;
 mod hostile;
 mod manners;

@@ -1,8 +1,11 @@
 //! The server with real clients.
 
+mod behind;
 mod handlers;
 mod limits;
+mod memory;
 mod one_by_one;
+mod programs;
 mod raw;
 mod replies;
 mod rules;

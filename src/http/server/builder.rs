@@ -111,7 +111,7 @@ impl ServerBuilder {
 }
 
 /// # Limits
-/// The page `docs/http.md` has them in a table.
+/// The page `docs/http-server.md` has them in a table.
 impl ServerBuilder {
     pub(super) fn new() -> Self {
         ServerBuilder {

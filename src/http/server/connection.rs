@@ -88,7 +88,8 @@ async fn serve(visit: Rc<Visit>) {
         End::Done => {
             drop(connection);
             if visit.is_overlong.get() {
-                visit.socket.set_linger(DISCARD_TIME);
+                // It counts anew once everything is sent.
+                visit.socket.set_linger(DISCARD_TIME / 2);
             }
             visit.socket.close();
         }

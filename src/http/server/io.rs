@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_io::AsyncWrite;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -60,6 +60,7 @@ impl GuardedIo {
 
     fn refuse(&mut self, refusal: Refusal) {
         self.visit.got_input();
+        self.visit.is_overlong.set(true);
         self.visit.refusal.set(Some(refusal));
         self.passing = Passing::Nothing;
         self.partial = STAND_IN[usize::from(refusal.is_head)].to_vec();
@@ -105,6 +106,8 @@ impl GuardedIo {
     }
 
     fn poll_head(&mut self, context: &mut Context<'_>, buffer: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        // Whoever asks and does not read the replies is not served any further.
+        ready!(self.visit.poll_room(context));
         let before = buffer.remaining();
         loop {
             if self.is_whole {
@@ -212,35 +215,24 @@ impl Read for GuardedIo {
     }
 }
 
+/// All that hyper writes is queued at once. hyper may end with bytes in its own buffer, which would be lost if they had to wait; so
+/// bodies wait instead, before hyper gets them, and heads of further requests.
 impl Write for GuardedIo {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.socket).poll_write(context, bytes);
-        match written {
-            Poll::Pending => self.visit.await_room(),
-            Poll::Ready(_) => self.visit.got_room(),
-        }
-        written
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.socket.send(bytes)?;
+        Poll::Ready(Ok(bytes.len()))
     }
 
-    /// One piece after the other: they are queued, and go out together.
+    /// One piece after the other: they go out together.
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut written = 0;
         for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-            match self.as_mut().poll_write(context, piece) {
-                Poll::Ready(Ok(count)) => {
-                    written += count;
-                    if count < piece.len() {
-                        break;
-                    }
-                }
-                // The next call tells what is the matter.
-                _ if written > 0 => break,
-                other => return other,
-            }
+            self.socket.send(&**piece)?;
+            written += piece.len();
         }
         Poll::Ready(Ok(written))
     }

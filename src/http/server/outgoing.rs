@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 
@@ -12,22 +12,29 @@ use super::visit::Visit;
 use crate::engine::call;
 use crate::error::Error;
 
+/// The most that is queued at once, in bytes.
+const PIECE: usize = 64 << 10;
+
 /// A body, and the record of its request, which is told when it is done with.
 pub(super) struct Outgoing {
     content: Content,
     visit: Rc<Visit>,
-    /// So much of a stream has been sent.
+    /// The rest of a long piece of a stream.
+    rest: Bytes,
+    /// The bytes that hyper has got.
     sent: u64,
+    has_failed: bool,
     access: Option<Access>,
 }
 
 impl Outgoing {
     pub(super) fn new(content: Content, visit: Rc<Visit>, access: Option<Access>) -> Self {
-        Outgoing { content, visit, sent: 0, access }
+        Outgoing { content, visit, rest: Bytes::new(), sent: 0, has_failed: false, access }
     }
 
     fn fail(&mut self, problem: &str) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         self.content = Content::Empty;
+        self.has_failed = true;
         let error = Error::Http { peer: self.visit.remote.to_string(), problem: problem.to_owned() };
         self.visit.core.failed(&self.visit.engine, &"the body of a reply", &error);
         Poll::Ready(Some(Err(error)))
@@ -43,11 +50,13 @@ impl Outgoing {
         };
         match polled {
             Some(Ok(chunk)) => {
-                self.sent += chunk.len() as u64;
-                if length.is_some_and(|length| self.sent > length) {
+                if length.is_some_and(|length| self.sent + chunk.len() as u64 > length) {
                     return self.fail("the stream of a reply is longer than its length");
                 }
-                Poll::Ready(Some(Ok(Frame::data(chunk.into()))))
+                self.rest = Bytes::from(chunk);
+                let piece = self.rest.split_to(self.rest.len().min(PIECE));
+                self.sent += piece.len() as u64;
+                Poll::Ready(Some(Ok(Frame::data(piece))))
             }
             Some(Err(error)) => self.fail(&format!("the stream of a reply failed: {error}")),
             None if length.is_some_and(|length| self.sent < length) => {
@@ -67,13 +76,20 @@ impl Body for Outgoing {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let me = self.get_mut();
+        if matches!(me.content, Content::Empty) {
+            return Poll::Ready(None);
+        }
+        ready!(me.visit.poll_room(context));
         let bytes = match &mut me.content {
             Content::Empty => return Poll::Ready(None),
-            Content::Stream(..) => return me.poll_stream(context),
+            Content::Stream(..) if me.rest.is_empty() => return me.poll_stream(context),
+            Content::Stream(..) => me.rest.split_to(me.rest.len().min(PIECE)),
             Content::Bytes(bytes) => {
-                let bytes = std::mem::take(bytes);
-                me.content = Content::Empty;
-                bytes
+                let piece = bytes.split_to(bytes.len().min(PIECE));
+                if bytes.is_empty() {
+                    me.content = Content::Empty;
+                }
+                piece
             }
             Content::File(part) => match part.read() {
                 Ok(bytes) => {
@@ -108,7 +124,7 @@ impl Drop for Outgoing {
     fn drop(&mut self) {
         self.visit.replied();
         if let Some(mut access) = self.access.take() {
-            access.finish(self.sent, self.is_end_stream());
+            access.finish(self.sent, self.is_end_stream() && !self.has_failed);
             self.visit.core.tell(&self.visit.engine, &access);
         }
     }

@@ -1,11 +1,14 @@
 //! One client's connection: what its parts share. Those are the gate, the requests, the replies, and the task that runs hyper.
 
 use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::core::Core;
+use futures_io::AsyncWrite;
+
 use super::discard::Discard;
 use super::gate::Refusal;
 use crate::address::Endpoint;
@@ -159,6 +162,16 @@ impl Visit {
         self.deadlines.read.set(None);
     }
 
+    /// Ready when the send queue has room. The limit for that runs meanwhile.
+    pub(super) fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
+        if Pin::new(&mut &self.socket).poll_write(context, &[]).is_pending() {
+            self.await_room();
+            return Poll::Pending;
+        }
+        self.deadlines.write.set(None);
+        Poll::Ready(())
+    }
+
     /// The kernel has to take some of what is queued.
     pub(super) fn await_room(&self) {
         if self.deadlines.write.get().is_none() {
@@ -167,13 +180,10 @@ impl Visit {
         }
     }
 
-    pub(super) fn got_room(&self) {
-        self.deadlines.write.set(None);
-    }
-
     /// A body broke a rule: if the handler fails over it, this is why.
     pub(super) fn blame_body(&self, status: u16, error: Error) -> Error {
         self.body_status.set(Some(status));
+        self.is_overlong.set(true);
         error
     }
 }

@@ -9,7 +9,7 @@ use network::http::{Reply, Request, Routes, Server};
 use network::{Error, Result};
 
 use super::raw::{Answer, Raw};
-use crate::common::{beside, on_own_context, until};
+use crate::common::{beside, on_own_context, until, until_on_threads};
 
 /// One request, and its reply.
 fn ask(port: u16, head: &str, body: &str) -> Answer {
@@ -371,4 +371,31 @@ fn records_of_requests() -> Result {
         assert!(lines[2].contains(" 400 "), "{lines:?}");
         Ok(())
     })
+}
+
+#[test]
+fn a_request_that_had_begun_when_the_server_stopped_is_told() {
+    on_own_context(|| {
+        let server = Server::new("http://127.0.0.1:0/", |_| Ok(Reply::text("ok"))).unwrap();
+        let (port, connections) = (server.port(), server.listener().clone());
+        let (mut raw, mut other) = (Raw::connect(port), Raw::connect(port));
+        raw.send("GET / HTTP/1.1\r\nHo");
+        other.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        until(|| connections.connections().len() == 2);
+        let answered = std::thread::spawn(move || {
+            assert_eq!(other.answer().status, 200);
+            other
+        });
+        until_on_threads(|| answered.is_finished());
+        // Both have been looked at by now.
+        server.close();
+        beside(move || {
+            raw.send("st: localhost\r\n\r\n");
+            let answer = raw.answer();
+            assert_eq!(answer.status, 503);
+            assert!(answer.head.contains("connection: close\r\n"), "{answer:?}");
+            assert!(raw.is_over());
+        });
+        until(|| connections.connections().is_empty());
+    });
 }

@@ -1,0 +1,54 @@
+//! A daemon that posts the load of this machine as JSON, every few seconds: `post URL [SECONDS]`.
+//!
+//! The token for the server is read from the file that METRICS_TOKEN names, at the start and on SIGHUP. Nothing blocks the main loop,
+//! and what fails is tried again the next time.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use network::http::{Client, Response};
+use network::{Error, Result, daemon};
+
+fn main() -> Result {
+    let mut arguments = std::env::args().skip(1);
+    let Some(url) = arguments.next() else {
+        eprintln!("usage: post URL [SECONDS]");
+        std::process::exit(2);
+    };
+    let seconds = arguments.next().map_or(Ok(60), |seconds| seconds.parse::<u64>())?;
+    let client = Rc::new(RefCell::new(client()?));
+    let reloaded = client.clone();
+    daemon::on_reload(move || match self::client() {
+        Ok(client) => drop(reloaded.replace(client)),
+        Err(error) => eprintln!("the token stays as it is: {error}"),
+    })?;
+    network::spawn(async move {
+        loop {
+            // A handle: the client may be replaced meanwhile.
+            let now = client.borrow().clone();
+            match post(&now, &url).await {
+                Ok(response) => println!("{}", response.status()),
+                Err(error) => eprintln!("{error}"),
+            }
+            network::sleep(Duration::from_secs(seconds)).await;
+        }
+    })?;
+    network::fgloop();
+    Ok(())
+}
+
+fn client() -> Result<Client> {
+    let builder = Client::builder().user_agent("load/1.0").timeout(Duration::from_secs(20));
+    let Some(file) = std::env::var_os("METRICS_TOKEN") else { return Ok(builder.build()) };
+    let token = std::fs::read_to_string(file)?;
+    Ok(builder.bearer(token.trim()).build())
+}
+
+async fn post(client: &Client, url: &str) -> Result<Response> {
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    let load: Vec<f64> = load.split(' ').take(3).filter_map(|number| number.parse().ok()).collect();
+    let [one, five, fifteen] = load[..] else { return Err(Error::other("/proc/loadavg is not as expected")) };
+    let sample = serde_json::json!({ "load": { "1": one, "5": five, "15": fifteen } });
+    client.post(url).json(&sample).send_future().await?.error_for_status()
+}

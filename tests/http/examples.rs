@@ -1,0 +1,65 @@
+//! The examples of the client, against servers of the tests' own.
+
+use super::common::{Output, TempDir, command, example, run};
+use super::scripted::{Server, response};
+
+fn fetch(arguments: &[&str]) -> Output {
+    run(&mut super::common::parties::without_proxies(command(example("fetch"), arguments)), "")
+}
+
+#[test]
+fn fetch_prints_and_downloads() {
+    let directory = TempDir::new();
+    let server = Server::answering(|request| match request.split(' ').nth(1).unwrap() {
+        "/none" => response("404 Not Found", "", "no"),
+        _ => response("200 OK", "Content-Type: text/plain\r\n", request),
+    });
+    let printed = fetch(&["--header", "X: y", &server.url("/a")]);
+    assert!(printed.status.success(), "{}", printed.stderr);
+    assert!(
+        printed.text().starts_with("GET /a HTTP/1.1\r\n") && printed.text().contains("x: y\r\n"),
+        "{}",
+        printed.text()
+    );
+    assert!(printed.stderr.contains("200 OK from") && printed.stderr.contains("text/plain"), "{}", printed.stderr);
+    let file = directory.address("file");
+    assert!(fetch(&["-o", &file, "--resume", "--data", "body", &server.url("/b")]).status.success());
+    let got = std::fs::read_to_string(&file).unwrap();
+    assert!(got.starts_with("POST /b ") && got.ends_with("body"), "{got}");
+    assert!(fetch(&["--proxy", "none", "--data", &format!("@{file}"), &server.url("/c")]).text().contains("POST /b "));
+    assert!(fetch(&[&server.url("/none")]).assert_failed().contains("404 Not Found"));
+    assert!(fetch(&["--header", "nonsense", &server.url("/")]).assert_failed().contains("Name: value"));
+    assert!(fetch(&["--unix", &directory.address("none"), "http://x/"]).assert_failed().contains("none"));
+}
+
+#[cfg(feature = "ftp")]
+#[test]
+fn fetch_knows_ftp() {
+    assert!(fetch(&["ftp://me@127.0.0.1/x"]).assert_failed().contains("anonymous"));
+    assert!(fetch(&["ftp://127.0.0.1:1/x"]).assert_failed().contains("cannot connect"));
+}
+
+#[cfg(feature = "json")]
+#[test]
+fn post_sends_json_and_reloads_its_token() {
+    use super::common::{Process, Watch};
+
+    let directory = TempDir::new();
+    std::fs::write(directory.path("token"), "one\n").unwrap();
+    let server = Server::answering(|request| {
+        let status = if request.contains("authorization: Bearer two") { "202 Accepted" } else { "200 OK" };
+        response(status, "", "")
+    });
+    let mut post = super::common::parties::without_proxies(command(example("post"), [&server.url("/samples"), "0"]));
+    let process = Process::start(post.env("METRICS_TOKEN", directory.path("token")), Watch::Stdout);
+    assert_eq!(process.line(), "200 OK");
+    std::fs::write(directory.path("token"), "two\n").unwrap();
+    process.signal(rustix::process::Signal::HUP);
+    process.line_with("202 Accepted");
+    process.signal(rustix::process::Signal::TERM);
+    process.finish().assert_clean();
+    let seen = server.seen();
+    let body = seen[0].split("\r\n\r\n").nth(1).unwrap();
+    let sample: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert!(sample["load"]["1"].is_f64() && seen[0].contains("authorization: Bearer one"), "{}", seen[0]);
+}
