@@ -51,7 +51,7 @@ pub fn client(url: &str, ca: Option<&str>) -> Result<()> {
 
 async fn visits(client: Client, url: String, count: usize) -> network::Result {
     for _ in 0..count {
-        let mut response = client.get(&url).send_future().await?.error_for_status()?;
+        let response = client.get(&url).send_future().await?.error_for_status()?;
         while let Some(piece) = response.chunk_future().await? {
             std::hint::black_box(piece);
         }
