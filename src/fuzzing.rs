@@ -12,6 +12,8 @@ use crate::ftp;
 use crate::http;
 use crate::resolve::check_srv;
 use crate::tls::{check_certificate, check_mixed};
+#[cfg(feature = "websocket")]
+use crate::websocket;
 
 /// Text as an address: it is one, and is shown as it was but for the colon of an empty port, or the error quotes it.
 pub fn address(data: &[u8]) {
@@ -68,6 +70,15 @@ pub fn ftp(data: &[u8]) {
 #[cfg(feature = "http")]
 pub fn http(data: &[u8]) {
     http::checks::any(data);
+}
+
+/// Frames of WebSocket, to either role, and the fields of its handshake.
+#[cfg(feature = "websocket")]
+pub fn websocket(data: &[u8]) {
+    match data.split_first() {
+        Some((0, data)) => websocket::checks::handshake(data),
+        _ => websocket::checks::frames(data),
+    }
 }
 
 /// The answers of name servers to questions for SRV records.
@@ -131,6 +142,12 @@ mod tests {
         #[test]
         fn any_frames(data in bytes(b"\0\x01\x02\x05\x80\r\n\n0125:,")) {
             crate::fuzzing::frames(&data);
+        }
+
+        #[cfg(feature = "websocket")]
+        #[test]
+        fn any_websocket(data in bytes(b"\x01\x02\x80\x81\x82\x88\x89\x8a\x00\x7e\x7f\xfe\xff\x05")) {
+            crate::fuzzing::websocket(&data);
         }
 
         #[test]
