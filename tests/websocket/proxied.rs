@@ -69,7 +69,7 @@ fn messages_go_through_tinyproxy_plain_and_over_tls() {
         let (url, port, fingerprint) = receiver.recv().unwrap();
         let _proxy = tinyproxy(&directory, port);
         let builder = |proxy: &str| {
-            let trust = fingerprint.clone().map_or_else(ClientTls::new, ClientTls::pinned);
+            let trust = fingerprint.map_or_else(ClientTls::new, ClientTls::pinned);
             WebSocket::builder().tls(trust).proxy(proxy)
         };
         on_own_context(|| {
