@@ -81,6 +81,12 @@ pub fn websocket(data: &[u8]) {
     }
 }
 
+/// Requests as they come, their targets, ranges and forms.
+#[cfg(feature = "http")]
+pub fn http_server(data: &[u8]) {
+    http::check_server(data);
+}
+
 /// The answers of name servers to questions for SRV records.
 pub fn srv(data: &[u8]) {
     check_srv(data);
@@ -153,6 +159,12 @@ mod tests {
         #[test]
         fn any_proxy(data in bytes(b"\0\x01\x02\x03\x04\x05\x06\x5a\r\n\n :/@%,=\"")) {
             crate::fuzzing::proxy(&data);
+        }
+
+        #[cfg(feature = "http")]
+        #[test]
+        fn any_request(data in bytes(b"GET /%2. HTTP/1.1\r\n\r\nHost:;=-,0a\"")) {
+            crate::fuzzing::http_server(&data);
         }
 
         #[cfg(feature = "http")]

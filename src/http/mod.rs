@@ -48,5 +48,7 @@ pub use multipart::Multipart;
 pub use reading::Lines;
 pub use request::{Progress, RequestBuilder};
 pub use response::Response;
+#[cfg(any(test, fuzzing))]
+pub(crate) use server::check as check_server;
 pub use server::{Access, Exchange, Part, Reply, Request, Requests, Routes, Server, ServerBuilder, ThreadsBuilder};
 pub use url::encode;
