@@ -8,7 +8,7 @@
 // | io | a socket as hyper reads and writes it |
 // | traffic, connection, connect, pool | the client's connections |
 // | exchange, stream | from a request to the end of its response |
-// | response, reading, download | what becomes of the body |
+// | response, streaming, reading, download | what becomes of the body |
 // | log, request, builder, client | the face of the client |
 // | server | the server, with rules of its own on what comes |
 
@@ -36,6 +36,7 @@ mod request;
 mod response;
 mod server;
 mod stream;
+mod streaming;
 mod traffic;
 mod url;
 
