@@ -12,6 +12,8 @@ use crate::ftp;
 use crate::http;
 use crate::resolve::check_srv;
 use crate::tls::{check_certificate, check_mixed};
+#[cfg(feature = "websocket")]
+use crate::websocket;
 
 /// Text as an address: it is one, and is shown as it was but for the colon of an empty port, or the error quotes it.
 pub fn address(data: &[u8]) {
@@ -68,6 +70,21 @@ pub fn ftp(data: &[u8]) {
 #[cfg(feature = "http")]
 pub fn http(data: &[u8]) {
     http::checks::any(data);
+}
+
+/// Frames of WebSocket, to either role, and the fields of its handshake.
+#[cfg(feature = "websocket")]
+pub fn websocket(data: &[u8]) {
+    match data.split_first() {
+        Some((0, data)) => websocket::checks::handshake(data),
+        _ => websocket::checks::frames(data),
+    }
+}
+
+/// Requests as they come, their targets, ranges and forms.
+#[cfg(feature = "http")]
+pub fn http_server(data: &[u8]) {
+    http::check_server(data);
 }
 
 /// The answers of name servers to questions for SRV records.
@@ -133,9 +150,21 @@ mod tests {
             crate::fuzzing::frames(&data);
         }
 
+        #[cfg(feature = "websocket")]
+        #[test]
+        fn any_websocket(data in bytes(b"\x01\x02\x80\x81\x82\x88\x89\x8a\x00\x7e\x7f\xfe\xff\x05")) {
+            crate::fuzzing::websocket(&data);
+        }
+
         #[test]
         fn any_proxy(data in bytes(b"\0\x01\x02\x03\x04\x05\x06\x5a\r\n\n :/@%,=\"")) {
             crate::fuzzing::proxy(&data);
+        }
+
+        #[cfg(feature = "http")]
+        #[test]
+        fn any_request(data in bytes(b"GET /%2. HTTP/1.1\r\n\r\nHost:;=-,0a\"")) {
+            crate::fuzzing::http_server(&data);
         }
 
         #[cfg(feature = "http")]

@@ -164,6 +164,11 @@ struct PageOnHttp;
 #[doc = include_str!("../docs/http-server.md")]
 struct PageOnHttpServer;
 
+/// Compiles the examples of the page on WebSocket.
+#[cfg(all(doctest, feature = "websocket"))]
+#[doc = include_str!("../docs/websocket.md")]
+struct PageOnWebSocket;
+
 /// Compiles the examples of the page on futures.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/futures.md")]

@@ -8,7 +8,7 @@
 // | io | a socket as hyper reads and writes it |
 // | traffic, connection, connect, pool | the client's connections |
 // | exchange, stream | from a request to the end of its response |
-// | response, reading, download | what becomes of the body |
+// | response, streaming, reading, download | what becomes of the body |
 // | log, request, builder, client | the face of the client |
 // | server | the server, with rules of its own on what comes |
 
@@ -36,6 +36,7 @@ mod request;
 mod response;
 mod server;
 mod stream;
+mod streaming;
 mod traffic;
 mod url;
 
@@ -48,5 +49,7 @@ pub use multipart::Multipart;
 pub use reading::Lines;
 pub use request::{Progress, RequestBuilder};
 pub use response::Response;
+#[cfg(any(test, fuzzing))]
+pub(crate) use server::check as check_server;
 pub use server::{Access, Exchange, Part, Reply, Request, Requests, Routes, Server, ServerBuilder, ThreadsBuilder};
 pub use url::encode;

@@ -19,6 +19,8 @@
 //! | the faces | [`handle`], [`futures`] |
 
 mod builder;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod checks;
 mod close;
 mod codec;
 mod ending;

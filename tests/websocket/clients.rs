@@ -11,7 +11,7 @@ use network::websocket::{Builder, Code, OwnedMessage, WebSocket};
 use network::{ClientTls, Error, Result};
 
 use super::common::{TempDir, await_it, beside, noise, on_own_context, told, tool};
-use super::parties::{SERVER, python};
+use super::pythons::{SERVER, python};
 
 /// Connects by one of the three faces.
 #[track_caller]

@@ -4,7 +4,7 @@ use network::Socket;
 use rustix::process::Signal;
 
 use super::common::{Process, TempDir, Watch, command, example, run};
-use super::parties::{SERVER, python};
+use super::pythons::{SERVER, python};
 
 /// Two clients of the web and one of lines: each hears what any of them says.
 const MEMBERS: &str = r#"

@@ -4,6 +4,9 @@ mod clients;
 #[path = "../common/mod.rs"]
 mod common;
 mod examples;
+#[path = "../common/name_server.rs"]
+mod name_server;
 mod ours;
-mod parties;
+mod proxied;
+mod pythons;
 mod served;

@@ -10,7 +10,7 @@ use network::http;
 use network::websocket::Server;
 
 use super::common::{TempDir, beside, on_own_context, run_loop, until};
-use super::parties::{CLIENT, python};
+use super::pythons::{CLIENT, python};
 
 const SAMPLE: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
 

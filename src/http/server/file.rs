@@ -1,7 +1,7 @@
 //! Files as replies: conditional requests and ranges (RFC 9110, sections 13 and 14).
 
 mod kinds;
-mod range;
+pub(super) mod range;
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};

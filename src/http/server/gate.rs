@@ -125,7 +125,8 @@ fn check_request_line(line: &[u8]) -> Result<(&[u8], bool), Refusal> {
     let (Some(method), Some(target), Some(version), None) = (method, target, version, words.next()) else {
         return refuse(400, "the request line is malformed");
     };
-    if method.is_empty() || !method.iter().copied().all(is_token) {
+    // Methods are case-sensitive, and there is none in lower case: others refuse that, or take it for the one in upper case.
+    if method.is_empty() || !method.iter().all(|byte| byte.is_ascii_uppercase() || b"_-".contains(byte)) {
         return refuse(400, "the method is malformed");
     }
     let is_new = match version {

@@ -15,6 +15,8 @@ mod connection;
 mod core;
 mod discard;
 mod file;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod gate;
 mod io;
 mod multipart;
@@ -38,6 +40,8 @@ use crate::server::handle::Server as Listener;
 pub use access::Access;
 use address::Place;
 pub use builder::ServerBuilder;
+#[cfg(any(test, fuzzing))]
+pub(crate) use fuzz::check;
 pub use multipart::Part;
 pub use reply::Reply;
 pub use request::Request;

@@ -2,32 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::super::codec::{Codec, Event, Violation};
+use super::super::checks::all;
+use super::super::codec::{Codec, Event};
 use super::super::frame::Frame;
 use super::super::message::Message;
 use super::*;
-
-/// Takes everything in, in pieces of that length.
-fn all(codec: &mut Codec, bytes: &[u8], chunk: usize) -> (Vec<Event>, Option<Violation>) {
-    let mut events = Vec::new();
-    for mut piece in bytes.chunks(chunk) {
-        loop {
-            match codec.next(&mut piece) {
-                Ok(None) => break,
-                Ok(Some(event)) => {
-                    let is_last = matches!(event, Event::Close(..));
-                    events.push(event);
-                    if is_last {
-                        return (events, None);
-                    }
-                }
-                Err(violation) => return (events, Some(violation)),
-            }
-        }
-        assert!(piece.is_empty());
-    }
-    (events, None)
-}
 
 fn messages() -> impl Strategy<Value = Vec<OwnedMessage>> {
     let text = any::<String>().prop_map(OwnedMessage::Text);
@@ -56,17 +35,6 @@ proptest! {
             })
             .collect();
         prop_assert_eq!(received, messages);
-    }
-
-    #[test]
-    fn any_bytes_make_the_same_events_however_they_are_cut(
-        bytes in proptest::collection::vec(any::<u8>(), 0..300),
-        chunk in 1usize..40,
-        is_server: bool,
-    ) {
-        let whole = all(&mut Codec::new(is_server, 1000), &bytes, usize::MAX);
-        let cut = all(&mut Codec::new(is_server, 1000), &bytes, chunk);
-        prop_assert_eq!(whole, cut);
     }
 
     #[test]

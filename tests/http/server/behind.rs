@@ -1,6 +1,8 @@
 //! The server behind nginx and haproxy, and under load.
 
 use std::cell::Cell;
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -36,7 +38,7 @@ fn server() -> (Server, Rc<Cell<usize>>) {
 /// Waits for a proxy's socket.
 fn await_socket(path: &Path) {
     let late = Instant::now() + LIMIT;
-    while std::os::unix::net::UnixStream::connect(path).is_err() {
+    while UnixStream::connect(path).is_err() {
         assert!(Instant::now() < late, "{} does not listen", path.display());
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -147,4 +149,126 @@ fn under_load() {
         assert!(rate > 100.0, "{text}");
         crate::common::until(|| server.listener().connections().is_empty());
     });
+}
+
+/// The parts of heads, good and bad, of which any combination is tried.
+const LINES: [&[&str]; 3] = [
+    &[
+        "GET / HTTP/1.1",
+        "POST /a?b HTTP/1.1",
+        "GET / HTTP/1.0",
+        "HEAD / HTTP/1.1",
+        "GET http://localhost/ HTTP/1.1",
+        "GET  / HTTP/1.1",
+        "GET /%2e%2e/ HTTP/1.1",
+        "GET /a%00 HTTP/1.1",
+        "get / HTTP/1.1",
+        "GET / HTTP/1.1 ",
+        "G(T / HTTP/1.1",
+        "GET /\u{1} HTTP/1.1",
+        "GET /a/../../b HTTP/1.1",
+        "GET / HTTP/2.0",
+        "GET /a;b=\"c\"<>{} HTTP/1.1",
+        "GET /a%zz HTTP/1.1",
+        "GET http://x/ HTTP/1.1",
+    ],
+    &[
+        "Host: localhost",
+        "host:localhost ",
+        "Host: localhost:80",
+        "Host: LOCALHOST",
+        "Host: ",
+        "Host: a b",
+        "Host: localhost\r\nHost: localhost",
+        "Host : localhost",
+        "X: y",
+        "Host: localhost/",
+        "Host: [::1]",
+        "Host: 127.0.0.1",
+        "Host: localhost:",
+        "Host: 127.0.0.1:x",
+    ],
+    &[
+        "",
+        "X: y\r\n",
+        "X:\r\n",
+        "X: \u{7f}\r\n",
+        "X\r\n",
+        " X: y\r\n",
+        "X_Y: z\r\n",
+        "X Y: z\r\n",
+        "X: y\r\n z\r\n",
+        "Content-Length: 0\r\n",
+        "Content-Length: 00\r\n",
+        "Content-Length: 0\r\nContent-Length: 0\r\n",
+        "Content-Length: -0\r\n",
+        "Content-Length: 0, 0\r\n",
+        "Transfer-Encoding: identity\r\n",
+        "Transfer-Encoding: gzip\r\n",
+        "Content-Length: 0\r\nTransfer-Encoding: identity\r\n",
+        "Transfer-Encoding:\r\n",
+        "X: y\rz\r\n",
+        "X: \0\r\n",
+        "Expect: 200-ok\r\n",
+        "Upgrade: x\r\nConnection: upgrade\r\n",
+        "Connection: close\r\n",
+    ],
+];
+
+#[test]
+fn nothing_is_served_that_nginx_refuses() {
+    on_own_context(|| {
+        let server = Server::serve("http://127.0.0.1:0/", async |_| Ok(Reply::status(204))).unwrap();
+        let port = server.port();
+        let directory = TempDir::new();
+        let at = |name: &str| directory.address(name);
+        let temp =
+            ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {};", at(kind)));
+        let text = format!(
+            "daemon off; pid {}; error_log {}; events {{}}
+            http {{ access_log off; {} server {{ listen unix:{}; location / {{ return 204; }} }} }}",
+            at("pid"),
+            at("error"),
+            temp.join(" "),
+            at("sock"),
+        );
+        std::fs::write(at("nginx.conf"), text).unwrap();
+        let mut command = party("nginx");
+        command.args(["-p", &at(""), "-c", &at("nginx.conf"), "-e", &at("error")]);
+        let _nginx = Process::start(&mut command, Watch::Stderr);
+        let (mut both, mut neither, mut stricter) = (0, 0, 0);
+        beside(|| {
+            await_socket(&directory.path("sock"));
+            let [starts, hosts, more] = LINES;
+            // Each with each other, and the third as it should be.
+            let mut heads = Vec::new();
+            for start in starts {
+                heads.extend(hosts.iter().map(|host| format!("{start}\r\n{host}\r\n\r\n")));
+                heads.extend(more.iter().map(|more| format!("{start}\r\n{}\r\n{more}\r\n", hosts[0])));
+            }
+            for host in hosts {
+                heads.extend(more.iter().map(|more| format!("{}\r\n{host}\r\n{more}\r\n", starts[0])));
+            }
+            for head in heads {
+                let ours = status(&mut TcpStream::connect(("127.0.0.1", port)).unwrap(), &head);
+                let theirs = status(&mut UnixStream::connect(directory.path("sock")).unwrap(), &head);
+                match (ours < 400, theirs < 400) {
+                    (true, true) => both += 1,
+                    (false, false) => neither += 1,
+                    (false, true) => stricter += 1,
+                    (true, false) => panic!("{ours}, and nginx says {theirs}: {head:?}"),
+                }
+            }
+        });
+        println!("{both} served by both, {neither} by neither, {stricter} by nginx alone");
+        assert!(both > 50 && neither > 200, "{both} {neither} {stricter}");
+    });
+}
+
+/// Sends a head, and returns the status of the reply.
+fn status(stream: &mut (impl std::io::Read + std::io::Write), head: &str) -> u16 {
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).unwrap();
+    std::str::from_utf8(&start[9..]).unwrap().parse().unwrap()
 }

@@ -105,6 +105,7 @@ fn what_could_smuggle_a_request_is_refused() {
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 400),
         ("\x16\x03\x01\x02\0\x01\0\x01\u{7c}".into(), 400),
         ("(GET / HTTP/1.1\r\n".into(), 400),
+        (format!("get / HTTP/1.1\r\n{host}\r\n"), 400),
     ];
     on_own_context(|| {
         let server = echo();

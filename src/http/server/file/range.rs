@@ -2,7 +2,7 @@
 
 /// The demand of a `Range` field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Range {
+pub(in crate::http::server) enum Range {
     /// Everything: the field is malformed, asks for several ranges, or for other units.
     All,
     /// The bytes from `start` to before `end`, at least one.
@@ -12,7 +12,7 @@ pub(super) enum Range {
 }
 
 /// Reads the value of a `Range` field for a file of that length.
-pub(super) fn parse(field: &str, length: u64) -> Range {
+pub(in crate::http::server) fn parse(field: &str, length: u64) -> Range {
     let ranges = field.split_once('=').filter(|(unit, _)| unit.trim().eq_ignore_ascii_case("bytes"));
     let Some((first, last)) = ranges.and_then(|(_, range)| range.trim().split_once('-')) else { return Range::All };
     let number = |digits: &str| {
