@@ -399,3 +399,29 @@ fn a_request_that_had_begun_when_the_server_stopped_is_told() {
         until(|| connections.connections().is_empty());
     });
 }
+
+#[test]
+fn a_handler_may_run_a_nested_loop() {
+    on_own_context(|| {
+        let inner = Rc::new(Cell::new(0));
+        let (seen, count) = (inner.clone(), inner.clone());
+        let server = Server::builder()
+            .get("/outer", move |_| {
+                // Another client is served meanwhile.
+                until(|| seen.get() == 1);
+                Ok(Reply::text("outer"))
+            })
+            .get("/inner", move |_| {
+                count.set(count.get() + 1);
+                Ok(Reply::text("inner"))
+            })
+            .listen("http://127.0.0.1:0/")
+            .unwrap();
+        let port = server.port();
+        let outer = std::thread::spawn(move || ask(port, "GET /outer", "").body);
+        let inner = std::thread::spawn(move || ask(port, "GET /inner", "").body);
+        until_on_threads(|| outer.is_finished() && inner.is_finished());
+        assert_eq!((outer.join().unwrap(), inner.join().unwrap()), ("outer".into(), "inner".into()));
+        until(|| server.listener().connections().is_empty());
+    });
+}

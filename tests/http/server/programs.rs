@@ -1,9 +1,13 @@
 //! The examples of the server.
 
+#[cfg(feature = "websocket")]
 use rustix::process::Signal;
 
+#[cfg(feature = "websocket")]
 use super::raw::Raw;
-use crate::common::{Process, Watch, command, example, run};
+#[cfg(feature = "websocket")]
+use crate::common::{Process, Watch};
+use crate::common::{command, example, run};
 
 #[test]
 fn a_login_by_oauth() {
@@ -12,6 +16,7 @@ fn a_login_by_oauth() {
     assert_eq!(output.text(), "logged in; the token is token-of-authorization_code\n");
 }
 
+#[cfg(feature = "websocket")]
 #[test]
 fn the_control_page() {
     let page = Process::start(&mut command(example("control_page"), [""; 0]), Watch::Stdout);
@@ -23,13 +28,15 @@ fn the_control_page() {
         raw
     };
     assert!(ask("GET / HTTP/1.1\r\n").answer().body.contains("<h1>The lamp is"));
-    let mut events = ask("GET /events HTTP/1.1\r\n");
-    assert_eq!(events.answer().status, 200);
-    let chunk = |text: &str| format!("{:X}\r\ndata: {text}\n\n\r\n", text.len() + 8);
+    let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    assert_eq!(ask(&format!("GET /live HTTP/1.1\r\n{upgrade}Origin: http://evil.example\r\n")).answer().status, 403);
+    let mut events = ask(&format!("GET /live HTTP/1.1\r\n{upgrade}"));
+    assert_eq!(events.answer().status, 101);
     let next = |events: &mut Raw, text: &str| {
-        let mut bytes = vec![0; chunk(text).len()];
+        let mut bytes = vec![0; 2 + text.len()];
         std::io::Read::read_exact(&mut events.0, &mut bytes).unwrap();
-        assert_eq!(String::from_utf8(bytes).unwrap(), chunk(text));
+        assert_eq!(bytes, [&[0x81, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat());
     };
     next(&mut events, "off");
     assert_eq!(ask("POST /flip HTTP/1.1\r\n").answer().status, 204);
