@@ -30,18 +30,12 @@ impl Conn {
         drop(old);
     }
 
-    pub(crate) fn set_on_end(&self, callback: OnEnd) {
+    /// `None`: the peer's half-close is the end of the connection again.
+    pub(crate) fn set_on_end(&self, callback: Option<OnEnd>) {
         if self.is_open() {
-            let old = self.cold(|cold| cold.on_end.replace(callback));
+            let old = self.cold(|cold| std::mem::replace(&mut cold.on_end, callback));
             drop(old);
         }
-    }
-
-    /// The peer's half-close is the end of the connection again.
-    #[cfg(feature = "http")]
-    pub(crate) fn unset_on_end(&self) {
-        let old = self.cold(|cold| cold.on_end.take());
-        drop(old);
     }
 
     pub(crate) fn set_on_drain(&self, callback: Option<OnDrain>) {

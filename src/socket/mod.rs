@@ -344,7 +344,7 @@ impl Socket {
     /// # }
     /// ```
     pub fn half_close_cb(&self, callback: impl FnOnce(&Socket) -> Result + 'static) {
-        self.conn.set_on_end(Box::new(callback));
+        self.conn.set_on_end(Some(Box::new(callback)));
     }
 
     /// Sets a callback for the end of the connection.

@@ -54,7 +54,7 @@ impl Socket {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_stream(self) -> ByteStream {
-        self.conn.set_on_end(Box::new(|_| Ok(())));
+        self.conn.set_on_end(Some(Box::new(|_| Ok(()))));
         ByteStream { socket: self, buffer: Vec::new(), start: 0, was_tls: false }
     }
 }

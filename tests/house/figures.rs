@@ -8,14 +8,14 @@ use super::{File, face, files, identifier, source};
 
 /// The most that each figure may be, if it matters. A figure that has fallen takes its limit with it.
 const LIMITS: [(&str, Option<usize>); 18] = [
-    ("methods of the connection object", Some(111)),
+    ("methods of the connection object", Some(110)),
     ("methods of any other type of conn/", Some(60)),
     ("pairs of files in conn/ that call each other", Some(4)),
     ("places that read from the transport, besides the engine's", Some(1)),
     ("lines of conn/ in files without unit tests, but for comments", Some(0)),
     ("rooms", None),
     ("floors", Some(11)),
-    ("arrows from room to room", Some(120)),
+    ("arrows from room to room", Some(119)),
     ("arrows from file to room", None),
     ("rooms that import each other in a circle", Some(0)),
     ("files at the top of src/, besides lib.rs", Some(6)),

@@ -94,7 +94,9 @@ impl View {
         }
         let url = self.url.text();
         let file = match self.file.text() {
-            name if name.is_empty() => PathBuf::from(url.trim_end_matches('/').rsplit('/').next().unwrap_or("download")),
+            name if name.is_empty() => {
+                PathBuf::from(url.trim_end_matches('/').rsplit('/').next().unwrap_or("download"))
+            }
             name => PathBuf::from(name.as_str()),
         };
         let cancel = gio::Cancellable::new();

@@ -47,7 +47,9 @@ fn main() {
     let mut program = start();
     let (head, mut peer) = next_request(&listener);
     assert!(!head.contains("range:"), "{head}");
-    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\nAccept-Ranges: bytes\r\nLast-Modified: {MODIFIED}\r\n\r\n");
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\nAccept-Ranges: bytes\r\nLast-Modified: {MODIFIED}\r\n\r\n"
+    );
     peer.write_all(answer.as_bytes()).unwrap();
     peer.write_all(&body[..SIZE / 2]).unwrap();
     await_that(|| kept() == SIZE / 2);

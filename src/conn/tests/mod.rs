@@ -221,10 +221,10 @@ impl Wire<'_> {
             assert!(Rc::strong_count(&a) > 1);
             Ok(())
         });
-        self.conn.set_on_end(Box::new(move |_| {
+        self.conn.set_on_end(Some(Box::new(move |_| {
             assert!(Rc::strong_count(&b) > 1);
             Ok(())
-        }));
+        })));
         self.conn.set_on_drain(Some(Box::new(move |_| {
             assert!(Rc::strong_count(&c) > 1);
             Ok(())
@@ -253,10 +253,10 @@ impl Wire<'_> {
 
     fn hears_half_close(&self) -> &Self {
         let heard = self.heard.clone();
-        self.conn.set_on_end(Box::new(move |_| {
+        self.conn.set_on_end(Some(Box::new(move |_| {
             heard.push("half-close");
             Ok(())
-        }));
+        })));
         self
     }
 

@@ -293,7 +293,7 @@ fn an_error_of_the_half_close_callback_is_the_end() {
     rig(|rig| {
         let wire = rig.tcp();
         wire.hears_end().reads();
-        wire.conn.set_on_end(Box::new(|_| Err(Error::other("no more"))));
+        wire.conn.set_on_end(Some(Box::new(|_| Err(Error::other("no more")))));
         wire.ends();
         assert_eq!(wire.heard(), ["end: no more"]);
     });

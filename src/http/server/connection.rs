@@ -26,7 +26,7 @@ pub(super) fn start(core: &Rc<Core>, socket: Socket) {
     core.visits.add(&visit);
     let engine = visit.engine.clone();
     // A client that has shut down its sending half gets its reply all the same.
-    visit.socket.conn().set_on_end(Box::new(|_| Ok(())));
+    visit.socket.conn().set_on_end(Some(Box::new(|_| Ok(()))));
     let socket = visit.socket.clone();
     let key = engine.spawn(Rc::new(UserFuture::new(serve(visit))));
     // The client is gone: whatever still runs for it is dropped.
@@ -108,7 +108,7 @@ async fn serve(visit: Rc<Visit>) {
             let socket = visit.socket.clone();
             drop(visit);
             socket.unset_disconnect_cb();
-            socket.conn().unset_on_end();
+            socket.conn().set_on_end(None);
             if let Some(upgrade) = upgrade {
                 upgrade(socket);
             }

@@ -237,7 +237,8 @@ impl Load {
                 head.push(byte[0]);
             }
             let chunk = vec![b'd'; CHUNK];
-            let mut sent = peer.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 1_u64 << 40).as_bytes());
+            let mut sent =
+                peer.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 1_u64 << 40).as_bytes());
             while sent.is_ok() {
                 sent = peer.write_all(&chunk);
             }
