@@ -596,6 +596,7 @@ fn pump(from: &Socket, to: &Socket, moved: Moved) {
 }
 
 /// Prints a line. Once nobody reads any more, this program ends.
+#[cfg(feature = "_services")]
 fn say(line: impl std::fmt::Display) {
     if writeln!(std::io::stdout(), "{line}").is_err() {
         std::process::exit(1);

@@ -205,6 +205,7 @@ fn frame(size: usize) -> (Vec<u8>, usize) {
     (request, 1 + length.len() + size)
 }
 
+#[cfg(feature = "websocket")]
 const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
