@@ -18,7 +18,6 @@ mod words;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -598,6 +597,8 @@ fn pump(from: &Socket, to: &Socket, moved: Moved) {
 /// Prints a line. Once nobody reads any more, this program ends.
 #[cfg(feature = "_services")]
 fn say(line: impl std::fmt::Display) {
+    use std::io::Write;
+
     if writeln!(std::io::stdout(), "{line}").is_err() {
         std::process::exit(1);
     }
