@@ -1,5 +1,5 @@
-//! WebSocket (RFC 6455). Frames are read by tungstenite ([`codec`]), whose bytes come from a [`Socket`](crate::Socket) and go
-//! to one; what is around them is in [`session`].
+//! WebSocket (RFC 6455). Frames are read by tungstenite (`codec`), whose bytes come from a `Socket` and go
+//! to one; what is around them is in `session`.
 //!
 //! ```text
 //!           close(), drop, error        the peer's close frame, its end, or the time is up
@@ -11,12 +11,12 @@
 //!
 //! | to find | look into |
 //! |---|---|
-//! | what the peer sends, and its limits | [`codec`] |
-//! | reading, delivering, sending | [`session`] |
-//! | how it ends | [`ending`], [`close`] |
-//! | pings and pongs | [`keeping_alive`] |
-//! | the opening handshake: its rules, the client's, the server's | [`handshake`], [`builder`], [`server`] |
-//! | the faces | [`handle`], [`futures`] |
+//! | what the peer sends, and its limits | `codec` |
+//! | reading, delivering, sending | `session` |
+//! | how it ends | `ending`, `close` |
+//! | pings and pongs | `keeping_alive` |
+//! | the opening handshake: its rules, the client's, the server's | `handshake`, `builder`, `server` |
+//! | the faces | `handle`, `futures` |
 
 mod builder;
 #[cfg(any(test, fuzzing))]

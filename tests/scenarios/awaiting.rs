@@ -588,11 +588,13 @@ fn whoever_wakes_late_or_after_the_end_does_no_harm() {
     });
     for _ in 0..20 {
         on_own_context(|| {
-            let tell = tell.clone();
+            let (tell, polled) = (tell.clone(), Rc::new(Cell::new(0)));
+            let count = polled.clone();
             let (server, address) = served(server(Kind::Tcp), Kind::Tcp, move |socket| {
-                let tell = tell.clone();
+                let (tell, count) = (tell.clone(), count.clone());
                 async move {
                     poll_fn(|context| {
+                        count.set(count.get() + 1);
                         tell.send(context.waker().clone()).unwrap();
                         Poll::Ready(())
                     })
@@ -612,7 +614,7 @@ fn whoever_wakes_late_or_after_the_end_does_no_harm() {
             }
             until(|| server.connections().len() == 3);
             let more: Vec<Socket> = (0..2).map(|_| connect(&address)).collect();
-            until(|| server.connections().len() == 5);
+            until(|| server.connections().len() == 5 && polled.get() == 8);
             drop(more);
         });
     }
