@@ -149,6 +149,10 @@ fn read_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
 
 /// Puts the file in the place of the target, once the disk has all of it.
 async fn finish(file: File, part: &Path, target: &Path, blocks: bool) -> io::Result<()> {
+    // The mark of one whose time is unknown is for partial files alone.
+    if file.metadata()?.modified()? == SystemTime::UNIX_EPOCH {
+        file.set_modified(SystemTime::now())?;
+    }
     if blocks {
         file.sync_all()?;
     } else {

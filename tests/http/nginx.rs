@@ -379,6 +379,10 @@ fn pythons_server() {
         assert_eq!(response.version(), Version::HTTP_10);
         assert!(await_it(response.bytes_future()).unwrap() == noise(300_000, 9));
         assert!(get(&client, &format!("{url}/")).unwrap().contains("Directory listing"));
+        // Its time is told by nobody: it is that of the download.
+        let page = directory.path("page");
+        await_it(client.get(format!("{url}/")).download_future(&page)).unwrap();
+        assert!(page.metadata().unwrap().modified().unwrap().elapsed().unwrap() < LIMIT);
         let error = get(&client, &format!("{url}/none")).unwrap_err();
         assert!(
             matches!(&error, Error::Status { status, body, .. } if *status == 404 && body.contains("File not found")),
