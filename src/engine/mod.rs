@@ -17,7 +17,7 @@ mod remote;
 mod slab;
 mod sleep;
 mod source;
-#[cfg(feature = "ftp")]
+#[cfg(any(feature = "ftp", feature = "http"))]
 mod syncing;
 mod tasks;
 mod timers;
@@ -55,8 +55,8 @@ use sleep::Alarm;
 pub(crate) use sleep::Sleep;
 pub(crate) use source::main_depth;
 use source::{Link, Sources};
-#[cfg(feature = "ftp")]
-pub(crate) use syncing::{end_sync_threads, sync_on_thread};
+#[cfg(any(feature = "ftp", feature = "http"))]
+pub(crate) use syncing::{end_sync_threads, sync};
 use tasks::Tasks;
 pub(crate) use tasks::{Task, UserFuture};
 pub(crate) use timers::TimerKey;

@@ -28,12 +28,25 @@ fn threads() -> MutexGuard<'static, Threads> {
     THREADS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Waits until the disk has everything of a file. To drop the future only stops waiting.
+///
+/// # Errors
+/// Fails if no thread can be created, or the disk fails.
+pub(crate) async fn sync(file: File) -> io::Result<()> {
+    let (sender, receiver) = futures_channel::oneshot::channel();
+    sync_on_thread(file, move |synced| {
+        // The future may have been dropped.
+        let _ = sender.send(synced);
+    })?;
+    receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
+}
+
 /// Waits on another thread until the disk has everything of a file, and calls `done` there. A disk that does not answer keeps no other
 /// file waiting.
 ///
 /// # Errors
 /// Fails if no thread can be created.
-pub(crate) fn sync_on_thread(file: File, done: impl FnOnce(io::Result<()>) + Send + 'static) -> io::Result<()> {
+fn sync_on_thread(file: File, done: impl FnOnce(io::Result<()>) + Send + 'static) -> io::Result<()> {
     let mut job: Job = Box::new(move || done(file.sync_all()));
     let mut threads = threads();
     if let Some(idle) = threads.idle.take() {

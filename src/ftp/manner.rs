@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::address::Address;
 use crate::conn::Socket;
-use crate::engine::{Sleep, before, sync_on_thread};
+use crate::engine::{Sleep, before, sync};
 use crate::error::{Error, Operation, Result};
 use crate::server::handle::Server;
 use crate::socket::SocketBuilder;
@@ -154,14 +154,7 @@ impl Manner {
     pub(super) async fn sync(self, file: std::fs::File) -> io::Result<()> {
         match self {
             Manner::Blocks => file.sync_all(),
-            Manner::Polls => {
-                let (sender, receiver) = futures_channel::oneshot::channel();
-                sync_on_thread(file, move |synced| {
-                    // The future may have been dropped.
-                    let _ = sender.send(synced);
-                })?;
-                receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
-            }
+            Manner::Polls => sync(file).await,
         }
     }
 }

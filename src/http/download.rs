@@ -12,6 +12,7 @@ use ::http::{HeaderValue, StatusCode, header};
 
 use super::request::RequestBuilder;
 use super::response::Response;
+use crate::engine::sync;
 use crate::error::{Error, Operation, Result};
 
 fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
@@ -159,19 +160,6 @@ async fn finish(file: File, part: &Path, target: &Path, blocks: bool) -> io::Res
         sync(file).await?;
     }
     std::fs::rename(part, target)
-}
-
-/// Waits until the disk has everything. A thread waits for that, and ends then.
-async fn sync(file: File) -> io::Result<()> {
-    let (sender, receiver) = futures_channel::oneshot::channel();
-    let thread = std::thread::Builder::new().name("http-sync".into()).spawn(move || {
-        // The future may have been dropped.
-        let _ = sender.send(file.sync_all());
-    })?;
-    let synced = receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()));
-    // It has nothing more to do, and must be gone before `bgloop`.
-    let _ = thread.join();
-    synced
 }
 
 #[cfg(test)]

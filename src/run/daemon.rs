@@ -129,7 +129,7 @@ impl Daemon {
             return Ok(());
         }
         end_threads();
-        #[cfg(feature = "ftp")]
+        #[cfg(any(feature = "ftp", feature = "http"))]
         crate::engine::end_sync_threads();
         let lookups = wait_for_lookups(LOOKUPS);
         let others = other_threads().map_err(failed)?;
