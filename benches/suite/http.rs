@@ -1,12 +1,14 @@
 //! HTTP: the client beside those of hyper, hyper-util, libcurl and libsoup, all served by nginx; the server beside hyper's, under wrk; and
 //! the WebSocket server beside tungstenite's.
 
+use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use futures_util::AsyncBufReadExt;
 use network::ClientTls;
 use network::http::{Client, Reply, Server};
 
@@ -51,9 +53,14 @@ pub fn client(url: &str, ca: Option<&str>) -> Result<()> {
 
 async fn visits(client: Client, url: String, count: usize) -> network::Result {
     for _ in 0..count {
-        let response = client.get(&url).send_future().await?.error_for_status()?;
-        while let Some(piece) = response.chunk_future().await? {
-            std::hint::black_box(piece);
+        let mut response = client.get(&url).send_future().await?.error_for_status()?;
+        loop {
+            // As it is lent, like the frames of hyper's and the pieces of libcurl's callback.
+            let length = black_box(response.fill_buf().await?).len();
+            if length == 0 {
+                break;
+            }
+            response.consume_unpin(length);
         }
     }
     Ok(())
@@ -72,7 +79,10 @@ pub fn serve(task: &str) -> Result<(Box<dyn std::any::Any>, u16)> {
             Ok((Box::new(server), port))
         }
         _ => {
-            let server = Server::new("http://127.0.0.1:0/", |_| Ok(Reply::text(GREETING)))?;
+            let server = Server::builder()
+                .requests_per_connection(u32::MAX)
+                .any("/*", |_| Ok(Reply::text(GREETING)))
+                .listen("http://127.0.0.1:0/")?;
             let port = server.port();
             Ok((Box::new(server), port))
         }

@@ -6,6 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::copying::copy;
 use super::framing::Framing;
 use super::idle::Traffic;
 use super::inbox::{Inbox, Mark, Piece, Search, Taken, TooLong};
@@ -185,7 +186,7 @@ impl Blocking<'_> {
         }
         let piece = self.take(READ_BUFFER, |inbox, _| Ok(inbox.next_chunk(buffer.len())))?;
         let bytes = piece.as_slice();
-        buffer[..bytes.len()].copy_from_slice(bytes);
+        copy(buffer, bytes);
         Ok(bytes.len())
     }
 

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::copying::append;
 use super::cutting::{Cut, Halves};
 use super::framing::{Framing, Refusal};
 use super::line_ending::LineRule;
@@ -209,7 +210,7 @@ impl Inbox {
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         if bytes.len() <= SMALL && self.batch.is_none() && !self.leased {
             self.pushed = self.pushed.wrapping_add(bytes.len());
-            self.carry.extend_from_slice(bytes);
+            append(&mut self.carry, bytes);
         } else {
             self.push_batch(Rc::new(bytes.to_vec()), bytes.len());
         }
@@ -310,7 +311,7 @@ impl Inbox {
         let missing = cut.whole - bytes.len();
         if let Some(batch) = self.batch.as_ref().filter(|_| missing > 0) {
             bytes.reserve_exact(missing);
-            bytes.extend_from_slice(&batch.bytes[batch.start..batch.start + missing]);
+            append(&mut bytes, &batch.bytes[batch.start..batch.start + missing]);
             self.advance(missing);
         }
         bytes.truncate(cut.end);
@@ -545,7 +546,7 @@ impl Inbox {
     fn carry_batch(&mut self) {
         self.recall();
         if let Some(batch) = self.batch.take() {
-            self.carry.extend_from_slice(&batch.bytes[batch.start..batch.end]);
+            append(&mut self.carry, &batch.bytes[batch.start..batch.end]);
         }
     }
 }

@@ -30,6 +30,7 @@
 mod blocking;
 pub(crate) mod callbacks;
 mod channel;
+pub(crate) mod copying;
 mod cutting;
 mod delivering;
 mod end;

@@ -1,5 +1,7 @@
 //! The send queue. Pure: no descriptor, no main loop.
 
+use super::copying::append;
+
 /// Memory that an empty queue may keep for the next round, in bytes. Enough for a connection that answers small
 /// messages, little enough that ten thousand idle ones do not add up.
 const KEEP: usize = 4 << 10;
@@ -30,7 +32,7 @@ impl Outbox {
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }
-        self.bytes.extend_from_slice(bytes);
+        append(&mut self.bytes, bytes);
     }
 
     /// Returns the bytes to send next.

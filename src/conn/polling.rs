@@ -5,6 +5,7 @@
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use super::copying::copy;
 use super::inbox::{Inbox, Taken, TooLong};
 use super::line_ending::LineRule;
 use super::state::{Look, WriteHalf};
@@ -166,7 +167,7 @@ impl Polling<'_> {
             let mut take = |inbox: &mut Inbox, _: LineRule| {
                 Ok(inbox.next_chunk(max).map(|piece| {
                     let piece = piece.as_slice();
-                    buffer[..piece.len()].copy_from_slice(piece);
+                    copy(buffer, piece);
                     piece.len()
                 }))
             };

@@ -1,6 +1,7 @@
 //! Credentials and how they are shown to a server.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use ::http::{HeaderMap, HeaderValue, header};
 
@@ -15,7 +16,7 @@ pub(super) enum Auth {
         user: String,
         password: String,
         /// The last challenge that was answered, of which server, and how often.
-        known: RefCell<Option<(Origin, Challenge, u32)>>,
+        known: RefCell<Option<(Rc<Origin>, Challenge, u32)>>,
     },
 }
 

@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use ::http::HeaderValue;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, Response};
@@ -28,6 +29,8 @@ pub(super) struct Connection {
     sender: RefCell<SendRequest<Outgoing>>,
     pub(super) traffic: Rc<Traffic>,
     after: Rc<After>,
+    /// The field `Host` of its requests.
+    pub(super) host: HeaderValue,
     /// It has carried a request before.
     pub(super) is_reused: Cell<bool>,
 }
@@ -50,7 +53,13 @@ pub(super) struct Failed {
 
 impl Connection {
     /// Speaks HTTP on a connected socket.
-    pub(super) async fn start(engine: &Rc<Engine>, socket: Socket, peer: String, limits: HeadLimits) -> Result<Self> {
+    pub(super) async fn start(
+        engine: &Rc<Engine>,
+        socket: Socket,
+        host: HeaderValue,
+        peer: String,
+        limits: HeadLimits,
+    ) -> Result<Self> {
         let traffic = Traffic::new(peer, limits);
         let weak = socket.downgrade();
         // Whoever waits for a response is told how the connection has ended. Without anybody that is no news.
@@ -91,6 +100,7 @@ impl Connection {
             sender: RefCell::new(sender),
             traffic,
             after,
+            host,
             is_reused: Cell::new(false),
         })
     }
@@ -114,13 +124,15 @@ impl Connection {
         self.socket.clone()
     }
 
-    /// Sends a request and waits for the head of the response.
-    pub(super) async fn send(&self, request: Request<Outgoing>) -> Result<Response<Incoming>, Failed> {
+    /// Sends a request. The future waits for the head of the response.
+    pub(super) fn send(&self, request: Request<Outgoing>) -> impl Future<Output = Result<Response<Incoming>, Failed>> {
         let sending = self.sender.borrow_mut().try_send_request(request);
-        sending.await.map_err(|mut failed| {
-            let unsent = failed.take_message();
-            Failed { error: self.error(failed.error()), unsent }
-        })
+        async {
+            sending.await.map_err(|mut failed| {
+                let unsent = failed.take_message();
+                Failed { error: self.error(failed.error()), unsent }
+            })
+        }
     }
 
     /// Converts an error of hyper's, which seldom says what is the matter.

@@ -21,6 +21,7 @@ use super::response::{Origin, Response};
 use super::stream::Stream;
 use super::traffic::OnSent;
 use super::url::{self, Url};
+use crate::conn::{Socket, WeakSocket};
 use crate::engine::{Sleep, before};
 use crate::error::{Error, Operation, Result};
 
@@ -63,7 +64,7 @@ pub(super) struct Exchanging {
     blocks: bool,
     method: Method,
     /// All so far. The last one is the next.
-    chain: Vec<Url>,
+    chain: Vec<Rc<Url>>,
     /// Of this request alone.
     headers: HeaderMap,
     /// The client's fields go along.
@@ -90,7 +91,7 @@ impl Exchanging {
             pool,
             blocks,
             method: request.method,
-            chain: vec![request.url?],
+            chain: vec![Rc::new(request.url?)],
             headers: request.headers,
             has_own_secrets: true,
             payload: request.payload,
@@ -107,13 +108,13 @@ impl Exchanging {
         &self.client.settings
     }
 
-    fn url(&self) -> &Url {
+    fn url(&self) -> &Rc<Url> {
         // There is always one.
         &self.chain[self.chain.len() - 1]
     }
 
-    pub(super) async fn run(mut self) -> Result<Response> {
-        loop {
+    pub(super) async fn run(&mut self) -> Result<Response> {
+        let mut answer = loop {
             let started = Instant::now();
             let deadline = self.deadline;
             let url = self.url().clone();
@@ -129,14 +130,28 @@ impl Exchanging {
             }
             if self.is_challenged(&answer) {
                 self.has_answered_challenge = true;
-                self.pass_over(answer).await;
+                // Boxed, as all that few requests need: the future of a request is moved about.
+                Box::pin(self.pass_over(answer)).await;
                 continue;
             }
             match self.redirected(&answer)? {
-                true => self.pass_over(answer).await,
-                false => return self.respond(answer).await,
+                true => Box::pin(self.pass_over(answer)).await,
+                false => break answer,
             }
+        };
+        let socket = answer.lease.connection().map(Connection::weak_socket);
+        let upgraded = match answer.lease.connection() {
+            Some(connection) if connection.traffic.is_upgraded() => Some(Box::pin(self.upgraded(connection)).await?),
+            _ => None,
+        };
+        if upgraded.is_some() {
+            answer.lease.forget();
         }
+        let response = self.response(answer, socket, upgraded)?;
+        if response.status().as_u16() >= 400 {
+            Box::pin(response.receive_excerpt()).await;
+        }
+        Ok(response)
     }
 
     fn log(&self, started: Instant, answered: &Result<Answer>) {
@@ -178,7 +193,7 @@ impl Exchanging {
             let (request, expects, to_send) = self.request(unsent.take(), connection)?;
             let has_credentials = request.headers().contains_key(header::AUTHORIZATION);
             connection.traffic.watch_body(expects, self.on_sent(to_send));
-            match self.await_head(connection, request).await {
+            match self.await_head(connection, connection.send(request)).await {
                 Ok(response) => return Ok(Answer { response, lease, has_credentials }),
                 Err(failed) => {
                     let may_repeat = failed.unsent.is_some() || is_idempotent && !self.payload.is_gone();
@@ -195,8 +210,10 @@ impl Exchanging {
     }
 
     async fn connect(&self, origin: &url::Origin) -> Result<Connection> {
+        let host = HeaderValue::from_str(&origin.authority())
+            .map_err(|error| Error::Address { address: origin.to_string(), problem: error.to_string() })?;
         let socket = connect(self.settings(), origin, self.blocks).await?;
-        Connection::start(self.pool.engine(), socket, origin.to_string(), self.settings().head).await
+        Connection::start(self.pool.engine(), socket, host, origin.to_string(), self.settings().head).await
     }
 
     fn on_sent(&self, to_send: Option<u64>) -> Option<OnSent> {
@@ -230,7 +247,7 @@ impl Exchanging {
             return Err(Error::InvalidOption("HTTP/1.0 needs to know the length of a body".into()));
         }
         let expects = self.version == Version::HTTP_11 && length.unwrap_or(u64::MAX) >= EXPECTING;
-        let mut headers = self.fields()?;
+        let mut headers = self.fields(connection);
         if expects {
             headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
         }
@@ -249,20 +266,17 @@ impl Exchanging {
         } else {
             url.target.clone()
         };
-        *request.uri_mut() = target
-            .parse::<Uri>()
+        *request.uri_mut() = Uri::try_from(target)
             .map_err(|error| Error::Address { address: url.to_string(), problem: error.to_string() })?;
         Ok((request, expects, length))
     }
 
     /// Returns the header fields of the next request.
-    fn fields(&self) -> Result<HeaderMap> {
+    fn fields(&self, connection: &Connection) -> HeaderMap {
         let settings = self.settings();
         let url = self.url();
         let mut headers = HeaderMap::with_capacity(settings.headers.len() + self.headers.len() + 4);
-        let host = HeaderValue::from_str(&url.origin.authority())
-            .map_err(|error| Error::Address { address: url.to_string(), problem: error.to_string() })?;
-        headers.insert(header::HOST, host);
+        headers.insert(header::HOST, connection.host.clone());
         headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
         for (name, value) in &settings.headers {
             if self.has_own_secrets || !settings.secrets.contains(name) {
@@ -291,7 +305,7 @@ impl Exchanging {
             value.set_sensitive(true);
             headers.insert(header::COOKIE, value);
         }
-        Ok(headers)
+        headers
     }
 
     /// Returns the value of `Authorization`: that of the URL, or the client's where it may go.
@@ -312,13 +326,13 @@ impl Exchanging {
         settings.auth.as_ref().filter(|_| is_for_here)
     }
 
-    /// Sends a request, and waits for the head of the response as long as something moves.
+    /// Waits for the head of the response to what is being sent, as long as something moves.
     async fn await_head(
         &self,
         connection: &Connection,
-        request: Request<Outgoing>,
+        sending: impl Future<Output = Result<hyper::Response<Incoming>, Failed>>,
     ) -> Result<hyper::Response<Incoming>, Failed> {
-        let mut sending = pin!(connection.send(request));
+        let mut sending = pin!(sending);
         let Some(limit) = self.settings().idle_timeout.filter(|limit| *limit < Duration::MAX) else {
             return sending.await;
         };
@@ -391,7 +405,7 @@ impl Exchanging {
             self.has_own_secrets = false;
         }
         self.method = step.method;
-        self.chain.push(step.url);
+        self.chain.push(Rc::new(step.url));
         Ok(true)
     }
 
@@ -403,25 +417,23 @@ impl Exchanging {
         stream.pass_over().await;
     }
 
-    async fn respond(self, answer: Answer) -> Result<Response> {
-        let Answer { response, mut lease, .. } = answer;
-        let (parts, body) = response.into_parts();
-        let socket = lease.connection().map(Connection::weak_socket);
-        let mut upgraded = None;
-        if let Some(connection) = lease.connection().filter(|connection| connection.traffic.is_upgraded()) {
-            if self.method != Method::CONNECT && !self.headers.contains_key(header::UPGRADE) {
-                let problem = "it changes the protocol (101), which was not asked for".into();
-                return Err(Error::Http { peer: self.url().to_string(), problem });
-            }
-            upgraded = Some(self.deadline.keep(self.url(), connection.upgraded()).await?);
-            lease.forget();
+    /// Returns the socket of a connection that is not one of HTTP any more.
+    async fn upgraded(&self, connection: &Connection) -> Result<Socket> {
+        if self.method != Method::CONNECT && !self.headers.contains_key(header::UPGRADE) {
+            let problem = "it changes the protocol (101), which was not asked for".into();
+            return Err(Error::Http { peer: self.url().to_string(), problem });
         }
+        self.deadline.keep(self.url(), connection.upgraded()).await
+    }
+
+    fn response(&self, answer: Answer, socket: Option<WeakSocket>, upgraded: Option<Socket>) -> Result<Response> {
+        let (parts, body) = answer.response.into_parts();
         if let (Some(report), Some(length)) = (&self.report, hyper::body::Body::size_hint(&body).exact()) {
             report.change(|progress| progress.to_receive = Some(length));
         }
         let stream = match &upgraded {
             Some(_) => None,
-            None => Some(Stream::new(body, lease, &self.client.settings, self.url(), self.deadline)),
+            None => Some(Stream::new(body, answer.lease, &self.client.settings, self.url(), self.deadline)),
         };
         let origin = Origin {
             client: &self.client,
@@ -432,6 +444,6 @@ impl Exchanging {
             upgraded,
             report: self.report.clone(),
         };
-        Response::new(parts, stream, origin).await
+        Response::new(parts, stream, origin)
     }
 }

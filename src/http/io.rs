@@ -9,6 +9,7 @@ use futures_io::AsyncWrite;
 use hyper::rt::{Read, ReadBufCursor, Write};
 
 use crate::conn::Socket;
+use crate::conn::copying::pieces;
 use crate::error::{Error, Result};
 
 /// Looks at what passes.
@@ -55,7 +56,7 @@ impl<W: Watch> Read for Io<W> {
         let taken = self.socket.poll_recv_with(context, room, |piece| match self.watch.received(piece) {
             Ok(count) => {
                 let piece = &piece[..count.clamp(1, piece.len())];
-                buffer.put_slice(piece);
+                pieces(piece).for_each(|piece| buffer.put_slice(piece));
                 piece.len()
             }
             Err(error) => {

@@ -23,20 +23,20 @@ pub(super) struct Pool {
     me: Weak<Pool>,
     engine: Rc<Engine>,
     limits: Limits,
-    hosts: RefCell<HashMap<Origin, Host>>,
+    hosts: RefCell<HashMap<Rc<Origin>, Rc<Host>>>,
     /// Of all hosts.
     open: Cell<usize>,
     has_reaper: Cell<bool>,
 }
 
 /// The connections to one server.
-#[derive(Default)]
 struct Host {
+    origin: Rc<Origin>,
     /// With the idle ones.
-    open: usize,
+    open: Cell<usize>,
     /// The one that was used last is at the end.
-    idle: Vec<Idle>,
-    waiting: VecDeque<Rc<Waiter>>,
+    idle: RefCell<Vec<Idle>>,
+    waiting: RefCell<VecDeque<Rc<Waiter>>>,
 }
 
 struct Idle {
@@ -54,7 +54,7 @@ struct Waiter {
 /// The right to use a connection.
 pub(super) struct Lease {
     pool: Rc<Pool>,
-    origin: Origin,
+    host: Rc<Host>,
     connection: Option<Connection>,
     /// The exchange has come to its end.
     is_reusable: bool,
@@ -77,22 +77,19 @@ impl Pool {
     }
 
     /// Waits for a kept connection, or for the right to make one. `is_fresh` asks for a new one.
-    pub(super) async fn lease(&self, origin: &Origin, is_fresh: bool) -> Lease {
+    pub(super) async fn lease(&self, origin: &Rc<Origin>, is_fresh: bool) -> Lease {
         let Some(pool) = self.me.upgrade() else { unreachable!("it is borrowed from its Rc") };
-        let mut place = Place { pool: &pool, origin, waiter: None };
+        let mut place = Place { pool: &pool, host: self.host(origin), waiter: None };
         poll_fn(|context| {
+            let host = &place.host;
             let may_try = match &place.waiter {
                 Some(waiter) => waiter.is_called.get(),
-                None => pool.hosts.borrow().get(origin).is_none_or(|host| host.waiting.is_empty()),
+                None => host.waiting.borrow().is_empty(),
             };
-            if may_try && let Some(connection) = pool.take(origin, is_fresh) {
+            if may_try && let Some(connection) = pool.take(host, is_fresh) {
+                let host = host.clone();
                 place.leave();
-                return Poll::Ready(Lease {
-                    pool: pool.clone(),
-                    origin: origin.clone(),
-                    connection,
-                    is_reusable: false,
-                });
+                return Poll::Ready(Lease { pool: pool.clone(), host, connection, is_reusable: false });
             }
             let waiter = place.wait();
             waiter.is_called.set(false);
@@ -103,97 +100,98 @@ impl Pool {
         .await
     }
 
-    /// Takes an idle connection, or counts a new one (`Some(None)`). `None` if there is no room.
-    fn take(&self, origin: &Origin, is_fresh: bool) -> Option<Option<Connection>> {
-        // What hyper's side of them owns may call back as it is dropped.
-        let mut garbage = Vec::new();
+    fn host(&self, origin: &Rc<Origin>) -> Rc<Host> {
         let mut hosts = self.hosts.borrow_mut();
-        let host = hosts.entry(origin.clone()).or_default();
-        while let Some(Idle { connection, .. }) = host.idle.pop() {
+        if let Some(host) = hosts.get(origin) {
+            return host.clone();
+        }
+        let host = Rc::new(Host::new(origin.clone()));
+        hosts.insert(origin.clone(), host.clone());
+        host
+    }
+
+    fn count(&self, host: &Host, change: isize) {
+        host.open.set(host.open.get().saturating_add_signed(change));
+        self.open.set(self.open.get().saturating_add_signed(change));
+    }
+
+    /// Takes an idle connection, or counts a new one (`Some(None)`). `None` if there is no room.
+    fn take(&self, host: &Host, is_fresh: bool) -> Option<Option<Connection>> {
+        loop {
+            // Not in one statement with what follows: what hyper's side of a connection owns may call back as it is dropped.
+            let last = host.idle.borrow_mut().pop();
+            let Some(Idle { connection, .. }) = last else { break };
             if connection.is_ready() && !is_fresh {
                 connection.is_reused.set(true);
                 return Some(Some(connection));
             }
-            host.open -= 1;
-            self.open.set(self.open.get() - 1);
-            garbage.push(connection);
+            self.count(host, -1);
+            drop(connection);
             if is_fresh {
                 break;
             }
         }
-        let has_room = host.open < self.limits.per_host.max(1);
-        if has_room && self.open.get() >= self.limits.connections.max(1) {
-            garbage.extend(self.evict(&mut hosts));
+        let has_room = || self.open.get() < self.limits.connections.max(1);
+        if host.open.get() >= self.limits.per_host.max(1) {
+            return None;
         }
-        let has_room = has_room && self.open.get() < self.limits.connections.max(1);
-        if has_room {
-            hosts.entry(origin.clone()).or_default().open += 1;
-            self.open.set(self.open.get() + 1);
+        if !has_room() {
+            drop(self.evict());
         }
-        drop(hosts);
-        drop(garbage);
-        has_room.then_some(None)
+        has_room().then(|| {
+            self.count(host, 1);
+            None
+        })
     }
 
     /// Takes out the connection that has been idle for longest.
-    fn evict(&self, hosts: &mut HashMap<Origin, Host>) -> Option<Connection> {
-        let oldest = hosts.values_mut().filter(|host| !host.idle.is_empty()).min_by_key(|host| host.idle[0].since)?;
-        oldest.open -= 1;
-        self.open.set(self.open.get() - 1);
-        Some(oldest.idle.remove(0).connection)
+    fn evict(&self) -> Option<Connection> {
+        let hosts = self.hosts.borrow();
+        let oldest =
+            hosts.values().filter_map(|host| Some((host.idle.borrow().first()?.since, host))).min_by_key(|it| it.0);
+        let (_, host) = oldest?;
+        self.count(host, -1);
+        Some(host.idle.borrow_mut().remove(0).connection)
     }
 
     /// A connection is free, or gone.
-    fn give_back(&self, origin: &Origin, connection: Option<Connection>) {
-        let kept = connection.filter(|_| self.limits.keep_idle != Some(Duration::ZERO));
-        let is_kept = kept.is_some();
-        {
-            let mut hosts = self.hosts.borrow_mut();
-            let host = hosts.entry(origin.clone()).or_default();
-            match kept {
-                Some(connection) => host.idle.push(Idle { connection, since: Instant::now() }),
-                None => {
-                    host.open -= 1;
-                    self.open.set(self.open.get() - 1);
-                }
+    fn give_back(&self, host: &Rc<Host>, connection: Option<Connection>) {
+        match connection.filter(|_| self.limits.keep_idle != Some(Duration::ZERO)) {
+            Some(connection) => {
+                host.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
+                self.reap_later();
             }
+            None => self.count(host, -1),
         }
-        self.call_next(origin);
-        if is_kept {
-            self.reap_later();
-        }
-        self.forget(origin);
+        self.call_next(host);
+        self.forget(host);
     }
 
     /// Lets the next request try: one for this server, else one for another.
-    fn call_next(&self, origin: &Origin) {
-        let waker = {
-            let hosts = self.hosts.borrow();
-            let waiting = |host: &Host| host.waiting.iter().find(|waiter| !waiter.is_called.get()).cloned();
-            let next = hosts.get(origin).and_then(waiting).or_else(|| hosts.values().find_map(waiting));
-            next.and_then(|waiter| {
-                waiter.is_called.set(true);
-                waiter.waker.take()
-            })
-        };
+    fn call_next(&self, host: &Host) {
+        let next = host.next_waiter().or_else(|| self.hosts.borrow().values().find_map(|host| host.next_waiter()));
+        let waker = next.and_then(|waiter| {
+            waiter.is_called.set(true);
+            waiter.waker.take()
+        });
         waker.into_iter().for_each(Waker::wake);
     }
 
-    fn forget(&self, origin: &Origin) {
-        let mut hosts = self.hosts.borrow_mut();
-        if hosts.get(origin).is_some_and(|host| host.open == 0 && host.waiting.is_empty()) {
-            hosts.remove(origin);
+    fn forget(&self, host: &Host) {
+        if host.is_unused() {
+            self.hosts.borrow_mut().remove(&host.origin);
         }
     }
 
     /// Sees to it that idle connections are closed in time.
     fn reap_later(&self) {
         let Some(limit) = self.limits.keep_idle.filter(|limit| *limit < Duration::MAX) else { return };
-        let oldest = self.hosts.borrow().values().flat_map(|host| &host.idle).map(|idle| idle.since).min();
-        let Some(oldest) = oldest else { return };
-        if self.has_reaper.replace(true) {
+        if self.has_reaper.get() {
             return;
         }
+        let oldest = self.hosts.borrow().values().filter_map(|host| Some(host.idle.borrow().first()?.since)).min();
+        let Some(oldest) = oldest else { return };
+        self.has_reaper.set(true);
         let me = self.me.clone();
         self.engine.after(limit.saturating_sub(oldest.elapsed()).max(Duration::from_millis(1)), move |_| {
             if let Some(pool) = me.upgrade() {
@@ -207,24 +205,36 @@ impl Pool {
     fn reap(&self, limit: Duration) {
         let mut garbage = Vec::new();
         let mut hosts = self.hosts.borrow_mut();
-        for host in hosts.values_mut() {
-            let before = host.idle.len();
+        hosts.retain(|_, host| {
             let is_old = |idle: &mut Idle| idle.since.elapsed() >= limit || !idle.connection.is_ready();
-            garbage.extend(host.idle.extract_if(.., is_old));
-            let gone = before - host.idle.len();
-            host.open -= gone;
-            self.open.set(self.open.get() - gone);
-        }
-        hosts.retain(|_, host| host.open > 0 || !host.waiting.is_empty());
+            let before = garbage.len();
+            garbage.extend(host.idle.borrow_mut().extract_if(.., is_old));
+            self.count(host, -((garbage.len() - before) as isize));
+            !host.is_unused()
+        });
         drop(hosts);
         drop(garbage);
+    }
+}
+
+impl Host {
+    fn new(origin: Rc<Origin>) -> Self {
+        Host { origin, open: Cell::new(0), idle: RefCell::default(), waiting: RefCell::default() }
+    }
+
+    fn is_unused(&self) -> bool {
+        self.open.get() == 0 && self.waiting.borrow().is_empty()
+    }
+
+    fn next_waiter(&self) -> Option<Rc<Waiter>> {
+        self.waiting.borrow().iter().find(|waiter| !waiter.is_called.get()).cloned()
     }
 }
 
 /// A place in the queue for connections.
 struct Place<'a> {
     pool: &'a Pool,
-    origin: &'a Origin,
+    host: Rc<Host>,
     waiter: Option<Rc<Waiter>>,
 }
 
@@ -232,8 +242,7 @@ impl Place<'_> {
     fn wait(&mut self) -> Rc<Waiter> {
         let waiter = self.waiter.get_or_insert_with(|| {
             let waiter = Rc::<Waiter>::default();
-            let mut hosts = self.pool.hosts.borrow_mut();
-            hosts.entry(self.origin.clone()).or_default().waiting.push_back(waiter.clone());
+            self.host.waiting.borrow_mut().push_back(waiter.clone());
             waiter
         });
         waiter.clone()
@@ -241,9 +250,7 @@ impl Place<'_> {
 
     fn leave(&mut self) -> Option<Rc<Waiter>> {
         let waiter = self.waiter.take()?;
-        if let Some(host) = self.pool.hosts.borrow_mut().get_mut(self.origin) {
-            host.waiting.retain(|known| !Rc::ptr_eq(known, &waiter));
-        }
+        self.host.waiting.borrow_mut().retain(|known| !Rc::ptr_eq(known, &waiter));
         Some(waiter)
     }
 }
@@ -252,9 +259,9 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         // Given up. If it was this one's turn, it is the next one's now.
         if self.leave().is_some_and(|waiter| waiter.is_called.get()) {
-            self.pool.call_next(self.origin);
+            self.pool.call_next(&self.host);
         }
-        self.pool.forget(self.origin);
+        self.pool.forget(&self.host);
     }
 }
 
@@ -297,6 +304,6 @@ impl Drop for Lease {
             }
             None => None,
         };
-        self.pool.give_back(&self.origin, kept);
+        self.pool.give_back(&self.host, kept);
     }
 }

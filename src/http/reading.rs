@@ -10,6 +10,7 @@ use futures_io::{AsyncBufRead, AsyncRead};
 use hyper::body::Buf;
 
 use super::response::Response;
+use crate::conn::copying::copy;
 use crate::error::{Error, Result};
 
 /// The longest line, in bytes, as for sockets.
@@ -30,7 +31,7 @@ impl Response {
     fn take_into(&self, buffer: &mut [u8]) -> usize {
         let current = self.current();
         let count = buffer.len().min(current.len());
-        buffer[..count].copy_from_slice(&current[..count]);
+        copy(buffer, &current[..count]);
         self.consume_current(count);
         count
     }

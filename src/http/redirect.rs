@@ -1,5 +1,7 @@
 //! Redirects (RFC 9110, section 15.4): whether to follow one, and with what.
 
+use std::rc::Rc;
+
 use ::http::{Method, StatusCode};
 
 use super::url::Url;
@@ -31,7 +33,7 @@ pub(super) fn step(
     status: StatusCode,
     location: &str,
     method: &Method,
-    chain: &[Url],
+    chain: &[Rc<Url>],
     limit: usize,
 ) -> Result<Step, String> {
     let Some(last) = chain.last() else { return Err("a redirect without a request".into()) };
@@ -42,11 +44,11 @@ pub(super) fn step(
     if last.origin.is_tls && !url.origin.is_tls {
         return Err(format!("redirected from https to {url}, which is not encrypted"));
     }
-    let names = || chain.iter().map(Url::to_string).chain([url.to_string()]).collect::<Vec<_>>().join(" → ");
+    let names = || chain.iter().map(|url| url.to_string()).chain([url.to_string()]).collect::<Vec<_>>().join(" → ");
     if chain.len() > limit {
         return Err(format!("more than {limit} redirects: {}", names()));
     }
-    if chain.iter().filter(|known| **known == url).count() >= VISITS {
+    if chain.iter().filter(|known| ***known == url).count() >= VISITS {
         return Err(format!("redirects go round in circles: {}", names()));
     }
     let becomes_get = match status.as_u16() {
@@ -62,8 +64,8 @@ pub(super) fn step(
 mod tests {
     use super::*;
 
-    fn url(text: &str) -> Url {
-        Url::parse(text).unwrap()
+    fn url(text: &str) -> Rc<Url> {
+        Rc::new(Url::parse(text).unwrap())
     }
 
     #[test]
@@ -120,7 +122,7 @@ mod tests {
     #[test]
     fn chains_end() {
         let urls: Vec<_> = (0..11).map(|number| url(&format!("http://h/{number}"))).collect();
-        let step = |chain: &[Url], location: &str| step(StatusCode::FOUND, location, &Method::GET, chain, 10);
+        let step = |chain: &[Rc<Url>], location: &str| step(StatusCode::FOUND, location, &Method::GET, chain, 10);
         assert!(step(&urls[..10], "/x").is_ok());
         assert!(step(&urls, "/x").unwrap_err().contains("more than 10 redirects: http://h/0 →"));
         let same = [url("http://h/"), url("http://h/")];

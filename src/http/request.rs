@@ -416,7 +416,8 @@ impl RequestBuilder {
         if let Some(problem) = self.problem.as_ref().or(self.client.settings.problem.as_ref()) {
             return Err(Error::InvalidOption(problem.clone()));
         }
-        Exchanging::new(self, blocks)?.run().await
+        let mut exchanging = Exchanging::new(self, blocks)?;
+        exchanging.run().await
     }
 }
 

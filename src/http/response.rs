@@ -1,6 +1,6 @@
 //! A response, whose body is taken as a whole or as it comes.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -19,6 +19,7 @@ use super::request::Report;
 use super::stream::Stream;
 use super::url::Url;
 use crate::address::Endpoint;
+use crate::conn::copying::append;
 use crate::conn::{Socket, WeakSocket};
 use crate::engine::{Engine, Sleep, before, in_background};
 use crate::error::{Error, Operation, Result};
@@ -53,7 +54,9 @@ pub(super) type OnFinished = Box<dyn FnOnce(&Response, Result)>;
 
 pub(super) struct Inner {
     head: Parts,
-    url: String,
+    /// As it was asked for, and as text once somebody wants that.
+    asked: Rc<Url>,
+    url: OnceCell<String>,
     content_length: Option<u64>,
     body_limit: usize,
     pub(super) engine: Rc<Engine>,
@@ -81,7 +84,7 @@ pub(super) struct Inner {
 /// Where a response has come from.
 pub(super) struct Origin<'a> {
     pub(super) client: &'a Rc<ClientInner>,
-    pub(super) url: &'a Url,
+    pub(super) url: &'a Rc<Url>,
     pub(super) engine: Rc<Engine>,
     /// By a blocking call.
     pub(super) blocks: bool,
@@ -91,15 +94,16 @@ pub(super) struct Origin<'a> {
 }
 
 impl Response {
-    /// Makes one of a head, and receives the beginning of a body that says what went wrong.
-    pub(super) async fn new(mut head: Parts, mut stream: Option<Stream>, origin: Origin<'_>) -> Result<Self> {
+    /// Makes one of a head.
+    pub(super) fn new(mut head: Parts, mut stream: Option<Stream>, origin: Origin<'_>) -> Result<Self> {
         let settings = &origin.client.settings;
         let length = stream.as_ref().and_then(Stream::length);
         decompress(&mut head, stream.as_mut(), settings.decompress, origin.url)?;
         let content_length = if head.headers.contains_key(header::CONTENT_LENGTH) { length } else { None };
         let socket = origin.upgraded.clone().or_else(|| origin.socket.as_ref()?.upgrade());
         let inner = Inner {
-            url: origin.url.to_string(),
+            asked: origin.url.clone(),
+            url: OnceCell::new(),
             content_length,
             body_limit: settings.body_limit,
             engine: origin.engine,
@@ -119,21 +123,21 @@ impl Response {
             finished: RefCell::default(),
             head,
         };
-        let response = Response { inner: Rc::new(inner), lent: Bytes::new() };
-        if response.status().as_u16() >= 400 {
-            before(Sleep::limit(EXCERPT_TIME), response.receive_excerpt()).await;
-        }
-        Ok(response)
+        Ok(Response { inner: Rc::new(inner), lent: Bytes::new() })
     }
 
-    async fn receive_excerpt(&self) {
-        while self.current().len() < EXCERPT {
-            match poll_fn(|context| self.poll_more(context)).await {
-                Some(Ok(piece)) => self.set_current([self.current(), piece].concat().into()),
-                Some(Err(error)) => return drop(self.inner.failure.replace(Some(error))),
-                None => return,
+    /// Receives the beginning of a body that says what went wrong.
+    pub(super) async fn receive_excerpt(&self) {
+        let receive = async {
+            while self.current().len() < EXCERPT {
+                match poll_fn(|context| self.poll_more(context)).await {
+                    Some(Ok(piece)) => self.set_current([self.current(), piece].concat().into()),
+                    Some(Err(error)) => return drop(self.inner.failure.replace(Some(error))),
+                    None => return,
+                }
             }
-        }
+        };
+        before(Sleep::limit(EXCERPT_TIME), receive).await;
     }
 
     // ---- the head ----
@@ -161,7 +165,7 @@ impl Response {
 
     /// Returns the URL that has answered, after redirects, without user and password.
     pub fn url(&self) -> &str {
-        &self.inner.url
+        self.inner.url()
     }
 
     /// Returns the length of the body in bytes, if the server tells and the body is not decompressed.
@@ -331,7 +335,7 @@ impl Response {
                 // All of it in one piece.
                 return Ok(piece.into());
             }
-            all.extend_from_slice(&piece);
+            append(&mut all, &piece);
         }
         Ok(all)
     }
@@ -345,7 +349,7 @@ impl Response {
     /// Runs a future on the private main context that the response belongs to.
     pub(super) fn block_on<T, F: Future<Output = Result<T>>>(&self, start: impl FnOnce() -> F) -> Result<T> {
         match &self.inner.private {
-            Some(client) => client.block_on(&self.inner.url, start),
+            Some(client) => client.block_on(self.url(), start),
             None => Err(Error::Unsupported(format!(
                 "{}: the response belongs to the main loop: await bytes_future and the like, or make the request by send()",
                 self.url()
@@ -382,7 +386,7 @@ impl Response {
         let inner = &*self.inner;
         let taken = inner.stream.take();
         let Some(mut stream) = taken else {
-            let closed = || Err(Error::Closed { peer: inner.url.clone() });
+            let closed = || Err(Error::Closed { peer: inner.url().into() });
             return Poll::Ready(inner.has_failed.get().then(closed));
         };
         match stream.poll_next(context) {
@@ -439,6 +443,12 @@ impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Response");
         shown.field("status", &self.status()).field("url", &self.url()).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn url(&self) -> &str {
+        self.url.get_or_init(|| self.asked.to_string())
     }
 }
 

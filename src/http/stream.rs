@@ -37,7 +37,7 @@ pub(super) struct Stream {
     incoming: Incoming,
     /// `None` once it has come to its end.
     lease: Option<Lease>,
-    url: Url,
+    url: Rc<Url>,
     silence: Option<Duration>,
     deadline: Deadline,
     /// At least so many bytes in such a time.
@@ -54,7 +54,13 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(incoming: Incoming, lease: Lease, settings: &Settings, url: &Url, deadline: Deadline) -> Self {
+    pub(super) fn new(
+        incoming: Incoming,
+        lease: Lease,
+        settings: &Settings,
+        url: &Rc<Url>,
+        deadline: Deadline,
+    ) -> Self {
         let finite = |limit: &Duration| *limit < Duration::MAX;
         let mut stream = Stream {
             incoming,

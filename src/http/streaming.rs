@@ -7,6 +7,7 @@ use std::task::{Poll, Waker};
 use super::reading::Lines;
 use super::response::Response;
 use crate::conn::Socket;
+use crate::conn::copying::append;
 use crate::engine::{Engine, UserFuture};
 use crate::error::{Error, Result};
 use crate::log;
@@ -117,7 +118,11 @@ impl Response {
         async move {
             response.check_context()?;
             let piece = poll_fn(|context| response.poll_chunk(context)).await.transpose()?;
-            Ok(piece.map(Vec::from))
+            Ok(piece.map(|piece| {
+                let mut owned = Vec::new();
+                append(&mut owned, &piece);
+                owned
+            }))
         }
     }
 

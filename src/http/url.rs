@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use crate::address::{Host, Port, parse_authority, percent_decode, without_password};
 use crate::error::{Error, Result};
@@ -33,7 +34,7 @@ fn escape(text: &mut String, byte: u8) {
 /// A URL of HTTP. Its fragment is left out: it is not for servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Url {
-    pub(super) origin: Origin,
+    pub(super) origin: Rc<Origin>,
     /// The path and query, in characters that may stand in a request.
     pub(super) target: String,
     /// The user and password, decoded.
@@ -161,7 +162,7 @@ impl Url {
             Some(Port::Number(port)) if port > 0 => port,
             Some(_) => return Err("expected a number from 1 to 65535 as the port".into()),
         };
-        Ok(Url { origin: Origin { is_tls, host, port }, target: target(rest), user })
+        Ok(Url { origin: Rc::new(Origin { is_tls, host, port }), target: target(rest), user })
     }
 
     /// Resolves a reference against this URL, which may be a whole URL. User and password of this one are not for another

@@ -13,6 +13,7 @@ use super::multipart::{self, Part};
 use super::target;
 use super::visit::Visit;
 use crate::address::Endpoint;
+use crate::conn::copying::{append, copy};
 use crate::engine::block_on_context;
 use crate::error::{Error, Operation, Result};
 
@@ -166,7 +167,7 @@ impl Request {
             if bytes.is_empty() && self.body.incoming.is_none() {
                 return Ok(chunk.into());
             }
-            bytes.extend_from_slice(&chunk);
+            append(&mut bytes, &chunk);
         }
         Ok(bytes)
     }
@@ -267,7 +268,7 @@ impl futures_io::AsyncRead for Request {
             }
         }
         let count = body.rest.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&body.rest.split_to(count));
+        copy(buffer, &body.rest.split_to(count));
         Poll::Ready(Ok(count))
     }
 }
