@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use gio::prelude::*;
@@ -207,41 +207,122 @@ fn nothing_starts_a_thread() {
     });
 }
 
+/// Where the server cuts a connection, by the number of the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    Never,
+    /// It has received the request, and says nothing.
+    Asked,
+    /// In the head of the response.
+    MidHead,
+    /// In its body.
+    MidBody,
+    /// After the response, so that the next request finds the connection gone.
+    After,
+}
+
+fn cut(number: usize) -> Cut {
+    match number % 400 {
+        99 => Cut::Asked,
+        199 => Cut::MidHead,
+        299 => Cut::MidBody,
+        399 => Cut::After,
+        _ => Cut::Never,
+    }
+}
+
+/// What the server did with a request that it received.
+#[derive(Clone, Copy, Debug)]
+struct Served {
+    /// It was the first of its connection.
+    is_first: bool,
+}
+
 #[test]
-fn many_requests_and_resets_among_them() {
-    on_own_context(|| {
-        // Every 50th connection is reset when it gets its second request.
-        let server = Server::new(|mut peer| {
-            while let Some(request) = peer.request() {
-                let number = request.split(' ').nth(1).unwrap()[1..].to_owned();
-                if number.parse::<usize>().unwrap() % 100 == 99 && !request.contains("POST") {
-                    // A stale connection, as far as the client can see.
-                    return if peer.number % 2 == 0 { peer.reset() } else { peer.end() };
-                }
-                peer.ok(&number);
-            }
-        });
-        let client = plain().build();
-        let ask = |number: usize| {
-            let client = client.clone();
-            let url = server.url(&format!("/{number}"));
-            async move { client.get(url).send_future().await?.text_future().await }
-        };
-        let mut lost = 0;
-        for batch in 0..30 {
-            let all = (0..100).map(|number| ask(batch * 100 + number));
-            for (number, result) in await_it(futures_util::future::join_all(all)).into_iter().enumerate() {
-                match result {
-                    Ok(text) => assert_eq!(text, (batch * 100 + number).to_string()),
-                    Err(Error::Closed { .. } | Error::Reset { .. }) if number == 99 => lost += 1,
-                    Err(error) => panic!("{number}: {error}"),
-                }
+fn ten_thousand_requests_and_a_reset_in_a_hundred() {
+    const REQUESTS: usize = 10_000;
+    const AT_ONCE: usize = 100;
+    // Each request has a number, so that all that came of it is known.
+    let served = Arc::new(Mutex::new(vec![Vec::<Served>::new(); REQUESTS]));
+    let log = served.clone();
+    let server = Server::new(move |mut peer| {
+        let mut is_first = true;
+        while let Some(request) = peer.request() {
+            let number: usize = request.split(' ').nth(1).unwrap()[1..].parse().unwrap();
+            assert!(request.starts_with("GET") || request.ends_with(&format!("\r\n\r\nbody {number}")));
+            let cut = {
+                let mut log = log.lock().unwrap();
+                // Only the first time: a second try must have a chance.
+                let cut = if log[number].is_empty() { cut(number) } else { Cut::Never };
+                log[number].push(Served { is_first });
+                cut
+            };
+            is_first = false;
+            let answer = response("200 OK", "", &number.to_string());
+            match cut {
+                Cut::Never | Cut::After => peer.say(answer),
+                Cut::Asked => true,
+                Cut::MidHead => peer.say(&answer[..20]),
+                Cut::MidBody => peer.say(&answer[..answer.len() - 1]),
+            };
+            if cut != Cut::Never {
+                // By turns with and without a reset.
+                return if number / 400 % 2 == 0 { peer.reset() } else { peer.end() };
             }
         }
-        assert_eq!(lost, 30, "each of them fails twice, and none else");
-        let posted = server.seen().iter().filter(|request| request.contains(" /99 ")).count();
-        assert_eq!(posted, 2, "once more, and not for ever");
     });
+    let results = on_own_context(|| {
+        let client = plain().build();
+        let ask = |number: usize| {
+            let url = server.url(&format!("/{number}"));
+            // Every third may not be sent twice.
+            let request = match number % 3 {
+                0 => client.post(url).body(format!("body {number}")),
+                _ => client.get(url),
+            };
+            async move { request.send_future().await?.text_future().await }
+        };
+        let mut results = Vec::new();
+        for batch in 0..REQUESTS / AT_ONCE {
+            let all = (batch * AT_ONCE..(batch + 1) * AT_ONCE).map(ask);
+            results.extend(await_it(futures_util::future::join_all(all)));
+        }
+        results
+    });
+    let served = served.lock().unwrap();
+    let (mut failed, mut repeated) = (0, 0);
+    // Connections that were cut after a response: a request that may not be sent twice fails there, if it is the next.
+    let after = (0..REQUESTS).filter(|number| cut(*number) == Cut::After).count();
+    let mut met_after = 0;
+    for (number, (result, served)) in results.iter().zip(&*served).enumerate() {
+        let told = format!("{number} {served:?} {result:?}");
+        let is_post = number % 3 == 0;
+        assert!(served.len() <= if is_post { 1 } else { 2 }, "sent too often: {told}");
+        repeated += usize::from(served.len() == 2);
+        match result {
+            Ok(text) => assert_eq!(*text, number.to_string(), "{told}"),
+            Err(Error::Closed { .. } | Error::Reset { .. }) => failed += 1,
+            Err(_) => panic!("{told}"),
+        }
+        match (cut(number), served.first()) {
+            (Cut::Never | Cut::After, Some(_)) => assert!(result.is_ok(), "{told}"),
+            (_, None) => {
+                assert!(is_post && result.is_err(), "lost: {told}");
+                met_after += 1;
+            }
+            // Nothing of a response has come.
+            (Cut::Asked, Some(first)) => {
+                assert_eq!(result.is_ok(), !is_post && !first.is_first, "{told}");
+                assert_eq!(served.len(), 1 + usize::from(result.is_ok()), "{told}");
+            }
+            // A reset can overtake what came before it.
+            (Cut::MidHead | Cut::MidBody, Some(_)) => {
+                assert!(result.is_err() || !is_post && served.len() == 2, "{told}");
+            }
+        }
+    }
+    assert!(met_after <= after, "{met_after} of {after}");
+    assert!(failed >= REQUESTS / 400 && repeated >= REQUESTS / 1000, "{failed} failed, {repeated} were sent twice");
 }
 
 #[test]
