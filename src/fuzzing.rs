@@ -72,6 +72,12 @@ pub fn http(data: &[u8]) {
     http::checks::any(data);
 }
 
+/// References of URLs of HTTP, beside GLib's reading of them.
+#[cfg(feature = "http")]
+pub fn url(data: &[u8]) {
+    http::checks::urls(&String::from_utf8_lossy(data));
+}
+
 /// Frames of WebSocket, to either role, and the fields of its handshake.
 #[cfg(feature = "websocket")]
 pub fn websocket(data: &[u8]) {

@@ -5,7 +5,7 @@ use ::http::{HeaderMap, HeaderValue, header};
 use super::auth::Auth;
 use super::cookies;
 use super::head::{Kind, Scan};
-use super::url::Url;
+use super::url::{self, Url};
 
 /// A limit that the fuzzer reaches.
 const LIMIT: usize = 200;
@@ -60,8 +60,9 @@ fn challenges(data: &[u8]) {
 }
 
 /// A URL that is parsed can stand in a request.
-fn urls(text: &str) {
+pub(crate) fn urls(text: &str) {
     let base = Url::parse("https://user@h:8443/a/b?c").expect("a URL");
+    against_glib(text);
     let joined = base.join(text).ok();
     for url in [joined, Url::parse(text).ok()].into_iter().flatten() {
         assert!(
@@ -71,5 +72,26 @@ fn urls(text: &str) {
         );
         assert!(HeaderValue::from_str(&url.origin.authority()).is_ok());
         assert_eq!(Url::parse(&url.to_string()).map(|again| again.target).ok(), Some(url.target.clone()));
+    }
+}
+
+/// A reference leads to where GLib's reading of RFC 3986 says it leads. This library refuses more than GLib does.
+pub(super) fn against_glib(reference: &str) {
+    // GLib wants the host of a URL of HTTP, and shows the default port or not as it was given.
+    let place = |uri: &glib::Uri| {
+        let default = if uri.scheme() == "https" { 443 } else { 80 };
+        let port = if uri.port() < 1 { default } else { uri.port() };
+        let path = if uri.path().is_empty() { "/".into() } else { uri.path() };
+        let query = uri.query().map_or(String::new(), |query| format!("?{query}"));
+        (uri.scheme(), uri.host().map(|host| host.to_ascii_lowercase()), port, format!("{path}{query}"))
+    };
+    for base in ["https://h:8443/a/b?c", "http://h", "http://h/a/b/../c/", "http://h/a//b;c=d?e/../f"] {
+        let Ok(ours) = Url::parse(base).expect("a URL").join(reference) else { continue };
+        let parsed = glib::Uri::parse(base, glib::UriFlags::ENCODED).expect("a URL");
+        let cleaned = url::clean(reference.trim());
+        let theirs = parsed.parse_relative(&cleaned, glib::UriFlags::ENCODED);
+        let theirs = theirs.unwrap_or_else(|error| panic!("{base} {reference:?}: {error}, and we say {ours}"));
+        let ours = glib::Uri::parse(&ours.to_string(), glib::UriFlags::ENCODED).expect("a URL");
+        assert_eq!(place(&ours), place(&theirs), "{base} {reference:?}");
     }
 }
