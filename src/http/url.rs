@@ -239,16 +239,17 @@ fn split_query(text: &str) -> (&str, &str) {
     text.split_at(text.find('?').unwrap_or(text.len()))
 }
 
-/// Removes the segments `.` and `..` of a path (RFC 3986, section 5.2.4).
+/// Removes the segments `.` and `..` of a path (RFC 3986, section 5.2.4), also those whose dots are percent-encoded: servers decode
+/// them.
 fn without_dots(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut segments = path.strip_prefix('/').unwrap_or(path).split('/').peekable();
     while let Some(segment) = segments.next() {
         let is_last = segments.peek().is_none();
-        match segment {
+        match &*segment.replace("%2e", ".").replace("%2E", ".") {
             "." => {}
             ".." => drop(kept.pop()),
-            segment => {
+            _ => {
                 kept.push(segment);
                 continue;
             }
@@ -261,7 +262,7 @@ fn without_dots(path: &str) -> String {
 }
 
 /// Percent-encodes what may not stand in a URL, as browsers do. What is encoded stays so.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut cleaned = String::with_capacity(text.len());
     for (at, byte) in bytes.iter().copied().enumerate() {
@@ -385,6 +386,15 @@ mod tests {
                     prop_assert!(::http::uri::PathAndQuery::try_from(joined.target.as_str()).is_ok(), "{}", joined.target);
                 }
             }
+        }
+
+        #[test]
+        fn references_lead_where_glib_says(
+            start in "((https?:|ftp:|x:)?//(u:p@)?([aH]|[a-z]{1,3}|127\\.0\\.0\\.1|\\[::1\\])(:[0-9]{0,5})?)?",
+            path in "/?((\\.|\\.\\.|\\.\\.\\.|[a-c]|b;p=1|%2e|%2E%2e|:|a:b|@|ü|)/){0,6}[.a%:|]{0,3}",
+            rest in "(\\?[a/.?:@%]{0,6})?(#[a/.?#]{0,4})?",
+        ) {
+            crate::http::checks::against_glib(&format!("{start}{path}{rest}"));
         }
     }
 }
