@@ -38,8 +38,8 @@ const EXCERPT_TIME: std::time::Duration = std::time::Duration::from_secs(1);
 ///   [`futures_io::AsyncRead`] and `AsyncBufRead`; [`std::io::Read`] blocks.
 ///
 /// What is not taken is not received: the server has to wait then. When the last handle is dropped, the rest of a body is read
-/// away if it is short (64 KiB), so that the connection can be used again, else the connection is closed. A body that ends too
-/// early is always an error.
+/// away if it is short (64 KiB) and comes at once (250 ms), so that the connection can be used again, else the connection is closed.
+/// [`abort`](Self::abort) closes it without that. A body that ends too early is always an error.
 ///
 /// A response of [`send`](super::RequestBuilder::send) is read by blocking calls, one of `send_async` or `send_future` by
 /// callbacks and futures; the others fail with [`Error::Unsupported`].
@@ -69,6 +69,8 @@ pub(super) struct Inner {
     /// An error that is still to be told.
     failure: RefCell<Option<Error>>,
     has_failed: Cell<bool>,
+    /// The reader that waits for the next piece.
+    waiting: RefCell<Option<Waker>>,
     report: Option<Rc<Report>>,
     /// So much of the file was there before, for the progress.
     offset: Cell<u64>,
@@ -112,6 +114,7 @@ impl Response {
             current: RefCell::default(),
             failure: RefCell::default(),
             has_failed: Cell::new(false),
+            waiting: RefCell::default(),
             report: origin.report,
             offset: Cell::new(0),
             remote: socket.as_ref().map(Socket::remote),
@@ -340,6 +343,22 @@ impl Response {
         Ok(all)
     }
 
+    // ---- the end ----
+
+    /// Gives up the rest of the body, and closes the connection. Who waits for the body, or asks for it later, gets
+    /// [`Error::Cancelled`], and so does [`finished_cb`](Self::finished_cb) if there is a [`read`](Self::read) callback. No effect
+    /// once all of the body has come, and on the socket of [`upgrade`](Self::upgrade).
+    pub fn abort(&self) {
+        let Some(stream) = self.inner.stream.take() else { return };
+        let untaken = self.inner.current.take();
+        self.inner.failure.replace(Some(self.cancelled()));
+        self.inner.has_failed.set(true);
+        drop((stream, untaken));
+        self.resume();
+        let waiting = self.inner.waiting.take();
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
     // ---- inside ----
 
     pub(super) fn check_context(&self) -> Result {
@@ -392,6 +411,8 @@ impl Response {
         match stream.poll_next(context) {
             Poll::Pending => {
                 inner.stream.replace(Some(stream));
+                let old = inner.waiting.replace(Some(context.waker().clone()));
+                drop(old);
                 Poll::Pending
             }
             Poll::Ready(Some(Ok(piece))) => {

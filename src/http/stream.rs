@@ -17,9 +17,10 @@ use super::url::Url;
 use crate::engine::{Engine, Sleep, UserFuture, before};
 use crate::error::{Error, Operation, Result};
 
-/// The most that is read of a body that nobody wants, and the time for it. Then it is cheaper to connect anew.
+/// The most that is read of a body that nobody wants, and the time for it. Then it is cheaper to connect anew. Meanwhile the
+/// connection has its place in the pool, for which other requests may wait.
 const UNWANTED: u64 = 64 << 10;
-const UNWANTED_TIME: Duration = Duration::from_secs(2);
+const UNWANTED_TIME: Duration = Duration::from_millis(250);
 
 /// The time that a connection has to become ready again after an exchange.
 const SETTLING: Duration = Duration::from_secs(2);

@@ -16,7 +16,7 @@ use crate::log;
 impl Response {
     /// Sets a callback that receives the body as it comes. It is called from the main loop.
     ///
-    /// The response is kept until its end. An error that the callback returns ends it, and goes to
+    /// The response is kept until its end, or [`abort`](Self::abort). An error that the callback returns ends it, and goes to
     /// [`finished_cb`](Self::finished_cb). There is no limit to the body but
     /// [`max_download`](super::ClientBuilder::max_download).
     ///
@@ -85,7 +85,8 @@ impl Response {
         }
     }
 
-    /// Stops calling the [`read`](Self::read) callback. The server has to wait then, and its silence does not count.
+    /// Stops calling the [`read`](Self::read) callback. The server has to wait then, and its silence does not count: a response that
+    /// nobody resumes or [aborts](Self::abort) keeps its connection.
     pub fn pause(&self) {
         self.inner.is_paused.set(true);
     }

@@ -1,6 +1,6 @@
 //! Exchanges that are given up: nothing of them stays.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,11 +16,11 @@ use super::hostile::plain;
 use super::scripted::{Server, response};
 
 /// Returns how many file descriptors this process has: of a process with one test.
-fn descriptors() -> usize {
+pub fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-fn alone(name: &str) -> bool {
+pub fn alone(name: &str) -> bool {
     if std::env::var_os("NETWORK_ALONE").is_some() {
         return true;
     }
@@ -179,6 +179,58 @@ fn a_place_in_the_queue_is_given_up() {
         assert_eq!(await_it(ask()).unwrap(), b"x");
         assert_eq!(server.accepted(), 1);
     });
+}
+
+#[test]
+fn a_response_is_aborted() {
+    on_own_context(|| {
+        let server = Server::new(|mut peer| {
+            while peer.request().is_some() && peer.say("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart") {}
+        });
+        let client = plain().per_host(1).build();
+        let ask = || await_it(client.get(server.url("/")).send_future()).unwrap();
+        for pauses in [false, true] {
+            let response = ask();
+            let (pieces, results) = (Rc::new(Cell::new(0)), Rc::new(RefCell::new(Vec::new())));
+            let (seen, told) = (pieces.clone(), results.clone());
+            response.read(move |response, _| {
+                seen.set(seen.get() + 1);
+                if pauses {
+                    response.pause();
+                }
+                Ok(())
+            });
+            response.finished_cb(move |_, result| told.borrow_mut().push(result));
+            until(|| pieces.get() == 1);
+            response.abort();
+            response.abort();
+            assert!(results.borrow().is_empty(), "not from inside the call");
+            until(|| !results.borrow().is_empty());
+            assert!(matches!(results.borrow()[..], [Err(Error::Cancelled { .. })]), "{results:?}");
+        }
+        // Its place is free, and who asks for the body is told.
+        let response = ask();
+        response.abort();
+        assert!(matches!(await_it(response.bytes_future()), Err(Error::Cancelled { .. })));
+        let response = ask();
+        assert_eq!(await_it(response.chunk_future()).unwrap().unwrap(), b"part");
+        let mut rest = pin!(response.chunk_future());
+        assert!(rest.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        response.abort();
+        assert!(matches!(await_it(rest), Err(Error::Cancelled { .. })));
+        assert_eq!(server.accepted(), 4);
+    });
+    // What has come as a whole stays.
+    let server = Server::answering(|_| response("200 OK", "", "x"));
+    on_own_context(|| {
+        let response = await_it(plain().build().get(server.url("/")).send_future()).unwrap();
+        assert_eq!(await_it(response.bytes_future()).unwrap(), b"x");
+        response.abort();
+        assert_eq!(await_it(response.bytes_future()).unwrap(), b"");
+    });
+    let response = plain().build().get(server.url("/")).send().unwrap();
+    response.abort();
+    assert!(response.bytes().is_ok_and(|bytes| bytes == b"x") || response.bytes().is_err());
 }
 
 #[test]
