@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Listed, SERVERS, Server, Shared};
 use crate::engine::Engine;
@@ -28,8 +29,17 @@ pub(crate) fn listening(engine: &Rc<Engine>) -> std::io::Result<Vec<(OwnedFd, St
     Ok(sockets)
 }
 
+/// A successor serves: of the process, since its threads' servers are replaced along with it.
+static HAS_SUCCESSOR: AtomicBool = AtomicBool::new(false);
+
+/// Returns whether another process serves new clients, so that nobody is to be turned away by this one.
+pub(crate) fn has_successor() -> bool {
+    HAS_SUCCESSOR.load(Ordering::Relaxed)
+}
+
 /// Leaves the paths of unix sockets to a successor.
 pub(crate) fn give_paths(engine: &Rc<Engine>) {
+    HAS_SUCCESSOR.store(true, Ordering::Relaxed);
     for server in all_of(engine) {
         let theirs = server.path.take();
         drop(theirs);

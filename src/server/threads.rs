@@ -26,7 +26,9 @@ impl ServerBuilder {
     /// All limits of the server apply per thread, such as [`max_connections`](Self::max_connections). One certificate serves
     /// all, and TLS sessions can be resumed on any thread. Not available for unix sockets and services, nor together with
     /// [`disconnect_cb`](Self::disconnect_cb); set that on each socket. Start threads after [`bgloop`](crate::bgloop) has
-    /// forked, because a process with threads cannot fork into the background.
+    /// forked, because a process with threads cannot fork into the background. The
+    /// [grace period](crate::daemon::set_grace_period) and [`hand_over_async`](crate::daemon::hand_over_async) are for servers of
+    /// the main loop: end this one with [`close_within`](ServerThreads::close_within).
     ///
     /// # Example
     /// ```

@@ -12,6 +12,7 @@ use crate::conn::Socket;
 use crate::engine::{Engine, LogQuota, call};
 use crate::error::{Error, Result, count};
 use crate::log;
+use crate::server::has_successor;
 
 /// The most records about failing handlers, per second.
 const FAILURES_LOGGED: u32 = 10;
@@ -67,6 +68,12 @@ impl Core {
 
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.get()
+    }
+
+    /// Returns whether requests are turned away. With a successor, a client that this process has accepted would otherwise see an
+    /// error only because it was early.
+    pub(super) fn is_refusing(&self) -> bool {
+        self.stopping.get() && !has_successor()
     }
 
     /// Logs that a handler has failed; its client does not learn why.

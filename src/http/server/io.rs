@@ -148,7 +148,7 @@ impl GuardedIo {
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 // No more requests, and none has begun.
-                Poll::Pending if self.visit.core.is_stopping() && !self.has_begun() => return Poll::Ready(Ok(())),
+                Poll::Pending if self.visit.is_over_when_idle() && !self.has_begun() => return Poll::Ready(Ok(())),
                 Poll::Pending if self.is_late() => {
                     let reason = "the head did not come in time";
                     self.refuse(Refusal { status: 408, reason, is_head: false });

@@ -121,7 +121,7 @@ impl Exchanging {
         };
         let visit = &self.visit;
         let settings = &visit.core.settings;
-        if visit.core.is_stopping() {
+        if visit.core.is_refusing() {
             return refuse(503, "the server is stopping");
         }
         let is_whole_server = request.uri().path() == "*";

@@ -102,6 +102,12 @@ impl Visit {
         })
     }
 
+    /// Returns whether the connection is over if no request has begun. One that has not had any yet may ask the process that has
+    /// accepted it.
+    pub(super) fn is_over_when_idle(&self) -> bool {
+        self.core.is_refusing() || self.core.is_stopping() && self.requests.get() > 0
+    }
+
     /// Lets the task look at everything anew.
     pub(super) fn wake(&self) {
         let waker = self.waker.borrow().clone();
