@@ -9,6 +9,8 @@ mod programs;
 mod raw;
 mod replies;
 mod rules;
+#[cfg(feature = "websocket")]
+mod service;
 mod upgrades;
 
 use network::http::{Reply, Request, Server};
