@@ -231,7 +231,10 @@ impl Url {
 fn target(rest: &str) -> String {
     let rest = rest.split('#').next().unwrap_or_default();
     let cleaned = clean(rest);
-    if cleaned.starts_with('/') { cleaned } else { format!("/{cleaned}") }
+    let (path, query) = split_query(&cleaned);
+    // Not ones that begin without a slash, such as a backslash.
+    let path = if path.starts_with('/') { without_dots(path) } else { format!("/{path}") };
+    path + query
 }
 
 /// Splits a target into its path and its query.
@@ -308,6 +311,7 @@ mod tests {
                 "xn--bcher-kva.example",
             ),
             ("http://h:/50%", "http://h/50%25", "http://h:80", "h"),
+            ("http://h/a/./b/../%2E%2e/c?d/../e", "http://h/c?d/../e", "http://h:80", "h"),
         ] {
             assert_eq!(parts(text), (shown.into(), address.into(), authority.into()), "{text}");
         }

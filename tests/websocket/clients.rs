@@ -42,7 +42,7 @@ fn next(face: usize, ws: &WebSocket) -> Result<OwnedMessage> {
 }
 
 /// Makes a certificate for this machine.
-fn certificate(directory: &TempDir) -> (String, String) {
+pub fn certificate(directory: &TempDir) -> (String, String) {
     let (certificate, key) = (directory.path("c.pem"), directory.path("k.pem"));
     let path = |path: &Path| path.to_str().unwrap().to_owned();
     let mut openssl: Command = tool("/usr/bin/openssl");

@@ -6,6 +6,7 @@ mod common;
 mod examples;
 #[path = "../common/name_server.rs"]
 mod name_server;
+mod node;
 mod ours;
 mod proxied;
 mod pythons;

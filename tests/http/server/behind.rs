@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use network::http::{Reply, Request, Server};
 
 use super::curl;
-use crate::common::{LIMIT, Process, TempDir, Watch, beside, on_own_context, party, run};
+use crate::common::{LIMIT, Process, TempDir, Watch, beside, on_own_context, party, run, tool};
 
 /// A server for a public host, which counts its connections.
 fn server() -> (Server, Rc<Cell<usize>>) {
@@ -149,6 +149,30 @@ fn under_load() {
         assert!(rate > 100.0, "{text}");
         crate::common::until(|| server.listener().connections().is_empty());
     });
+}
+
+#[test]
+fn under_load_by_h2load_plain_and_over_tls() {
+    for scheme in ["http", "https"] {
+        on_own_context(|| {
+            let server = Server::builder()
+                .requests_per_connection(250)
+                .get("/", |_| Ok(Reply::text("Hello, world!\n")))
+                .listen(format!("{scheme}://127.0.0.1:0/").as_str())
+                .unwrap();
+            let url = server.url();
+            let text = beside(|| {
+                let mut command = tool("/usr/bin/h2load");
+                // Each connection makes as many requests as it may.
+                run(command.args(["--h1", "-t1", "-c32", "-m1", "-n8000", &url]), []).text()
+            });
+            let all = "requests: 8000 total, 8000 started, 8000 done, 8000 succeeded, 0 failed, 0 errored, 0 timeout";
+            assert!(text.contains(all), "{text}");
+            assert!(text.contains("Application protocol: http/1.1"), "{text}");
+            assert!(text.contains("status codes: 8000 2xx"), "{text}");
+            crate::common::until(|| server.listener().connections().is_empty());
+        });
+    }
 }
 
 /// The parts of heads, good and bad, of which any combination is tried.
