@@ -6,7 +6,7 @@ use network::ClientTls;
 use network::websocket::{Code, Server, WebSocket};
 
 use super::clients::certificate;
-use super::common::{Process, TempDir, Watch, await_it, command, noise, on_own_context, until};
+use super::common::{Process, TempDir, Watch, await_it, beside, command, noise, on_own_context, run, until};
 
 /// Answers each text in capitals, and bytes backwards; `pieces` in fragments. With arguments, the certificate and the key, over TLS.
 const SERVER: &str = r#"
@@ -86,6 +86,11 @@ fn node(script: &str, arguments: &[&str]) -> Option<Command> {
     Some(command)
 }
 
+/// The next line with that. Meanwhile the loop runs.
+fn heard(server: &mut Process, part: &str) -> String {
+    beside(move || server.line_with(part))
+}
+
 #[test]
 fn its_server_answers_plain_and_over_tls() {
     let directory = TempDir::new();
@@ -120,16 +125,15 @@ fn its_server_answers_plain_and_over_tls() {
             ws.send("close").unwrap();
             let end = next().unwrap_err().to_string();
             assert!(end.contains("4001") && end.contains("as you wish"), "{end}");
-            until(|| !ws.is_open());
-            server.line_with("closed with 4001");
+            assert_eq!(heard(&mut server, "closed with"), "closed with 4001 as you wish");
             let ws = connect();
             ws.close(Code::from(4002), "b\u{ff}e").unwrap();
-            until(|| !ws.is_open());
-            assert_eq!(server.line_with("closed with"), "closed with 4002 b\u{ff}e");
+            assert_eq!(heard(&mut server, "closed with"), "closed with 4002 b\u{ff}e");
             let ws = connect();
             ws.send("vanish").unwrap();
             let end = await_it(ws.next_future()).unwrap().unwrap_err().to_string();
-            assert!(end.contains("1006") || end.contains("close frame"), "{end}");
+            let expected = if tls { "without a TLS close_notify" } else { "1006" };
+            assert!(end.contains(expected), "{end}");
         });
         server.end_input();
         server.finish().assert_clean();
@@ -148,7 +152,7 @@ fn its_client_is_served_plain_and_over_tls() {
                 })
                 .unwrap();
             let Some(mut client) = node(CLIENT, &[&server.url(), "4003"]) else { return };
-            let output = super::common::beside(|| super::common::run(&mut client, []));
+            let output = beside(|| run(&mut client, []));
             output.assert_clean();
             assert_eq!(output.text(), "closed with 4003 b\u{ff}e\n");
             until(|| server.connections().is_empty());

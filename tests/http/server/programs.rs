@@ -6,7 +6,7 @@ use rustix::process::Signal;
 #[cfg(feature = "websocket")]
 use super::raw::Raw;
 #[cfg(feature = "websocket")]
-use crate::common::{Process, Watch};
+use crate::common::{Process, TempDir, Watch};
 use crate::common::{command, example, run};
 
 #[test]
@@ -14,6 +14,30 @@ fn a_login_by_oauth() {
     let output = run(&mut command(example("oauth"), [""; 0]), []);
     output.assert_clean();
     assert_eq!(output.text(), "logged in; the token is token-of-authorization_code\n");
+}
+
+/// In Chromium, where it is found: it is too large to be installed for this.
+#[cfg(feature = "websocket")]
+#[test]
+fn the_control_page_in_a_browser() {
+    let names = ["chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"];
+    let is_there = |name: &&str| command(name, ["--version"]).output().is_ok_and(|output| output.status.success());
+    let Some(browser) = names.into_iter().find(is_there) else {
+        return eprintln!("not run: there is no Chromium");
+    };
+    let page = Process::start(&mut command(example("control_page"), [""; 0]), Watch::Stdout);
+    let line = page.line_with("open http://127.0.0.1:");
+    let url = line.strip_prefix("open ").unwrap();
+    let port = url.trim_end_matches('/').rsplit(':').next().unwrap().parse().unwrap();
+    let mut flip = Raw::connect(port);
+    flip.send("POST /flip HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(flip.answer().status, 204);
+    let profile = TempDir::new();
+    let mut shown = command(browser, ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000"]);
+    shown.arg(format!("--user-data-dir={}", profile.address(""))).args(["--dump-dom", url]);
+    // The state comes by the WebSocket.
+    let output = run(&mut shown, []);
+    assert!(output.text().contains("The lamp is <span id=\"state\">on</span>."), "{output:?}");
 }
 
 #[cfg(feature = "websocket")]
