@@ -42,7 +42,6 @@ async fn ask(url: &str) -> Result {
     }
     let ws = connect(format!("{url}/updateReports?agent=network")).await?;
     let _ = ws.next_future().await;
-    println!("{count} cases");
     Ok(())
 }
 
