@@ -51,7 +51,7 @@ fn ask(address: &str, questions: &[&str]) -> Result {
     }
     // Half-close, then read the rest of the reply, at most 4 KiB of it.
     server.shutdown_write()?;
-    print!("{}", String::from_utf8_lossy(&server.recv_to_end(4096)?));
+    say(String::from_utf8_lossy(&server.recv_to_end(4096)?).trim_end());
     Ok(())
 }
 

@@ -22,7 +22,7 @@ fn main() -> Result {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (room, nick) = match &arguments[..] {
         [help, ..] if help == "-h" || help == "--help" => {
-            println!("usage: {USAGE}\n{HELP}");
+            say(format_args!("usage: {USAGE}\n{HELP}"));
             return Ok(());
         }
         [room, nick] => (room, nick),
@@ -107,4 +107,13 @@ fn tell(room: &OnceCell<Server>, speaker: Option<&Socket>, line: &str) {
 fn plain(line: &str) -> String {
     let is_unsafe = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     line.replace(is_unsafe, "\u{fffd}")
+}
+
+/// Prints a line. Nobody reads any more: ends, as other filters do.
+fn say(line: impl std::fmt::Display) {
+    use std::io::Write;
+
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(1);
+    }
 }

@@ -65,10 +65,19 @@ fn main() -> Result {
             flipped.flip();
             async { Ok(Reply::status(204)) }
         })
-        .log(|access| println!("{access}"))
+        .log(|access| say(access))
         .listen(address.as_str())?;
-    println!("open {}", server.url());
+    say(format_args!("open {}", server.url()));
     network::daemon::set_grace_period(Duration::from_secs(1));
     network::fgloop();
     Ok(())
+}
+
+/// Prints a line. Nobody reads any more: ends, as other filters do.
+fn say(line: impl std::fmt::Display) {
+    use std::io::Write;
+
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(1);
+    }
 }

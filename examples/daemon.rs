@@ -2,6 +2,7 @@
 //! server accepts connections. SIGTERM ends it; SIGHUP reloads its answer or hands over to a new process.
 
 use std::cell::RefCell;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -80,7 +81,8 @@ fn serve(args: Args) -> network::Result {
         Ok(())
     })?;
     for place in server.local() {
-        println!("listening on {place}");
+        // Nobody may be interested, and clients are to be served all the same.
+        let _ = writeln!(std::io::stdout(), "listening on {place}");
     }
     daemon.run()
 }

@@ -50,10 +50,30 @@ fn main() -> Result {
         None => {
             let mut response = request.send()?.error_for_status()?;
             tell(&response);
-            std::io::copy(&mut response, &mut std::io::stdout())?;
+            std::io::copy(&mut response, &mut Output)?;
         }
     }
     Ok(())
+}
+
+/// Standard output. When nobody reads it any more, the program ends, as other filters do.
+struct Output;
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        end_unheard(std::io::stdout().write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        end_unheard(std::io::stdout().flush())
+    }
+}
+
+fn end_unheard<T>(written: std::io::Result<T>) -> std::io::Result<T> {
+    if written.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
+        std::process::exit(1);
+    }
+    written
 }
 
 fn request(arguments: &Arguments) -> Result<RequestBuilder> {
@@ -125,7 +145,7 @@ fn by_ftp(arguments: &Arguments) -> Result {
             let transfer = client.download(path, file).resume(arguments.resume);
             transfer.progress(|it| show(it.done, it.fraction())).send()?;
         }
-        None => drop(client.download_to(path, std::io::stdout()).send()?),
+        None => drop(client.download_to(path, Output).send()?),
     }
     client.disconnect().map(drop)
 }

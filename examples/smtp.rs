@@ -10,7 +10,7 @@ const USAGE: &str = "usage: smtp SERVER:PORT FROM TO < MAIL\n\nSERVER:PORT may a
 fn main() -> Result {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if matches!(arguments.first().map(String::as_str), Some("-h" | "--help")) {
-        println!("{USAGE}");
+        say(USAGE);
         return Ok(());
     }
     let [server, from, to] = &arguments[..] else {
@@ -81,4 +81,13 @@ fn expect(server: &Socket, wanted: &str) -> Result {
 /// Text of the server's: it could control the terminal.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_debug().to_string() } else { c.into() }).collect()
+}
+
+/// Prints a line. Nobody reads any more: ends, as other filters do.
+fn say(line: impl std::fmt::Display) {
+    use std::io::Write;
+
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(1);
+    }
 }

@@ -193,12 +193,29 @@ fn whoever_is_not_read_any_more_ends_quietly() {
     let directory = TempDir::new();
     let redis = format!("redis://127.0.0.1:{}", redis_saying("+OK\r\n"));
     let nobody = directory.address("nobody");
-    for (name, arguments) in
-        [("jsonrpc", vec![]), ("ticker", vec![nobody.as_str()]), ("redis", vec![&redis, "PING"]), ("server", vec!["0"])]
-    {
+    for (name, arguments) in [
+        ("jsonrpc", vec![]),
+        ("ticker", vec![nobody.as_str()]),
+        ("redis", vec![&redis, "PING"]),
+        ("server", vec!["0"]),
+        ("futures", vec![]),
+        ("private_context", vec![]),
+        ("smtp", vec!["--help"]),
+        #[cfg(feature = "avahi")]
+        ("chat", vec!["--help"]),
+    ] {
         let output = run_unheard(&mut command(example(name), arguments));
         assert_eq!((output.status.code(), output.stderr.as_str()), (Some(1), ""), "{name}");
     }
+    // A daemon serves, whoever hears of it.
+    let address = directory.address("daemon");
+    run_unheard(&mut command(example("daemon"), [&address])).assert_clean();
+    let mut greeting = String::new();
+    let client = std::os::unix::net::UnixStream::connect(&address).unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(client), &mut greeting).unwrap();
+    let daemon = common::Other::new(greeting.trim().strip_prefix("daemon ").unwrap().parse().unwrap());
+    daemon.signal(rustix::process::Signal::TERM);
+    daemon.await_end();
 }
 
 #[test]

@@ -160,6 +160,26 @@ fn identifier(text: &str) -> &str {
 }
 
 #[test]
+fn examples_do_not_panic_when_nobody_reads_what_they_print() {
+    for file in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|end| end == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let prints = |line: &&str| {
+                line.replace("eprint", "").contains("print!(") || line.replace("eprint", "").contains("println!(")
+            };
+            let line = text.lines().find(prints);
+            assert!(
+                line.is_none(),
+                "{}: {}: println! panics when standard output is closed",
+                path.display(),
+                line.unwrap()
+            );
+        }
+    }
+}
+
+#[test]
 fn no_floor_uses_one_above_it() {
     let files = files();
     let mut wrong = Vec::new();

@@ -1,6 +1,6 @@
 //! The examples of the client, against servers of the tests' own.
 
-use super::common::{Output, TempDir, command, example, run};
+use super::common::{Output, TempDir, command, example, run, run_unheard};
 use super::scripted::{Server, response};
 
 fn fetch(arguments: &[&str]) -> Output {
@@ -30,6 +30,26 @@ fn fetch_prints_and_downloads() {
     assert!(fetch(&[&server.url("/none")]).assert_failed().contains("404 Not Found"));
     assert!(fetch(&["--header", "nonsense", &server.url("/")]).assert_failed().contains("Name: value"));
     assert!(fetch(&["--unix", &directory.address("none"), "http://x/"]).assert_failed().contains("none"));
+}
+
+#[test]
+fn whoever_is_not_read_any_more_ends_quietly() {
+    let server = Server::answering(|_| response("200 OK", "", &"x".repeat(1 << 20)));
+    let url = server.url("/");
+    for (name, arguments) in [
+        ("fetch", vec!["--proxy", "none", url.as_str()]),
+        ("oauth", vec![]),
+        #[cfg(feature = "websocket")]
+        ("control_page", vec![]),
+        #[cfg(feature = "json")]
+        ("post", vec![url.as_str(), "0"]),
+    ] {
+        let output = run_unheard(&mut command(example(name), arguments));
+        assert_eq!(output.status.code(), Some(1), "{name}: {output:?}");
+        // It says where the response has come from.
+        let is_quiet = output.stderr.is_empty() || name == "fetch" && output.stderr.starts_with("200 OK from ");
+        assert!(is_quiet && output.stderr.lines().count() <= 1, "{name}: {output:?}");
+    }
 }
 
 #[cfg(feature = "ftp")]
