@@ -8,6 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use rustix::fs::OFlags;
+
 use super::listing::last_part;
 use super::manner::Manner;
 use crate::error::ftp::{Response, Status};
@@ -123,10 +125,12 @@ impl Partial {
 
 /// Returns the file and its length if it is the beginning of the remote one.
 fn beginning(path: &Path, remote: Remote) -> io::Result<Option<(File, u64)>> {
-    let no_link = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
-    let mut file = match OpenOptions::new().write(true).custom_flags(no_link).open(path) {
+    // A pipe of that name is not waited for.
+    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or(0);
+    let mut file = match OpenOptions::new().write(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => return Ok(None),
         Err(error) => return Err(error),
     };
     let found = file.metadata()?;
@@ -155,9 +159,15 @@ pub(super) struct Original {
 
 impl Original {
     pub(super) fn open(path: &Path) -> Result<Self, Response> {
-        let opened = File::open(path).and_then(|file| {
+        // Opening a pipe would wait for its other end, and reading it for data: both would hold up the loop.
+        let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+        let opened = OpenOptions::new().read(true).custom_flags(flags).open(path).and_then(|file| {
             let found = file.metadata()?;
-            if found.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok((file, found.len())) }
+            match found.is_file() {
+                true => Ok((file, found.len())),
+                false if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+                false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
+            }
         });
         let (file, length) = opened.map_err(|error| refusal("read", path, &error))?;
         Ok(Original { file, path: path.to_owned(), length })

@@ -77,6 +77,12 @@ pub(crate) fn urls(text: &str) {
 
 /// A reference leads to where GLib's reading of RFC 3986 says it leads. This library refuses more than GLib does.
 pub(super) fn against_glib(reference: &str) {
+    // Of several @ browsers and we take the last one, and GLib the first.
+    let authority =
+        reference.split_once("//").map_or("", |(_, rest)| rest.split(['/', '?', '#', '\\']).next().unwrap_or(""));
+    if authority.matches('@').count() > 1 {
+        return;
+    }
     for base in ["https://h:8443/a/b?c", "http://h", "http://h/a/b/../c/", "http://h/a//b;c=d?e/../f"] {
         let Ok(ours) = Url::parse(base).expect("a URL").join(reference) else { continue };
         let parsed = glib::Uri::parse(base, glib::UriFlags::ENCODED).expect("a URL");

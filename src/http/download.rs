@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use ::http::{HeaderValue, StatusCode, header};
+use rustix::fs::OFlags;
 
 use super::request::RequestBuilder;
 use super::response::Response;
@@ -41,7 +42,7 @@ pub(super) async fn run(request: RequestBuilder, path: PathBuf, blocks: bool) ->
             }
             // All of it is there.
             StatusCode::RANGE_NOT_SATISFIABLE if content_range(&response) == Some((None, Some(length))) => {
-                let file = OpenOptions::new().write(true).open(&part).map_err(failed(&part))?;
+                let file = OpenOptions::new().write(true).custom_flags(no_link()).open(&part).map_err(failed(&part))?;
                 finish(file, &part, &target, blocks).await.map_err(failed(&target))?;
                 return Ok(response);
             }
@@ -97,14 +98,17 @@ struct Begun {
     modified: SystemTime,
 }
 
+/// A pipe of that name is not waited for.
 fn no_link() -> i32 {
-    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0)
+    i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or(0)
 }
 
 fn begun(part: &Path) -> io::Result<Option<Begun>> {
     let file = match OpenOptions::new().write(true).custom_flags(no_link()).open(part) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // A pipe without a reader is no beginning of a download.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => return Ok(None),
         Err(error) => return Err(error),
     };
     let found = file.metadata()?;

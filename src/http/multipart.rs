@@ -1,7 +1,9 @@
 //! Forms with files (RFC 7578).
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -127,9 +129,18 @@ fn quote(text: &str) -> String {
 
 /// Opens a file to send, with its length.
 pub(super) fn open_file(path: &Path) -> Result<(OpenFile, u64)> {
-    let opened = File::open(path).and_then(|file| {
+    // Opening a pipe would wait for its other end, and reading it for data: both would hold up the loop.
+    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path).and_then(|file| {
         let found = file.metadata()?;
-        if found.is_dir() { Err(std::io::ErrorKind::IsADirectory.into()) } else { Ok((file, found.len())) }
+        match found.is_file() {
+            true => Ok((file, found.len())),
+            false if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+            false => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is not a regular file; body_stream sends what comes from elsewhere",
+            )),
+        }
     });
     let (file, length) = opened.map_err(|source| Error::Io {
         operation: Operation::ReadFile,

@@ -235,6 +235,16 @@ fn bodies_of_all_kinds() {
         }
         let error = text(client.put(&url).file(directory.path("none"))).unwrap_err();
         assert!(matches!(error, Error::Io { .. }), "{error}");
+        // A pipe would hold up the loop.
+        let pipe = directory.path("pipe");
+        assert!(
+            std::process::Command::new("mkfifo").args([&pipe, &directory.path("f.part")]).status().unwrap().success()
+        );
+        for request in [client.put(&url).file(&pipe), client.put(&url).multipart(Multipart::new().file("f", &pipe))] {
+            let error = text(request).unwrap_err().to_string();
+            assert!(error.contains("not a regular file") && error.contains("body_stream"), "{error}");
+        }
+        await_it(client.get(&url).resume(true).download_future(directory.path("f"))).unwrap();
         // An error of the stream's is that of the request.
         let broken = futures_util::stream::iter([Ok(b"a".to_vec()), Err(Error::other("the source is gone"))]);
         let error = text(client.put(&url).body_stream(None, broken)).unwrap_err();
