@@ -268,6 +268,9 @@ fn http_url(url: &str) -> Result<String> {
     if rest.contains('#') {
         return Err(unfit("the URL of a WebSocket has no fragment"));
     }
+    if !scheme.is_empty() && (rest.is_empty() || rest.starts_with(['/', '?', ':'])) {
+        return Err(unfit("expected a host after ://"));
+    }
     match scheme.to_ascii_lowercase().as_str() {
         "ws" => Ok(format!("http://{rest}")),
         "wss" => Ok(format!("https://{rest}")),
@@ -283,7 +286,7 @@ mod tests {
     fn urls() {
         assert_eq!(http_url("ws://h:1/p?q").unwrap(), "http://h:1/p?q");
         assert_eq!(http_url(" WSS://h ").unwrap(), "https://h");
-        for url in ["http://h/", "h:80", "", "ws://h/#part", "ws:h"] {
+        for url in ["http://h/", "h:80", "", "ws://h/#part", "ws:h", "ws://", "ws:///x"] {
             assert!(matches!(http_url(url), Err(Error::Address { .. })), "{url}");
         }
         let error = http_url("http://user:secret@h/").unwrap_err().to_string();

@@ -83,6 +83,7 @@ enum Take {
     Download,
 }
 
+#[allow(clippy::type_complexity, reason = "each is named by its field")]
 struct Row {
     name: &'static str,
     script: Script,
@@ -539,7 +540,7 @@ fn give_up(row: &Row, way: Way, watcher: &Watcher, healthy: &Server) {
                 None => stage.is_reached.load(Ordering::SeqCst),
             };
             let mut at_rest = 0;
-            wait(&format!("{told}: the state is not reached; {:?} {:?}", driven.result, done.0.borrow()), || {
+            wait(format!("{told}: the state is not reached; {:?} {:?}", driven.result, done.0.borrow()), || {
                 let moves = driven.turn();
                 at_rest = if moves { 0 } else { at_rest + 1 };
                 // A state that is the loop's own passes with the next turn.
@@ -583,11 +584,11 @@ fn give_up(row: &Row, way: Way, watcher: &Watcher, healthy: &Server) {
     }
     drop(client);
     // No connection, no descriptor.
-    wait(&format!("{told}: connections stay"), || {
+    wait(format!("{told}: connections stay"), || {
         network::iteration(false);
         stage.open.load(Ordering::SeqCst) == 0
     });
-    wait(&format!("{told}: {} descriptors, and {} before", descriptors(), before.1), || {
+    wait(format!("{told}: {} descriptors, and {} before", descriptors(), before.1), || {
         network::iteration(false);
         descriptors() <= before.1
     });

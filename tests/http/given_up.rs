@@ -319,7 +319,7 @@ fn ten_thousand_requests_and_a_reset_in_a_hundred() {
             };
             if cut != Cut::Never {
                 // By turns with and without a reset.
-                return if number / 400 % 2 == 0 { peer.reset() } else { peer.end() };
+                return if (number / 400).is_multiple_of(2) { peer.reset() } else { peer.end() };
             }
         }
     });

@@ -298,6 +298,7 @@ impl ServerBuilder {
     /// An option that cannot be kept.
     pub(super) fn configure(&self, place: &Place) -> Result<ListenerBuilder> {
         self.settings.check()?;
+        self.routes.check()?;
         if self.tls.is_some() && !place.is_tls {
             return Err(Error::InvalidOption(format!("TLS is set, but {} is no https:// address", place.address)));
         }

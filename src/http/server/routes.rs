@@ -9,7 +9,7 @@ use http::Method;
 
 use super::reply::Reply;
 use super::request::Request;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A handler of the program.
 pub(super) trait Handler {
@@ -148,6 +148,19 @@ impl Routes {
         let (path, is_prefix) = path.strip_suffix('*').map_or((path, false), |path| (path, true));
         self.all.push(Route { method, path: path.to_owned(), is_prefix, handler });
         self
+    }
+
+    /// # Errors
+    /// [`Error::InvalidOption`] for a path that no request can have.
+    pub(super) fn check(&self) -> Result {
+        let is_path = |route: &&Route| match route.path.as_str() {
+            "" => route.is_prefix,
+            path => path.starts_with('/') && !path.contains(['?', '#', '*']),
+        };
+        let Some(route) = self.all.iter().find(|route| !is_path(route)) else { return Ok(()) };
+        let star = if route.is_prefix { "*" } else { "" };
+        let expected = "expected a path such as /status or /files/*, without a query";
+        Err(Error::InvalidOption(format!("no request has the path {:?}: {expected}", format!("{}{star}", route.path))))
     }
 
     /// Returns the handler for everything: that of a server with one only.

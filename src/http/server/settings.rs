@@ -53,9 +53,23 @@ impl Settings {
             ("write_timeout", self.write_timeout),
             ("keep_idle", self.keep_idle),
         ];
-        match times.into_iter().find(|(_, time)| *time == Some(Duration::ZERO)) {
-            Some((name, _)) => Err(Error::InvalidOption(format!("{name} is zero; None takes the limit away"))),
-            None => Ok(()),
+        if let Some((name, _)) = times.into_iter().find(|(_, time)| *time == Some(Duration::ZERO)) {
+            return Err(Error::InvalidOption(format!("{name} is zero; None takes the limit away")));
         }
+        // What can never be the same as a field of a request would turn everybody away.
+        let is_host =
+            |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || "/*@?#".contains(c));
+        if let Some(host) = self.hosts.iter().find(|host| !is_host(host)) {
+            return Err(Error::InvalidOption(format!(
+                "hosts: {host:?} is no host, such as desk.example or desk.example:8080"
+            )));
+        }
+        let is_origin =
+            |text: &str| text.split_once("://").is_some_and(|(scheme, host)| !scheme.is_empty() && is_host(host));
+        if let Some(origin) = self.origins.iter().find(|origin| !is_origin(origin) && *origin != "null") {
+            let expected = "such as https://app.example, without a path";
+            return Err(Error::InvalidOption(format!("origins: {origin:?} is no origin, {expected}")));
+        }
+        Ok(())
     }
 }

@@ -225,6 +225,16 @@ fn addresses_and_options_that_cannot_be() {
             builder().body_timeout(Duration::ZERO),
             builder().write_timeout(Duration::ZERO),
             builder().tls(true),
+            // These would never fit a request.
+            builder().get("health", |_| Ok(Reply::status(204))),
+            builder().get("", |_| Ok(Reply::status(204))),
+            builder().get("/a/*/b", |_| Ok(Reply::status(204))),
+            builder().any("/a?b", |_| Ok(Reply::status(204))),
+            builder().hosts(["https://desk.example/"]),
+            builder().hosts(["*"]),
+            builder().hosts([""]),
+            builder().origins(["app.example"]),
+            builder().origins(["https://app.example/"]),
         ] {
             assert!(matches!(builder.listen("http://127.0.0.1:0/"), Err(Error::InvalidOption(_))));
         }
