@@ -77,10 +77,10 @@ pub(crate) fn urls(text: &str) {
 
 /// A reference leads to where GLib's reading of RFC 3986 says it leads. This library refuses more than GLib does.
 pub(super) fn against_glib(reference: &str) {
-    // Of several @ browsers and we take the last one, and GLib the first.
+    // Of several @ browsers and we take the last one, and GLib the first. Zones of IPv6 addresses are read more freely here.
     let authority =
         reference.split_once("//").map_or("", |(_, rest)| rest.split(['/', '?', '#', '\\']).next().unwrap_or(""));
-    if authority.matches('@').count() > 1 {
+    if authority.matches('@').count() > 1 || authority.contains('[') {
         return;
     }
     for base in ["https://h:8443/a/b?c", "http://h", "http://h/a/b/../c/", "http://h/a//b;c=d?e/../f"] {
