@@ -1,0 +1,4 @@
+//! The command line of "Near".
+#![forbid(unsafe_code)]
+
+fn main() {}
