@@ -1,64 +1,376 @@
-//! What is behind [`Near`](crate::near::Near): all state, changed in one place.
+//! What is behind [`Near`](crate::near::Near): the state of all devices, and what the person does with them. How links come and
+//! go is in `device.rs`.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::near::{Change, Device, Line, Network, OpenError, Options};
+use network::link::NetworkWatch;
+use network::{Server, ServerTls, tls};
+
+use crate::device::{Peer, Phase};
+use crate::discovery::{Discovery, with_port};
+use crate::link::Us;
+use crate::near::{Change, Device, Line, Network, OpenError, Options, Paired, What};
+use crate::packet::{self, Identity, PAIRED_LINE_LIMIT, Packet};
+use crate::pairing::{Act, Pairing};
+use crate::store::{self, Store};
+use crate::transfer::Job;
+
+/// After a pairing, for the whole program: it bounds how many codes can be tried.
+const REST: Duration = Duration::from_secs(5);
 
 type Observer = Rc<dyn Fn(&Change)>;
 
 pub(crate) struct Core {
-    options: Options,
+    pub me: Weak<Core>,
+    pub options: Options,
+    pub tls: tls::Identity,
+    pub server_tls: ServerTls,
+    pub store: RefCell<Store>,
+    pub peers: RefCell<BTreeMap<String, Peer>>,
+    pub discovery: OnceCell<Discovery>,
+    pub server: OnceCell<Server>,
+    pub avahi: Cell<bool>,
+    /// Connections whose other side has not said yet who it is.
+    pub accepting: Cell<usize>,
+    /// Tells links apart.
+    pub serial: Cell<u64>,
+    pub jobs: RefCell<BTreeMap<u64, Job>>,
+    rest_until: Cell<Option<Instant>>,
     observers: RefCell<Vec<Observer>>,
     changes: RefCell<VecDeque<Change>>,
 }
 
 impl Core {
     pub fn open(options: Options) -> Result<Rc<Core>, OpenError> {
-        Ok(Rc::new(Core { options, observers: RefCell::default(), changes: RefCell::default() }))
+        let other = |problem: String| OpenError::Other(network::Error::Other(problem.into()));
+        let mut store = Store::open(&options.data).map_err(other)?;
+        let wanted = options.name.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| store.name.clone());
+        let wanted = if wanted.is_empty() { glib::host_name().to_string() } else { wanted };
+        store.name = Some(packet::device_name(&wanted)).filter(|name| !name.is_empty()).unwrap_or_else(|| "Near".into());
+        let tls = tls::Identity::named_in(&options.data, &store.id).map_err(OpenError::Other)?;
+        let core = Rc::new_cyclic(|me| Core {
+            me: me.clone(),
+            server_tls: Us::server_tls(&tls).unwrap_or_default(),
+            tls,
+            store: store.into(),
+            options,
+            peers: RefCell::default(),
+            discovery: OnceCell::new(),
+            server: OnceCell::new(),
+            avahi: true.into(),
+            accepting: Cell::default(),
+            serial: Cell::default(),
+            jobs: RefCell::default(),
+            rest_until: Cell::default(),
+            observers: RefCell::default(),
+            changes: RefCell::default(),
+        });
+        core.start().map_err(|error| match error {
+            network::Error::InUse { .. } => OpenError::PortTaken { by: who_has_the_port() },
+            error => OpenError::Other(error),
+        })?;
+        Ok(core)
     }
+
+    // ---- telling ----
+
     pub fn observe(&self, observer: Observer) {
         self.observers.borrow_mut().push(observer);
     }
+
+    /// Tells everybody, in a later turn of the loop. The same change is told once for all that led to it.
+    pub fn tell(&self, change: Change) {
+        let mut changes = self.changes.borrow_mut();
+        if changes.contains(&change) {
+            return;
+        }
+        changes.push_back(change);
+        if changes.len() > 1 {
+            return;
+        }
+        let me = self.me.clone();
+        let _ = network::spawn(async move {
+            while let Some(core) = me.upgrade() {
+                // It stays in the queue until then, so that one task at a time tells.
+                let Some(change) = core.changes.borrow_mut().pop_front() else { break };
+                let observers = core.observers.borrow().clone();
+                observers.iter().for_each(|observer| observer(&change));
+            }
+            Ok(())
+        });
+    }
+
+    pub fn notice(&self, text: impl Into<String>) {
+        self.tell(Change::Notice(text.into()));
+    }
+
+    // ---- this device ----
+
+    pub fn identity(&self) -> Identity {
+        let (store, port) = (self.store.borrow(), self.options.port);
+        let version = packet::VERSION;
+        let (id, name, kind) = (store.id.clone(), store.name.clone(), "desktop".to_owned());
+        Identity { id, name, kind, version, port: Some(port), near: true, target: None }
+    }
+
+    pub fn us(&self) -> Us {
+        Us { identity: self.identity(), tls: self.tls.clone(), server: self.server_tls.clone() }
+    }
+
     pub fn own_name(&self) -> String {
-        self.options.name.clone().unwrap_or_default()
+        self.store.borrow().name.clone()
     }
-    pub fn rename(&self, _name: &str) -> Result<(), String> {
+
+    pub fn rename(&self, name: &str) -> Result<(), String> {
+        let clean = packet::device_name(name);
+        if clean.is_empty() {
+            return Err("A name needs a letter or a digit".into());
+        }
+        self.store.borrow_mut().name = clean;
+        self.save();
+        if let Some(discovery) = self.discovery.get() {
+            discovery.describe(&self.identity());
+        }
+        self.search_again();
         Ok(())
     }
-    pub fn devices(&self) -> Vec<Device> {
-        Vec::new()
+
+    pub fn save(&self) {
+        let saved = self.store.borrow().save();
+        if let Err(why) = saved {
+            self.notice(why);
+        }
     }
-    pub fn device(&self, _id: &str) -> Option<Device> {
-        None
-    }
+
     pub fn network(&self) -> Network {
-        Network { up: network::link::NetworkWatch::has_network(), avahi: true }
+        Network { up: NetworkWatch::has_network(), avahi: self.avahi.get() }
     }
-    pub fn search_again(&self) {
-        self.changes.borrow_mut().clear();
+
+    // ---- the list ----
+
+    pub fn devices(&self) -> Vec<Device> {
+        let peers = self.peers.borrow();
+        let mut all: Vec<Device> = peers.values().map(|peer| self.describe(peer)).collect();
+        all.sort_by_key(|device| (device.paired.is_none(), device.name.to_lowercase(), device.id.clone()));
+        all
     }
-    pub fn connect_to(&self, _address: &str) -> Result<(), String> {
+
+    pub fn device(&self, id: &str) -> Option<Device> {
+        self.peers.borrow().get(id).map(|peer| self.describe(peer))
+    }
+
+    fn describe(&self, peer: &Peer) -> Device {
+        let store = self.store.borrow();
+        let paired = store.paired.get(&peer.identity.id);
+        let date = |paired: &store::Paired| glib::DateTime::from_unix_local(paired.date).ok();
+        Device {
+            id: peer.identity.id.clone(),
+            name: peer.identity.name.clone(),
+            kind: peer.identity.kind.clone(),
+            address: peer.address.map(|ip| ip.to_string()),
+            state: peer.state(paired.is_some()),
+            paired: paired.and_then(|paired| Some(Paired { date: date(paired)?, strong: paired.strong })),
+        }
+    }
+
+    pub fn is_paired(&self, id: &str) -> bool {
+        self.store.borrow().paired.contains_key(id)
+    }
+
+    /// Calls `change` with this device, if it is known, and tells that it has changed.
+    pub fn with<R>(&self, id: &str, change: impl FnOnce(&mut Peer) -> R) -> Option<R> {
+        let result = self.peers.borrow_mut().get_mut(id).map(change);
+        if result.is_some() {
+            self.tell(Change::Device(id.into()));
+        }
+        result
+    }
+
+    pub fn connect_to(&self, address: &str) -> Result<(), String> {
+        let address = address.trim();
+        let whole = with_port(address, self.options.port);
+        let is_plain = !address.is_empty() && !address.contains(['|', ',', '/', ' ']);
+        let checked = network::Address::try_from(whole.as_str()).map_err(|error| error.to_string());
+        checked.and_then(|_| is_plain.then_some(()).ok_or_else(|| format!("“{address}” is not an address")))?;
+        self.store.borrow_mut().addresses.insert(address.into());
+        self.save();
+        if let Some(discovery) = self.discovery.get() {
+            discovery.tell_host(&self.identity(), address);
+        }
         Ok(())
     }
-    pub fn try_again(&self, _id: &str) {}
-    pub fn pair(&self, _id: &str) {}
-    pub fn answer(&self, _id: &str, _yes: bool) {}
-    pub fn enter_code(&self, _id: &str, _digits: &str) {}
-    pub fn cancel_pairing(&self, _id: &str) {}
-    pub fn forget(&self, _id: &str) {}
-    pub fn keep_apart(&self, _id: &str) {}
-    pub fn lines(&self, _id: &str) -> Vec<Line> {
-        Vec::new()
+
+    // ---- pairing ----
+
+    pub fn pair(&self, id: &str) {
+        if self.is_busy_pairing() {
+            return self.notice("Another pairing is going on, or has just ended: try again in a few seconds");
+        }
+        let Some(Some((ends, near))) = self.peers.borrow_mut().get_mut(id).map(|peer| {
+            peer.wants_pairing = peer.ends(&self.tls).is_none();
+            peer.ends(&self.tls).map(|ends| (ends, peer.identity.near))
+        }) else {
+            return self.try_again(id);
+        };
+        if !near && self.store.borrow().once_strong.contains(id) {
+            let why = "It was paired by a typed code before, and now says that it cannot: it may be another device".into();
+            return self.tell(Change::PairingEnded { device: id.into(), result: Err(why) });
+        }
+        let (pairing, acts) = Pairing::ask(ends, near, unix_time());
+        self.begin_pairing(id, pairing, acts);
     }
-    pub fn send_text(&self, _id: &str, _text: &str) -> Result<(), String> {
+
+    pub fn is_busy_pairing(&self) -> bool {
+        self.rest_until.get().is_some_and(|until| Instant::now() < until)
+            || self.peers.borrow().values().any(|peer| peer.pairing.is_some())
+    }
+
+    pub fn begin_pairing(&self, id: &str, pairing: Pairing, acts: Vec<Act>) {
+        self.with(id, |peer| peer.pairing = Some(pairing));
+        self.perform(id, acts);
+        // Somebody waits in front of it: its seconds are shown.
+        let (me, id) = (self.me.clone(), id.to_owned());
+        let _ = network::spawn(async move {
+            loop {
+                network::sleep(Duration::from_secs(1)).await;
+                let Some(core) = me.upgrade() else { break };
+                let is_on = core.with(&id, |peer| peer.pairing.is_some());
+                if is_on != Some(true) {
+                    break;
+                }
+                core.pairing(&id, |pairing| pairing.tick(Instant::now()));
+            }
+            Ok(())
+        });
+    }
+
+    /// Passes something to the pairing with this device, and does what it says.
+    pub fn pairing(&self, id: &str, input: impl FnOnce(&mut Pairing) -> Vec<Act>) {
+        let acts = self.peers.borrow_mut().get_mut(id).and_then(|peer| peer.pairing.as_mut().map(input));
+        self.perform(id, acts.unwrap_or_default());
+    }
+
+    fn perform(&self, id: &str, acts: Vec<Act>) {
+        for act in acts {
+            match act {
+                Act::Send(pair) => drop(self.send(id, &Packet::Pair(pair))),
+                Act::Changed => self.tell(Change::Device(id.into())),
+                Act::Ended(result) => self.end_pairing(id, result),
+            }
+        }
+    }
+
+    pub fn end_pairing(&self, id: &str, result: Result<bool, String>) {
+        self.rest_until.set(Some(Instant::now() + REST));
+        let link = self.with(id, |peer| {
+            peer.pairing = None;
+            peer.link().map(|link| (link.fingerprint, peer.identity.clone(), peer.address))
+        });
+        if let (Ok(strong), Some(Some((fingerprint, identity, address)))) = (&result, link) {
+            let (name, kind, date, version) = (identity.name, identity.kind, unix_time() as i64, identity.version);
+            let paired = store::Paired { name, kind, fingerprint, date, strong: *strong, version, address };
+            self.store.borrow_mut().paired.insert(id.into(), paired);
+            if *strong {
+                self.store.borrow_mut().once_strong.insert(id.into());
+            }
+            self.save();
+            self.with(id, |peer| peer.link().map(|link| link.socket.set_line_limit(PAIRED_LINE_LIMIT)));
+        }
+        self.tell(Change::PairingEnded { device: id.into(), result });
+        self.tell(Change::Devices);
+    }
+
+    pub fn forget(&self, id: &str) {
+        let _ = self.send(id, &Packet::Pair(packet::Pair { pair: false, timestamp: None, near: None }));
+        self.unpair(id);
+    }
+
+    pub fn unpair(&self, id: &str) {
+        let was_paired = self.store.borrow_mut().paired.remove(id).is_some();
+        if was_paired {
+            self.save();
+        }
+        // Without a link there is nothing left of it, unless it waits at the door with another key.
+        let is_gone = |peer: &Peer| peer.link().is_none() && !matches!(peer.phase, Phase::OtherKey);
+        self.peers.borrow_mut().retain(|known, peer| known != id || !is_gone(peer));
+        self.tell(Change::Devices);
+    }
+
+    // ---- talk ----
+
+    pub fn lines(&self, id: &str) -> Vec<Line> {
+        self.peers.borrow().get(id).map(|peer| peer.lines.clone()).unwrap_or_default()
+    }
+
+    pub fn add_line(&self, id: &str, ours: bool, what: What) -> usize {
+        let Ok(at) = glib::DateTime::now_local() else { return 0 };
+        let index = self.with(id, |peer| {
+            peer.lines.push(Line { at, ours, what });
+            peer.lines.len() - 1
+        });
+        let index = index.unwrap_or_default();
+        self.tell(Change::Line { device: id.into(), index });
+        index
+    }
+
+    pub fn send_text(&self, id: &str, text: &str) -> Result<(), String> {
+        self.must_be_secure(id)?;
+        let is_link = ["http://", "https://"].iter().any(|scheme| text.starts_with(scheme));
+        let (packet, what) = if is_link && !text.contains(char::is_whitespace) {
+            (Packet::Link(text.into()), What::Link(text.into()))
+        } else {
+            (Packet::Text(text.into()), What::Text(text.into()))
+        };
+        if packet.to_line().len() >= PAIRED_LINE_LIMIT {
+            return Err("The text is too long: send it as a file".into());
+        }
+        self.send(id, &packet)?;
+        self.add_line(id, true, what);
         Ok(())
     }
-    pub fn send_files(&self, _id: &str, _files: &[PathBuf]) -> Result<(), String> {
+
+    pub fn must_be_secure(&self, id: &str) -> Result<(), String> {
+        let peers = self.peers.borrow();
+        let peer = peers.get(id).ok_or("There is no such device")?;
+        match peer.link().is_some() && self.is_paired(id) {
+            true => Ok(()),
+            false if self.is_paired(id) => Err(format!("{} is not here now", peer.identity.name)),
+            false => Err(format!("{} is not paired", peer.identity.name)),
+        }
+    }
+
+    pub fn send(&self, id: &str, packet: &Packet) -> Result<(), String> {
+        let socket = self.peers.borrow().get(id).and_then(|peer| peer.link().map(|link| link.socket.clone()));
+        let socket = socket.ok_or("There is no connection")?;
+        socket.sendline(packet.to_line()).map_err(|error| error.to_string())
+    }
+
+    /// Starts the transfers that wait, and adds files to them.
+    pub fn send_files(&self, id: &str, files: &[PathBuf]) -> Result<(), String> {
+        self.must_be_secure(id)?;
+        files.iter().try_for_each(|file| self.add_outgoing(id, file))?;
+        self.pump();
         Ok(())
     }
-    pub fn stop(&self, _transfer: u64) {}
-    pub fn again(&self, _transfer: u64) {}
+}
+
+pub fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Finds a program of this user's that is known to take the port.
+fn who_has_the_port() -> Option<String> {
+    let processes = std::fs::read_dir("/proc").ok()?.flatten();
+    let names = processes.filter_map(|process| std::fs::read_to_string(process.path().join("comm")).ok());
+    let mut names = names.map(|name| name.trim().to_owned());
+    let own = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
+    let mut seen_own = false;
+    names.find(|name| {
+        let is_again = name == own.trim() && std::mem::replace(&mut seen_own, true);
+        is_again || ["kdeconnectd", "valent", "gsconnect"].contains(&name.as_str())
+    })
 }

@@ -1,0 +1,364 @@
+//! Files, out and in. Each has a connection of its own, which goes on when the link is lost. Either the whole file is there in the
+//! end, or nothing of it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use network::tls::Fingerprint;
+use network::{ClientTls, Error, Server, ServerTls, Socket};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use crate::core::Core;
+use crate::near::{Change, Transfer, TransferState, What};
+use crate::packet::{self, Packet};
+
+/// The ports that firewalls are told to open.
+const PORTS: std::ops::RangeInclusive<u16> = 1739..=1764;
+/// At a time, in both directions together. The rest waits.
+const AT_A_TIME: usize = 4;
+/// For the other side to come for its file, and without any progress.
+const COMING: Duration = Duration::from_secs(30);
+const STALLED: Duration = Duration::from_secs(30);
+/// For the end of the connection, when all bytes are here.
+const ENDING: Duration = Duration::from_secs(5);
+/// Of one reading or writing of the disk.
+const BLOCK: usize = 256 << 10;
+/// Between two words about the progress.
+const PACE: Duration = Duration::from_millis(250);
+
+pub(crate) struct Job {
+    device: String,
+    /// Of its line in the conversation.
+    index: usize,
+    source: Source,
+    task: Option<network::task::Task>,
+}
+
+#[derive(Clone)]
+enum Source {
+    Ours(PathBuf),
+    Theirs(packet::File),
+}
+
+impl Core {
+    pub fn add_outgoing(&self, id: &str, file: &Path) -> Result<(), String> {
+        let about = fs::metadata(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        if !about.is_file() {
+            return Err(format!("{} is not a file", file.display()));
+        }
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        self.add_job(id, &packet::file_name(&name), about.len(), Source::Ours(file.into()));
+        Ok(())
+    }
+
+    pub fn add_incoming(&self, id: &str, file: packet::File) {
+        self.add_job(id, &file.name.clone(), file.size, Source::Theirs(file));
+        self.pump();
+    }
+
+    fn add_job(&self, device: &str, name: &str, size: u64, source: Source) {
+        let (id, ours) = (self.serial.get() + 1, matches!(source, Source::Ours(_)));
+        self.serial.set(id);
+        let transfer =
+            Transfer { id, name: name.into(), ours, size, done: 0, speed: 0, state: TransferState::Waiting };
+        let index = self.add_line(device, ours, What::File(transfer));
+        self.jobs.borrow_mut().insert(id, Job { device: device.into(), index, source, task: None });
+    }
+
+    /// Changes what is told of a transfer.
+    fn update(&self, id: u64, change: impl FnOnce(&mut Transfer)) {
+        let jobs = self.jobs.borrow();
+        let mut peers = self.peers.borrow_mut();
+        let line = jobs.get(&id).and_then(|job| peers.get_mut(&job.device)?.lines.get_mut(job.index));
+        if let Some(What::File(transfer)) = line.map(|line| &mut line.what) {
+            change(transfer);
+            self.tell(Change::Transfer(id));
+        }
+    }
+
+    fn transfer(&self, id: u64) -> Option<Transfer> {
+        let jobs = self.jobs.borrow();
+        let job = jobs.get(&id)?;
+        match &self.peers.borrow().get(&job.device)?.lines.get(job.index)?.what {
+            What::File(transfer) => Some(transfer.clone()),
+            _ => None,
+        }
+    }
+
+    /// Starts those that wait, as far as there is room.
+    pub fn pump(&self) {
+        loop {
+            let next = {
+                let jobs = self.jobs.borrow();
+                let is_running = |job: &&Job| job.task.as_ref().is_some_and(|task| !task.is_finished());
+                if jobs.values().filter(is_running).count() >= AT_A_TIME {
+                    return;
+                }
+                let waits = |id: &&u64| self.transfer(**id).is_some_and(|transfer| transfer.state == TransferState::Waiting);
+                jobs.keys().find(waits).copied()
+            };
+            let Some(id) = next else { return };
+            self.update(id, |transfer| transfer.state = TransferState::Running);
+            let me = self.me.clone();
+            let task = network::spawn(async move {
+                let Some(core) = me.upgrade() else { return Ok(()) };
+                let state = match core.run(id).await {
+                    Ok(state) => state,
+                    Err(why) => TransferState::Failed(why),
+                };
+                core.update(id, |transfer| transfer.state = state);
+                if let Some(job) = core.jobs.borrow_mut().get_mut(&id) {
+                    job.task = None;
+                }
+                core.pump();
+                Ok(())
+            });
+            if let (Some(job), Ok(task)) = (self.jobs.borrow_mut().get_mut(&id), task) {
+                job.task = Some(task);
+            }
+        }
+    }
+
+    pub fn stop(&self, id: u64) {
+        let task = self.jobs.borrow_mut().get_mut(&id).and_then(|job| job.task.take());
+        if let Some(task) = task {
+            task.abort();
+        }
+        self.update(id, |transfer| {
+            if matches!(transfer.state, TransferState::Waiting | TransferState::Running) {
+                transfer.state = TransferState::Stopped;
+            }
+        });
+        self.pump();
+    }
+
+    pub fn again(&self, id: u64) {
+        let is_over = |state: &TransferState| matches!(state, TransferState::Stopped | TransferState::Failed(_));
+        if self.transfer(id).is_some_and(|transfer| transfer.ours && is_over(&transfer.state)) {
+            self.update(id, |transfer| (transfer.done, transfer.speed, transfer.state) = (0, 0, TransferState::Waiting));
+            self.pump();
+        }
+    }
+
+    async fn run(&self, id: u64) -> Result<TransferState, String> {
+        let (device, source) = {
+            let jobs = self.jobs.borrow();
+            let job = jobs.get(&id).ok_or("There is no such transfer")?;
+            (job.device.clone(), job.source.clone())
+        };
+        let fingerprint = self.store.borrow().paired.get(&device).map(|paired| paired.fingerprint);
+        let fingerprint = fingerprint.ok_or("The device is not paired")?;
+        match source {
+            Source::Ours(path) => self.send_file(id, &device, fingerprint, &path).await,
+            Source::Theirs(file) => self.receive_file(id, &device, fingerprint, file).await,
+        }
+    }
+
+    async fn send_file(
+        &self,
+        id: u64,
+        device: &str,
+        pinned: Fingerprint,
+        path: &Path,
+    ) -> Result<TransferState, String> {
+        self.must_be_secure(device)?;
+        let mut file = File::open(path).map_err(|error| error.to_string())?;
+        let size = file.metadata().map_err(|error| error.to_string())?.len();
+        let name = self.transfer(id).map(|transfer| transfer.name).unwrap_or_default();
+        let tls = ServerTls::from(self.tls.clone()).allow([pinned]);
+        let listen = |port| Server::builder().tls(tls.clone()).bind(port);
+        let server = PORTS.map(listen).find(|result| !matches!(result, Err(Error::InUse { .. })));
+        let server = server.ok_or("The ports 1739 to 1764 are all in use")?.map_err(|error| error.to_string())?;
+        self.update(id, |transfer| transfer.size = size);
+        self.send(device, &Packet::File(packet::File { name, size, port: Some(server.port()) }))?;
+        let socket = network::timeout(COMING, server.accept_future()).await;
+        let socket = socket.map_err(|_| "The other side did not come for it")?.map_err(|error| error.to_string())?;
+        let mut progress = Progress::new();
+        let mut left = size;
+        let mut block = Vec::new();
+        while left > 0 {
+            // Reading a file that changes meanwhile must not send more than was announced.
+            let most = left.min(BLOCK as u64);
+            let read = gio::spawn_blocking(move || {
+                block.clear();
+                let read = (&file).take(most).read_to_end(&mut block);
+                read.map(|_| (file, block))
+            });
+            (file, block) = read.await.map_err(|_| "The disk")?.map_err(|error| error.to_string())?;
+            if block.is_empty() {
+                socket.abort();
+                return Err("The file has become shorter".into());
+            }
+            let sent = network::timeout(STALLED, socket.send_future(&block)).await;
+            sent.map_err(|_| "The other side does not read")?.map_err(|error| refusal(&error))?;
+            left -= block.len() as u64;
+            progress.add(self, id, block.len());
+        }
+        socket.shutdown_write().map_err(|error| error.to_string())?;
+        // The end comes when the other side has taken it all. Not everybody waits for it, and says goodbye.
+        match network::timeout(STALLED, socket.recv_future(1)).await {
+            Ok(Err(error @ Error::Reset { .. })) => Err(refusal(&error)),
+            _ => {
+                progress.last(self, id);
+                Ok(TransferState::Sent)
+            }
+        }
+    }
+
+    async fn receive_file(
+        &self,
+        id: u64,
+        device: &str,
+        pinned: Fingerprint,
+        file: packet::File,
+    ) -> Result<TransferState, String> {
+        let mut part = Part::create(&self.options.downloads, &file.name)?;
+        let address = self.peers.borrow().get(device).and_then(|peer| peer.address).ok_or("The device is not here")?;
+        let Some(port) = file.port else {
+            return part.finish(&file.name).await.map(TransferState::Received);
+        };
+        let tls = ClientTls::pinned(pinned).identity(self.tls.clone());
+        let socket = Socket::builder().tls(tls).connect_timeout(COMING).connect_future(SocketAddr::new(address, port));
+        let socket = socket.await.map_err(|error| error.to_string())?;
+        let mut progress = Progress::new();
+        let mut left = file.size;
+        while left > 0 {
+            let mut block = vec![0; left.min(BLOCK as u64) as usize];
+            let mut filled = 0;
+            while filled < block.len() {
+                let read = network::timeout(STALLED, socket.recv_into_future(&mut block[filled..])).await;
+                let read = match read.map_err(|_| "The other side has stopped sending")? {
+                    Err(Error::Closed { .. }) => 0,
+                    read => read.map_err(|error| error.to_string())?,
+                };
+                if read == 0 {
+                    return Err("The other side has sent less than it had announced".into());
+                }
+                filled += read;
+            }
+            left -= filled as u64;
+            part.write(block).await.inspect_err(|_| drop(socket.abort()))?;
+            progress.add(self, id, filled);
+        }
+        if let Ok(Ok(more)) = network::timeout(ENDING, socket.recv_future(1)).await
+            && !more.is_empty()
+        {
+            socket.abort();
+            return Err("The other side has sent more than it had announced".into());
+        }
+        let path = part.finish(&file.name).await.inspect_err(|_| drop(socket.abort()))?;
+        socket.close();
+        progress.last(self, id);
+        Ok(TransferState::Received(path))
+    }
+}
+
+fn refusal(error: &Error) -> String {
+    match error {
+        Error::Reset { .. } | Error::Closed { .. } | Error::Truncated { .. } => {
+            "The other side did not take it: it was stopped, or there is no room for it".into()
+        }
+        error => error.to_string(),
+    }
+}
+
+/// Bytes and time, told now and then.
+struct Progress {
+    began: Instant,
+    told: Instant,
+    done: u64,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        Progress { began: Instant::now(), told: Instant::now(), done: 0 }
+    }
+
+    fn add(&mut self, core: &Core, id: u64, bytes: usize) {
+        self.done += bytes as u64;
+        if self.told.elapsed() >= PACE {
+            self.told = Instant::now();
+            self.last(core, id);
+        }
+    }
+
+    fn last(&self, core: &Core, id: u64) {
+        let speed = (self.done as f64 / self.began.elapsed().as_secs_f64().max(0.001)) as u64;
+        core.update(id, |transfer| (transfer.done, transfer.speed) = (self.done, speed));
+    }
+}
+
+/// A file that is not whole yet. It is removed, unless it is finished.
+struct Part {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Part {
+    fn create(directory: &Path, name: &str) -> Result<Part, String> {
+        let create = |n: u32| {
+            let path = directory.join(if n == 0 { format!(".{name}.part") } else { format!(".{name}.{n}.part") });
+            OpenOptions::new().write(true).create_new(true).open(&path).map(|file| Part { path, file: Some(file) })
+        };
+        let made = fs::create_dir_all(directory).and_then(|()| {
+            let is_taken = |result: &std::io::Result<Part>| {
+                result.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AlreadyExists)
+            };
+            (0..1000).map(create).find(|result| !is_taken(result)).unwrap_or_else(|| create(0))
+        });
+        made.map_err(|error| words(&error))
+    }
+
+    async fn write(&mut self, block: Vec<u8>) -> Result<(), String> {
+        let mut file = self.file.take().ok_or("The file is closed")?;
+        let written = gio::spawn_blocking(move || file.write_all(&block).map(|()| file)).await;
+        self.file = Some(written.map_err(|_| "The disk")?.map_err(|error| words(&error))?);
+        Ok(())
+    }
+
+    /// Gives it its name, or the next free one.
+    async fn finish(&mut self, name: &str) -> Result<PathBuf, String> {
+        let file = self.file.take().ok_or("The file is closed")?;
+        let (part, name) = (self.path.clone(), name.to_owned());
+        let named = gio::spawn_blocking(move || {
+            file.sync_all()?;
+            for n in 0..10_000 {
+                let path = part.with_file_name(numbered(&name, n));
+                match renameat_with(CWD, &part, CWD, &path, RenameFlags::NOREPLACE) {
+                    Err(Errno::EXIST) => {}
+                    result => return result.map(|()| path).map_err(Into::into),
+                }
+            }
+            Err(std::io::Error::from(std::io::ErrorKind::AlreadyExists))
+        });
+        named.await.map_err(|_| "The disk")?.map_err(|error| words(&error))
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // If it is finished, the name is gone.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// `a.txt`, `a (1).txt`, `a (2).txt` …
+fn numbered(name: &str, n: u32) -> String {
+    match name.rsplit_once('.') {
+        _ if n == 0 => name.into(),
+        Some((stem, extension)) if !stem.is_empty() => format!("{stem} ({n}).{extension}"),
+        _ => format!("{name} ({n})"),
+    }
+}
+
+fn words(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull => "The disk is full".into(),
+        std::io::ErrorKind::PermissionDenied => "The folder cannot be written to".into(),
+        _ => error.to_string(),
+    }
+}

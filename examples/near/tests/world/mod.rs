@@ -1,0 +1,184 @@
+//! Two hosts for a test: namespaces with a cable between them. Devices are processes of the application without its window.
+
+#![allow(dead_code)]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+const INSIDE: &str = "NEAR_INSIDE";
+const LIMIT: Duration = Duration::from_secs(60);
+
+pub const NEAR: &str = env!("CARGO_BIN_EXE_near");
+
+/// Runs the calling test once more in namespaces of its own. Returns the world if this is in there.
+pub fn world(test: &str) -> Option<World> {
+    if std::env::var_os(INSIDE).is_some() {
+        return Some(World::new(test));
+    }
+    if std::env::var_os("NETWORK_NO_NAMESPACES").is_some() {
+        println!("left out: this system allows no namespaces");
+        return None;
+    }
+    let mut unshare = Command::new("unshare");
+    if std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) != 0) {
+        unshare.arg("--map-root-user");
+    }
+    unshare.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    unshare.arg(std::env::current_exe().unwrap()).args([test, "--exact", "--nocapture"]);
+    let status = unshare.env(INSIDE, "1").status().unwrap();
+    assert!(status.success(), "{test}: see above");
+    None
+}
+
+/// Runs a command that must succeed.
+pub fn shell(command: &str) {
+    let status = Command::new("sh").args(["-c", command]).status().unwrap();
+    assert!(status.success(), "{command}");
+}
+
+pub struct World {
+    pub directory: PathBuf,
+    other: Child,
+}
+
+impl World {
+    fn new(test: &str) -> World {
+        let directory = std::env::temp_dir().join(format!("near-{test}-{}", rand()));
+        std::fs::create_dir_all(&directory).unwrap();
+        shell("ip link set lo up && mount -t tmpfs none /run");
+        let mut holder = Command::new("unshare");
+        holder.args(["--net", "sh", "-c", "ip link set lo up && echo ready && exec sleep 1000"]);
+        let mut other = holder.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(other.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let world = World { directory, other };
+        shell(&format!("ip link add v0 type veth peer name v1 netns {}", world.other.id()));
+        shell("ip addr add 10.9.0.1/24 brd + dev v0 && ip link set v0 up && ip route add default via 10.9.0.2");
+        world.there("ip addr add 10.9.0.2/24 brd + dev v1 && ip link set v1 up && ip route add default via 10.9.0.1");
+        world
+    }
+
+    /// Runs a command on the other host.
+    pub fn there(&self, command: &str) {
+        shell(&format!("nsenter --net=/proc/{}/ns/net sh -c '{command}'", self.other.id()));
+    }
+
+    /// A command on one of the two hosts.
+    pub fn command(&self, host: usize, program: &str) -> Command {
+        if host == 0 {
+            return Command::new(program);
+        }
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.other.id())).arg(program);
+        command
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.directory.join(name).to_str().unwrap().into()
+    }
+
+    /// Starts a device. Its data stays from one start to the next.
+    pub fn device(&self, host: usize, name: &str, script: &str) -> Device {
+        let file = self.path(&format!("{name}.script"));
+        std::fs::write(&file, script).unwrap();
+        let mut command = self.command(host, NEAR);
+        let data = self.path(&format!("{name}.data"));
+        command.args(["--headless", "--name", name, "--data", &data]);
+        command.args(["--downloads", &self.path(&format!("{name}.files")), "--script", &file]);
+        command.env("HOME", &data).env("XDG_DATA_HOME", &data).env("G_MESSAGES_DEBUG", "near");
+        command.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere");
+        Device::start(name, command)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = self.other.kill();
+        let _ = self.other.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+pub struct Device {
+    name: String,
+    child: Child,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+}
+
+impl Device {
+    pub fn start(name: &str, mut command: Command) -> Device {
+        let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Device { name: name.into(), child, lines, seen: Vec::new() }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for a line that contains this, and returns it.
+    pub fn wait(&mut self, wanted: &str) -> String {
+        self.wait_for(wanted, LIMIT)
+    }
+
+    pub fn wait_for(&mut self, wanted: &str, limit: Duration) -> String {
+        let until = Instant::now() + limit;
+        while let Ok(line) = self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            println!("{}: {line}", self.name);
+            self.seen.push(line.clone());
+            if line.contains(wanted) {
+                return line;
+            }
+        }
+        panic!("{}: waited in vain for {wanted:?}; the last lines: {:#?}", self.name, self.seen.iter().rev().take(10))
+    }
+
+    /// Waits for the end of the script, and returns all lines.
+    pub fn finish(mut self) -> Vec<String> {
+        let until = Instant::now() + LIMIT;
+        while let Ok(line) = self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            println!("{}: {line}", self.name);
+            self.seen.push(line);
+        }
+        let ended = self.child.try_wait().unwrap().is_some() || Instant::now() < until;
+        assert!(ended, "{} did not come to its end: {:#?}", self.name, self.seen.iter().rev().take(10));
+        assert!(self.child.wait().unwrap().success());
+        std::mem::take(&mut self.seen)
+    }
+
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// The lines so far.
+    pub fn seen(&mut self) -> &[String] {
+        self.seen.extend(self.lines.try_iter());
+        &self.seen
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn rand() -> u32 {
+    std::process::id() ^ std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos()
+}
+
+/// The names in a directory, also hidden ones.
+pub fn names(directory: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(Path::new(directory)) else { return Vec::new() };
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
