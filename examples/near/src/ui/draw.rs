@@ -36,7 +36,7 @@ impl Window {
 
     /// Tells the person something in passing.
     pub fn tell(&self, text: &str) {
-        self.imp().toasts.add_toast(&adw::Toast::new(&glib::markup_escape_text(text)));
+        self.imp().toasts.add_toast(adw::Toast::new(&glib::markup_escape_text(text)));
     }
 
     /// Draws at the next opportunity, together with what else changes until then.

@@ -43,7 +43,7 @@ template!(imp::LineRow(gtk4::ListBoxRow) "line.ui" "NearLineRow", Shown, [
     meta: gtk4::Label,
     stop: gtk4::Button,
     button: gtk4::Button,
-], @extends gtk4::ListBoxRow, gtk4::Widget, @implements gtk4::Accessible, gtk4::Actionable, gtk4::Buildable, gtk4::ConstraintTarget);
+], @extends gtk4::ListBoxRow, gtk4::Widget, @implements gtk4::Actionable, gtk4::Buildable, gtk4::ConstraintTarget);
 impl gtk4::subclass::list_box_row::ListBoxRowImpl for imp::LineRow {}
 
 impl LineRow {
@@ -53,8 +53,8 @@ impl LineRow {
         let time = line.at.format("%H:%M").unwrap_or_default();
         let who = if line.ours { tr("You") } else { who.to_owned() };
         parts.meta.set_text(&tr_with("{0}, {1}", &[&who, &time]));
-        parts.meta.set_xalign(if line.ours { 1.0 } else { 0.0 });
         let file = matches!(line.what, What::File(_));
+        parts.meta.set_xalign(if line.ours && !file { 1.0 } else { 0.0 });
         for part in [parts.icon.upcast_ref::<gtk4::Widget>(), parts.words.upcast_ref()] {
             part.set_visible(file);
         }

@@ -28,7 +28,7 @@ template!(imp::DeviceRow(gtk4::ListBoxRow) "device.ui" "NearDeviceRow", Shown, [
     buttons: gtk4::Box,
     yes: gtk4::Button,
     no: gtk4::Button,
-], @extends gtk4::ListBoxRow, gtk4::Widget, @implements gtk4::Accessible, gtk4::Actionable, gtk4::Buildable, gtk4::ConstraintTarget);
+], @extends gtk4::ListBoxRow, gtk4::Widget, @implements gtk4::Actionable, gtk4::Buildable, gtk4::ConstraintTarget);
 impl gtk4::subclass::list_box_row::ListBoxRowImpl for imp::DeviceRow {}
 
 impl DeviceRow {

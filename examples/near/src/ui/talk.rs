@@ -40,7 +40,7 @@ template!(imp::Talk(gtk4::Box) "talk.ui" "NearTalk", Shown, [
     attach: gtk4::Button,
     entry: gtk4::Entry,
     send: gtk4::Button,
-], @extends gtk4::Box, gtk4::Widget, @implements gtk4::Accessible, gtk4::Buildable, gtk4::ConstraintTarget, gtk4::Orientable);
+], @extends gtk4::Box, gtk4::Widget, @implements gtk4::Buildable, gtk4::ConstraintTarget, gtk4::Orientable);
 impl gtk4::subclass::box_::BoxImpl for imp::Talk {}
 
 impl Talk {
@@ -95,7 +95,7 @@ impl Talk {
             parts.title.set_subtitle("");
             parts.bar.set_visible(false);
             return self.show_status(
-                "chat-message-new-symbolic",
+                "user-available-symbolic",
                 &tr("Choose Somebody"),
                 &tr("Or drop a file on a name to send it."),
                 (None, None),

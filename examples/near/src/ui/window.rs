@@ -46,7 +46,7 @@ template!(imp::Window(adw::ApplicationWindow) "window.ui" "NearWindow", Shown, [
     talk: Talk,
     taken: adw::StatusPage,
 ], @extends adw::ApplicationWindow, gtk4::ApplicationWindow, gtk4::Window, gtk4::Widget,
-   @implements gio::ActionGroup, gio::ActionMap, gtk4::Accessible, gtk4::Buildable, gtk4::ConstraintTarget, gtk4::Native, gtk4::Root, gtk4::ShortcutManager);
+   @implements gio::ActionGroup, gio::ActionMap, gtk4::Buildable, gtk4::ConstraintTarget, gtk4::Native, gtk4::Root, gtk4::ShortcutManager);
 impl gtk4::subclass::window::WindowImpl for imp::Window {}
 impl gtk4::subclass::application_window::ApplicationWindowImpl for imp::Window {}
 impl adw::subclass::application_window::AdwApplicationWindowImpl for imp::Window {}
@@ -122,7 +122,7 @@ impl Window {
         let parts = self.imp();
         let weak = self.downgrade();
         parts.list.connect_row_selected(move |_, row| {
-            if let (Some(window), Some(row)) = (weak.upgrade(), row.and_downcast_ref::<DeviceRow>()) {
+            if let (Some(window), Some(row)) = (weak.upgrade(), row.and_then(|row| row.downcast_ref::<DeviceRow>())) {
                 window.imp().state.chosen.replace(Some(row.id()));
                 window.draw();
             }

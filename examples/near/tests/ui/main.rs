@@ -10,6 +10,7 @@ mod scenes;
 mod smooth;
 mod stage;
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -18,6 +19,8 @@ use adw::prelude::*;
 
 /// Whatever takes this long hangs.
 const HANGS: Duration = Duration::from_secs(240);
+/// Whoever says this has found a fault in the widgets. GIO complains that there is no bus here, which is right.
+const COMPLAINTS: [&str; 5] = ["Gtk-CRITICAL", "Gtk-WARNING", "Adwaita-CRITICAL", "Adwaita-WARNING", "near-CRITICAL"];
 /// Set for the process that has the window.
 const INNER: &str = "NEAR_TEST_UI";
 
@@ -31,7 +34,7 @@ fn with_display() -> ExitCode {
     let xvfb = common::Process::start_as_set(&mut xvfb, common::Watch::Stdout);
     let display = format!(":{}", xvfb.line());
     let data = common::TempDir::new();
-    let status = Command::new(std::env::current_exe().unwrap())
+    let mut inner = Command::new(std::env::current_exe().unwrap())
         .args(std::env::args_os().skip(1))
         .env(INNER, "1")
         .env("DISPLAY", display)
@@ -43,11 +46,18 @@ fn with_display() -> ExitCode {
         .env("DBUS_SESSION_BUS_ADDRESS", "disabled:")
         .env("XDG_DATA_HOME", data.path(""))
         .env("LC_ALL", "C.UTF-8")
-        // What GTK complains about is wrong.
-        .env("G_DEBUG", "fatal-criticals")
         .env_remove("WAYLAND_DISPLAY")
-        .status()
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
+    let mut complaints = 0;
+    for line in BufReader::new(inner.stderr.take().unwrap()).lines() {
+        let line = line.unwrap();
+        complaints += usize::from(COMPLAINTS.iter().any(|from| line.contains(from)));
+        eprintln!("{line}");
+    }
+    let status = inner.wait().unwrap();
+    assert_eq!(complaints, 0, "GTK complains about the widgets");
     if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

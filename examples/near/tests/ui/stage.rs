@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use adw::prelude::*;
 use near::ui::{Source, Window};
@@ -38,7 +38,10 @@ pub fn frames(window: &impl IsA<gtk4::Window>, count: u32) {
     let (set, again) = (painted.clone(), window.clone());
     let signal = clock.connect_after_paint(move |_| {
         set.set(set.get() + 1);
-        again.queue_draw();
+        // A window that is to be drawn again has no picture.
+        if set.get() < count {
+            again.queue_draw();
+        }
     });
     window.queue_draw();
     until("the window paints", || painted.get() >= count);
@@ -116,16 +119,21 @@ pub fn button(window: &Window, label: &str) -> gtk4::Button {
 /// Draws a window, with its dialog above it, into a file.
 pub fn picture(window: &Window, file: &Path) {
     let snapshot = gtk4::Snapshot::new();
-    let (width, height) = (window.width() as f32, window.height() as f32);
-    gtk4::WidgetPaintable::new(Some(window)).snapshot(&snapshot, width.into(), height.into());
+    let sized = |window: &gtk4::Window| {
+        let seen = gtk4::WidgetPaintable::new(Some(window));
+        let (width, height) = (seen.intrinsic_width() as f32, seen.intrinsic_height() as f32);
+        (seen, width, height)
+    };
+    let (seen, width, height) = sized(window.upcast_ref());
+    seen.snapshot(&snapshot, width.into(), height.into());
     for dialog in dialogs(window) {
-        let (wide, high) = (dialog.width() as f32, dialog.height() as f32);
+        let (seen, wide, high) = sized(&dialog);
         snapshot.append_color(
             &gtk4::gdk::RGBA::new(0.0, 0.0, 0.0, 0.35),
             &gtk4::graphene::Rect::new(0.0, 0.0, width, height),
         );
         snapshot.translate(&gtk4::graphene::Point::new(((width - wide) / 2.0).round(), ((height - high) / 2.0).round()));
-        gtk4::WidgetPaintable::new(Some(&dialog)).snapshot(&snapshot, wide.into(), high.into());
+        seen.snapshot(&snapshot, wide.into(), high.into());
     }
     let node = snapshot.to_node().expect("something to see");
     let area = gtk4::graphene::Rect::new(0.0, 0.0, width, height);
