@@ -80,7 +80,7 @@ fn step(near: &Near, script: &mut Script, command: &str) -> bool {
             script.device = device.id;
             match device.state {
                 State::Secure => verb == "wait-secure" || verb == "wait-device",
-                State::NotPaired => verb == "wait-device",
+                State::NotPaired | State::Pairing(_) => verb == "wait-device",
                 State::Gone { .. } | State::Unreachable => verb == "wait-gone",
                 State::OtherKey => verb == "wait-other-key",
                 _ => false,
@@ -108,6 +108,7 @@ fn step(near: &Near, script: &mut Script, command: &str) -> bool {
             }
             _ => false,
         },
+        "wait-code" => matches!(pairing(), Some((_, PairingState::WaitingForThem { code: Some(_) } | PairingState::AskedByThem { code: Some(_), .. }))),
         "wait-paired" => happened(script, "paired"),
         "wait-refused" => happened(script, "not paired"),
         "wait-text" => happened(script, &format!("text {rest}")),
@@ -121,6 +122,11 @@ fn step(near: &Near, script: &mut Script, command: &str) -> bool {
             near.forget(&script.device);
             true
         }
+        "cancel" => pairing().map(|(id, _)| near.cancel_pairing(&id)).is_some(),
+        "stop" => match script.events.iter().rev().find_map(|event| event.strip_prefix("moving ")) {
+            Some(id) => id.parse().map(|id| near.stop(id)).is_ok(),
+            None => false,
+        },
         "touch" => std::fs::write(rest, "").is_ok(),
         "wait" => std::path::Path::new(rest).exists(),
         _ => {
@@ -134,7 +140,9 @@ fn step(near: &Near, script: &mut Script, command: &str) -> bool {
 fn events(near: &Near, change: &Change) -> Vec<String> {
     match change {
         Change::Devices => {
-            let states = near.devices().into_iter().map(|device| format!("device {}: {:?}", device.name, device.state));
+            let states = near.devices().into_iter().map(|device| {
+                format!("device {} at {}: {:?}", device.name, device.address.unwrap_or_default(), device.state)
+            });
             states.collect()
         }
         Change::Line { device, index } => near.lines(device).get(*index).map_or(Vec::new(), |line| match &line.what {
@@ -157,6 +165,10 @@ fn events(near: &Near, change: &Change) -> Vec<String> {
         Change::PairingEnded { result: Ok(strong), .. } => vec![format!("paired, strong: {strong}")],
         Change::PairingEnded { result: Err(why), .. } => vec![format!("not paired: {why}")],
         Change::Notice(text) => vec![format!("notice {text}")],
-        Change::Device(_) | Change::Network => Vec::new(),
+        Change::Device(id) => {
+            let device = near.device(id).map(|device| format!("state {}: {:?}", device.name, device.state));
+            device.into_iter().collect()
+        }
+        Change::Network => Vec::new(),
     }
 }

@@ -245,7 +245,7 @@ pub fn all() -> Vec<Scene> {
         scene("asked-weakly", pairing(asked_weakly()), &["Compare…", "Reject"]).chosen("kitchen_phone"),
         scene("alarm", changed, &["This Is Not the “Study laptop” You Paired With", "Keep Apart", "Pair Anew…"]),
         scene("narrow-list", usual(), &["Study laptop", "Secure"]).narrow(),
-        scene("narrow-talk", usual(), &["Secure — paired on 3 May"]).narrow().chosen("study_laptop").lines(talk()),
+        scene("narrow-talk", usual(), &["Secure", "612.0 MB of 1.4 GB — 48.0 MB/s — 16 s left"]).narrow().chosen("study_laptop").lines(talk()),
         scene("address", usual(), &["Connect to an Address", "Connect"]).action("win.address"),
         scene("rename", usual(), &["Rename This Device", "Rename"]).action("win.rename"),
         scene("forget", usual(), &["Forget “Study laptop”?"]).chosen("study_laptop").action("win.forget"),

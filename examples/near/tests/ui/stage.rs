@@ -105,9 +105,10 @@ pub fn shown(window: &Window) -> Vec<gtk4::Widget> {
     roots.iter().flat_map(|root| widgets(root.upcast_ref())).collect()
 }
 
-/// The texts that can be read.
+/// The texts that can be read, with usual spaces.
 pub fn texts(widgets: &[gtk4::Widget]) -> Vec<String> {
-    widgets.iter().filter_map(|widget| widget.downcast_ref::<gtk4::Label>()).map(|label| label.text().into()).collect()
+    let labels = widgets.iter().filter_map(|widget| widget.downcast_ref::<gtk4::Label>());
+    labels.map(|label| label.text().replace('\u{a0}', " ")).collect()
 }
 
 pub fn button(window: &Window, label: &str) -> gtk4::Button {

@@ -1,4 +1,5 @@
-//! Two hosts for a test: namespaces with a cable between them. Devices are processes of the application without its window.
+//! Hosts for a test: namespaces, each with a cable to the test's own, which forwards nothing. Devices are processes of the
+//! application without its window. Host 0 is 10.9.N.1 for the host N, which is 10.9.N.2.
 
 #![allow(dead_code)]
 
@@ -14,9 +15,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub const NEAR: &str = env!("CARGO_BIN_EXE_near");
 
 /// Runs the calling test once more in namespaces of its own. Returns the world if this is in there.
-pub fn world(test: &str) -> Option<World> {
+pub fn world(test: &str, others: usize) -> Option<World> {
     if std::env::var_os(INSIDE).is_some() {
-        return Some(World::new(test));
+        return Some(World::new(test, others));
     }
     if std::env::var_os("NETWORK_NO_NAMESPACES").is_some() {
         println!("left out: this system allows no namespaces");
@@ -41,38 +42,43 @@ pub fn shell(command: &str) {
 
 pub struct World {
     pub directory: PathBuf,
-    other: Child,
+    others: Vec<Child>,
 }
 
 impl World {
-    fn new(test: &str) -> World {
+    fn new(test: &str, others: usize) -> World {
         let directory = std::env::temp_dir().join(format!("near-{test}-{}", rand()));
         std::fs::create_dir_all(&directory).unwrap();
         shell("ip link set lo up && mount -t tmpfs none /run");
-        let mut holder = Command::new("unshare");
-        holder.args(["--net", "sh", "-c", "ip link set lo up && echo ready && exec sleep 1000"]);
-        let mut other = holder.stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(other.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let world = World { directory, other };
-        shell(&format!("ip link add v0 type veth peer name v1 netns {}", world.other.id()));
-        shell("ip addr add 10.9.0.1/24 brd + dev v0 && ip link set v0 up && ip route add default via 10.9.0.2");
-        world.there("ip addr add 10.9.0.2/24 brd + dev v1 && ip link set v1 up && ip route add default via 10.9.0.1");
+        let mut world = World { directory, others: Vec::new() };
+        for n in 1..=others {
+            let mut holder = Command::new("unshare");
+            holder.args(["--net", "sh", "-c", "ip link set lo up && echo ready && exec sleep 1000"]);
+            let mut other = holder.stdout(Stdio::piped()).spawn().unwrap();
+            let mut line = String::new();
+            BufReader::new(other.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            shell(&format!("ip link add v{n} type veth peer name eth0 netns {}", other.id()));
+            world.others.push(other);
+            shell(&format!("ip addr add 10.9.{n}.1/24 brd + dev v{n} && ip link set v{n} up"));
+            let there = format!("ip addr add 10.9.{n}.2/24 brd + dev eth0 && ip link set eth0 up");
+            world.there(n, &format!("{there} && ip route add default via 10.9.{n}.1"));
+        }
+        shell("ip route add default via 10.9.1.2");
         world
     }
 
-    /// Runs a command on the other host.
-    pub fn there(&self, command: &str) {
-        shell(&format!("nsenter --net=/proc/{}/ns/net sh -c '{command}'", self.other.id()));
+    /// Runs a command on another host.
+    pub fn there(&self, host: usize, command: &str) {
+        shell(&format!("nsenter --net=/proc/{}/ns/net sh -c '{command}'", self.others[host - 1].id()));
     }
 
-    /// A command on one of the two hosts.
+    /// A command on one of the hosts.
     pub fn command(&self, host: usize, program: &str) -> Command {
         if host == 0 {
             return Command::new(program);
         }
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.other.id())).arg(program);
+        command.arg(format!("--net=/proc/{}/ns/net", self.others[host - 1].id())).arg(program);
         command
     }
 
@@ -96,8 +102,10 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        let _ = self.other.kill();
-        let _ = self.other.wait();
+        for other in &mut self.others {
+            let _ = other.kill();
+            let _ = other.wait();
+        }
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
