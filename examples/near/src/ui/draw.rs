@@ -60,11 +60,13 @@ impl Window {
         parts.state.drawn.set(Some(Instant::now()));
         parts.state.devices.replace(source.devices());
         let devices = parts.state.devices.borrow().clone();
-        parts.title.set_subtitle(&tr_with("You are “{0}”", &[&source.own_name()]));
+        parts.subtitle.set_text(&tr_with("You are “{0}”", &[&source.own_name()]));
         self.draw_list(&devices);
         self.draw_status(source.as_ref(), devices.is_empty());
 
         let chosen = self.chosen();
+        let id = chosen.as_ref().map(|device| device.id.as_str());
+        parts.state.rows.borrow().iter().for_each(|row| row.set_chosen(id == Some(&*row.id())));
         if chosen.is_none() && parts.state.chosen.take().is_some() {
             parts.leaflet.set_visible_child(&parts.side.get());
         }

@@ -63,6 +63,15 @@ impl DeviceRow {
         self.spin(device.state == State::Connecting);
     }
 
+    /// Marks the row as the one whose conversation is shown.
+    pub fn set_chosen(&self, chosen: bool) {
+        if chosen {
+            self.set_state_flags(gtk4::StateFlags::SELECTED, false);
+        } else {
+            self.unset_state_flags(gtk4::StateFlags::SELECTED);
+        }
+    }
+
     fn spin(&self, on: bool) {
         let spinner = self.imp().spinner.get();
         let timer = &self.imp().state.spinner;
@@ -92,14 +101,14 @@ pub fn words(device: &Device) -> String {
         State::NotPaired => tr("Not paired"),
         State::Secure => tr("Secure"),
         State::Gone { next_try: Some(wait) } if !wait.is_zero() => {
-            tr_with("Gone — next try in {0} s", &[&wait.as_millis().div_ceil(1000).to_string()])
+            tr_with("Gone — next try in {0}\u{a0}s", &[&wait.as_millis().div_ceil(1000).to_string()])
         }
         State::Gone { .. } => tr("Gone — tries again"),
         State::Unreachable => tr("Seen, but cannot be reached: a firewall may be in between (port 1716)"),
         State::OtherKey => tr_with("This is not the “{0}” you paired with", &[name]),
         State::Pairing(pairing) => match pairing {
             PairingState::AskedByThem { seconds_left, .. } => {
-                tr_with("“{0}” wants to pair ({1} s)", &[name, &seconds_left.to_string()])
+                tr_with("“{0}” wants to pair ({1}\u{a0}s)", &[name, &seconds_left.to_string()])
             }
             PairingState::WaitingForThem { code: None } => tr_with("Waiting for “{0}” to answer…", &[name]),
             PairingState::WaitingForThem { code: Some(_) } => tr("Compare the codes"),

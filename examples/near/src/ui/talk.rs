@@ -24,7 +24,8 @@ pub struct Shown {
 
 template!(imp::Talk(gtk4::Box) "talk.ui" "NearTalk", Shown, [
     header: adw::HeaderBar,
-    title: adw::WindowTitle,
+    title: gtk4::Label,
+    subtitle: gtk4::Label,
     back: gtk4::Button,
     menu: gtk4::MenuButton,
     pages: gtk4::Stack,
@@ -91,8 +92,8 @@ impl Talk {
         parts.compose.set_visible(device.is_some());
         let Some(device) = device else {
             self.clear("");
-            parts.title.set_title(&tr("Near"));
-            parts.title.set_subtitle("");
+            parts.title.set_text("Near");
+            parts.subtitle.set_visible(false);
             parts.bar.set_visible(false);
             return self.show_status(
                 "user-available-symbolic",
@@ -101,8 +102,14 @@ impl Talk {
                 (None, None),
             );
         };
-        parts.title.set_title(&device.name);
-        parts.title.set_subtitle(&words_with_date(device));
+        parts.title.set_text(&device.name);
+        // Other states are said below, where there is room.
+        let secure = (device.state == State::Secure).then(|| match parts.back.is_visible() {
+            true => words(device),
+            false => words_with_date(device),
+        });
+        parts.subtitle.set_visible(secure.is_some());
+        parts.subtitle.set_text(&secure.unwrap_or_default());
         self.show_compose(device);
         if *parts.state.id.borrow() != device.id {
             self.clear(&device.id);
@@ -155,7 +162,7 @@ impl Talk {
             _ => Some(tr_with("Pair with “{0}” first", &name)),
         };
         let or = |usual: &str| why_not.clone().unwrap_or_else(|| tr(usual));
-        parts.entry.set_tooltip_text(why_not.as_deref());
+        parts.entry.set_tooltip_text(Some(&why_not.clone().unwrap_or_else(|| tr_with("Message to {0}", &name))));
         parts.attach.set_tooltip_text(Some(&or("Send Files")));
         parts.send.set_tooltip_text(Some(&or("Send Message")));
     }

@@ -37,7 +37,8 @@ template!(imp::Window(adw::ApplicationWindow) "window.ui" "NearWindow", Shown, [
     toasts: adw::ToastOverlay,
     leaflet: adw::Leaflet,
     side: gtk4::Box,
-    title: adw::WindowTitle,
+    title: gtk4::Label,
+    subtitle: gtk4::Label,
     side_pages: gtk4::Stack,
     list: gtk4::ListBox,
     status: adw::StatusPage,
@@ -121,13 +122,6 @@ impl Window {
     fn connect_parts(&self) {
         let parts = self.imp();
         let weak = self.downgrade();
-        parts.list.connect_row_selected(move |_, row| {
-            if let (Some(window), Some(row)) = (weak.upgrade(), row.and_then(|row| row.downcast_ref::<DeviceRow>())) {
-                window.imp().state.chosen.replace(Some(row.id()));
-                window.draw();
-            }
-        });
-        let weak = self.downgrade();
         parts.list.connect_row_activated(move |_, row| {
             if let (Some(window), Some(row)) = (weak.upgrade(), row.downcast_ref::<DeviceRow>()) {
                 window.choose(&row.id());
@@ -148,6 +142,7 @@ impl Window {
         parts.leaflet.connect_folded_notify(move |leaflet| {
             if let Some(window) = weak.upgrade() {
                 window.imp().talk.set_folded(leaflet.is_folded());
+                window.draw_soon();
             }
         });
         parts.talk.set_folded(parts.leaflet.is_folded());
@@ -206,17 +201,19 @@ impl Window {
     /// Shows the conversation with a device.
     pub fn choose(&self, id: &str) {
         let parts = self.imp();
-        let row = parts.state.rows.borrow().iter().find(|row| row.id() == id).cloned();
-        if let Some(row) = row {
-            parts.list.select_row(Some(&row));
+        if self.device(id).is_some() {
+            parts.state.chosen.replace(Some(id.to_owned()));
+            self.draw();
             parts.leaflet.set_visible_child(&parts.talk.get());
         }
     }
 
-    fn step(&self, by: i32) {
-        let at = self.imp().list.selected_row().map_or(-by.max(0), |row| row.index());
-        if let Some(row) = self.imp().list.row_at_index(at + by).and_downcast::<DeviceRow>() {
-            self.choose(&row.id());
+    fn step(&self, by: isize) {
+        let devices = self.imp().state.devices.borrow().clone();
+        let chosen = self.chosen().and_then(|chosen| devices.iter().position(|device| device.id == chosen.id));
+        let next = chosen.map_or(Some(0), |at| at.checked_add_signed(by));
+        if let Some(device) = next.and_then(|at| devices.get(at)) {
+            self.choose(&device.id);
         }
     }
 

@@ -108,11 +108,7 @@ fn the_keyboard_reaches_every_control(application: &adw::Application) {
             RootExt::set_focus(&root, None::<&gtk4::Widget>);
             tab(&root, &mut reached);
             // Within a list, the arrows go from row to row, and Tab into the row.
-            let mut rows = widgets(root.upcast_ref());
-            rows.retain(|widget| widget.is::<gtk4::ListBoxRow>());
-            // Going through the devices changes the conversation: its rows come first.
-            rows.sort_by_key(|row| row.type_().name() != "NearLineRow");
-            for row in rows {
+            for row in widgets(root.upcast_ref()).into_iter().filter(|widget| widget.is::<gtk4::ListBoxRow>()) {
                 assert!(row.grab_focus(), "{}: a row does not take the focus", scene.name);
                 reached.push(row);
                 tab(&root, &mut reached);
@@ -144,7 +140,10 @@ fn nothing_is_cut_at_twice_the_size(application: &adw::Application) {
     each_scene(application, |scene, window| {
         for label in shown(window).iter().filter_map(|widget| widget.downcast_ref::<gtk4::Label>()) {
             let of_shortcuts = WidgetExt::root(label).is_some_and(|root| root.is::<gtk4::ShortcutsWindow>());
-            if of_shortcuts || label.text().is_empty() {
+            // A hint in an entry may be longer than the entry: the tooltip says it as well.
+            let entry = label.ancestor(gtk4::Entry::static_type());
+            let of_entry = entry.is_some_and(|entry| entry.tooltip_text().is_some());
+            if of_shortcuts || of_entry || label.text().is_empty() {
                 continue;
             }
             let (layout, text) = (label.layout(), label.text());
@@ -345,7 +344,7 @@ fn keys_are_those_of_the_table(application: &adw::Application) {
         widget.downcast_ref::<gtk4::MenuButton>().is_some_and(|button| button.is_primary())
     };
     assert!(shown(&window).iter().any(is_primary), "F10 opens no menu");
-    let here = |name: &str| texts(&shown(&window)).iter().filter(|text| *text == name).count() == 2;
+    let here = |name: &str| texts(&shown(&window)).iter().filter(|text| *text == name).count() > 1;
     assert!(here("Study laptop"), "in the list and above the conversation");
     WidgetExt::activate_action(&window, "win.next", None).unwrap();
     until("the next device is shown", || here("Kitchen phone"));

@@ -1,7 +1,7 @@
 //! The window under a private Xvfb, fed with plain values: each state in words, each control with a name and in reach of the
 //! keyboard, no text cut at twice the size, each wish passed on; and frames while much changes.
 //!
-//! With `--screenshot DIR` the scenes are drawn into files instead.
+//! With `--screenshot DIR [--large]` the scenes are drawn into files instead, at twice the size of text if wanted.
 
 #[path = "../../../../tests/common/mod.rs"]
 mod common;
@@ -74,6 +74,9 @@ fn inside() -> ExitCode {
 
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     if let Some(at) = arguments.iter().position(|argument| argument == "--screenshot") {
+        if arguments.iter().any(|argument| argument == "--large") {
+            gtk4::Settings::default().unwrap().set_gtk_xft_dpi(2 * 96 * 1024);
+        }
         let directory = PathBuf::from(arguments.get(at + 1).expect("--screenshot DIR"));
         screenshots(&application, &directory);
         return ExitCode::SUCCESS;
