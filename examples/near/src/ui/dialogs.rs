@@ -1,6 +1,7 @@
 //! Questions in windows of their own: pairing, the alarm, an address, a name.
 
 use std::cell::RefCell;
+use std::time::Duration;
 
 use adw::prelude::*;
 
@@ -8,6 +9,9 @@ use super::{Act, Window, fill, tr, tr_with};
 use crate::near::{Device, PairingState, State};
 
 const TEMPLATE: &str = include_str!("dialogs.ui");
+
+/// A dialog that must not be agreed to in passing is there for so long before it can be.
+const AGREE_AFTER: Duration = Duration::from_millis(500);
 
 /// The dialogs that come and go with the states of devices.
 #[derive(Default)]
@@ -201,6 +205,17 @@ fn open(
         let text = entry.as_ref().map(|entry| entry.text().to_string());
         done(response == "go", text.unwrap_or_default());
     });
+    if dialog.default_response().as_deref() == Some("cancel") {
+        // Agreeing is not for somebody who was just typing; and the first button of a narrow dialog, which agrees, must not
+        // get the focus.
+        dialog.set_response_enabled("go", false);
+        let weak = dialog.downgrade();
+        glib::timeout_add_local_once(AGREE_AFTER, move || {
+            if let Some(dialog) = weak.upgrade() {
+                dialog.set_response_enabled("go", true);
+            }
+        });
+    }
     dialog.set_transient_for(Some(window));
     dialog.present();
     (builder, dialog)

@@ -65,6 +65,12 @@ pub fn open(application: &adw::Application, scene: &Scene) -> Window {
     }
     for dialog in dialogs(&window) {
         frames(&dialog, 3);
+        if let Some(dialog) = dialog.downcast_ref::<adw::MessageDialog>()
+            && dialog.default_response().as_deref() == Some("cancel")
+        {
+            until("the dialog can be agreed to", || dialog.is_response_enabled("go"));
+            frames(dialog, 2);
+        }
     }
     frames(&window, 2);
     window
