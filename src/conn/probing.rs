@@ -21,10 +21,13 @@ pub(super) struct Probing {
     pub(super) timer: TimerKey,
 }
 
-/// Asks the peer, unless that has begun already.
+/// Asks the peer, unless a question is open already.
 pub(crate) fn start(conn: &Conn, fd: BorrowedFd<'_>) -> std::io::Result<()> {
-    if conn.if_cold(|cold| cold.probing.as_ref().map(|_| ())).is_some() {
-        return Ok(());
+    match conn.if_cold(|cold| cold.probing.as_ref().map(|probing| probing.probe.is_answered(fd))) {
+        None => {}
+        Some(false) => return Ok(()),
+        // What has come may be older than the reason to ask now.
+        Some(true) => stop(conn, fd)?,
     }
     if let Some(probe) = Probe::start(fd)? {
         let (end, timer) = (sys::now() + LONGEST, check_after(conn));

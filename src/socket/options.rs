@@ -69,7 +69,7 @@ impl Socket {
     /// something has come, or after ten seconds; setting one of them ends the probe. Meanwhile both methods that read them
     /// return what was set.
     ///
-    /// Has no effect while an earlier probe goes on, nor while sent data is unacknowledged: the kernel then sends that again,
+    /// Has no effect while an earlier probe has no answer, nor while sent data is unacknowledged: the kernel then sends that again,
     /// which asks as well, and the user timeout holds.
     ///
     /// # Errors

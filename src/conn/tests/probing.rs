@@ -44,6 +44,22 @@ fn one_without_an_answer_ends_after_ten_seconds() {
     });
 }
 
+/// A cable is pulled right after an answer: that answer says nothing of it.
+#[test]
+fn an_answer_from_before_does_not_keep_from_asking_again() {
+    rig(|rig| {
+        let wire = rig.tcp();
+        wire.probes();
+        wire.script.answers.set(true);
+        assert_eq!(wire.script.calls(), ["probe"]);
+        wire.probes();
+        assert_eq!(wire.script.calls(), ["probe ends", "probe"]);
+        wire.script.answers.set(false);
+        rig.pass(CHECK);
+        assert!(wire.script.calls().is_empty(), "it waits for an answer of its own");
+    });
+}
+
 #[test]
 fn there_is_one_at_a_time() {
     rig(|rig| {
