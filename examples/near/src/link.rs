@@ -21,7 +21,8 @@ const IDENTITY_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: KeepAlive =
     KeepAlive { idle: Duration::from_secs(30), interval: Duration::from_secs(10), count: 3 };
-const USER_TIMEOUT: Duration = Duration::from_secs(60);
+/// A text that was sent into the void is not believed in for longer than this.
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A link that is open.
 pub struct Opened {
