@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use gio::prelude::ApplicationExt;
 use near::near::{Near, Options};
 use near::script;
 
@@ -35,7 +36,23 @@ fn main() -> ExitCode {
         }
     }
     let commands = commands.map(|file| std::fs::read_to_string(file).unwrap_or_default());
-    if headless { without_window(options, commands) } else { ExitCode::SUCCESS }
+    if headless { without_window(options, commands) } else { with_window(options, commands) }
+}
+
+fn with_window(options: Options, commands: Option<String>) -> ExitCode {
+    // Each start is one of its own: a second one finds the port taken, and says so.
+    let flags = gio::ApplicationFlags::NON_UNIQUE;
+    let application = adw::Application::builder().application_id("org.example.Near").flags(flags).build();
+    application.connect_activate(move |application| {
+        let near = Near::open(options.clone());
+        if let (Ok(near), Some(commands)) = (&near, &commands) {
+            let application = application.clone();
+            script::run(near, commands, move || application.quit());
+        }
+        near::ui::open(application, near);
+    });
+    gio::prelude::ApplicationExtManual::run_with_args::<&str>(&application, &[]);
+    ExitCode::SUCCESS
 }
 
 fn without_window(options: Options, commands: Option<String>) -> ExitCode {

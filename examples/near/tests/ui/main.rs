@@ -9,6 +9,8 @@ mod checks;
 mod scenes;
 mod smooth;
 mod stage;
+#[path = "../world/mod.rs"]
+mod world;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -25,7 +27,12 @@ const COMPLAINTS: [&str; 5] = ["Gtk-CRITICAL", "Gtk-WARNING", "Adwaita-CRITICAL"
 const INNER: &str = "NEAR_TEST_UI";
 
 fn main() -> ExitCode {
-    if std::env::var_os(INNER).is_some() { inside() } else { with_display() }
+    match std::env::var(INNER).as_deref() {
+        Ok("first-frame") => smooth::first_frame(),
+        Ok("announce") => smooth::announce(),
+        Ok(_) => inside(),
+        Err(_) => with_display(),
+    }
 }
 
 fn with_display() -> ExitCode {
@@ -44,6 +51,7 @@ fn with_display() -> ExitCode {
         .env("GSETTINGS_BACKEND", "memory")
         .env("GTK_A11Y", "none")
         .env("DBUS_SESSION_BUS_ADDRESS", "disabled:")
+        .env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere")
         .env("XDG_DATA_HOME", data.path(""))
         .env("LC_ALL", "C.UTF-8")
         .env_remove("WAYLAND_DISPLAY")
@@ -67,10 +75,8 @@ fn inside() -> ExitCode {
         eprintln!("still running after {HANGS:?}");
         std::process::exit(1);
     });
-    adw::init().expect("a display");
+    let application = application();
     gtk4::Settings::default().unwrap().set_gtk_enable_animations(false);
-    let application = adw::Application::builder().flags(gio::ApplicationFlags::NON_UNIQUE).build();
-    application.register(gio::Cancellable::NONE).unwrap();
 
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     if let Some(at) = arguments.iter().position(|argument| argument == "--screenshot") {
@@ -92,6 +98,13 @@ fn inside() -> ExitCode {
     }
     println!("test result: ok. {passed} passed; 0 failed");
     ExitCode::SUCCESS
+}
+
+fn application() -> adw::Application {
+    adw::init().expect("a display");
+    let application = adw::Application::builder().flags(gio::ApplicationFlags::NON_UNIQUE).build();
+    application.register(gio::Cancellable::NONE).unwrap();
+    application
 }
 
 fn screenshots(application: &adw::Application, directory: &Path) {
