@@ -8,6 +8,7 @@ use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use network::link::NetworkWatch;
+use network::task::Task;
 use network::{Server, ServerTls, tls};
 
 use crate::device::{Peer, Phase};
@@ -34,8 +35,8 @@ pub(crate) struct Core {
     pub discovery: OnceCell<Discovery>,
     pub server: OnceCell<Server>,
     pub avahi: Cell<bool>,
-    /// Connections whose other side has not said yet who it is.
-    pub accepting: Cell<usize>,
+    /// Connections that are accepted and no links yet, the oldest first.
+    pub accepting: RefCell<VecDeque<Task>>,
     /// Tells links apart.
     pub serial: Cell<u64>,
     pub jobs: RefCell<BTreeMap<u64, Job>>,
@@ -62,7 +63,7 @@ impl Core {
             discovery: OnceCell::new(),
             server: OnceCell::new(),
             avahi: true.into(),
-            accepting: Cell::default(),
+            accepting: RefCell::default(),
             serial: Cell::default(),
             jobs: RefCell::default(),
             rest_until: Cell::default(),

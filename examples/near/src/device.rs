@@ -90,6 +90,10 @@ impl Listener for Core {
         self.identity()
     }
 
+    fn knows(&self, id: &str) -> bool {
+        self.is_paired(id)
+    }
+
     fn avahi(&self, is_there: bool) {
         self.avahi.set(is_there);
         self.tell(Change::Network);
@@ -222,13 +226,8 @@ impl Core {
     }
 
     fn accept(&self, socket: Socket) {
-        if self.accepting.get() >= ACCEPTING {
-            socket.abort();
-            return;
-        }
-        self.accepting.set(self.accepting.get() + 1);
         let (me, us) = (self.me.clone(), self.us());
-        let _ = network::spawn(async move {
+        let task = network::spawn(async move {
             let mut id = None;
             let known = |identity: &Identity| {
                 let core = me.upgrade().ok_or("this device has ended")?;
@@ -238,7 +237,6 @@ impl Core {
             };
             let result = link::accept(us, socket, known).await;
             let Some(core) = me.upgrade() else { return Ok(()) };
-            core.accepting.set(core.accepting.get() - 1);
             match (result, id) {
                 // Whoever cannot open a link is not worth a row, but for a wrong key.
                 (Err(Failure::Refused(why) | Failure::Unreachable(why)), id) => {
@@ -249,6 +247,15 @@ impl Core {
             }
             Ok(())
         });
+        // Whoever says nothing gives way to those who come later.
+        let mut accepting = self.accepting.borrow_mut();
+        accepting.retain(|task| !task.is_finished());
+        accepting.extend(task);
+        if accepting.len() > ACCEPTING
+            && let Some(oldest) = accepting.pop_front()
+        {
+            oldest.abort();
+        }
     }
 
     /// Whether to go on with a connection from a device that says to be this.

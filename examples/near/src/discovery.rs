@@ -25,6 +25,8 @@ pub trait Listener: 'static {
     fn network_changed(&self);
     fn avahi(&self, is_there: bool);
     fn own(&self) -> Identity;
+    /// Whether this device is paired, so that a flood of others does not hide it.
+    fn knows(&self, id: &str) -> bool;
 }
 
 pub struct Discovery {
@@ -43,7 +45,7 @@ impl Discovery {
             if let (Some(listener), true) = (weak.upgrade(), data.len() <= IDENTITY_LIMIT)
                 && let Ok(Packet::Identity(identity)) = Packet::parse(data)
                 && identity.id != listener.own().id
-                && window.admits(&identity.id)
+                && window.admits(&identity.id, listener.knows(&identity.id))
             {
                 listener.heard(identity, from.ip().to_canonical());
             }
@@ -141,13 +143,13 @@ impl Default for Window {
 }
 
 impl Window {
-    fn admits(&self, id: &str) -> bool {
+    fn admits(&self, id: &str, is_known: bool) -> bool {
         let mut counts = self.counts.borrow_mut();
         if self.began.get().elapsed() >= WINDOW {
             self.began.set(Instant::now());
             counts.clear();
         }
-        if counts.len() >= IDENTITIES && !counts.contains_key(id) {
+        if counts.len() >= IDENTITIES && !is_known && !counts.contains_key(id) {
             return false;
         }
         let count = counts.entry(id.into()).or_default();
