@@ -3,25 +3,20 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
 use std::rc::{Rc, Weak};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use network::link::NetworkWatch;
 use network::task::Task;
 use network::{Server, ServerTls, tls};
 
-use crate::device::{Peer, Phase};
+use crate::device::Peer;
 use crate::discovery::{Discovery, with_port};
 use crate::link::Us;
-use crate::near::{Change, Device, Line, Network, OpenError, Options, Paired, What};
-use crate::packet::{self, Identity, PAIRED_LINE_LIMIT, Packet};
-use crate::pairing::{Act, Pairing};
+use crate::near::{Change, Device, Network, OpenError, Options, Paired};
+use crate::packet::{self, Identity};
 use crate::store::{self, Store};
 use crate::transfer::Job;
-
-/// After a pairing, for the whole program: it bounds how many codes can be tried.
-const REST: Duration = Duration::from_secs(5);
 
 type Observer = Rc<dyn Fn(&Change)>;
 
@@ -40,7 +35,7 @@ pub(crate) struct Core {
     /// Tells links apart.
     pub serial: Cell<u64>,
     pub jobs: RefCell<BTreeMap<u64, Job>>,
-    rest_until: Cell<Option<Instant>>,
+    pub rest_until: Cell<Option<Instant>>,
     observers: RefCell<Vec<Observer>>,
     changes: RefCell<VecDeque<Change>>,
 }
@@ -51,7 +46,8 @@ impl Core {
         let mut store = Store::open(&options.data).map_err(other)?;
         let wanted = options.name.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| store.name.clone());
         let wanted = if wanted.is_empty() { glib::host_name().to_string() } else { wanted };
-        store.name = Some(packet::device_name(&wanted)).filter(|name| !name.is_empty()).unwrap_or_else(|| "Near".into());
+        store.name =
+            Some(packet::device_name(&wanted)).filter(|name| !name.is_empty()).unwrap_or_else(|| "Near".into());
         let tls = tls::Identity::named_in(&options.data, &store.id).map_err(OpenError::Other)?;
         let core = Rc::new_cyclic(|me| Core {
             me: me.clone(),
@@ -202,159 +198,6 @@ impl Core {
         if let Some(discovery) = self.discovery.get() {
             discovery.tell_host(&self.identity(), address);
         }
-        Ok(())
-    }
-
-    // ---- pairing ----
-
-    pub fn pair(&self, id: &str) {
-        if self.is_busy_pairing() {
-            return self.notice("Another pairing is going on, or has just ended: try again in a few seconds");
-        }
-        let Some(Some((ends, near))) = self.peers.borrow_mut().get_mut(id).map(|peer| {
-            peer.wants_pairing = peer.ends(&self.tls).is_none();
-            peer.ends(&self.tls).map(|ends| (ends, peer.identity.near))
-        }) else {
-            return self.try_again(id);
-        };
-        if !near && self.store.borrow().once_strong.contains(id) {
-            let why = "It was paired by a typed code before, and now says that it cannot: it may be another device".into();
-            return self.tell(Change::PairingEnded { device: id.into(), result: Err(why) });
-        }
-        let (pairing, acts) = Pairing::ask(ends, near, unix_time());
-        self.begin_pairing(id, pairing, acts);
-    }
-
-    pub fn is_busy_pairing(&self) -> bool {
-        self.rest_until.get().is_some_and(|until| Instant::now() < until)
-            || self.peers.borrow().values().any(|peer| peer.pairing.is_some())
-    }
-
-    pub fn begin_pairing(&self, id: &str, pairing: Pairing, acts: Vec<Act>) {
-        self.with(id, |peer| peer.pairing = Some(pairing));
-        self.perform(id, acts);
-        // Somebody waits in front of it: its seconds are shown.
-        let (me, id) = (self.me.clone(), id.to_owned());
-        let _ = network::spawn(async move {
-            loop {
-                network::sleep(Duration::from_secs(1)).await;
-                let Some(core) = me.upgrade() else { break };
-                let is_on = core.with(&id, |peer| peer.pairing.is_some());
-                if is_on != Some(true) {
-                    break;
-                }
-                core.pairing(&id, |pairing| pairing.tick(Instant::now()));
-            }
-            Ok(())
-        });
-    }
-
-    /// Passes something to the pairing with this device, and does what it says.
-    pub fn pairing(&self, id: &str, input: impl FnOnce(&mut Pairing) -> Vec<Act>) {
-        let acts = self.peers.borrow_mut().get_mut(id).and_then(|peer| peer.pairing.as_mut().map(input));
-        self.perform(id, acts.unwrap_or_default());
-    }
-
-    fn perform(&self, id: &str, acts: Vec<Act>) {
-        for act in acts {
-            match act {
-                Act::Send(pair) => drop(self.send(id, &Packet::Pair(pair))),
-                Act::Changed => self.tell(Change::Device(id.into())),
-                Act::Ended(result) => self.end_pairing(id, result),
-            }
-        }
-    }
-
-    pub fn end_pairing(&self, id: &str, result: Result<bool, String>) {
-        self.rest_until.set(Some(Instant::now() + REST));
-        let link = self.with(id, |peer| {
-            peer.pairing = None;
-            peer.link().map(|link| (link.fingerprint, peer.identity.clone(), peer.address))
-        });
-        if let (Ok(strong), Some(Some((fingerprint, identity, address)))) = (&result, link) {
-            let (name, kind, date, version) = (identity.name, identity.kind, unix_time() as i64, identity.version);
-            let paired = store::Paired { name, kind, fingerprint, date, strong: *strong, version, address };
-            self.store.borrow_mut().paired.insert(id.into(), paired);
-            if *strong {
-                self.store.borrow_mut().once_strong.insert(id.into());
-            }
-            self.save();
-            self.with(id, |peer| peer.link().map(|link| link.socket.set_line_limit(PAIRED_LINE_LIMIT)));
-        }
-        self.tell(Change::PairingEnded { device: id.into(), result });
-        self.tell(Change::Devices);
-    }
-
-    pub fn forget(&self, id: &str) {
-        let _ = self.send(id, &Packet::Pair(packet::Pair { pair: false, timestamp: None, near: None }));
-        self.unpair(id);
-    }
-
-    pub fn unpair(&self, id: &str) {
-        let was_paired = self.store.borrow_mut().paired.remove(id).is_some();
-        if was_paired {
-            self.save();
-        }
-        // Without a link there is nothing left of it, unless it waits at the door with another key.
-        let is_gone = |peer: &Peer| peer.link().is_none() && !matches!(peer.phase, Phase::OtherKey);
-        self.peers.borrow_mut().retain(|known, peer| known != id || !is_gone(peer));
-        self.tell(Change::Devices);
-    }
-
-    // ---- talk ----
-
-    pub fn lines(&self, id: &str) -> Vec<Line> {
-        self.peers.borrow().get(id).map(|peer| peer.lines.clone()).unwrap_or_default()
-    }
-
-    pub fn add_line(&self, id: &str, ours: bool, what: What) -> usize {
-        let Ok(at) = glib::DateTime::now_local() else { return 0 };
-        let index = self.with(id, |peer| {
-            peer.lines.push(Line { at, ours, what });
-            peer.lines.len() - 1
-        });
-        let index = index.unwrap_or_default();
-        self.tell(Change::Line { device: id.into(), index });
-        index
-    }
-
-    pub fn send_text(&self, id: &str, text: &str) -> Result<(), String> {
-        self.must_be_secure(id)?;
-        let is_link = ["http://", "https://"].iter().any(|scheme| text.starts_with(scheme));
-        let (packet, what) = if is_link && !text.contains(char::is_whitespace) {
-            (Packet::Link(text.into()), What::Link(text.into()))
-        } else {
-            (Packet::Text(text.into()), What::Text(text.into()))
-        };
-        if packet.to_line().len() >= PAIRED_LINE_LIMIT {
-            return Err("The text is too long: send it as a file".into());
-        }
-        self.send(id, &packet)?;
-        self.add_line(id, true, what);
-        Ok(())
-    }
-
-    pub fn must_be_secure(&self, id: &str) -> Result<(), String> {
-        let peers = self.peers.borrow();
-        let peer = peers.get(id).ok_or("There is no such device")?;
-        match peer.link().is_some() && self.is_paired(id) {
-            true => Ok(()),
-            false if self.is_paired(id) => Err(format!("{} is not here now", peer.identity.name)),
-            false => Err(format!("{} is not paired", peer.identity.name)),
-        }
-    }
-
-    pub fn send(&self, id: &str, packet: &Packet) -> Result<(), String> {
-        let socket = self.peers.borrow().get(id).and_then(|peer| peer.link().map(|link| link.socket.clone()));
-        let socket = socket.ok_or("There is no connection")?;
-        socket.sendline(packet.to_line()).map_err(|error| error.to_string())
-    }
-
-    /// Starts the transfers that wait, and adds files to them.
-    pub fn send_files(&self, id: &str, files: &[PathBuf]) -> Result<(), String> {
-        self.must_be_secure(id)?;
-        files.iter().try_for_each(|file| self.add_outgoing(id, file))?;
-        self.pump();
         Ok(())
     }
 }

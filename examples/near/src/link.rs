@@ -19,8 +19,7 @@ use crate::store::Paired;
 /// For the other side's first line, and for the one inside.
 const IDENTITY_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const KEEP_ALIVE: KeepAlive =
-    KeepAlive { idle: Duration::from_secs(30), interval: Duration::from_secs(10), count: 3 };
+const KEEP_ALIVE: KeepAlive = KeepAlive { idle: Duration::from_secs(30), interval: Duration::from_secs(10), count: 3 };
 /// A text that was sent into the void is not believed in for longer than this.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 

@@ -243,7 +243,8 @@ pub fn is_id(id: &str) -> bool {
 
 /// A character that can make text look like another text.
 fn deceives(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}')
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}')
 }
 
 /// Makes a name for a device: at most 32 characters, and none that others refuse or that deceives.

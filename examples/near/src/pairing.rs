@@ -221,7 +221,9 @@ impl Pairing {
                 acts.push(self.done());
                 acts
             }
-            _ => self.refuse("The other side does not keep to the protocol: it may be another program, or somebody in between"),
+            _ => self.refuse(
+                "The other side does not keep to the protocol: it may be another program, or somebody in between",
+            ),
         }
     }
 
@@ -261,7 +263,8 @@ fn send(pair: bool, timestamp: Option<u64>, near: Option<Step>) -> Act {
 
 /// The code of the weak way: eight hexadecimal digits of both keys, and of the request's time from version 8 on.
 fn comparison(ends: &Ends, timestamp: Option<u64>) -> String {
-    let (larger, smaller) = (ends.our_key.as_slice().max(&ends.their_key), ends.our_key.as_slice().min(&ends.their_key));
+    let (larger, smaller) =
+        (ends.our_key.as_slice().max(&ends.their_key), ends.our_key.as_slice().min(&ends.their_key));
     let mut hashed = [larger, smaller].concat();
     if let Some(timestamp) = timestamp.filter(|_| ends.version >= 8) {
         hashed.extend(timestamp.to_string().bytes());

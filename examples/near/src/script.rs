@@ -108,7 +108,10 @@ fn step(near: &Near, script: &mut Script, command: &str) -> bool {
             }
             _ => false,
         },
-        "wait-code" => matches!(pairing(), Some((_, PairingState::WaitingForThem { code: Some(_) } | PairingState::AskedByThem { code: Some(_), .. }))),
+        "wait-code" => matches!(
+            pairing(),
+            Some((_, PairingState::WaitingForThem { code: Some(_) } | PairingState::AskedByThem { code: Some(_), .. }))
+        ),
         "wait-paired" => happened(script, "paired"),
         "wait-refused" => happened(script, "not paired"),
         "wait-text" => happened(script, &format!("text {rest}")),
@@ -154,13 +157,16 @@ fn events(near: &Near, change: &Change) -> Vec<String> {
         Change::Transfer(id) => {
             let lines = near.devices().into_iter().flat_map(|device| near.lines(&device.id));
             let transfer = lines.filter_map(|line| if let What::File(file) = line.what { Some(file) } else { None });
-            transfer.filter(|file| file.id == *id).map(|file| match file.state {
-                TransferState::Received(path) => format!("received {} at {} B/s", path.display(), file.speed),
-                TransferState::Sent => format!("sent {} at {} B/s", file.name, file.speed),
-                TransferState::Failed(why) => format!("failed {}: {why}", file.name),
-                TransferState::Stopped => format!("stopped {}", file.name),
-                _ => format!("moves {} {} of {}", file.name, file.done, file.size),
-            }).collect()
+            transfer
+                .filter(|file| file.id == *id)
+                .map(|file| match file.state {
+                    TransferState::Received(path) => format!("received {} at {} B/s", path.display(), file.speed),
+                    TransferState::Sent => format!("sent {} at {} B/s", file.name, file.speed),
+                    TransferState::Failed(why) => format!("failed {}: {why}", file.name),
+                    TransferState::Stopped => format!("stopped {}", file.name),
+                    _ => format!("moves {} {} of {}", file.name, file.done, file.size),
+                })
+                .collect()
         }
         Change::PairingEnded { result: Ok(strong), .. } => vec![format!("paired, strong: {strong}")],
         Change::PairingEnded { result: Err(why), .. } => vec![format!("not paired: {why}")],

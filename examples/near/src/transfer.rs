@@ -1,20 +1,19 @@
 //! Files, out and in. Each has a connection of its own, which goes on when the link is lost. Either the whole file is there in the
 //! end, or nothing of it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::{self, File};
+use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use network::tls::Fingerprint;
 use network::{ClientTls, Error, Server, ServerTls, Socket};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
 
 use crate::core::Core;
 use crate::near::{Change, Transfer, TransferState, What};
 use crate::packet::{self, Packet};
+use crate::part::Part;
 
 /// The ports that firewalls are told to open.
 const PORTS: std::ops::RangeInclusive<u16> = 1739..=1764;
@@ -63,8 +62,7 @@ impl Core {
     fn add_job(&self, device: &str, name: &str, size: u64, source: Source) {
         let (id, ours) = (self.serial.get() + 1, matches!(source, Source::Ours(_)));
         self.serial.set(id);
-        let transfer =
-            Transfer { id, name: name.into(), ours, size, done: 0, speed: 0, state: TransferState::Waiting };
+        let transfer = Transfer { id, name: name.into(), ours, size, done: 0, speed: 0, state: TransferState::Waiting };
         let index = self.add_line(device, ours, What::File(transfer));
         self.jobs.borrow_mut().insert(id, Job { device: device.into(), index, source, task: None });
     }
@@ -98,7 +96,8 @@ impl Core {
                 if jobs.values().filter(is_running).count() >= AT_A_TIME {
                     return;
                 }
-                let waits = |id: &&u64| self.transfer(**id).is_some_and(|transfer| transfer.state == TransferState::Waiting);
+                let waits =
+                    |id: &&u64| self.transfer(**id).is_some_and(|transfer| transfer.state == TransferState::Waiting);
                 jobs.keys().find(waits).copied()
             };
             let Some(id) = next else { return };
@@ -139,7 +138,9 @@ impl Core {
     pub fn again(&self, id: u64) {
         let is_over = |state: &TransferState| matches!(state, TransferState::Stopped | TransferState::Failed(_));
         if self.transfer(id).is_some_and(|transfer| transfer.ours && is_over(&transfer.state)) {
-            self.update(id, |transfer| (transfer.done, transfer.speed, transfer.state) = (0, 0, TransferState::Waiting));
+            self.update(id, |transfer| {
+                (transfer.done, transfer.speed, transfer.state) = (0, 0, TransferState::Waiting)
+            });
             self.pump();
         }
     }
@@ -289,76 +290,5 @@ impl Progress {
     fn last(&self, core: &Core, id: u64) {
         let speed = (self.done as f64 / self.began.elapsed().as_secs_f64().max(0.001)) as u64;
         core.update(id, |transfer| (transfer.done, transfer.speed) = (self.done, speed));
-    }
-}
-
-/// A file that is not whole yet. It is removed, unless it is finished.
-struct Part {
-    path: PathBuf,
-    file: Option<File>,
-}
-
-impl Part {
-    fn create(directory: &Path, name: &str) -> Result<Part, String> {
-        let create = |n: u32| {
-            let path = directory.join(if n == 0 { format!(".{name}.part") } else { format!(".{name}.{n}.part") });
-            OpenOptions::new().write(true).create_new(true).open(&path).map(|file| Part { path, file: Some(file) })
-        };
-        let made = fs::create_dir_all(directory).and_then(|()| {
-            let is_taken = |result: &std::io::Result<Part>| {
-                result.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AlreadyExists)
-            };
-            (0..1000).map(create).find(|result| !is_taken(result)).unwrap_or_else(|| create(0))
-        });
-        made.map_err(|error| words(&error))
-    }
-
-    async fn write(&mut self, block: Vec<u8>) -> Result<(), String> {
-        let mut file = self.file.take().ok_or("The file is closed")?;
-        let written = gio::spawn_blocking(move || file.write_all(&block).map(|()| file)).await;
-        self.file = Some(written.map_err(|_| "The disk")?.map_err(|error| words(&error))?);
-        Ok(())
-    }
-
-    /// Gives it its name, or the next free one.
-    async fn finish(&mut self, name: &str) -> Result<PathBuf, String> {
-        let file = self.file.take().ok_or("The file is closed")?;
-        let (part, name) = (self.path.clone(), name.to_owned());
-        let named = gio::spawn_blocking(move || {
-            file.sync_all()?;
-            for n in 0..10_000 {
-                let path = part.with_file_name(numbered(&name, n));
-                match renameat_with(CWD, &part, CWD, &path, RenameFlags::NOREPLACE) {
-                    Err(Errno::EXIST) => {}
-                    result => return result.map(|()| path).map_err(Into::into),
-                }
-            }
-            Err(std::io::Error::from(std::io::ErrorKind::AlreadyExists))
-        });
-        named.await.map_err(|_| "The disk")?.map_err(|error| words(&error))
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        // If it is finished, the name is gone.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// `a.txt`, `a (1).txt`, `a (2).txt` …
-fn numbered(name: &str, n: u32) -> String {
-    match name.rsplit_once('.') {
-        _ if n == 0 => name.into(),
-        Some((stem, extension)) if !stem.is_empty() => format!("{stem} ({n}).{extension}"),
-        _ => format!("{name} ({n})"),
-    }
-}
-
-fn words(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::StorageFull => "The disk is full".into(),
-        std::io::ErrorKind::PermissionDenied => "The folder cannot be written to".into(),
-        _ => error.to_string(),
     }
 }

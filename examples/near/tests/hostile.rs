@@ -51,14 +51,25 @@ fn names_are_one_visible_component() {
     let done = world.path("done");
     let (mut anna, fake, talk) = paired(&world, 8, &format!("wait {done}"));
     let long = "ü".repeat(150) + ".txt";
-    for name in ["../x", "a/b", "/etc/passwd", "nul\0", "\u{202e}gpj.exe", ".hidden", "..", "", "twice.txt", "twice.txt", &long] {
+    for name in
+        ["../x", "a/b", "/etc/passwd", "nul\0", "\u{202e}gpj.exe", ".hidden", "..", "", "twice.txt", "twice.txt", &long]
+    {
         serve(&talk, &fake.tls, name, 4, b"data");
         anna.wait("received");
     }
     std::fs::write(done, "").unwrap();
     anna.finish();
     let expected = [
-        "_.", "_._x", "_etc_passwd", "_gpj.exe", "_hidden", "a_b", "file", "nul_", "twice (1).txt", "twice.txt",
+        "_.",
+        "_._x",
+        "_etc_passwd",
+        "_gpj.exe",
+        "_hidden",
+        "a_b",
+        "file",
+        "nul_",
+        "twice (1).txt",
+        "twice.txt",
         &("ü".repeat(98) + ".txt"),
     ];
     let mut expected: Vec<&str> = expected.into();

@@ -9,7 +9,8 @@ use network::tls::Fingerprint;
 use proptest::prelude::*;
 
 fn deceives(c: char) -> bool {
-    c.is_control() || "\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}".contains(c)
+    c.is_control()
+        || "\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}".contains(c)
 }
 
 /// Lines that are nearly right.
@@ -27,8 +28,19 @@ fn nearly() -> impl Strategy<Value = String> {
         Just(r#"{"port":1739}"#.to_owned()),
     ];
     let key = prop::sample::select(vec![
-        "deviceId", "deviceName", "protocolVersion", "tcpPort", "pair", "timestamp", "near", "filename", "text", "url", "message",
-        "targetDeviceId", "targetProtocolVersion",
+        "deviceId",
+        "deviceName",
+        "protocolVersion",
+        "tcpPort",
+        "pair",
+        "timestamp",
+        "near",
+        "filename",
+        "text",
+        "url",
+        "message",
+        "targetDeviceId",
+        "targetProtocolVersion",
     ]);
     let kind = prop::sample::select(vec!["identity", "pair", "share.request", "ping", "battery"]);
     let body = prop::collection::vec((key, value.clone()), 0..6);
@@ -153,7 +165,9 @@ fn converse(sides: &mut [Pairing; 2], mut acts: [Vec<Act>; 2]) -> [Option<Result
     while let Some(side) = acts.iter().position(|acts| !acts.is_empty()) {
         match acts[side].remove(0) {
             Act::Send(pair) if results[1 - side].is_none() => {
-                let Packet::Pair(pair) = Packet::parse(Packet::Pair(pair).to_line().as_bytes()).unwrap() else { panic!() };
+                let Packet::Pair(pair) = Packet::parse(Packet::Pair(pair).to_line().as_bytes()).unwrap() else {
+                    panic!()
+                };
                 acts[1 - side].extend(sides[1 - side].packet(pair));
             }
             Act::Ended(result) => results[side] = Some(result),
@@ -246,7 +260,10 @@ fn the_weak_way_needs_both() {
     assert_eq!(asker.state(Instant::now()), PairingState::WaitingForThem { code: Some(code.clone()) });
     // SHA-256 of the larger key, the smaller one, and the time in decimal.
     let hash = ring::digest::digest(&ring::digest::SHA256, &[&[2u8; 32][..], &[1; 32], b"1000"].concat());
-    assert_eq!(code, format!("{:02X}{:02X}{:02X}{:02X}", hash.as_ref()[0], hash.as_ref()[1], hash.as_ref()[2], hash.as_ref()[3]));
+    assert_eq!(
+        code,
+        format!("{:02X}{:02X}{:02X}{:02X}", hash.as_ref()[0], hash.as_ref()[1], hash.as_ref()[2], hash.as_ref()[3])
+    );
     let yes = Pair { pair: true, timestamp: None, near: None };
     assert!(!asker.packet(yes).iter().any(|act| matches!(act, Act::Ended(_))));
     assert!(asker.answer(true).iter().any(|act| matches!(act, Act::Ended(Ok(false)))));

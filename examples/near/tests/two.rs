@@ -71,7 +71,8 @@ fn they_start_at_the_same_time() {
     paired(&world);
     for n in 0..5 {
         let (first, second) = (world.path(&format!("first{n}")), world.path(&format!("second{n}")));
-        let script = |name, own, other| format!("wait-secure {name}\ntext {n}\nwait-text {n}\ntouch {own}\nwait {other}\nquit");
+        let script =
+            |name, own, other| format!("wait-secure {name}\ntext {n}\nwait-text {n}\ntouch {own}\nwait {other}\nquit");
         let anna = world.device(0, "anna", &script("bert", &first, &second));
         let bert = world.device(1, "bert", &script("anna", &second, &first));
         finish_both(anna, bert);
