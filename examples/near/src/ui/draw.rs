@@ -10,8 +10,12 @@ use super::talk::take_files;
 use super::{Act, Source, Window, tr, tr_with};
 use crate::near::{Change, Device, State, TransferState, What};
 
-/// Two hundred devices may announce themselves ten times a second: the window is drawn at most so often.
+/// Two hundred devices may announce themselves ten times a second: the window is drawn at most so often, and less often if
+/// many rows change. Their texts have to be laid out anew, and nobody reads that many.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
+const FOR_EACH_ROW: Duration = Duration::from_millis(10);
+/// More rows than this would cost a frame: the others follow.
+const ROWS_AT_ONCE: u32 = 12;
 /// So much of a message is in a notification.
 const NOTIFIED: usize = 200;
 
@@ -45,9 +49,9 @@ impl Window {
         if state.due.replace(true) {
             return;
         }
-        let since = state.drawn.get().map_or(DRAW_EVERY, |drawn| drawn.elapsed());
+        let wait = state.next_draw.get().map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()));
         let weak = self.downgrade();
-        glib::timeout_add_local_once(DRAW_EVERY.saturating_sub(since), move || {
+        glib::timeout_add_local_once(wait, move || {
             if let Some(window) = weak.upgrade() {
                 window.draw();
             }
@@ -57,7 +61,6 @@ impl Window {
     pub(super) fn draw(&self) {
         let (parts, Some(source)) = (self.imp(), self.source()) else { return };
         parts.state.due.set(false);
-        parts.state.drawn.set(Some(Instant::now()));
         parts.state.devices.replace(source.devices());
         let devices = parts.state.devices.borrow().clone();
         parts.subtitle.set_text(&tr_with("You are “{0}”", &[&source.own_name()]));
@@ -91,41 +94,53 @@ impl Window {
 
     fn draw_list(&self, devices: &[Device]) {
         let parts = self.imp();
-        let mut rows = parts.state.rows.borrow_mut();
+        // Taken: the list sorts by them while rows are added.
+        let rows = parts.state.rows.take();
         let before: Vec<String> = rows.iter().map(DeviceRow::id).collect();
-        rows.retain(|row| {
-            let stays = devices.iter().any(|device| device.id == row.id());
-            if !stays {
-                parts.list.remove(row);
-            }
-            stays
-        });
+        let stays = |row: &DeviceRow| devices.iter().any(|device| device.id == row.id());
+        let (mut kept, mut spare): (Vec<_>, Vec<_>) = rows.into_iter().partition(stays);
+        let (mut changed, mut later) = (0, false);
         for device in devices {
-            match rows.iter().find(|row| row.id() == device.id) {
-                Some(row) => row.show(device),
-                None => {
-                    let row = self.new_row(&device.id);
-                    row.show(device);
-                    parts.list.append(&row);
-                    rows.push(row);
-                }
+            let found = kept.iter().find(|row| row.id() == device.id).cloned();
+            // Whoever is paired, or asks to be, does not wait behind a crowd.
+            let is_stranger = device.paired.is_none() && !matches!(device.state, State::Pairing(_));
+            if changed >= ROWS_AT_ONCE && is_stranger {
+                later |= found.is_none_or(|row| !row.says(device));
+                continue;
             }
+            let row = found.unwrap_or_else(|| {
+                // Filling a row costs less than making one.
+                let row = spare.pop().unwrap_or_else(|| self.new_row());
+                row.set_id(&device.id);
+                kept.push(row.clone());
+                row
+            });
+            changed += u32::from(!row.says(device));
+            row.show(device);
         }
-        rows.sort_by_key(|row| devices.iter().position(|device| device.id == row.id()));
+        parts.state.next_draw.set(Some(Instant::now() + DRAW_EVERY + FOR_EACH_ROW * changed));
+        if later {
+            self.draw_soon();
+            kept.append(&mut spare);
+        }
+        spare.iter().for_each(|row| parts.list.remove(row));
+        kept.sort_by_key(|row| devices.iter().position(|device| device.id == row.id()).unwrap_or(usize::MAX));
+        parts.state.rows.replace(kept);
         if before.iter().ne(devices.iter().map(|device| &device.id)) {
             parts.list.invalidate_sort();
         }
     }
 
-    fn new_row(&self, id: &str) -> DeviceRow {
-        let row = DeviceRow::new(id, self.presser());
-        let (weak, id) = (self.downgrade(), id.to_owned());
+    fn new_row(&self) -> DeviceRow {
+        let row = DeviceRow::new(self.presser());
+        let (window, weak) = (self.downgrade(), row.downgrade());
         take_files(row.upcast_ref(), move |files| {
-            if let Some(window) = weak.upgrade() {
-                window.choose(&id);
-                window.act(Act::SendFiles(id.clone(), files));
+            if let (Some(window), Some(row)) = (window.upgrade(), weak.upgrade()) {
+                window.choose(&row.id());
+                window.act(Act::SendFiles(row.id(), files));
             }
         });
+        self.imp().list.append(&row);
         row
     }
 

@@ -33,9 +33,8 @@ impl gtk4::subclass::list_box_row::ListBoxRowImpl for imp::DeviceRow {}
 
 impl DeviceRow {
     /// `on_answer` is called with the device's id and the answer, when the buttons for a pairing are used.
-    pub fn new(id: &str, on_answer: Rc<dyn Fn(&str, bool)>) -> DeviceRow {
+    pub fn new(on_answer: Rc<dyn Fn(&str, bool)>) -> DeviceRow {
         let row: DeviceRow = glib::Object::new();
-        row.imp().state.id.replace(id.to_owned());
         for (button, yes) in [(row.imp().yes.get(), true), (row.imp().no.get(), false)] {
             let (on_answer, weak) = (on_answer.clone(), row.downgrade());
             button.connect_clicked(move |_| {
@@ -49,6 +48,15 @@ impl DeviceRow {
 
     pub fn id(&self) -> String {
         self.imp().state.id.borrow().clone()
+    }
+
+    pub fn set_id(&self, id: &str) {
+        self.imp().state.id.replace(id.to_owned());
+    }
+
+    /// Returns whether it shows this already.
+    pub fn says(&self, device: &Device) -> bool {
+        self.imp().words.text() == words(device) && self.imp().name.text() == device.name
     }
 
     pub fn show(&self, device: &Device) {

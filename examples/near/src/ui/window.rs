@@ -24,7 +24,7 @@ pub struct Shown {
     dialogs: Dialogs,
     /// The devices that asked to pair, and whose notification may be there.
     pub asked: RefCell<Vec<String>>,
-    pub drawn: Cell<Option<Instant>>,
+    pub next_draw: Cell<Option<Instant>>,
     /// A drawing is due.
     pub due: Cell<bool>,
     /// The seconds that some words count are going down.
@@ -129,13 +129,9 @@ impl Window {
         });
         let weak = self.downgrade();
         parts.list.set_sort_func(move |one, other| {
-            let order: Vec<String> = weak.upgrade().map_or_else(Vec::new, |window| {
-                window.imp().state.devices.borrow().iter().map(|device| device.id.clone()).collect()
-            });
-            let place = |row: &gtk4::ListBoxRow| {
-                let id = row.downcast_ref::<DeviceRow>().map(DeviceRow::id);
-                order.iter().position(|found| Some(found) == id.as_ref())
-            };
+            let Some(window) = weak.upgrade() else { return gtk4::Ordering::Equal };
+            let rows = window.imp().state.rows.borrow();
+            let place = |row: &gtk4::ListBoxRow| rows.iter().position(|found| found.upcast_ref::<gtk4::ListBoxRow>() == row);
             place(one).cmp(&place(other)).into()
         });
         let weak = self.downgrade();

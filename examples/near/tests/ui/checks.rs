@@ -115,9 +115,15 @@ fn the_keyboard_reaches_every_control(application: &adw::Application) {
             }
         }
         for control in controls {
-            let blocked = !dialogs(window).is_empty() && WidgetExt::root(&control).is_some_and(|root| root.is::<Window>());
+            let blocked =
+                !dialogs(window).is_empty() && WidgetExt::root(&control).is_some_and(|root| root.is::<Window>());
             if control.is_sensitive() && !blocked {
-                assert!(reached.contains(&control), "{}: Tab does not reach {control:?}: {:?}", scene.name, name(&control));
+                assert!(
+                    reached.contains(&control),
+                    "{}: Tab does not reach {control:?}: {:?}",
+                    scene.name,
+                    name(&control)
+                );
             }
         }
     });
@@ -240,9 +246,7 @@ fn pairing_dialogs_follow_the_state(application: &adw::Application) {
     assert!(pair.is_sensitive());
     assert_eq!(click(&scene, &pair), [Act::EnterCode("kitchen_phone".into(), "482913".into())]);
     show(State::Pairing(PairingState::EnterCode { tries_left: 2, wrong: true }));
-    until("the code is asked for again", || {
-        texts(&shown(&window)).iter().any(|text| text.ends_with("Tries left: 2"))
-    });
+    until("the code is asked for again", || texts(&shown(&window)).iter().any(|text| text.ends_with("Tries left: 2")));
     show(State::NotPaired);
     until("the dialog goes with the pairing", || dialogs(&window).is_empty());
     window.changed(&Change::PairingEnded { device: "kitchen_phone".into(), result: Err("the time is over".into()) });
@@ -276,9 +280,7 @@ fn text_that_is_refused_stays(application: &adw::Application) {
     scene.source.refuses.replace(Some("“Study laptop” is not connected".into()));
     entry(&window).emit_activate();
     assert_eq!(entry(&window).text(), "Hello");
-    until("the reason is told", || {
-        texts(&shown(&window)).iter().any(|text| text == "“Study laptop” is not connected")
-    });
+    until("the reason is told", || texts(&shown(&window)).iter().any(|text| text == "“Study laptop” is not connected"));
     scene.source.refuses.take();
     entry(&window).emit_activate();
     assert_eq!(entry(&window).text(), "");
@@ -346,9 +348,8 @@ fn keys_are_those_of_the_table(application: &adw::Application) {
     ] {
         assert_eq!(application.accels_for_action(action), [key], "{action}");
     }
-    let is_primary = |widget: &gtk4::Widget| {
-        widget.downcast_ref::<gtk4::MenuButton>().is_some_and(|button| button.is_primary())
-    };
+    let is_primary =
+        |widget: &gtk4::Widget| widget.downcast_ref::<gtk4::MenuButton>().is_some_and(|button| button.is_primary());
     assert!(shown(&window).iter().any(is_primary), "F10 opens no menu");
     let here = |name: &str| texts(&shown(&window)).iter().filter(|text| *text == name).count() > 1;
     assert!(here("Study laptop"), "in the list and above the conversation");

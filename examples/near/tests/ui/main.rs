@@ -3,9 +3,9 @@
 //!
 //! With `--screenshot DIR [--large]` the scenes are drawn into files instead, at twice the size of text if wanted.
 
+mod checks;
 #[path = "../../../../tests/common/mod.rs"]
 mod common;
-mod checks;
 mod scenes;
 mod smooth;
 mod stage;
@@ -37,7 +37,8 @@ fn main() -> ExitCode {
 
 fn with_display() -> ExitCode {
     let mut xvfb = common::tool("/usr/bin/Xvfb");
-    xvfb.args(["-displayfd", "1", "-screen", "0", "1280x1024x24", "-nolisten", "tcp", "-terminate"]).stdin(Stdio::null());
+    xvfb.args(["-displayfd", "1", "-screen", "0", "1280x1024x24", "-nolisten", "tcp", "-terminate"])
+        .stdin(Stdio::null());
     let xvfb = common::Process::start_as_set(&mut xvfb, common::Watch::Stdout);
     let display = format!(":{}", xvfb.line());
     let data = common::TempDir::new();

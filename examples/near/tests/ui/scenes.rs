@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use near::near::{
-    Device, Line, Network, OpenError, Paired, PairingState, State, Transfer, TransferState as Of, What,
-};
+use near::near::{Device, Line, Network, OpenError, Paired, PairingState, State, Transfer, TransferState as Of, What};
 use near::ui::{Act, Source};
 
 pub struct Fake {
@@ -165,55 +163,73 @@ pub fn all() -> Vec<Scene> {
     states.push(device("Guest", "laptop", State::Pairing(asked())));
     let mut changed = usual();
     changed[0].state = State::OtherKey;
-    let mut taken = scene("taken", Vec::new(), &[
-        "Another KDE Connect program is running on this computer (kdeconnectd). One can run at a time.",
-        "Quit",
-    ]);
+    let mut taken = scene(
+        "taken",
+        Vec::new(),
+        &["Another KDE Connect program is running on this computer (kdeconnectd). One can run at a time.", "Quit"],
+    );
     taken.taken = Some(OpenError::PortTaken { by: Some("kdeconnectd".into()) });
     vec![
-        scene("empty", Vec::new(), &[
-            "Nobody Here Yet",
-            "Open Near or KDE Connect on another device in this network.",
-            "Connect to an Address…",
-            "You are “desk”",
-        ]),
+        scene(
+            "empty",
+            Vec::new(),
+            &[
+                "Nobody Here Yet",
+                "Open Near or KDE Connect on another device in this network.",
+                "Connect to an Address…",
+                "You are “desk”",
+            ],
+        ),
         scene("no-network", Vec::new(), &["No Network"]).network(false, true),
-        scene("no-avahi", usual(), &["Avahi is not running. Devices are found by broadcast only."]).network(true, false),
+        scene("no-avahi", usual(), &["Avahi is not running. Devices are found by broadcast only."])
+            .network(true, false),
         taken,
-        scene("talk", usual(), &[
-            "Secure — paired on 3 May",
-            "Do you have the pictures of Sunday?",
-            "Study laptop, 14:02",
-            "You, 14:03",
-            "612.0 MB of 1.4 GB — 48.0 MB/s — 16 s left",
-            "Received — in Downloads",
-        ])
+        scene(
+            "talk",
+            usual(),
+            &[
+                "Secure — paired on 3 May",
+                "Do you have the pictures of Sunday?",
+                "Study laptop, 14:02",
+                "You, 14:03",
+                "612.0 MB of 1.4 GB — 48.0 MB/s — 16 s left",
+                "Received — in Downloads",
+            ],
+        )
         .chosen("study_laptop")
         .lines(talk()),
-        scene("talk-more", usual(), &[
-            "https://example.org/map",
-            "Open Link",
-            "Ping",
-            "Waiting — 1.4 GB",
-            "Stopped — nothing was kept",
-            "Failed: the disk is full",
-            "Try Again",
-            "Sent — 1.4 GB",
-            "Show All",
-        ])
+        scene(
+            "talk-more",
+            usual(),
+            &[
+                "https://example.org/map",
+                "Open Link",
+                "Ping",
+                "Waiting — 1.4 GB",
+                "Stopped — nothing was kept",
+                "Failed: the disk is full",
+                "Try Again",
+                "Sent — 1.4 GB",
+                "Show All",
+            ],
+        )
         .chosen("study_laptop")
         .lines(other_lines()),
-        scene("states", states, &[
-            "Connecting…",
-            "Not paired",
-            "“Guest” wants to pair (24 s)",
-            "Show Code",
-            "Reject",
-            "Secure",
-            "Gone — tries again",
-            "Gone — next try in 12 s",
-            "Seen, but cannot be reached: a firewall may be in between (port 1716)",
-        ])
+        scene(
+            "states",
+            states,
+            &[
+                "Connecting…",
+                "Not paired",
+                "“Guest” wants to pair (24 s)",
+                "Show Code",
+                "Reject",
+                "Secure",
+                "Gone — tries again",
+                "Gone — next try in 12 s",
+                "Seen, but cannot be reached: a firewall may be in between (port 1716)",
+            ],
+        )
         .chosen("neighbour"),
         scene("not-paired", usual(), &["Not paired. Messages and files need pairing once.", "Pair…"])
             .chosen("kitchen_phone"),
@@ -221,31 +237,42 @@ pub fn all() -> Vec<Scene> {
         scene("asked", pairing(asked()), &["“Kitchen phone” wants to pair (24 s)", "Show Code", "Reject"])
             .chosen("kitchen_phone"),
         scene("waits", pairing(waits()), &["Waiting for “Kitchen phone” to answer…", "Cancel"]).chosen("kitchen_phone"),
-        scene("show-code", pairing(PairingState::ShowCode { digits: "482913".into() }), &[
-            "Code for “Kitchen phone”",
-            "482 913",
-        ])
+        scene(
+            "show-code",
+            pairing(PairingState::ShowCode { digits: "482913".into() }),
+            &["Code for “Kitchen phone”", "482 913"],
+        )
         .chosen("kitchen_phone"),
-        scene("enter-code", pairing(PairingState::EnterCode { tries_left: 3, wrong: false }), &[
-            "Type the Code of “Kitchen phone”",
-            "Its screen shows six digits now.",
-        ])
+        scene(
+            "enter-code",
+            pairing(PairingState::EnterCode { tries_left: 3, wrong: false }),
+            &["Type the Code of “Kitchen phone”", "Its screen shows six digits now."],
+        )
         .chosen("kitchen_phone"),
-        scene("wrong-code", pairing(PairingState::EnterCode { tries_left: 2, wrong: true }), &[
-            "That was not the code. The other device shows a new one. Tries left: 2",
-        ])
+        scene(
+            "wrong-code",
+            pairing(PairingState::EnterCode { tries_left: 2, wrong: true }),
+            &["That was not the code. The other device shows a new one. Tries left: 2"],
+        )
         .chosen("kitchen_phone"),
         scene("checking", pairing(PairingState::Checking), &["Checking the code…"]).chosen("kitchen_phone"),
-        scene("compare", pairing(weak()), &[
-            "Compare with the other screen. This check is weaker: do it in a network you trust.",
-            "8F3A 09BC",
-            "They Are the Same",
-        ])
+        scene(
+            "compare",
+            pairing(weak()),
+            &[
+                "Compare with the other screen. This check is weaker: do it in a network you trust.",
+                "8F3A 09BC",
+                "They Are the Same",
+            ],
+        )
         .chosen("kitchen_phone"),
         scene("asked-weakly", pairing(asked_weakly()), &["Compare…", "Reject"]).chosen("kitchen_phone"),
         scene("alarm", changed, &["This Is Not the “Study laptop” You Paired With", "Keep Apart", "Pair Anew…"]),
         scene("narrow-list", usual(), &["Study laptop", "Secure"]).narrow(),
-        scene("narrow-talk", usual(), &["Secure", "612.0 MB of 1.4 GB — 48.0 MB/s — 16 s left"]).narrow().chosen("study_laptop").lines(talk()),
+        scene("narrow-talk", usual(), &["Secure", "612.0 MB of 1.4 GB — 48.0 MB/s — 16 s left"])
+            .narrow()
+            .chosen("study_laptop")
+            .lines(talk()),
         scene("address", usual(), &["Connect to an Address", "Connect"]).action("win.address"),
         scene("rename", usual(), &["Rename This Device", "Rename"]).action("win.rename"),
         scene("forget", usual(), &["Forget “Study laptop”?"]).chosen("study_laptop").action("win.forget"),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use adw::prelude::*;
 use glib::ControlFlow;
-use near::near::{Near, Options, State, TransferState, What};
+use near::near::{Change, Near, Options, State, TransferState, What};
 use near::ui::{self, Window};
 
 use super::checks::Test;
@@ -22,6 +22,7 @@ use super::{INNER, application};
 pub const ALL: &[Test] = &[
     ("an_idle_window_sleeps", an_idle_window_sleeps),
     ("the_first_frame_comes_soon", the_first_frame_comes_soon),
+    ("frames_go_on_while_the_list_changes", frames_go_on_while_the_list_changes),
     ("frames_go_on_while_a_file_arrives", frames_go_on_while_a_file_arrives),
 ];
 
@@ -104,6 +105,32 @@ pub fn announce() -> ExitCode {
     }
 }
 
+fn frames_go_on_while_the_list_changes(application: &adw::Application) {
+    let mut scene = scenes::all().into_iter().find(|scene| scene.name == "talk").unwrap();
+    scene
+        .source
+        .devices
+        .borrow_mut()
+        .extend((0..61).map(|n| device(&format!("Device {n}"), "phone", State::Unreachable)));
+    scene.chosen = Some("study_laptop");
+    let window = stage::open(application, &scene);
+    let usual = watch(&window);
+    let weak = window.downgrade();
+    let changes = glib::timeout_add_local(Duration::from_millis(5), move || {
+        if let Some(window) = weak.upgrade() {
+            window.changed(&Change::Devices);
+        }
+        ControlFlow::Continue
+    });
+    let frames = watch(&window);
+    changes.remove();
+    println!(
+        "    {} frames, longest interval {:?}; undisturbed {}, {:?}",
+        frames.count, frames.longest, usual.count, usual.longest
+    );
+    stage::close(window);
+}
+
 struct Frames {
     count: usize,
     /// Between two frames, or one and the beginning or end of the time.
@@ -154,9 +181,9 @@ fn frames_go_on_while_a_file_arrives(application: &adw::Application) {
     until("bert asks", || reads("Show Code"));
     button(&window, "Show Code").emit_clicked();
     until("the code is shown", || reads("Code for “bert”"));
-    let digits = texts(&shown(&window)).into_iter().find(|text| {
-        text.len() == 7 && text.chars().all(|letter| letter.is_ascii_digit() || letter == ' ')
-    });
+    let digits = texts(&shown(&window))
+        .into_iter()
+        .find(|text| text.len() == 7 && text.chars().all(|letter| letter.is_ascii_digit() || letter == ' '));
     std::fs::write(format!("{code}.part"), digits.expect("six digits in two groups")).unwrap();
     std::fs::rename(format!("{code}.part"), &code).unwrap();
     until("they are paired", || reads("Secure"));
@@ -171,10 +198,15 @@ fn frames_go_on_while_a_file_arrives(application: &adw::Application) {
     let mut outcome = Err(String::new());
     for n in 0..TRIES {
         std::fs::write(go(n), "").unwrap();
-        let file = || near.lines(&bert_id).into_iter().filter_map(|line| match line.what {
-            What::File(file) => Some(file),
-            _ => None,
-        }).nth(n);
+        let file = || {
+            near.lines(&bert_id)
+                .into_iter()
+                .filter_map(|line| match line.what {
+                    What::File(file) => Some(file),
+                    _ => None,
+                })
+                .nth(n)
+        };
         until("the file comes", || file().is_some_and(|file| file.done > 0));
         let before = file().unwrap().done;
         let frames = watch(&window);

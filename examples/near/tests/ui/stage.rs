@@ -139,7 +139,8 @@ pub fn picture(window: &Window, file: &Path) {
             &gtk4::gdk::RGBA::new(0.0, 0.0, 0.0, 0.35),
             &gtk4::graphene::Rect::new(0.0, 0.0, width, height),
         );
-        snapshot.translate(&gtk4::graphene::Point::new(((width - wide) / 2.0).round(), ((height - high) / 2.0).round()));
+        snapshot
+            .translate(&gtk4::graphene::Point::new(((width - wide) / 2.0).round(), ((height - high) / 2.0).round()));
         seen.snapshot(&snapshot, wide.into(), high.into());
     }
     let node = snapshot.to_node().expect("something to see");
