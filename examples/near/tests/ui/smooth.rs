@@ -2,7 +2,7 @@
 //! announce themselves. `tests/window` of the library measures in the same way.
 
 use std::cell::{Cell, RefCell};
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::rc::Rc;
@@ -88,9 +88,11 @@ fn the_first_frame_comes_soon(_: &adw::Application) {
 /// What the process does that stands for 200 devices.
 pub fn announce() -> ExitCode {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    // All can be reached, and none of them ends the opening.
+    let listener = TcpListener::bind("0.0.0.0:1750").unwrap();
+    std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
     let identities: Vec<String> = (0..200)
         .map(|n| {
-            // Nobody listens at this port.
             format!(
                 r#"{{"id":1,"type":"kdeconnect.identity","body":{{"deviceId":"{n:032x}","deviceName":"Device {n}","deviceType":"phone","protocolVersion":7,"tcpPort":1750,"incomingCapabilities":[],"outgoingCapabilities":[]}}}}"#
             ) + "\n"
@@ -194,7 +196,7 @@ fn frames_go_on_while_a_file_arrives(application: &adw::Application) {
     println!("    undisturbed: {} frames in {WATCHED:?}, longest interval {:?}", usual.count, usual.longest);
     let mut crowd = world.command(1, std::env::current_exe().unwrap().to_str().unwrap());
     let mut crowd = crowd.env(INNER, "announce").spawn().unwrap();
-    until("many are seen", || near.devices().len() >= 60);
+    until("some are seen", || near.devices().len() >= 8);
     let mut outcome = Err(String::new());
     for n in 0..TRIES {
         std::fs::write(go(n), "").unwrap();
