@@ -78,8 +78,9 @@ impl Wanted {
             });
         }
         if let Some(tries) = self.tries_left {
-            let text = "That was not the code. The other device shows a new one. Tries left: {0}";
-            dialog.set_body(&tr_with(text, &[&tries.to_string()]));
+            let tries = tries.to_string();
+            let text = tr_with("That was not the code. The other device shows a new one. Tries left: {0}", &[&tries]);
+            dialog.set_body(&text);
         }
         dialog
     }

@@ -109,14 +109,14 @@ pub fn words(device: &Device) -> String {
         State::NotPaired => tr("Not paired"),
         State::Secure => tr("Secure"),
         State::Gone { next_try: Some(wait) } if !wait.is_zero() => {
-            tr_with("Gone — next try in {0}\u{a0}s", &[&wait.as_millis().div_ceil(1000).to_string()])
+            tr_with("Gone — next try in {0} s", &[&wait.as_millis().div_ceil(1000).to_string()])
         }
         State::Gone { .. } => tr("Gone — tries again"),
         State::Unreachable => tr("Seen, but cannot be reached: a firewall may be in between (port 1716)"),
         State::OtherKey => tr_with("This is not the “{0}” you paired with", &[name]),
         State::Pairing(pairing) => match pairing {
             PairingState::AskedByThem { seconds_left, .. } => {
-                tr_with("“{0}” wants to pair ({1}\u{a0}s)", &[name, &seconds_left.to_string()])
+                tr_with("“{0}” wants to pair ({1} s)", &[name, &seconds_left.to_string()])
             }
             PairingState::WaitingForThem { code: None } => tr_with("Waiting for “{0}” to answer…", &[name]),
             PairingState::WaitingForThem { code: Some(_) } => tr("Compare the codes"),
@@ -134,10 +134,10 @@ pub fn words_with_date(device: &Device) -> String {
     };
     let this_year = glib::DateTime::now_local().is_ok_and(|now| now.year() == paired.date.year());
     let date = paired.date.format(if this_year { "%-d %B" } else { "%-d %B %Y" }).unwrap_or_default();
-    tr_with(
-        if paired.strong { "Secure — paired on {0}" } else { "Secure — paired on {0}, by comparing" },
-        &[&date],
-    )
+    match paired.strong {
+        true => tr_with("Secure — paired on {0}", &[&date]),
+        false => tr_with("Secure — paired on {0}, by comparing", &[&date]),
+    }
 }
 
 /// The button that agrees to a pairing which the other side wants.
