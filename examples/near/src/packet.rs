@@ -36,7 +36,7 @@ pub struct Identity {
 pub struct File {
     pub name: String,
     pub size: u64,
-    /// Nothing has to be fetched if it is empty.
+    /// `None`: it is empty, and nothing has to be fetched.
     pub port: Option<u16>,
 }
 
@@ -87,8 +87,9 @@ impl Packet {
             PING => Ok(Packet::Ping(text(body, "message").unwrap_or_default().into())),
             SHARE => match (text(body, "filename"), text(body, "text"), text(body, "url")) {
                 (Some(name), ..) => {
-                    // Some count an unknown length as -1.
-                    let size = all["payloadSize"].as_u64().ok_or("a file without a size")?;
+                    // An empty file needs no payload. An unknown length is -1 for some, and is not taken.
+                    let size = &all["payloadSize"];
+                    let size = if size.is_null() { Some(0) } else { size.as_u64() }.ok_or("a file of unknown size")?;
                     let port = all["payloadTransferInfo"]["port"].as_u64().and_then(|port| u16::try_from(port).ok());
                     let port = port.filter(|port| *port >= 1024);
                     if port.is_none() && size > 0 {
@@ -118,8 +119,10 @@ impl Packet {
                     "filename": name, "lastModified": now_ms(), "numberOfFiles": 1, "totalPayloadSize": size, "open": false
                 });
                 let mut all = packet(SHARE, body);
-                all["payloadSize"] = json!(size);
-                all["payloadTransferInfo"] = json!({ "port": port });
+                if let Some(port) = port {
+                    all["payloadSize"] = json!(size);
+                    all["payloadTransferInfo"] = json!({ "port": port });
+                }
                 all
             }
             Packet::Other => packet("kdeconnect.other", json!({})),

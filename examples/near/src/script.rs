@@ -7,7 +7,8 @@
 //! code-to FILE          writes the code shown        code-from FILE      waits for the file, and types its code
 //! type DIGITS           types these                  wait-paired, wait-refused     until a pairing ends so
 //! text WORDS, send FILE to the device named last     wait-text WORDS, wait-file, wait-sent, wait-failed
-//! connect ADDRESS, forget, touch FILE, wait FILE     quit
+//! wait-code             until there is one to compare        rest       until another pairing may begin
+//! cancel, connect ADDRESS, forget, touch FILE, wait FILE     quit
 //! ```
 
 use std::cell::RefCell;
@@ -24,6 +25,8 @@ struct Script {
     commands: VecDeque<String>,
     device: String,
     events: VecDeque<String>,
+    /// When a pairing has ended. For five seconds, there is no other.
+    ended: Option<Instant>,
 }
 
 /// Runs the commands one after the other, and calls `done` after the last one.
@@ -37,6 +40,9 @@ pub fn run(near: &Near, commands: &str, done: impl Fn() + 'static) {
     near.connect_change(move |change| {
         for event in events(&own, change) {
             println!("{:8.3} {event}", started.elapsed().as_secs_f64());
+            if matches!(change, Change::PairingEnded { .. }) {
+                seen.borrow_mut().ended = Some(Instant::now());
+            }
             seen.borrow_mut().events.push_back(event);
         }
     });
@@ -108,6 +114,7 @@ fn step(near: &Near, script: &mut Script, command: &str) -> bool {
             }
             _ => false,
         },
+        "rest" => script.ended.is_none_or(|ended| ended.elapsed() > std::time::Duration::from_secs(5)),
         "wait-code" => matches!(
             pairing(),
             Some((_, PairingState::WaitingForThem { code: Some(_) } | PairingState::AskedByThem { code: Some(_), .. }))
@@ -126,10 +133,6 @@ fn step(near: &Near, script: &mut Script, command: &str) -> bool {
             true
         }
         "cancel" => pairing().map(|(id, _)| near.cancel_pairing(&id)).is_some(),
-        "stop" => match script.events.iter().rev().find_map(|event| event.strip_prefix("moving ")) {
-            Some(id) => id.parse().map(|id| near.stop(id)).is_ok(),
-            None => false,
-        },
         "touch" => std::fs::write(rest, "").is_ok(),
         "wait" => std::path::Path::new(rest).exists(),
         _ => {

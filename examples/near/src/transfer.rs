@@ -170,6 +170,10 @@ impl Core {
         let mut file = File::open(path).map_err(|error| error.to_string())?;
         let size = file.metadata().map_err(|error| error.to_string())?.len();
         let name = self.transfer(id).map(|transfer| transfer.name).unwrap_or_default();
+        if size == 0 {
+            self.send(device, &Packet::File(packet::File { name, size, port: None }))?;
+            return Ok(TransferState::Sent);
+        }
         let tls = ServerTls::from(self.tls.clone()).allow([pinned]);
         let listen = |port| Server::builder().tls(tls.clone()).bind(port);
         let server = PORTS.map(listen).find(|result| !matches!(result, Err(Error::InUse { .. })));
@@ -178,6 +182,8 @@ impl Core {
         self.send(device, &Packet::File(packet::File { name, size, port: Some(server.port()) }))?;
         let socket = network::timeout(COMING, server.accept_future()).await;
         let socket = socket.map_err(|_| "The other side did not come for it")?.map_err(|error| error.to_string())?;
+        // Its end is told below.
+        socket.disconnect_cb(|_, _| {});
         let mut progress = Progress::new();
         let mut left = size;
         let mut block = Vec::new();
@@ -225,6 +231,7 @@ impl Core {
         let tls = ClientTls::pinned(pinned).identity(self.tls.clone());
         let socket = Socket::builder().tls(tls).connect_timeout(COMING).connect_future(SocketAddr::new(address, port));
         let socket = socket.await.map_err(|error| error.to_string())?;
+        socket.disconnect_cb(|_, _| {});
         let mut progress = Progress::new();
         let mut left = file.size;
         while left > 0 {

@@ -1,0 +1,188 @@
+//! With kdeconnectd 22.12 (version 7 of the protocol) on host 1, which `./dev near-test` unpacks. Without it, nothing is tested.
+
+mod world;
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use world::{Device, World, names, world};
+
+/// kdeconnectd with a home and a bus of its own.
+struct Kde<'a> {
+    world: &'a World,
+    bus: Device,
+    daemon: Option<Device>,
+    address: String,
+    root: String,
+}
+
+impl Kde<'_> {
+    fn start<'a>(world: &'a World, root: &str) -> Kde<'a> {
+        let address = format!("unix:path={}", world.path("bus"));
+        let mut bus = Command::new("dbus-daemon");
+        bus.args(["--session", "--nofork", "--nopidfile", "--print-address", &format!("--address={address}")]);
+        let mut bus = Device::start("bus", bus);
+        bus.wait("unix:path");
+        let mut kde = Kde { world, bus, daemon: None, address, root: root.into() };
+        kde.restart();
+        kde
+    }
+
+    /// Starts it, or kills it and starts it again.
+    fn restart(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.kill();
+        }
+        let (home, root) = (self.world.path("kde"), &self.root);
+        let libraries = format!("{root}/usr/lib/x86_64-linux-gnu");
+        std::fs::create_dir_all(format!("{home}/Downloads")).unwrap();
+        std::fs::create_dir_all(format!("{home}/config")).unwrap();
+        std::fs::write(format!("{home}/config/user-dirs.dirs"), "XDG_DOWNLOAD_DIR=\"$HOME/Downloads\"\n").unwrap();
+        // The paths of sockets must be short. This directory is the test's own.
+        world::shell("mkdir -p /run/kde && chmod 700 /run/kde");
+        let mut daemon = self.world.command(1, "sh");
+        daemon.args(["-c", r#"
+            export LD_LIBRARY_PATH=$(find "$0" \( -name '*.so' -o -name '*.so.[0-9]*' \) -printf '%h\n' | sort -u | paste -sd :)
+            exec "$0/usr/lib/x86_64-linux-gnu/libexec/kdeconnectd" 2>&1"#, root]);
+        daemon.env("HOME", &home).env("XDG_RUNTIME_DIR", "/run/kde");
+        daemon.env("XDG_CONFIG_HOME", format!("{home}/config")).env("XDG_DATA_HOME", format!("{home}/data"));
+        daemon.env("XDG_CACHE_HOME", format!("{home}/cache")).env("XDG_DATA_DIRS", format!("{root}/usr/share:/usr/share"));
+        daemon.env("QT_PLUGIN_PATH", format!("{libraries}/qt5/plugins:{libraries}/qca-qt5"));
+        daemon.env("QT_QPA_PLATFORM", "offscreen").env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere");
+        daemon.env("DBUS_SESSION_BUS_ADDRESS", &self.address).env("QT_LOGGING_RULES", "kdeconnect.*.debug=true");
+        let mut daemon = Device::start("kde", daemon);
+        daemon.wait("Broadcasting identity packet");
+        self.daemon = Some(daemon);
+    }
+
+    /// Calls a method, `None` if it fails.
+    fn try_call(&self, path: &str, method: &str, arguments: &[&str]) -> Option<String> {
+        let mut gdbus = Command::new("gdbus");
+        gdbus.args(["call", "--address", &self.address, "--dest", "org.kde.kdeconnect"]);
+        gdbus.args(["--object-path", &format!("/modules/kdeconnect{path}"), "--method"]);
+        gdbus.arg(format!("org.kde.kdeconnect.{method}")).args(arguments);
+        let output = gdbus.stderr(Stdio::inherit()).output().unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    fn call(&self, path: &str, method: &str, arguments: &[&str]) -> String {
+        self.try_call(path, method, arguments).unwrap_or_else(|| panic!("{method} fails"))
+    }
+
+    /// Waits until the answer contains this.
+    fn until(&self, path: &str, method: &str, arguments: &[&str], wanted: &str) {
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            let answer = self.try_call(path, method, arguments).unwrap_or_default();
+            if answer.contains(wanted) {
+                return;
+            }
+            assert!(Instant::now() < until, "{method}: {answer}, not {wanted}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn files(&self) -> String {
+        self.world.path("kde/Downloads")
+    }
+}
+
+/// The root of the unpacked packages.
+fn root() -> Option<String> {
+    let root = std::env::var("NEAR_KDE").ok();
+    if root.is_none() {
+        println!("left out: kdeconnectd is not here; ./dev near-test unpacks it");
+    }
+    root
+}
+
+/// The id that a device has made for itself.
+fn id(world: &World, name: &str) -> String {
+    let kept = std::fs::read_to_string(world.path(&format!("{name}.data/near.json"))).unwrap();
+    serde_json::from_str::<serde_json::Value>(&kept).unwrap()["id"].as_str().unwrap().into()
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < until, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+const PAIRED: [&str; 2] = ["true", "true"];
+
+#[test]
+fn pairs_talks_and_sends_files_with_kdeconnectd() {
+    let Some(root) = root() else { return };
+    let Some(world) = world("pairs_talks_and_sends_files_with_kdeconnectd", 1) else { return };
+    let mut kde = Kde::start(&world, &root);
+    kde.call("", "daemon.setAnnouncedName", &["kde"]);
+    let begun = Instant::now();
+    let files: Vec<(String, Vec<u8>)> = [("one", 1), ("many ü'.bin", 20 << 20), ("none", 0)]
+        .map(|(name, size): (&str, usize)| (name.into(), (0..size).map(|n| (n ^ n >> 9) as u8).collect()))
+        .into();
+    for (name, data) in &files {
+        std::fs::write(world.path(name), data).unwrap();
+    }
+    let go = world.path("go");
+    let sends: String = files.iter().map(|(name, _)| format!("send {}\nwait-sent\n", world.path(name))).collect();
+    let script = format!(
+        "wait-device kde\nwait-refused\nrest\ntouch {0}1\naccept\nwait-paired\nwait-secure kde\ntext from near\n\
+         wait-text from kde\n{sends}wait-file\nwait-file\nwait-file\nwait-secure kde\nwait-gone kde\nwait-secure kde\nwait {0}2\n\
+         forget\nrest\nwait-device kde\npair kde\nwait-refused\nrest\npair kde\naccept\nwait-paired\nwait-secure kde\nquit",
+        go
+    );
+    let mut anna = world.device(0, "anna", &script);
+    anna.wait("done: wait-device kde");
+    println!("both see each other after {:?}, kdeconnectd was there before", begun.elapsed());
+    let device = format!("/devices/{}", id(&world, "anna"));
+    kde.until("", "daemon.devices", &["true"], &id(&world, "anna"));
+
+    // They ask, and take it back. Both show the same code.
+    kde.call(&device, "device.requestPair", &[]);
+    let asked = anna.wait("AskedByThem");
+    println!("their code: {}; ours: {asked}", kde.call(&device, "device.verificationKey", &[]));
+    kde.call(&device, "device.unpair", &[]);
+    anna.wait("done: wait-refused");
+    // They ask again, after our rest.
+    anna.wait("done: touch");
+    kde.call(&device, "device.requestPair", &[]);
+    anna.wait("done: wait-paired");
+    kde.until("", "daemon.devices", &PAIRED, &id(&world, "anna"));
+
+    kde.call(&format!("{device}/share"), "device.share.shareText", &["from kde"]);
+    anna.wait("text from kde");
+    for (name, data) in &files {
+        anna.wait("sent");
+        let path = format!("{}/{name}", kde.files());
+        until(name, || std::fs::read(&path).is_ok_and(|received| received == *data));
+    }
+    for (name, _) in &files {
+        kde.call(&format!("{device}/share"), "device.share.shareUrl", &[&format!("file://{}", world.path(name))]);
+        anna.wait("received");
+    }
+    for (name, data) in &files {
+        assert!(std::fs::read(world.path(&format!("anna.files/{name}"))).unwrap() == *data, "{name}");
+    }
+    println!("{:?}", names(&kde.files()));
+
+    kde.restart();
+    anna.wait("done: wait-gone kde");
+    let begun = Instant::now();
+    anna.wait("done: wait-secure kde");
+    println!("secure again {:?} after it was gone", begun.elapsed());
+    kde.until("", "daemon.devices", &PAIRED, &id(&world, "anna"));
+
+    // We end it, and ask: they reject, and then accept.
+    std::fs::write(format!("{go}2"), "").unwrap();
+    anna.wait("done: pair kde");
+    kde.until(&device, "device.hasPairingRequests", &[], "true");
+    kde.call(&device, "device.rejectPairing", &[]);
+    anna.wait("done: pair kde");
+    kde.until(&device, "device.hasPairingRequests", &[], "true");
+    kde.call(&device, "device.acceptPairing", &[]);
+    anna.finish();
+    kde.until(&device, "device.isTrusted", &[], "true");
+    let _ = kde.bus.seen();
+}
