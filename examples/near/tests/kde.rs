@@ -44,7 +44,8 @@ impl Kde<'_> {
         daemon.args(["-c", r#"
             export LD_LIBRARY_PATH=$(find "$0" \( -name '*.so' -o -name '*.so.[0-9]*' \) -printf '%h\n' | sort -u | paste -sd :)
             exec "$0/usr/lib/x86_64-linux-gnu/libexec/kdeconnectd" 2>&1"#, root]);
-        daemon.env("HOME", &home).env("XDG_RUNTIME_DIR", "/run/kde");
+        // It writes texts that it shows into its directory.
+        daemon.current_dir(&home).env("HOME", &home).env("XDG_RUNTIME_DIR", "/run/kde");
         daemon.env("XDG_CONFIG_HOME", format!("{home}/config")).env("XDG_DATA_HOME", format!("{home}/data"));
         daemon.env("XDG_CACHE_HOME", format!("{home}/cache")).env("XDG_DATA_DIRS", format!("{root}/usr/share:/usr/share"));
         daemon.env("QT_PLUGIN_PATH", format!("{libraries}/qt5/plugins:{libraries}/qca-qt5"));
