@@ -210,9 +210,10 @@ impl Window {
     }
 
     fn notify_line(&self, id: &str, index: usize) {
-        let Some((source, device)) = self.source().zip(self.source().and_then(|source| {
-            source.devices().into_iter().find(|device| device.id == id)
-        })) else {
+        let Some((source, device)) = self
+            .source()
+            .zip(self.source().and_then(|source| source.devices().into_iter().find(|device| device.id == id)))
+        else {
             return;
         };
         let lines = source.lines(id);

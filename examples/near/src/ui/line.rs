@@ -148,7 +148,11 @@ impl LineRow {
         parts.state.state.replace(Some(transfer.state.clone()));
         parts.state.transfer.set(transfer.id);
         parts.text.set_text(&transfer.name);
-        parts.icon.set_icon_name(Some(if transfer.ours { "document-send-symbolic" } else { "folder-download-symbolic" }));
+        parts.icon.set_icon_name(Some(if transfer.ours {
+            "document-send-symbolic"
+        } else {
+            "folder-download-symbolic"
+        }));
         parts.progress.set_visible(transfer.state == TransferState::Running);
         parts.stop.set_visible(matches!(transfer.state, TransferState::Waiting | TransferState::Running));
         match &transfer.state {

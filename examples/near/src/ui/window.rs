@@ -56,7 +56,9 @@ type Action = (&'static str, &'static str, fn(&Window));
 const ACTIONS: [Action; 11] = [
     ("search", "", |window| _ = window.act(Act::SearchAgain)),
     ("address", "<Control>n", dialogs::address),
-    ("rename", "", |window| dialogs::rename(window, &window.source().map_or_else(String::new, |source| source.own_name()))),
+    ("rename", "", |window| {
+        dialogs::rename(window, &window.source().map_or_else(String::new, |source| source.own_name()))
+    }),
     ("forget", "", |window| _ = window.chosen().inspect(|device| dialogs::forget(window, device))),
     ("files", "<Control>o", Window::choose_files),
     ("paste", "<Control>v", Window::paste),
@@ -105,7 +107,8 @@ impl Window {
         }
         application.set_accels_for_action("win.show-help-overlay", &["<Control>question"]);
         application.set_accels_for_action("app.quit", &["<Control>q"]);
-        let quit = gio::ActionEntry::builder("quit").activate(|application: &adw::Application, _, _| application.quit());
+        let quit =
+            gio::ActionEntry::builder("quit").activate(|application: &adw::Application, _, _| application.quit());
         let weak = window.downgrade();
         let choose = gio::ActionEntry::builder("device").parameter_type(Some(glib::VariantTy::STRING));
         let choose = choose.activate(move |_: &adw::Application, _, id| {
@@ -131,7 +134,8 @@ impl Window {
         parts.list.set_sort_func(move |one, other| {
             let Some(window) = weak.upgrade() else { return gtk4::Ordering::Equal };
             let rows = window.imp().state.rows.borrow();
-            let place = |row: &gtk4::ListBoxRow| rows.iter().position(|found| found.upcast_ref::<gtk4::ListBoxRow>() == row);
+            let place =
+                |row: &gtk4::ListBoxRow| rows.iter().position(|found| found.upcast_ref::<gtk4::ListBoxRow>() == row);
             place(one).cmp(&place(other)).into()
         });
         let weak = self.downgrade();
