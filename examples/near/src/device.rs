@@ -31,10 +31,11 @@ pub(crate) enum Phase {
     /// This side connects.
     Opening,
     Up(Link),
-    /// Paired, and not here. The number tells one absence from the next.
+    /// Paired, and not here, though it may be heard. The number tells one absence from the next.
     Away {
         serial: u64,
         next: Option<Instant>,
+        is_heard: bool,
     },
     Unreachable,
     OtherKey,
@@ -66,6 +67,7 @@ impl Peer {
             (Phase::Up(_), None) if is_paired => State::Secure,
             (Phase::Up(_), None) => State::NotPaired,
             (Phase::Opening, _) => State::Connecting,
+            (Phase::Away { is_heard: true, .. }, _) => State::Unreachable,
             (Phase::Away { next, .. }, _) => {
                 State::Gone { next_try: next.map(|next| next.saturating_duration_since(Instant::now())) }
             }
@@ -174,7 +176,7 @@ impl Core {
                 target: None,
             };
             self.peers.borrow_mut().insert(id.clone(), Peer::new(identity, paired.address, Phase::Unreachable));
-            self.come_back(&id);
+            self.come_back(&id, false);
         }
         self.search_again();
         Ok(())
@@ -190,12 +192,17 @@ impl Core {
 
     pub fn try_again(&self, id: &str) {
         let known = self.with(id, |peer| {
-            if peer.link().is_none() && !matches!(peer.phase, Phase::Opening) {
+            let is_idle = peer.link().is_none() && !matches!(peer.phase, Phase::Opening);
+            if is_idle {
                 peer.phase = Phase::Unreachable;
             }
-            (peer.identity.clone(), peer.address)
+            (is_idle, peer.identity.clone(), peer.address)
         });
-        let Some((identity, Some(address))) = known else { return };
+        let Some((is_idle, identity, address)) = known else { return };
+        if is_idle && self.is_paired(id) {
+            self.come_back(id, false);
+        }
+        let Some(address) = address else { return };
         if let Some(discovery) = self.discovery.get() {
             discovery.tell(&self.identity(), address);
         }

@@ -161,8 +161,8 @@ impl Core {
                     // The other direction may be open.
                     discovery.tell(&self.identity(), address);
                 }
-                if is_paired && !is_unreachable {
-                    self.come_back(id);
+                if is_paired && self.peers.borrow().get(id).is_some_and(|peer| peer.link().is_none()) {
+                    self.come_back(id, is_unreachable);
                 }
             }
         }
@@ -179,25 +179,25 @@ impl Core {
         }
         if self.is_paired(id) {
             self.with(id, |peer| peer.phase = Phase::Unreachable);
-            self.come_back(id);
+            self.come_back(id, false);
         } else {
             self.peers.borrow_mut().remove(id);
         }
         self.tell(Change::Devices);
     }
 
-    /// Announces this device to where a paired one was last, until it comes.
-    pub fn come_back(&self, id: &str) {
+    /// Announces this device to where a paired one was last, until it comes. `is_heard`: it could not be connected to.
+    pub fn come_back(&self, id: &str, is_heard: bool) {
         let serial = self.serial.get() + 1;
         self.serial.set(serial);
-        self.with(id, |peer| peer.phase = Phase::Away { serial, next: None });
+        self.with(id, |peer| peer.phase = Phase::Away { serial, next: None, is_heard });
         let (me, id) = (self.me.clone(), id.to_owned());
         let _ = network::spawn(async move {
             for wait in Backoff::new(Duration::from_secs(1), Duration::from_secs(30)) {
                 let Some(core) = me.upgrade() else { break };
                 let due = Instant::now() + wait;
                 let is_away = core.with(&id, |peer| match &mut peer.phase {
-                    Phase::Away { serial: current, next } if *current == serial => {
+                    Phase::Away { serial: current, next, .. } if *current == serial => {
                         *next = Some(due);
                         true
                     }

@@ -185,8 +185,7 @@ impl Core {
         // Its end is told below.
         socket.disconnect_cb(|_, _| {});
         let mut progress = Progress::new();
-        let mut left = size;
-        let mut block = Vec::new();
+        let (mut left, mut block) = (size, Vec::new());
         while left > 0 {
             // Reading a file that changes meanwhile must not send more than was announced.
             let most = left.min(BLOCK as u64);

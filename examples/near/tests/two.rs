@@ -64,6 +64,19 @@ fn they_find_each_other_pair_talk_and_send_files() {
     assert_eq!(std::fs::read(world.path("anna.files/one")).unwrap(), b"1");
 }
 
+#[test]
+fn another_program_has_the_port() {
+    let Some(world) = world("another_program_has_the_port", 1) else { return };
+    let _other = std::net::TcpListener::bind("0.0.0.0:1716").unwrap();
+    let data = world.path("anna.data");
+    let mut near = world.command(0, world::NEAR);
+    near.args(["--headless", "--data", &data]).env("HOME", &data).env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere");
+    let output = near.output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("Another KDE Connect program is running on this computer"), "{said}");
+}
+
 /// Both announce themselves and connect in the same moment: one link remains.
 #[test]
 fn they_start_at_the_same_time() {
