@@ -16,11 +16,12 @@ use near::ui::{self, Window};
 use super::checks::Test;
 use super::scenes::{self, device};
 use super::stage::{self, button, shown, texts, until};
-use super::world::world;
+use super::world::{NEAR, world};
 use super::{INNER, application};
 
 pub const ALL: &[Test] = &[
     ("an_idle_window_sleeps", an_idle_window_sleeps),
+    ("the_program_starts_and_ends", the_program_starts_and_ends),
     ("the_first_frame_comes_soon", the_first_frame_comes_soon),
     ("frames_go_on_while_the_list_changes", frames_go_on_while_the_list_changes),
     ("frames_go_on_while_a_file_arrives", frames_go_on_while_a_file_arrives),
@@ -67,6 +68,16 @@ pub fn first_frame() -> ExitCode {
     let window = ui::open(&application(), Near::open(options(std::env::var_os("XDG_DATA_HOME").unwrap().into())));
     stage::frames(&window, 1);
     ExitCode::SUCCESS
+}
+
+/// The program itself, whose script ends it at once.
+fn the_program_starts_and_ends(_: &adw::Application) {
+    let Some(world) = world("the_program_starts_and_ends", 1) else { return };
+    let script = world.path("script");
+    std::fs::write(&script, "quit\n").unwrap();
+    let (data, mut near) = (world.path("data"), Command::new(NEAR));
+    near.args(["--name", "anna", "--data", &data, "--downloads", &data, "--script", &script]);
+    assert!(near.status().unwrap().success());
 }
 
 fn the_first_frame_comes_soon(_: &adw::Application) {
@@ -116,21 +127,36 @@ fn frames_go_on_while_the_list_changes(application: &adw::Application) {
         .extend((0..61).map(|n| device(&format!("Device {n}"), "phone", State::Unreachable)));
     scene.chosen = Some("study_laptop");
     let window = stage::open(application, &scene);
-    let usual = watch(&window);
-    let weak = window.downgrade();
-    let changes = glib::timeout_add_local(Duration::from_millis(5), move || {
-        if let Some(window) = weak.upgrade() {
-            window.changed(&Change::Devices);
+    let mut outcome = Err(String::new());
+    for _ in 0..TRIES {
+        let usual = watch(&window);
+        let weak = window.downgrade();
+        let changes = glib::timeout_add_local(Duration::from_millis(5), move || {
+            if let Some(window) = weak.upgrade() {
+                window.changed(&Change::Devices);
+            }
+            ControlFlow::Continue
+        });
+        let frames = watch(&window);
+        changes.remove();
+        println!("    {} frames of {}, longest interval {:?}", frames.count, usual.count, frames.longest);
+        outcome = judge(&usual, &frames);
+        if outcome.is_ok() {
+            break;
         }
-        ControlFlow::Continue
-    });
-    let frames = watch(&window);
-    changes.remove();
-    println!(
-        "    {} frames, longest interval {:?}; undisturbed {}, {:?}",
-        frames.count, frames.longest, usual.count, usual.longest
-    );
+    }
+    assert_eq!(outcome, Ok(()));
     stage::close(window);
+}
+
+fn judge(usual: &Frames, frames: &Frames) -> Result<(), String> {
+    if frames.count * 10 < usual.count * 9 {
+        return Err(format!("{} frames, {} without the load", frames.count, usual.count));
+    }
+    if frames.longest > usual.longest + LATE {
+        return Err(format!("{:?} without a frame, {:?} without the load", frames.longest, usual.longest));
+    }
+    Ok(())
 }
 
 struct Frames {
@@ -220,13 +246,7 @@ fn frames_go_on_while_a_file_arrives(application: &adw::Application) {
             moved as f64 / WATCHED.as_secs_f64() / 1e6
         );
         until("the file is there", || file().is_some_and(|file| matches!(file.state, TransferState::Received(_))));
-        outcome = if frames.count * 10 < usual.count * 9 {
-            Err(format!("{} frames, {} without the load", frames.count, usual.count))
-        } else if frames.longest > usual.longest + LATE {
-            Err(format!("{:?} without a frame", frames.longest))
-        } else {
-            Ok(())
-        };
+        outcome = judge(&usual, &frames);
         if outcome.is_ok() {
             break;
         }
