@@ -2,13 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use adw::prelude::*;
 use glib::subclass::prelude::ObjectSubclassIsExt;
 
-use super::{Act, tr, tr_with};
+use super::{Act, Acts, tr, tr_with};
 use crate::near::{Line, Transfer, TransferState, What};
 
 /// More of a text is shown on request only.
@@ -47,7 +46,7 @@ template!(imp::LineRow(gtk4::ListBoxRow) "line.ui" "NearLineRow", Shown, [
 impl gtk4::subclass::list_box_row::ListBoxRowImpl for imp::LineRow {}
 
 impl LineRow {
-    pub fn new(line: &Line, who: &str, act: &Rc<dyn Fn(Act)>) -> LineRow {
+    pub fn new(line: &Line, who: &str, act: &Acts) -> LineRow {
         let row: LineRow = glib::Object::new();
         let parts = row.imp();
         let time = line.at.format("%H:%M").unwrap_or_default();
@@ -81,7 +80,7 @@ impl LineRow {
         row
     }
 
-    fn press(&self, act: &Rc<dyn Fn(Act)>) {
+    fn press(&self, act: &Acts) {
         match self.imp().state.press.take() {
             Press::Nothing => {}
             Press::ShowAll(text) => {

@@ -70,6 +70,11 @@ pub enum Act {
     Again(u64),
 }
 
+/// Passes on what the person wants.
+type Acts = Rc<dyn Fn(Act)>;
+/// The button that agrees (or helps) with a device of this id was used, or the one that refuses.
+type Presses = Rc<dyn Fn(&str, bool)>;
+
 /// Where the window has its values from: [`Near`], or whatever a test wants it to show.
 pub trait Source {
     fn own_name(&self) -> String;

@@ -1,13 +1,12 @@
 //! A row of the list of devices, and the words for the states of devices.
 
 use std::cell::RefCell;
-use std::rc::Rc;
 use std::time::Duration;
 
 use adw::prelude::*;
 use glib::subclass::prelude::ObjectSubclassIsExt;
 
-use super::{Act, tr, tr_with};
+use super::{Act, Presses, tr, tr_with};
 use crate::near::{Device, PairingState, State};
 
 /// A connection that is quicker than this shows no spinner.
@@ -33,7 +32,7 @@ impl gtk4::subclass::list_box_row::ListBoxRowImpl for imp::DeviceRow {}
 
 impl DeviceRow {
     /// `on_answer` is called with the device's id and the answer, when the buttons for a pairing are used.
-    pub fn new(on_answer: Rc<dyn Fn(&str, bool)>) -> DeviceRow {
+    pub fn new(on_answer: Presses) -> DeviceRow {
         let row: DeviceRow = glib::Object::new();
         for (button, yes) in [(row.imp().yes.get(), true), (row.imp().no.get(), false)] {
             let (on_answer, weak) = (on_answer.clone(), row.downgrade());
@@ -84,7 +83,9 @@ impl DeviceRow {
         let spinner = self.imp().spinner.get();
         let timer = &self.imp().state.spinner;
         if !on {
-            timer.take().map(glib::SourceId::remove);
+            if let Some(source) = timer.take() {
+                source.remove();
+            }
             spinner.set_visible(false);
             spinner.stop();
         } else if timer.borrow().is_none() && !spinner.is_visible() {

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::path::PathBuf;
-use std::rc::Rc;
 
 use adw::prelude::*;
 use glib::subclass::prelude::ObjectSubclassIsExt;
@@ -10,12 +9,12 @@ use gtk4::gdk;
 
 use super::line::LineRow;
 use super::row::{icon, remedy, words, words_with_date, yes_answer};
-use super::{Act, tr, tr_with};
+use super::{Acts, Presses, tr, tr_with};
 use crate::near::{Device, Line, State};
 
 #[derive(Default)]
 pub struct Shown {
-    act: OnceCell<Rc<dyn Fn(Act)>>,
+    act: OnceCell<Acts>,
     id: RefCell<String>,
     rows: RefCell<Vec<LineRow>>,
     /// The reader is not at the newest line.
@@ -46,7 +45,7 @@ impl gtk4::subclass::box_::BoxImpl for imp::Talk {}
 
 impl Talk {
     /// `press` is called for the buttons that agree (or help) and refuse, `drop` with files that are dropped.
-    pub fn connect(&self, act: Rc<dyn Fn(Act)>, press: Rc<dyn Fn(&str, bool)>, drop: impl Fn(Vec<PathBuf>) + 'static) {
+    pub fn connect(&self, act: Acts, press: Presses, drop: impl Fn(Vec<PathBuf>) + 'static) {
         let parts = self.imp();
         let _ = parts.state.act.set(act);
         for (button, yes) in [(&parts.yes, true), (&parts.no, false), (&parts.bar_button, true)] {
@@ -208,7 +207,7 @@ pub fn take_files(widget: &gtk4::Widget, drop: impl Fn(Vec<PathBuf>) + 'static) 
 
 /// Files that are not on this machine have no path, and are left out.
 pub fn paths(files: &gdk::FileList) -> Vec<PathBuf> {
-    files.files().iter().filter_map(|file| gio::prelude::FileExt::path(file)).collect()
+    files.files().iter().filter_map(gio::prelude::FileExt::path).collect()
 }
 
 /// An action that is disabled now is no error.

@@ -12,7 +12,7 @@ use gtk4::gdk;
 use super::dialogs::{self, Dialogs};
 use super::row::{DeviceRow, remedy};
 use super::talk::{Talk, paths};
-use super::{Act, Source, load_style, tr, tr_with};
+use super::{Act, Acts, Presses, Source, load_style, tr, tr_with};
 use crate::near::{Device, OpenError, PairingState, State};
 
 #[derive(Default)]
@@ -147,13 +147,13 @@ impl Window {
         });
         parts.talk.set_folded(parts.leaflet.is_folded());
         let weak = self.downgrade();
-        let act: Rc<dyn Fn(Act)> = Rc::new(move |act| _ = weak.upgrade().map(|window| window.act(act)));
+        let act: Acts = Rc::new(move |act| _ = weak.upgrade().map(|window| window.act(act)));
         let weak = self.downgrade();
         let drop = move |files| _ = weak.upgrade().map(|window| window.send_files(files));
         parts.talk.connect(act, self.presser(), drop);
     }
 
-    pub(super) fn presser(&self) -> Rc<dyn Fn(&str, bool)> {
+    pub(super) fn presser(&self) -> Presses {
         let weak = self.downgrade();
         Rc::new(move |id, yes| _ = weak.upgrade().map(|window| window.press(id, yes)))
     }
