@@ -11,6 +11,7 @@ pub mod near;
 pub mod packet;
 pub mod pairing;
 pub(crate) mod part;
+pub(crate) mod progress;
 pub mod script;
 pub mod store;
 pub(crate) mod talk;

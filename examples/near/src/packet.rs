@@ -38,6 +38,8 @@ pub struct File {
     pub size: u64,
     /// `None`: it is empty, and nothing has to be fetched.
     pub port: Option<u16>,
+    /// How many are sent together, and their bytes. Others show their progress by it.
+    pub batch: (u64, u64),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -95,7 +97,9 @@ impl Packet {
                     if port.is_none() && size > 0 {
                         return Err("a file without a port");
                     }
-                    Ok(Packet::File(File { name: file_name(name), size, port }))
+                    let number = |key, default| body.get(key).and_then(Value::as_u64).unwrap_or(default);
+                    let batch = (number("numberOfFiles", 1), number("totalPayloadSize", size));
+                    Ok(Packet::File(File { name: file_name(name), size, port, batch }))
                 }
                 (_, Some(text), _) => Ok(Packet::Text(text.into())),
                 (_, _, Some(link)) => Ok(Packet::Link(link.into())),
@@ -114,9 +118,9 @@ impl Packet {
             Packet::Ping(message) => packet(PING, json!({ "message": message })),
             Packet::Text(text) => packet(SHARE, json!({ "text": text })),
             Packet::Link(link) => packet(SHARE, json!({ "url": link })),
-            Packet::File(File { name, size, port }) => {
+            Packet::File(File { name, size, port, batch: (files, total) }) => {
                 let body = json!({
-                    "filename": name, "lastModified": now_ms(), "numberOfFiles": 1, "totalPayloadSize": size, "open": false
+                    "filename": name, "lastModified": now_ms(), "numberOfFiles": files, "totalPayloadSize": total, "open": false
                 });
                 let mut all = packet(SHARE, body);
                 if let Some(port) = port {

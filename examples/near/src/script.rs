@@ -6,7 +6,7 @@
 //! pair NAME             asks                         accept              waits to be asked, and says yes
 //! code-to FILE          writes the code shown        code-from FILE      waits for the file, and types its code
 //! type DIGITS           types these                  wait-paired, wait-refused     until a pairing ends so
-//! text WORDS, send FILE to the device named last     wait-text WORDS, wait-file, wait-sent, wait-failed
+//! text WORDS, send FILE|FILE… to the device named last     wait-text WORDS, wait-file, wait-sent, wait-failed
 //! wait-code             until there is one to compare        rest       until another pairing may begin
 //! cancel, connect ADDRESS, forget, touch FILE, wait FILE     quit
 //! ```
@@ -126,7 +126,10 @@ fn step(near: &Near, script: &mut Script, command: &str) -> bool {
         "wait-sent" => happened(script, "sent"),
         "wait-failed" => happened(script, "failed"),
         "text" => near.send_text(&script.device, rest).is_ok(),
-        "send" => near.send_files(&script.device, &[PathBuf::from(rest)]).is_ok(),
+        "send" => {
+            let files: Vec<PathBuf> = rest.split('|').map(PathBuf::from).collect();
+            near.send_files(&script.device, &files).is_ok()
+        }
         "connect" => near.connect_to(rest).is_ok(),
         "forget" => {
             near.forget(&script.device);

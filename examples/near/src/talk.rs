@@ -1,7 +1,5 @@
 //! What is said to paired devices, and by them.
 
-use std::path::PathBuf;
-
 use network::tls::Fingerprint;
 
 use crate::core::Core;
@@ -55,14 +53,6 @@ impl Core {
         let socket = self.peers.borrow().get(id).and_then(|peer| peer.link().map(|link| link.socket.clone()));
         let socket = socket.ok_or("There is no connection")?;
         socket.sendline(packet.to_line()).map_err(|error| error.to_string())
-    }
-
-    /// Starts the transfers that wait, and adds files to them.
-    pub fn send_files(&self, id: &str, files: &[PathBuf]) -> Result<(), String> {
-        self.must_be_secure(id)?;
-        files.iter().try_for_each(|file| self.add_outgoing(id, file))?;
-        self.pump();
-        Ok(())
     }
 
     pub fn arrived(&self, id: &str, serial: u64, fingerprint: Fingerprint, packet: Packet) {

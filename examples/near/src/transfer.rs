@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use network::tls::Fingerprint;
 use network::{ClientTls, Error, Server, ServerTls, Socket};
@@ -14,6 +14,7 @@ use crate::core::Core;
 use crate::near::{Change, Transfer, TransferState, What};
 use crate::packet::{self, Packet};
 use crate::part::Part;
+use crate::progress::Progress;
 
 /// The ports that firewalls are told to open.
 const PORTS: std::ops::RangeInclusive<u16> = 1739..=1764;
@@ -22,12 +23,12 @@ const AT_A_TIME: usize = 4;
 /// For the other side to come for its file, and without any progress.
 const COMING: Duration = Duration::from_secs(30);
 const STALLED: Duration = Duration::from_secs(30);
+/// Other programs come for all files at once, and read one after the other.
+const THEIR_TURN: Duration = Duration::from_secs(600);
 /// For the end of the connection, when all bytes are here.
 const ENDING: Duration = Duration::from_secs(5);
 /// Of one reading or writing of the disk.
 const BLOCK: usize = 256 << 10;
-/// Between two words about the progress.
-const PACE: Duration = Duration::from_millis(250);
 
 pub(crate) struct Job {
     device: String,
@@ -39,18 +40,27 @@ pub(crate) struct Job {
 
 #[derive(Clone)]
 enum Source {
-    Ours(PathBuf),
+    /// With the number and the bytes of the files that are sent together.
+    Ours(PathBuf, (u64, u64)),
     Theirs(packet::File),
 }
 
 impl Core {
-    pub fn add_outgoing(&self, id: &str, file: &Path) -> Result<(), String> {
-        let about = fs::metadata(file).map_err(|error| format!("{}: {error}", file.display()))?;
-        if !about.is_file() {
-            return Err(format!("{} is not a file", file.display()));
+    pub fn send_files(&self, id: &str, files: &[PathBuf]) -> Result<(), String> {
+        self.must_be_secure(id)?;
+        let mut sizes = Vec::new();
+        for file in files {
+            let about = fs::metadata(file).map_err(|error| format!("{}: {error}", file.display()))?;
+            sizes.push(
+                Some(about.len()).filter(|_| about.is_file()).ok_or(format!("{} is not a file", file.display()))?,
+            );
         }
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        self.add_job(id, &packet::file_name(&name), about.len(), Source::Ours(file.into()));
+        let batch = (files.len() as u64, sizes.iter().sum());
+        for (file, size) in files.iter().zip(sizes) {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            self.add_job(id, &packet::file_name(&name), size, Source::Ours(file.clone(), batch));
+        }
+        self.pump();
         Ok(())
     }
 
@@ -60,7 +70,7 @@ impl Core {
     }
 
     fn add_job(&self, device: &str, name: &str, size: u64, source: Source) {
-        let (id, ours) = (self.serial.get() + 1, matches!(source, Source::Ours(_)));
+        let (id, ours) = (self.serial.get() + 1, matches!(source, Source::Ours(..)));
         self.serial.set(id);
         let transfer = Transfer { id, name: name.into(), ours, size, done: 0, speed: 0, state: TransferState::Waiting };
         let index = self.add_line(device, ours, What::File(transfer));
@@ -68,7 +78,7 @@ impl Core {
     }
 
     /// Changes what is told of a transfer.
-    fn update(&self, id: u64, change: impl FnOnce(&mut Transfer)) {
+    pub fn update(&self, id: u64, change: impl FnOnce(&mut Transfer)) {
         let jobs = self.jobs.borrow();
         let mut peers = self.peers.borrow_mut();
         let line = jobs.get(&id).and_then(|job| peers.get_mut(&job.device)?.lines.get_mut(job.index));
@@ -154,7 +164,7 @@ impl Core {
         let fingerprint = self.store.borrow().paired.get(&device).map(|paired| paired.fingerprint);
         let fingerprint = fingerprint.ok_or("The device is not paired")?;
         match source {
-            Source::Ours(path) => self.send_file(id, &device, fingerprint, &path).await,
+            Source::Ours(path, batch) => self.send_file(id, &device, fingerprint, &path, batch).await,
             Source::Theirs(file) => self.receive_file(id, &device, fingerprint, file).await,
         }
     }
@@ -165,13 +175,14 @@ impl Core {
         device: &str,
         pinned: Fingerprint,
         path: &Path,
+        batch: (u64, u64),
     ) -> Result<TransferState, String> {
         self.must_be_secure(device)?;
         let mut file = File::open(path).map_err(|error| error.to_string())?;
         let size = file.metadata().map_err(|error| error.to_string())?.len();
         let name = self.transfer(id).map(|transfer| transfer.name).unwrap_or_default();
         if size == 0 {
-            self.send(device, &Packet::File(packet::File { name, size, port: None }))?;
+            self.send(device, &Packet::File(packet::File { name, size, port: None, batch }))?;
             return Ok(TransferState::Sent);
         }
         let tls = ServerTls::from(self.tls.clone()).allow([pinned]);
@@ -179,9 +190,11 @@ impl Core {
         let server = PORTS.map(listen).find(|result| !matches!(result, Err(Error::InUse { .. })));
         let server = server.ok_or("The ports 1739 to 1764 are all in use")?.map_err(|error| error.to_string())?;
         self.update(id, |transfer| transfer.size = size);
-        self.send(device, &Packet::File(packet::File { name, size, port: Some(server.port()) }))?;
+        self.send(device, &Packet::File(packet::File { name, size, port: Some(server.port()), batch }))?;
         let socket = network::timeout(COMING, server.accept_future()).await;
         let socket = socket.map_err(|_| "The other side did not come for it")?.map_err(|error| error.to_string())?;
+        let is_near = self.peers.borrow().get(device).is_some_and(|peer| peer.identity.near);
+        let patience = if is_near { STALLED } else { THEIR_TURN };
         // Its end is told below.
         socket.disconnect_cb(|_, _| {});
         let mut progress = Progress::new();
@@ -199,14 +212,14 @@ impl Core {
                 socket.abort();
                 return Err("The file has become shorter".into());
             }
-            let sent = network::timeout(STALLED, socket.send_future(&block)).await;
+            let sent = network::timeout(patience, socket.send_future(&block)).await;
             sent.map_err(|_| "The other side does not read")?.map_err(|error| refusal(&error))?;
             left -= block.len() as u64;
             progress.add(self, id, block.len());
         }
         socket.shutdown_write().map_err(|error| error.to_string())?;
         // The end comes when the other side has taken it all. Not everybody waits for it, and says goodbye.
-        match network::timeout(STALLED, socket.recv_future(1)).await {
+        match network::timeout(patience, socket.recv_future(1)).await {
             Ok(Err(error @ Error::Reset { .. })) => Err(refusal(&error)),
             _ => {
                 progress.last(self, id);
@@ -270,31 +283,5 @@ fn refusal(error: &Error) -> String {
             "The other side did not take it: it was stopped, or there is no room for it".into()
         }
         error => error.to_string(),
-    }
-}
-
-/// Bytes and time, told now and then.
-struct Progress {
-    began: Instant,
-    told: Instant,
-    done: u64,
-}
-
-impl Progress {
-    fn new() -> Progress {
-        Progress { began: Instant::now(), told: Instant::now(), done: 0 }
-    }
-
-    fn add(&mut self, core: &Core, id: u64, bytes: usize) {
-        self.done += bytes as u64;
-        if self.told.elapsed() >= PACE {
-            self.told = Instant::now();
-            self.last(core, id);
-        }
-    }
-
-    fn last(&self, core: &Core, id: u64) {
-        let speed = (self.done as f64 / self.began.elapsed().as_secs_f64().max(0.001)) as u64;
-        core.update(id, |transfer| (transfer.done, transfer.speed) = (self.done, speed));
     }
 }

@@ -132,7 +132,8 @@ fn pairs_talks_and_sends_files_with_kdeconnectd() {
         std::fs::write(world.path(name), data).unwrap();
     }
     let go = world.path("go");
-    let sends: String = files.iter().map(|(name, _)| format!("send {}\nwait-sent\n", world.path(name))).collect();
+    let all: Vec<String> = files.iter().map(|(name, _)| world.path(name)).collect();
+    let sends = format!("send {}\nwait-sent\nwait-sent\nwait-sent\n", all.join("|"));
     let script = format!(
         "wait-device kde\nwait-refused\nrest\ntouch {0}1\naccept\nwait-paired\nwait-secure kde\ntext from near\n\
          wait-text from kde\n{sends}wait-file\nwait-file\nwait-file\nwait-secure kde\nwait-gone kde\nwait-secure kde\nwait {0}2\n\
