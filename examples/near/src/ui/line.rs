@@ -34,6 +34,7 @@ pub struct Shown {
 }
 
 template!(imp::LineRow(gtk4::ListBoxRow) "line.ui" "NearLineRow", Shown, [
+    said: gtk4::Label,
     card: gtk4::Box,
     icon: gtk4::Image,
     text: gtk4::Label,
@@ -129,6 +130,9 @@ impl LineRow {
             What::Ping(message) => text.set_text(&tr_with("Ping: {0}", &[message])),
             What::File(transfer) => self.show_transfer(transfer),
         }
+        let (parts, words) = (self.imp(), self.imp().words.text());
+        let said = tr_with("{0}: {1}", &[&parts.meta.text(), &parts.text.text()]);
+        parts.said.set_text(&if words.is_empty() { said } else { tr_with("{0}, {1}", &[&said, &words]) });
     }
 
     fn show_transfer(&self, transfer: &Transfer) {

@@ -19,6 +19,7 @@ pub struct Shown {
 }
 
 template!(imp::DeviceRow(gtk4::ListBoxRow) "device.ui" "NearDeviceRow", Shown, [
+    said: gtk4::Label,
     avatar: adw::Avatar,
     name: gtk4::Label,
     words: gtk4::Label,
@@ -63,6 +64,7 @@ impl DeviceRow {
         parts.avatar.set_text(Some(&device.name));
         parts.name.set_text(&device.name);
         parts.words.set_text(&words(device));
+        parts.said.set_text(&tr_with("{0}, {1}", &[&device.name, &words(device)]));
         parts.lock.set_visible(device.state == State::Secure);
         let answer = yes_answer(&device.state);
         parts.buttons.set_visible(answer.is_some());
