@@ -33,6 +33,7 @@ pub(crate) fn listening(engine: &Rc<Engine>) -> std::io::Result<Vec<(OwnedFd, St
 static HAS_SUCCESSOR: AtomicBool = AtomicBool::new(false);
 
 /// Returns whether another process serves new clients, so that nobody is to be turned away by this one.
+#[cfg(feature = "http")]
 pub(crate) fn has_successor() -> bool {
     HAS_SUCCESSOR.load(Ordering::Relaxed)
 }

@@ -45,7 +45,9 @@ use access::Allowed;
 #[cfg(feature = "http")]
 pub(crate) use builder::Prepared;
 pub use builder::ServerBuilder;
-pub(crate) use drain::{Draining, drain_all, give_paths, has_successor, listening};
+#[cfg(feature = "http")]
+pub(crate) use drain::has_successor;
+pub(crate) use drain::{Draining, drain_all, give_paths, listening};
 pub(crate) use handle::Server;
 pub use handle::WeakServer;
 use handshakes::{Handshakes, Host};
