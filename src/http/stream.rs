@@ -263,7 +263,7 @@ impl Stream {
 
     /// Reads the rest away if it is short, so that the connection can be used again.
     pub(super) async fn pass_over(mut self) {
-        if self.lease.is_none() || self.length().is_some_and(|length| length > UNWANTED) {
+        if !self.is_worth_reading() {
             return;
         }
         let limit = self.received + UNWANTED;
@@ -277,9 +277,13 @@ impl Stream {
         before(Sleep::limit(UNWANTED_TIME), read).await;
     }
 
-    /// The same for a body that nobody waits for.
+    fn is_worth_reading(&self) -> bool {
+        self.lease.is_some() && self.length().is_none_or(|length| length <= UNWANTED)
+    }
+
+    /// The same for a body that nobody waits for. A long one is given up at once.
     pub(super) fn pass_over_later(self, engine: &Rc<Engine>) {
-        if self.lease.is_some() {
+        if self.is_worth_reading() {
             engine.spawn(Rc::new(UserFuture::new(self.pass_over())));
         }
     }
