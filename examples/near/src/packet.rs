@@ -181,8 +181,9 @@ impl Pair {
     fn parse(body: &Map<String, Value>) -> Result<Pair, &'static str> {
         let pair = body.get("pair").and_then(Value::as_bool);
         let near = match body.get("near") {
-            Some(near) => Some(Step::parse(near).ok_or("an unknown step of pairing")?),
-            None => None,
+            // Whoever refuses takes no step.
+            Some(near) if pair != Some(false) => Some(Step::parse(near).ok_or("an unknown step of pairing")?),
+            _ => None,
         };
         if pair.is_none() && near.is_none() {
             return Err("neither true nor false");
@@ -209,7 +210,11 @@ impl Pair {
 impl Step {
     fn parse(near: &Value) -> Option<Step> {
         let (key, value) = near.as_object()?.iter().next()?;
-        let bytes = || value.as_str().filter(|text| text.len() <= 64).map(glib::base64_decode);
+        // GLib panics at NUL.
+        let is_base64 = |text: &&str| {
+            text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte))
+        };
+        let bytes = || value.as_str().filter(is_base64).map(glib::base64_decode);
         match key.as_str() {
             "v" => (value.as_u64() == Some(1)).then_some(Step::Begin),
             "show" => (value.as_bool() == Some(true)).then_some(Step::Show),

@@ -90,6 +90,17 @@ proptest! {
     }
 
     #[test]
+    fn steps_of_pairing_are_read(key in "a|b|ca|cb|wrong|show|v", text: String, pair: Option<bool>) {
+        let near = serde_json::json!({ key: text });
+        let body = match pair {
+            Some(pair) => serde_json::json!({ "pair": pair, "near": near }),
+            None => serde_json::json!({ "near": near }),
+        };
+        let line = serde_json::json!({ "id": 1, "type": "kdeconnect.pair", "body": body });
+        let _ = Packet::parse(line.to_string().as_bytes()).map(check);
+    }
+
+    #[test]
     fn names_of_files(name in "\\PC*|[./a\u{202e}\0-]{0,20}|[ü.]{100,300}") {
         check_name(&file_name(&name));
         assert_eq!(file_name(&file_name(&name)), file_name(&name));
