@@ -166,7 +166,8 @@ fn examples_do_not_panic_when_nobody_reads_what_they_print() {
         if path.extension().is_some_and(|end| end == "rs") {
             let text = std::fs::read_to_string(&path).unwrap();
             let prints = |line: &&str| {
-                line.replace("eprint", "").contains("print!(") || line.replace("eprint", "").contains("println!(")
+                let line = line.replace("eprint", "");
+                line.contains("print!(") || line.contains("println!(")
             };
             let line = text.lines().find(prints);
             assert!(

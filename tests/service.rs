@@ -6,9 +6,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{LIMIT, Other, Output, Process, TempDir, Watch, command, example, run};
+use common::{LIMIT, Other, Output, Process, TempDir, Watch, command, example, run, until_elsewhere};
 use rustix::process::Signal;
 
 /// A client of the daemon that has read its greeting, which tells its process.
@@ -70,16 +70,6 @@ fn start(arguments: &[&str]) -> Other {
 
 fn read(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
-}
-
-/// Waits for something that no event tells of: another process changes a file.
-#[track_caller]
-fn until(what: &str, mut happened: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !happened() {
-        assert!(Instant::now() < deadline, "{what} did not happen");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 // ---- one at a time ----
@@ -197,7 +187,7 @@ fn killed_at_whatever_moment_it_leaves_nothing_that_stops_the_next() {
         let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&killed), signal);
         killed.wait().unwrap();
         // It may have been too late for that, or have come to its child a moment before the end.
-        until("a start", || {
+        until_elsewhere("a start", || {
             if let Ok(client) = Client::try_connect(&address) {
                 let other = Other::new(client.pid);
                 other.signal(Signal::TERM);
@@ -277,11 +267,11 @@ fn what_it_says_goes_to_the_log_file_which_can_be_rotated() {
     let daemon = start(&[&address, "--log-file", &log, "--answer", &answer]);
     std::fs::rename(&log, directory.path("log.1")).unwrap();
     daemon.signal(Signal::HUP);
-    until("a new log", || Path::new(&log).exists());
+    until_elsewhere("a new log", || Path::new(&log).exists());
     // An error of the next time is in the new file.
     std::fs::remove_file(&answer).unwrap();
     daemon.signal(Signal::HUP);
-    until("the complaint", || read(&log).contains("No such file"));
+    until_elsewhere("the complaint", || read(&log).contains("No such file"));
     assert_eq!(Client::connect(&address).ask("?"), "Yes: ?", "what was loaded before is used on");
     daemon.signal(Signal::TERM);
     daemon.await_end();
@@ -303,7 +293,7 @@ fn sighup_loads_anew_and_ends_nobody() {
     for word in ["two", "three"] {
         std::fs::write(&answer, word).unwrap();
         daemon.signal(Signal::HUP);
-        until("the change", || client.ask("?") == format!("{word} ?"));
+        until_elsewhere("the change", || client.ask("?") == format!("{word} ?"));
     }
     assert_eq!(Client::connect(&address).pid, client.pid);
 }
@@ -317,7 +307,7 @@ fn sigterm_stops_accepting_and_lets_connections_finish() {
     let daemon = start(&[&address, "--grace-period", "60"]);
     let (mut one, mut two) = (Client::connect(&address), Client::connect(&address));
     daemon.signal(Signal::TERM);
-    until("the end of accepting", || UnixStream::connect(&address).is_err());
+    until_elsewhere("the end of accepting", || UnixStream::connect(&address).is_err());
     assert!(!Path::new(&address).exists());
     assert_eq!(one.ask("still there?"), "You said: still there?");
     drop(one);
@@ -333,7 +323,7 @@ fn a_second_signal_ends_at_once() {
     let daemon = start(&[&address, "--grace-period", "600"]);
     let mut client = Client::connect(&address);
     daemon.signal(Signal::TERM);
-    until("the end of accepting", || UnixStream::connect(&address).is_err());
+    until_elsewhere("the end of accepting", || UnixStream::connect(&address).is_err());
     assert_eq!(client.ask("?"), "You said: ?");
     daemon.signal(Signal::INT);
     daemon.await_end();
@@ -412,18 +402,18 @@ fn a_successor_takes_over_and_no_client_is_refused() {
             daemon.signal(Signal::HUP);
             // For a moment both serve.
             let mut after = before;
-            until("another process", || {
+            until_elsewhere("another process", || {
                 after = Client::connect(&address).pid;
                 after != before
             });
             let successor = Other::new(after);
             // Whoever is connected may finish with the old one.
             assert_eq!(staying.ask("still?"), "You said: still?", "round {round}");
-            until("its number", || read(&pid_file) == format!("{after}\n"));
+            until_elsewhere("its number", || read(&pid_file) == format!("{after}\n"));
             drop(staying);
             daemon.await_end();
             daemon = successor;
-            until("further clients", || served.load(Ordering::Relaxed) > count + 10);
+            until_elsewhere("further clients", || served.load(Ordering::Relaxed) > count + 10);
         }
     });
     assert!(served > 100, "{served} clients");
@@ -458,10 +448,10 @@ fn a_successor_takes_over_a_port_and_tls_with_it() {
     };
     load(ask_elsewhere, |served| {
         old.signal(Signal::HUP);
-        until("another process", || ask().unwrap() != first);
+        until_elsewhere("another process", || ask().unwrap() != first);
         old.await_end();
         let count = served.load(Ordering::Relaxed);
-        until("further clients", || served.load(Ordering::Relaxed) > count + 4);
+        until_elsewhere("further clients", || served.load(Ordering::Relaxed) > count + 4);
     });
     ask_all().unwrap();
     let new = Other::new(ask().unwrap());
@@ -502,7 +492,7 @@ fn a_supervised_one_stays(mut supervised: Process, address: &str, signal: impl F
         let mut staying = Client::connect(address);
         signal(&supervised, Signal::HUP);
         let before = serving;
-        until("another process", || {
+        until_elsewhere("another process", || {
             serving = Client::connect(address).pid;
             serving != before
         });
@@ -556,7 +546,7 @@ fn a_signal_ends_a_successor_that_is_starting_too() {
     rustix::fs::mknodat(rustix::fs::CWD, &answer, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     daemon.signal(Signal::HUP);
     let mut child = None;
-    until("a child", || {
+    until_elsewhere("a child", || {
         let id = daemon.id();
         let children = read(format!("/proc/{id}/task/{id}/children"));
         child = children.split_whitespace().next().map(|child| child.parse().unwrap());
@@ -578,7 +568,7 @@ fn a_successor_that_is_killed_ends_the_process_that_stands_in_for_it() {
     first.line_with("NETWORK_NO_FORK");
     let mut client = Client::connect(&address);
     first.signal(Signal::HUP);
-    until("another process", || Client::connect(&address).pid != first.id());
+    until_elsewhere("another process", || Client::connect(&address).pid != first.id());
     // Without a time to drain its connections are closed, though it stays.
     assert!(client.try_line().is_err());
     let successor = Other::new(Client::connect(&address).pid);
@@ -599,7 +589,9 @@ fn a_successor_that_fails_changes_nothing() {
     std::fs::remove_file(&answer).unwrap();
     for round in 1..=3 {
         daemon.signal(Signal::HUP);
-        until("the complaint", || read(&log).matches("exited before it was ready (exit status: 1)").count() == round);
+        until_elsewhere("the complaint", || {
+            read(&log).matches("exited before it was ready (exit status: 1)").count() == round
+        });
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         assert_eq!(children, "", "no zombie stays");
         assert_eq!(Client::connect(&address).pid, pid);
@@ -635,7 +627,7 @@ fn restarted_under_load_it_serves_again_each_time() {
             for round in 0..20 {
                 let daemon = start(&[&address]);
                 let before = served.load(Ordering::Relaxed);
-                until("clients", || served.load(Ordering::Relaxed) > before + 5);
+                until_elsewhere("clients", || served.load(Ordering::Relaxed) > before + 5);
                 daemon.signal(if round % 2 == 0 { Signal::TERM } else { Signal::KILL });
                 daemon.await_end();
             }

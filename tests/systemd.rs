@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use common::{LIMIT, Other, Process, TempDir, Watch, command, example, run};
+use common::{LIMIT, Other, Process, TempDir, Watch, activated, command, example, run};
 use rustix::process::Signal;
 
 /// What a service manager hears.
@@ -276,20 +276,10 @@ fn a_kind_of_socket_that_is_not_known_is_told_as_such() {
 
 // ---- what it is given ----
 
-/// Passes sockets, one or two, as systemd does: from descriptor 3 on, with their number for that very process.
 fn activate(sockets: Vec<OwnedFd>, names: &str, arguments: &[&str]) -> Command {
-    let count = sockets.len();
-    let script = r#"exec 3<&0 0</dev/null
-        [ "$LISTEN_FDS" -lt 2 ] || exec 4<&1
-        exec 1>&2
-        LISTEN_PID=$$; export LISTEN_PID; exec "$@""#;
-    let mut shell = command("/bin/sh", ["-c", script, "sh"]);
-    shell.arg(example("daemon")).args(arguments);
-    shell.env("NETWORK_NO_FORK", "1").env("LISTEN_FDS", count.to_string()).env("LISTEN_FDNAMES", names);
-    let mut sockets = sockets.into_iter();
-    shell.stdin(Stdio::from(sockets.next().unwrap()));
-    shell.stdout(sockets.next().map_or_else(Stdio::null, Stdio::from));
-    shell
+    let mut command = activated(example("daemon"), sockets, arguments);
+    command.env("LISTEN_FDNAMES", names);
+    command
 }
 
 /// With what it says on standard error alone.

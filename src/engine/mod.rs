@@ -7,6 +7,8 @@ mod callback;
 mod direct;
 mod fairness;
 mod far_end;
+#[cfg(any(feature = "ftp", feature = "http"))]
+pub(crate) mod files;
 mod future;
 mod incoming;
 mod log_quota;

@@ -4,14 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::OFlags;
-
 use super::listing::last_part;
 use super::manner::Manner;
+use crate::engine::files;
 use crate::error::ftp::{Response, Status};
 use crate::error::os_text;
 
@@ -28,17 +26,8 @@ fn is_directory(path: &Path) -> bool {
 /// A download takes the place of that: anything but a file is left alone.
 pub(super) fn target(local: &Path, remote: &[u8]) -> Result<PathBuf, Response> {
     let path = if is_directory(local) { within(local, remote)? } else { local.to_owned() };
-    let Ok(found) = path.symlink_metadata() else { return Ok(path) };
-    if found.is_file() {
-        return Ok(path);
-    }
-    match path.canonicalize() {
-        Ok(file) if file.is_file() => Ok(file),
-        _ => {
-            let text = format!("cannot write to {}: it is not a regular file", path.display());
-            Err(Response::new(Status::INVALID_FILE, text))
-        }
-    }
+    let text = || format!("cannot write to {}: it is not a regular file", path.display());
+    files::place_of(&path).ok_or_else(|| Response::new(Status::INVALID_FILE, text()))
 }
 
 fn within(directory: &Path, remote: &[u8]) -> Result<PathBuf, Response> {
@@ -125,14 +114,7 @@ impl Partial {
 
 /// Returns the file and its length if it is the beginning of the remote one.
 fn beginning(path: &Path, remote: Remote) -> io::Result<Option<(File, u64)>> {
-    // A pipe of that name is not waited for.
-    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or(0);
-    let mut file = match OpenOptions::new().write(true).custom_flags(flags).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let Some(mut file) = files::find_partial(path)? else { return Ok(None) };
     let found = file.metadata()?;
     let is_same = found.is_file()
         && remote.size.is_some_and(|size| found.len() <= size)
@@ -159,17 +141,7 @@ pub(super) struct Original {
 
 impl Original {
     pub(super) fn open(path: &Path) -> Result<Self, Response> {
-        // Opening a pipe would wait for its other end, and reading it for data: both would hold up the loop.
-        let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
-        let opened = OpenOptions::new().read(true).custom_flags(flags).open(path).and_then(|file| {
-            let found = file.metadata()?;
-            match found.is_file() {
-                true => Ok((file, found.len())),
-                false if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
-                false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
-            }
-        });
-        let (file, length) = opened.map_err(|error| refusal("read", path, &error))?;
+        let (file, length) = files::open_regular(path, "").map_err(|error| refusal("read", path, &error))?;
         Ok(Original { file, path: path.to_owned(), length })
     }
 

@@ -4,16 +4,14 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::future::poll_fn;
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use ::http::{HeaderValue, StatusCode, header};
-use rustix::fs::OFlags;
 
 use super::request::RequestBuilder;
 use super::response::Response;
-use crate::engine::sync;
+use crate::engine::{files, sync};
 use crate::error::{Error, Operation, Result};
 
 fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
@@ -23,7 +21,7 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
 
 /// Downloads to a file.
 pub(super) async fn run(request: RequestBuilder, path: PathBuf, blocks: bool) -> Result<Response> {
-    let target = target(path)?;
+    let target = target(&path)?;
     let part = part_of(&target);
     let begun = if request.resume { begun(&part).map_err(failed(&part))? } else { None };
     let again = request.copy();
@@ -42,7 +40,7 @@ pub(super) async fn run(request: RequestBuilder, path: PathBuf, blocks: bool) ->
             }
             // All of it is there.
             StatusCode::RANGE_NOT_SATISFIABLE if content_range(&response) == Some((None, Some(length))) => {
-                let file = OpenOptions::new().write(true).custom_flags(no_link()).open(&part).map_err(failed(&part))?;
+                let file = files::open_partial(&part).map_err(failed(&part))?;
                 finish(file, &part, &target, blocks).await.map_err(failed(&target))?;
                 return Ok(response);
             }
@@ -73,15 +71,9 @@ fn value(text: &str) -> HeaderValue {
 }
 
 /// A link leads to its file. Anything but a file is left alone.
-fn target(path: PathBuf) -> Result<PathBuf> {
-    let Ok(found) = path.symlink_metadata() else { return Ok(path) };
-    if found.is_file() {
-        return Ok(path);
-    }
-    match path.canonicalize() {
-        Ok(file) if file.is_file() => Ok(file),
-        _ => Err(failed(&path)(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))),
-    }
+fn target(path: &Path) -> Result<PathBuf> {
+    let problem = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
+    files::place_of(path).ok_or_else(|| failed(path)(problem()))
 }
 
 fn part_of(target: &Path) -> PathBuf {
@@ -98,19 +90,8 @@ struct Begun {
     modified: SystemTime,
 }
 
-/// A pipe of that name is not waited for.
-fn no_link() -> i32 {
-    i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or(0)
-}
-
 fn begun(part: &Path) -> io::Result<Option<Begun>> {
-    let file = match OpenOptions::new().write(true).custom_flags(no_link()).open(part) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        // A pipe without a reader is no beginning of a download.
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let Some(file) = files::find_partial(part)? else { return Ok(None) };
     let found = file.metadata()?;
     let is_fit = found.is_file() && found.len() > 0;
     Ok(if is_fit { Some(Begun { length: found.len(), modified: found.modified()? }) } else { None })
@@ -119,7 +100,7 @@ fn begun(part: &Path) -> io::Result<Option<Begun>> {
 /// Opens the partial file to go on there, or anew.
 fn open(part: &Path, offset: u64) -> io::Result<File> {
     if offset > 0 {
-        let mut file = OpenOptions::new().write(true).custom_flags(no_link()).open(part)?;
+        let mut file = files::open_partial(part)?;
         file.set_len(offset)?;
         file.seek(SeekFrom::Start(offset))?;
         return Ok(file);

@@ -1,9 +1,6 @@
 //! Forms with files (RFC 7578).
 
 use std::collections::VecDeque;
-use std::fs::OpenOptions;
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,6 +8,7 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 
 use super::body::{OpenFile, read_piece};
+use crate::engine::files::open_regular;
 use crate::error::{Error, Operation, Result};
 
 /// A form with files, for [`RequestBuilder::multipart`](super::RequestBuilder::multipart).
@@ -129,19 +127,7 @@ fn quote(text: &str) -> String {
 
 /// Opens a file to send, with its length.
 pub(super) fn open_file(path: &Path) -> Result<(OpenFile, u64)> {
-    // Opening a pipe would wait for its other end, and reading it for data: both would hold up the loop.
-    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
-    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path).and_then(|file| {
-        let found = file.metadata()?;
-        match found.is_file() {
-            true => Ok((file, found.len())),
-            false if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
-            false => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "it is not a regular file; body_stream sends what comes from elsewhere",
-            )),
-        }
-    });
+    let opened = open_regular(path, "; body_stream sends what comes from elsewhere");
     let (file, length) = opened.map_err(|source| Error::Io {
         operation: Operation::ReadFile,
         address: path.display().to_string(),

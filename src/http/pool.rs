@@ -110,9 +110,14 @@ impl Pool {
         host
     }
 
-    fn count(&self, host: &Host, change: isize) {
-        host.open.set(host.open.get().saturating_add_signed(change));
-        self.open.set(self.open.get().saturating_add_signed(change));
+    fn opened(&self, host: &Host) {
+        host.open.set(host.open.get() + 1);
+        self.open.set(self.open.get() + 1);
+    }
+
+    fn closed(&self, host: &Host, count: usize) {
+        host.open.set(host.open.get() - count);
+        self.open.set(self.open.get() - count);
     }
 
     /// Takes an idle connection, or counts a new one (`Some(None)`). `None` if there is no room.
@@ -125,7 +130,7 @@ impl Pool {
                 connection.is_reused.set(true);
                 return Some(Some(connection));
             }
-            self.count(host, -1);
+            self.closed(host, 1);
             drop(connection);
             if is_fresh {
                 break;
@@ -139,7 +144,7 @@ impl Pool {
             drop(self.evict());
         }
         has_room().then(|| {
-            self.count(host, 1);
+            self.opened(host);
             None
         })
     }
@@ -150,7 +155,7 @@ impl Pool {
         let oldest =
             hosts.values().filter_map(|host| Some((host.idle.borrow().first()?.since, host))).min_by_key(|it| it.0);
         let (_, host) = oldest?;
-        self.count(host, -1);
+        self.closed(host, 1);
         Some(host.idle.borrow_mut().remove(0).connection)
     }
 
@@ -161,7 +166,7 @@ impl Pool {
                 host.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
                 self.reap_later();
             }
-            None => self.count(host, -1),
+            None => self.closed(host, 1),
         }
         self.call_next(host);
         self.forget(host);
@@ -209,7 +214,7 @@ impl Pool {
             let is_old = |idle: &mut Idle| idle.since.elapsed() >= limit || !idle.connection.is_ready();
             let before = garbage.len();
             garbage.extend(host.idle.borrow_mut().extract_if(.., is_old));
-            self.count(host, -((garbage.len() - before) as isize));
+            self.closed(host, garbage.len() - before);
             !host.is_unused()
         });
         drop(hosts);

@@ -416,8 +416,7 @@ impl RequestBuilder {
         if let Some(problem) = self.problem.as_ref().or(self.client.settings.problem.as_ref()) {
             return Err(Error::InvalidOption(problem.clone()));
         }
-        let mut exchanging = Exchanging::new(self, blocks)?;
-        exchanging.run().await
+        Exchanging::new(self, blocks)?.run().await
     }
 }
 

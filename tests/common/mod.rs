@@ -418,6 +418,31 @@ pub fn until_on_threads(what: impl Fn() -> bool) {
     }
 }
 
+/// Waits for something that no event tells of: another process changes it.
+#[track_caller]
+pub fn until_elsewhere(what: &str, mut happened: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !happened() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A program that is passed sockets, one or two, as by systemd: from descriptor 3 on, with their number for that very process.
+pub fn activated(program: impl AsRef<OsStr>, sockets: Vec<OwnedFd>, arguments: &[&str]) -> Command {
+    let script = r#"exec 3<&0 0</dev/null
+        [ "$LISTEN_FDS" -lt 2 ] || exec 4<&1
+        exec 1>&2
+        LISTEN_PID=$$; export LISTEN_PID; exec "$@""#;
+    let mut shell = command("/bin/sh", ["-c", script, "sh"]);
+    shell.arg(program).args(arguments);
+    shell.env("NETWORK_NO_FORK", "1").env("LISTEN_FDS", sockets.len().to_string());
+    let mut sockets = sockets.into_iter();
+    shell.stdin(Stdio::from(sockets.next().unwrap()));
+    shell.stdout(sockets.next().map_or_else(Stdio::null, Stdio::from));
+    shell
+}
+
 /// Drives a future on the thread's main context.
 pub fn await_it<T>(future: impl Future<Output = T>) -> T {
     glib::MainContext::ref_thread_default().block_on(future)

@@ -3,20 +3,20 @@
 mod kinds;
 pub(super) mod range;
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::SystemTime;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use hyper::body::Bytes;
-use rustix::fs::OFlags;
 
 use super::checks::phrase;
 use super::reply::{Content, Reply};
 use super::request::Request;
+use crate::engine::files::open;
 use crate::error::{Error, Result};
 use range::Range;
 
@@ -73,11 +73,8 @@ impl Reply {
     /// ```
     pub fn file(path: impl AsRef<Path>, request: &Request) -> Result<Reply> {
         let path = path.as_ref();
-        // Opening a pipe would wait for its other end.
-        let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or(0);
-        let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
-        let file = match opened.and_then(|file| Ok((file.metadata()?, file))) {
-            Ok((about, file)) if about.is_file() => Some((file, about)),
+        let file = match open(path) {
+            Ok((file, about)) if about.is_file() => Some((file, about)),
             Ok(_) => None,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
             Err(error) => return Err(failed(path, error)),

@@ -3,9 +3,8 @@
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use network::http::Client;
 use network::socket::Proxy;
@@ -13,17 +12,9 @@ use network::websocket::{Code, WebSocket};
 use rustix::process::Signal;
 
 use super::raw::Raw;
-use crate::common::{LIMIT, Other, Process, TempDir, Watch, command, example, on_own_context, party, run};
-
-/// Waits for something that no event tells of: another process changes it.
-#[track_caller]
-fn until(what: &str, mut happened: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !happened() {
-        assert!(Instant::now() < deadline, "{what} did not happen");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
+use crate::common::{
+    LIMIT, Other, Process, TempDir, Watch, activated, command, example, on_own_context, party, run, until_elsewhere,
+};
 
 fn client() -> Client {
     Client::builder().proxy(Proxy::none()).timeout(LIMIT).build()
@@ -76,7 +67,7 @@ fn in_the_grace_period_replies_are_finished_and_nothing_is_begun() {
             begun.send("GET / HTTP/1.1\r\nHo");
             daemon.signal(Signal::TERM);
             assert!(idle.is_over());
-            until("the end of listening", || TcpStream::connect(("127.0.0.1", port)).is_err());
+            until_elsewhere("the end of listening", || TcpStream::connect(("127.0.0.1", port)).is_err());
             begun.send("st: localhost\r\n\r\n");
             let answer = begun.answer();
             assert_eq!(answer.status, 503);
@@ -132,7 +123,7 @@ fn a_reload_changes_the_answer_and_ends_no_connection() {
         assert_eq!((ask(), get(&client, &url)), ("one".into(), "one".into()));
         std::fs::write(&answer, "two").unwrap();
         daemon.signal(Signal::HUP);
-        until("the change", || ask() == "two");
+        until_elsewhere("the change", || ask() == "two");
         assert_echoes(&ws);
         daemon.signal(Signal::TERM);
         daemon.await_end();
@@ -186,7 +177,7 @@ fn a_successor_takes_over_and_no_request_is_lost() {
                 daemon.signal(Signal::HUP);
                 // For a moment both serve.
                 let mut after = before.clone();
-                until("another process", || {
+                until_elsewhere("another process", || {
                     after = get(&client(), &url);
                     after != before
                 });
@@ -204,7 +195,7 @@ fn a_successor_takes_over_and_no_request_is_lost() {
                 staying.close(Code::NORMAL, "bye").unwrap();
                 daemon.await_end();
                 daemon = successor;
-                until("further requests", || served.load(Ordering::Relaxed) > count + 10);
+                until_elsewhere("further requests", || served.load(Ordering::Relaxed) > count + 10);
             }
         });
         assert!(served > 50, "{served} requests");
@@ -227,7 +218,7 @@ fn a_server_on_threads_has_a_grace_period_of_its_own() {
             assert_eq!(raw.answer().status, 100);
         }
         daemon.signal(Signal::TERM);
-        until("the end of listening", || TcpStream::connect(("127.0.0.1", port)).is_err());
+        until_elsewhere("the end of listening", || TcpStream::connect(("127.0.0.1", port)).is_err());
         for mut raw in slow {
             raw.send("body");
             assert_eq!(raw.answer().body, "body");
@@ -237,19 +228,8 @@ fn a_server_on_threads_has_a_grace_period_of_its_own() {
     });
 }
 
-/// Passes sockets, one or two, as systemd does: from descriptor 3 on, with their number for that very process.
 fn activate(sockets: Vec<OwnedFd>, arguments: &[&str]) -> Process {
-    let script = r#"exec 3<&0 0</dev/null
-        [ "$LISTEN_FDS" -lt 2 ] || exec 4<&1
-        exec 1>&2
-        LISTEN_PID=$$; export LISTEN_PID; exec "$@""#;
-    let mut shell = command("/bin/sh", ["-c", script, "sh"]);
-    shell.arg(example("web_daemon")).args(arguments);
-    shell.env("NETWORK_NO_FORK", "1").env("LISTEN_FDS", sockets.len().to_string());
-    let mut sockets = sockets.into_iter();
-    shell.stdin(Stdio::from(sockets.next().unwrap()));
-    shell.stdout(sockets.next().map_or_else(Stdio::null, Stdio::from));
-    Process::start_with_error_alone(&mut shell)
+    Process::start_with_error_alone(&mut activated(example("web_daemon"), sockets, arguments))
 }
 
 #[track_caller]
