@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::core::{Core, unix_time};
 use crate::device::{Peer, Phase};
 use crate::near::Change;
-use crate::packet::{self, PAIRED_LINE_LIMIT, Packet, Pair};
+use crate::packet::{PAIRED_LINE_LIMIT, Packet, Pair};
 use crate::pairing::{Act, Pairing};
 use crate::store;
 
@@ -18,8 +18,9 @@ impl Core {
             return self.notice("Another pairing is going on, or has just ended: try again in a few seconds");
         }
         let Some(Some((ends, near))) = self.peers.borrow_mut().get_mut(id).map(|peer| {
-            peer.wants_pairing = peer.ends(&self.tls).is_none();
-            peer.ends(&self.tls).map(|ends| (ends, peer.identity.near))
+            let ends = peer.ends(&self.tls);
+            peer.wants_pairing = ends.is_none();
+            ends.map(|ends| (ends, peer.identity.near))
         }) else {
             return self.try_again(id);
         };
@@ -93,7 +94,7 @@ impl Core {
     }
 
     pub fn forget(&self, id: &str) {
-        let _ = self.send(id, &Packet::Pair(packet::Pair { pair: false, timestamp: None, near: None }));
+        let _ = self.send(id, &Packet::Pair(Pair::REFUSAL));
         self.unpair(id);
     }
 
@@ -124,7 +125,7 @@ impl Core {
             return;
         }
         let refused = |why: &str| {
-            let _ = self.send(id, &Packet::Pair(Pair { pair: false, timestamp: None, near: None }));
+            let _ = self.send(id, &Packet::Pair(Pair::REFUSAL));
             self.notice(format!("A request to pair was refused: {why}"));
         };
         // One of ours always asks the strong way: without it, somebody in between has taken that away.

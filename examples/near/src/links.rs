@@ -169,9 +169,13 @@ impl Core {
         self.tell(Change::Devices);
     }
 
+    /// Whether this is the link that the device has now, and not one that another has replaced.
+    pub fn is_current(&self, id: &str, serial: u64) -> bool {
+        self.peers.borrow().get(id).and_then(Peer::link).is_some_and(|link| link.serial == serial)
+    }
+
     fn lost(&self, id: &str, serial: u64) {
-        let is_current = self.peers.borrow().get(id).and_then(Peer::link).is_some_and(|link| link.serial == serial);
-        if !is_current {
+        if !self.is_current(id, serial) {
             return;
         }
         if self.peers.borrow().get(id).is_some_and(|peer| peer.pairing.is_some()) {

@@ -178,6 +178,9 @@ impl Identity {
 }
 
 impl Pair {
+    /// It also ends a pairing.
+    pub const REFUSAL: Pair = Pair { pair: false, timestamp: None, near: None };
+
     fn parse(body: &Map<String, Value>) -> Result<Pair, &'static str> {
         let pair = body.get("pair").and_then(Value::as_bool);
         let near = match body.get("near") {

@@ -3,7 +3,6 @@
 use network::tls::Fingerprint;
 
 use crate::core::Core;
-use crate::device::Peer;
 use crate::near::{Change, Line, What};
 use crate::packet::{PAIRED_LINE_LIMIT, Packet};
 
@@ -56,10 +55,9 @@ impl Core {
     }
 
     pub fn arrived(&self, id: &str, serial: u64, fingerprint: Fingerprint, packet: Packet) {
-        let is_current = self.peers.borrow().get(id).and_then(Peer::link).is_some_and(|link| link.serial == serial);
         let is_its = self.store.borrow().paired.get(id).is_some_and(|paired| paired.fingerprint == fingerprint);
         match packet {
-            Packet::Pair(pair) if is_current => self.pair_arrived(id, pair),
+            Packet::Pair(pair) if self.is_current(id, serial) => self.pair_arrived(id, pair),
             // What comes by an older link counts as well, if that one showed the same key.
             _ if !is_its => {}
             Packet::Text(text) => drop(self.add_line(id, false, What::Text(text))),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use adw::prelude::*;
 
+use super::row::is_asked;
 use super::{Act, Window, fill, tr, tr_with};
 use crate::near::{Device, PairingState, State};
 
@@ -118,10 +119,6 @@ impl Dialogs {
             shown.dialog = None;
         }
     }
-}
-
-fn is_asked(device: &Device) -> bool {
-    matches!(device.state, State::Pairing(PairingState::AskedByThem { .. }))
 }
 
 /// Digits and characters are read out in two groups.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use adw::prelude::*;
 use glib::subclass::prelude::ObjectSubclassIsExt;
 
-use super::row::{DeviceRow, yes_answer};
+use super::row::{DeviceRow, is_asked};
 use super::talk::take_files;
 use super::{Act, Source, Window, tr, tr_with};
 use crate::near::{Change, Device, State, TransferState, What};
@@ -167,10 +167,7 @@ impl Window {
 
     /// Draws each second while some words count seconds, and not otherwise: an idle window does not wake up.
     fn count_down(&self, devices: &[Device]) {
-        let counts = |device: &Device| match &device.state {
-            State::Gone { next_try } => next_try.is_some(),
-            state => yes_answer(state).is_some(),
-        };
+        let counts = |device: &Device| is_asked(device) || matches!(device.state, State::Gone { next_try: Some(_) });
         let state = &self.imp().state;
         if !devices.iter().any(counts) || state.counts.replace(true) {
             return;
@@ -196,7 +193,7 @@ impl Window {
     }
 
     fn notify_asked(&self, devices: &[Device]) {
-        let asking: Vec<&Device> = devices.iter().filter(|device| yes_answer(&device.state).is_some()).collect();
+        let asking: Vec<&Device> = devices.iter().filter(|device| is_asked(device)).collect();
         let before = self.imp().state.asked.replace(asking.iter().map(|device| device.id.clone()).collect());
         for device in asking.iter().filter(|device| !before.contains(&device.id)) {
             let title = tr_with("“{0}” wants to pair", &[&device.name]);
@@ -210,12 +207,8 @@ impl Window {
     }
 
     fn notify_line(&self, id: &str, index: usize) {
-        let Some((source, device)) = self
-            .source()
-            .zip(self.source().and_then(|source| source.devices().into_iter().find(|device| device.id == id)))
-        else {
-            return;
-        };
+        let Some(source) = self.source() else { return };
+        let Some(device) = source.devices().into_iter().find(|device| device.id == id) else { return };
         let lines = source.lines(id);
         let Some(line) = lines.get(index).filter(|line| !line.ours) else { return };
         let text: String = match &line.what {

@@ -143,6 +143,11 @@ pub fn words_with_date(device: &Device) -> String {
     }
 }
 
+/// The other side wants to pair, and waits for an answer of the person.
+pub fn is_asked(device: &Device) -> bool {
+    matches!(device.state, State::Pairing(PairingState::AskedByThem { .. }))
+}
+
 /// The button that agrees to a pairing which the other side wants.
 pub fn yes_answer(state: &State) -> Option<String> {
     match state {
