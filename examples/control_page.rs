@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use clap::Parser;
 use network::Result;
 use network::http::{Reply, Server};
 use network::websocket::WebSocket;
@@ -51,10 +52,18 @@ impl Lamp {
     }
 }
 
+/// Serves a page with a switch that every open page sees change.
+#[derive(Parser)]
+struct Arguments {
+    /// Listen here. Port 0 stands for any free one.
+    #[arg(default_value = "http://127.0.0.1:0/")]
+    url: String,
+}
+
 fn main() -> Result {
+    let Arguments { url } = Arguments::parse();
     let lamp = Rc::<Lamp>::default();
     let (seen, flipped) = (lamp.clone(), lamp.clone());
-    let address = std::env::args().nth(1).unwrap_or_else(|| "http://127.0.0.1:0/".into());
     let server = Server::builder()
         .get("/", |_| Ok(Reply::html(PAGE).header("content-security-policy", POLICY)))
         .get("/live", move |request| {
@@ -66,7 +75,7 @@ fn main() -> Result {
             async { Ok(Reply::status(204)) }
         })
         .log(|access| say(access))
-        .listen(address.as_str())?;
+        .listen(url.as_str())?;
     say(format_args!("open {}", server.url()));
     network::daemon::set_grace_period(Duration::from_secs(1));
     network::fgloop();

@@ -2,8 +2,8 @@
 //!
 //! With the feature `ftp`, it fetches `ftp://`, `ftpes://` and `ftps://` URLs as well.
 
-use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use network::http::{Client, RequestBuilder, Response};
@@ -13,25 +13,51 @@ use network::{Error, Result};
 /// Fetches a URL, and writes what comes to standard output or to a file.
 #[derive(Parser)]
 struct Arguments {
+    /// The URL, with its scheme: "https://example.org/".
     url: String,
-    /// Write to FILE. It grows as FILE.part.
+    /// Write to FILE. It grows as FILE.part. Devices and pipes are written to directly; "-" is standard output.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Continue a download that was interrupted.
     #[arg(long, requires = "output")]
     resume: bool,
     /// Send a header field, as in "Accept: text/html".
-    #[arg(long, value_name = "NAME: VALUE")]
-    header: Vec<String>,
+    #[arg(long, value_name = "NAME: VALUE", value_parser = field)]
+    header: Vec<(String, String)>,
     /// POST this text, or the content of a file: @FILE.
     #[arg(long, value_name = "TEXT")]
     data: Option<String>,
-    /// Connect through this proxy instead of the one of the environment; "none" for none.
+    /// Connect through this proxy instead of the one of the environment; "none" for none. This machine itself is always reached
+    /// directly.
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
     /// Connect to this unix socket, whatever the host is.
     #[arg(long, value_name = "SOCKET")]
     unix: Option<PathBuf>,
+}
+
+fn field(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("expected \"Name: value\"")?;
+    Ok((name.trim().into(), value.trim().into()))
+}
+
+impl Arguments {
+    /// Returns the file that replaces the old one once it is whole. `None` if the bytes go out as they come.
+    fn file(&self) -> Option<&Path> {
+        let is_replaced = |file: &&Path| *file != Path::new("-") && (!file.exists() || file.is_file());
+        self.output.as_deref().filter(is_replaced)
+    }
+
+    /// Opens what takes the bytes as they come.
+    fn sink(&self) -> Result<Box<dyn Write>> {
+        match self.output.as_deref().filter(|output| *output != Path::new("-")) {
+            None => Ok(Box::new(Output)),
+            Some(device) => match std::fs::File::options().write(true).open(device) {
+                Ok(file) => Ok(Box::new(file)),
+                Err(error) => Err(Error::other(format!("cannot write to {}: {}", device.display(), Error::from(error)))),
+            },
+        }
+    }
 }
 
 fn main() -> Result {
@@ -40,43 +66,46 @@ fn main() -> Result {
     if ["ftp://", "ftpes://", "ftps://"].iter().any(|scheme| arguments.url.starts_with(scheme)) {
         return by_ftp(&arguments);
     }
-    let request = request(&arguments)?;
-    match &arguments.output {
+    let request = request(&arguments);
+    match arguments.file() {
         Some(file) => {
             let response =
                 request.resume(arguments.resume).progress(|it| show(it.received, it.fraction())).download(file)?;
             tell(&response);
         }
         None => {
+            let mut sink = arguments.sink()?;
             let mut response = request.send()?.error_for_status()?;
             tell(&response);
-            std::io::copy(&mut response, &mut Output)?;
+            std::io::copy(&mut response, &mut sink)?;
         }
     }
     Ok(())
 }
 
-/// Standard output. When nobody reads it any more, the program ends, as other filters do.
+/// Standard output, without a buffer: what cannot be written is told. When nobody reads it any more, the program ends, as other
+/// filters do.
 struct Output;
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        end_unheard(std::io::stdout().write(bytes))
+        let mut output = std::io::stdout();
+        end_unheard(output.write_all(bytes).and_then(|()| output.flush()).map(|()| bytes.len()))
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        end_unheard(std::io::stdout().flush())
+        Ok(())
     }
 }
 
 fn end_unheard<T>(written: std::io::Result<T>) -> std::io::Result<T> {
-    if written.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
-        std::process::exit(1);
-    }
-    written
+    written.map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => std::process::exit(1),
+        kind => std::io::Error::new(kind, format!("cannot write to standard output: {}", Error::from(error))),
+    })
 }
 
-fn request(arguments: &Arguments) -> Result<RequestBuilder> {
+fn request(arguments: &Arguments) -> RequestBuilder {
     let mut client = Client::builder();
     client = match arguments.proxy.as_deref() {
         None => client,
@@ -94,11 +123,10 @@ fn request(arguments: &Arguments) -> Result<RequestBuilder> {
             None => client.post(&arguments.url).body(data.as_str()),
         },
     };
-    for field in &arguments.header {
-        let (name, value) = field.split_once(':').ok_or_else(|| Error::other("expected --header \"Name: value\""))?;
-        request = request.header(name.trim(), value);
+    for (name, value) in &arguments.header {
+        request = request.header(name, value);
     }
-    Ok(request)
+    request
 }
 
 fn tell(response: &Response) {
@@ -140,12 +168,12 @@ fn by_ftp(arguments: &Arguments) -> Result {
     let proxy = arguments.proxy.as_deref().filter(|proxy| *proxy != "none").map_or(Proxy::none(), Proxy::url);
     let client = network::ftp::Client::builder().proxy(proxy).connect(format!("{scheme}://{host}"))?;
     client.login_anonymous()?;
-    match &arguments.output {
+    match arguments.file() {
         Some(file) => {
             let transfer = client.download(path, file).resume(arguments.resume);
             transfer.progress(|it| show(it.done, it.fraction())).send()?;
         }
-        None => drop(client.download_to(path, Output).send()?),
+        None => drop(client.download_to(path, arguments.sink()?).send()?),
     }
     client.disconnect().map(drop)
 }

@@ -7,11 +7,20 @@
 use std::io::Read;
 use std::time::Duration;
 
+use clap::Parser;
 use network::http::{Client, Reply, Request, Requests, Server, encode};
 use network::{Error, Result};
 
+/// Logs in at a provider that is part of this example.
+#[derive(Parser)]
+struct Arguments {
+    /// Open the user's browser, instead of one that agrees to everything.
+    #[arg(long)]
+    browser: bool,
+}
+
 fn main() -> Result {
-    let uses_browser = std::env::args().any(|argument| argument == "--browser");
+    let Arguments { browser: uses_browser } = Arguments::parse();
     network::block_on(async move {
         let provider = provider()?;
         let token = log_in(&provider.url(), uses_browser).await?;
@@ -31,7 +40,8 @@ async fn log_in(provider: &str, uses_browser: bool) -> Result<String> {
         challenge(&verifier)
     );
     if uses_browser {
-        gio::AppInfo::launch_default_for_uri(&url, gio::AppLaunchContext::NONE)?;
+        gio::AppInfo::launch_default_for_uri(&url, gio::AppLaunchContext::NONE)
+            .map_err(|error| Error::other(format!("cannot open a browser for {url}: {error}")))?;
     } else {
         network::spawn(async move { Client::shared().get(url).send_future().await?.error_for_status().map(drop) })?;
     }

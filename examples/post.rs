@@ -1,22 +1,33 @@
 //! A daemon that posts the load of this machine as JSON, every few seconds: `post URL [SECONDS]`.
 //!
 //! The token for the server is read from the file that METRICS_TOKEN names, at the start and on SIGHUP. Nothing blocks the main loop,
-//! and what fails is tried again the next time.
+//! and what fails is tried again the next time, unless it can never succeed.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use clap::Parser;
 use network::http::{Client, Response};
 use network::{Error, Result, daemon};
 
+/// Posts the load of this machine as JSON, again and again. METRICS_TOKEN names a file with a token for the server; SIGHUP has it
+/// read again.
+#[derive(Parser)]
+struct Arguments {
+    url: String,
+    /// The pause in between, in seconds.
+    #[arg(default_value = "60", value_parser = pause, value_name = "SECONDS")]
+    pause: Duration,
+}
+
+fn pause(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| *seconds >= 0.001);
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| "expected a number above 0".into())
+}
+
 fn main() -> Result {
-    let mut arguments = std::env::args().skip(1);
-    let Some(url) = arguments.next() else {
-        eprintln!("usage: post URL [SECONDS]");
-        std::process::exit(2);
-    };
-    let seconds = arguments.next().map_or(Ok(60), |seconds| seconds.parse::<u64>())?;
+    let Arguments { url, pause } = Arguments::parse();
     let client = Rc::new(RefCell::new(client()?));
     let reloaded = client.clone();
     daemon::on_reload(move || match self::client() {
@@ -29,9 +40,14 @@ fn main() -> Result {
             let now = client.borrow().clone();
             match post(&now, &url).await {
                 Ok(response) => say(response.status()),
+                // A bad URL is none the better the next time.
+                Err(error @ (Error::Address { .. } | Error::InvalidOption(_))) => {
+                    eprintln!("{error}");
+                    std::process::exit(2);
+                }
                 Err(error) => eprintln!("{error}"),
             }
-            network::sleep(Duration::from_secs(seconds)).await;
+            network::sleep(pause).await;
         }
     })?;
     network::fgloop();
@@ -41,7 +57,8 @@ fn main() -> Result {
 fn client() -> Result<Client> {
     let builder = Client::builder().user_agent("load/1.0").timeout(Duration::from_secs(20));
     let Some(file) = std::env::var_os("METRICS_TOKEN") else { return Ok(builder.build()) };
-    let token = std::fs::read_to_string(file)?;
+    let token = std::fs::read_to_string(&file)
+        .map_err(|error| Error::other(format!("METRICS_TOKEN={}: {}", file.display(), Error::from(error))))?;
     Ok(builder.bearer(token.trim()).build())
 }
 

@@ -52,14 +52,13 @@ fn serve(web: &str, line: &str) -> network::Result {
         all.web.borrow_mut().push(ws);
         Ok(())
     })?;
-    say(format_args!("websockets on {}", places(web.http().listener())));
-
     let lines = Server::builder().tls(false).address("127.0.0.1").listen(line, move |socket| {
         members.lines.borrow_mut().push(socket.clone());
         let members = members.clone();
         socket.readlines(move |_, line| members.tell(line));
         Ok(())
     })?;
+    say(format_args!("websockets on {}", places(web.http().listener())));
     say(format_args!("lines on {}", places(&lines)));
     network::fgloop();
     Ok(())

@@ -28,8 +28,60 @@ fn fetch_prints_and_downloads() {
     assert!(got.starts_with("POST /b ") && got.ends_with("body"), "{got}");
     assert!(fetch(&["--proxy", "none", "--data", &format!("@{file}"), &server.url("/c")]).text().contains("POST /b "));
     assert!(fetch(&[&server.url("/none")]).assert_failed().contains("404 Not Found"));
-    assert!(fetch(&["--header", "nonsense", &server.url("/")]).assert_failed().contains("Name: value"));
     assert!(fetch(&["--unix", &directory.address("none"), "http://x/"]).assert_failed().contains("none"));
+}
+
+#[test]
+fn fetch_writes_to_devices_pipes_and_standard_output() {
+    let directory = TempDir::new();
+    let server = Server::answering(|_| response("200 OK", "", "the body"));
+    let url = server.url("/");
+    let printed = fetch(&["-o", "-", &url]);
+    assert!(printed.status.success() && printed.text() == "the body", "{printed:?}");
+    assert!(fetch(&["-o", "/dev/null", &url]).status.success());
+    let pipe = directory.path("pipe");
+    assert!(run(&mut command("mkfifo", [&pipe]), "").status.success());
+    let reader = pipe.clone();
+    let reader = std::thread::spawn(move || std::fs::read_to_string(reader).unwrap());
+    assert!(fetch(&["-o", pipe.to_str().unwrap(), &url]).status.success());
+    assert_eq!(reader.join().unwrap(), "the body");
+    assert_eq!(std::fs::read_dir(directory.path("")).unwrap().count(), 1, "no file beside the pipe");
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let full = command(example("fetch"), ["--proxy", "none", &url]).stdout(full).output().unwrap();
+    let told = String::from_utf8(full.stderr).unwrap();
+    assert!(full.status.code() == Some(1) && told.contains("cannot write to standard output: "), "{told}");
+    assert!(told.contains("No space left on device"), "{told}");
+}
+
+#[test]
+fn misuse_and_help_are_told() {
+    let misused = |name: &str, arguments: &[&str]| {
+        let output = run(&mut command(example(name), arguments), "");
+        assert!(output.status.code() == Some(2) && output.stdout.is_empty(), "{name} {arguments:?}: {output:?}");
+        output.stderr
+    };
+    for (name, arguments, problem) in [
+        ("fetch", &["--header", "nonsense", "http://127.0.0.1/"][..], "'nonsense' for '--header <NAME: VALUE>'"),
+        ("fetch", &["--resume", "http://127.0.0.1/"], "--output"),
+        ("oauth", &["--brauser"], "--brauser"),
+        #[cfg(feature = "websocket")]
+        ("control_page", &["http://127.0.0.1:0/", "two"], "two"),
+        #[cfg(feature = "json")]
+        ("post", &["http://127.0.0.1/", "abc"], "'abc' for '[SECONDS]': expected a number above 0"),
+        #[cfg(feature = "json")]
+        ("post", &["http://127.0.0.1/", "0"], "expected a number above 0"),
+        #[cfg(feature = "json")]
+        ("post", &["http://127.0.0.1/", "inf"], "expected a number above 0"),
+        #[cfg(feature = "json")]
+        ("post", &["http://127.0.0.1/", "1", "2"], "'2'"),
+        #[cfg(feature = "json")]
+        ("post", &["nonsense"], "nonsense"),
+    ] {
+        let told = misused(name, arguments);
+        assert!(told.contains(problem), "{name} {arguments:?}: {told}");
+        let help = run(&mut command(example(name), ["--help"]), "");
+        assert!(help.status.success() && help.text().contains("Usage: "), "{name}: {help:?}");
+    }
 }
 
 #[test]
@@ -42,7 +94,7 @@ fn whoever_is_not_read_any_more_ends_quietly() {
         #[cfg(feature = "websocket")]
         ("control_page", vec![]),
         #[cfg(feature = "json")]
-        ("post", vec![url.as_str(), "0"]),
+        ("post", vec![url.as_str(), "0.01"]),
     ] {
         let output = run_unheard(&mut command(example(name), arguments));
         assert_eq!(output.status.code(), Some(1), "{name}: {output:?}");
@@ -70,7 +122,7 @@ fn post_sends_json_and_reloads_its_token() {
         let status = if request.contains("authorization: Bearer two") { "202 Accepted" } else { "200 OK" };
         response(status, "", "")
     });
-    let mut post = super::common::parties::without_proxies(command(example("post"), [&server.url("/samples"), "0"]));
+    let mut post = super::common::parties::without_proxies(command(example("post"), [&server.url("/samples"), "0.01"]));
     let process = Process::start(post.env("METRICS_TOKEN", directory.path("token")), Watch::Stdout);
     assert_eq!(process.line(), "200 OK");
     std::fs::write(directory.path("token"), "two\n").unwrap();
@@ -82,4 +134,7 @@ fn post_sends_json_and_reloads_its_token() {
     let body = seen[0].split("\r\n\r\n").nth(1).unwrap();
     let sample: serde_json::Value = serde_json::from_str(body).unwrap();
     assert!(sample["load"]["1"].is_f64() && seen[0].contains("authorization: Bearer one"), "{}", seen[0]);
+    let missing = run(command(example("post"), [server.url("/")]).env("METRICS_TOKEN", directory.path("none")), "");
+    let told = missing.assert_failed();
+    assert!(told.contains(&format!("METRICS_TOKEN={}: ", directory.address("none"))), "{told}");
 }

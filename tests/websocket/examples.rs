@@ -78,6 +78,14 @@ fn it_knows_misuse_from_failure_and_tells_how_it_is_used() {
 }
 
 #[test]
+fn it_says_nothing_before_it_has_failed() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let output = run(&mut command(example("websocket"), ["0", &port]), "");
+    assert!(output.assert_failed().contains(&port) && output.stdout.is_empty(), "{output:?}");
+}
+
+#[test]
 fn it_says_where_it_listens() {
     let directory = TempDir::new();
     let places = [directory.address("web"), directory.address("lines")];
