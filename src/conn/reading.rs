@@ -144,13 +144,19 @@ impl Input<'_> {
     #[inline]
     pub(super) fn read_once(&self, space: &mut [u8], waits: bool) -> io::Result<usize> {
         let read = if waits { self.0.transport.read_waiting(space) } else { self.0.transport.read(space) };
-        match &read {
+        self.note_result(&read, space.len());
+        read
+    }
+
+    /// The transport was read from, with so much room.
+    #[inline]
+    pub(super) fn note_result(&self, read: &io::Result<usize>, room: usize) {
+        match read {
             Ok(0) => {}
-            Ok(count) => self.note_read(*count == space.len()),
+            Ok(count) => self.note_read(*count == room),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.0.status.found_nothing(),
             Err(_) => {}
         }
-        read
     }
 
     /// A read has brought as much as it had room for, or less.

@@ -258,6 +258,11 @@ impl Transport {
         }
     }
 
+    /// Returns the socket, if there is nothing to reading from it but a system call.
+    pub(crate) fn plain_socket(&self) -> Option<BorrowedFd<'_>> {
+        self.input.open().filter(|_| self.bytes_alone.get())
+    }
+
     /// As [`Transport::read`], and waits, without end, if [`Transport::can_wait`].
     #[inline]
     pub(crate) fn read_waiting(&self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -217,7 +217,10 @@ impl Engine {
                 _ => what,
             };
             if entry.hot && !entry.disarmed && what.has(Ready::READ) {
-                flooded.push(key);
+                // One piece of news while it waits is what most bring, and costs less than two system calls.
+                if std::mem::replace(&mut entry.is_noticed, true) {
+                    flooded.push(key);
+                }
             }
             if !entry.queued {
                 entry.queued = true;
@@ -320,6 +323,7 @@ impl Engine {
                 return self.pass(key);
             };
             entry.queued = false;
+            entry.is_noticed = false;
             (entry.handler.clone(), std::mem::replace(&mut entry.ready, Ready::NONE), entry.hot)
         };
         let mut reads = 0;
@@ -447,5 +451,45 @@ impl Engine {
         while let Some(call) = timers.pop_due(found) {
             self.deferred.borrow_mut().push_back(call);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::engine::{Handler, Next, Registration};
+
+    struct Idle;
+
+    impl Handler for Idle {
+        fn ready(self: Rc<Self>, _: &Rc<Engine>, _: Ready) -> Next {
+            Next::Idle
+        }
+    }
+
+    #[test]
+    fn a_busy_connection_is_silenced_by_the_second_news_of_it() {
+        let context = glib::MainContext::new();
+        let check = context.with_thread_default(|| {
+            let engine = Engine::current().unwrap();
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let registration = Registration { input: ours.as_fd(), input_blocks: false, output: None, write: false };
+            let key = engine.register(registration, Rc::new(Idle)).unwrap();
+            while context.iteration(false) {}
+            engine.requeue_hot(key);
+            for is_watched in [true, false] {
+                theirs.write_all(b"x").unwrap();
+                engine.poll();
+                assert_eq!(engine.watches(key).0, is_watched);
+            }
+            while context.iteration(false) {}
+            assert!(engine.watches(key).0, "it is served, and has nothing to do any more");
+            engine.deregister(key);
+        });
+        check.unwrap();
     }
 }

@@ -15,11 +15,11 @@ use super::body::Outgoing;
 use super::io::Io;
 use super::traffic::{HeadLimits, Traffic};
 use crate::conn::{Socket, WeakSocket};
-use crate::engine::{Engine, Key, UserFuture};
+use crate::engine::{Engine, Key, READ_BUFFER, READS, UserFuture};
 use crate::error::{Error, Result};
 
-/// The smallest read buffer that hyper takes.
-const SMALLEST_BUFFER: usize = 8192;
+/// The largest read buffer of hyper's, which grows as much comes and shrinks again. As much as one turn reads of a connection.
+const BUFFER: usize = READS * READ_BUFFER;
 
 /// A connection to a server. Dropping it closes it.
 pub(super) struct Connection {
@@ -69,7 +69,7 @@ impl Connection {
             .max_headers(limits.fields)
             // hyper's own limits, for what passes the scan: that counts what is before the head as well.
             .max_header_size(limits.size)
-            .max_buf_size(limits.size.max(SMALLEST_BUFFER))
+            .max_buf_size(limits.size.max(BUFFER))
             .handshake::<_, Outgoing>(io)
             .await;
         let (sender, mut connection) = shaken.map_err(|error| convert(&traffic, &error))?;

@@ -20,6 +20,12 @@ pub(super) trait Watch {
     /// The connection is to end: [`failed`](Watch::failed) gets the error.
     fn received(&self, bytes: &[u8]) -> Result<usize>;
 
+    /// Returns whether what comes next need not be looked at: hyper may read it by itself.
+    fn looks_away(&self) -> bool;
+
+    /// Something of that has come.
+    fn received_unseen(&self);
+
     /// So many bytes were queued to be sent.
     fn sent(&self, count: usize);
 
@@ -51,6 +57,16 @@ impl<W: Watch> Read for Io<W> {
         let room = buffer.remaining();
         if room == 0 {
             return Poll::Ready(Ok(()));
+        }
+        if self.watch.looks_away() {
+            return match ready!(self.socket.conn().polling(context).read(&mut buffer)) {
+                Ok(_) => {
+                    self.watch.received_unseen();
+                    Poll::Ready(Ok(()))
+                }
+                Err(Error::Closed { .. }) => Poll::Ready(Ok(())),
+                Err(error) => Poll::Ready(Err(self.fail(error))),
+            };
         }
         let mut refused = None;
         let taken = self.socket.poll_recv_with(context, room, |piece| match self.watch.received(piece) {

@@ -171,6 +171,14 @@ impl Watch for Traffic {
         Ok(bytes.len())
     }
 
+    fn looks_away(&self) -> bool {
+        matches!(self.place.get(), Place::Body | Place::Upgraded)
+    }
+
+    fn received_unseen(&self) {
+        self.moved.set(Instant::now());
+    }
+
     fn sent(&self, _: usize) {
         self.moved.set(Instant::now());
     }

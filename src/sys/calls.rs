@@ -5,6 +5,8 @@ use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
+#[cfg(feature = "http")]
+use hyper::rt::ReadBufCursor;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, Result};
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags};
@@ -23,6 +25,24 @@ pub(crate) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -
         return Ok(script.receive(buffer, flags)?.0);
     }
     Ok(rustix::net::recv(fd, buffer, flags)?.1)
+}
+
+/// Receives from a socket into memory that need not be initialized.
+#[cfg(feature = "http")]
+pub(crate) fn receive_into(fd: BorrowedFd<'_>, space: &mut ReadBufCursor<'_>, flags: RecvFlags) -> Result<usize> {
+    #[cfg(test)]
+    if let Some(script) = script::of(fd) {
+        let mut buffer = vec![0; space.remaining()];
+        let count = script.receive(&mut buffer, flags)?.0;
+        space.put_slice(&buffer[..count]);
+        return Ok(count);
+    }
+    // SAFETY: the kernel only writes to it, from its beginning, as many bytes as it says.
+    unsafe {
+        let (_, count) = rustix::net::recv(fd, space.as_mut(), flags)?;
+        space.advance(count);
+        Ok(count)
+    }
 }
 
 /// Receives bytes from a unix socket. Descriptors that came along are turned away. Returns whether there were any.

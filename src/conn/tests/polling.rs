@@ -56,22 +56,54 @@ fn a_read_goes_straight_into_the_callers_memory() {
     rig(|rig| {
         let wire = rig.tcp();
         let (flag, mut buffer) = (Flag::new(), [0; 4]);
-        assert!(wire.conn.polling(&flag.context()).read(&mut buffer).is_pending());
+        assert!(wire.conn.polling(&flag.context()).read(&mut buffer[..]).is_pending());
         wire.comes("abcdef");
         assert!(flag.woken());
         let mut got = Vec::new();
         while got.len() < 6 {
-            let count = ready(wire.conn.polling(&flag.context()).read(&mut buffer));
+            let count = ready(wire.conn.polling(&flag.context()).read(&mut buffer[..]));
             got.extend(&buffer[..count]);
         }
         assert_eq!(text(&got), "abcdef");
         wire.script.brings("x");
         wire.is(Ready::READ);
-        assert_eq!(ready(wire.conn.polling(&flag.context()).read(&mut buffer)), 1);
-        assert!(wire.conn.polling(&flag.context()).read(&mut buffer).is_pending());
+        assert_eq!(ready(wire.conn.polling(&flag.context()).read(&mut buffer[..])), 1);
+        assert!(wire.conn.polling(&flag.context()).read(&mut buffer[..]).is_pending());
         wire.ends();
         assert!(flag.woken());
-        assert_eq!(failed(wire.conn.polling(&flag.context()).read(&mut buffer)), "Closed");
+        assert_eq!(failed(wire.conn.polling(&flag.context()).read(&mut buffer[..])), "Closed");
+    });
+}
+
+#[cfg(feature = "http")]
+#[test]
+fn a_read_goes_into_memory_that_is_not_initialized() {
+    use std::mem::MaybeUninit;
+
+    rig(|rig| {
+        for wire in [rig.tcp(), rig.unix()] {
+            let flag = Flag::new();
+            let mut got = Vec::new();
+            let mut read = |expected: Option<usize>| {
+                let mut memory = [MaybeUninit::uninit(); 4];
+                let mut space = hyper::rt::ReadBuf::uninit(&mut memory);
+                let polled = wire.conn.polling(&flag.context()).read(&mut space.unfilled());
+                match expected {
+                    None => assert!(polled.is_pending()),
+                    Some(count) => assert_eq!(ready(polled), count),
+                }
+                got.extend_from_slice(space.filled());
+            };
+            read(None);
+            wire.comes("abcdef");
+            read(Some(4));
+            read(Some(2));
+            wire.script.brings("ghi");
+            wire.is(Ready::READ);
+            read(Some(3));
+            read(None);
+            assert_eq!(text(&got), "abcdefghi");
+        }
     });
 }
 
@@ -83,15 +115,15 @@ fn a_read_straight_into_memory_is_told_the_end_and_an_error() {
         wire.is(Ready::READ | Ready::HANGUP);
         wire.script.ends();
         wire.conn.status.becomes_ready(Ready::READ);
-        assert_eq!(failed(wire.conn.polling(&flag.context()).read(&mut buffer)), "Closed");
+        assert_eq!(failed(wire.conn.polling(&flag.context()).read(&mut buffer[..])), "Closed");
         assert!(wire.conn.has_ended_cleanly());
         let wire = rig.tcp();
         wire.script.fails(Errno::CONNRESET);
         wire.conn.status.becomes_ready(Ready::READ);
-        assert_eq!(failed(wire.conn.polling(&flag.context()).read(&mut buffer)), "Reset");
+        assert_eq!(failed(wire.conn.polling(&flag.context()).read(&mut buffer[..])), "Reset");
         let wire = rig.tcp();
         wire.conn.status.becomes_ready(Ready::READ);
-        assert!(wire.conn.polling(&flag.context()).read(&mut buffer).is_pending(), "there is nothing");
+        assert!(wire.conn.polling(&flag.context()).read(&mut buffer[..]).is_pending(), "there is nothing");
     });
 }
 
@@ -216,8 +248,8 @@ fn over_tls_half_a_record_is_nothing() {
         assert_eq!(ready(wire.poll_recv(&flag, &mut ticket, 10)), b"secret");
         let mut buffer = [0; 3];
         wire.comes(tls.seals("more"));
-        assert_eq!(ready(wire.conn.polling(&flag.context()).read(&mut buffer)), 3);
-        assert_eq!(ready(wire.conn.polling(&flag.context()).read(&mut buffer)), 1);
+        assert_eq!(ready(wire.conn.polling(&flag.context()).read(&mut buffer[..])), 3);
+        assert_eq!(ready(wire.conn.polling(&flag.context()).read(&mut buffer[..])), 1);
     });
 }
 
