@@ -469,6 +469,8 @@ mod tests {
         fn ready(self: Rc<Self>, _: &Rc<Engine>, _: Ready) -> Next {
             Next::Idle
         }
+
+        fn context_ended(self: Rc<Self>) {}
     }
 
     #[test]

@@ -31,7 +31,7 @@ const FACES: [Face; 9] = [
         let mut ticket = Ticket::New;
         polled(wire, |flag| wire.poll_recv(flag, &mut ticket, 10))
     }),
-    ("read", |wire| polled(wire, |flag| wire.conn.polling(&flag.context()).read(&mut [0; 10]))),
+    ("read", |wire| polled(wire, |flag| wire.conn.polling(&flag.context()).read(&mut [0; 10][..]))),
 ];
 
 /// A future is told once the loop has run.

@@ -134,7 +134,7 @@ fn beside_a_reader_nothing_is_received_unless_it_is_paused() {
         wire.reads();
         let (flag, mut ticket) = (Flag::new(), Ticket::New);
         assert_eq!(failed(wire.poll_recv(&flag, &mut ticket, 10)), "Unsupported");
-        assert_eq!(failed(wire.conn.polling(&flag.context()).read(&mut [0; 4])), "Unsupported");
+        assert_eq!(failed(wire.conn.polling(&flag.context()).read(&mut [0; 4][..])), "Unsupported");
         wire.conn.pause();
         assert!(wire.poll_recv(&flag, &mut ticket, 10).is_pending());
         wire.comes("data");
