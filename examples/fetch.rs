@@ -54,7 +54,9 @@ impl Arguments {
             None => Ok(Box::new(Output)),
             Some(device) => match std::fs::File::options().write(true).open(device) {
                 Ok(file) => Ok(Box::new(file)),
-                Err(error) => Err(Error::other(format!("cannot write to {}: {}", device.display(), Error::from(error)))),
+                Err(error) => {
+                    Err(Error::other(format!("cannot write to {}: {}", device.display(), Error::from(error))))
+                }
             },
         }
     }

@@ -121,22 +121,19 @@ impl Row {
         let Some(values) = self.cells.get(&kind) else { return "–".into() };
         let (low, high) = quartiles(values);
         let middle = median(values);
-        if self.unit == Unit::Cpu && kind == Kind::Raw {
-            return match middle {
-                ..9999.5 => format!("{middle:.0} ns"),
-                _ => format!("{:.1} µs", middle / 1e3),
-            };
-        }
-        let unit = match self.unit {
-            Unit::Percent => " %",
-            Unit::Millis => " ms",
-            Unit::Nanos => " ns",
-            Unit::Bytes => " B",
-            _ => "",
+        let is_time = self.unit == Unit::Nanos || self.unit == Unit::Cpu && kind == Kind::Raw;
+        let (number, unit): (fn(&Row, f64) -> String, _) = match self.unit {
+            _ if is_time && middle >= 9999.5 => (|_, value| format!("{:.1}", value / 1e3), " µs"),
+            _ if is_time => (|_, value| format!("{value:.0}"), " ns"),
+            Unit::Percent => (Row::number, " %"),
+            Unit::Millis => (Row::number, " ms"),
+            Unit::Bytes => (Row::number, " B"),
+            _ => (Row::number, ""),
         };
         match values.len() {
-            1 => format!("{}{unit}", self.number(middle)),
-            _ => format!("{} ± {}{unit}", self.number(middle), self.number((high - low) / 2.0)),
+            _ if self.unit == Unit::Cpu && kind == Kind::Raw => format!("{}{unit}", number(self, middle)),
+            1 => format!("{}{unit}", number(self, middle)),
+            _ => format!("{} ± {}{unit}", number(self, middle), number(self, (high - low) / 2.0)),
         }
     }
 
@@ -281,8 +278,12 @@ impl Report {
                 match goal.check(row) {
                     Some((_, true)) => met += 1,
                     Some((words, false)) => {
-                        let middle = row.number(median(&row.cells[&goal.of]));
-                        missed.push(format!("- {}: {middle}, goal {words}\n", row.name));
+                        // Of a time, the goal tells its ratio to another one.
+                        let found = match goal.limit {
+                            Limit::Times(..) => row.cell(goal.of),
+                            _ => row.number(median(&row.cells[&goal.of])),
+                        };
+                        missed.push(format!("- {}: {found}, goal {words}\n", row.name));
                     }
                     None => {}
                 }

@@ -108,7 +108,7 @@ impl Lingering<'_> {
         let mut next = Next::Hot;
         for _ in 0..DISCARDS {
             let Some(space) = std::rc::Rc::get_mut(&mut buffer) else { break };
-            match self.0.input().read_once(space, false) {
+            match self.0.input().read_once(&mut space[..], false) {
                 Ok(count) if count > 0 => *talks = true,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     next = Next::Idle;

@@ -21,7 +21,7 @@
 //! | how it ends: reason, closing, handles; what is still sent then | [`ending`], [`end`]; [`lingering`] |
 //! | readers, callbacks, options and their setters | [`callbacks`], [`setters`], [`options`], [`idle`], [`probing`] |
 //! | the TLS handshake | [`handshaking`], [`handshake`] |
-//! | futures: who waits, and what a poll does | [`waiting`], [`polling`] |
+//! | futures: who waits, and what a poll does; their memory | [`waiting`], [`polling`]; [`space`] |
 //! | blocking calls; selectors | [`blocking`], of connections within one thread [`far_end`]; [`selecting`] |
 //! | bytes: received, to be sent, cut into lines | [`inbox`], [`outbox`], [`lines`], [`line_ending`], [`queues`] |
 //! | the same, cut into frames | [`frames`], [`framing`], [`cutting`] |
@@ -55,6 +55,7 @@ mod reading;
 mod selecting;
 mod serving;
 mod setters;
+mod space;
 mod state;
 mod status;
 #[cfg(test)]

@@ -2,26 +2,17 @@
 //! [`waiting`](super::waiting). To drop one cancels it: nothing is taken before it is handed over, nothing is queued
 //! before it is done, unless it is too much to be queued at once.
 
-use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-#[cfg(feature = "http")]
-use rustix::net::RecvFlags;
-
-use super::copying::copy;
-#[cfg(feature = "http")]
-use super::copying::pieces;
 use super::inbox::{Inbox, Taken, TooLong};
 use super::line_ending::LineRule;
+use super::space::Space;
 use super::state::{Look, WriteHalf};
-use super::transport::Transport;
 use super::waiting::Interest;
 use super::{Conn, Options};
 use crate::engine::{READ_BUFFER, Ready, Ticket, main_depth};
 use crate::error::{Error, Result};
-#[cfg(feature = "http")]
-use crate::sys;
 
 /// The work that a system call counts as; a line is one unit.
 const CALL: u32 = 8;
@@ -166,7 +157,7 @@ impl Polling<'_> {
     pub(crate) fn read(&self, space: &mut (impl Space + ?Sized)) -> Poll<Result<usize>> {
         let conn = self.conn;
         let is_direct = !conn.is_tls()
-            && space.suits(&conn.transport)
+            && (space.initialized().is_some() || conn.transport.is_plain_socket())
             && conn.status.may_read()
             && !conn.status.has_read_all()
             && conn.is_open();
@@ -193,10 +184,7 @@ impl Polling<'_> {
             return self.yielded(Interest::Input, &mut ticket);
         }
         conn.engine.futures_worked(CALL);
-        let room = space.room();
-        let read = space.receive(&conn.transport);
-        conn.input().note_result(&read, room);
-        match read {
+        match conn.input().read_once(space, false) {
             Ok(0) => {
                 conn.status.read_ended();
                 Poll::Ready(Err(conn.end_for_caller()))
@@ -319,58 +307,6 @@ impl Polling<'_> {
         }
         let is_shut = !conn.is_open() || conn.status.get().write.intersects(WriteHalf::ENDED | WriteHalf::FAILED);
         if conn.is_sending() || !is_shut { self.wait_flushed() } else { Poll::Ready(conn.was_sent()) }
-    }
-}
-
-/// Memory of the caller's to receive into.
-pub(crate) trait Space {
-    /// Returns whether it can receive from this transport.
-    fn suits(&self, _: &Transport) -> bool {
-        true
-    }
-
-    /// Returns how many bytes fit.
-    fn room(&self) -> usize;
-
-    /// Copies bytes, which fit.
-    fn put(&mut self, bytes: &[u8]);
-
-    /// Receives what is there, at most what fits.
-    fn receive(&mut self, transport: &Transport) -> io::Result<usize>;
-}
-
-impl Space for [u8] {
-    fn room(&self) -> usize {
-        self.len()
-    }
-
-    fn put(&mut self, bytes: &[u8]) {
-        copy(self, bytes);
-    }
-
-    fn receive(&mut self, transport: &Transport) -> io::Result<usize> {
-        transport.read(self)
-    }
-}
-
-/// hyper's memory need not be initialized.
-#[cfg(feature = "http")]
-impl Space for hyper::rt::ReadBufCursor<'_> {
-    fn suits(&self, transport: &Transport) -> bool {
-        transport.plain_socket().is_some()
-    }
-
-    fn room(&self) -> usize {
-        self.remaining()
-    }
-
-    fn put(&mut self, bytes: &[u8]) {
-        pieces(bytes).for_each(|piece| self.put_slice(piece));
-    }
-
-    fn receive(&mut self, transport: &Transport) -> io::Result<usize> {
-        let socket = transport.plain_socket().ok_or(io::ErrorKind::NotConnected)?;
-        Ok(sys::receive_into(socket, self, RecvFlags::DONTWAIT)?)
     }
 }
 

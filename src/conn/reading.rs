@@ -9,6 +9,7 @@ use super::framing::Refusal;
 use super::handle::Socket;
 use super::idle::Traffic;
 use super::inbox::Inbox;
+use super::space::Space;
 use super::state::{Look, Manner, ReadHalf};
 use super::transport::Peek;
 use crate::engine::{READ_BUFFER, call};
@@ -142,21 +143,16 @@ impl Input<'_> {
     /// Reads once. This is the only read from the transport, beside those that the engine makes itself. `Ok(0)` is the end of
     /// what the kernel has.
     #[inline]
-    pub(super) fn read_once(&self, space: &mut [u8], waits: bool) -> io::Result<usize> {
+    pub(super) fn read_once(&self, space: &mut (impl Space + ?Sized), waits: bool) -> io::Result<usize> {
+        let room = space.room();
         let read = if waits { self.0.transport.read_waiting(space) } else { self.0.transport.read(space) };
-        self.note_result(&read, space.len());
-        read
-    }
-
-    /// The transport was read from, with so much room.
-    #[inline]
-    pub(super) fn note_result(&self, read: &io::Result<usize>, room: usize) {
-        match read {
+        match &read {
             Ok(0) => {}
             Ok(count) => self.note_read(*count == room),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.0.status.found_nothing(),
             Err(_) => {}
         }
+        read
     }
 
     /// A read has brought as much as it had room for, or less.
@@ -173,7 +169,7 @@ impl Input<'_> {
         let mut buffer = self.0.engine.take_buffer();
         let space = Rc::get_mut(&mut buffer).ok_or(io::ErrorKind::WouldBlock)?;
         if self.0.is_tls() {
-            let read = self.read_once(space, waits);
+            let read = self.read_once(&mut space[..], waits);
             let read = read.map(|count| self.decrypt(&buffer[..count], held));
             self.0.engine.give_buffer(buffer);
             return read;

@@ -233,7 +233,7 @@ impl Serving<'_> {
         }
         let mut buffer = conn.engine.take_buffer();
         let Some(space) = Rc::get_mut(&mut buffer) else { return self.pass.has_read(false) };
-        match conn.input().read_once(space, false) {
+        match conn.input().read_once(&mut space[..], false) {
             Ok(0) => conn.end_of_stream(),
             Ok(count) if conn.fits_one_call(count) => {
                 self.pass.delivered(conn.deliver_directly(&buffer[..count]));

@@ -14,6 +14,7 @@ use rustix::net::{
     SocketType, sockopt,
 };
 
+use super::space::Space;
 use crate::address::{Endpoint, endpoint};
 use crate::engine::{Incoming, Received, Registration};
 use crate::error::count;
@@ -249,24 +250,25 @@ impl Transport {
         if self.is_socket() { self.input.open() } else { None }
     }
 
-    /// Reads what is there. 0 is the end; `WouldBlock` means nothing yet.
+    /// Reads what is there. 0 is the end; `WouldBlock` means nothing yet. Of a [plain socket](Self::is_plain_socket), into any
+    /// memory; else it must be initialized.
     #[inline]
-    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read(&self, space: &mut (impl Space + ?Sized)) -> io::Result<usize> {
         match (self.bytes_alone.get(), self.input.open()) {
-            (true, Some(fd)) => Ok(sys::receive(fd, buffer, RecvFlags::DONTWAIT)?),
-            _ => self.receive(buffer, RecvFlags::DONTWAIT),
+            (true, Some(fd)) => Ok(space.receive(fd)?),
+            _ => self.receive(space.initialized().ok_or(io::ErrorKind::Unsupported)?, RecvFlags::DONTWAIT),
         }
     }
 
-    /// Returns the socket, if there is nothing to reading from it but a system call.
-    pub(crate) fn plain_socket(&self) -> Option<BorrowedFd<'_>> {
-        self.input.open().filter(|_| self.bytes_alone.get())
+    /// Returns whether reading is one system call.
+    pub(crate) fn is_plain_socket(&self) -> bool {
+        self.bytes_alone.get() && self.input.open().is_some()
     }
 
     /// As [`Transport::read`], and waits, without end, if [`Transport::can_wait`].
     #[inline]
-    pub(crate) fn read_waiting(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.receive(buffer, RecvFlags::empty())
+    pub(crate) fn read_waiting(&self, space: &mut (impl Space + ?Sized)) -> io::Result<usize> {
+        self.receive(space.initialized().ok_or(io::ErrorKind::Unsupported)?, RecvFlags::empty())
     }
 
     /// Returns whether [`Transport::read_waiting`] waits.
@@ -563,7 +565,7 @@ mod tests {
         let (input, _) = std::io::pipe().unwrap();
         assert_eq!(peer.write_with_descriptors(b"one", &[input.as_fd()]).unwrap(), 3);
         assert!(transport.incoming(10).is_none(), "the engine would drop it");
-        assert_eq!(transport.read(&mut [0; 10]).unwrap(), 3);
+        assert_eq!(transport.read(&mut [0; 10][..]).unwrap(), 3);
         assert!(transport.next_descriptor().is_some());
     }
 }

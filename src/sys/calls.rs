@@ -29,7 +29,7 @@ pub(crate) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -
 
 /// Receives from a socket into memory that need not be initialized.
 #[cfg(feature = "http")]
-pub(crate) fn receive_into(fd: BorrowedFd<'_>, space: &mut ReadBufCursor<'_>, flags: RecvFlags) -> Result<usize> {
+pub(crate) fn receive_uninit(fd: BorrowedFd<'_>, space: &mut ReadBufCursor<'_>, flags: RecvFlags) -> Result<usize> {
     #[cfg(test)]
     if let Some(script) = script::of(fd) {
         let mut buffer = vec![0; space.remaining()];

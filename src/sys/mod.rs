@@ -29,7 +29,7 @@ mod successor;
 pub use accounts::Account;
 pub(crate) use accounts::peer_ids;
 #[cfg(feature = "http")]
-pub(crate) use calls::receive_into;
+pub(crate) use calls::receive_uninit;
 pub(crate) use calls::{
     SEND, available, end_sending, now, read, readiness, receive, receive_alone, reset_on_close, send, send_pieces,
     write,
