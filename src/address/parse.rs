@@ -311,7 +311,7 @@ pub(super) fn parse_host(host: &str) -> Parsed<Host> {
 }
 
 fn check_host_characters(host: &str) -> Parsed<()> {
-    let wrong = host.chars().find(|c| c.is_whitespace() || c.is_control() || "[]%@|:/<>\"\\".contains(*c));
+    let wrong = host.chars().find(|c| c.is_whitespace() || c.is_control() || "[]%@|:/<>\"\\^`{}".contains(*c));
     wrong.map_or(Ok(()), |wrong| Err(format!("invalid character {wrong:?} in host name")))
 }
 

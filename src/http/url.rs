@@ -136,6 +136,7 @@ impl Url {
         let is_tls = match scheme.to_ascii_lowercase().as_str() {
             "http" => false,
             "https" => true,
+            "ws" | "wss" => return Err(format!("a WebSocket is opened by websocket::WebSocket; {expected}")),
             _ => return Err(format!("the scheme is {scheme:?}; {expected}")),
         };
         let (authority, rest) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
@@ -176,7 +177,8 @@ impl Url {
         if reference.contains(|c: char| c.is_control()) {
             return Err(failed("a control character".into()));
         }
-        let joined = self.resolve(&clean(reference));
+        let cleaned = clean_reference(reference).map_err(failed)?;
+        let joined = self.resolve(&cleaned);
         let mut url = Url::read(&joined).map_err(failed)?;
         if url.user.is_none() && url.origin == self.origin {
             url.user = self.user.clone();
@@ -262,6 +264,25 @@ fn without_dots(path: &str) -> String {
         }
     }
     format!("/{}", kept.join("/"))
+}
+
+/// Percent-encodes what may not stand in a reference, but for the authority: a host that needs that is none.
+///
+/// # Errors
+/// For a backslash in the authority, which some take for a slash.
+fn clean_reference(reference: &str) -> Result<String, String> {
+    let at = reference.find(['/', '?', '#']).unwrap_or(reference.len());
+    let (before, rest) = reference.split_at(at);
+    let has_authority = rest.starts_with("//") && (before.is_empty() || before.ends_with(':'));
+    if !has_authority {
+        return Ok(clean(reference));
+    }
+    let end = rest[2..].find(['/', '?', '#']).map_or(rest.len(), |at| at + 2);
+    let (authority, rest) = rest.split_at(end);
+    if authority.contains('\\') {
+        return Err("a backslash before the path".into());
+    }
+    Ok(format!("{before}{authority}{}", clean(rest)))
 }
 
 /// Percent-encodes what may not stand in a URL, as browsers do. What is encoded stays so.
@@ -365,6 +386,29 @@ mod tests {
         for reference in ["file:///etc/passwd", "javascript:x", "ftp://h/", "http:g", "x\r\ny"] {
             assert!(base.join(reference).is_err(), "{reference}");
         }
+        // The authority is taken as it is.
+        for reference in [
+            "http://[::`]/",
+            "//[::`]/",
+            "http://g`/",
+            "//g{x}/",
+            "//g%60/",
+            "//g x/",
+            "//g\\x/",
+            "http://g\\@h/",
+            "//g^",
+        ] {
+            let error = base.join(reference).expect_err(reference);
+            assert!(!error.to_string().contains("%60") || reference.contains("%60"), "{error}");
+        }
+        for (reference, expected) in [
+            ("http://bücher.example/`", "http://xn--bcher-kva.example/%60"),
+            ("//u v:p@g/a b", "http://g/a%20b"),
+            ("/a//[b]`", "http://a/a//[b]%60"),
+            ("x//y`z", "http://a/b/c/x//y%60z"),
+        ] {
+            assert_eq!(base.join(reference).unwrap().to_string(), expected, "{reference}");
+        }
         let with_user = Url::parse("http://u:p@a/").unwrap();
         assert!(with_user.join("/x").unwrap().user.is_some() && with_user.join("http://b/").unwrap().user.is_none());
     }
@@ -389,6 +433,19 @@ mod tests {
                 if let Ok(joined) = url.join(&reference) {
                     prop_assert!(::http::uri::PathAndQuery::try_from(joined.target.as_str()).is_ok(), "{}", joined.target);
                 }
+            }
+        }
+
+        #[test]
+        fn an_authority_in_a_reference_is_that_of_the_url_alone(
+            authority in "([ -~ü]{1,12}|\\[[ -~]{0,8}\\])", rest in "(/[ -~]{0,6})?", base in "http://(u:p@)?h/"
+        ) {
+            let text = format!("http://{authority}{rest}");
+            if let Ok(joined) = Url::parse(&base).unwrap().join(&text) {
+                let parsed = Url::parse(&text).unwrap();
+                prop_assert_eq!((&joined.origin, &joined.target), (&parsed.origin, &parsed.target));
+                let host = joined.origin.host_name();
+                prop_assert!(!host.contains(|c: char| !c.is_ascii_graphic() || "%`^{}|\\\"<>[]@".contains(c)), "{}", host);
             }
         }
 
