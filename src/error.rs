@@ -5,6 +5,8 @@ mod convert;
 pub(crate) mod ftp;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "http")]
+mod naming;
 mod operation;
 mod temporary;
 mod text;
@@ -417,8 +419,8 @@ pub enum Error {
     #[error("invalid TLS configuration: {0}")]
     TlsSettings(String),
 
-    /// The request is not supported by this build, or not possible on this kind of socket; or a blocking call would wait
-    /// for its own thread.
+    /// The request is not supported by this build, or not possible on this kind of socket; a blocking call would wait
+    /// for its own thread; or what was asked for has been taken already, or goes to a callback.
     #[error("{0}")]
     Unsupported(String),
 

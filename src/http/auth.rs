@@ -22,7 +22,9 @@ pub(super) enum Auth {
 
 impl Auth {
     pub(super) fn bearer(token: &str) -> Result<Self, String> {
-        fixed(&format!("Bearer {token}")).ok_or_else(|| "the token has characters that no header field may have".into())
+        fixed(&format!("Bearer {token}")).ok_or_else(|| {
+            "the bearer token has a line break, or another character that no header field may have".into()
+        })
     }
 
     pub(super) fn basic(user: &str, password: &str) -> Result<Self, String> {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::client::Settings;
-use super::url::Origin;
+use super::url::{Origin, Url};
 use crate::address::Address;
 use crate::conn::Socket;
 use crate::engine::{Engine, FarEnd};
@@ -61,10 +61,29 @@ fn check_thread(socket: &Socket, blocks: bool) -> Result {
     let peer = socket.remote();
     drop(socket.abort());
     Err(Error::Unsupported(format!(
-        "cannot wait for {peer}: the server runs on this thread, which a blocking call would block; use send_async or \
-         send_future"
+        "cannot wait for {peer}: the server runs on this thread, which a blocking call would block; use the call that ends in \
+         _async or _future"
     )))
 }
+
+/// Names the URL in an error of connecting, where that names the address that was made of it. Without the query: that may be
+/// secret, and has nothing to do with the connection.
+pub(super) fn naming(error: Error, origin: &Origin, url: &Url) -> Error {
+    let own = ["tcp", origin.scheme()].map(|scheme| origin.address(scheme));
+    let name = || format!("{origin}{}", url.path());
+    match error {
+        // The options of sockets, which it tells about, are not those of requests.
+        Error::Plaintext { .. } => Error::Plaintext { peer: name(), problem: NO_TLS },
+        error => error.with_address(|address| {
+            if own.contains(address) {
+                *address = name();
+            }
+        }),
+    }
+}
+
+/// The problem with a server in plaintext.
+const NO_TLS: &str = "does not speak TLS; for a server without TLS, write http:// in place of https://";
 
 /// Refuses addresses that the public internet does not lead to.
 fn check_address(origin: &Origin, socket: &Socket) -> Result {

@@ -11,7 +11,7 @@ use hyper::{Request, Uri};
 use super::auth::{self, Auth};
 use super::body::{Content, Outgoing};
 use super::client::{Inner, Settings};
-use super::connect::connect;
+use super::connect::{connect, naming};
 use super::connection::{Connection, Failed};
 use super::log::LogEntry;
 use super::pool::{Lease, Pool};
@@ -212,7 +212,8 @@ impl Exchanging {
     async fn connect(&self, origin: &url::Origin) -> Result<Connection> {
         let host = HeaderValue::from_str(&origin.authority())
             .map_err(|error| Error::Address { address: origin.to_string(), problem: error.to_string() })?;
-        let socket = connect(self.settings(), origin, self.blocks).await?;
+        let connected = connect(self.settings(), origin, self.blocks).await;
+        let socket = connected.map_err(|error| naming(error, origin, self.url()))?;
         Connection::start(self.pool.engine(), socket, host, origin.to_string(), self.settings().head).await
     }
 
