@@ -37,6 +37,15 @@ impl Wakers {
         self.one.iter().chain(&self.more).any(|known| known.will_wake(waker))
     }
 
+    /// Removes those that wake the same task as this one.
+    #[cfg(feature = "http")]
+    pub(crate) fn remove(&mut self, waker: &Waker) {
+        self.more.retain(|known| !known.will_wake(waker));
+        if self.one.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            self.one = self.more.pop();
+        }
+    }
+
     /// Takes all wakers of the other set.
     pub(crate) fn append(&mut self, other: &mut Wakers) {
         let other = std::mem::take(other);

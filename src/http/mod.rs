@@ -8,7 +8,7 @@
 // | io | a socket as hyper reads and writes it |
 // | traffic, connection, connect, pool | the client's connections |
 // | exchange, stream | from a request to the end of its response |
-// | response, streaming, reading, download | what becomes of the body |
+// | response, taking, streaming, reading, download | what becomes of the body |
 // | log, request, builder, client | the face of the client |
 // | server | the server, with rules of its own on what comes |
 
@@ -37,6 +37,7 @@ mod response;
 mod server;
 mod stream;
 mod streaming;
+mod taking;
 mod traffic;
 mod url;
 

@@ -19,8 +19,9 @@ const LINE_LIMIT: usize = 1 << 20;
 impl Response {
     /// Sees to it that something lies there. `false` at the end.
     fn poll_current(&self, context: &mut Context<'_>) -> Poll<Result<bool>> {
+        self.check_taking(false)?;
         while self.current().is_empty() {
-            match ready!(self.poll_chunk(context)).transpose()? {
+            match ready!(self.poll_piece(context)).transpose()? {
                 None => return Poll::Ready(Ok(false)),
                 Some(piece) => self.set_current(piece),
             }
@@ -37,6 +38,8 @@ impl Response {
     }
 }
 
+/// [`Response::read`], which takes a callback, goes before `AsyncReadExt::read` of futures-util: call that as
+/// `AsyncReadExt::read(&mut response, …)`.
 impl AsyncRead for Response {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         self.check_context()?;
@@ -65,11 +68,14 @@ impl AsyncBufRead for Response {
 }
 
 /// **Blocks**, for the responses of blocking calls.
+///
+/// [`Response::read`], which takes a callback, has the same name: call this method as `std::io::Read::read(&mut response, …)`.
 impl io::Read for Response {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
             return Ok(0);
         }
+        self.check_taking(false)?;
         if self.current().is_empty() && !self.block_on(|| poll_fn(|context| self.poll_current(context)))? {
             return Ok(0);
         }

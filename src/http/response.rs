@@ -17,11 +17,11 @@ use super::connect::is_here;
 use super::decode::{Coding, Decoder};
 use super::request::Report;
 use super::stream::Stream;
+use super::taking::Taking;
 use super::url::Url;
 use crate::address::Endpoint;
-use crate::conn::copying::append;
 use crate::conn::{Socket, WeakSocket};
-use crate::engine::{Engine, Sleep, before, in_background};
+use crate::engine::{CallbackSlot, Engine, Sleep, Wakers, before, in_background};
 use crate::error::{Error, Operation, Result};
 use crate::tls::PeerCertificate;
 
@@ -31,7 +31,7 @@ const EXCERPT_TIME: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A response to a request. Clones are handles of the same response.
 ///
-/// The head has come; the body is taken by one of these, or one after the other:
+/// The head has come; the body is taken by one of these, or one after the other, each of which gets what is left:
 /// - as a whole: [`bytes`](Self::bytes), [`text`](Self::text), `json`, up to the client's
 ///   [`body_limit`](super::ClientBuilder::body_limit);
 /// - as it comes: [`read`](Self::read) with a callback, [`chunk_future`](Self::chunk_future), [`lines`](Self::lines), or
@@ -40,6 +40,10 @@ const EXCERPT_TIME: std::time::Duration = std::time::Duration::from_secs(1);
 /// What is not taken is not received: the server has to wait then. When the last handle is dropped, the rest of a body is read
 /// away if it is short (64 KiB) and comes at once (250 ms), so that the connection can be used again, else the connection is closed.
 /// [`abort`](Self::abort) closes it without that. A body that ends too early is always an error.
+///
+/// It is an error, [`Error::Unsupported`], to ask for a body that has been taken, so that it does not seem to be empty: as a whole
+/// after its end, or by pieces after it was taken as a whole. The same for a body that a [`read`](Self::read) callback or a call for
+/// the whole of it is receiving.
 ///
 /// A response of [`send`](super::RequestBuilder::send) is read by blocking calls, one of `send_async` or `send_future` by
 /// callbacks and futures; the others fail with [`Error::Unsupported`].
@@ -51,6 +55,7 @@ pub struct Response {
 }
 
 pub(super) type OnFinished = Box<dyn FnOnce(&Response, Result)>;
+pub(super) type OnPiece = dyn FnMut(&Response, &[u8]) -> Result;
 
 pub(super) struct Inner {
     head: Parts,
@@ -58,19 +63,21 @@ pub(super) struct Inner {
     asked: Rc<Url>,
     url: OnceCell<String>,
     content_length: Option<u64>,
-    body_limit: usize,
+    pub(super) body_limit: usize,
     pub(super) engine: Rc<Engine>,
     /// The client, whose private context the response belongs to.
     pub(super) private: Option<Rc<ClientInner>>,
     /// Out of its place while it is polled. `None` after the end.
-    stream: RefCell<Option<Stream>>,
+    pub(super) stream: RefCell<Option<Stream>>,
     /// A piece that has come and was not taken.
     current: RefCell<Bytes>,
     /// An error that is still to be told.
     failure: RefCell<Option<Error>>,
-    has_failed: Cell<bool>,
-    /// The reader that waits for the next piece.
-    waiting: RefCell<Option<Waker>>,
+    pub(super) has_failed: Cell<bool>,
+    /// Those who wait for the next piece.
+    pub(super) waiting: RefCell<Wakers>,
+    pub(super) taking: Cell<Taking>,
+    pub(super) reader: CallbackSlot<OnPiece>,
     report: Option<Rc<Report>>,
     /// So much of the file was there before, for the progress.
     offset: Cell<u64>,
@@ -81,6 +88,8 @@ pub(super) struct Inner {
     pub(super) is_paused: Cell<bool>,
     pub(super) resumed: RefCell<Option<Waker>>,
     pub(super) finished: RefCell<Option<OnFinished>>,
+    /// The end, for a callback that is set later.
+    pub(super) outcome: RefCell<Option<Result>>,
 }
 
 /// Where a response has come from.
@@ -115,6 +124,8 @@ impl Response {
             failure: RefCell::default(),
             has_failed: Cell::new(false),
             waiting: RefCell::default(),
+            taking: Cell::new(Taking::Open),
+            reader: CallbackSlot::default(),
             report: origin.report,
             offset: Cell::new(0),
             remote: socket.as_ref().map(Socket::remote),
@@ -124,6 +135,7 @@ impl Response {
             is_paused: Cell::new(false),
             resumed: RefCell::default(),
             finished: RefCell::default(),
+            outcome: RefCell::default(),
             head,
         };
         Ok(Response { inner: Rc::new(inner), lent: Bytes::new() })
@@ -215,7 +227,8 @@ impl Response {
     ///   tells the length.
     /// - [`Error::Closed`], [`Error::Reset`] or [`Error::Truncated`] if the body ends too early.
     /// - [`Error::TimedOut`]; [`Error::Http`] if the body is not coded as it should be.
-    /// - [`Error::Unsupported`] if the response is not one of a blocking call.
+    /// - [`Error::Unsupported`] if the response is not one of a blocking call, or if the body has been taken or is being taken by
+    ///   another call or a [`read`](Self::read) callback.
     pub fn bytes(&self) -> Result<Vec<u8>> {
         self.block_on(|| self.whole())
     }
@@ -316,33 +329,6 @@ impl Response {
         String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
     }
 
-    async fn whole(&self) -> Result<Vec<u8>> {
-        let limit = self.inner.body_limit;
-        let exceeded = || Error::LimitExceeded { peer: self.url().into(), limit };
-        if self.content_length().is_some_and(|length| length > limit as u64) {
-            // What is left on the connection is of no use.
-            self.give_up();
-            return Err(exceeded());
-        }
-        if let Some(stream) = &mut *self.inner.stream.borrow_mut() {
-            stream.set_limit(None);
-        }
-        let mut all = Vec::new();
-        while let Some(piece) = poll_fn(|context| self.poll_chunk(context)).await {
-            let piece = piece?;
-            if piece.len() > limit - all.len() {
-                self.give_up();
-                return Err(exceeded());
-            }
-            if all.is_empty() && self.inner.stream.borrow().is_none() {
-                // All of it in one piece.
-                return Ok(piece.into());
-            }
-            append(&mut all, &piece);
-        }
-        Ok(all)
-    }
-
     // ---- the end ----
 
     /// Gives up the rest of the body, and closes the connection. Who waits for the body, or asks for it later, gets
@@ -355,8 +341,7 @@ impl Response {
         self.inner.has_failed.set(true);
         drop((stream, untaken));
         self.resume();
-        let waiting = self.inner.waiting.take();
-        waiting.into_iter().for_each(Waker::wake);
+        self.inner.waiting.take().wake();
     }
 
     // ---- inside ----
@@ -408,11 +393,17 @@ impl Response {
             let closed = || Err(Error::Closed { peer: inner.url().into() });
             return Poll::Ready(inner.has_failed.get().then(closed));
         };
-        match stream.poll_next(context) {
+        let polled = stream.poll_next(context);
+        if polled.is_ready() {
+            // Only the one who asked last is woken by what comes.
+            let mut others = inner.waiting.take();
+            others.remove(context.waker());
+            others.wake();
+        }
+        match polled {
             Poll::Pending => {
                 inner.stream.replace(Some(stream));
-                let old = inner.waiting.replace(Some(context.waker().clone()));
-                drop(old);
+                inner.waiting.borrow_mut().add_once(context.waker());
                 Poll::Pending
             }
             Poll::Ready(Some(Ok(piece))) => {

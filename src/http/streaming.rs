@@ -6,19 +6,26 @@ use std::task::{Poll, Waker};
 
 use super::reading::Lines;
 use super::response::Response;
+use super::taking::Taking;
 use crate::conn::Socket;
 use crate::conn::copying::append;
-use crate::engine::{Engine, UserFuture};
+use crate::engine::{Called, Engine, UserFuture};
 use crate::error::{Error, Result};
 use crate::log;
 
 /// # The body as it comes
 impl Response {
-    /// Sets a callback that receives the body as it comes. It is called from the main loop.
+    /// Sets a callback that receives the body as it comes. It is called from the main loop. Replaces any other one.
+    ///
+    /// From now on no other call receives the body: they fail with [`Error::Unsupported`]. If the body has been taken already, or a
+    /// call is receiving the whole of it, that error goes to [`finished_cb`](Self::finished_cb) instead.
     ///
     /// The response is kept until its end, or [`abort`](Self::abort). An error that the callback returns ends it, and goes to
     /// [`finished_cb`](Self::finished_cb). There is no limit to the body but
     /// [`max_download`](super::ClientBuilder::max_download).
+    ///
+    /// It has the name of std's `Read::read`, and of `AsyncReadExt::read` of futures-util, and goes before them. Those are called with
+    /// their path, as in the second example. Their other methods, such as `read_to_end` and `read_line`, are called as usual.
     ///
     /// # Example: Count the bytes of a page
     /// ```no_run
@@ -39,49 +46,90 @@ impl Response {
     /// });
     /// network::fgloop();
     /// ```
-    pub fn read(&self, mut callback: impl FnMut(&Response, &[u8]) -> Result + 'static) {
-        let response = self.clone();
-        let reading = async move {
-            let result = loop {
-                response.resumed().await;
-                match poll_fn(|context| response.poll_chunk(context)).await {
-                    None => break Ok(()),
-                    Some(Err(error)) => break Err(error),
-                    Some(Ok(piece)) => {
-                        if let Err(error) = callback(&response, &piece) {
-                            response.give_up();
-                            break Err(error);
-                        }
-                    }
-                }
-            };
-            drop(callback);
-            response.finish(result);
-        };
-        match (Engine::current(), self.check_context()) {
-            (Ok(_), Ok(())) => drop(self.inner.engine.spawn(Rc::new(UserFuture::new(reading)))),
-            (Ok(engine), Err(error)) => {
-                let response = self.clone();
-                engine.spawn(Rc::new(UserFuture::new(async move { response.finish(Err(error)) })));
+    ///
+    /// # Example: std's `read`, in a script
+    /// ```no_run
+    /// use std::io::Read;
+    ///
+    /// let mut response = network::http::get("https://example.org/")?;
+    /// let mut buffer = [0; 512];
+    /// let count = Read::read(&mut response, &mut buffer)?;
+    /// println!("{:?}", &buffer[..count]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read(&self, callback: impl FnMut(&Response, &[u8]) -> Result + 'static) {
+        let is_reading = self.inner.taking.get() == Taking::Callback;
+        let checked = self.check_context().and_then(|()| if is_reading { Ok(()) } else { self.check_taking(false) });
+        if let Err(error) = checked {
+            return self.finish_later(Err(error));
+        }
+        let old = self.inner.reader.replace(Some(Box::new(callback)));
+        drop(old);
+        if is_reading {
+            return;
+        }
+        self.inner.taking.set(Taking::Callback);
+        // Those who wait for a piece hear that they wait in vain.
+        self.inner.waiting.take().wake();
+        let reading = Reading(self.clone());
+        self.inner.engine.spawn(Rc::new(UserFuture::new(async move {
+            if let Some(result) = reading.0.deliver().await {
+                let response = reading.0.clone();
+                drop(reading);
+                response.finish(result);
             }
-            (Err(error), _) => log::critical("read").error(&error).say(format_args!("http::Response::read: {error}")),
+        })));
+    }
+
+    /// Calls the read callback until the end of the body. `None` if it panicked.
+    async fn deliver(&self) -> Option<Result> {
+        let inner = &self.inner;
+        loop {
+            self.resumed().await;
+            match poll_fn(|context| self.poll_chunk(context)).await {
+                None => return Some(Ok(())),
+                Some(Err(error)) => return Some(Err(error)),
+                Some(Ok(piece)) => match inner.reader.call(&inner.engine, |callback| callback(self, &piece)) {
+                    Called::Returned(Ok(())) | Called::Not => {}
+                    Called::Returned(Err(error)) => {
+                        self.give_up();
+                        return Some(Err(error));
+                    }
+                    Called::Panicked => return None,
+                },
+            }
         }
     }
 
     /// Sets a callback for the end of the body: called once, after [`read`](Self::read) has been called for all of it, or with the
-    /// error that ended it. Without it, an error is [logged](crate::log).
+    /// error that ended it. If the end has come already, it is called in the next loop iteration. Without it, an error is
+    /// [logged](crate::log). The other ways to take the body have results of their own, and do not call it.
     pub fn finished_cb(&self, callback: impl FnOnce(&Response, Result) + 'static) {
         let old = self.inner.finished.replace(Some(Box::new(callback)));
         drop(old);
+        let outcome = self.inner.outcome.take();
+        if let Some(outcome) = outcome {
+            self.finish_later(outcome);
+        }
     }
 
     fn finish(&self, result: Result) {
-        match (self.inner.finished.take(), result) {
-            (Some(callback), result) => callback(self, result),
-            (None, Err(error)) => {
-                log::message("read").error(&error).say(format_args!("a response ended early: {error}"))
-            }
-            (None, Ok(())) => {}
+        let callback = self.inner.finished.take();
+        if let Some(callback) = callback {
+            return callback(self, result);
+        }
+        if let Err(error) = &result {
+            log::message("read").error(error).say(format_args!("a response ended early: {error}"));
+        }
+        self.inner.outcome.replace(Some(result));
+    }
+
+    /// Tells the end in the next iteration of the loop that runs here.
+    fn finish_later(&self, result: Result) {
+        let response = self.clone();
+        match Engine::current() {
+            Ok(engine) => drop(engine.spawn(Rc::new(UserFuture::new(async move { response.finish(result) })))),
+            Err(error) => log::critical("read").error(&error).say(format_args!("http::Response::read: {error}")),
         }
     }
 
@@ -118,7 +166,7 @@ impl Response {
         let response = self.clone();
         async move {
             response.check_context()?;
-            let piece = poll_fn(|context| response.poll_chunk(context)).await.transpose()?;
+            let piece = poll_fn(|context| response.poll_piece(context)).await.transpose()?;
             Ok(piece.map(|piece| {
                 let mut owned = Vec::new();
                 append(&mut owned, &piece);
@@ -128,6 +176,8 @@ impl Response {
     }
 
     /// Returns a stream of the lines of the body.
+    ///
+    /// With `AsyncBufReadExt` of futures-util in scope, `response.lines()` is that trait's: write `Response::lines(&response)`.
     pub fn lines(&self) -> Lines {
         Lines::new(self.clone())
     }
@@ -149,5 +199,19 @@ impl Response {
         }
         let moved = socket.conn().blocking().move_to(&Engine::current()?)?;
         Ok(Socket::from_conn(moved))
+    }
+}
+
+/// The body goes to the read callback, until this is dropped.
+struct Reading(Response);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let inner = &self.0.inner;
+        // After a failure others are told that, and not that somebody has the body.
+        inner.taking.set(if inner.has_failed.get() { Taking::Open } else { Taking::Ended });
+        // It may own a handle of the response.
+        let callback = inner.reader.take();
+        drop(callback);
     }
 }
