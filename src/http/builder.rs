@@ -20,8 +20,8 @@ use crate::tls::ClientTls;
 
 /// Options for a [`Client`], all with defaults. Created by [`Client::builder`].
 ///
-/// Invalid values, such as a header field with a line break or a timeout of zero, fail with [`Error::InvalidOption`] when a
-/// request is sent. A timeout of `None` or `Duration::MAX` is none.
+/// Invalid values, such as a header field with a line break, a timeout of zero or no connections at all, fail with
+/// [`Error::InvalidOption`] when a request is sent. A timeout of `None` or `Duration::MAX` is none.
 ///
 /// # Example
 /// ```
@@ -288,22 +288,22 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the lowest speed of a body, in bytes for each time of that length. Default: none.
+    /// Sets the lowest speed of a body, in bytes for each time of that length. Default: none. Zero bytes: none.
     ///
     /// A slower body fails with [`Error::TimedOut`]. Time in which the program does not read does not count.
     pub fn min_speed(mut self, bytes: u64, time: Duration) -> Self {
-        self.settings.min_speed = (bytes > 0).then_some((bytes, time));
+        self.settings.min_speed = Some((bytes, time));
         self
     }
 
     /// Sets the longest body that is taken as a whole, in bytes. Default: 16 MiB. Longer ones fail with
-    /// [`Error::LimitExceeded`]. It counts what was decompressed.
+    /// [`Error::LimitExceeded`]. It counts what was decompressed. With 0, every body that is not empty fails.
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.settings.body_limit = bytes;
         self
     }
 
-    /// Sets the longest body that is streamed or downloaded, in bytes. Default: none.
+    /// Sets the longest body that is streamed or downloaded, in bytes. Default: none. With 0, every body that is not empty fails.
     pub fn max_download(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.settings.max_download = bytes.into();
         self
@@ -337,6 +337,18 @@ impl ClientBuilder {
         ];
         for (name, limit) in timeouts {
             if limit == Some(Duration::ZERO) {
+                self.refuse(format_args!("{name} of an HTTP client must not be zero"));
+            }
+        }
+        self.settings.min_speed = self.settings.min_speed.filter(|(bytes, _)| *bytes > 0);
+        let counts = [
+            ("connections", self.settings.pool.connections),
+            ("per_host", self.settings.pool.per_host),
+            ("header_limit", self.settings.head.size),
+            ("max_headers", self.settings.head.fields),
+        ];
+        for (name, count) in counts {
+            if count == 0 {
                 self.refuse(format_args!("{name} of an HTTP client must not be zero"));
             }
         }

@@ -136,8 +136,8 @@ impl Pool {
                 break;
             }
         }
-        let has_room = || self.open.get() < self.limits.connections.max(1);
-        if host.open.get() >= self.limits.per_host.max(1) {
+        let has_room = || self.open.get() < self.limits.connections;
+        if host.open.get() >= self.limits.per_host {
             return None;
         }
         if !has_room() {

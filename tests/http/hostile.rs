@@ -400,6 +400,11 @@ fn bad_options_are_told_before_anything_is_sent() {
             plain().idle_timeout(Duration::ZERO).build().get(&url),
             plain().timeout(Duration::ZERO).build().get(&url),
             plain().min_speed(1, Duration::ZERO).build().get(&url),
+            plain().min_speed(0, Duration::ZERO).build().get(&url),
+            plain().connections(0).build().get(&url),
+            plain().per_host(0).build().get(&url),
+            plain().header_limit(0).build().get(&url),
+            plain().max_headers(0).build().get(&url),
             plain().header("x", "\0").build().get(&url),
             plain().bearer("a\nb").build().get(&url),
             plain().basic("a:b", "c").build().get(&url),
@@ -479,4 +484,50 @@ fn tls_that_is_cut_off_cuts_off_the_body() {
             assert_eq!(if is_truncated { "truncated" } else { word(&result) }, expected, "{head:?}: {result:?}");
         });
     }
+}
+
+#[test]
+fn errors_of_connecting_name_the_url() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let plaintext = Server::new(|mut peer| {
+        let _ = std::io::Read::read(&mut peer.stream, &mut [0; 4096]);
+        peer.say("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    });
+    for blocks in [true, false] {
+        on_own_context(|| {
+            let client = plain().build();
+            let ask = |url: &str| {
+                let request = client.get(url);
+                if blocks { request.send().unwrap_err() } else { await_it(request.send_future()).unwrap_err() }
+            };
+            let url = format!("http://127.0.0.1:{port}/path");
+            // Without the query, which may be secret.
+            let error = ask(&format!("{url}?secret"));
+            assert!(matches!(&error, Error::Refused { address, .. } if *address == url), "{error}");
+            let url = format!("https://127.0.0.1:{}/", plaintext.port);
+            let error = ask(&url);
+            assert!(matches!(error, Error::Plaintext { .. }), "{error}");
+            let text = error.to_string();
+            assert!(text.starts_with(&url) && text.contains("write http://") && !text.contains("tls(false)"), "{text}");
+            let error = ask("wss://h/").to_string();
+            assert!(error.contains("websocket::WebSocket"), "{error}");
+        });
+    }
+}
+
+#[test]
+fn zero_is_a_limit_where_that_means_something() {
+    on_own_context(|| {
+        let server = Server::answering(|request| {
+            response("200 OK", "", if request.starts_with("GET /empty ") { "" } else { "x" })
+        });
+        let ask = |builder: ClientBuilder, target: &str| await_it(whole(builder.build().get(server.url(target))));
+        assert_eq!(ask(plain().min_speed(0, Duration::from_secs(1)), "/").unwrap(), b"x");
+        for (target, expected) in [("/empty", "ok"), ("/", "limit")] {
+            assert_eq!(word(&ask(plain().body_limit(0), target)), expected);
+            let response = await_it(plain().max_download(0).build().get(server.url(target)).send_future()).unwrap();
+            let piece = await_it(response.chunk_future()).map(Option::unwrap_or_default);
+            assert_eq!(word(&piece), expected);
+        }
+    });
 }
