@@ -194,7 +194,7 @@ macro_rules! limit_setters {
             self
         }
 
-        /// Sets the most bytes that a callback of [`Socket::read`] gets at once. Default: 64 KiB.
+        /// Sets the most bytes that a callback of [`Socket::read`] gets at once. Default: 64 KiB. Zero counts as 1.
         pub fn read_size(mut self, bytes: usize) -> Self {
             self.options.read_size = bytes.max(1);
             self

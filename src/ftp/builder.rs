@@ -243,6 +243,9 @@ impl Builder {
         ];
         match limits.into_iter().find(|(_, limit)| *limit == Some(Duration::ZERO)) {
             Some((name, _)) => Err(Error::InvalidOption(format!("{name} of an FTP client must not be zero"))),
+            None if self.listing_limit == 0 => {
+                Err(Error::InvalidOption("listing_limit of an FTP client must not be zero".into()))
+            }
             None => Ok(()),
         }
     }
@@ -254,6 +257,21 @@ mod tests {
 
     fn resolve(builder: &Builder, text: &str) -> Option<(String, Security)> {
         builder.resolve(text).ok().map(|(address, security)| (address.to_string(), security))
+    }
+
+    #[test]
+    fn limits_of_zero_are_refused() {
+        for builder in [
+            Builder::new().connect_timeout(Duration::ZERO),
+            Builder::new().reply_timeout(Duration::ZERO),
+            Builder::new().data_timeout(Duration::ZERO),
+            Builder::new().abort_timeout(Duration::ZERO),
+            Builder::new().accept_timeout(Duration::ZERO),
+            Builder::new().listing_limit(0),
+        ] {
+            assert!(matches!(builder.check(), Err(Error::InvalidOption(_))));
+        }
+        assert!(Builder::new().check().is_ok());
     }
 
     #[test]

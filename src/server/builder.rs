@@ -58,6 +58,20 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// # Errors
+    /// [`Error::InvalidOption`] for a limit of zero, with which nobody could connect.
+    fn check(&self) -> Result {
+        let limits = [
+            ("max_connections", self.max_connections),
+            ("max_handshakes", self.max_handshakes),
+            ("max_handshakes_per_address", self.share_of_an_address()),
+        ];
+        match limits.into_iter().find(|(_, limit)| *limit == 0) {
+            Some((name, _)) => Err(Error::InvalidOption(format!("{name} of a server must not be zero"))),
+            None => Ok(()),
+        }
+    }
+
     fn share_of_an_address(&self) -> usize {
         let places = self.max_handshakes.min(self.max_connections);
         self.max_handshakes_per_address.unwrap_or((places / 10).max(10))
@@ -148,7 +162,7 @@ impl ServerBuilder {
     /// Limits the number of concurrent TLS handshakes. Default: 1000. Further clients wait in the accept backlog, unless
     /// one address has more than [its share](Self::max_handshakes_per_address).
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
-        self.limits.max_handshakes = handshakes.max(1);
+        self.limits.max_handshakes = handshakes;
         self
     }
 
@@ -162,7 +176,7 @@ impl ServerBuilder {
     /// is rejected. So a host that opens connections and says nothing does not keep others out. Where all clients come from
     /// one address, as behind a proxy, set the share to `max_handshakes`: then all of them wait in the backlog.
     pub fn max_handshakes_per_address(mut self, handshakes: usize) -> Self {
-        self.limits.max_handshakes_per_address = Some(handshakes.max(1));
+        self.limits.max_handshakes_per_address = Some(handshakes);
         self
     }
 
@@ -190,7 +204,7 @@ impl ServerBuilder {
     /// time out. For handshakes in progress, see also [their share](Self::max_handshakes_per_address). A connection counts
     /// until its disconnect callback is due, not while it lingers.
     pub fn max_connections(mut self, connections: usize) -> Self {
-        self.limits.max_connections = connections.max(1);
+        self.limits.max_connections = connections;
         self
     }
 
@@ -261,7 +275,8 @@ impl ServerBuilder {
     /// Listens on an address and calls `on_client` for each client. See [`Server::new`].
     ///
     /// # Errors
-    /// See [`Server::new`]; also [`Error::InvalidOption`] for an unknown user or group or a bad file mode.
+    /// See [`Server::new`]; also [`Error::InvalidOption`] for an unknown user or group, a bad file mode, or a limit of zero on
+    /// connections or handshakes.
     pub fn listen<A>(self, address: A, on_client: impl FnMut(Socket) -> Result + 'static) -> Result<Server>
     where
         A: TryInto<Address>,
@@ -418,8 +433,9 @@ impl ServerBuilder {
         self.file.settings(address)
     }
 
-    /// Loads or creates the certificate, if TLS is used.
+    /// Checks the limits. Loads or creates the certificate, if TLS is used.
     pub(super) fn prepare_tls(&self, address: &Address) -> Result<Option<Arc<ServerSetup>>> {
+        self.limits.check()?;
         let is_unix = matches!(address.target(), Target::Unix(_));
         let settings = match &self.tls {
             Some(Tls::On(_)) if is_unix => return Err(address.unfit("TLS is not available on unix sockets")),

@@ -371,6 +371,15 @@ fn what_does_not_listen_or_came_too_late_is_refused() {
             let error = builder.bind_fd(listener).unwrap_err();
             assert!(matches!(error, Error::InvalidOption(_)), "{error}");
         }
+        // With these nobody could connect, however it listens.
+        let never = [plain().max_connections(0), plain().max_handshakes(0), plain().max_handshakes_per_address(0)];
+        for builder in never {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            assert!(matches!(builder.clone().bind_fd(listener), Err(Error::InvalidOption(_))));
+            assert!(matches!(builder.clone().bind("127.0.0.1:0"), Err(Error::InvalidOption(_))));
+            let threads = builder.threads(1, || |_: network::Socket| Ok(()));
+            assert!(matches!(threads.listen("127.0.0.1:0"), Err(Error::InvalidOption(_))));
+        }
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         assert!(matches!(plain().service_name("name").bind_fd(listener), Err(Error::Address { .. })));
     });
