@@ -12,8 +12,35 @@ pub(super) struct Place {
 }
 
 const WANTED: &str = "write http://… or https://… and host:port, or the path of a unix socket";
+const OF_WEBSOCKET: &str = "this is a server of HTTP: write http:// or https://, and use Request::websocket in a handler, or websocket::Server";
+
+/// Returns what to write in place of another address.
+fn wanted(text: &str) -> &'static str {
+    let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
+    let is_websocket = ["ws", "wss"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    if is_websocket { OF_WEBSOCKET } else { WANTED }
+}
 
 impl Place {
+    /// Reads what the program has given as the address.
+    ///
+    /// # Errors
+    /// Those of [`Place::of`]. What is no address of any kind is told what is wanted here, which is less than other servers take.
+    pub(super) fn parse<A>(address: A) -> Result<Self>
+    where
+        A: TryInto<Address>,
+        Error: From<A::Error>,
+    {
+        match address.try_into().map_err(Error::from) {
+            Ok(address) => Place::of(&address),
+            Err(Error::Address { address, .. }) if !is_url(&address) && !is_path(&address) => {
+                let problem = wanted(&address).into();
+                Err(Error::Address { address, problem })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// # Errors
     /// [`Error::Address`] if it is neither a URL of HTTP nor a unix socket.
     pub(super) fn of(address: &Address) -> Result<Self> {
@@ -22,11 +49,11 @@ impl Place {
         if matches!(address.target(), Target::Unix(_)) {
             return Ok(Place { address: address.clone(), is_tls: false, host: String::new() });
         }
-        let Some((scheme, rest)) = text.split_once("://") else { return Err(unfit(WANTED.into())) };
+        let (scheme, rest) = text.split_once("://").unwrap_or_default();
         let is_tls = match scheme.to_ascii_lowercase().as_str() {
             "http" => false,
             "https" => true,
-            _ => return Err(unfit(WANTED.into())),
+            _ => return Err(unfit(wanted(&text).into())),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '?', '#', '@']) {
@@ -56,12 +83,23 @@ impl Place {
     }
 }
 
+/// Returns whether a text is meant as a URL of HTTP.
+fn is_url(text: &str) -> bool {
+    let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
+    ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
+}
+
+/// Returns whether a text is meant as a unix socket.
+fn is_path(text: &str) -> bool {
+    text.starts_with('@') || text.contains('/') && !text.contains("://")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn place(text: &str) -> Result<Place> {
-        Place::of(&Address::parse(text)?)
+        Place::parse(text)
     }
 
     #[test]
@@ -92,7 +130,20 @@ mod tests {
         ] {
             assert!(matches!(place(text), Err(Error::Address { .. })), "{text}");
         }
-        let error = place("8080").err().unwrap().to_string();
-        assert!(error.contains("http://"), "{error}");
+        // What is suggested is an address for this server.
+        for text in ["8080", "", "foo://127.0.0.1:1", "tcp://127.0.0.1:1", "foo", "udp://h:1", "[::1]", "unix:///run/x"]
+        {
+            let error = place(text).err().unwrap().to_string();
+            assert!(error.contains(WANTED) && !error.contains("tls(false)"), "{error}");
+        }
+        for (text, word) in [
+            ("ws://127.0.0.1:1/", "websocket::Server"),
+            ("WSS://127.0.0.1:1/", "websocket::Server"),
+            ("http://h:99999", "65535"),
+            ("/run/", "directory"),
+        ] {
+            let error = place(text).err().unwrap().to_string();
+            assert!(error.contains(word), "{error}");
+        }
     }
 }

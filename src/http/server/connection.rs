@@ -28,7 +28,9 @@ pub(super) fn start(core: &Rc<Core>, socket: Socket) {
     // A client that has shut down its sending half gets its reply all the same.
     visit.socket.conn().set_on_end(Some(Box::new(|_| Ok(()))));
     let socket = visit.socket.clone();
-    let key = engine.spawn(Rc::new(UserFuture::new(serve(visit))));
+    let key = engine.spawn(Rc::new(UserFuture::new(serve(visit.clone()))));
+    visit.task.set(Some(key));
+    drop(visit);
     // The client is gone: whatever still runs for it is dropped.
     let weak = Rc::downgrade(&engine);
     socket.disconnect_cb(move |socket, end| {

@@ -125,7 +125,12 @@ impl Drop for Outgoing {
         self.visit.replied();
         if let Some(mut access) = self.access.take() {
             access.finish(self.sent, self.is_end_stream() && !self.has_failed);
-            self.visit.core.tell(&self.visit.engine, &access);
+            let core = self.visit.core.clone();
+            if self.visit.is_held() {
+                self.visit.engine.defer(move |engine| core.tell(engine, &access));
+            } else {
+                core.tell(&self.visit.engine, &access);
+            }
         }
     }
 }

@@ -24,6 +24,9 @@ use crate::error::{Error, Operation, Result};
 /// first asked for.
 ///
 /// The methods that end in `_future` are awaited on the server's main context. Dropping them loses what they have received.
+///
+/// To ask for a body that has been taken is an error, [`Error::Unsupported`], so that it does not seem to be empty: as a whole after its
+/// end, or by pieces after it was taken as a whole. What was received before the whole is asked for is not part of that.
 pub struct Request {
     method: Method,
     path: String,
@@ -43,6 +46,7 @@ impl Request {
         let path = target::path(parts.uri.path())?;
         let limit = visit.core.settings.body_limit;
         let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
+        let announced = incoming.as_ref().map_or(Some(0), |incoming| incoming.size_hint().exact());
         let expects = parts.headers.contains_key(http::header::EXPECT);
         Ok(Request {
             method: parts.method,
@@ -50,7 +54,16 @@ impl Request {
             uri: parts.uri,
             version: parts.version,
             headers: parts.headers,
-            body: RequestBody { incoming, visit: visit.clone(), limit, taken: 0, rest: Bytes::new(), unasked: expects },
+            body: RequestBody {
+                incoming,
+                announced,
+                visit: visit.clone(),
+                limit,
+                taken: 0,
+                rest: Bytes::new(),
+                unasked: expects,
+                left: Left::Some,
+            },
             private: None,
         })
     }
@@ -135,10 +148,7 @@ impl Request {
 
     /// Returns the length of the body as the client has announced it, in bytes. `None` for one that comes in chunks.
     pub fn content_length(&self) -> Option<u64> {
-        match &self.body.incoming {
-            None => Some(0),
-            Some(incoming) => incoming.size_hint().exact(),
-        }
+        self.body.announced
     }
 
     /// Sets the limit of this body, in bytes, in place of the server's
@@ -152,6 +162,7 @@ impl Request {
     /// # Errors
     /// - [`Error::LimitExceeded`] if the body exceeds the limit. A handler that returns this error sends 413.
     /// - [`Error::Http`] if the body breaks off or is malformed. A handler that returns this error sends 400.
+    /// - [`Error::Unsupported`] if it has been taken as a whole.
     pub async fn chunk_future(&mut self) -> Result<Option<Vec<u8>>> {
         let chunk = std::future::poll_fn(|context| self.body.poll_chunk(context)).await?;
         Ok(chunk.map(Vec::from))
@@ -160,16 +171,21 @@ impl Request {
     /// Receives the whole body, or what is left of it.
     ///
     /// # Errors
-    /// See [`chunk_future`](Request::chunk_future).
+    /// See [`chunk_future`](Request::chunk_future). [`Error::Unsupported`] if it has been taken to its end.
     pub async fn bytes_future(&mut self) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        while let Some(chunk) = std::future::poll_fn(|context| self.body.poll_chunk(context)).await? {
-            if bytes.is_empty() && self.body.incoming.is_none() {
+        let mut whole = Whole { body: &mut self.body, bytes: Vec::new() };
+        if whole.body.left == Left::End {
+            return Err(whole.body.gone());
+        }
+        while let Some(chunk) = std::future::poll_fn(|context| whole.body.poll_chunk(context)).await? {
+            if whole.bytes.is_empty() && whole.body.incoming.is_none() {
+                whole.body.left = Left::Nothing;
                 return Ok(chunk.into());
             }
-            append(&mut bytes, &chunk);
+            append(&mut whole.bytes, &chunk);
         }
-        Ok(bytes)
+        whole.body.left = Left::Nothing;
+        Ok(std::mem::take(&mut whole.bytes))
     }
 
     /// Receives the whole body as text.
@@ -277,6 +293,8 @@ impl futures_io::AsyncRead for Request {
 pub(super) struct RequestBody {
     /// `None` at its end.
     incoming: Option<Incoming>,
+    /// The length in the head. `None` for chunks.
+    announced: Option<u64>,
     visit: Rc<Visit>,
     limit: usize,
     taken: usize,
@@ -284,6 +302,34 @@ pub(super) struct RequestBody {
     rest: Bytes,
     /// The client waits for `100 Continue`.
     unasked: bool,
+    left: Left,
+}
+
+/// The rest of a body, for those who ask for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Some,
+    /// The end, which somebody was told.
+    End,
+    /// A call has received the whole, or was dropped while it did.
+    Nothing,
+    /// It breaks off.
+    Fragment,
+}
+
+/// The whole of a body as it is received.
+struct Whole<'a> {
+    body: &'a mut RequestBody,
+    bytes: Vec<u8>,
+}
+
+impl Drop for Whole<'_> {
+    fn drop(&mut self) {
+        // Given up in the middle: the rest must not pass for the whole.
+        if !self.bytes.is_empty() {
+            self.body.left = Left::Nothing;
+        }
+    }
 }
 
 impl RequestBody {
@@ -292,8 +338,16 @@ impl RequestBody {
         if !self.rest.is_empty() {
             return Poll::Ready(Ok(Some(std::mem::take(&mut self.rest))));
         }
+        match self.left {
+            Left::Nothing => return Poll::Ready(Err(self.gone())),
+            Left::Fragment => return Poll::Ready(Err(self.broken_off())),
+            Left::Some | Left::End => {}
+        }
         loop {
-            let Some(incoming) = &mut self.incoming else { return Poll::Ready(Ok(None)) };
+            let Some(incoming) = &mut self.incoming else {
+                self.left = Left::End;
+                return Poll::Ready(Ok(None));
+            };
             let left = self.limit - self.taken;
             if incoming.size_hint().lower() > left as u64 {
                 return Poll::Ready(Err(self.too_long()));
@@ -307,7 +361,8 @@ impl RequestBody {
                 }
                 Poll::Ready(Some(Err(_))) => {
                     self.incoming = None;
-                    return Poll::Ready(Err(self.malformed("the body breaks off, or its chunks are malformed")));
+                    self.left = Left::Fragment;
+                    return Poll::Ready(Err(self.broken_off()));
                 }
                 Poll::Ready(Some(Ok(frame))) => frame,
             };
@@ -330,6 +385,14 @@ impl RequestBody {
     fn too_long(&mut self) -> Error {
         let (peer, limit) = (self.visit.remote.to_string(), self.limit);
         self.visit.blame_body(413, Error::LimitExceeded { peer, limit })
+    }
+
+    fn gone(&self) -> Error {
+        Error::Unsupported("the body of the request has been taken already; keep what the first call returns".into())
+    }
+
+    fn broken_off(&self) -> Error {
+        self.malformed("the body breaks off, or its chunks are malformed")
     }
 
     fn malformed(&self, problem: &str) -> Error {

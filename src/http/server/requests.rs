@@ -15,6 +15,7 @@ use super::core::Core;
 use super::reply::Reply;
 use super::request::Request;
 use super::routes::Async;
+use super::visit::Visit;
 use super::{Server, ServerBuilder};
 use crate::address::Address;
 use crate::engine::{Wakers, block_on_context, private_context};
@@ -74,25 +75,53 @@ impl ServerBuilder {
         A: TryInto<Address>,
         Error: From<A::Error>,
     {
-        let place = Place::of(&address.try_into()?)?;
-        let listener = self.configure(&place)?.prepare(place.address.clone())?;
+        let place = Place::parse(address)?;
         let queue = Rc::<Queue>::default();
         let into = queue.clone();
         self.routes = self.routes.add(None, "*", Rc::new(Async(move |request| into.clone().add(request))));
+        let listener = self.configure(&place)?.prepare(place.address.clone())?;
         let url = place.url(listener.port());
         let state = RefCell::new(State::Listens(Box::new((self, listener))));
         Ok(Requests { url, queue, state })
     }
 }
 
-/// A request and the way to answer it, from [`Requests`]. Dropped without an answer, it is answered with 503.
+/// A request and the way to answer it, from [`Requests`]. Dropped without an answer, it is answered with 503: at once, which neither
+/// blocks nor calls anything of the program.
 #[non_exhaustive]
 pub struct Exchange {
     /// The request.
     pub request: Request,
-    answer: oneshot::Sender<Reply>,
-    /// It was taken by the blocking call.
+    // Dropped after it: the rest of its body is to be passed over.
+    answer: Answer,
+}
+
+/// The way to answer a request.
+struct Answer {
+    /// `None` once it is answered.
+    sender: Option<oneshot::Sender<Reply>>,
+    visit: Rc<Visit>,
+    /// The request was taken by the blocking call.
     private: Option<glib::MainContext>,
+}
+
+impl Answer {
+    /// Returns whether the client has gone away.
+    fn is_futile(&self) -> bool {
+        self.sender.as_ref().is_none_or(oneshot::Sender::is_canceled)
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let is_futile = self.is_futile();
+        let Some(sender) = self.sender.take() else { return };
+        drop(sender);
+        // The main loop hears of it by itself. Where nothing goes on between blocking calls, the client would wait for the next one.
+        if let (Some(context), false) = (&self.private, is_futile) {
+            self.visit.go_on_apart(context);
+        }
+    }
 }
 
 impl Exchange {
@@ -102,14 +131,14 @@ impl Exchange {
     /// For an exchange from [`Requests::next`], until the kernel has the reply or the client has gone away, for at most the
     /// [write timeout](ServerBuilder::write_timeout). One from [`Requests::next_future`] does not block: the reply is sent by the loop.
     pub fn reply(self, reply: Reply) {
-        let Exchange { request, answer, private } = self;
-        let visit = request.visit().clone();
+        let Exchange { request, mut answer } = self;
         drop(request);
+        let visit = answer.visit.clone();
         // If the client has gone away, nobody is there for it.
-        if answer.send(reply).is_err() {
+        if answer.sender.take().is_none_or(|sender| sender.send(reply).is_err()) {
             return;
         }
-        let Some(context) = private else { return };
+        let Some(context) = answer.private.take() else { return };
         let limit = visit.core.settings.write_timeout;
         let name = visit.remote.to_string();
         let sent = block_on_context(&context, Operation::Send, &name, |_| {
@@ -183,9 +212,10 @@ impl Requests {
         let next = block_on_context(&context, Operation::Accept, &self.url, |_| {
             poll_fn(move |context| queue.poll_next(context))
         });
-        let (mut request, answer) = next?;
+        let (mut request, mut answer) = next?;
         request.private = Some(context.clone());
-        Ok(Exchange { request, answer, private: Some(context) })
+        answer.private = Some(context);
+        Ok(Exchange { request, answer })
     }
 
     /// Waits for the next request. Cancel-safe: dropping the future loses none.
@@ -197,15 +227,20 @@ impl Requests {
     pub async fn next_future(&self) -> Result<Exchange> {
         self.start()?;
         let (request, answer) = poll_fn(|context| self.queue.poll_next(context)).await?;
-        Ok(Exchange { request, answer, private: None })
+        Ok(Exchange { request, answer })
     }
 
-    /// Stops listening. Requests that have been taken can still be answered.
+    /// Stops listening. Requests that have been taken can still be answered; those that have not are answered with 503.
     pub fn close(&self) {
         let state = self.state.replace(State::Closed);
-        self.queue.close();
-        if let State::Serves(listener, _) = &state {
+        let unanswered = self.queue.close();
+        if let State::Serves(listener, context) = &state {
             listener.close();
+            for (request, mut answer) in unanswered {
+                drop(request);
+                answer.private = context.clone();
+                drop(answer);
+            }
         }
     }
 
@@ -272,7 +307,7 @@ impl fmt::Debug for Requests {
     }
 }
 
-type Waiting = (Request, oneshot::Sender<Reply>);
+type Waiting = (Request, Answer);
 
 /// Requests that nobody has taken yet. No more than there are connections.
 #[derive(Default)]
@@ -285,7 +320,8 @@ struct Queue {
 impl Queue {
     /// Queues a request until it is answered.
     async fn add(self: Rc<Self>, request: Request) -> Result<Reply> {
-        let (answer, answered) = oneshot::channel();
+        let (sender, answered) = oneshot::channel();
+        let answer = Answer { sender: Some(sender), visit: request.visit().clone(), private: None };
         let unavailable = || Ok(Reply::status(503));
         if self.is_closed.get() {
             return unavailable();
@@ -293,7 +329,7 @@ impl Queue {
         // Of clients that have given up nothing is kept.
         let gone = {
             let mut waiting = self.waiting.borrow_mut();
-            let (gone, stay) = std::mem::take(&mut *waiting).into_iter().partition(|(_, answer)| answer.is_canceled());
+            let (gone, stay) = std::mem::take(&mut *waiting).into_iter().partition(|(_, answer)| answer.is_futile());
             *waiting = stay;
             waiting.push_back((request, answer));
             let gone: VecDeque<Waiting> = gone;
@@ -310,7 +346,7 @@ impl Queue {
         loop {
             let next = self.waiting.borrow_mut().pop_front();
             match next {
-                Some((request, answer)) if answer.is_canceled() => drop((request, answer)),
+                Some((request, answer)) if answer.is_futile() => drop((request, answer)),
                 Some(next) => return Poll::Ready(Ok(next)),
                 None if self.is_closed.get() => {
                     return Poll::Ready(Err(Error::Closed { peer: "the HTTP server".into() }));
@@ -323,10 +359,10 @@ impl Queue {
         }
     }
 
-    fn close(&self) {
+    /// Returns those that nobody takes any more.
+    fn close(&self) -> VecDeque<Waiting> {
         self.is_closed.set(true);
-        let unanswered = self.waiting.take();
-        drop(unanswered);
         self.wakers.take().wake();
+        self.waiting.take()
     }
 }

@@ -42,6 +42,7 @@ impl hyper::service::Service<http::Request<Incoming>> for Service {
         }
         match exchange.check(request) {
             Err(refused) => Serving::Now(Some(exchange.finish(*refused))),
+            Ok(request) if visit.is_held() => Serving::Held(Some(Box::new((exchange, request)))),
             Ok(request) => exchange.serve(request),
         }
     }
@@ -51,6 +52,8 @@ impl hyper::service::Service<http::Request<Incoming>> for Service {
 #[allow(clippy::large_enum_variant, reason = "hyper keeps one for each connection, in a box of its own")]
 pub(super) enum Serving {
     Now(Option<Response>),
+    /// Its handler is not to be called yet.
+    Held(Option<Box<(Exchanging, Request)>>),
     Later(UserFuture<Pin<Box<dyn Future<Output = Result<Reply>>>>>, Option<Exchanging>),
 }
 
@@ -59,7 +62,18 @@ impl Future for Serving {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Response>> {
         let gone = || Error::other("a request was polled after its end");
-        match self.get_mut() {
+        let me = self.get_mut();
+        if let Serving::Held(held) = me {
+            // Whoever holds it wakes the task afterwards.
+            if held.as_ref().is_some_and(|held| held.0.visit.is_held()) {
+                return Poll::Pending;
+            }
+            let Some(held) = held.take() else { return Poll::Ready(Err(gone())) };
+            let (exchange, request) = *held;
+            *me = exchange.serve(request);
+        }
+        match me {
+            Serving::Held(_) => Poll::Pending,
             Serving::Now(response) => Poll::Ready(response.take().ok_or_else(gone)),
             Serving::Later(future, exchange) => {
                 let Some(engine) = exchange.as_ref().map(|exchange| exchange.visit.engine.clone()) else {

@@ -13,7 +13,7 @@ use super::discard::Discard;
 use super::gate::Refusal;
 use crate::address::Endpoint;
 use crate::conn::Socket;
-use crate::engine::{Engine, Wakers};
+use crate::engine::{Engine, Key, Wakers};
 use crate::error::{Error, Result};
 
 /// The shared state of one connection.
@@ -39,6 +39,9 @@ pub(super) struct Visit {
     replies: Cell<u32>,
     /// The task is over.
     is_over: Cell<bool>,
+    /// It goes on where nothing of the program may be called.
+    is_held: Cell<bool>,
+    pub(super) task: Cell<Option<Key>>,
     /// Those who wait for the next reply to go out.
     senders: RefCell<Wakers>,
     pub(super) deadlines: Deadlines,
@@ -96,6 +99,8 @@ impl Visit {
             requests: Cell::new(0),
             replies: Cell::new(0),
             is_over: Cell::new(false),
+            is_held: Cell::new(false),
+            task: Cell::new(None),
             senders: RefCell::default(),
             deadlines: Deadlines::default(),
             waker: RefCell::new(None),
@@ -106,6 +111,25 @@ impl Visit {
     /// accepted it.
     pub(super) fn is_over_when_idle(&self) -> bool {
         self.core.is_refusing() || self.core.is_stopping() && self.requests.get() > 0
+    }
+
+    /// Goes on at once with a connection of a private main context, on which no loop runs now, as far as that calls nothing of
+    /// the program. The rest is for the next blocking call.
+    pub(super) fn go_on_apart(&self, context: &glib::MainContext) {
+        let Some(task) = self.task.get().filter(|_| !self.engine.in_turn()) else {
+            // The loop does run.
+            return;
+        };
+        self.is_held.set(true);
+        // Nobody else has that context: what belongs to it stays on its thread.
+        let _ = context.with_thread_default(|| self.engine.poll_now(task));
+        self.is_held.set(false);
+        self.wake();
+    }
+
+    /// Returns whether nothing of the program may be called now.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_held.get()
     }
 
     /// Lets the task look at everything anew.
