@@ -111,7 +111,8 @@ impl ServerBuilder {
 }
 
 /// # Limits
-/// The page `docs/http-server.md` has them in a table.
+/// The page `docs/http-server.md` has them in a table. Zero is an [`Error::InvalidOption`] when listening, but for
+/// [`body_limit`](Self::body_limit).
 impl ServerBuilder {
     pub(super) fn new() -> Self {
         ServerBuilder {
@@ -125,7 +126,7 @@ impl ServerBuilder {
     }
 
     /// Limits the body of a request, in bytes. Default: 1 MiB. A handler that asks for a longer one gets
-    /// [`Error::LimitExceeded`]; if it returns that, the reply is 413.
+    /// [`Error::LimitExceeded`]; if it returns that, the reply is 413. With 0, every body that is not empty is too long.
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.settings.body_limit = bytes;
         self
@@ -177,7 +178,7 @@ impl ServerBuilder {
 
     /// Limits the requests of one connection. Default: 1000. It is closed after the last one.
     pub fn requests_per_connection(mut self, requests: u32) -> Self {
-        self.settings.requests_per_connection = requests.max(1);
+        self.settings.requests_per_connection = requests;
         self
     }
 
@@ -263,7 +264,7 @@ impl ServerBuilder {
         A: TryInto<Address>,
         Error: From<A::Error>,
     {
-        let place = Place::of(&address.try_into()?)?;
+        let place = Place::parse(address)?;
         let listener = self.configure(&place)?;
         let core = Core::new(self.settings, self.routes, self.on_access);
         let listener = listener.listen::<Address>(place.address.clone(), on_client(core))?;
@@ -297,7 +298,7 @@ impl ServerBuilder {
     /// # Errors
     /// An option that cannot be kept.
     pub(super) fn configure(&self, place: &Place) -> Result<ListenerBuilder> {
-        self.settings.check()?;
+        self.settings.check(self.max_connections)?;
         self.routes.check()?;
         if self.tls.is_some() && !place.is_tls {
             return Err(Error::InvalidOption(format!("TLS is set, but {} is no https:// address", place.address)));

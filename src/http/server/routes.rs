@@ -50,7 +50,11 @@ where
 ///
 /// A path is exact, or ends with `*`, which stands for any rest. The exact one is taken first, then the longest with a `*`. A path
 /// that is served for other methods only is answered with 405 and `Allow`, `OPTIONS` with 204 and `Allow`. `HEAD` is served by the
-/// handler for `GET`. Everything else is for [`not_found`](Routes::not_found), 404 by default.
+/// handler for `GET`, unless it has one. Everything else is for [`not_found`](Routes::not_found), 404 by default.
+///
+/// Paths are written decoded, as [`Request::path`] returns them: `/a b`, not `/a%20b`. Listening fails with
+/// [`Error::InvalidOption`] for a path that no request can have, for patterns of other libraries, such as `/users/:id`,
+/// `/users/{id}` and `/users/<id>`, and if two handlers have the same method and path.
 ///
 /// # Example
 /// ```
@@ -84,10 +88,59 @@ impl Route {
         if self.is_prefix { path.starts_with(&self.path) } else { path == self.path }
     }
 
+    /// As it was written.
+    fn written(&self) -> String {
+        format!("{}{}", self.path, if self.is_prefix { "*" } else { "" })
+    }
+
+    /// Returns why no request can have this path, or none that is meant. Requests' paths are compared decoded.
+    fn problem(&self) -> Option<&'static str> {
+        let path = self.path.as_str();
+        let is_pattern = |segment: &str| {
+            segment.len() > 1 && segment.starts_with(':')
+                || [('{', '}'), ('<', '>')]
+                    .iter()
+                    .any(|(left, right)| segment.starts_with(*left) && segment.ends_with(*right))
+        };
+        if path.is_empty() && self.is_prefix {
+            return None;
+        }
+        if !path.starts_with('/') {
+            return Some("expected a path such as /status or /files/*, which begins with /");
+        }
+        if path.split('/').any(is_pattern) {
+            return Some(
+                "there are no patterns, only exact paths and a * at the end; write the * and look at request.path()",
+            );
+        }
+        if path.contains(['?', '#', '*']) {
+            return Some(
+                "expected a path such as /status or /files/*, without a query, and with no * but the one at the end",
+            );
+        }
+        if has_escape(path) {
+            return Some("paths are compared decoded; write the character itself, as in \"/a b\" for /a%20b");
+        }
+        if path.contains('\0') || path.split(['/', '\\']).any(|segment| segment == "..") {
+            return Some("requests for a path with .. or NUL are refused");
+        }
+        None
+    }
+
+    fn is_same(&self, other: &Route) -> bool {
+        (&self.method, &self.path, self.is_prefix) == (&other.method, &other.path, other.is_prefix)
+    }
+
     fn fits_method(&self, method: &Method) -> bool {
         let Some(own) = &self.method else { return true };
         own == method || (own == Method::GET && method == Method::HEAD)
     }
+}
+
+/// Returns whether a part of a path is percent-encoded.
+fn has_escape(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    bytes.windows(3).any(|part| part[0] == b'%' && part[1..].iter().all(u8::is_ascii_hexdigit))
 }
 
 /// The way to serve a request.
@@ -151,16 +204,19 @@ impl Routes {
     }
 
     /// # Errors
-    /// [`Error::InvalidOption`] for a path that no request can have.
+    /// [`Error::InvalidOption`] for a handler that no request comes to.
     pub(super) fn check(&self) -> Result {
-        let is_path = |route: &&Route| match route.path.as_str() {
-            "" => route.is_prefix,
-            path => path.starts_with('/') && !path.contains(['?', '#', '*']),
-        };
-        let Some(route) = self.all.iter().find(|route| !is_path(route)) else { return Ok(()) };
-        let star = if route.is_prefix { "*" } else { "" };
-        let expected = "expected a path such as /status or /files/*, without a query";
-        Err(Error::InvalidOption(format!("no request has the path {:?}: {expected}", format!("{}{star}", route.path))))
+        for (at, route) in self.all.iter().enumerate() {
+            let path = route.written();
+            if let Some(problem) = route.problem() {
+                return Err(Error::InvalidOption(format!("no request has the path {path:?}: {problem}")));
+            }
+            if self.all[..at].iter().any(|earlier| earlier.is_same(route)) {
+                let method = route.method.as_ref().map_or("all methods", Method::as_str);
+                return Err(Error::InvalidOption(format!("two handlers serve the path {path:?} for {method}")));
+            }
+        }
+        Ok(())
     }
 
     /// Returns the handler for everything: that of a server with one only.
@@ -170,9 +226,10 @@ impl Routes {
 
     pub(super) fn find(&self, method: &Method, path: &str) -> Found {
         let fitting: Vec<&Route> = self.all.iter().filter(|route| route.fits_path(path)).collect();
-        let rank = |route: &&&Route| (!route.is_prefix, route.path.len(), route.method.is_some());
-        // Of several that are the same the first.
-        let best = fitting.iter().rev().filter(|route| route.fits_method(method)).max_by_key(rank);
+        // A handler for HEAD goes before the one for GET.
+        let is_exact = |route: &Route| route.method.as_ref() == Some(method);
+        let rank = |route: &&&Route| (!route.is_prefix, route.path.len(), route.method.is_some(), is_exact(route));
+        let best = fitting.iter().filter(|route| route.fits_method(method)).max_by_key(rank);
         match (best, &self.not_found) {
             (Some(route), _) => Found::Handler(route.handler.clone()),
             (None, _) if !fitting.is_empty() => Found::Methods(allow(&fitting)),
@@ -246,6 +303,50 @@ mod tests {
         assert_eq!(find(&routes, Method::DELETE, "/a/b"), Err("GET, HEAD, OPTIONS, POST, PUT".into()));
         assert_eq!(find(&routes, Method::DELETE, "/a/b/"), Ok(3));
         assert_eq!(routes.methods(), "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+    }
+
+    #[test]
+    fn handlers_that_no_request_comes_to_are_refused() {
+        let empty = |_: &Request| Ok(Reply::status(204));
+        let check = |path: &str| Routes::new().any(path, empty).check();
+        for path in
+            ["/", "*", "/*", "/a b", "/ä/*", "/100%", "/a%zz", "/a:b", "/:", "/{", "/a{b}", "/x<y>", "/a/..b", "/a//b"]
+        {
+            assert!(check(path).is_ok(), "{path}");
+        }
+        for (path, word) in [
+            ("", "begins with /"),
+            ("a", "begins with /"),
+            ("/a?b", "query"),
+            ("/a/*/b", "but the one at the end"),
+            ("/a%20b", "decoded"),
+            ("/%2e/*", "decoded"),
+            ("/a/../b", ".."),
+            ("/a/..", ".."),
+            ("/a\0", "NUL"),
+            ("/e/:id", "patterns"),
+            ("/e/:id/*", "patterns"),
+            ("/f/{id}", "patterns"),
+            ("/f/{*rest}", "patterns"),
+            ("/f/<int:id>/x", "patterns"),
+        ] {
+            let error = check(path).unwrap_err().to_string();
+            assert!(error.contains(word) && error.contains(&format!("{path:?}")), "{error}");
+        }
+        assert!(routes().check().is_ok());
+        assert!(routes().get("/a", empty).get("/a*", empty).any("/a", empty).check().is_ok());
+        for twice in [routes().get("/", empty), routes().any("/a/b/*", empty)] {
+            let error = twice.check().unwrap_err().to_string();
+            assert!(error.contains("two handlers"), "{error}");
+        }
+    }
+
+    #[test]
+    fn head_may_have_a_handler_of_its_own() {
+        let empty = |_: &Request| Ok(Reply::status(204));
+        let later = async |_: Request| Ok(Reply::status(204));
+        let routes = Routes::new().get("/", empty).on(Method::HEAD, "/", later);
+        assert_eq!((find(&routes, Method::HEAD, "/"), find(&routes, Method::GET, "/")), (Ok(1), Ok(0)));
     }
 
     #[test]

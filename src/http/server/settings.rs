@@ -46,7 +46,7 @@ pub(super) const DISCARD_TIME: Duration = Duration::from_secs(2);
 impl Settings {
     /// # Errors
     /// [`Error::InvalidOption`] for an option that cannot be kept.
-    pub(super) fn check(&self) -> Result {
+    pub(super) fn check(&self, max_connections: usize) -> Result {
         let times = [
             ("header_timeout", self.header_timeout),
             ("body_timeout", self.body_timeout),
@@ -55,6 +55,16 @@ impl Settings {
         ];
         if let Some((name, _)) = times.into_iter().find(|(_, time)| *time == Some(Duration::ZERO)) {
             return Err(Error::InvalidOption(format!("{name} is zero; None takes the limit away")));
+        }
+        let counts = [
+            ("header_limit", self.head.head),
+            ("max_headers", self.head.fields),
+            ("target_limit", self.head.target),
+            ("requests_per_connection", self.requests_per_connection.try_into().unwrap_or(usize::MAX)),
+            ("max_connections", max_connections),
+        ];
+        if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
+            return Err(Error::InvalidOption(format!("{name} of an HTTP server must not be zero")));
         }
         // What can never be the same as a field of a request would turn everybody away.
         let is_host =

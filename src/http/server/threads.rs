@@ -1,6 +1,7 @@
 //! A server on several threads.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::ServerBuilder;
 use super::address::Place;
@@ -52,7 +53,8 @@ impl<F: Fn() -> Routes + Send + Sync + 'static> ThreadsBuilder<F> {
     /// Until all threads serve, which takes no longer than starting them.
     ///
     /// # Errors
-    /// See [`Server::new`](crate::http::Server::new). Also [`Error::Unsupported`] for a unix socket or a builder with a log.
+    /// See [`Server::new`](crate::http::Server::new), also for the handlers that `make` returns. [`Error::Unsupported`] for a unix
+    /// socket or a builder with a log.
     ///
     /// # Panics
     /// Propagates a panic of `make`.
@@ -62,14 +64,30 @@ impl<F: Fn() -> Routes + Send + Sync + 'static> ThreadsBuilder<F> {
         Error: From<A::Error>,
     {
         let ThreadsBuilder { server, threads, make } = self;
-        let place = Place::of(&address.try_into()?)?;
+        let place = Place::parse(address)?;
         let listener = server.configure(&place)?;
         if server.on_access.is_some() {
             return Err(Error::Unsupported("a multi-threaded server does not support log; log in the handlers".into()));
         }
         let settings = server.settings;
-        let factory = move || on_client(Core::new(settings.clone(), make(), None));
-        listener.threads(threads, factory).listen::<Address>(place.address)
+        let problem = Arc::<Mutex<Option<String>>>::default();
+        let told = problem.clone();
+        let factory = move || {
+            let routes = make();
+            if let Err(error) = routes.check() {
+                told.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.to_string());
+            }
+            on_client(Core::new(settings.clone(), routes, None))
+        };
+        let server = listener.threads(threads, factory).listen::<Address>(place.address)?;
+        let problem = problem.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match problem {
+            Some(problem) => {
+                server.close();
+                Err(Error::InvalidOption(problem))
+            }
+            None => Ok(server),
+        }
     }
 }
 

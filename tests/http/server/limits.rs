@@ -127,6 +127,20 @@ fn bodies() {
 }
 
 #[test]
+fn a_body_limit_of_zero_lets_no_body_pass() {
+    with_server(
+        |builder| builder.body_limit(0),
+        |port| {
+            for (body, wanted) in [("", 200), ("x", 413)] {
+                let length = body.len();
+                let head = format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
+                assert_eq!(status(port, head), wanted);
+            }
+        },
+    );
+}
+
+#[test]
 fn a_body_is_asked_for_only_when_it_is_wanted() {
     with_server(
         |builder| builder.body_limit(1000),

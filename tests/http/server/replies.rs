@@ -224,12 +224,24 @@ fn addresses_and_options_that_cannot_be() {
             builder().header_timeout(Duration::ZERO),
             builder().body_timeout(Duration::ZERO),
             builder().write_timeout(Duration::ZERO),
+            builder().header_limit(0),
+            builder().max_headers(0),
+            builder().target_limit(0),
+            builder().requests_per_connection(0),
+            builder().max_connections(0),
+            builder().listener(network::Server::builder().max_handshakes(0)),
             builder().tls(true),
             // These would never fit a request.
             builder().get("health", |_| Ok(Reply::status(204))),
             builder().get("", |_| Ok(Reply::status(204))),
             builder().get("/a/*/b", |_| Ok(Reply::status(204))),
             builder().any("/a?b", |_| Ok(Reply::status(204))),
+            builder().get("/a%20b", |_| Ok(Reply::status(204))),
+            builder().get("/a/../b", |_| Ok(Reply::status(204))),
+            builder().get("/e/:id", |_| Ok(Reply::status(204))),
+            builder().get("/f/{id}/x", |_| Ok(Reply::status(204))),
+            builder().get("/g/<id>", |_| Ok(Reply::status(204))),
+            builder().get("/", |_| Ok(Reply::status(204))),
             builder().hosts(["https://desk.example/"]),
             builder().hosts(["*"]),
             builder().hosts([""]),
@@ -238,6 +250,15 @@ fn addresses_and_options_that_cannot_be() {
         ] {
             assert!(matches!(builder.listen("http://127.0.0.1:0/"), Err(Error::InvalidOption(_))));
         }
+        // The threads' own handlers are looked at as well.
+        let threads =
+            Server::builder().threads(2, || network::http::Routes::new().any("/:id", |_| Ok(Reply::status(204))));
+        assert!(matches!(threads.listen("http://127.0.0.1:0/"), Err(Error::InvalidOption(_))));
+        // Everything is served twice.
+        let all = || Server::builder().any("*", |_| Ok(Reply::status(204)));
+        assert!(matches!(all().bind("http://127.0.0.1:0/"), Err(Error::InvalidOption(_))));
+        let again = all().serve("http://127.0.0.1:0/", async |_| Ok(Reply::status(204)));
+        assert!(matches!(again, Err(Error::InvalidOption(_))));
         assert!(matches!(builder().tls(false).listen("https://127.0.0.1:0/"), Err(Error::InvalidOption(_))));
         assert!(builder().keep_idle(Duration::MAX).header_timeout(None).listen("http://127.0.0.1:0/").is_ok());
     });
