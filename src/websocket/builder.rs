@@ -5,8 +5,8 @@ use std::time::Duration;
 use gio::prelude::*;
 use http::StatusCode;
 use http::header::{
-    CONNECTION, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 
 use super::handle::WebSocket;
@@ -95,8 +95,13 @@ impl Builder {
     }
 
     /// Sets the `Authorization` field to a bearer token.
-    pub fn bearer(self, token: impl AsRef<str>) -> Self {
-        self.header("authorization", format!("Bearer {}", token.as_ref()))
+    pub fn bearer(mut self, token: impl AsRef<str>) -> Self {
+        let value = format!("Bearer {}", token.as_ref());
+        if HeaderValue::from_bytes(value.as_bytes()).is_err() {
+            let problem = "the bearer token has a line break, or another character that no header field may have";
+            self.problem.get_or_insert_with(|| problem.to_owned());
+        }
+        self.header("authorization", value)
     }
 
     /// Sets whom to trust in `wss`. Default: [`ClientTls::new`].
@@ -148,7 +153,7 @@ impl Builder {
     /// See [`WebSocket::connect`].
     pub fn connect(self, url: impl AsRef<str>) -> Result<WebSocket> {
         let opening = self.open(url.as_ref())?;
-        let response = opening.request.send()?;
+        let response = opening.request.send().map_err(renamed)?;
         opening.check.finish(&response)
     }
 
@@ -172,7 +177,7 @@ impl Builder {
         let opening = self.open(url.as_ref());
         async move {
             let opening = opening?;
-            let response = opening.request.send_future().await?;
+            let response = opening.request.send_future().await.map_err(renamed)?;
             opening.check.finish(&response)
         }
     }
@@ -213,6 +218,7 @@ impl Builder {
             return Err(Error::InvalidOption(problem.clone()));
         }
         check_protocols(&self.protocols)?;
+        self.limits.check()?;
         let limits = [("connect_timeout", self.connect_timeout), ("handshake_timeout", self.handshake_timeout)];
         match limits.into_iter().find(|(_, limit)| limit.is_zero()) {
             Some((name, _)) => Err(Error::InvalidOption(format!("{name} of a WebSocket must not be zero"))),
@@ -243,13 +249,22 @@ impl Check {
         };
         if status != StatusCode::SWITCHING_PROTOCOLS {
             let phrase = status.canonical_reason().unwrap_or("unknown");
-            return Err(failed(format!("the server refuses the WebSocket: {phrase}")));
+            return Err(failed(match response.header("location") {
+                _ if status.is_success() => format!(
+                    "there is no WebSocket at this URL: the server answered {} {phrase} instead of 101 Switching Protocols",
+                    status.as_u16()
+                ),
+                Some(location) if status.is_redirection() => {
+                    format!("the server redirects to {location}, which is not followed: {phrase}")
+                }
+                _ => format!("the server refuses the WebSocket: {phrase}"),
+            }));
         }
-        let socket = response.upgrade()?;
+        let socket = response.upgrade().map_err(renamed)?;
         match check_response(response.headers(), &self.key, &self.builder.protocols) {
             Ok(protocol) => {
                 let ws = WebSocket::over(socket, false, protocol.as_deref());
-                self.builder.limits.apply(&ws);
+                self.builder.limits.apply(&ws)?;
                 Ok(ws)
             }
             Err(problem) => {
@@ -257,6 +272,29 @@ impl Check {
                 Err(failed(format!("the server's response is not that of a WebSocket: {problem}")))
             }
         }
+    }
+}
+
+/// Speaks of a WebSocket where the client or server of HTTP speaks of itself.
+pub(super) fn renamed(error: Error) -> Error {
+    let scheme = |name: &str| {
+        let rest = name.strip_prefix("http")?;
+        (rest.starts_with("://") || rest.starts_with("s://")).then(|| format!("ws{rest}"))
+    };
+    let error = error.with_address(|name| {
+        if let Some(renamed) = scheme(name) {
+            *name = renamed;
+        }
+    });
+    let in_words = |text: &str| text.replace("https://", "wss://").replace("http://", "ws://");
+    match error {
+        Error::Plaintext { peer, .. } => {
+            let problem = "does not speak TLS; for a server without TLS, write ws:// in place of wss://";
+            Error::Plaintext { peer, problem }
+        }
+        Error::Address { address, problem } => Error::Address { address, problem: in_words(&problem) },
+        Error::InvalidOption(text) => Error::InvalidOption(in_words(&text)),
+        other => other,
     }
 }
 
@@ -274,6 +312,8 @@ fn http_url(url: &str) -> Result<String> {
     match scheme.to_ascii_lowercase().as_str() {
         "ws" => Ok(format!("http://{rest}")),
         "wss" => Ok(format!("https://{rest}")),
+        "http" => Err(unfit("for a WebSocket write ws:// in place of http://")),
+        "https" => Err(unfit("for a WebSocket write wss:// in place of https://")),
         _ => Err(unfit("expected ws://host/path, or wss://host/path for TLS")),
     }
 }
@@ -290,7 +330,11 @@ mod tests {
             assert!(matches!(http_url(url), Err(Error::Address { .. })), "{url}");
         }
         let error = http_url("http://user:secret@h/").unwrap_err().to_string();
-        assert!(!error.contains("secret"), "{error}");
+        assert!(!error.contains("secret") && error.contains("write ws://"), "{error}");
+        let error = http_url("HTTPS://h/").unwrap_err().to_string();
+        assert!(error.contains("write wss://"), "{error}");
+        let error = WebSocket::connect("ws://h:x/").unwrap_err().to_string();
+        assert!(error.contains("ws://h:x/") && !error.contains("http"), "{error}");
     }
 
     #[test]
@@ -306,9 +350,17 @@ mod tests {
             builder().protocols([""]),
             builder().connect_timeout(Duration::ZERO),
             builder().handshake_timeout(Duration::ZERO),
+            builder().message_limit(0),
+            builder().ping_interval(Duration::ZERO),
+            builder().pong_timeout(Duration::ZERO),
+            builder().send_limit(0),
         ] {
             let error = builder.connect("ws://127.0.0.1:1/").unwrap_err();
             assert!(matches!(error, Error::InvalidOption(_)), "{error}");
+        }
+        for token in ["a\nb", "a\0"] {
+            let error = builder().bearer(token).connect("ws://127.0.0.1:1/").unwrap_err();
+            assert!(matches!(&error, Error::InvalidOption(text) if text.contains("bearer token")), "{error}");
         }
     }
 }

@@ -8,6 +8,7 @@ use gio::prelude::*;
 
 use super::builder::Builder;
 use super::close::{Close, Code, Disconnect};
+use super::limits::{check_message_limit, check_ping_interval, check_pong_timeout, check_send_limit};
 use super::message::{Message, OwnedMessage, ToMessage};
 use super::session::Core;
 use crate::conn::Socket;
@@ -292,8 +293,13 @@ impl WebSocket {
     // ---- limits ----
 
     /// Sets the longest message that is accepted, in bytes. Default: 1 MiB. It holds for the frames that begin from now on.
-    pub fn set_message_limit(&self, bytes: usize) {
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption) for zero.
+    pub fn set_message_limit(&self, bytes: usize) -> Result {
+        check_message_limit(bytes)?;
         self.core.set_message_limit(bytes);
+        Ok(())
     }
 
     /// Returns the longest message that is accepted, in bytes.
@@ -302,28 +308,45 @@ impl WebSocket {
     }
 
     /// Sets the time after which a ping is sent if nothing has come from the peer. Default: 30 s. `None`: no pings, and no limit
-    /// to the peer's silence. Zero counts as 1 ms.
-    pub fn set_ping_interval(&self, interval: impl Into<Option<Duration>>) {
-        self.core.set_ping_interval(interval.into());
+    /// to the peer's silence. Less than 1 ms counts as 1 ms.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption) for zero.
+    pub fn set_ping_interval(&self, interval: impl Into<Option<Duration>>) -> Result {
+        let interval = interval.into();
+        check_ping_interval(interval)?;
+        self.core.set_ping_interval(interval);
+        Ok(())
     }
 
     /// Sets the time in which anything must come after such a ping. Default: 20 s.
-    pub fn set_pong_timeout(&self, limit: Duration) {
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption) for zero.
+    pub fn set_pong_timeout(&self, limit: Duration) -> Result {
+        check_pong_timeout(limit)?;
         self.core.set_pong_timeout(limit);
+        Ok(())
     }
 
-    /// Sets the number of pings that are accepted in ten seconds; pongs that were not asked for count as well. Default: 100.
+    /// Sets the number of pings that are accepted in ten seconds; pongs that were not asked for count as well. Default: 100. With 0,
+    /// the first ping ends the connection.
     pub fn set_ping_limit(&self, pings: u32) {
         self.core.pulse.set_limit(pings);
     }
 
     /// Sets the limit of the send queue, in bytes. Default: 16 MiB.
-    pub fn set_send_limit(&self, bytes: usize) {
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption) for zero.
+    pub fn set_send_limit(&self, bytes: usize) -> Result {
+        check_send_limit(bytes)?;
         self.core.socket.set_send_limit(bytes);
+        Ok(())
     }
 
     /// Sets the time that the peer has to answer a close frame. Default: 5 s. As long as it takes what is queued, the time begins
-    /// anew.
+    /// anew. With zero, only what the kernel takes at once is sent, and no answer is awaited.
     pub fn set_linger(&self, limit: Duration) {
         self.core.linger.set(limit);
         self.core.socket.set_linger(limit);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::handle::WebSocket;
+use crate::error::{Error, Result};
 
 /// Limits for each connection, where they are not the default.
 #[derive(Clone, Debug, Default)]
@@ -16,14 +17,46 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    pub(super) fn apply(&self, ws: &WebSocket) {
-        self.message_limit.into_iter().for_each(|bytes| ws.set_message_limit(bytes));
-        self.ping_interval.into_iter().for_each(|interval| ws.set_ping_interval(interval));
-        self.pong_timeout.into_iter().for_each(|limit| ws.set_pong_timeout(limit));
-        self.ping_limit.into_iter().for_each(|pings| ws.set_ping_limit(pings));
-        self.send_limit.into_iter().for_each(|bytes| ws.set_send_limit(bytes));
-        self.linger.into_iter().for_each(|limit| ws.set_linger(limit));
+    /// Fails if a limit cannot be kept.
+    pub(super) fn check(&self) -> Result {
+        self.message_limit.map_or(Ok(()), check_message_limit)?;
+        self.ping_interval.map_or(Ok(()), check_ping_interval)?;
+        self.pong_timeout.map_or(Ok(()), check_pong_timeout)?;
+        self.send_limit.map_or(Ok(()), check_send_limit)
     }
+
+    /// # Errors
+    /// As [`Limits::check`].
+    pub(super) fn apply(&self, ws: &WebSocket) -> Result {
+        self.message_limit.map_or(Ok(()), |bytes| ws.set_message_limit(bytes))?;
+        self.ping_interval.map_or(Ok(()), |interval| ws.set_ping_interval(interval))?;
+        self.pong_timeout.map_or(Ok(()), |limit| ws.set_pong_timeout(limit))?;
+        self.ping_limit.into_iter().for_each(|pings| ws.set_ping_limit(pings));
+        self.send_limit.map_or(Ok(()), |bytes| ws.set_send_limit(bytes))?;
+        self.linger.into_iter().for_each(|limit| ws.set_linger(limit));
+        Ok(())
+    }
+}
+
+fn check(is_zero: bool, problem: &str) -> Result {
+    if is_zero { Err(Error::InvalidOption(format!("{problem} of a WebSocket must not be zero"))) } else { Ok(()) }
+}
+
+pub(super) fn check_message_limit(bytes: usize) -> Result {
+    check(bytes == 0, "message_limit")
+}
+
+pub(super) fn check_ping_interval(interval: Option<Duration>) -> Result {
+    let is_zero = interval.is_some_and(|interval| interval.is_zero());
+    check(is_zero, "ping_interval").map_err(|error| Error::InvalidOption(format!("{error}; None sends no pings")))
+}
+
+pub(super) fn check_pong_timeout(limit: Duration) -> Result {
+    check(limit.is_zero(), "pong_timeout")
+}
+
+pub(super) fn check_send_limit(bytes: usize) -> Result {
+    check(bytes == 0, "send_limit")
 }
 
 /// The setters of [`Limits`], which builders have in common.

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use http::StatusCode;
 use http::header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION};
 
+use super::builder::renamed;
 use super::handle::{WeakWebSocket, WebSocket};
 use super::handshake::{Accepted, Refused, VERSION, check_protocols, check_request};
 use super::limits::{Limits, limit_setters};
@@ -270,49 +271,84 @@ impl ServerBuilder {
     /// Listens on an address. See [`Server::new`].
     ///
     /// # Errors
-    /// See [`Server::new`]. [`Error::InvalidOption`] for a sub-protocol whose name is no token.
+    /// See [`Server::new`]. [`Error::InvalidOption`] for a sub-protocol whose name is no token, and for a limit of zero that cannot be
+    /// kept.
     pub fn listen<A>(self, address: A, accepted: impl Fn(WebSocket) -> Result + 'static) -> Result<Server>
     where
         A: TryInto<Address>,
         Error: From<A::Error>,
     {
-        let address = http_address(&address.try_into()?)?;
+        let address = http_address(address)?;
         check_protocols(&self.protocols)?;
+        self.limits.check()?;
         let connections = Rc::<Connections>::default();
         let (protocols, limits, all) = (self.protocols, self.limits, connections.clone());
         let accepted: Rc<OnClient> = Rc::new(accepted);
         let routes = self.http.routes(crate::http::Routes::new().any("*", move |request| {
             let (limits, all, accepted) = (limits.clone(), all.clone(), accepted.clone());
             Ok(reply(request, &protocols, move |ws| {
-                limits.apply(&ws);
+                limits.apply(&ws)?;
                 all.add(&ws);
                 accepted(ws)
             }))
         }));
-        Ok(Server { http: routes.listen::<Address>(address)?, connections })
+        Ok(Server { http: routes.listen::<Address>(address).map_err(renamed)?, connections })
     }
 }
 
 /// Returns the address of HTTP with the same meaning.
-fn http_address(address: &Address) -> Result<Address> {
+///
+/// # Errors
+/// [`Error::Address`]. What is no address of any kind is told what is wanted here, which is less than other servers take.
+fn http_address<A>(address: A) -> Result<Address>
+where
+    A: TryInto<Address>,
+    Error: From<A::Error>,
+{
+    let unfit = |address: String| {
+        let problem = "write ws://… or wss://… and host:port, or the path of a unix socket".into();
+        Error::Address { address, problem }
+    };
+    let scheme = |text: &str| text.split_once("://").map_or(String::new(), |(scheme, _)| scheme.to_ascii_lowercase());
+    let address = match address.try_into().map_err(Error::from) {
+        Ok(address) => address,
+        Err(Error::Address { address, problem }) => {
+            let is_path = address.starts_with('@') || address.contains('/') && !address.contains("://");
+            let is_meant = is_path || ["ws", "wss"].contains(&scheme(&address).as_str());
+            return Err(if is_meant { Error::Address { address, problem } } else { unfit(address) });
+        }
+        Err(error) => return Err(error),
+    };
     if matches!(address.target(), Target::Unix(_)) {
-        return Ok(address.clone());
+        return Ok(address);
     }
     let text = address.to_string();
-    let unfit =
-        || Error::Address { address: text.clone(), problem: "write ws://host:port, wss://host:port, or a path".into() };
-    let (scheme, rest) = text.split_once("://").ok_or_else(unfit)?;
-    let scheme = match scheme.to_ascii_lowercase().as_str() {
-        "ws" => "http",
-        "wss" => "https",
-        _ => return Err(unfit()),
-    };
-    Address::parse(&format!("{scheme}://{rest}"))
+    let (_, rest) = text.split_once("://").unwrap_or_default();
+    match scheme(&text).as_str() {
+        "ws" => Address::parse(&format!("http://{rest}")),
+        "wss" => Address::parse(&format!("https://{rest}")),
+        _ => Err(unfit(text)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_of_zero_are_refused() {
+        let builder = Server::builder;
+        for builder in [
+            builder().message_limit(0),
+            builder().ping_interval(std::time::Duration::ZERO),
+            builder().pong_timeout(std::time::Duration::ZERO),
+            builder().send_limit(0),
+            builder().http(HttpServer::builder().max_connections(0)),
+        ] {
+            let error = builder.listen("ws://127.0.0.1:0/", |_| Ok(())).expect_err("it cannot be kept");
+            assert!(matches!(error, Error::InvalidOption(_)), "{error}");
+        }
+    }
 
     #[test]
     fn addresses() {
@@ -321,10 +357,13 @@ mod tests {
             ("wss://[::]:8443", "https://[::]:8443"),
             ("/run/x", "/run/x"),
         ] {
-            assert_eq!(http_address(&Address::parse(text).unwrap()).unwrap().to_string(), http);
+            assert_eq!(http_address(text).unwrap().to_string(), http);
         }
-        for text in ["127.0.0.1:80", "80", "http://h:80/", "tcp://h:80"] {
-            assert!(http_address(&Address::parse(text).unwrap()).is_err(), "{text}");
+        for text in ["127.0.0.1:80", "80", "http://h:80/", "tcp://h:80", "foo://h:80", ""] {
+            let error = http_address(text).unwrap_err().to_string();
+            assert!(error.contains("write ws://") && !error.contains("tls(false)"), "{error}");
         }
+        let error = http_address("ws://h:99999").unwrap_err().to_string();
+        assert!(error.contains("65535"), "{error}");
     }
 }

@@ -167,8 +167,8 @@ fn responses_that_are_none_of_a_websocket_are_refused() {
         |fields: String| format!("HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{fields}\r\n\r\n");
     let cases: [(Answer, u16, &str); 8] = [
         (|_| "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".into(), 404, "refuses the WebSocket: Not Found"),
-        (|_| "HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n".into(), 302, "Found"),
-        (|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi".into(), 200, "OK"),
+        (|_| "HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n".into(), 302, "redirects to /x"),
+        (|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi".into(), 200, "the server answered 200 OK instead of 101"),
         (|key| format!("HTTP/1.1 101 X\r\nSec-WebSocket-Accept: {}\r\n\r\n", accept(key)), 101, "does not switch"),
         (|_| "HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n".into(), 101, "Sec-WebSocket-Accept"),
         (
@@ -250,8 +250,30 @@ fn wrong_urls_and_closed_ports_are_told() {
             for url in ["http://localhost/", "localhost:80", "ws://", "ws://localhost/#x"] {
                 assert!(matches!(connect(face, WebSocket::builder(), url), Err(Error::Address { .. })), "{url}");
             }
-            let error = connect(face, WebSocket::builder(), &format!("ws://127.0.0.1:{port}/")).unwrap_err();
-            assert!(matches!(error, Error::Refused { .. }), "{error}");
+            let url = format!("ws://127.0.0.1:{port}/chat");
+            let error = connect(face, WebSocket::builder(), &url).unwrap_err();
+            assert!(matches!(&error, Error::Refused { address, .. } if *address == url), "{error}");
+        });
+    }
+}
+
+#[test]
+fn a_server_without_tls_is_told_in_words_of_websocket() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("wss://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    for face in 0..3 {
+        on_own_context(|| {
+            let error = connect(face, WebSocket::builder(), &url).unwrap_err();
+            assert!(matches!(error, Error::Plaintext { .. }), "{error}");
+            let text = error.to_string();
+            assert!(text.starts_with(&url) && text.contains("write ws://") && !text.contains("tls(false)"), "{text}");
         });
     }
 }

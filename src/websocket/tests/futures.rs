@@ -114,7 +114,7 @@ fn sending_waits_for_room() {
 fn a_message_longer_than_the_send_limit_is_an_error() {
     rig(|rig| {
         let (ws, _peer) = rig.pair(true);
-        ws.set_send_limit(1000);
+        ws.set_send_limit(1000).unwrap();
         assert!(matches!(poll(&mut pin!(ws.send_future([0; 1000]))), Poll::Ready(Err(Error::QueueFull { .. }))));
         assert!(matches!(poll(&mut pin!(ws.send_future("x"))), Poll::Ready(Ok(()))));
         rig.run();

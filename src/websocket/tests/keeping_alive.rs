@@ -56,11 +56,11 @@ fn a_peer_that_answers_is_asked_again_and_one_that_sends_is_not_asked() {
 fn without_an_interval_nothing_is_asked_and_no_timer_runs() {
     rig(|rig| {
         let (ws, mut peer, heard) = listening(rig);
-        ws.set_ping_interval(None);
+        ws.set_ping_interval(None).unwrap();
         rig.pass(1000 * SECOND);
         assert!(peer.frames().is_empty() && heard.take().is_empty() && ws.is_open());
-        ws.set_ping_interval(5 * SECOND);
-        ws.set_pong_timeout(2 * SECOND);
+        ws.set_ping_interval(5 * SECOND).unwrap();
+        ws.set_pong_timeout(2 * SECOND).unwrap();
         rig.pass(5 * SECOND);
         assert_eq!(peer.frames(), [(0x89, vec![])]);
         rig.pass(2 * SECOND);

@@ -9,7 +9,7 @@ fn a_message_of_the_limit_passes_and_one_byte_more_does_not() {
             rig(|rig| {
                 let (ws, mut peer) = rig.pair(is_server);
                 if set {
-                    ws.set_message_limit(limit);
+                    ws.set_message_limit(limit).unwrap();
                 }
                 assert_eq!(ws.message_limit(), limit);
                 let heard = Heard::default();
@@ -45,7 +45,7 @@ fn a_message_of_the_limit_passes_and_one_byte_more_does_not() {
 fn fragments_of_more_than_the_limit_are_refused() {
     rig(|rig| {
         let (ws, mut peer) = rig.pair(true);
-        ws.set_message_limit(10);
+        ws.set_message_limit(10).unwrap();
         let heard = Heard::default();
         heard.listen(&ws);
         peer.send(2, &[1; 10]);
@@ -112,7 +112,7 @@ fn pongs_that_were_asked_for_do_not_count() {
 fn of_the_pongs_for_which_there_is_no_room_the_newest_is_sent() {
     rig(|rig| {
         let (ws, mut peer) = rig.pair(true);
-        ws.set_send_limit(4 << 20);
+        ws.set_send_limit(4 << 20).unwrap();
         ws.read(|_, _| Ok(()));
         // Beyond what the kernel takes, and the high-water mark.
         while !ws.is_full() {
@@ -147,7 +147,7 @@ fn a_full_queue_takes_nothing_of_a_message() {
     for is_server in [false, true] {
         rig(|rig| {
             let (ws, mut peer) = rig.pair(is_server);
-            ws.set_send_limit(1000);
+            ws.set_send_limit(1000).unwrap();
             // The kernel's share is not known; what it does not take is queued.
             let mut sent = 0;
             while ws.queued() == 0 {
@@ -176,4 +176,44 @@ fn a_full_queue_takes_nothing_of_a_message() {
             ws.send("there is room again").unwrap();
         });
     }
+}
+
+#[test]
+fn limits_of_zero_that_cannot_be_kept_are_refused() {
+    rig(|rig| {
+        let (ws, mut peer) = rig.pair(true);
+        let heard = Heard::default();
+        heard.listen(&ws);
+        for result in [
+            ws.set_message_limit(0),
+            ws.set_ping_interval(Duration::ZERO),
+            ws.set_pong_timeout(Duration::ZERO),
+            ws.set_send_limit(0),
+        ] {
+            assert!(matches!(result, Err(Error::InvalidOption(_))), "{result:?}");
+        }
+        assert_eq!(ws.message_limit(), 1 << 20);
+        ws.send("x").unwrap();
+        // No ping is accepted.
+        ws.set_ping_limit(0);
+        rig.run();
+        assert!(heard.take().is_empty());
+        peer.send(0x89, b"");
+        rig.run();
+        assert_eq!(heard.take(), ["failed 1008 more than 0 pings in 10 seconds"]);
+    });
+}
+
+#[test]
+fn with_a_linger_time_of_zero_no_answer_is_awaited() {
+    rig(|rig| {
+        let (ws, mut peer) = rig.pair(true);
+        let heard = Heard::default();
+        heard.listen(&ws);
+        ws.set_linger(Duration::ZERO);
+        ws.close(Code::NORMAL, "").unwrap();
+        rig.run();
+        assert_eq!(heard.take(), ["local"]);
+        assert_eq!(peer.bytes()[..2], [0x88, 2]);
+    });
 }
