@@ -339,7 +339,24 @@ impl RequestBuilder {
         client.block_on(&url, || self.run(true))
     }
 
-    /// Sends the request in the background, and calls back once, when the head of the response has come.
+    /// Sends the request in the background, and calls back once, when the head of the response has come. Cancelling `cancellable`
+    /// completes it with [`Error::Cancelled`].
+    ///
+    /// # Example: Give up when the window is closed
+    /// ```no_run
+    /// // For `cancel`, which is of a trait.
+    /// use gio::prelude::*;
+    /// use network::http::Client;
+    ///
+    /// let cancel = gio::Cancellable::new();
+    /// Client::shared().get("https://example.org/").send_async(Some(&cancel), |result| match result {
+    ///     Ok(response) => println!("{}", response.status()),
+    ///     Err(error) => println!("{error}"),
+    /// });
+    /// let when_closed = move || cancel.cancel();
+    /// # when_closed();
+    /// network::fgloop();
+    /// ```
     pub fn send_async(
         self,
         cancellable: Option<&impl IsA<gio::Cancellable>>,
