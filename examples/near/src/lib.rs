@@ -1,6 +1,7 @@
 //! "Near": the devices around you. The core talks, `ui` is what is seen; the boundary is [`near`].
 #![forbid(unsafe_code)]
 
+pub mod command_line;
 pub(crate) mod consent;
 pub(crate) mod core;
 pub(crate) mod device;

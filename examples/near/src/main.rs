@@ -1,53 +1,43 @@
-//! The command line of "Near".
+//! Starts "Near", with its window or without.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::io::Write;
 use std::process::ExitCode;
 
 use gio::prelude::ApplicationExt;
+use near::command_line::{self, Request, Start};
 use near::near::{Near, Options};
 use near::script;
 
-const USAGE: &str = "near [--data DIR] [--downloads DIR] [--name NAME] [--port N] [--headless] [--script FILE]";
+/// The usual code for a command line that is wrong.
+const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let user = |kind: glib::UserDirectory| glib::user_special_dir(kind);
-    let mut options = Options {
-        data: glib::user_data_dir().join("near"),
-        name: None,
-        port: 1716,
-        downloads: user(glib::UserDirectory::Downloads).unwrap_or_else(glib::home_dir),
-    };
-    let (mut headless, mut commands) = (false, None);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().unwrap_or_default();
-        match argument.as_str() {
-            "--data" => options.data = value().into(),
-            "--downloads" => options.downloads = value().into(),
-            "--name" => options.name = Some(value()),
-            "--port" => options.port = value().parse().unwrap_or(1716),
-            "--headless" => headless = true,
-            "--script" => commands = Some(PathBuf::from(value())),
-            _ => {
-                eprintln!("{USAGE}");
-                return ExitCode::FAILURE;
-            }
+    let downloads = glib::user_special_dir(glib::UserDirectory::Downloads).unwrap_or_else(glib::home_dir);
+    let defaults = Options { data: glib::user_data_dir().join("near"), name: None, port: 1716, downloads };
+    match command_line::parse(std::env::args_os().skip(1), defaults) {
+        Ok(Request::Start(start)) if start.headless => without_window(start),
+        Ok(Request::Start(start)) => with_window(start),
+        Ok(Request::Print(text)) => match writeln!(std::io::stdout(), "{text}") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Err(why) => {
+            eprintln!("near: {why}\nnear --help lists the options.");
+            ExitCode::from(USAGE)
         }
     }
-    let commands = commands.map(|file| std::fs::read_to_string(file).unwrap_or_default());
-    if headless { without_window(options, commands) } else { with_window(options, commands) }
 }
 
-fn with_window(options: Options, commands: Option<String>) -> ExitCode {
+fn with_window(Start { options, script, .. }: Start) -> ExitCode {
     // Each start is one of its own: a second one finds the port taken, and says so.
     let flags = gio::ApplicationFlags::NON_UNIQUE;
     let application = adw::Application::builder().application_id("org.example.Near").flags(flags).build();
     application.connect_activate(move |application| {
         let near = Near::open(options.clone());
-        if let (Ok(near), Some(commands)) = (&near, &commands) {
+        if let (Ok(near), Some(script)) = (&near, &script) {
             let application = application.clone();
-            script::run(near, commands, move || application.quit());
+            script::run(near, script.clone(), move || application.quit());
         }
         near::ui::open(application, near);
     });
@@ -55,15 +45,17 @@ fn with_window(options: Options, commands: Option<String>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn without_window(options: Options, commands: Option<String>) -> ExitCode {
+fn without_window(Start { options, script, .. }: Start) -> ExitCode {
     match Near::open(options) {
         Ok(near) => {
-            script::run(&near, commands.as_deref().unwrap_or("wait /nowhere/never"), network::endloop);
+            // Without commands it still shows what happens.
+            let script = script.unwrap_or_else(|| vec!["wait /nowhere/never".into()]);
+            script::run(&near, script, network::endloop);
             network::fgloop();
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("near: {error}");
             ExitCode::FAILURE
         }
     }

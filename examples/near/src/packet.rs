@@ -1,5 +1,6 @@
 //! The packets, as values. Everything from outside is checked here: sizes, characters, types. Nothing here talks.
 
+use std::ops::RangeInclusive;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
@@ -12,6 +13,9 @@ pub const OLDEST: u64 = 7;
 pub const IDENTITY_LIMIT: usize = 8192;
 pub const LINE_LIMIT: usize = 64 << 10;
 pub const PAIRED_LINE_LIMIT: usize = 1 << 20;
+
+/// Where devices listen.
+pub const PORTS: RangeInclusive<u16> = 1716..=1764;
 
 const PING: &str = "kdeconnect.ping";
 const SHARE: &str = "kdeconnect.share.request";
@@ -140,8 +144,8 @@ impl Identity {
         let id = text(body, "deviceId").filter(|id| is_id(id)).ok_or("a bad deviceId")?;
         let version = body.get("protocolVersion").and_then(Value::as_u64).filter(|version| *version >= OLDEST);
         let name = device_name(text(body, "deviceName").unwrap_or_default());
-        let port = match body.get("tcpPort").and_then(Value::as_u64) {
-            Some(port @ 1716..=1764) => Some(port as u16),
+        let port = match body.get("tcpPort").and_then(Value::as_u64).map(u16::try_from) {
+            Some(Ok(port)) if PORTS.contains(&port) => Some(port),
             Some(_) => return Err("a tcpPort outside of 1716 to 1764"),
             None => None,
         };

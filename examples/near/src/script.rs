@@ -7,6 +7,8 @@
 //! code-to FILE          writes the code shown        code-from FILE      waits for the file, and types its code
 //! type DIGITS           types these                  wait-paired, wait-refused     until a pairing ends so
 //! text WORDS, send FILE|FILE… to the device named last     wait-text WORDS, wait-file, wait-sent, wait-failed
+//! wait-moving           until bytes of a file have come or gone
+//! stop, again           the last transfer                    wait-stopped
 //! wait-code             until there is one to compare        rest       until another pairing may begin
 //! cancel, connect ADDRESS, forget, touch FILE, wait FILE     quit
 //! ```
@@ -29,10 +31,56 @@ struct Script {
     ended: Option<Instant>,
 }
 
-/// Runs the commands one after the other, and calls `done` after the last one.
-pub fn run(near: &Near, commands: &str, done: impl Fn() + 'static) {
-    let lines = commands.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let script = Script { commands: lines.map(Into::into).collect(), ..Script::default() };
+/// All commands, and whether each needs something behind it.
+const COMMANDS: [(&str, bool); 28] = [
+    ("wait-device", true),
+    ("wait-secure", true),
+    ("wait-gone", true),
+    ("wait-other-key", true),
+    ("pair", true),
+    ("accept", false),
+    ("code-to", true),
+    ("code-from", true),
+    ("type", true),
+    ("rest", false),
+    ("wait-code", false),
+    ("wait-paired", false),
+    ("wait-refused", false),
+    ("wait-text", false),
+    ("wait-file", false),
+    ("wait-sent", false),
+    ("wait-failed", false),
+    ("wait-moving", false),
+    ("wait-stopped", false),
+    ("stop", false),
+    ("again", false),
+    ("text", true),
+    ("send", true),
+    ("connect", true),
+    ("forget", false),
+    ("cancel", false),
+    ("touch", true),
+    ("wait", true),
+];
+
+/// Returns the commands of a file. The error names the line that has none.
+pub fn parse(text: &str) -> Result<Vec<String>, String> {
+    let mut commands = Vec::new();
+    for (n, line) in text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty()) {
+        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match COMMANDS.iter().find(|(known, _)| *known == verb) {
+            _ if line.starts_with('#') => {}
+            Some((_, true)) if rest.is_empty() => return Err(format!("line {}: {verb} needs a value", n + 1)),
+            None if line != "quit" => return Err(format!("line {}: unknown command “{verb}”", n + 1)),
+            _ => commands.push(line.to_owned()),
+        }
+    }
+    Ok(commands)
+}
+
+/// Runs commands that [`parse`] has checked one after the other, and calls `done` after the last one.
+pub fn run(near: &Near, commands: Vec<String>, done: impl Fn() + 'static) {
+    let script = Script { commands: commands.into(), ..Script::default() };
     let script = Rc::new(RefCell::new(script));
     let (seen, own) = (script.clone(), near.clone());
     let started = Instant::now();
@@ -75,6 +123,11 @@ fn step(near: &Near, script: &mut Script, command: &str) -> bool {
             State::Pairing(state) => Some((device.id, state)),
             _ => None,
         })
+    };
+    let device = script.device.clone();
+    let transfer = || {
+        let lines = near.lines(&device).into_iter().rev();
+        lines.filter_map(|line| if let What::File(file) = line.what { Some(file.id) } else { None }).next()
     };
     let happened = |script: &mut Script, wanted: &str| {
         let found = script.events.iter().position(|event| event.starts_with(wanted));
@@ -125,6 +178,10 @@ fn step(near: &Near, script: &mut Script, command: &str) -> bool {
         "wait-file" => happened(script, "received"),
         "wait-sent" => happened(script, "sent"),
         "wait-failed" => happened(script, "failed"),
+        "wait-moving" => happened(script, "moves"),
+        "wait-stopped" => happened(script, "stopped"),
+        "stop" => transfer().map(|transfer| near.stop(transfer)).is_some(),
+        "again" => transfer().map(|transfer| near.again(transfer)).is_some(),
         "text" => near.send_text(&script.device, rest).is_ok(),
         "send" => {
             let files: Vec<PathBuf> = rest.split('|').map(PathBuf::from).collect();
@@ -138,10 +195,8 @@ fn step(near: &Near, script: &mut Script, command: &str) -> bool {
         "cancel" => pairing().map(|(id, _)| near.cancel_pairing(&id)).is_some(),
         "touch" => std::fs::write(rest, "").is_ok(),
         "wait" => std::path::Path::new(rest).exists(),
-        _ => {
-            println!("unknown command: {command}");
-            true
-        }
+        // `parse` lets none pass that is missing here.
+        _ => true,
     }
 }
 
@@ -170,6 +225,7 @@ fn events(near: &Near, change: &Change) -> Vec<String> {
                     TransferState::Sent => format!("sent {} at {} B/s", file.name, file.speed),
                     TransferState::Failed(why) => format!("failed {}: {why}", file.name),
                     TransferState::Stopped => format!("stopped {}", file.name),
+                    _ if file.done == 0 => format!("begins {}", file.name),
                     _ => format!("moves {} {} of {}", file.name, file.done, file.size),
                 })
                 .collect()

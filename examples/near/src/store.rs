@@ -1,7 +1,7 @@
 //! What is kept: who this device is, whom it is paired with, addresses added by hand. One file of JSON, replaced as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -40,11 +40,11 @@ impl Store {
     pub fn open(directory: &Path) -> Result<Store, String> {
         let file = directory.join("near.json");
         let problem = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-        fs::create_dir_all(directory).map_err(|error| problem(&error))?;
+        make(directory)?;
         let all: Value = match fs::read(&file) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| problem(&error))?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => json!({}),
-            Err(error) => return Err(problem(&error)),
+            Err(error) => return Err(problem(&plain(error))),
         };
         let strings = |key: &str| {
             let list = all[key].as_array().map_or(&[] as &[Value], Vec::as_slice);
@@ -80,9 +80,20 @@ impl Store {
             "id": self.id, "name": self.name, "paired": devices, "once_strong": self.once_strong, "addresses": self.addresses,
         });
         let new = self.file.with_extension("new");
-        let written = fs::write(&new, format!("{all:#}\n")).and_then(|()| fs::File::open(&new)?.sync_all());
-        written.and_then(|()| fs::rename(&new, &self.file)).map_err(|error| format!("{}: {error}", self.file.display()))
+        let written = fs::write(&new, format!("{all:#}\n")).and_then(|()| File::open(&new)?.sync_all());
+        written
+            .and_then(|()| fs::rename(&new, &self.file))
+            .map_err(|error| format!("{}: {}", self.file.display(), plain(error)))
     }
+}
+
+fn make(directory: &Path) -> Result<(), String> {
+    fs::create_dir_all(directory).map_err(|error| format!("{}: {}", directory.display(), plain(error)))
+}
+
+/// Returns the text of an error, without its number.
+pub(crate) fn plain(error: std::io::Error) -> String {
+    network::Error::from(error).to_string()
 }
 
 fn paired(value: &Value) -> Option<Paired> {
