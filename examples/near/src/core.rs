@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::rc::{Rc, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +13,7 @@ use network::{Server, ServerTls, tls};
 
 use crate::device::Peer;
 use crate::discovery::{Discovery, with_port};
+use crate::holder::holder;
 use crate::link::Us;
 use crate::near::{Change, Device, Network, OpenError, Options, Paired};
 use crate::packet::{self, Identity};
@@ -36,19 +38,22 @@ pub(crate) struct Core {
     pub serial: Cell<u64>,
     pub jobs: RefCell<BTreeMap<u64, Job>>,
     pub rest_until: Cell<Option<Instant>>,
+    /// Keeps another Near away from the data directory.
+    _lock: File,
     observers: RefCell<Vec<Observer>>,
     changes: RefCell<VecDeque<Change>>,
 }
 
 impl Core {
     pub fn open(options: Options) -> Result<Rc<Core>, OpenError> {
-        let other = |problem: String| OpenError::Other(network::Error::Other(problem.into()));
-        let mut store = Store::open(&options.data).map_err(other)?;
+        let lock = store::lock(&options.data)?;
+        let mut store = Store::open(&options.data)?;
         let wanted = options.name.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| store.name.clone());
         let wanted = if wanted.is_empty() { glib::host_name().to_string() } else { wanted };
         store.name =
             Some(packet::device_name(&wanted)).filter(|name| !name.is_empty()).unwrap_or_else(|| "Near".into());
         let tls = tls::Identity::named_in(&options.data, &store.id).map_err(OpenError::Other)?;
+        let port = options.port;
         let core = Rc::new_cyclic(|me| Core {
             me: me.clone(),
             server_tls: Us::server_tls(&tls).unwrap_or_default(),
@@ -63,11 +68,12 @@ impl Core {
             serial: Cell::default(),
             jobs: RefCell::default(),
             rest_until: Cell::default(),
+            _lock: lock,
             observers: RefCell::default(),
             changes: RefCell::default(),
         });
         core.start().map_err(|error| match error {
-            network::Error::InUse { .. } => OpenError::PortTaken { by: who_has_the_port() },
+            network::Error::InUse { .. } => OpenError::PortTaken { port, by: holder(port) },
             error => OpenError::Other(error),
         })?;
         Ok(core)
@@ -204,17 +210,4 @@ impl Core {
 
 pub fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// Finds a program of this user's that is known to take the port.
-fn who_has_the_port() -> Option<String> {
-    let processes = std::fs::read_dir("/proc").ok()?.flatten();
-    let names = processes.filter_map(|process| std::fs::read_to_string(process.path().join("comm")).ok());
-    let mut names = names.map(|name| name.trim().to_owned());
-    let own = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
-    let mut seen_own = false;
-    names.find(|name| {
-        let is_again = name == own.trim() && std::mem::replace(&mut seen_own, true);
-        is_again || ["kdeconnectd", "valent", "gsconnect"].contains(&name.as_str())
-    })
 }

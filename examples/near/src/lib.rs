@@ -6,6 +6,7 @@ pub(crate) mod consent;
 pub(crate) mod core;
 pub(crate) mod device;
 pub(crate) mod discovery;
+pub(crate) mod holder;
 pub(crate) mod link;
 pub(crate) mod links;
 pub mod near;

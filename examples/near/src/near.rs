@@ -22,26 +22,43 @@ pub struct Options {
     pub downloads: PathBuf,
 }
 
+/// Programs that speak the protocol, as their processes are called.
+const SPEAKERS: [&str; 4] = ["GSConnect", "kdeconnectd", "near", "valent"];
+
 /// Why there is no [`Near`].
 #[derive(Debug)]
 pub enum OpenError {
-    /// Another program has the port. `by` is its name, if it is a known one.
+    /// Another program has the port. `by` is its name, if it is a program of this user's.
     PortTaken {
+        port: u16,
         by: Option<String>,
     },
+    /// Another Near has this data directory.
+    DataInUse(PathBuf),
     Other(network::Error),
 }
 
 impl fmt::Display for OpenError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            OpenError::PortTaken { by } => write!(
-                out,
-                "Another KDE Connect program is running on this computer ({})",
-                by.as_deref().unwrap_or("its name is unknown")
-            ),
+            OpenError::PortTaken { port, by: None } => write!(out, "Another program has port {port}"),
+            OpenError::PortTaken { by: Some(name), .. } if SPEAKERS.contains(&name.as_str()) => {
+                write!(out, "Another KDE Connect program is running on this computer ({name})")
+            }
+            OpenError::PortTaken { port, by: Some(name) } => {
+                write!(out, "Another program has port {port} ({name})")
+            }
+            OpenError::DataInUse(directory) => {
+                write!(out, "Another Near has this data directory: {}", directory.display())
+            }
             OpenError::Other(error) => error.fmt(out),
         }
+    }
+}
+
+impl From<String> for OpenError {
+    fn from(problem: String) -> OpenError {
+        OpenError::Other(network::Error::Other(problem.into()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is kept: who this device is, whom it is paired with, addresses added by hand. One file of JSON, replaced as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use network::tls::Fingerprint;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 
+use crate::near::OpenError;
 use crate::packet;
 
 /// A paired device.
@@ -23,6 +24,19 @@ pub struct Paired {
     /// It is not accepted with an older version of the protocol from then on.
     pub version: u64,
     pub address: Option<IpAddr>,
+}
+
+/// Keeps another Near out of the data directory, until the file is closed.
+pub fn lock(directory: &Path) -> Result<File, OpenError> {
+    let file = directory.join("lock");
+    let problem = |error| OpenError::from(format!("{}: {}", file.display(), plain(error)));
+    make(directory)?;
+    let lock = File::options().write(true).create(true).truncate(false).open(&file).map_err(problem)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(OpenError::DataInUse(directory.into())),
+        Err(TryLockError::Error(error)) => Err(problem(error)),
+    }
 }
 
 pub struct Store {

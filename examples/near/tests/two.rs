@@ -5,6 +5,7 @@ mod world;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -64,17 +65,61 @@ fn they_find_each_other_pair_talk_and_send_files() {
     assert_eq!(std::fs::read(world.path("anna.files/one")).unwrap(), b"1");
 }
 
+/// Starts a Near that cannot start, and returns what it says.
+fn start_in_vain(world: &World, data: &str) -> String {
+    let mut near = world.command(0, world::NEAR);
+    near.args(["--headless", "--data", data]).env("HOME", data).env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere");
+    let output = near.output().unwrap();
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// The one that has the port is named, and not one that could have it.
 #[test]
 fn another_program_has_the_port() {
     let Some(world) = world("another_program_has_the_port", 1) else { return };
-    let _other = std::net::TcpListener::bind("0.0.0.0:1716").unwrap();
+    let named = |name: &str, command: &str| {
+        let program = world.path(name);
+        std::fs::copy(format!("/bin/{command}"), &program).unwrap();
+        Command::new(program)
+    };
+    let _decoy = Device::start("decoy", {
+        let mut decoy = named("kdeconnectd", "sleep");
+        decoy.arg("1000");
+        decoy
+    });
+    let said = || start_in_vain(&world, &world.path("anna.data"));
+    let own = std::fs::read_to_string("/proc/self/comm").unwrap();
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:1716").unwrap();
+    assert_eq!(said(), format!("near: Another program has port 1716 ({})\n", own.trim()));
+    drop(listener);
+    let listener = std::net::TcpListener::bind("[::]:1716").unwrap();
+    assert_eq!(said(), format!("near: Another program has port 1716 ({})\n", own.trim()));
+    drop(listener);
+    let socket = std::net::UdpSocket::bind("0.0.0.0:1716").unwrap();
+    assert_eq!(said(), format!("near: Another program has port 1716 ({})\n", own.trim()));
+    drop(socket);
+
+    // Another Near, with another directory.
+    let mut bert = world.device(0, "bert", "wait /never");
+    bert.wait("started");
+    assert_eq!(said(), "near: Another KDE Connect program is running on this computer (near)\n");
+}
+
+/// Also on another host, or with another port.
+#[test]
+fn another_near_has_the_data() {
+    let Some(world) = world("another_near_has_the_data", 1) else { return };
+    let mut anna = world.device(1, "anna", "wait /never");
+    anna.wait("started");
     let data = world.path("anna.data");
-    let mut near = world.command(0, world::NEAR);
-    near.args(["--headless", "--data", &data]).env("HOME", &data).env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere");
-    let output = near.output().unwrap();
-    assert!(!output.status.success());
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("Another KDE Connect program is running on this computer"), "{said}");
+    let before = std::fs::read(format!("{data}/near.json")).unwrap();
+    assert_eq!(start_in_vain(&world, &data), format!("near: Another Near has this data directory: {data}\n"));
+    assert!(std::fs::read(format!("{data}/near.json")).unwrap() == before);
+    // It ends without a word. The directory is free.
+    anna.kill();
+    world.device(0, "anna", "quit").finish();
 }
 
 /// Both announce themselves and connect in the same moment: one link remains.

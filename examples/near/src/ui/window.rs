@@ -83,9 +83,11 @@ impl Window {
         let window = Window::bare(application);
         let parts = window.imp();
         let (title, text) = match error {
-            OpenError::PortTaken { .. } => {
-                (tr("Port 1716 Is Taken"), tr_with("{0}. One can run at a time.", &[&error.to_string()]))
-            }
+            OpenError::PortTaken { port, .. } => (
+                tr_with("Port {0} Is Taken", &[&port.to_string()]),
+                tr_with("{0}. Only one program can have the port.", &[&error.to_string()]),
+            ),
+            OpenError::DataInUse(_) => (tr("Near Is Already Running"), error.to_string()),
             OpenError::Other(_) => (tr("Near Cannot Start"), error.to_string()),
         };
         parts.taken.set_title(&title);

@@ -166,9 +166,19 @@ pub fn all() -> Vec<Scene> {
     let mut taken = scene(
         "taken",
         Vec::new(),
-        &["Another KDE Connect program is running on this computer (kdeconnectd). One can run at a time.", "Quit"],
+        &[
+            "Port 1716 Is Taken",
+            "Another KDE Connect program is running on this computer (kdeconnectd). Only one program can have the port.",
+            "Quit",
+        ],
     );
-    taken.taken = Some(OpenError::PortTaken { by: Some("kdeconnectd".into()) });
+    taken.taken = Some(OpenError::PortTaken { port: 1716, by: Some("kdeconnectd".into()) });
+    let mut twice = scene(
+        "twice",
+        Vec::new(),
+        &["Near Is Already Running", "Another Near has this data directory: /home/anna/near", "Quit"],
+    );
+    twice.taken = Some(OpenError::DataInUse("/home/anna/near".into()));
     vec![
         scene(
             "empty",
@@ -184,6 +194,7 @@ pub fn all() -> Vec<Scene> {
         scene("no-avahi", usual(), &["Avahi is not running. Devices are found by broadcast only."])
             .network(true, false),
         taken,
+        twice,
         scene(
             "talk",
             usual(),
