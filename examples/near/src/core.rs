@@ -17,6 +17,7 @@ use crate::holder::holder;
 use crate::link::Us;
 use crate::near::{Change, Device, Network, OpenError, Options, Paired};
 use crate::packet::{self, Identity};
+use crate::rests::Rests;
 use crate::store::{self, Store};
 use crate::transfer::Job;
 
@@ -38,6 +39,7 @@ pub(crate) struct Core {
     pub serial: Cell<u64>,
     pub jobs: RefCell<BTreeMap<u64, Job>>,
     pub rest_until: Cell<Option<Instant>>,
+    pub rests: RefCell<Rests>,
     /// Keeps another Near away from the data directory.
     _lock: File,
     observers: RefCell<Vec<Observer>>,
@@ -68,6 +70,7 @@ impl Core {
             serial: Cell::default(),
             jobs: RefCell::default(),
             rest_until: Cell::default(),
+            rests: RefCell::default(),
             _lock: lock,
             observers: RefCell::default(),
             changes: RefCell::default(),

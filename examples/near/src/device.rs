@@ -1,7 +1,7 @@
 //! One device and its state; and what is done when one is heard, or the network changes.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use network::tls::{self, Fingerprint};
 use network::{Server, Socket, UdpSocket};
@@ -12,6 +12,7 @@ use crate::link;
 use crate::near::{Change, Line, State};
 use crate::packet::Identity;
 use crate::pairing::{Ends, Pairing};
+use crate::rests::Verdict;
 
 /// Devices in the list; links with devices that are not paired, or on their way.
 const LISTED: usize = 64;
@@ -117,8 +118,17 @@ impl Listener for Core {
                 _ => {}
             }
         }
+        let endpoint = SocketAddr::new(address, port);
+        if paired.is_none() {
+            let verdict = self.rests.borrow_mut().heard(endpoint, Instant::now());
+            match verdict {
+                Verdict::Connect => {}
+                Verdict::Later(wait) => return self.hear_later(identity, address, wait),
+                Verdict::Ignore => return,
+            }
+        }
         if !self.has_room(&id) {
-            return;
+            return self.rests.borrow_mut().end(endpoint, Instant::now());
         }
         {
             let mut peers = self.peers.borrow_mut();
@@ -130,8 +140,12 @@ impl Listener for Core {
         self.tell(Change::Devices);
         let (me, us) = (self.me.clone(), self.us());
         let _ = network::spawn(async move {
-            let result = link::connect(us, identity, SocketAddr::new(address, port), paired).await;
+            let result = link::connect(us, identity, endpoint, paired).await;
             if let Some(core) = me.upgrade() {
+                match result {
+                    Ok(_) => core.rests.borrow_mut().end(endpoint, Instant::now()),
+                    Err(_) => core.rests.borrow_mut().failed(endpoint, Instant::now()),
+                }
                 core.opened(&id, result);
             }
             Ok(())
@@ -141,6 +155,7 @@ impl Listener for Core {
     /// Links whose own address is gone are dead. The others are asked.
     fn network_changed(&self) {
         self.tell(Change::Network);
+        self.rests.borrow_mut().clear();
         let links: Vec<Socket> =
             self.peers.borrow().values().filter_map(|peer| Some(peer.link()?.socket.clone())).collect();
         for socket in links {
@@ -153,6 +168,17 @@ impl Listener for Core {
 }
 
 impl Core {
+    fn hear_later(&self, identity: Identity, address: IpAddr, wait: Duration) {
+        let me = self.me.clone();
+        let _ = network::spawn(async move {
+            network::sleep(wait).await;
+            if let Some(core) = me.upgrade() {
+                core.heard(identity, address);
+            }
+            Ok(())
+        });
+    }
+
     pub fn start(&self) -> network::Result {
         let me = self.me.clone();
         let server = Server::builder().tls(false).listen(self.options.port, move |socket| {
@@ -205,6 +231,9 @@ impl Core {
         let Some(address) = address else { return };
         if let Some(discovery) = self.discovery.get() {
             discovery.tell(&self.identity(), address);
+        }
+        if let Some(port) = identity.port {
+            self.rests.borrow_mut().end(SocketAddr::new(address, port), Instant::now());
         }
         self.heard(identity, address);
     }

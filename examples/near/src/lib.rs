@@ -14,6 +14,7 @@ pub mod packet;
 pub mod pairing;
 pub(crate) mod part;
 pub(crate) mod progress;
+pub(crate) mod rests;
 pub mod script;
 pub mod store;
 pub(crate) mod talk;

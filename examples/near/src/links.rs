@@ -1,5 +1,6 @@
 //! How the links of all devices come and go: accepted, opened, replaced, lost, and back again.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use network::Socket;
@@ -175,6 +176,7 @@ impl Core {
     }
 
     fn lost(&self, id: &str, serial: u64) {
+        let is_ours = |peer: &Peer| peer.link().is_some_and(|link| link.is_ours);
         if !self.is_current(id, serial) {
             return;
         }
@@ -184,8 +186,11 @@ impl Core {
         if self.is_paired(id) {
             self.with(id, |peer| peer.phase = Phase::Unreachable);
             self.come_back(id, false);
-        } else {
-            self.peers.borrow_mut().remove(id);
+        } else if let Some(peer) = self.peers.borrow_mut().remove(id)
+            && let (true, Some(ip), Some(port)) = (is_ours(&peer), peer.address, peer.identity.port)
+        {
+            // Whoever hangs up each time is not connected to each time.
+            self.rests.borrow_mut().failed(SocketAddr::new(ip, port), Instant::now());
         }
         self.tell(Change::Devices);
     }

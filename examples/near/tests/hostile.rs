@@ -163,6 +163,50 @@ fn ten_thousand_identities() {
     assert!(grown < 20 << 10, "{grown} KiB");
 }
 
+/// Two hundred announce themselves ten times a second, and refuse each connection.
+#[test]
+fn strangers_that_refuse_are_left_alone() {
+    let Some(world) = world("strangers_that_refuse_are_left_alone", 1) else { return };
+    let done = world.path("done");
+    let mut anna = world.device(1, "anna", &format!("wait-device fake\nwait {done}"));
+    anna.wait("started");
+    let socket = UdpSocket::bind(0).unwrap();
+    let announce = |n: usize, port: u16| {
+        let mut other = Fake::new("f", 7).identity();
+        other["body"]["deviceId"] = json!(format!("{n:032}"));
+        other["body"]["deviceName"] = json!("flood");
+        other["body"]["tcpPort"] = json!(port);
+        socket.send_to(other.to_string(), ANNA).unwrap();
+    };
+    let flood = |ports: usize| {
+        let before = world.attempts(1);
+        for _ in 0..30 {
+            let begun = Instant::now();
+            (0..200).for_each(|n| announce(n, 1718 + (n % ports) as u16));
+            std::thread::sleep(Duration::from_millis(100).saturating_sub(begun.elapsed()));
+        }
+        world.attempts(1) - before
+    };
+
+    // Somebody is refused, listens then, and says so once, while its endpoint rests.
+    announce(0, 1717);
+    let until = Instant::now() + LIMIT;
+    while world.attempts(1) == 0 {
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let talk = Fake::new("a", 8).be_heard(ANNA).unwrap();
+    anna.wait("done: wait-device fake");
+    drop(talk);
+
+    let (one, forty) = (flood(1), flood(40));
+    println!("{one} attempts in 3 s at one port, {forty} at forty");
+    std::fs::write(done, "").unwrap();
+    anna.finish();
+    // After 0, 1 and 3 seconds. An address that appears at the start is a change of the network, and begins that anew.
+    assert!((1..=8).contains(&one) && (40..=8 * 40).contains(&forty), "{one}, {forty}");
+}
+
 #[test]
 fn handshakes_that_never_end() {
     let Some(world) = world("handshakes_that_never_end", 1) else { return };

@@ -82,6 +82,16 @@ impl World {
         command
     }
 
+    /// Connections that a host has opened so far.
+    pub fn attempts(&self, host: usize) -> u64 {
+        let output = self.command(host, "cat").arg("/proc/net/snmp").output().unwrap();
+        let counters = String::from_utf8(output.stdout).unwrap();
+        let mut lines = counters.lines().filter(|line| line.starts_with("Tcp:")).map(str::split_whitespace);
+        let (mut names, mut values) = (lines.next().unwrap(), lines.next().unwrap());
+        let at = names.position(|name| name == "ActiveOpens").unwrap();
+        values.nth(at).unwrap().parse().unwrap()
+    }
+
     pub fn path(&self, name: &str) -> String {
         self.directory.join(name).to_str().unwrap().into()
     }
