@@ -1,29 +1,24 @@
 //! With kdeconnectd 22.12 (version 7 of the protocol) on host 1, which `./dev near-test` unpacks. Without it, nothing is tested.
 
+mod bus;
 mod world;
 
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use bus::{Bus, files, id, root, until};
 use world::{Device, World, names, world};
 
 /// kdeconnectd with a home and a bus of its own.
 struct Kde<'a> {
     world: &'a World,
-    bus: Device,
+    bus: Bus,
     daemon: Option<Device>,
-    address: String,
     root: String,
 }
 
 impl Kde<'_> {
     fn start<'a>(world: &'a World, root: &str) -> Kde<'a> {
-        let address = format!("unix:path={}", world.path("bus"));
-        let mut bus = Command::new("dbus-daemon");
-        bus.args(["--session", "--nofork", "--nopidfile", "--print-address", &format!("--address={address}")]);
-        let mut bus = Device::start("bus", bus);
-        bus.wait("unix:path");
-        let mut kde = Kde { world, bus, daemon: None, address, root: root.into() };
+        let mut kde = Kde { world, bus: Bus::start(world), daemon: None, root: root.into() };
         kde.restart();
         kde
     }
@@ -36,14 +31,17 @@ impl Kde<'_> {
         let (home, root) = (self.world.path("kde"), &self.root);
         let libraries = format!("{root}/usr/lib/x86_64-linux-gnu");
         std::fs::create_dir_all(format!("{home}/Downloads")).unwrap();
-        std::fs::create_dir_all(format!("{home}/config")).unwrap();
+        std::fs::create_dir_all(format!("{home}/config/kdeconnect")).unwrap();
+        let settings = format!("{home}/config/kdeconnect/config");
+        if !std::path::Path::new(&settings).exists() {
+            std::fs::write(settings, "[General]\nname=kde\n").unwrap();
+        }
         std::fs::write(format!("{home}/config/user-dirs.dirs"), "XDG_DOWNLOAD_DIR=\"$HOME/Downloads\"\n").unwrap();
         // The paths of sockets must be short. This directory is the test's own.
         world::shell("mkdir -p /run/kde && chmod 700 /run/kde");
         let mut daemon = self.world.command(1, "sh");
-        daemon.args(["-c", r#"
-            export LD_LIBRARY_PATH=$(find "$0" \( -name '*.so' -o -name '*.so.[0-9]*' \) -printf '%h\n' | sort -u | paste -sd :)
-            exec "$0/usr/lib/x86_64-linux-gnu/libexec/kdeconnectd" 2>&1"#, root]);
+        daemon.args(["-c", r#"exec "$0/usr/lib/x86_64-linux-gnu/libexec/kdeconnectd" 2>&1"#, root]);
+        daemon.env("LD_LIBRARY_PATH", bus::libraries(root));
         // It writes texts that it shows into its directory.
         daemon.current_dir(&home).env("HOME", &home).env("XDG_RUNTIME_DIR", "/run/kde");
         daemon.env("XDG_CONFIG_HOME", format!("{home}/config")).env("XDG_DATA_HOME", format!("{home}/data"));
@@ -52,7 +50,7 @@ impl Kde<'_> {
             .env("XDG_DATA_DIRS", format!("{root}/usr/share:/usr/share"));
         daemon.env("QT_PLUGIN_PATH", format!("{libraries}/qt5/plugins:{libraries}/qca-qt5"));
         daemon.env("QT_QPA_PLATFORM", "offscreen").env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere");
-        daemon.env("DBUS_SESSION_BUS_ADDRESS", &self.address).env("QT_LOGGING_RULES", "kdeconnect.*.debug=true");
+        daemon.env("DBUS_SESSION_BUS_ADDRESS", &self.bus.address).env("QT_LOGGING_RULES", "kdeconnect.*.debug=true");
         let mut daemon = Device::start("kde", daemon);
         daemon.wait("Broadcasting identity packet");
         self.daemon = Some(daemon);
@@ -60,12 +58,8 @@ impl Kde<'_> {
 
     /// Calls a method, `None` if it fails.
     fn try_call(&self, path: &str, method: &str, arguments: &[&str]) -> Option<String> {
-        let mut gdbus = Command::new("gdbus");
-        gdbus.args(["call", "--address", &self.address, "--dest", "org.kde.kdeconnect"]);
-        gdbus.args(["--object-path", &format!("/modules/kdeconnect{path}"), "--method"]);
-        gdbus.arg(format!("org.kde.kdeconnect.{method}")).args(arguments);
-        let output = gdbus.stderr(Stdio::inherit()).output().unwrap();
-        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+        let path = format!("/modules/kdeconnect{path}");
+        self.bus.try_call("org.kde.kdeconnect", &path, &format!("org.kde.kdeconnect.{method}"), arguments)
     }
 
     fn call(&self, path: &str, method: &str, arguments: &[&str]) -> String {
@@ -90,47 +84,16 @@ impl Kde<'_> {
     }
 }
 
-/// The root of the unpacked packages.
-fn root() -> Option<String> {
-    let root = std::env::var("NEAR_KDE").ok();
-    if root.is_none() {
-        println!("left out: kdeconnectd is not here; ./dev near-test unpacks it");
-    }
-    root
-}
-
-/// The id that a device has made for itself.
-fn id(world: &World, name: &str) -> String {
-    let kept = std::fs::read_to_string(world.path(&format!("{name}.data/near.json"))).unwrap();
-    serde_json::from_str::<serde_json::Value>(&kept).unwrap()["id"].as_str().unwrap().into()
-}
-
-fn until(what: &str, devices: [&mut Device; 2], mut is_so: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(40);
-    while !is_so() {
-        if Instant::now() > until {
-            let last = devices.map(|device| device.seen().iter().rev().take(12).rev().cloned().collect::<Vec<_>>());
-            panic!("waited in vain for {what}: {last:#?}");
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 const PAIRED: [&str; 2] = ["true", "true"];
 
 #[test]
 fn pairs_talks_and_sends_files_with_kdeconnectd() {
-    let Some(root) = root() else { return };
+    let Some(root) = root("NEAR_KDE", "kdeconnectd") else { return };
     let Some(world) = world("pairs_talks_and_sends_files_with_kdeconnectd", 1) else { return };
     let mut kde = Kde::start(&world, &root);
     kde.call("", "daemon.setAnnouncedName", &["kde"]);
     let begun = Instant::now();
-    let files: Vec<(String, Vec<u8>)> = [("one", 1), ("many ü'.bin", 20 << 20), ("none", 0)]
-        .map(|(name, size): (&str, usize)| (name.into(), (0..size).map(|n| (n ^ n >> 9) as u8).collect()))
-        .into();
-    for (name, data) in &files {
-        std::fs::write(world.path(name), data).unwrap();
-    }
+    let files = files(&world, [("one", 1), ("many ü'.bin", 20 << 20), ("none", 0)]);
     let go = world.path("go");
     let all: Vec<String> = files.iter().map(|(name, _)| world.path(name)).collect();
     let sends = format!("send {}\nwait-sent\nwait-sent\nwait-sent\n", all.join("|"));
@@ -203,5 +166,4 @@ fn pairs_talks_and_sends_files_with_kdeconnectd() {
     ));
     kde.restart();
     anna.finish();
-    let _ = kde.bus.seen();
 }

@@ -189,7 +189,8 @@ impl Drop for Device {
     }
 }
 
-fn rand() -> u32 {
+/// A number that another test hardly has at the same time.
+pub fn rand() -> u32 {
     std::process::id() ^ std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos()
 }
 
