@@ -65,6 +65,43 @@ fn they_find_each_other_pair_talk_and_send_files() {
     assert_eq!(std::fs::read(world.path("anna.files/one")).unwrap(), b"1");
 }
 
+/// Each side stops it once, and nothing of it is left. The sender tries again.
+#[test]
+fn a_file_is_stopped_and_sent_again() {
+    let Some(world) = world("a_file_is_stopped_and_sent_again", 1) else { return };
+    paired(&world);
+    let (big, go) = (world.path("big"), |n: u8| world.path(&format!("go{n}")));
+    std::fs::File::create(&big).unwrap().set_len(256 << 20).unwrap();
+    let asked = format!(
+        "wait-secure bert\nsend {big}\nwait-moving\nstop\nwait-stopped\nwait {}\nagain\nwait-failed\nwait {}\nagain\n\
+         wait-sent\nquit",
+        go(1),
+        go(2)
+    );
+    let mut anna = world.device(0, "anna", &asked);
+    anna.wait("started");
+    let wishes = "wait-secure anna\nwait-failed\nwait-moving\nstop\nwait-stopped\nwait-file\nquit";
+    let mut bert = world.device(1, "bert", wishes);
+    let nothing_is_left = || {
+        let until = Instant::now() + Duration::from_secs(10);
+        while !names(&world.path("bert.files")).is_empty() {
+            assert!(Instant::now() < until, "{:?}", names(&world.path("bert.files")));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    anna.wait("done: wait-stopped");
+    bert.wait("done: wait-failed");
+    nothing_is_left();
+    std::fs::write(go(1), "").unwrap();
+    bert.wait("done: wait-stopped");
+    anna.wait("done: wait-failed");
+    nothing_is_left();
+    std::fs::write(go(2), "").unwrap();
+    finish_both(anna, bert);
+    assert_eq!(names(&world.path("bert.files")), ["big"]);
+    assert_eq!(std::fs::metadata(world.path("bert.files/big")).unwrap().len(), 256 << 20);
+}
+
 /// Starts a Near that cannot start, and returns what it says.
 fn start_in_vain(world: &World, data: &str) -> String {
     let mut near = world.command(0, world::NEAR);

@@ -20,6 +20,7 @@ pub const ALL: &[Test] = &[
     ("pairing_dialogs_follow_the_state", pairing_dialogs_follow_the_state),
     ("the_alarm_keeps_apart_by_default", the_alarm_keeps_apart_by_default),
     ("text_that_is_refused_stays", text_that_is_refused_stays),
+    ("files_that_are_dropped_or_pasted_are_sent", files_that_are_dropped_or_pasted_are_sent),
     ("progress_is_said_once_a_second", progress_is_said_once_a_second),
     ("a_long_text_is_shown_on_request", a_long_text_is_shown_on_request),
     ("keys_are_those_of_the_table", keys_are_those_of_the_table),
@@ -295,6 +296,48 @@ fn text_that_is_refused_stays(application: &adw::Application) {
     entry(&window).set_text("Hello");
     entry(&window).emit_activate();
     assert_eq!((scene.source.acts.take(), entry(&window).text().as_str()), (vec![], "Hello"));
+    stage::close(window);
+}
+
+fn files_that_are_dropped_or_pasted_are_sent(application: &adw::Application) {
+    let scene = scene("talk");
+    let window = stage::open(application, &scene);
+    let list = |files: &[gio::File]| glib::BoxedValue(gtk4::gdk::FileList::from_array(files).to_value());
+    // What is on another machine has no path here.
+    let remote = gio::File::for_uri("sftp://elsewhere/c");
+    let files = list(&[gio::File::for_path("/tmp/a"), gio::File::for_path("/tmp/ü b"), remote.clone()]);
+    let sent = |device: &str| vec![Act::SendFiles(device.into(), vec!["/tmp/a".into(), "/tmp/ü b".into()])];
+    let drop = |widget: &gtk4::Widget, files: &glib::BoxedValue| -> bool {
+        let controllers = widget.observe_controllers();
+        let mut controllers = controllers.iter::<glib::Object>().flatten();
+        let target = controllers.find_map(|controller| controller.downcast::<gtk4::DropTarget>().ok());
+        target.expect("a place to drop files on").emit_by_name("drop", &[files, &0.0, &0.0])
+    };
+    let find = |kind: &str, name: &str| {
+        let here = |widget: &gtk4::Widget| texts(&widgets(widget)).iter().any(|text| text == name);
+        let mut all = shown(&window).into_iter();
+        all.find(|widget| widget.type_().name() == kind && here(widget)).unwrap_or_else(|| panic!("no {kind} {name}"))
+    };
+
+    assert!(drop(&find("NearTalk", "Study laptop"), &files));
+    assert_eq!(scene.source.acts.take(), sent("study_laptop"));
+    assert!(!drop(&find("NearTalk", "Study laptop"), &list(&[remote])));
+    assert_eq!(scene.source.acts.take(), []);
+
+    let clipboard = window.clipboard();
+    clipboard.set(&files.0);
+    WidgetExt::activate_action(&window, "win.paste", None).unwrap();
+    until("the files are pasted", || !scene.source.acts.borrow().is_empty());
+    assert_eq!(scene.source.acts.take(), sent("study_laptop"));
+    clipboard.set_text("Hello");
+    WidgetExt::activate_action(&window, "win.paste", None).unwrap();
+    until("the text is pasted", || entry(&window).text() == "Hello");
+    assert_eq!(scene.source.acts.take(), []);
+
+    // On a name, it is for that device, which is shown then.
+    assert!(drop(&find("NearDeviceRow", "Kitchen phone"), &files));
+    assert_eq!(scene.source.acts.take(), sent("kitchen_phone"));
+    find("NearTalk", "Kitchen phone");
     stage::close(window);
 }
 

@@ -6,6 +6,7 @@
 mod checks;
 #[path = "../../../../tests/common/mod.rs"]
 mod common;
+mod notify;
 mod scenes;
 mod smooth;
 mod stage;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     match std::env::var(INNER).as_deref() {
         Ok("first-frame") => smooth::first_frame(),
         Ok("announce") => smooth::announce(),
+        Ok("notify") => notify::inside(),
         Ok(_) => inside(),
         Err(_) => with_display(),
     }
@@ -88,7 +90,7 @@ fn inside() -> ExitCode {
         screenshots(&application, &directory);
         return ExitCode::SUCCESS;
     }
-    let tests = checks::ALL.iter().chain(smooth::ALL);
+    let tests = checks::ALL.iter().chain(notify::ALL).chain(smooth::ALL);
     // As the usual harness: a part of a name chooses.
     let chosen = arguments.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let mut passed = 0;
