@@ -132,6 +132,11 @@ impl Listener for Core {
         }
         {
             let mut peers = self.peers.borrow_mut();
+            // Of several that could not be reached at one endpoint, the last one is listed.
+            peers.retain(|known, peer| {
+                let is_there = (peer.address, peer.identity.port) == (Some(address), Some(port));
+                *known == id || !is_there || !matches!(peer.phase, Phase::Unreachable) || self.is_paired(known)
+            });
             let peer = peers.entry(id.clone()).or_insert_with(|| Peer::new(identity.clone(), None, Phase::Opening));
             if peer.link().is_none() {
                 (peer.identity, peer.address, peer.phase) = (identity.clone(), Some(address), Phase::Opening);

@@ -30,7 +30,8 @@ const INNER: &str = "NEAR_TEST_UI";
 fn main() -> ExitCode {
     match std::env::var(INNER).as_deref() {
         Ok("first-frame") => smooth::first_frame(),
-        Ok("announce") => smooth::announce(),
+        Ok("announce") => smooth::announce(false),
+        Ok("refuse") => smooth::announce(true),
         Ok("notify") => notify::inside(),
         Ok(_) => inside(),
         Err(_) => with_display(),

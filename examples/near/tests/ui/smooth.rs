@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::{TcpListener, UdpSocket};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use adw::prelude::*;
 use glib::ControlFlow;
-use near::near::{Change, Near, Options, State, TransferState, What};
+use near::near::{Change, Device, Near, Options, State, TransferState, What};
 use near::ui::{self, Window};
 
 use super::checks::Test;
@@ -96,16 +97,21 @@ fn the_first_frame_comes_soon(_: &adw::Application) {
     assert!(best <= SOON, "{best:?}");
 }
 
-/// What the process does that stands for 200 devices.
-pub fn announce() -> ExitCode {
+/// The ports of 200 devices, which are all at one address.
+const PORTS: Range<usize> = 1720..1760;
+
+/// What the process does that stands for 200 devices. Either all can be reached, and none of them ends the opening, or none can.
+pub fn announce(refuses: bool) -> ExitCode {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    // All can be reached, and none of them ends the opening.
-    let listener = TcpListener::bind("0.0.0.0:1750").unwrap();
-    std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
+    for port in PORTS.filter(|_| !refuses) {
+        let listener = TcpListener::bind(("0.0.0.0", port as u16)).unwrap();
+        std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
+    }
     let identities: Vec<String> = (0..200)
         .map(|n| {
+            let (n, port) = (n + 1000 * usize::from(refuses), PORTS.start + n % PORTS.len());
             format!(
-                r#"{{"id":1,"type":"kdeconnect.identity","body":{{"deviceId":"{n:032x}","deviceName":"Device {n}","deviceType":"phone","protocolVersion":7,"tcpPort":1750,"incomingCapabilities":[],"outgoingCapabilities":[]}}}}"#
+                r#"{{"id":1,"type":"kdeconnect.identity","body":{{"deviceId":"{n:032x}","deviceName":"Device {n}","deviceType":"phone","protocolVersion":7,"tcpPort":{port},"incomingCapabilities":[],"outgoingCapabilities":[]}}}}"#
             ) + "\n"
         })
         .collect();
@@ -220,8 +226,11 @@ fn frames_go_on_while_a_file_arrives(application: &adw::Application) {
 
     let usual = watch(&window);
     println!("    undisturbed: {} frames in {WATCHED:?}, longest interval {:?}", usual.count, usual.longest);
-    let mut crowd = world.command(1, std::env::current_exe().unwrap().to_str().unwrap());
-    let mut crowd = crowd.env(INNER, "announce").spawn().unwrap();
+    let crowd = |what: &str| {
+        let mut crowd = world.command(1, std::env::current_exe().unwrap().to_str().unwrap());
+        crowd.env(INNER, what).spawn().unwrap()
+    };
+    let mut reachable = crowd("announce");
     until("some are seen", || near.devices().len() >= 8);
     let mut outcome = Err(String::new());
     for n in 0..TRIES {
@@ -251,9 +260,24 @@ fn frames_go_on_while_a_file_arrives(application: &adw::Application) {
             break;
         }
     }
-    crowd.kill().unwrap();
-    crowd.wait().unwrap();
+    reachable.kill().unwrap();
+    reachable.wait().unwrap();
     bert.kill();
+    assert_eq!(outcome, Ok(()));
+
+    let mut refusing = crowd("refuse");
+    let is_one = |device: &Device| device.id.ends_with("3e8") && device.state == State::Unreachable;
+    until("they are seen", || near.devices().iter().any(is_one));
+    for _ in 0..TRIES {
+        let frames = watch(&window);
+        println!("    200 devices that refuse: {} frames, longest interval {:?}", frames.count, frames.longest);
+        outcome = judge(&usual, &frames);
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    refusing.kill().unwrap();
+    refusing.wait().unwrap();
     assert_eq!(outcome, Ok(()));
     stage::close(window);
 }
