@@ -25,6 +25,8 @@ const COMING: Duration = Duration::from_secs(30);
 const STALLED: Duration = Duration::from_secs(30);
 /// Other programs come for all files at once, and read one after the other.
 const THEIR_TURN: Duration = Duration::from_secs(600);
+/// After a file for another program. kdeconnectd 22.12 never ends a file that was there before its turn.
+const BETWEEN: Duration = Duration::from_millis(100);
 /// For the end of the connection, when all bytes are here.
 const ENDING: Duration = Duration::from_secs(5);
 /// Of one reading or writing of the disk.
@@ -106,9 +108,13 @@ impl Core {
                 if jobs.values().filter(is_running).count() >= AT_A_TIME {
                     return;
                 }
-                let waits =
-                    |id: &&u64| self.transfer(**id).is_some_and(|transfer| transfer.state == TransferState::Waiting);
-                jobs.keys().find(waits).copied()
+                let waits = |id: u64| self.transfer(id).is_some_and(|it| it.state == TransferState::Waiting);
+                let is_ours = |job: &Job| matches!(job.source, Source::Ours(..));
+                let is_its_turn = |job: &Job| {
+                    let is_before = |other: &Job| other.device == job.device && is_ours(other) && is_running(&other);
+                    !is_ours(job) || self.is_near(&job.device) || !jobs.values().any(is_before)
+                };
+                jobs.iter().find(|(id, job)| waits(**id) && is_its_turn(job)).map(|(id, _)| *id)
             };
             let Some(id) = next else { return };
             self.update(id, |transfer| transfer.state = TransferState::Running);
@@ -155,6 +161,10 @@ impl Core {
         }
     }
 
+    fn is_near(&self, device: &str) -> bool {
+        self.peers.borrow().get(device).is_some_and(|peer| peer.identity.near)
+    }
+
     async fn run(&self, id: u64) -> Result<TransferState, String> {
         let (device, source) = {
             let jobs = self.jobs.borrow();
@@ -193,7 +203,7 @@ impl Core {
         self.send(device, &Packet::File(packet::File { name, size, port: Some(server.port()), batch }))?;
         let socket = network::timeout(COMING, server.accept_future()).await;
         let socket = socket.map_err(|_| "The other side did not come for it")?.map_err(|error| error.to_string())?;
-        let is_near = self.peers.borrow().get(device).is_some_and(|peer| peer.identity.near);
+        let is_near = self.is_near(device);
         let patience = if is_near { STALLED } else { THEIR_TURN };
         // Its end is told below.
         socket.disconnect_cb(|_, _| {});
@@ -223,6 +233,9 @@ impl Core {
             Ok(Err(error @ Error::Reset { .. })) => Err(refusal(&error)),
             _ => {
                 progress.last(self, id);
+                if !is_near {
+                    network::sleep(BETWEEN).await;
+                }
                 Ok(TransferState::Sent)
             }
         }

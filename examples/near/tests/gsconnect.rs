@@ -151,7 +151,7 @@ fn pairs_talks_and_sends_files_with_gsconnect() {
     gs.act(&device, "shareText", "'from gsconnect'");
     anna.wait("done: wait-text from gsconnect");
     for (name, data) in &files {
-        anna.wait("sent");
+        anna.wait("done: wait-sent");
         let path = world.path(&format!("gs/Downloads/{name}"));
         until(name, [&mut anna, gs.service()], || std::fs::read(&path).is_ok_and(|received| received == *data));
     }

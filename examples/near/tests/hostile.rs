@@ -130,6 +130,34 @@ fn a_third_party_gets_no_file() {
     anna.finish();
 }
 
+/// Some other programs lose a file that they are offered before they have written the one before.
+#[test]
+fn another_program_gets_one_file_at_a_time() {
+    let Some(world) = world("another_program_gets_one_file_at_a_time", 1) else { return };
+    let files = ["first", "second"].map(|name| (name, world.path(name)));
+    for (name, path) in &files {
+        std::fs::write(path, name).unwrap();
+    }
+    let script = format!("wait-secure fake\nsend {}|{}\nwait-sent\nwait-sent", files[0].1, files[1].1);
+    let (anna, fake, talk) = paired(&world, 8, &script);
+    let mut taken = None;
+    for (name, _) in files {
+        let offer = talk.receive().unwrap();
+        assert_eq!(offer["body"]["filename"], name);
+        let pause = taken.map(|taken: Instant| taken.elapsed());
+        assert!(pause.is_none_or(|pause| pause >= Duration::from_millis(80)), "{pause:?}");
+        talk.socket.set_timeout(Duration::from_millis(500));
+        assert!(matches!(talk.receive(), Err(Error::TimedOut { .. })), "two offers at a time");
+        talk.socket.set_timeout(LIMIT);
+        let address = format!("10.9.1.2:{}", offer["payloadTransferInfo"]["port"]);
+        let tls = ClientTls::danger_accept_any().identity(fake.tls.clone());
+        let socket = Socket::builder().tls(tls).timeout(LIMIT).connect(address).unwrap();
+        assert_eq!(socket.recv_to_end(100).unwrap(), name.as_bytes());
+        taken = Some(Instant::now());
+    }
+    anna.finish();
+}
+
 #[test]
 fn ten_thousand_identities() {
     let Some(world) = world("ten_thousand_identities", 1) else { return };

@@ -124,7 +124,7 @@ fn pairs_talks_and_sends_files_with_kdeconnectd() {
     kde.call(&format!("{device}/share"), "device.share.shareText", &["from kde"]);
     anna.wait("text from kde");
     for (name, data) in &files {
-        anna.wait("sent");
+        anna.wait("done: wait-sent");
         let path = format!("{}/{name}", kde.files());
         let kde = kde.daemon.as_mut().unwrap();
         until(name, [&mut anna, kde], || std::fs::read(&path).is_ok_and(|received| received == *data));
@@ -166,4 +166,151 @@ fn pairs_talks_and_sends_files_with_kdeconnectd() {
     ));
     kde.restart();
     anna.finish();
+}
+
+/// Pairs kdeconnectd with anna, who waits for that.
+fn pair(kde: &Kde, anna: &mut Device, device: &str) {
+    kde.call(device, "device.requestPair", &[]);
+    anna.wait("done: wait-paired");
+    kde.until(device, "device.isTrusted", &[], "true");
+}
+
+/// It is started when we are there already: it announces itself, and we connect. With `forceOnNetworkChange` it does so again.
+#[test]
+fn connects_to_kdeconnectd() {
+    let Some(root) = root("NEAR_KDE", "kdeconnectd") else { return };
+    let Some(world) = world("connects_to_kdeconnectd", 1) else { return };
+    let (go, file) = (world.path("go"), world.path("file"));
+    std::fs::write(&file, "file").unwrap();
+    let script =
+        format!("wait-device kde\naccept\nwait-paired\nwait-secure kde\nwait {go}\nsend {file}\nwait-sent\nquit");
+    let mut anna = world.device(0, "anna", &script);
+    anna.wait("started");
+    let before = world.attempts(0);
+    let mut kde = Kde::start(&world, &root);
+    anna.wait("done: wait-device kde");
+    assert_eq!(world.attempts(0), before + 1, "the link is not ours");
+    let device = format!("/devices/{}", id(&world, "anna"));
+    kde.until("", "daemon.devices", &["true"], &id(&world, "anna"));
+    pair(&kde, &mut anna, &device);
+    // The link stays, and goes on.
+    kde.call("", "daemon.forceOnNetworkChange", &[]);
+    std::fs::write(go, "").unwrap();
+    let path = format!("{}/file", kde.files());
+    until("file", [&mut anna, kde.daemon.as_mut().unwrap()], || std::fs::read(&path).is_ok_and(|data| data == b"file"));
+    anna.finish();
+}
+
+/// Nobody answers a request of theirs, and nobody answers one of ours.
+#[test]
+fn requests_time_out_with_kdeconnectd() {
+    let Some(root) = root("NEAR_KDE", "kdeconnectd") else { return };
+    let Some(world) = world("requests_time_out_with_kdeconnectd", 1) else { return };
+    let kde = Kde::start(&world, &root);
+    kde.call("", "daemon.setAnnouncedName", &["kde"]);
+    let mut anna = world.device(0, "anna", "wait-device kde\nwait-refused\nrest\npair kde\nwait-refused\nwait /never");
+    anna.wait("done: wait-device kde");
+    let device = format!("/devices/{}", id(&world, "anna"));
+    kde.until("", "daemon.devices", &["true"], &id(&world, "anna"));
+    kde.call(&device, "device.requestPair", &[]);
+    anna.wait("AskedByThem");
+    let begun = Instant::now();
+    anna.wait("done: wait-refused");
+    println!("their request ended after {:?}", begun.elapsed());
+    anna.wait("done: pair kde");
+    kde.until(&device, "device.hasPairingRequests", &[], "true");
+    let begun = Instant::now();
+    anna.wait("done: wait-refused");
+    println!("ours ended after {:?}", begun.elapsed());
+    kde.until(&device, "device.hasPairingRequests", &[], "false");
+    kde.until(&device, "device.isTrusted", &[], "false");
+}
+
+const FILES: usize = 500;
+
+#[test]
+fn odd_names_come_and_go_with_kdeconnectd() {
+    let Some(root) = root("NEAR_KDE", "kdeconnectd") else { return };
+    let Some(world) = world("odd_names_come_and_go_with_kdeconnectd", 1) else { return };
+    let odd = [
+        "ü",
+        "日本 語",
+        "e\u{301}",
+        "😀",
+        "it's",
+        "\"q\"",
+        "100%",
+        "%20",
+        "#1",
+        "?x",
+        "a&b=c",
+        "[x]",
+        "{y}",
+        "~t",
+        "-dash",
+        "semi;",
+        "back\\slash",
+        "$HOME",
+        "`id`",
+        "*",
+        "<tag>",
+        "a:b",
+        "+",
+        "@",
+        "^",
+        "   ",
+        "a.tar.gz",
+        "x.",
+        "!",
+        "ﬁ",
+    ];
+    let (ours, theirs) = (world.path("ours"), world.path("theirs"));
+    std::fs::create_dir(&ours).unwrap();
+    std::fs::create_dir(&theirs).unwrap();
+    let named = |n: usize| format!("{n}{} {n}", odd[n % odd.len()]);
+    for n in 0..FILES {
+        std::fs::write(format!("{ours}/{}", named(n)), format!("ours {n}")).unwrap();
+        std::fs::write(format!("{theirs}/their {}", named(n)), format!("theirs {n}")).unwrap();
+    }
+    let kde = Kde::start(&world, &root);
+    kde.call("", "daemon.setAnnouncedName", &["kde"]);
+    let all: Vec<String> = (0..FILES).map(|n| format!("{ours}/{}", named(n))).collect();
+    let waits = |word: &str| format!("{word}\n").repeat(FILES);
+    let script = format!(
+        "wait-device kde\naccept\nwait-paired\nwait-secure kde\nsend {}\n{}touch {}\n{}quit",
+        all.join("|"),
+        waits("wait-sent"),
+        world.path("sent"),
+        waits("wait-file")
+    );
+    let mut anna = world.device(0, "anna", &script);
+    anna.wait("done: wait-device kde");
+    let device = format!("/devices/{}", id(&world, "anna"));
+    kde.until("", "daemon.devices", &["true"], &id(&world, "anna"));
+    pair(&kde, &mut anna, &device);
+
+    let begun = Instant::now();
+    anna.wait_for("done: touch", Duration::from_secs(180));
+    let came = |directory: &str, name: &str, wanted: &str| {
+        std::fs::read_to_string(format!("{directory}/{name}")).is_ok_and(|text| text == wanted)
+    };
+    let downloads = kde.files();
+    let missing = |directory: &str, prefix: &str, word: &str| {
+        let all = (0..FILES).filter(|n| !came(directory, &format!("{prefix}{}", named(*n)), &format!("{word} {n}")));
+        all.map(named).collect::<Vec<_>>()
+    };
+    let until = Instant::now() + Duration::from_secs(20);
+    while !missing(&downloads, "", "ours").is_empty() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(missing(&downloads, "", "ours"), [""; 0]);
+    println!("{FILES} files to kdeconnectd in {:?}", begun.elapsed());
+
+    let begun = Instant::now();
+    let url = |n| glib::filename_to_uri(format!("{theirs}/their {}", named(n)), None).unwrap().replace('\'', "%27");
+    let urls: Vec<String> = (0..FILES).map(|n| format!("'{}'", url(n))).collect();
+    kde.call(&format!("{device}/share"), "device.share.shareUrls", &[&format!("[{}]", urls.join(", "))]);
+    let lines = anna.finish();
+    assert_eq!(missing(&world.path("anna.files"), "their ", "theirs"), [""; 0], "{:#?}", &lines[lines.len() - 20..]);
+    println!("{FILES} files from kdeconnectd in {:?}", begun.elapsed());
 }
