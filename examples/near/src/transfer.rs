@@ -228,8 +228,8 @@ impl Core {
             progress.add(self, id, block.len());
         }
         socket.shutdown_write().map_err(|error| error.to_string())?;
-        // The end comes when the other side has taken it all. Not everybody waits for it, and says goodbye.
-        match network::timeout(patience, socket.recv_future(1)).await {
+        // The end comes when the other side has taken it all. GSConnect closes only when it collects its garbage.
+        match network::timeout(if is_near { STALLED } else { ENDING }, socket.recv_future(1)).await {
             Ok(Err(error @ Error::Reset { .. })) => Err(refusal(&error)),
             _ => {
                 progress.last(self, id);

@@ -140,7 +140,8 @@ fn another_program_gets_one_file_at_a_time() {
     }
     let script = format!("wait-secure fake\nsend {}|{}\nwait-sent\nwait-sent", files[0].1, files[1].1);
     let (anna, fake, talk) = paired(&world, 8, &script);
-    let mut taken = None;
+    // Nor do all of them close the connection of a file that they have.
+    let (mut taken, mut held) = (None, Vec::new());
     for (name, _) in files {
         let offer = talk.receive().unwrap();
         assert_eq!(offer["body"]["filename"], name);
@@ -153,6 +154,7 @@ fn another_program_gets_one_file_at_a_time() {
         let tls = ClientTls::danger_accept_any().identity(fake.tls.clone());
         let socket = Socket::builder().tls(tls).timeout(LIMIT).connect(address).unwrap();
         assert_eq!(socket.recv_to_end(100).unwrap(), name.as_bytes());
+        held.push(socket);
         taken = Some(Instant::now());
     }
     anna.finish();
