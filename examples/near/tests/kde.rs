@@ -92,7 +92,6 @@ fn pairs_talks_and_sends_files_with_kdeconnectd() {
     let Some(world) = world("pairs_talks_and_sends_files_with_kdeconnectd", 1) else { return };
     let mut kde = Kde::start(&world, &root);
     kde.call("", "daemon.setAnnouncedName", &["kde"]);
-    let begun = Instant::now();
     let files = files(&world, [("one", 1), ("many ü'.bin", 20 << 20), ("none", 0)]);
     let go = world.path("go");
     let all: Vec<String> = files.iter().map(|(name, _)| world.path(name)).collect();
@@ -103,6 +102,7 @@ fn pairs_talks_and_sends_files_with_kdeconnectd() {
          forget\nrest\nwait-device kde\npair kde\nwait-refused\nrest\npair kde\naccept\nwait-paired\nwait-secure kde\nwait-other-key kde\nquit",
         go
     );
+    let begun = Instant::now();
     let mut anna = world.device(0, "anna", &script);
     anna.wait("done: wait-device kde");
     println!("both see each other after {:?}, kdeconnectd was there before", begun.elapsed());
