@@ -138,6 +138,8 @@ fn pairs_talks_and_sends_files_with_gsconnect() {
     );
     anna.wait("done: wait-device gsconnect");
     println!("both see each other after {:?}, gsconnect was there before", begun.elapsed());
+    let said = world.start_in_vain(1, "bert");
+    assert_eq!(said, "near: Another KDE Connect program is running on this computer (GSConnect)\n");
     let device = id(&world, "anna");
 
     until("we are known", [&mut anna, gs.service.as_mut().unwrap()], || is_paired(&gs.bus, &device) == Some(false));

@@ -106,6 +106,8 @@ fn pairs_talks_and_sends_files_with_kdeconnectd() {
     let mut anna = world.device(0, "anna", &script);
     anna.wait("done: wait-device kde");
     println!("both see each other after {:?}, kdeconnectd was there before", begun.elapsed());
+    let said = world.start_in_vain(1, "bert");
+    assert_eq!(said, "near: Another KDE Connect program is running on this computer (kdeconnectd)\n");
     let device = format!("/devices/{}", id(&world, "anna"));
     kde.until("", "daemon.devices", &["true"], &id(&world, "anna"));
 

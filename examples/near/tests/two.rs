@@ -102,15 +102,6 @@ fn a_file_is_stopped_and_sent_again() {
     assert_eq!(std::fs::metadata(world.path("bert.files/big")).unwrap().len(), 256 << 20);
 }
 
-/// Starts a Near that cannot start, and returns what it says.
-fn start_in_vain(world: &World, data: &str) -> String {
-    let mut near = world.command(0, world::NEAR);
-    near.args(["--headless", "--data", data]).env("HOME", data).env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere");
-    let output = near.output().unwrap();
-    assert!(!output.status.success());
-    String::from_utf8(output.stderr).unwrap()
-}
-
 /// The one that has the port is named, and not one that could have it.
 #[test]
 fn another_program_has_the_port() {
@@ -125,7 +116,7 @@ fn another_program_has_the_port() {
         decoy.arg("1000");
         decoy
     });
-    let said = || start_in_vain(&world, &world.path("anna.data"));
+    let said = || world.start_in_vain(0, "anna");
     let own = std::fs::read_to_string("/proc/self/comm").unwrap();
 
     let listener = std::net::TcpListener::bind("127.0.0.1:1716").unwrap();
@@ -152,7 +143,7 @@ fn another_near_has_the_data() {
     anna.wait("started");
     let data = world.path("anna.data");
     let before = std::fs::read(format!("{data}/near.json")).unwrap();
-    assert_eq!(start_in_vain(&world, &data), format!("near: Another Near has this data directory: {data}\n"));
+    assert_eq!(world.start_in_vain(0, "anna"), format!("near: Another Near has this data directory: {data}\n"));
     assert!(std::fs::read(format!("{data}/near.json")).unwrap() == before);
     // It ends without a word. The directory is free.
     anna.kill();

@@ -82,6 +82,15 @@ impl World {
         command
     }
 
+    /// Starts a device that cannot start, and returns what it says.
+    pub fn start_in_vain(&self, host: usize, name: &str) -> String {
+        let (mut command, data) = (self.command(host, NEAR), self.path(&format!("{name}.data")));
+        command.args(["--headless", "--data", &data]).env("HOME", &data);
+        let output = command.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere").output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    }
+
     /// Connections that a host has opened so far.
     pub fn attempts(&self, host: usize) -> u64 {
         let output = self.command(host, "cat").arg("/proc/net/snmp").output().unwrap();
