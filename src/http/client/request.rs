@@ -13,9 +13,9 @@ use hyper::body::Bytes;
 
 use super::body::{Content, Pieces};
 use super::builder::field;
-use super::client::Inner;
 use super::download;
 use super::exchange::Exchanging;
+use super::handle::Inner;
 use super::multipart::{Multipart, boundary, open_file};
 use super::response::Response;
 use super::url::{Url, encode};

@@ -7,8 +7,8 @@ use std::time::Duration;
 use ::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::auth::Auth;
-use super::client::{Client, Settings};
 use super::cookies::Cookies;
+use super::handle::{Client, Settings};
 use super::log::LogEntry;
 use super::pool;
 use super::traffic::HeadLimits;

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use hyper::body::{Body, Bytes, Incoming};
 
-use super::client::Settings;
 #[cfg(feature = "gzip")]
 use super::decode::Decoder;
 use super::exchange::Deadline;
+use super::handle::Settings;
 use super::pool::Lease;
 use super::url::Url;
 use crate::engine::{Engine, Sleep, UserFuture, before};

@@ -10,9 +10,9 @@ use hyper::{Request, Uri};
 
 use super::auth::{self, Auth};
 use super::body::{Content, Outgoing};
-use super::client::{Inner, Settings};
 use super::connect::{connect, naming};
 use super::connection::{Connection, Failed};
+use super::handle::{Inner, Settings};
 use super::log::LogEntry;
 use super::pool::{Lease, Pool};
 use super::redirect::{self, is_redirect};

@@ -11,10 +11,10 @@ use ::http::{HeaderMap, StatusCode, Version, header};
 use gio::prelude::*;
 use hyper::body::{Buf, Bytes};
 
-use super::client::Inner as ClientInner;
 use super::connect::is_here;
 #[cfg(feature = "gzip")]
 use super::decode::{Coding, Decoder};
+use super::handle::Inner as ClientInner;
 use super::request::Report;
 use super::stream::Stream;
 use super::taking::Taking;

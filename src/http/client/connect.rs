@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use super::client::Settings;
+use super::handle::Settings;
 use super::url::{Origin, Url};
 use crate::address::Address;
 use crate::conn::Socket;
