@@ -234,9 +234,7 @@ fn target(rest: &str) -> String {
     let rest = rest.split('#').next().unwrap_or_default();
     let cleaned = clean(rest);
     let (path, query) = split_query(&cleaned);
-    // Not ones that begin without a slash, such as a backslash.
-    let path = if path.starts_with('/') { without_dots(path) } else { format!("/{path}") };
-    path + query
+    without_dots(path) + query
 }
 
 /// Splits a target into its path and its query.
@@ -333,6 +331,7 @@ mod tests {
             ),
             ("http://h:/50%", "http://h/50%25", "http://h:80", "h"),
             ("http://h/a/./b/../%2E%2e/c?d/../e", "http://h/c?d/../e", "http://h:80", "h"),
+            ("http://h\\a/./b/../c", "http://h/%5Ca/c", "http://h:80", "h"),
         ] {
             assert_eq!(parts(text), (shown.into(), address.into(), authority.into()), "{text}");
         }
