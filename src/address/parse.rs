@@ -318,8 +318,11 @@ fn check_host_characters(host: &str) -> Parsed<()> {
 /// The form of an international name in DNS and in certificates (IDNA).
 fn host_to_ascii(host: &str) -> Parsed<String> {
     let ascii = glib::hostname_to_ascii(host).ok_or("invalid international host name")?;
-    // The conversion turns a fullwidth slash into a slash.
+    // The conversion turns a fullwidth slash into a slash, and leaves characters out that nobody sees.
     check_host_characters(&ascii)?;
+    if ascii.is_empty() {
+        return Err("expected a host name, got characters that are not part of one".into());
+    }
     Ok(ascii.into())
 }
 

@@ -96,6 +96,14 @@ fn names_of_other_alphabets_have_one_form() {
 }
 
 #[test]
+fn a_name_that_nobody_sees_is_none() {
+    for text in ["\u{34f}:80", "tcp://\u{ad}:80", "http://\u{200b}", "udp://\u{34f}\u{ad}:80"] {
+        let error = Address::parse(text).unwrap_err().to_string();
+        assert!(error.contains("expected a host name") || error.contains("invalid"), "{text:?}: {error}");
+    }
+}
+
+#[test]
 fn ipv4_addresses_have_several_forms() {
     for (text, ip) in [
         ("127.1", [127, 0, 0, 1]),
