@@ -258,9 +258,9 @@ impl Core {
         let socket = socket.await.map_err(|error| error.to_string())?;
         socket.disconnect_cb(|_, _| {});
         let mut progress = Progress::new();
-        let mut left = file.size;
+        let (mut left, mut block) = (file.size, Vec::new());
         while left > 0 {
-            let mut block = vec![0; left.min(BLOCK as u64) as usize];
+            block.resize(left.min(BLOCK as u64) as usize, 0);
             let mut filled = 0;
             while filled < block.len() {
                 let read = network::timeout(STALLED, socket.recv_into_future(&mut block[filled..])).await;
@@ -274,7 +274,7 @@ impl Core {
                 filled += read;
             }
             left -= filled as u64;
-            part.write(block).await.inspect_err(|_| drop(socket.abort()))?;
+            block = part.write(block).await.inspect_err(|_| drop(socket.abort()))?;
             progress.add(self, id, filled);
         }
         if let Ok(Ok(more)) = network::timeout(ENDING, socket.recv_future(1)).await

@@ -210,3 +210,23 @@ pub fn names(directory: &str) -> Vec<String> {
     names.sort();
     names
 }
+
+pub fn finish_both(first: Device, second: Device) -> (Vec<String>, Vec<String>) {
+    let first = std::thread::spawn(move || first.finish());
+    let second = second.finish();
+    (first.join().unwrap(), second)
+}
+
+pub fn says(lines: &[String], wanted: &str) -> bool {
+    lines.iter().any(|line| line.contains(wanted))
+}
+
+/// Pairs anna on host 0 with bert on host 1.
+pub fn paired(world: &World) {
+    let code = world.path("code");
+    let mut anna = world.device(0, "anna", &format!("wait-device bert\naccept\ncode-to {code}\nwait-paired\nquit"));
+    anna.wait("started");
+    let bert = format!("wait-device anna\npair anna\ncode-from {code}\nwait-paired\nquit");
+    let (anna, bert) = finish_both(anna, world.device(1, "bert", &bert));
+    assert!(says(&anna, "paired, strong: true") && says(&bert, "paired, strong: true"));
+}
