@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use parties::{has_namespaces, party, search_path, unshare, without_proxies};
+use parties::{has_namespaces, name_root_avahi, party, search_path, unshare, without_proxies};
 
 /// The longest time that a test may take.
 const HANGS: Duration = Duration::from_secs(100);
@@ -54,22 +54,6 @@ pub fn enter_own_world(arguments: &[&str]) -> bool {
     let outcome = wait(&mut child, HANGS);
     assert!(outcome.is_some_and(|status| status.success()), "{arguments:?}: {outcome:?}");
     false
-}
-
-/// Gives Avahi's accounts the ids of root, since there may be no others inside: the daemon requires that its account
-/// owns its directory.
-fn name_root_avahi(place: &Path) {
-    for (file, names) in [("passwd", &["avahi"][..]), ("group", &["avahi", "netdev"])] {
-        let system = format!("/etc/{file}");
-        let text = fs::read_to_string(&system).unwrap();
-        let is_other = |line: &&str| !names.contains(&line.split(':').next().unwrap_or_default());
-        let mut lines: Vec<String> = text.lines().filter(is_other).map(str::to_owned).collect();
-        let rest = if file == "passwd" { "x:0:0::/:/bin/false" } else { "x:0:" };
-        lines.extend(names.iter().map(|name| format!("{name}:{rest}")));
-        let own = place.join(file);
-        fs::write(&own, lines.join("\n") + "\n").unwrap();
-        run("mount", &format!("--bind {} {system}", own.display()));
-    }
 }
 
 /// Waits for a child to exit, and kills it at the limit.

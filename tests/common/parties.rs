@@ -1,7 +1,7 @@
 //! The daemons that the tests talk to, and the namespaces that the tests run in.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The directories that are searched for daemons: `target/parties`, into which `./dev test` unpacks those that are not
@@ -31,10 +31,32 @@ pub fn install_unpacked() {
     assert!(mount.status().unwrap().success(), "{mount:?}");
 }
 
+/// In a mount namespace: gives Avahi's accounts the ids of root, since there may be no others inside. The daemon requires that
+/// its account owns its directory.
+#[allow(dead_code)]
+pub fn name_root_avahi(place: &Path) {
+    for (file, names) in [("passwd", &["avahi"][..]), ("group", &["avahi", "netdev"])] {
+        let system = format!("/etc/{file}");
+        let text = std::fs::read_to_string(&system).unwrap();
+        let is_other = |line: &&str| !names.contains(&line.split(':').next().unwrap_or_default());
+        let mut lines: Vec<String> = text.lines().filter(is_other).map(str::to_owned).collect();
+        let rest = if file == "passwd" { "x:0:0::/:/bin/false" } else { "x:0:" };
+        lines.extend(names.iter().map(|name| format!("{name}:{rest}")));
+        let own = place.join(file);
+        std::fs::write(&own, lines.join("\n") + "\n").unwrap();
+        let mut mount = Command::new("mount");
+        mount.arg("--bind").args([&own, Path::new(&system)]);
+        assert!(mount.status().unwrap().success(), "{mount:?}");
+    }
+}
+
+pub fn find_party(name: &str) -> Option<PathBuf> {
+    std::env::split_paths(&search_path()).map(|place| place.join(name)).find(|program| program.is_file())
+}
+
 /// Returns the path of a daemon, or of a program from its package.
 pub fn party(name: &str) -> PathBuf {
-    let found = std::env::split_paths(&search_path()).map(|place| place.join(name)).find(|program| program.is_file());
-    found.unwrap_or_else(|| panic!("{name} is missing; ./dev test unpacks the daemons that the tests need"))
+    find_party(name).unwrap_or_else(|| panic!("{name} is missing; ./dev test unpacks the daemons that the tests need"))
 }
 
 /// Removes the user's proxies from the environment of a command: the tests connect to this machine only.

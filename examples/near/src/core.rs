@@ -177,7 +177,7 @@ impl Core {
             id: peer.identity.id.clone(),
             name: peer.identity.name.clone(),
             kind: peer.identity.kind.clone(),
-            address: peer.address.map(|ip| ip.to_string()),
+            address: peer.address.map(|place| place.to_string()),
             state: peer.state(paired.is_some()),
             paired: paired.and_then(|paired| Some(Paired { date: date(paired)?, strong: paired.strong })),
         }

@@ -1,6 +1,5 @@
 //! One device and its state; and what is done when one is heard, or the network changes.
 
-use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use network::tls::{self, Fingerprint};
@@ -12,6 +11,7 @@ use crate::link;
 use crate::near::{Change, Line, State};
 use crate::packet::Identity;
 use crate::pairing::{Ends, Pairing};
+use crate::place::Place;
 use crate::rests::Verdict;
 
 /// Devices in the list; links with devices that are not paired, or on their way.
@@ -20,7 +20,7 @@ const STRANGERS: usize = 8;
 
 pub(crate) struct Peer {
     pub identity: Identity,
-    pub address: Option<IpAddr>,
+    pub address: Option<Place>,
     pub phase: Phase,
     pub pairing: Option<Pairing>,
     /// The person wants to pair as soon as there is a link.
@@ -53,7 +53,7 @@ pub(crate) struct Link {
 }
 
 impl Peer {
-    pub fn new(identity: Identity, address: Option<IpAddr>, phase: Phase) -> Peer {
+    pub fn new(identity: Identity, address: Option<Place>, phase: Phase) -> Peer {
         Peer { identity, address, phase, pairing: None, wants_pairing: false, lines: Vec::new() }
     }
 
@@ -101,7 +101,7 @@ impl Listener for Core {
     }
 
     /// Connects to whoever was heard, unless there is a link.
-    fn heard(&self, identity: Identity, address: IpAddr) {
+    fn heard(&self, identity: Identity, address: Place) {
         let (id, Some(port)) = (identity.id.clone(), identity.port) else { return };
         let paired = self.store.borrow().paired.get(&id).cloned();
         if paired.as_ref().is_some_and(|paired| identity.version < paired.version.min(crate::packet::VERSION)) {
@@ -118,7 +118,7 @@ impl Listener for Core {
                 _ => {}
             }
         }
-        let endpoint = SocketAddr::new(address, port);
+        let endpoint = address.at(port);
         if paired.is_none() {
             let verdict = self.rests.borrow_mut().heard(endpoint, Instant::now());
             match verdict {
@@ -165,7 +165,7 @@ impl Listener for Core {
             self.peers.borrow().values().filter_map(|peer| Some(peer.link()?.socket.clone())).collect();
         for socket in links {
             let has_address =
-                socket.local().inet().is_none_or(|local| UdpSocket::bind(SocketAddr::new(local.ip(), 0)).is_ok());
+                socket.local().inet().is_none_or(|local| UdpSocket::bind(Place::from(local).at(0)).is_ok());
             if has_address { drop(socket.probe()) } else { drop(socket.abort()) }
         }
         self.search_again();
@@ -173,7 +173,7 @@ impl Listener for Core {
 }
 
 impl Core {
-    fn hear_later(&self, identity: Identity, address: IpAddr, wait: Duration) {
+    fn hear_later(&self, identity: Identity, address: Place, wait: Duration) {
         let me = self.me.clone();
         let _ = network::spawn(async move {
             network::sleep(wait).await;
@@ -238,7 +238,7 @@ impl Core {
             discovery.tell(&self.identity(), address);
         }
         if let Some(port) = identity.port {
-            self.rests.borrow_mut().end(SocketAddr::new(address, port), Instant::now());
+            self.rests.borrow_mut().end(address.at(port), Instant::now());
         }
         self.heard(identity, address);
     }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use network::link::NetworkWatch;
 use network::services::{self, Browser, Event, Publisher, Service};
 
 use crate::packet::{IDENTITY_LIMIT, Identity, Packet};
+use crate::place::Place;
 
 const SERVICE: &str = "_kdeconnect._udp";
 
@@ -21,7 +22,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 
 /// What is heard and noticed. All are called from the main loop.
 pub trait Listener: 'static {
-    fn heard(&self, identity: Identity, address: IpAddr);
+    fn heard(&self, identity: Identity, address: Place);
     fn network_changed(&self);
     fn avahi(&self, is_there: bool);
     fn own(&self) -> Identity;
@@ -47,7 +48,7 @@ impl Discovery {
                 && identity.id != listener.own().id
                 && window.admits(&identity.id, listener.knows(&identity.id))
             {
-                listener.heard(identity, from.ip().to_canonical());
+                listener.heard(identity, from.into());
             }
             Ok(())
         });
@@ -91,8 +92,8 @@ impl Discovery {
     }
 
     /// Announces this device to one address.
-    pub fn tell(&self, own: &Identity, address: IpAddr) {
-        let _ = self.socket.send_to(datagram(own), SocketAddr::new(address, self.port));
+    pub fn tell(&self, own: &Identity, address: Place) {
+        let _ = self.socket.send_to(datagram(own), address.at(self.port));
     }
 
     /// Announces this device to a host name or an address.
@@ -112,8 +113,8 @@ fn datagram(own: &Identity) -> String {
 }
 
 pub fn with_port(host: &str, port: u16) -> String {
-    match host.parse::<IpAddr>() {
-        Ok(ip) => SocketAddr::new(ip, port).to_string(),
+    match host.parse::<Place>() {
+        Ok(place) => place.at(port).to_string(),
         Err(_) if host.contains(':') => host.into(),
         Err(_) => format!("{host}:{port}"),
     }

@@ -13,6 +13,7 @@ pub mod near;
 pub mod packet;
 pub mod pairing;
 pub(crate) mod part;
+pub mod place;
 pub(crate) mod progress;
 pub(crate) mod rests;
 pub mod script;

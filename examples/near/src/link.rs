@@ -6,7 +6,7 @@
 //!                   identity ◀─── inside ──▶ identity        from version 8 on; these count
 //! ```
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use network::socket::KeepAlive;
@@ -14,6 +14,7 @@ use network::tls::{self, Fingerprint};
 use network::{ClientTls, ServerTls, Socket};
 
 use crate::packet::{IDENTITY_LIMIT, Identity, LINE_LIMIT, Packet, VERSION};
+use crate::place::Place;
 use crate::store::Paired;
 
 /// For the other side's first line, and for the one inside.
@@ -38,7 +39,7 @@ pub enum Failure {
     /// Nobody answers: a firewall, or it has just gone.
     Unreachable(String),
     /// The device is paired, and this is not its key.
-    OtherKey(Identity, IpAddr),
+    OtherKey(Identity, Place),
     /// The other side does not keep to the protocol, or is not wanted.
     Refused(String),
 }
@@ -110,9 +111,11 @@ async fn agree(
     let fingerprint = socket.peer_fingerprint().ok_or_else(|| Failure::Refused("it shows no key".into()))?;
     if let Some(paired) = paired {
         if paired.fingerprint != fingerprint {
-            let address = socket.remote().inet().map(|address| address.ip().to_canonical());
+            let address = socket.remote().inet().map(Place::from);
             socket.abort();
-            return Err(address.map_or(Failure::Refused("no address".into()), |ip| Failure::OtherKey(outside, ip)));
+            return Err(
+                address.map_or(Failure::Refused("no address".into()), |place| Failure::OtherKey(outside, place))
+            );
         }
         if outside.version < paired.version.min(VERSION) {
             return Err(Failure::Refused("it spoke a newer version before".into()));

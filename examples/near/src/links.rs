@@ -1,6 +1,5 @@
 //! How the links of all devices come and go: accepted, opened, replaced, lost, and back again.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use network::Socket;
@@ -11,6 +10,7 @@ use crate::device::{Link, Peer, Phase};
 use crate::link::{self, Failure, Opened};
 use crate::near::Change;
 use crate::packet::{Identity, LINE_LIMIT, PAIRED_LINE_LIMIT, Packet};
+use crate::place::Place;
 
 /// Connections that are accepted and no links yet.
 const ACCEPTING: usize = 16;
@@ -92,7 +92,7 @@ impl Core {
         self.serial.set(serial);
         let (socket, is_paired) = (opened.socket, self.is_paired(id));
         socket.set_line_limit(if is_paired { PAIRED_LINE_LIMIT } else { LINE_LIMIT });
-        let address = socket.remote().inet().map(|address| address.ip().to_canonical());
+        let address = socket.remote().inet().map(Place::from);
         let (me, from, fingerprint) = (self.me.clone(), id.to_owned(), opened.fingerprint);
         socket.readlines_bytes(move |_, line| {
             if let (Some(core), Ok(packet)) = (me.upgrade(), Packet::parse(line)) {
@@ -187,10 +187,10 @@ impl Core {
             self.with(id, |peer| peer.phase = Phase::Unreachable);
             self.come_back(id, false);
         } else if let Some(peer) = self.peers.borrow_mut().remove(id)
-            && let (true, Some(ip), Some(port)) = (is_ours(&peer), peer.address, peer.identity.port)
+            && let (true, Some(place), Some(port)) = (is_ours(&peer), peer.address, peer.identity.port)
         {
             // Whoever hangs up each time is not connected to each time.
-            self.rests.borrow_mut().failed(SocketAddr::new(ip, port), Instant::now());
+            self.rests.borrow_mut().failed(place.at(port), Instant::now());
         }
         self.tell(Change::Devices);
     }

@@ -237,6 +237,6 @@ fn events(near: &Near, change: &Change) -> Vec<String> {
             let device = near.device(id).map(|device| format!("state {}: {:?}", device.name, device.state));
             device.into_iter().collect()
         }
-        Change::Network => Vec::new(),
+        Change::Network => vec![format!("network up: {}, avahi: {}", near.network().up, near.network().avahi)],
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use network::tls::Fingerprint;
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::near::OpenError;
 use crate::packet;
+use crate::place::Place;
 
 /// A paired device.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +23,7 @@ pub struct Paired {
     pub strong: bool,
     /// It is not accepted with an older version of the protocol from then on.
     pub version: u64,
-    pub address: Option<IpAddr>,
+    pub address: Option<Place>,
 }
 
 /// Keeps another Near out of the data directory, until the file is closed.
@@ -86,7 +86,7 @@ impl Store {
         let device = |device: &Paired| {
             json!({
                 "name": device.name, "kind": device.kind, "fingerprint": device.fingerprint.to_string(), "date": device.date,
-                "strong": device.strong, "version": device.version, "address": device.address.map(|ip| ip.to_string()),
+                "strong": device.strong, "version": device.version, "address": device.address.map(|place| place.to_string()),
             })
         };
         let devices: BTreeMap<_, _> = self.paired.iter().map(|(id, paired)| (id, device(paired))).collect();

@@ -3,7 +3,6 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -254,7 +253,7 @@ impl Core {
             return part.finish(&file.name).await.map(TransferState::Received);
         };
         let tls = ClientTls::pinned(pinned).identity(self.tls.clone());
-        let socket = Socket::builder().tls(tls).connect_timeout(COMING).connect_future(SocketAddr::new(address, port));
+        let socket = Socket::builder().tls(tls).connect_timeout(COMING).connect_future(address.at(port));
         let socket = socket.await.map_err(|error| error.to_string())?;
         socket.disconnect_cb(|_, _| {});
         let mut progress = Progress::new();

@@ -28,7 +28,7 @@ pub fn world(test: &str, others: usize) -> Option<World> {
         unshare.arg("--map-root-user");
     }
     unshare.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-    unshare.arg(std::env::current_exe().unwrap()).args([test, "--exact", "--nocapture"]);
+    unshare.arg(std::env::current_exe().unwrap()).args([test, "--exact", "--include-ignored", "--nocapture"]);
     let status = unshare.env(INSIDE, "1").status().unwrap();
     assert!(status.success(), "{test}: see above");
     None
@@ -107,6 +107,11 @@ impl World {
 
     /// Starts a device. Its data stays from one start to the next.
     pub fn device(&self, host: usize, name: &str, script: &str) -> Device {
+        self.device_with_bus(host, name, script, "unix:path=/nowhere")
+    }
+
+    /// Starts a device that has a system bus, and Avahi if that is on it.
+    pub fn device_with_bus(&self, host: usize, name: &str, script: &str, bus: &str) -> Device {
         let file = self.path(&format!("{name}.script"));
         std::fs::write(&file, script).unwrap();
         let mut command = self.command(host, NEAR);
@@ -114,7 +119,7 @@ impl World {
         command.args(["--headless", "--name", name, "--data", &data]);
         command.args(["--downloads", &self.path(&format!("{name}.files")), "--script", &file]);
         command.env("HOME", &data).env("XDG_DATA_HOME", &data).env("G_MESSAGES_DEBUG", "near");
-        command.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere");
+        command.env("DBUS_SYSTEM_BUS_ADDRESS", bus);
         Device::start(name, command)
     }
 }
