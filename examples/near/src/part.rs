@@ -12,8 +12,10 @@ pub struct Part {
     path: PathBuf,
     file: Option<File>,
     /// The last block, on its way to the disk.
-    writing: Option<gio::JoinHandle<io::Result<(File, Vec<u8>)>>>,
+    writing: Option<Writing>,
 }
+
+type Writing = gio::JoinHandle<io::Result<(File, Vec<u8>)>>;
 
 impl Part {
     pub fn create(directory: &Path, name: &str) -> Result<Part, String> {

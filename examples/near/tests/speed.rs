@@ -2,7 +2,6 @@
 //!
 //! `TMPDIR=/dev/shm cargo test --release --test speed -- --ignored --nocapture`
 
-#[allow(dead_code)]
 mod world;
 
 use std::cell::Cell;
