@@ -31,7 +31,8 @@ fn send(identity: Identity) {
         })
         .map(drop)
     });
-    println!("port {}", server.unwrap().port());
+    let server = server.unwrap();
+    println!("port {}", server.port());
     network::fgloop();
 }
 
