@@ -183,8 +183,13 @@ impl Window {
 
     // ---- when the window is not in front ----
 
+    /// Without a session bus there is nobody to tell, and GLib would complain.
+    fn notifier(&self) -> Option<gtk4::Application> {
+        self.application().filter(|application| application.dbus_connection().is_some())
+    }
+
     fn notify(&self, key: &str, title: &str, text: &str, id: &str) {
-        if let Some(application) = self.application().filter(|_| !self.is_active()) {
+        if let Some(application) = self.notifier().filter(|_| !self.is_active()) {
             let notification = gio::Notification::new(title);
             notification.set_body(Some(text).filter(|text| !text.is_empty()));
             notification.set_default_action_and_target_value("app.device", Some(&id.to_variant()));
@@ -200,7 +205,7 @@ impl Window {
             self.notify(&format!("pair-{}", device.id), &title, &tr("Answer in the window of Near."), &device.id);
         }
         for id in before.iter().filter(|&id| !asking.iter().any(|device| device.id == *id)) {
-            if let Some(application) = self.application() {
+            if let Some(application) = self.notifier() {
                 application.withdraw_notification(&format!("pair-{id}"));
             }
         }
