@@ -91,6 +91,8 @@ pub(crate) use line_ending::LineRule;
 pub(crate) use lines::Window;
 pub(crate) use options::{Options, limit_setters};
 use queues::Queues;
+#[cfg(feature = "http")]
+pub(crate) use space::Space;
 use state::{Duties, Look, Wire, WriteHalf};
 use status::Status;
 use total::Total;

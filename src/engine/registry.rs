@@ -25,8 +25,6 @@ pub(super) struct Entry {
     pub(super) queued: bool,
     /// Flooding: queued with the other hot entries.
     pub(super) hot: bool,
-    /// Hot, and more has come since it was last served.
-    pub(super) is_noticed: bool,
     /// Hot, and its read interest dropped so that the flood wakes nobody.
     pub(super) disarmed: bool,
 }
@@ -70,16 +68,7 @@ impl Engine {
                 }
             },
         };
-        let entry = Entry {
-            handler,
-            input,
-            output,
-            ready: Ready::NONE,
-            queued: false,
-            hot: false,
-            is_noticed: false,
-            disarmed: false,
-        };
+        let entry = Entry { handler, input, output, ready: Ready::NONE, queued: false, hot: false, disarmed: false };
         let inserted = self.entries.borrow_mut().insert(entry);
         debug_assert_eq!(key, inserted);
         Ok(key)

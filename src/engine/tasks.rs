@@ -150,13 +150,8 @@ impl Engine {
         true
     }
 
-    /// Polls a task where no turn runs, on the main context of this engine. It must not call user code: nobody expects that there.
-    #[cfg(feature = "http")]
-    pub(crate) fn poll_now(self: &Rc<Self>, key: Key) {
-        self.poll_task(key);
-    }
-
-    pub(super) fn poll_task(self: &Rc<Self>, key: Key) {
+    /// Polls a task, on the main context of this engine. Where no turn runs it must not call user code: nobody expects that there.
+    pub(crate) fn poll_task(self: &Rc<Self>, key: Key) {
         let entry = self.tasks.all.borrow_mut().get_mut(key).cloned();
         let Some(entry) = entry else { return };
         // Before it is polled: whatever happens meanwhile may be news. And what happened before those who have found it

@@ -209,6 +209,7 @@ impl Engine {
         let count = self.poller.borrow_mut().poll(|bits, what| {
             let (key, output) = Key::from_bits(bits);
             let Some(entry) = entries.get_mut(key) else { return };
+            let is_known = entry.ready.has(Ready::READ);
             entry.ready |= match (output, entry.output.is_some()) {
                 // The reader of our output has gone.
                 (true, _) if what.has(Ready::HANGUP) => what.without(Ready::HANGUP) | Ready::ERROR,
@@ -216,11 +217,9 @@ impl Engine {
                 (false, true) if what.has(Ready::ERROR) => what.without(Ready::ERROR) | Ready::READ | Ready::HANGUP,
                 _ => what,
             };
-            if entry.hot && !entry.disarmed && what.has(Ready::READ) {
-                // One piece of news while it waits is what most bring, and costs less than two system calls.
-                if std::mem::replace(&mut entry.is_noticed, true) {
-                    flooded.push(key);
-                }
+            // One piece of news while it waits is what most bring, and costs less than two system calls.
+            if entry.hot && !entry.disarmed && is_known && what.has(Ready::READ) {
+                flooded.push(key);
             }
             if !entry.queued {
                 entry.queued = true;
@@ -323,7 +322,6 @@ impl Engine {
                 return self.pass(key);
             };
             entry.queued = false;
-            entry.is_noticed = false;
             (entry.handler.clone(), std::mem::replace(&mut entry.ready, Ready::NONE), entry.hot)
         };
         let mut reads = 0;

@@ -9,7 +9,7 @@ use futures_io::AsyncWrite;
 use hyper::rt::{Read, ReadBufCursor, Write};
 
 use crate::conn::Socket;
-use crate::conn::copying::pieces;
+use crate::conn::Space;
 use crate::error::{Error, Result};
 
 /// Looks at what passes.
@@ -58,28 +58,24 @@ impl<W: Watch> Read for Io<W> {
         if room == 0 {
             return Poll::Ready(Ok(()));
         }
-        if self.watch.looks_away() {
-            return match ready!(self.socket.conn().polling(context).read(&mut buffer)) {
-                Ok(_) => {
-                    self.watch.received_unseen();
-                    Poll::Ready(Ok(()))
-                }
-                Err(Error::Closed { .. }) => Poll::Ready(Ok(())),
-                Err(error) => Poll::Ready(Err(self.fail(error))),
-            };
-        }
         let mut refused = None;
-        let taken = self.socket.poll_recv_with(context, room, |piece| match self.watch.received(piece) {
-            Ok(count) => {
-                let piece = &piece[..count.clamp(1, piece.len())];
-                pieces(piece).for_each(|piece| buffer.put_slice(piece));
-                piece.len()
-            }
-            Err(error) => {
-                refused = Some(error);
-                0
-            }
-        });
+        let taken = if self.watch.looks_away() {
+            let taken = self.socket.conn().polling(context).read(&mut buffer);
+            taken.map_ok(|_| self.watch.received_unseen())
+        } else {
+            let taken = self.socket.poll_recv_with(context, room, |piece| match self.watch.received(piece) {
+                Ok(count) => {
+                    let piece = &piece[..count.clamp(1, piece.len())];
+                    buffer.put(piece);
+                    piece.len()
+                }
+                Err(error) => {
+                    refused = Some(error);
+                    0
+                }
+            });
+            taken.map_ok(|_| ())
+        };
         Poll::Ready(match (ready!(taken), refused) {
             (Ok(_), Some(error)) | (Err(error), _) if !matches!(error, Error::Closed { .. }) => Err(self.fail(error)),
             _ => Ok(()),

@@ -11,7 +11,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use super::gate::{Passing, Refusal, check_beginning, check_head, find_end};
 use super::visit::{Limit, Visit};
 use crate::conn::Socket;
-use crate::conn::copying::pieces;
+use crate::conn::Space;
 use crate::error::{Error, Result};
 
 /// Stands in for a request that is refused: hyper is given this one, and the reply is the refusal. So the reply comes in its turn,
@@ -171,7 +171,7 @@ impl GuardedIo {
         let passing = &mut self.passing;
         let taken = self.socket.poll_recv_with(context, buffer.remaining(), |piece| {
             let count = passing.body(piece);
-            pieces(&piece[..count]).for_each(|piece| buffer.put_slice(piece));
+            buffer.put(&piece[..count]);
             count
         });
         match taken {

@@ -122,7 +122,7 @@ impl Visit {
         };
         self.is_held.set(true);
         // Nobody else has that context: what belongs to it stays on its thread.
-        let _ = context.with_thread_default(|| self.engine.poll_now(task));
+        let _ = context.with_thread_default(|| self.engine.poll_task(task));
         self.is_held.set(false);
         self.wake();
     }
