@@ -7,7 +7,7 @@ use network::http::Client;
 use network::socket::Proxy;
 use network::{Error, Result};
 
-use super::common::{Process, TempDir, Watch, await_it, on_own_context, parties, party};
+use super::common::{Process, TempDir, Watch, await_it, on_own_context, parties, party, until_elsewhere};
 use super::name_server;
 use super::nginx::await_start;
 use super::scripted::{Server, response};
@@ -100,9 +100,12 @@ fn every_kind_of_proxy_leads_to_the_server() {
             // Exceptions, and this machine, are reached without it.
             let excepted = Client::builder().proxy(Proxy::url("http://127.0.0.1:1").except([FAR])).build();
             assert!(get(&excepted, &url(FAR)).is_ok());
+            let before = server.accepted();
             let denied = Client::builder().proxy(Proxy::url("socks5h://127.0.0.1:1081")).deny_private(true).build();
             let error = get(&denied, &url(FAR)).unwrap_err();
             assert!(matches!(error, Error::Address { .. }), "{error}");
+            // The tunnel was there before its end was looked at.
+            until_elsewhere("the tunnel of no use", || server.accepted() == before + 1);
         });
     }
 }

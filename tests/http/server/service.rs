@@ -169,8 +169,10 @@ fn a_successor_takes_over_and_no_request_is_lost() {
             for _ in 0..5 {
                 let before = get(&client(), &url);
                 let (staying, _) = socket(&format!("ws://127.0.0.1:{port}/live"));
-                let (mut early, mut begun) = (Raw::connect(port), Raw::connect(port));
+                let [mut early, mut begun, mut idle] = [0; 3].map(|_| Raw::connect(port));
                 begun.send("GET / HTTP/1.1\r\nHo");
+                idle.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+                assert_eq!(idle.answer().body, before);
                 // What has been accepted after these tells that they have been accepted.
                 assert_eq!(get(&client(), &url), before);
                 let count = served.load(Ordering::Relaxed);
@@ -182,9 +184,12 @@ fn a_successor_takes_over_and_no_request_is_lost() {
                     after != before
                 });
                 let successor = Other::new(after.parse().unwrap());
+                // The old one knows of it a little later than those whom the new one serves.
+                assert!(idle.is_over());
                 // Whoever is connected may finish with the old one, and is told to go then.
                 begun.send("st: localhost\r\n\r\n");
                 early.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+
                 for mut raw in [begun, early] {
                     let answer = raw.answer();
                     assert_eq!((answer.status, &answer.body), (200, &before));
