@@ -1,6 +1,7 @@
 //! The one error type. Pure values: this file knows no descriptor and no main loop.
 
 mod convert;
+mod copies;
 #[cfg(feature = "ftp")]
 pub(crate) mod ftp;
 #[cfg(feature = "http")]
@@ -8,7 +9,10 @@ mod http;
 #[cfg(feature = "http")]
 mod naming;
 mod operation;
+mod reasons;
 mod temporary;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::fmt;
@@ -18,7 +22,9 @@ use std::time::Duration;
 
 use crate::certificate::{Fingerprint, PeerCertificate};
 pub(crate) use crate::log::Printable;
+pub(crate) use copies::again;
 pub use operation::Operation;
+pub(crate) use reasons::refuse_zeros;
 use text::{bytes, in_plain_words, of_next, of_pin, of_process, of_queue, of_seen, of_size};
 pub(crate) use text::{count, in_words, os_text};
 
@@ -451,104 +457,6 @@ impl Error {
         Error::Other(error.into())
     }
 
-    /// Returns a copy, for another caller. `None` for errors of the program, and for those that no connection has.
-    pub(crate) fn again(&self) -> Option<Error> {
-        Some(match self {
-            Error::Closed { peer } => Error::Closed { peer: peer.clone() },
-            Error::Reset { peer } => Error::Reset { peer: peer.clone() },
-            Error::Truncated { peer } => Error::Truncated { peer: peer.clone() },
-            Error::Rejected { peer, problem } => Error::Rejected { peer: peer.clone(), problem: problem.clone() },
-            Error::Tls { peer, problem } => Error::Tls { peer: peer.clone(), problem: problem.clone() },
-            #[cfg(feature = "websocket")]
-            Error::WebSocket { peer, code, reason } => {
-                Error::WebSocket { peer: peer.clone(), code: *code, reason: reason.clone() }
-            }
-            Error::LineTooLong { peer, limit } => Error::LineTooLong { peer: peer.clone(), limit: *limit },
-            Error::FrameTooLong { peer, size, limit } => {
-                Error::FrameTooLong { peer: peer.clone(), size: *size, limit: *limit }
-            }
-            Error::Frame { peer, problem } => Error::Frame { peer: peer.clone(), problem: problem.clone() },
-            Error::Plaintext { peer, problem } => Error::Plaintext { peer: peer.clone(), problem },
-            Error::UnknownCertificate { peer, fingerprint, certificate, problem } => Error::UnknownCertificate {
-                peer: peer.clone(),
-                fingerprint: fingerprint.clone(),
-                certificate: certificate.clone(),
-                problem: problem.clone(),
-            },
-            Error::CertificateChanged { peer, pinned, fingerprint, certificate, pin_file } => {
-                Error::CertificateChanged {
-                    peer: peer.clone(),
-                    pinned: pinned.clone(),
-                    fingerprint: fingerprint.clone(),
-                    certificate: certificate.clone(),
-                    pin_file: pin_file.clone(),
-                }
-            }
-            Error::Cancelled { operation, address } => {
-                Error::Cancelled { operation: *operation, address: address.clone() }
-            }
-            Error::Lookup { address, cause } => Error::Lookup { address: address.clone(), cause: cause.clone() },
-            Error::Refused { address, source } => Error::Refused { address: address.clone(), source: again(source) },
-            Error::Unreachable { address, source } => {
-                Error::Unreachable { address: address.clone(), source: again(source) }
-            }
-            Error::Proxy { proxy, address, problem } => {
-                Error::Proxy { proxy: proxy.clone(), address: address.clone(), problem: problem.clone() }
-            }
-            Error::ServiceNotFound { address, seen } => {
-                Error::ServiceNotFound { address: address.clone(), seen: seen.clone() }
-            }
-            Error::AvahiUnavailable { address, cause } => {
-                Error::AvahiUnavailable { address: address.clone(), cause: cause.clone() }
-            }
-            Error::TimedOut { operation, address, limit } => {
-                Error::TimedOut { operation: *operation, address: address.clone(), limit: *limit }
-            }
-            Error::Io { operation, address, source } => {
-                Error::Io { operation: *operation, address: address.clone(), source: again(source) }
-            }
-            _ => return None,
-        })
-    }
-
-    /// Returns a copy for another caller; where [`Error::again`] has none, an error with the same text.
-    pub(crate) fn copy(&self) -> Error {
-        self.again().unwrap_or_else(|| Error::other(self.to_string()))
-    }
-
-    /// Converts a failed system call on an established connection into the matching variant.
-    pub(crate) fn from_io(operation: Operation, peer: impl ToString, source: io::Error) -> Self {
-        let peer = peer.to_string();
-        match source.kind() {
-            io::ErrorKind::ConnectionReset => Error::Reset { peer },
-            io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected => Error::Closed { peer },
-            _ => Error::Io { operation, address: peer, source },
-        }
-    }
-
-    /// Converts a failed `connect` into the matching variant.
-    pub(crate) fn from_connect(address: impl ToString, source: io::Error) -> Self {
-        use io::ErrorKind as Kind;
-        let address = address.to_string();
-        match source.kind() {
-            Kind::ConnectionRefused | Kind::NotFound => Error::Refused { address, source },
-            Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown | Kind::AddrNotAvailable => {
-                Error::Unreachable { address, source }
-            }
-            Kind::ConnectionReset => Error::Reset { peer: address },
-            _ => Error::Io { operation: Operation::Connect, address, source },
-        }
-    }
-
-    /// Converts a failed `bind` or `listen` into the matching variant.
-    pub(crate) fn from_listen(address: impl ToString, source: io::Error) -> Self {
-        let address = address.to_string();
-        match source.kind() {
-            io::ErrorKind::AddrInUse => Error::InUse { address, source },
-            _ => Error::Io { operation: Operation::Listen, address, source },
-        }
-    }
-
     /// Returns the variant's name, for `Debug`.
     fn name(&self) -> &'static str {
         match self {
@@ -654,126 +562,8 @@ impl Error {
     }
 }
 
-/// Returns a copy of a system call's error.
-pub(crate) fn again(error: &io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(number) => io::Error::from_raw_os_error(number),
-        None if error.get_ref().is_some() => io::Error::new(error.kind(), error.to_string()),
-        None => error.kind().into(),
-    }
-}
-
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {self}", self.name())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn survives_the_way_through_io_error() {
-        let own = Error::LineTooLong { peer: "x".into(), limit: 3 };
-        let back = Error::from(io::Error::from(own));
-        assert!(matches!(back, Error::LineTooLong { limit: 3, .. }), "{back}");
-    }
-
-    #[test]
-    fn foreign_errors_keep_their_words() {
-        let foreign = Error::from(io::Error::new(io::ErrorKind::StorageFull, "no room"));
-        assert_eq!(foreign.to_string(), "no room");
-        assert_eq!(foreign.kind(), io::ErrorKind::StorageFull);
-        let foreign = Error::from(glib::Error::new(gio::IOErrorEnum::Busy, "not now"));
-        assert_eq!(foreign.to_string(), "not now");
-    }
-
-    #[test]
-    fn a_failure_has_one_wording_whatever_the_cause() {
-        let cause = |kind: io::ErrorKind| io::Error::from(kind);
-        for kind in [io::ErrorKind::AddrInUse, io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied] {
-            let error = Error::from_listen("/x", cause(kind)).to_string();
-            assert!(error.starts_with("cannot listen on /x: "), "{error}");
-        }
-        for kind in [io::ErrorKind::ConnectionRefused, io::ErrorKind::PermissionDenied] {
-            let error = Error::from_connect("/x", cause(kind)).to_string();
-            assert!(error.starts_with("cannot connect to /x: "), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_next_try_is_told_in_whole_seconds() {
-        let down = |next| Error::Down { address: "host:1".into(), next }.to_string();
-        assert_eq!(down(Some(Duration::from_millis(2100))), "not connected to host:1 (next try in 3 s)");
-        assert_eq!(down(Some(Duration::from_secs(2))), "not connected to host:1 (next try in 2 s)");
-        assert_eq!(down(None), "not connected to host:1");
-    }
-
-    #[test]
-    fn one_is_not_many() {
-        let line = |limit| Error::LineTooLong { peer: "x".into(), limit }.to_string();
-        assert_eq!(line(1), "line from x exceeds the limit of 1 byte");
-        assert_eq!(line(2), "line from x exceeds the limit of 2 bytes");
-        let threads = |others| Error::OtherThreads { others, names: "gmain".into() }.to_string();
-        assert!(threads(1).contains(" 1 other thread (gmain)"), "{}", threads(1));
-        assert!(threads(2).contains(" 2 other threads (gmain)"), "{}", threads(2));
-    }
-
-    #[test]
-    fn text_for_people_has_no_numbers_of_the_system_and_no_debug_forms() {
-        let source = || io::Error::from(rustix::io::Errno::CONNREFUSED);
-        let text = Error::from_connect("host:1", source()).to_string();
-        assert_eq!(text, "cannot connect to host:1: Connection refused");
-        let text = Error::from_io(Operation::Read, "host:1", io::Error::from(rustix::io::Errno::IO)).to_string();
-        assert_eq!(text, "cannot read from host:1: Input/output error");
-        for (limit, words) in [(30_000, "30 s"), (1_500, "1.5 s"), (50, "50 ms")] {
-            let limit = Duration::from_millis(limit);
-            let late = Error::TimedOut { operation: Operation::Connect, address: "host:1".into(), limit };
-            assert_eq!(late.to_string(), format!("timed out after {words} while connecting to host:1"));
-        }
-        assert_eq!(in_words(Duration::from_micros(20)), "20 µs");
-        assert_eq!(in_words(Duration::ZERO), "0 s");
-    }
-
-    #[test]
-    fn debug_shows_the_variant_and_the_text() {
-        let error = Error::Closed { peer: "host:1".into() };
-        assert_eq!(format!("{error:?}"), "Closed: the connection to host:1 is closed");
-    }
-
-    #[test]
-    fn errors_of_parsers_pass_through_a_question_mark() {
-        fn number(bytes: &[u8]) -> Result<u8> {
-            Ok(std::str::from_utf8(bytes)?.parse()?)
-        }
-        fn address(bytes: Vec<u8>) -> Result<std::net::IpAddr> {
-            Ok(String::from_utf8(bytes)?.parse()?)
-        }
-        assert_eq!(number(b"7").unwrap(), 7);
-        for bytes in [b"\xff".as_slice(), b"x"] {
-            assert!(matches!(number(bytes), Err(Error::Other(_))));
-            assert!(matches!(address(bytes.to_vec()), Err(Error::Other(_))));
-        }
-    }
-
-    #[test]
-    fn text_of_peers_is_one_line_of_visible_characters() {
-        let text = "Büro 1\\ \n\r\t\u{1b}[2J\u{85}\u{2028}\u{202e}\u{2066}\0ende";
-        let shown = Printable(text).to_string();
-        assert_eq!(shown, "Büro 1\\ \\n\\r\\t\\u{1b}[2J\\u{85}\\u{2028}\\u{202e}\\u{2066}\\u{0}ende");
-        assert_eq!(Printable(&shown).to_string(), shown);
-    }
-
-    #[test]
-    fn becomes_a_glib_error() {
-        let error = glib::Error::from(Error::Closed { peer: "host:1".into() });
-        assert!(error.matches(gio::IOErrorEnum::Closed));
-        assert_eq!(error.message(), "the connection to host:1 is closed");
-    }
-
-    #[test]
-    fn stays_small_enough_to_return_by_value() {
-        assert!(size_of::<Error>() <= 72, "{}", size_of::<Error>());
     }
 }

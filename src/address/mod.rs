@@ -4,6 +4,8 @@
 mod conversions;
 mod endpoint;
 mod file_options;
+#[cfg(feature = "http")]
+mod of_schemes;
 mod parse;
 mod schemes;
 #[cfg(test)]

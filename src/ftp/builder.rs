@@ -11,7 +11,7 @@ use super::session::{Session, Settings};
 use crate::address::{Address, well_known_port, without_password};
 use crate::conn::Socket;
 use crate::engine::in_background;
-use crate::error::{Error, Operation, Result};
+use crate::error::{Error, Operation, Result, refuse_zeros};
 use crate::socket::{KeepAlive, Proxy};
 use crate::tls::{ClientTls, Tls};
 
@@ -234,20 +234,15 @@ impl Builder {
 
     /// Fails if an option is invalid.
     fn check(&self) -> Result {
-        let limits = [
+        let times = [
             ("connect_timeout", Some(self.connect_timeout)),
             ("reply_timeout", self.reply_timeout),
             ("data_timeout", self.data_timeout),
             ("abort_timeout", Some(self.abort_timeout)),
             ("accept_timeout", Some(self.accept_timeout)),
         ];
-        match limits.into_iter().find(|(_, limit)| *limit == Some(Duration::ZERO)) {
-            Some((name, _)) => Err(Error::InvalidOption(format!("{name} of an FTP client must not be zero"))),
-            None if self.listing_limit == 0 => {
-                Err(Error::InvalidOption("listing_limit of an FTP client must not be zero".into()))
-            }
-            None => Ok(()),
-        }
+        let times = times.map(|(name, limit)| (name, limit == Some(Duration::ZERO)));
+        refuse_zeros("an FTP client", times.into_iter().chain([("listing_limit", self.listing_limit == 0)]))
     }
 }
 

@@ -19,7 +19,7 @@ use crate::avahi::Announcement;
 use crate::conn::callbacks::{Disconnect, SharedDisconnect};
 use crate::conn::{Common, LineEnding, Options, Roster, Socket, limit_setters};
 use crate::engine::{Engine, LogQuota};
-use crate::error::{Error, Result, count};
+use crate::error::{Error, Result, count, refuse_zeros};
 use crate::log;
 use crate::sys::{self, Account, FileSettings, KeepAlive, SocketFile};
 use crate::tls::{ServerSetup, ServerTls, Tls};
@@ -66,10 +66,7 @@ impl Limits {
             ("max_handshakes", self.max_handshakes),
             ("max_handshakes_per_address", self.share_of_an_address()),
         ];
-        match limits.into_iter().find(|(_, limit)| *limit == 0) {
-            Some((name, _)) => Err(Error::InvalidOption(format!("{name} of a server must not be zero"))),
-            None => Ok(()),
-        }
+        refuse_zeros("a server", limits.map(|(name, limit)| (name, limit == 0)))
     }
 
     fn share_of_an_address(&self) -> usize {

@@ -1,20 +1,21 @@
 //! Options of a client, and its handshake, which is a request of HTTP.
 
+use std::fmt;
 use std::time::Duration;
 
 use gio::prelude::*;
 use http::StatusCode;
 use http::header::{
-    CONNECTION, HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 
 use super::handle::WebSocket;
 use super::handshake::{VERSION, check_protocols, check_response, new_key};
-use super::limits::{Limits, limit_setters};
+use super::limits::{Limits, OWNER, limit_setters};
 use crate::address::{Address, without_password};
 use crate::engine::in_background;
-use crate::error::{Error, Operation, Printable, Result};
+use crate::error::{Error, Operation, Printable, Result, refuse_zeros};
 use crate::http::{Client, RequestBuilder, Response};
 use crate::socket::Proxy;
 use crate::tls::ClientTls;
@@ -41,11 +42,12 @@ const OWN: [HeaderName; 8] = [
 /// println!("{:?}", ws.protocol());
 /// # Ok::<(), network::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct Builder {
     protocols: Vec<String>,
     headers: Vec<(String, Vec<u8>)>,
+    bearer: Option<String>,
     tls: ClientTls,
     proxy: Proxy,
     connect_to: Option<Address>,
@@ -60,6 +62,7 @@ impl Builder {
         Builder {
             protocols: Vec::new(),
             headers: Vec::new(),
+            bearer: None,
             tls: ClientTls::new(),
             proxy: Proxy::environment(),
             connect_to: None,
@@ -94,14 +97,10 @@ impl Builder {
         self.header(ORIGIN, origin.as_ref())
     }
 
-    /// Sets the `Authorization` field to a bearer token.
+    /// Authenticates by a bearer token (RFC 6750). Credentials in the URL precede.
     pub fn bearer(mut self, token: impl AsRef<str>) -> Self {
-        let value = format!("Bearer {}", token.as_ref());
-        if HeaderValue::from_bytes(value.as_bytes()).is_err() {
-            let problem = "the bearer token has a line break, or another character that no header field may have";
-            self.problem.get_or_insert_with(|| problem.to_owned());
-        }
-        self.header("authorization", value)
+        self.bearer = Some(token.as_ref().to_owned());
+        self
     }
 
     /// Sets whom to trust in `wss`. Default: [`ClientTls::new`].
@@ -194,6 +193,10 @@ impl Builder {
             Some(address) => client.connect_to(address.clone()),
             None => client,
         };
+        let client = match &self.bearer {
+            Some(token) => client.bearer(token),
+            None => client,
+        };
         let key = new_key()?;
         let mut request = client
             .build()
@@ -220,10 +223,14 @@ impl Builder {
         check_protocols(&self.protocols)?;
         self.limits.check()?;
         let limits = [("connect_timeout", self.connect_timeout), ("handshake_timeout", self.handshake_timeout)];
-        match limits.into_iter().find(|(_, limit)| limit.is_zero()) {
-            Some((name, _)) => Err(Error::InvalidOption(format!("{name} of a WebSocket must not be zero"))),
-            None => Ok(()),
-        }
+        refuse_zeros(OWNER, limits.map(|(name, limit)| (name, limit.is_zero())))
+    }
+}
+
+/// Without the token and the fields, which may be secret.
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("protocols", &self.protocols).finish_non_exhaustive()
     }
 }
 
@@ -362,5 +369,7 @@ mod tests {
             let error = builder().bearer(token).connect("ws://127.0.0.1:1/").unwrap_err();
             assert!(matches!(&error, Error::InvalidOption(text) if text.contains("bearer token")), "{error}");
         }
+        let secret = builder().bearer("sesam").header("x-key", "sesam");
+        assert!(!format!("{secret:?}").contains("115, 101") && !format!("{secret:?}").contains("sesam"));
     }
 }

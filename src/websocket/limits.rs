@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::handle::WebSocket;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, refuse_zeros};
 
 /// Limits for each connection, where they are not the default.
 #[derive(Clone, Debug, Default)]
@@ -38,8 +38,11 @@ impl Limits {
     }
 }
 
-fn check(is_zero: bool, problem: &str) -> Result {
-    if is_zero { Err(Error::InvalidOption(format!("{problem} of a WebSocket must not be zero"))) } else { Ok(()) }
+/// The owner of these options, as errors name it.
+pub(super) const OWNER: &str = "a WebSocket";
+
+fn check(is_zero: bool, name: &str) -> Result {
+    refuse_zeros(OWNER, [(name, is_zero)])
 }
 
 pub(super) fn check_message_limit(bytes: usize) -> Result {

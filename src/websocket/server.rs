@@ -299,36 +299,21 @@ impl ServerBuilder {
 /// Returns the address of HTTP with the same meaning.
 ///
 /// # Errors
-/// [`Error::Address`]. What is no address of any kind is told what is wanted here, which is less than other servers take.
+/// [`Error::Address`] if it is neither a URL of WebSocket nor a unix socket.
 fn http_address<A>(address: A) -> Result<Address>
 where
     A: TryInto<Address>,
     Error: From<A::Error>,
 {
-    let unfit = |address: String| {
-        let problem = "write ws://… or wss://… and host:port, or the path of a unix socket".into();
-        Error::Address { address, problem }
-    };
-    let scheme = |text: &str| text.split_once("://").map_or(String::new(), |(scheme, _)| scheme.to_ascii_lowercase());
-    let address = match address.try_into().map_err(Error::from) {
-        Ok(address) => address,
-        Err(Error::Address { address, problem }) => {
-            let is_path = address.starts_with('@') || address.contains('/') && !address.contains("://");
-            let is_meant = is_path || ["ws", "wss"].contains(&scheme(&address).as_str());
-            return Err(if is_meant { Error::Address { address, problem } } else { unfit(address) });
-        }
-        Err(error) => return Err(error),
-    };
+    let wanted = |_: &str| "write ws://… or wss://… and host:port, or the path of a unix socket";
+    let address = Address::of_schemes(address, &["ws", "wss"], wanted)?;
     if matches!(address.target(), Target::Unix(_)) {
         return Ok(address);
     }
     let text = address.to_string();
-    let (_, rest) = text.split_once("://").unwrap_or_default();
-    match scheme(&text).as_str() {
-        "ws" => Address::parse(&format!("http://{rest}")),
-        "wss" => Address::parse(&format!("https://{rest}")),
-        _ => Err(unfit(text)),
-    }
+    let (scheme, rest) = text.split_once("://").unwrap_or_default();
+    let scheme = if scheme.eq_ignore_ascii_case("wss") { "https" } else { "http" };
+    Address::parse(&format!("{scheme}://{rest}"))
 }
 
 #[cfg(test)]

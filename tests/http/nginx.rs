@@ -113,7 +113,8 @@ impl Nginx {
             .arg("-e")
             .arg(directory.path("error.log"));
         let process = Process::start(&mut nginx, Watch::Stderr);
-        await_start(port);
+        // It opens one after the other.
+        [port].into_iter().chain(tls).for_each(await_start);
         Nginx { _process: process, directory, port, tls }
     }
 

@@ -14,7 +14,7 @@ use super::pool;
 use super::traffic::HeadLimits;
 use super::url::Url;
 use crate::address::Address;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, refuse_zeros};
 use crate::socket::Proxy;
 use crate::tls::ClientTls;
 
@@ -335,11 +335,6 @@ impl ClientBuilder {
             ("timeout", self.settings.timeout),
             ("the time of min_speed", self.settings.min_speed.map(|(_, time)| time)),
         ];
-        for (name, limit) in timeouts {
-            if limit == Some(Duration::ZERO) {
-                self.refuse(format_args!("{name} of an HTTP client must not be zero"));
-            }
-        }
         self.settings.min_speed = self.settings.min_speed.filter(|(bytes, _)| *bytes > 0);
         let counts = [
             ("connections", self.settings.pool.connections),
@@ -347,10 +342,10 @@ impl ClientBuilder {
             ("header_limit", self.settings.head.size),
             ("max_headers", self.settings.head.fields),
         ];
-        for (name, count) in counts {
-            if count == 0 {
-                self.refuse(format_args!("{name} of an HTTP client must not be zero"));
-            }
+        let timeouts = timeouts.map(|(name, limit)| (name, limit == Some(Duration::ZERO)));
+        let counts = counts.map(|(name, count)| (name, count == 0));
+        if let Err(error) = refuse_zeros("an HTTP client", timeouts.into_iter().chain(counts)) {
+            self.refuse(error);
         }
         self.settings.connect_timeout = self.connect_timeout.unwrap_or(Duration::MAX);
         Client::with_settings(self.settings)

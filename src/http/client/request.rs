@@ -20,7 +20,7 @@ use super::multipart::{Multipart, boundary, open_file};
 use super::response::Response;
 use super::url::{Url, encode};
 use crate::engine::in_background;
-use crate::error::{Error, Operation, Result};
+use crate::error::{Error, Operation, Result, refuse_zeros};
 
 /// The progress of an exchange.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -287,8 +287,8 @@ impl RequestBuilder {
     /// Sets the [timeout](super::ClientBuilder::timeout) for the whole exchange.
     pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.timeout = limit.into();
-        if self.timeout == Some(Duration::ZERO) {
-            self.refuse("timeout of an HTTP request must not be zero".into());
+        if let Err(error) = refuse_zeros("an HTTP request", [("timeout", self.timeout == Some(Duration::ZERO))]) {
+            self.refuse(error.to_string());
         }
         self
     }

@@ -25,36 +25,20 @@ impl Place {
     /// Reads what the program has given as the address.
     ///
     /// # Errors
-    /// Those of [`Place::of`]. What is no address of any kind is told what is wanted here, which is less than other servers take.
+    /// [`Error::Address`] if it is neither a URL of HTTP nor a unix socket.
     pub(super) fn parse<A>(address: A) -> Result<Self>
     where
         A: TryInto<Address>,
         Error: From<A::Error>,
     {
-        match address.try_into().map_err(Error::from) {
-            Ok(address) => Place::of(&address),
-            Err(Error::Address { address, .. }) if !is_url(&address) && !is_path(&address) => {
-                let problem = wanted(&address).into();
-                Err(Error::Address { address, problem })
-            }
-            Err(error) => Err(error),
+        let address = Address::of_schemes(address, &["http", "https"], wanted)?;
+        if matches!(address.target(), Target::Unix(_)) {
+            return Ok(Place { address, is_tls: false, host: String::new() });
         }
-    }
-
-    /// # Errors
-    /// [`Error::Address`] if it is neither a URL of HTTP nor a unix socket.
-    pub(super) fn of(address: &Address) -> Result<Self> {
         let text = address.to_string();
         let unfit = |problem: String| Error::Address { address: text.clone(), problem };
-        if matches!(address.target(), Target::Unix(_)) {
-            return Ok(Place { address: address.clone(), is_tls: false, host: String::new() });
-        }
         let (scheme, rest) = text.split_once("://").unwrap_or_default();
-        let is_tls = match scheme.to_ascii_lowercase().as_str() {
-            "http" => false,
-            "https" => true,
-            _ => return Err(unfit(wanted(&text).into())),
-        };
+        let is_tls = scheme.eq_ignore_ascii_case("https");
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '?', '#', '@']) {
             return Err(unfit("expected a host and a port to listen on, without a path".into()));
@@ -81,17 +65,6 @@ impl Place {
         let scheme = if self.is_tls { "https" } else { "http" };
         format!("{scheme}://{}:{port}/", self.host)
     }
-}
-
-/// Returns whether a text is meant as a URL of HTTP.
-fn is_url(text: &str) -> bool {
-    let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
-    ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
-}
-
-/// Returns whether a text is meant as a unix socket.
-fn is_path(text: &str) -> bool {
-    text.starts_with('@') || text.contains('/') && !text.contains("://")
 }
 
 #[cfg(test)]

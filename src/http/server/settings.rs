@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::gate::HeadLimits;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, refuse_zeros};
 
 /// The limits of a server, and who may ask it.
 #[derive(Clone, Debug)]
@@ -53,9 +53,6 @@ impl Settings {
             ("write_timeout", self.write_timeout),
             ("keep_idle", self.keep_idle),
         ];
-        if let Some((name, _)) = times.into_iter().find(|(_, time)| *time == Some(Duration::ZERO)) {
-            return Err(Error::InvalidOption(format!("{name} is zero; None takes the limit away")));
-        }
         let counts = [
             ("header_limit", self.head.head),
             ("max_headers", self.head.fields),
@@ -63,9 +60,8 @@ impl Settings {
             ("requests_per_connection", self.requests_per_connection.try_into().unwrap_or(usize::MAX)),
             ("max_connections", max_connections),
         ];
-        if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
-            return Err(Error::InvalidOption(format!("{name} of an HTTP server must not be zero")));
-        }
+        let times = times.map(|(name, limit)| (name, limit == Some(Duration::ZERO)));
+        refuse_zeros("an HTTP server", times.into_iter().chain(counts.map(|(name, count)| (name, count == 0))))?;
         // What can never be the same as a field of a request would turn everybody away.
         let is_host =
             |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || "/*@?#".contains(c));
