@@ -669,7 +669,8 @@ fn a_peer_that_answers_no_heartbeat_is_given_up_after_ten_seconds_more() {
         until(|| reason.borrow().is_some());
         let (reason, was_up) = reason.take().unwrap();
         assert!(reason.starts_with("timed out after 10.3 s while waiting to receive anything"), "{reason}");
-        assert!(was_up.unwrap() >= ms(10_300) && was_up.unwrap() < ms(13_000), "{was_up:?}");
+        // It is up a moment after its silence began.
+        assert!(was_up.unwrap() >= ms(10_200) && was_up.unwrap() < ms(13_000), "{was_up:?}");
         drop((link, server));
     });
 }

@@ -198,7 +198,7 @@ impl ServerBuilder {
     ///
     /// Further clients are neither accepted nor rejected: they wait in the [accept backlog](ServerBuilder::backlog), and
     /// are accepted in order as connections end. When the backlog is full as well, the kernel lets clients retry until they
-    /// time out. For handshakes in progress, see also [their share](Self::max_handshakes_per_address). A connection counts
+    /// time out, and may reset some. For handshakes in progress, see also [their share](Self::max_handshakes_per_address). A connection counts
     /// until its disconnect callback is due, not while it lingers.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.limits.max_connections = connections;
