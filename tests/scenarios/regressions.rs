@@ -390,7 +390,7 @@ fn many_stalled_peers_hold_up_the_end_of_a_context_no_longer_than_one() {
     let started = on_own_context(|| {
         for _ in 0..6 {
             let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-            let socket = Socket::builder().linger(Duration::from_millis(300)).from_fd(ours).unwrap();
+            let socket = Socket::builder().linger(Duration::from_millis(500)).from_fd(ours).unwrap();
             socket.readlines(|_, _| Ok(()));
             socket.send(vec![0; 4 << 20]).unwrap();
             assert!(socket.queued() > 0);
@@ -399,8 +399,8 @@ fn many_stalled_peers_hold_up_the_end_of_a_context_no_longer_than_one() {
         Instant::now()
     });
     let took = started.elapsed();
-    assert!(took >= Duration::from_millis(250), "what was queued gets its time: {took:?}");
-    assert!(took < Duration::from_millis(1200), "{took:?}");
+    assert!(took >= Duration::from_millis(450), "what was queued gets its time: {took:?}");
+    assert!(took < Duration::from_millis(2500), "{took:?}");
 }
 
 #[test]

@@ -360,9 +360,8 @@ fn progress_is_said_once_a_second(application: &adw::Application) {
         file.state = TransferState::Sent;
     }
     window.changed(&Change::Transfer(1));
-    let begun = Instant::now();
-    until("the end is said", || texts(&shown(&window)).iter().any(|text| text == "Sent — 1.4 GB"));
-    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    frames(&window, 2);
+    assert!(texts(&shown(&window)).iter().any(|text| text == "Sent — 1.4 GB"));
     stage::close(window);
 }
 
