@@ -66,6 +66,9 @@ impl Nginx {
         std::fs::write(root.join("hello.txt"), "hello\n").unwrap();
         std::fs::write(root.join("page.html"), "<p>page</p>\n".repeat(10_000)).unwrap();
         std::fs::write(root.join("big"), noise(BIG, 5)).unwrap();
+        // The date of a file that changed just now does not say which version it is.
+        let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+        std::fs::File::options().write(true).open(root.join("big")).unwrap().set_modified(long_ago).unwrap();
         std::fs::write(directory.path("users"), "me:{PLAIN}sesam\n").unwrap();
         certify(&directory);
         let port = free_port();

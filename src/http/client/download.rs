@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::future::poll_fn;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ::http::{HeaderValue, StatusCode, header};
 
@@ -111,9 +111,13 @@ fn open(part: &Path, offset: u64) -> io::Result<File> {
     }
 }
 
-/// Returns the time of the last change, by which the download may continue.
+/// Returns the time of the last change, by which the download may continue. None if it was in the second of the response: another
+/// change may have come that has the same date (RFC 9110, 8.8.2.2).
 fn modified(response: &Response) -> Option<SystemTime> {
-    httpdate::parse_http_date(response.header("last-modified")?).ok()
+    let date = |name| httpdate::parse_http_date(response.header(name)?).ok();
+    let modified = date("last-modified")?;
+    let now = date("date").unwrap_or_else(SystemTime::now);
+    now.duration_since(modified).is_ok_and(|past| past >= Duration::from_secs(1)).then_some(modified)
 }
 
 /// Gives the partial file the time of the one at the server. One without has a time that no server tells: its first second.

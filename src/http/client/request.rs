@@ -302,7 +302,8 @@ impl RequestBuilder {
     /// Sets whether a [`download`](Self::download) continues one that was interrupted. Default: no.
     ///
     /// It continues if the partial file is from a call that had this set as well and the server still has the same file, by the time
-    /// of its last change. Otherwise it begins anew.
+    /// of its last change. Otherwise it begins anew, as it does with a file that was changed within a second before the first part was
+    /// sent.
     pub fn resume(mut self, resume: bool) -> Self {
         self.resume = resume;
         self

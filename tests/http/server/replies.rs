@@ -1,14 +1,15 @@
 //! Replies: files, ranges, streams, cookies, redirects, unix sockets and TLS.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use network::http::{Reply, Server};
+use network::http::{Client, ClientBuilder, Reply, Server};
+use network::socket::Proxy;
 use network::{Error, ServerTls};
 
 use super::curl;
 use super::raw::Raw;
-use crate::common::{TempDir, beside, noise, on_own_context, tool};
+use crate::common::{TempDir, await_it, beside, noise, on_own_context, tool};
 
 #[test]
 fn files_ranges_and_conditions() {
@@ -73,6 +74,36 @@ fn files_ranges_and_conditions() {
             crate::common::run(&mut command, []).assert_clean();
         });
         assert_eq!(fs::read(directory.path("copy")).unwrap(), content);
+    });
+}
+
+#[test]
+fn our_own_client_resumes_what_has_not_changed() {
+    on_own_context(|| {
+        let directory = TempDir::new();
+        let (file, copy) = (directory.path("f"), directory.path("copy"));
+        let content = noise(3 << 20, 7);
+        fs::write(&file, &content).unwrap();
+        let path = file.clone();
+        let server = Server::new("http://127.0.0.1:0/", move |request| Reply::file(&path, request)).unwrap();
+        let hour = Duration::from_secs(3600);
+        let now = SystemTime::now();
+        // What changes after it was sent may change once more in that second.
+        for (first, second, status) in
+            [(now - hour, now - hour, 206), (now - hour, now - 2 * hour, 200), (now + hour, now + hour, 200)]
+        {
+            let change = |time| fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+            let client = || Client::builder().proxy(Proxy::none());
+            let download =
+                |client: ClientBuilder| await_it(client.build().get(server.url()).resume(true).download_future(&copy));
+            change(first);
+            let error = download(client().max_download(1 << 20)).unwrap_err();
+            assert!(matches!(error, Error::LimitExceeded { .. }), "{error}");
+            assert!(directory.path("copy.part").metadata().unwrap().len() >= 1 << 19);
+            change(second);
+            assert_eq!(download(client()).unwrap().status(), status);
+            assert!(fs::read(&copy).unwrap() == content);
+        }
     });
 }
 
