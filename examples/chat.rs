@@ -46,7 +46,7 @@ fn main() -> Result {
         };
         if let Err(error) = entered {
             eprintln!("{error}");
-            network::endloop();
+            std::process::exit(1);
         }
     });
     network::fgloop();

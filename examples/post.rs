@@ -25,7 +25,7 @@ fn pause(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|seconds| *seconds >= 0.001);
     seconds
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .ok_or_else(|| "expected a number above 0".into())
+        .ok_or_else(|| "expected a number of seconds, such as 60 or 0.5".into())
 }
 
 fn main() -> Result {

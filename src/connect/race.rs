@@ -472,7 +472,9 @@ fn explain(name: &UnixName, error: io::Error) -> io::Error {
     let UnixName::Path(path) = name else { return error };
     let is_other = || std::fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket());
     let text = match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            if path.as_os_str().as_encoded_bytes().contains(&b'/') =>
+        {
             format!("{} (an address with a slash is the path of a unix socket)", os_text(&error))
         }
         // A file that is not writable is refused before the system looks at its kind.

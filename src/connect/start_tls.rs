@@ -134,7 +134,7 @@ fn session(conn: &Rc<Conn>, role: &StartTls) -> Result<(Session, bool)> {
             settings.check()?;
             if remote.is_unix() && !settings.has_server_name() {
                 return Err(Error::Unsupported(format!(
-                    "TLS on the unix socket {remote} is used only with a name to verify: call ClientTls::server_name"
+                    "TLS on {remote} is used only with a name to verify: call ClientTls::server_name"
                 )));
             }
             let peer = match named.clone().or_else(|| conn.handshaking().named_peer()) {

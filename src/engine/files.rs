@@ -44,9 +44,11 @@ pub(crate) fn find_partial(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Returns the path whose place a download takes: a link leads to its file. `None` for anything but a file, which is left alone.
+/// Returns the path whose place a download takes: a link leads to its file. `None` for anything but a file, which is left alone,
+/// and without a path.
 pub(crate) fn place_of(path: &Path) -> Option<PathBuf> {
     match path.symlink_metadata() {
+        _ if path.as_os_str().is_empty() => None,
         Ok(found) if !found.is_file() => path.canonicalize().ok().filter(|file| file.is_file()),
         _ => Some(path.to_owned()),
     }

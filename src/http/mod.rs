@@ -4,6 +4,9 @@
 mod client;
 mod server;
 
+/// The most that `max_headers` may be: http's map has no room for more than 24,576 fields.
+const MAX_FIELDS: usize = 10_000;
+
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 #[cfg(any(test, fuzzing))]
 pub(crate) use client::checks;

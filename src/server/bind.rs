@@ -87,7 +87,11 @@ fn bind_at(
         (None, "") => None,
         (None, local) => Some(listen_host(local)?),
     };
-    let sockets = match local_addresses(address, host.as_ref(), port)? {
+    let places = local_addresses(address, host.as_ref(), port).map_err(|error| match error {
+        Error::Address { problem, .. } if !local.is_empty() => Error::Address { address: local.to_owned(), problem },
+        other => other,
+    });
+    let sockets = match places? {
         Some(addresses) => bind_all(&addresses, how),
         None => bind_everywhere(port, how),
     };

@@ -301,6 +301,7 @@ pub(super) fn renamed(error: Error) -> Error {
         }
         Error::Address { address, problem } => Error::Address { address, problem: in_words(&problem) },
         Error::InvalidOption(text) => Error::InvalidOption(in_words(&text)),
+        Error::Http { peer, problem } => Error::Http { peer, problem: in_words(&problem) },
         other => other,
     }
 }

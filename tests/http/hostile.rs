@@ -405,6 +405,8 @@ fn bad_options_are_told_before_anything_is_sent() {
             plain().per_host(0).build().get(&url),
             plain().header_limit(0).build().get(&url),
             plain().max_headers(0).build().get(&url),
+            plain().max_headers(usize::MAX).build().get(&url),
+            plain().bearer("").build().get(&url),
             plain().header("x", "\0").build().get(&url),
             plain().bearer("a\nb").build().get(&url),
             plain().basic("a:b", "c").build().get(&url),
@@ -419,6 +421,8 @@ fn bad_options_are_told_before_anything_is_sent() {
             let result = await_it(whole(request));
             assert_eq!(word(&result), "option", "{number}: {result:?}");
         }
+        let nowhere = await_it(client.get(&url).download_future(""));
+        assert!(matches!(nowhere, Err(Error::InvalidOption(_))), "{nowhere:?}");
         for url in ["ftp://h/", "nothing", "http://h/\r\nx", ""] {
             assert_eq!(word(&await_it(whole(client.get(url)))), "address", "{url}");
         }
@@ -426,6 +430,24 @@ fn bad_options_are_told_before_anything_is_sent() {
         let denied = plain().deny_private(true).build();
         assert_eq!(word(&await_it(whole(denied.get(&url)))), "address");
         assert!(plain().base("x").is_err());
+    });
+}
+
+#[test]
+fn as_many_fields_come_as_are_allowed() {
+    on_own_context(|| {
+        let server = Server::answering(|request| {
+            let count = request.split(['/', ' ']).find_map(|word| word.parse::<usize>().ok()).unwrap();
+            // With the length.
+            let fields: String = (1..count).map(|number| format!("X-{number}: y\r\n")).collect();
+            response("200 OK", &fields, "")
+        });
+        let many = plain().header_limit(1 << 20).max_headers(10_000).build();
+        for (client, most) in [(plain().build(), 100), (many, 10_000)] {
+            assert!(await_it(whole(client.get(server.url(&format!("/{most}"))))).is_ok(), "{most}");
+            let error = await_it(whole(client.get(server.url(&format!("/{}", most + 1))))).unwrap_err();
+            assert!(error.to_string().ends_with(&format!("more than {most} fields (max_headers)")), "{error}");
+        }
     });
 }
 

@@ -102,6 +102,9 @@ fn a_server_over_a_unix_socket_and_one_over_tls_for_scripts() {
         ws.send("over a path").unwrap();
         assert_eq!(ws.recv().unwrap().text(), Some("over a path"));
         drop(ws);
+        // A server of TLS says so by an alert.
+        let error = WebSocket::builder().connect(url.replace("wss:", "ws:")).unwrap_err().to_string();
+        assert!(error.contains("TLS alert") && error.contains("write wss:// in place of ws://"), "{error}");
         // The connection of a blocking call is one of this context, with its TLS.
         let ws = WebSocket::builder().tls(ClientTls::pinned(fingerprint)).connect(&url).unwrap();
         let data = noise(1 << 20, 5);

@@ -22,6 +22,9 @@ pub(super) enum Auth {
 
 impl Auth {
     pub(super) fn bearer(token: &str) -> Result<Self, String> {
+        if token.is_empty() {
+            return Err("the bearer token must not be empty".into());
+        }
         fixed(&format!("Bearer {token}")).ok_or_else(|| {
             "the bearer token has a line break, or another character that no header field may have".into()
         })

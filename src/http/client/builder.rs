@@ -15,6 +15,7 @@ use super::traffic::HeadLimits;
 use super::url::Url;
 use crate::address::Address;
 use crate::error::{Error, Result, refuse_zeros};
+use crate::http::MAX_FIELDS;
 use crate::socket::Proxy;
 use crate::tls::ClientTls;
 
@@ -315,7 +316,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the most header fields of a response. Default: 100. More fail with [`Error::Http`].
+    /// Sets the most header fields of a response, up to 10,000. Default: 100. More fail with [`Error::Http`].
     pub fn max_headers(mut self, count: usize) -> Self {
         self.settings.head.fields = count;
         self
@@ -342,6 +343,9 @@ impl ClientBuilder {
             ("header_limit", self.settings.head.size),
             ("max_headers", self.settings.head.fields),
         ];
+        if self.settings.head.fields > MAX_FIELDS {
+            self.refuse(format_args!("max_headers of an HTTP client must not exceed {MAX_FIELDS}"));
+        }
         let timeouts = timeouts.map(|(name, limit)| (name, limit == Some(Duration::ZERO)));
         let counts = counts.map(|(name, count)| (name, count == 0));
         if let Err(error) = refuse_zeros("an HTTP client", timeouts.into_iter().chain(counts)) {

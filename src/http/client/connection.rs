@@ -16,7 +16,7 @@ use super::io::Io;
 use super::traffic::{HeadLimits, Traffic};
 use crate::conn::{Socket, WeakSocket};
 use crate::engine::{Engine, Key, READ_BUFFER, READS, UserFuture};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, count};
 
 /// The largest read buffer of hyper's, which grows as much comes and shrinks again. As much as one turn reads of a connection.
 const BUFFER: usize = READS * READ_BUFFER;
@@ -178,6 +178,10 @@ fn convert(traffic: &Traffic, error: &hyper::Error) -> Error {
     let peer = traffic.peer().to_owned();
     if error.is_incomplete_message() || error.is_canceled() || error.is_closed() || is_cut(error) {
         return Error::Closed { peer };
+    }
+    if error.is_parse_too_large() {
+        let problem = format!("the head has more than {} (max_headers)", count(traffic.max_fields(), "field"));
+        return Error::Http { peer, problem };
     }
     let mut problem = error.to_string();
     let mut source = error.source();

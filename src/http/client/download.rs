@@ -72,6 +72,9 @@ fn value(text: &str) -> HeaderValue {
 
 /// A link leads to its file. Anything but a file is left alone.
 fn target(path: &Path) -> Result<PathBuf> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::InvalidOption("the path of a download must not be empty".into()));
+    }
     let problem = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
     files::place_of(path).ok_or_else(|| failed(path)(problem()))
 }

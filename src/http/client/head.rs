@@ -6,6 +6,8 @@
 
 use memchr::memchr_iter;
 
+use crate::error::count;
+
 /// The kind of message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -99,7 +101,7 @@ impl Scan {
             line = at + 1;
         }
         if bytes.len() > self.limit {
-            return Err(format!("the head exceeds the limit of {} bytes", self.limit));
+            return Err(format!("the head exceeds the limit of {} (header_limit)", count(self.limit, "byte")));
         }
         Ok(None)
     }

@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 /// The time that a body waits for "100 Continue". Servers before HTTP/1.1 do not know of it.
 const CONTINUE: Duration = Duration::from_secs(1);
 
+/// The first byte of a TLS record that is an alert: the response of a server that expected a handshake.
+const TLS_ALERT: u8 = 0x15;
+
 /// The most interim responses before the real one. hyper has no limit.
 pub(super) const INTERIM: u32 = 16;
 
@@ -43,6 +46,7 @@ enum Place {
 /// The state of the exchange on one connection.
 pub(super) struct Traffic {
     peer: String,
+    max_fields: usize,
     place: Cell<Place>,
     scan: RefCell<Scan>,
     /// A response of success ends HTTP.
@@ -65,6 +69,7 @@ impl Traffic {
     pub(super) fn new(peer: String, limits: HeadLimits) -> Rc<Self> {
         Rc::new(Traffic {
             peer,
+            max_fields: limits.fields,
             place: Cell::new(Place::Idle),
             scan: RefCell::new(Scan::new(Kind::Response, limits.size, limits.is_lenient)),
             is_connect: Cell::new(false),
@@ -106,6 +111,10 @@ impl Traffic {
 
     pub(super) fn peer(&self) -> &str {
         &self.peer
+    }
+
+    pub(super) fn max_fields(&self) -> usize {
+        self.max_fields
     }
 
     /// Returns when something came or went last.
@@ -163,7 +172,10 @@ impl Watch for Traffic {
         match self.place.get() {
             Place::Idle => return Err(self.http("something came that nobody has asked for")),
             Place::Head => {
-                self.is_answered.set(true);
+                if !self.is_answered.replace(true) && bytes.first() == Some(&TLS_ALERT) {
+                    let problem = "replied with a TLS alert: the server uses TLS; write https:// in place of http://";
+                    return Err(self.http(problem));
+                }
                 self.look_at_head(bytes)?;
             }
             Place::Body | Place::Upgraded => {}
@@ -281,6 +293,14 @@ mod tests {
         assert!(traffic.received(b"H").is_ok() && traffic.is_answered());
         traffic.end();
         assert!(traffic.received(b"H").is_err());
+    }
+
+    #[test]
+    fn a_server_of_tls_is_recognised() {
+        let traffic = Traffic::new("x".into(), LIMITS);
+        traffic.begin(false);
+        let error = traffic.received(b"\x15\x03\x03\0\x02\x02\x46").unwrap_err();
+        assert!(error.to_string().contains("write https://"), "{error}");
     }
 
     #[test]

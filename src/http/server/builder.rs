@@ -138,7 +138,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Limits the number of header fields of a request. Default: 100. More are answered with 431.
+    /// Limits the number of header fields of a request, up to 10,000. Default: 100. More are answered with 431.
     pub fn max_headers(mut self, fields: usize) -> Self {
         self.settings.head.fields = fields;
         self

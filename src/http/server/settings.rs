@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::gate::HeadLimits;
 use crate::error::{Error, Result, refuse_zeros};
+use crate::http::MAX_FIELDS;
 
 /// The limits of a server, and who may ask it.
 #[derive(Clone, Debug)]
@@ -62,6 +63,9 @@ impl Settings {
         ];
         let times = times.map(|(name, limit)| (name, limit == Some(Duration::ZERO)));
         refuse_zeros("an HTTP server", times.into_iter().chain(counts.map(|(name, count)| (name, count == 0))))?;
+        if self.head.fields > MAX_FIELDS {
+            return Err(Error::InvalidOption(format!("max_headers of an HTTP server must not exceed {MAX_FIELDS}")));
+        }
         // What can never be the same as a field of a request would turn everybody away.
         let is_host =
             |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || "/*@?#".contains(c));

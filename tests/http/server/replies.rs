@@ -257,6 +257,7 @@ fn addresses_and_options_that_cannot_be() {
             builder().write_timeout(Duration::ZERO),
             builder().header_limit(0),
             builder().max_headers(0),
+            builder().max_headers(usize::MAX),
             builder().target_limit(0),
             builder().requests_per_connection(0),
             builder().max_connections(0),
