@@ -1,6 +1,6 @@
 //! The addresses of servers that take URLs of their own schemes, and the paths of unix sockets.
 
-use super::{Address, Target};
+use super::{Address, Scheme, Target};
 use crate::error::{Error, Result};
 
 impl Address {
@@ -36,6 +36,11 @@ impl Address {
         };
         let problem = wanted(&text).into();
         Err(Error::Address { address: text, problem })
+    }
+
+    /// Returns whether it is a URL that asks for TLS.
+    pub(crate) fn is_tls_url(&self) -> bool {
+        matches!(self.target(), Target::Inet { scheme: Some(Scheme::Tls | Scheme::StartTls(_)), .. })
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use network::http::{Client, ClientBuilder, Method, RequestBuilder};
+use network::http::{Client, ClientBuilder, Cookies, Method, RequestBuilder};
 use network::socket::Proxy;
 use network::{Error, Result};
 
@@ -407,6 +407,11 @@ fn bad_options_are_told_before_anything_is_sent() {
             plain().max_headers(0).build().get(&url),
             plain().max_headers(usize::MAX).build().get(&url),
             plain().bearer("").build().get(&url),
+            plain().cookies(Cookies::new().site("")).build().get(&url),
+            plain().cookies(Cookies::new().site("http://example.com/")).build().get(&url),
+            plain().cookies(Cookies::new().site("example.com:80")).build().get(&url),
+            plain().cookies(Cookies::new().site("a b")).build().get(&url),
+            plain().connect_to("https://127.0.0.1:1/").build().get(&url),
             plain().header("x", "\0").build().get(&url),
             plain().bearer("a\nb").build().get(&url),
             plain().basic("a:b", "c").build().get(&url),

@@ -159,6 +159,9 @@ impl ClientBuilder {
 
     /// Keeps cookies and sends them (RFC 6265). Default: cookies are ignored.
     pub fn cookies(mut self, cookies: Cookies) -> Self {
+        if let Some(problem) = cookies.problem() {
+            self.refuse(problem);
+        }
         self.settings.cookies = Some(cookies);
         self
     }
@@ -217,6 +220,11 @@ impl ClientBuilder {
         Error: From<A::Error>,
     {
         match address.try_into().map_err(Error::from) {
+            Ok(address) if address.is_tls_url() => {
+                let problem =
+                    "expected host:port or the path of a unix socket; the URL of the request says whether to use TLS";
+                self.refuse(format_args!("connect_to({:?}): {problem}", address.to_string()));
+            }
             Ok(address) => self.settings.connect_to = Some(address),
             Err(error) => self.refuse(error),
         }

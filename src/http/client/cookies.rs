@@ -50,6 +50,8 @@ pub struct Cookies {
 #[derive(Default)]
 struct Jar {
     sites: Vec<String>,
+    /// The first site that is none.
+    problem: Option<String>,
     /// The oldest first.
     all: Vec<Cookie>,
 }
@@ -86,12 +88,25 @@ impl Cookies {
 
     /// Permits cookies for a whole site: `example.com` and all hosts below it.
     ///
-    /// The name must be a domain of one owner, not one under which anybody can have a name, such as `co.uk`.
+    /// The name must be a domain of one owner, not one under which anybody can have a name, such as `co.uk`. What is no domain is an
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption) of every request of a client with this jar.
     #[must_use]
     pub fn site(self, domain: impl AsRef<str>) -> Self {
-        let domain = domain.as_ref().trim_matches('.').to_ascii_lowercase();
-        self.jar.borrow_mut().sites.push(domain);
+        let domain = domain.as_ref();
+        let mut jar = self.jar.borrow_mut();
+        match site(domain) {
+            Some(domain) => jar.sites.push(domain),
+            None => {
+                jar.problem.get_or_insert_with(|| format!("site: {domain:?} is no domain, such as example.com"));
+            }
+        }
+        drop(jar);
         self
+    }
+
+    /// Returns what is wrong with a site.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.jar.borrow().problem.clone()
     }
 
     /// Returns the number of cookies.
@@ -261,6 +276,17 @@ fn whole_seconds(time: SystemTime) -> SystemTime {
 }
 
 /// Returns whether a host is that domain or below it. Addresses have nothing below them.
+/// Reads a domain as the hosts of URLs are read.
+fn site(text: &str) -> Option<String> {
+    let text = text.strip_prefix('.').unwrap_or(text);
+    let text = text.strip_suffix('.').unwrap_or(text);
+    if text.contains([':', '/', '?', '#', '@', '\\']) {
+        return None;
+    }
+    let url = Url::parse(&format!("https://{text}/")).ok()?;
+    Some(url.origin.host_name().to_ascii_lowercase())
+}
+
 fn is_within(host: &str, domain: &str) -> bool {
     let is_address = || host.parse::<std::net::IpAddr>().is_ok();
     host == domain || host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.')) && !is_address()
@@ -492,7 +518,7 @@ mod tests {
             ("https://h/", "__Host-a=1; Secure", "https://h/", ""),
             ("https://a.example.com/", "__Host-a=1; Secure; Path=/; Domain=example.com", "https://a.example.com/", ""),
         ] {
-            let cookies = Cookies::new().site("example.com");
+            let cookies = Cookies::new().site(".Example.com");
             cookies.store(&url(from), text, now());
             assert_eq!(sent(&cookies, to), expected, "{from} {text} {to}");
         }
