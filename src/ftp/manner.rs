@@ -119,9 +119,9 @@ impl Manner {
 
     /// Waits for that peer to connect. Whoever else does is dropped.
     pub(super) async fn accept(self, server: &Server, peer: IpAddr, limit: Duration) -> Result<Socket> {
-        let until = Instant::now() + limit;
+        let begun = Instant::now();
         loop {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = limit.saturating_sub(begun.elapsed());
             let late = || Error::TimedOut {
                 operation: Operation::Accept,
                 address: "the data connection of FTP in active mode".into(),

@@ -67,7 +67,7 @@ impl ServerBuilder {
         let (first, _) = bind(&address, &local, how)?;
         let first: Vec<OwnedFd> = first.into_iter().map(|listening| listening.fd).collect();
         let failed = |source: std::io::Error| Error::from_listen(&address, source);
-        let mut shares = Vec::with_capacity(threads);
+        let mut shares = Vec::new();
         for _ in 1..threads {
             let sockets: std::io::Result<Vec<_>> = first.iter().map(|fd| beside(fd, how)).collect();
             shares.push(sockets.map_err(failed)?);

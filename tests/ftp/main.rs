@@ -415,7 +415,10 @@ fn in_active_mode_the_server_connects() {
     for_each_server(|_, served| {
         for face in 0..3 {
             let local = TempDir::new();
-            let builder = served.builder().active(true);
+            // Waiting for ever is a limit like another.
+            let ever = std::time::Duration::MAX;
+            let builder = served.builder().active(true).accept_timeout(ever).connect_timeout(ever).abort_timeout(ever);
+            let builder = builder.reply_timeout(ever).data_timeout(ever);
             let client =
                 by!(face, builder.clone(), connect | connect_async | connect_future(served.address())).unwrap();
             client.login(served.user, served.password).unwrap();

@@ -144,7 +144,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Limits the target of a request, in bytes. Default: 8 KiB. A longer one is answered with 414.
+    /// Limits the target of a request, in bytes. Default: 8 KiB. A longer one is answered with 414, and one of more than 65,534 bytes
+    /// always is.
     pub fn target_limit(mut self, bytes: usize) -> Self {
         self.settings.head.target = bytes;
         self

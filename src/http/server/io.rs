@@ -89,7 +89,7 @@ impl GuardedIo {
         }
         let piece = &piece[skipped..];
         // One more than the limit, to see that it is exceeded.
-        let room = (limits.head + 1).saturating_sub(self.partial.len());
+        let room = limits.head.saturating_add(1).saturating_sub(self.partial.len());
         let before = self.partial.len();
         self.partial.extend_from_slice(&piece[..piece.len().min(room)]);
         match find_end(&self.partial, self.searched)? {

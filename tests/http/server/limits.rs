@@ -74,6 +74,14 @@ fn heads() {
         assert_eq!(status(port, format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(100))), 414);
         assert_eq!(status(port, format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "x: y\r\n".repeat(5))), 431);
     });
+    let boundless = |builder: ServerBuilder| builder.header_limit(usize::MAX).target_limit(usize::MAX);
+    with_server(boundless, |port| {
+        let mut raw = Raw::connect(port);
+        raw.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET /");
+        assert_eq!(raw.answer().status, 200);
+        raw.send(format!("{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(60_000)));
+        assert_eq!(raw.answer().status, 200);
+    });
     with_server(
         |builder| builder.header_limit(1 << 20).max_headers(2000),
         |port| {
