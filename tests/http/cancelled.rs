@@ -160,8 +160,10 @@ const PART: &str = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\npart";
 
 /// Reads a greeting of SOCKS 5.
 fn greeting(peer: &mut Peer) {
-    let start = peer.exactly(2).unwrap();
-    peer.exactly(start[1].into()).unwrap();
+    // A client that was given up before it has spoken is gone.
+    if let Some(start) = peer.exactly(2) {
+        peer.exactly(start[1].into());
+    }
 }
 
 fn connecting() -> Vec<Row> {
@@ -183,7 +185,7 @@ fn connecting() -> Vec<Row> {
         row("CONNECT without an answer", |peer| peer.head().is_some()).through("http://"),
         row("in the answer to CONNECT", says("HTTP/1.1 200 OK\r\nX: ")).through("http://"),
         row("the second CONNECT, with Digest", |peer| {
-            let head = peer.head().unwrap();
+            let head = peer.head().unwrap_or_default();
             if head.to_lowercase().contains("digest") {
                 return true;
             }
@@ -293,7 +295,9 @@ fn receiving() -> Vec<Row> {
                 && peer.head().is_some()
         }),
         row("a second try on a new connection", |peer| {
-            peer.head().unwrap();
+            if peer.head().is_none() {
+                return false;
+            }
             if peer.number > 0 {
                 return true;
             }
@@ -347,7 +351,7 @@ fn taking() -> Vec<Row> {
         row("callbacks for a body", says(PART)).take(Take::Callbacks),
         row("a download, waiting for the head", |peer| peer.head().is_some()).take(Take::Download),
         row("a download to the disk", says(PART)).take(Take::Download).once(|place| length(place) == 4),
-        row("a download that goes on", |peer| peer.head().unwrap().contains("range: bytes=4-"))
+        row("a download that goes on", |peer| peer.head().is_some_and(|head| head.contains("range: bytes=4-")))
             .request(|client, place| {
                 std::fs::write(place.directory.path("down.part"), "part").unwrap();
                 client.get(place.url("/")).resume(true)

@@ -67,11 +67,11 @@ fn misuse_and_help_are_told() {
         #[cfg(feature = "websocket")]
         ("control_page", &["http://127.0.0.1:0/", "two"], "two"),
         #[cfg(feature = "json")]
-        ("post", &["http://127.0.0.1/", "abc"], "'abc' for '[SECONDS]': expected a number above 0"),
+        ("post", &["http://127.0.0.1/", "abc"], "'abc' for '[SECONDS]': expected a number of seconds"),
         #[cfg(feature = "json")]
-        ("post", &["http://127.0.0.1/", "0"], "expected a number above 0"),
+        ("post", &["http://127.0.0.1/", "0"], "expected a number of seconds"),
         #[cfg(feature = "json")]
-        ("post", &["http://127.0.0.1/", "inf"], "expected a number above 0"),
+        ("post", &["http://127.0.0.1/", "inf"], "expected a number of seconds"),
         #[cfg(feature = "json")]
         ("post", &["http://127.0.0.1/", "1", "2"], "'2'"),
         #[cfg(feature = "json")]

@@ -24,8 +24,9 @@ pub fn alone(name: &str) -> bool {
     if std::env::var_os("NETWORK_ALONE").is_some() {
         return true;
     }
-    let mut alone = super::common::command(std::env::current_exe().unwrap(), ["--exact", name]);
-    super::common::run(alone.env("NETWORK_ALONE", "1"), "").assert_clean();
+    let mut alone = super::common::command(std::env::current_exe().unwrap(), ["--exact", name, "--nocapture"]);
+    let output = super::common::run(alone.env("NETWORK_ALONE", "1"), "");
+    assert!(output.status.success(), "{}{}", output.text(), output.stderr);
     false
 }
 
