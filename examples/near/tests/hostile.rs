@@ -175,7 +175,8 @@ fn ten_thousand_identities() {
         let mut other = fake.identity();
         other["body"]["deviceId"] = json!(format!("{n:032}"));
         other["body"]["deviceName"] = json!(format!("flood {n}"));
-        other["body"]["tcpPort"] = json!(1717);
+        // Not the port on which the paired one is called back.
+        other["body"]["tcpPort"] = json!(1718);
         socket.send_to(other.to_string(), ANNA).unwrap();
     }
     // The paired one is heard all the same, even while that goes on.
