@@ -2,10 +2,10 @@
 
 #![allow(dead_code)]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use network::tls::Identity;
-use network::{Server, ServerTls, Socket, UdpSocket};
+use network::{Error, Server, ServerTls, Socket, UdpSocket};
 use serde_json::{Value, json};
 
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -67,12 +67,27 @@ impl Fake {
 
     /// Is heard by the device, and waits until it connects.
     pub fn be_heard(&self, address: &str) -> network::Result<Talk> {
+        self.await_call(address, LIMIT)
+    }
+
+    /// Announces itself every second: a datagram may be lost beside many others.
+    pub fn be_heard_in_a_flood(&self, address: &str) -> network::Result<Talk> {
+        self.await_call(address, Duration::from_secs(1))
+    }
+
+    fn await_call(&self, address: &str, every: Duration) -> network::Result<Talk> {
         let server = Server::builder().tls(false).timeout(LIMIT).bind(1717)?;
-        server.set_accept_timeout(LIMIT);
+        server.set_accept_timeout(every);
         let mut identity = self.identity();
         identity["body"]["tcpPort"] = json!(1717);
-        UdpSocket::bind(0)?.send_to(identity.to_string() + "\n", address)?;
-        let socket = server.accept()?;
+        let (begun, voice) = (Instant::now(), UdpSocket::bind(0)?);
+        let socket = loop {
+            voice.send_to(identity.to_string() + "\n", address)?;
+            match server.accept() {
+                Err(Error::TimedOut { .. }) if begun.elapsed() < LIMIT => {}
+                accepted => break accepted?,
+            }
+        };
         let first = serde_json::from_str(&socket.recv_line()?).ok();
         socket.start_tls(network::ClientTls::danger_accept_any().identity(self.tls.clone()))?;
         self.inside(Talk { socket, first, inside: None })
