@@ -14,18 +14,25 @@ use network::{ClientTls, Link, Server, ServerTls, Socket, UdpSocket};
 const EVER: Duration = Duration::MAX;
 const MOST: usize = usize::MAX;
 
+/// Sets what connections and servers have in common.
+macro_rules! boundless {
+    ($builder:expr) => {
+        $builder
+            .handshake_timeout(EVER)
+            .timeout(EVER)
+            .idle_timeout(EVER)
+            .receive_timeout(EVER)
+            .line_limit(MOST)
+            .send_limit(MOST)
+            .high_water_mark(MOST)
+            .low_water_mark(MOST)
+            .read_size(MOST)
+            .linger(EVER)
+    };
+}
+
 fn echo(tls: Option<ServerTls>, address: &str) -> Server {
-    let builder = Server::builder()
-        .handshake_timeout(EVER)
-        .timeout(EVER)
-        .idle_timeout(EVER)
-        .receive_timeout(EVER)
-        .line_limit(MOST)
-        .send_limit(MOST)
-        .high_water_mark(MOST)
-        .low_water_mark(MOST)
-        .read_size(MOST)
-        .linger(EVER)
+    let builder = boundless!(Server::builder())
         .max_handshakes(MOST)
         .max_handshakes_per_address(MOST)
         .rejection_log_rate(u32::MAX)
@@ -49,18 +56,7 @@ fn client(secure: bool, store: &Path) -> SocketBuilder {
         true => builder.tls(ClientTls::on_first_use().directory(store)),
         false => builder.tls(false),
     };
-    builder
-        .connect_timeout(EVER)
-        .handshake_timeout(EVER)
-        .timeout(EVER)
-        .idle_timeout(EVER)
-        .receive_timeout(EVER)
-        .line_limit(MOST)
-        .send_limit(MOST)
-        .high_water_mark(MOST)
-        .low_water_mark(MOST)
-        .read_size(MOST)
-        .linger(EVER)
+    boundless!(builder).connect_timeout(EVER)
 }
 
 #[test]

@@ -158,7 +158,7 @@ fn limits_end_it_with_the_last_reason() {
         let (directory, notes) = (TempDir::new(), Notes::default());
         let path = directory.address("s");
         let link = quick(&notes).attempts(3).start(&*path, noting(&notes)).unwrap();
-        until(|| link.state() == State::Over && notes.count("gave up") >= 1);
+        until(|| link.state() == State::Over && notes.count("gave up") == 1);
         assert_eq!(notes.all(), ["failed", "failed", "failed", "gave up"]);
         let error = await_it(link.up_future()).unwrap_err();
         assert!(matches!(error, Error::Refused { .. }), "{error}");
@@ -170,7 +170,7 @@ fn limits_end_it_with_the_last_reason() {
         let notes = Notes::default();
         let started = Instant::now();
         let link = quick(&notes).give_up_after(ms(80)).start(&*path, noting(&notes)).unwrap();
-        until(|| notes.count("gave up") >= 1);
+        until(|| notes.count("gave up") == 1);
         assert!(started.elapsed() >= ms(80));
         assert!(notes.count("failed") >= 3 && notes.count("up") == 0);
         assert!(matches!(link.reconnect(), Err(Error::Refused { .. })));
@@ -262,7 +262,7 @@ fn a_socket_that_somebody_else_has_is_told_of_the_end_of_its_link() {
         let (socket, own) = (link.socket().unwrap(), notes.clone());
         socket.disconnect_cb(move |_, end| own.add(end.reason));
         drop(link);
-        until(|| notes.count("closed here") >= 1);
+        until(|| notes.count("closed here") == 1);
         assert!(!socket.is_open());
     });
 }
@@ -277,10 +277,10 @@ fn it_is_kept_without_a_handle_if_it_is_detached() {
         link.detach();
         let weak = link.downgrade();
         drop(link);
-        until(|| notes.count("up") >= 1);
+        until(|| notes.count("up") == 1);
         kill(server);
         let _server = echo(&path);
-        until(|| notes.count("up") >= 2);
+        until(|| notes.count("up") == 2);
         weak.upgrade().unwrap().close();
         assert!(weak.upgrade().is_none());
         // And one that gives up is let go.
@@ -404,7 +404,7 @@ fn what_is_sent_while_away_goes_out_in_order_after_the_login() {
         let _server = Server::new(&*path, serve).unwrap();
         until(|| link.state() == State::Up);
         link.sendline("and now").unwrap();
-        until(|| lines.count("and now") >= 1);
+        until(|| lines.count("and now") == 1);
         let wanted = (0..100).map(|number| format!("line {number}"));
         let wanted: Vec<String> = ["login".to_string()].into_iter().chain(wanted).chain(["and now".into()]).collect();
         assert_eq!(lines.all(), wanted);
@@ -508,7 +508,7 @@ fn what_was_received_and_not_delivered_is_told() {
                 .unwrap();
             until(|| link.state() == State::Up);
             listener.accept().unwrap().0.write_all(b"whole\nhalf").unwrap();
-            until(|| notes.count("half true") >= 1);
+            until(|| notes.count("half true") == 1);
             assert_eq!(notes.all().len(), 1 + usize::from(has_own), "its own callback first");
         }
     });
@@ -554,7 +554,7 @@ fn a_socket_s_own_callback_may_close_or_drop_the_link() {
             let _server = echo(&path);
             let place = Rc::new(RefCell::new(None));
             place.replace(Some(quick(&notes).start(&*path, noting(&notes)).unwrap()));
-            until(|| notes.count("up") >= 1);
+            until(|| notes.count("up") == 1);
             let (own, link) = (notes.clone(), place.clone());
             let socket = place.borrow().as_ref().unwrap().socket().unwrap();
             socket.disconnect_cb(move |_, _| {
@@ -564,7 +564,7 @@ fn a_socket_s_own_callback_may_close_or_drop_the_link() {
             });
             socket.sendline("go").unwrap();
             drop(socket);
-            until(|| notes.count("own") >= 1);
+            until(|| notes.count("own") == 1);
             network::fgloop_for(ms(20));
             assert_eq!(notes.all(), ["up", "own"]);
         }
@@ -722,7 +722,7 @@ fn it_may_be_closed_or_dropped_in_every_callback() {
                     socket.sendline("hello")
                 });
                 link.replace(Some(started.unwrap()));
-                until(|| notes.count("over") >= 1);
+                until(|| notes.count("over") == 1);
                 network::fgloop_for(ms(20));
                 assert_eq!(notes.all().last().unwrap(), "over", "{place}: {:?}", notes.all());
                 drop(server);
@@ -744,10 +744,10 @@ fn a_callback_may_start_another_link() {
             place.replace(Some(started));
             Ok(())
         });
-        until(|| notes.count("up") >= 1);
+        until(|| notes.count("up") == 1);
         drop(first);
         second.borrow().as_ref().unwrap().sendline("go").unwrap();
-        until(|| notes.count("up") >= 2);
+        until(|| notes.count("up") == 2);
     });
 }
 

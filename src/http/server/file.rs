@@ -7,7 +7,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
@@ -22,9 +22,6 @@ use range::Range;
 
 /// The most that is read at once, in bytes. The loop is held up for that long.
 const PIECE: usize = 64 << 10;
-
-/// The resolution of dates in heads.
-const SECOND: Duration = Duration::from_secs(1);
 
 /// The part of an open file that is to be sent, from its position on.
 pub(super) struct FilePart {
@@ -167,8 +164,6 @@ impl Version {
     /// Returns whether it was changed after a date. `None` if that is no date.
     fn is_newer(&self, date: &str) -> Option<bool> {
         let date = httpdate::parse_http_date(date).ok()?;
-        // Dates have whole seconds.
-        let second = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Some(second(self.modified?) > second(date))
     }
 
@@ -176,9 +171,7 @@ impl Version {
     /// the same date (RFC 9110, 8.8.2.2).
     fn is_dated(&self, date: &str, now: SystemTime) -> bool {
         let Ok(date) = httpdate::parse_http_date(date.trim()) else { return false };
-        let since = |later: SystemTime, earlier| later.duration_since(earlier).ok();
-        let is_this = self.modified.and_then(|modified| since(modified, date)).is_some_and(|past| past < SECOND);
-        is_this && since(now, date).is_some_and(|past| past >= SECOND)
+        self.modified.map(second) == Some(second(date)) && second(now) > second(date)
     }
 
     fn judge(&self, headers: &HeaderMap, method: &Method) -> Verdict {
@@ -210,8 +203,15 @@ impl Version {
     }
 }
 
+/// Returns the whole seconds of a time, which is all that dates in heads have.
+fn second(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn version() -> Version {

@@ -189,7 +189,6 @@ fn a_successor_takes_over_and_no_request_is_lost() {
                 // Whoever is connected may finish with the old one, and is told to go then.
                 begun.send("st: localhost\r\n\r\n");
                 early.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
-
                 for mut raw in [begun, early] {
                     let answer = raw.answer();
                     assert_eq!((answer.status, &answer.body), (200, &before));
